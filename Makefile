@@ -1,0 +1,63 @@
+# `make` alone prints what there is. Options of a command go through ARGS:
+#   make reproduce-table4 ARGS="--models Swin-T,MAFormer-S --format json"
+
+PYTHON ?= python3
+CONSTRAINTS ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test test-slow lint format benchmark clean
+
+help:  ## Print this list
+	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(READY)  ## Make .venv with everything the other targets need; they do it by themselves
+
+# mmcv's compiled operators are not needed (README, "mmcv's operators"); where they are wanted, set
+# MMCV_WITH_OPS=1. Two dependencies install OpenCV into one folder, and only the headless one works
+# on a machine without libGL: it has to be the one that stays.
+$(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with PYTHON=python3.11")'
+	@echo "==> 1/4 a virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "==> 2/4 packages: torch, timm, mmdet, mmseg, ... (several GB the first time)"
+	@$(BIN)/python -m pip install --quiet "pip>=25.1"
+	MMCV_WITH_OPS=$${MMCV_WITH_OPS:-0} $(BIN)/python -m pip install --quiet --progress-bar on \
+		$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --group dev .
+	@echo "==> 3/4 the stand-in for mmcv's compiled operators"
+	$(BIN)/python -m pip install --quiet --no-deps ./operators
+	@echo "==> 4/4 OpenCV without libGL"
+	@version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python-headless"))') && \
+	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless && \
+	$(BIN)/python -m pip install --quiet --no-deps opencv-python-headless==$$version
+	@touch $@
+	@echo "==> ready"
+
+reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7
+	$(BIN)/python -m reproduce table $(ARGS)
+
+reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
+	$(BIN)/python -m reproduce table $* $(ARGS)
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(READY)  ## Run the tests, those that take minutes included
+	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+
+lint: $(READY)  ## Check style and types of the signatures
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(READY)  ## Put the code into the checked style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+benchmark: $(READY)  ## Images/s and peak memory of the MAFormers beside Swin-T and DeiT-S
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+clean:  ## Remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
