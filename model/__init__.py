@@ -1,0 +1,3 @@
+"""The one definition of MAFormer; importing it registers the variants with timm."""
+
+from model import maformer as maformer

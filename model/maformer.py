@@ -1,0 +1,471 @@
+"""MAFormer: a vision transformer with multi-scale attention fusion, read top to bottom.
+
+Stages 1 and 2 are MAF blocks (eqs. 1-4 of the paper), stages 3 and 4 plain pre-norm transformer
+blocks. Maps are channels-last, (B, H, W, C), from the stem to the head.
+
+There is no public code of the paper. What it leaves open (the size of GLD's layer, the heads, the
+second MLP) is read off its own parameter and FLOP figures; each reading is an argument.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates, trunc_normal_
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+
+from model.attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
+from model.global_branch import GLD, ConvGlobalBranch
+from model.workspace import in_pieces
+
+
+class Mlp(nn.Module):
+    """X + MLP(LN(X)), the second line of eq. 1."""
+
+    def __init__(self, dim: int, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
+        self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) to the same."""
+        tokens = x.reshape(-1, x.shape[-1])
+        update = in_pieces(self._update, tokens, self.fc1.out_features).view(x.shape)
+        return x + self.drop_path(update)
+
+    def _update(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.fc1(self.norm(x))
+        x = F.gelu(x) if torch.is_grad_enabled() else F.gelu(x, out=x)
+        return self.fc2(x)
+
+
+class FusionAttention(nn.Module):
+    """softmax(Q_L K_G^T / sqrt(d)) V_G (eqs. 3 and 4), multi-head, without output projection.
+
+    Local tokens (B, H, W, C) ask, global tokens (B, h, w, C) answer: (B, H, W, C).
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.k = nn.Linear(dim, dim, bias=qkv_bias)
+        self.v = nn.Linear(dim, dim, bias=qkv_bias)
+
+    def forward(self, x_l: torch.Tensor, x_g: torch.Tensor) -> torch.Tensor:
+        B, H, W, C = x_l.shape
+        q, k, v = (
+            a.reshape(B, -1, self.num_heads, C // self.num_heads).transpose(1, 2)
+            for a in (self.q(x_l), self.k(x_g), self.v(x_g))
+        )
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, H*W, d)
+        return x.transpose(1, 2).reshape(B, H, W, C)
+
+
+class MAFBlock(nn.Module):
+    """Local attention and a global branch, fused by attention (Fig. 2).
+
+    Multi-scale fusion (Fig. 2c) gives the normalised input to both branches; local-enhanced fusion
+    (Fig. 2b) derives the global tokens from the local branch's output. Without a global branch the
+    block is the local attention and its MLP.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        local_attention: nn.Module,
+        global_branch: nn.Module | None,
+        local_enhanced: bool = False,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.local_enhanced = local_enhanced
+        self.norm = nn.LayerNorm(dim)
+        self.local_attention = local_attention
+        self.drop_path = DropPath(drop_path)
+        self.local_mlp = Mlp(dim, mlp_ratio, drop_path)
+        self.global_branch = global_branch
+        if global_branch is not None:
+            self.norm_l = nn.LayerNorm(dim)
+            self.norm_g = nn.LayerNorm(dim)
+            self.fusion = FusionAttention(dim, num_heads, qkv_bias)
+            self.mlp = Mlp(dim, mlp_ratio, drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        x_l = self.local_mlp(x + self.drop_path(self.local_attention(y)))  # eq. 1
+        if self.global_branch is None:
+            return x_l
+        x_g = self.global_branch(x_l if self.local_enhanced else y)  # eq. 2
+        x = x_l + self.drop_path(self.fusion(self.norm_l(x_l), self.norm_g(x_g)))  # eqs. 3, 4
+        return self.mlp(x)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm transformer block with attention over all tokens."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.attention = SelfAttention(dim, num_heads, qkv_bias)
+        self.drop_path = DropPath(drop_path)
+        self.mlp = Mlp(dim, mlp_ratio, drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mlp(x + self.drop_path(self.attention(self.norm(x))))
+
+
+class Downsample(nn.Module):
+    """Convolution of stride = kernel size, and LayerNorm: the stem (4) and the patch merging (2).
+
+    A side that the stride does not divide is padded with zeros at its end: no pixel is lost.
+    """
+
+    def __init__(self, in_dim: int, dim: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_dim, dim, stride, stride)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), dim)."""
+        _, H, W, _ = x.shape
+        stride = self.proj.stride[0]
+        x = F.pad(x, (0, 0, 0, -W % stride, 0, -H % stride))
+        x = self.proj(x.permute(0, 3, 1, 2))
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+class Stage(nn.Module):
+    """Patch merging (but for the first stage, which the stem feeds) and the blocks of one scale."""
+
+    def __init__(
+        self, downsample: nn.Module, blocks: Sequence[nn.Module], mlp_ratio: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+        self.mlp_ratio = mlp_ratio
+        self.grad_checkpointing = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint_seq(self.blocks, x)
+        return in_pieces(self.blocks, x, int(self.mlp_ratio * x[0].numel()))
+
+
+class MAFormer(nn.Module):
+    """MAFormer for classification, and as a feature pyramid through `forward_intermediates`.
+
+    Args:
+        img_size: size in pixels, kept as an attribute; images of any size from 32 x 32 run.
+        in_chans: channels of the input image.
+        num_classes: classes of the head; 0 for features only.
+        global_pool: pooling of the head, 'avg' or '' for none.
+        embed_dims, depths, num_heads: channels, blocks and heads of the four stages (Table 1).
+        mlp_ratio: hidden width of every MLP over its input's (Table 1: 4).
+        qkv_bias: biases of the projections to queries, keys and values.
+        local_attention: 'cross_shaped' (default) or 'shifted_window' (Table 2).
+        stripe_widths: stripe width of the cross-shaped attention in stages 1 and 2.
+        window_size: window side of the shifted-window attention.
+        global_branch: 'gld' (default), 'conv' (Table 2) or 'none'.
+        grid_size, gld_ratio: GLD's grid side, and N of Section 3.2, per side.
+        fusion: 'multi_scale' (Fig. 2c, default) or 'local_enhanced' (Fig. 2b, Table 3).
+        drop_rate, drop_path_rate: dropout before the head, stochastic depth of the last block.
+        token_labeling: add the auxiliary head that classifies every token. In training mode the
+            output is then (logits (B, K), token logits (B, H, W, K)).
+        add_token_max: with `token_labeling`, add half of the maximum over tokens of the token
+            logits to the logits in evaluation mode, as LV-ViT's released code does.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        embed_dims: Sequence[int] = (64, 128, 320, 512),
+        depths: Sequence[int] = (3, 5, 8, 3),
+        num_heads: Sequence[int] = (2, 4, 10, 16),
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        local_attention: str = 'cross_shaped',
+        stripe_widths: Sequence[int] = (1, 2),
+        window_size: int = 7,
+        global_branch: str = 'gld',
+        grid_size: int = 14,
+        gld_ratio: float = 0.5,
+        fusion: str = 'multi_scale',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        token_labeling: bool = False,
+        add_token_max: bool = True,
+    ) -> None:
+        super().__init__()
+        _check_choice('local_attention', local_attention, ('cross_shaped', 'shifted_window'))
+        _check_choice('global_branch', global_branch, ('gld', 'conv', 'none'))
+        _check_choice('fusion', fusion, ('multi_scale', 'local_enhanced'))
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.embed_dims = tuple(embed_dims)
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.add_token_max = add_token_max
+        self.feature_info = [
+            {'num_chs': dim, 'reduction': 4 * 2**i, 'module': f'stages.{i}'}
+            for i, dim in enumerate(embed_dims)
+        ]
+        self.set_input_size(img_size)
+
+        def local(stage: int, index: int) -> nn.Module:
+            dim, heads = embed_dims[stage], num_heads[stage]
+            if local_attention == 'cross_shaped':
+                return CrossShapedAttention(dim, heads, stripe_widths[stage], qkv_bias)
+            shift_size = window_size // 2 if index % 2 else 0
+            return ShiftedWindowAttention(dim, heads, window_size, shift_size, qkv_bias)
+
+        def block(stage: int, index: int, drop_path: float) -> nn.Module:
+            dim, heads = embed_dims[stage], num_heads[stage]
+            shared = {'mlp_ratio': mlp_ratio, 'qkv_bias': qkv_bias, 'drop_path': drop_path}
+            if stage >= 2:
+                return TransformerBlock(dim, heads, **shared)
+            branch = {'gld': GLD, 'conv': ConvGlobalBranch, 'none': None}[global_branch]
+            return MAFBlock(
+                dim,
+                heads,
+                local_attention=local(stage, index),
+                global_branch=branch and branch(dim, grid_size, gld_ratio),
+                local_enhanced=fusion == 'local_enhanced',
+                **shared,
+            )
+
+        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        self.stem = Downsample(in_chans, embed_dims[0], stride=4)
+        self.stages = nn.Sequential(
+            *(
+                Stage(
+                    Downsample(embed_dims[i - 1], embed_dims[i], stride=2) if i else nn.Identity(),
+                    [block(i, j, rate) for j, rate in enumerate(rates[i])],
+                    mlp_ratio,
+                )
+                for i in range(4)
+            )
+        )
+        self.norm = nn.LayerNorm(embed_dims[-1])
+        self.head = ClassifierHead(
+            embed_dims[-1], num_classes, global_pool, drop_rate, input_fmt='NHWC'
+        )
+        self.aux_head = nn.Linear(embed_dims[-1], num_classes) if token_labeling else None
+        self.apply(_init_weights)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Set the size in pixels that `img_size` tells; no parameter depends on it."""
+        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if name.endswith('bias_table')}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {
+            'stem': r'^stem',
+            'blocks': r'^stages\.(\d+)'
+            if coarse
+            else [
+                (r'^stages\.(\d+)\.downsample', (0,)),
+                (r'^stages\.(\d+)\.blocks\.(\d+)', None),
+                (r'^norm', (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+        if self.aux_head is not None:
+            weight = self.aux_head.weight
+            self.aux_head = (
+                nn.Linear(self.num_features, num_classes, device=weight.device, dtype=weight.dtype)
+                if num_classes
+                else None
+            )
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """The maps after the stages in `indices` (all by default), (B, C, H, W) or as 'NHWC'.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            indices: stages 0-3, an int for the last n.
+            norm: apply the final LayerNorm to the last stage's map.
+            stop_early: do not run the stages after the last one taken.
+            output_fmt: 'NCHW' or 'NHWC'.
+            intermediates_only: return the maps alone, not (final features (B, H, W, C), maps).
+        """
+        _check_choice('output_fmt', output_fmt, ('NCHW', 'NHWC'))
+        take, last = feature_take_indices(len(self.stages), indices)
+        maps = []
+        x = self.stem(x.permute(0, 2, 3, 1))
+        for i, stage in enumerate(self.stages):
+            if stop_early and i > last:
+                break
+            x = stage(x)
+            if i in take:
+                out = self.norm(x) if norm and i == len(self.stages) - 1 else x
+                maps.append(out.permute(0, 3, 1, 2).contiguous() if output_fmt == 'NCHW' else out)
+        if intermediates_only:
+            return maps
+        return self.norm(x), maps
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop what `forward_intermediates(indices=...)` does not need; returns the indices."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        self.stages = self.stages[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, '')
+        return take
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, in_chans, H, W) to normalised features (B, ceil(H/32), ceil(W/32), C)."""
+        x = self.stem(x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C_1)
+        return self.norm(self.stages(x))
+
+    def forward_head(
+        self, x: torch.Tensor, pre_logits: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, H, W, C) to logits (B, K); see `token_labeling` for its training output."""
+        if pre_logits:
+            return self.head(x, pre_logits=True)
+        logits = self.head(x)
+        if self.aux_head is None or not (self.training or self.add_token_max):
+            return logits
+        token_logits = self.aux_head(x)  # (B, H, W, K)
+        if self.training:
+            return logits, token_logits
+        return logits + 0.5 * token_logits.amax((1, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        return self.forward_head(self.forward_features(x))
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {choices}, got {value!r}')
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': '',
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (7, 7),
+        'crop_pct': 0.9,
+        'interpolation': 'bicubic',
+        'mean': IMAGENET_DEFAULT_MEAN,
+        'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'stem.proj',
+        'classifier': 'head.fc',
+        'license': 'apache-2.0',
+        **kwargs,
+    }
+
+
+SMALL = {'embed_dims': (64, 128, 320, 512), 'depths': (3, 5, 8, 3), 'num_heads': (2, 4, 10, 16)}
+SMALL_3383 = {**SMALL, 'depths': (3, 3, 8, 3)}
+SHIFTED_WINDOW = {'local_attention': 'shifted_window'}
+CONV_GLOBAL = {'global_branch': 'conv'}
+LOCAL_ENHANCED = {'fusion': 'local_enhanced'}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    'maformer_micro': {
+        'embed_dims': (32, 64, 96, 128),
+        'depths': (1, 1, 2, 1),
+        'num_heads': (2, 4, 6, 8),
+    },
+    # As printed in Table 1. Its FLOPs contradict Tables 1, 5, 6 and 7; two MAF blocks fewer fit
+    # them all, and maformer_small_3383 stands for the depths that do.
+    'maformer_small': SMALL,
+    'maformer_small_shifted_window': SMALL | SHIFTED_WINDOW,  # Table 2
+    'maformer_small_conv_global': SMALL | CONV_GLOBAL,  # Table 2
+    'maformer_small_local_enhanced': SMALL | LOCAL_ENHANCED,  # Table 3
+    'maformer_small_3383': SMALL_3383,
+    'maformer_small_3383_shifted_window': SMALL_3383 | SHIFTED_WINDOW,
+    'maformer_small_3383_conv_global': SMALL_3383 | CONV_GLOBAL,
+    'maformer_small_3383_local_enhanced': SMALL_3383 | LOCAL_ENHANCED,
+    'maformer_base': {**SMALL, 'depths': (3, 8, 20, 7)},
+    'maformer_large': {
+        'embed_dims': (128, 192, 448, 640),
+        'depths': (3, 8, 24, 7),
+        'num_heads': (4, 6, 14, 20),
+    },
+}
+
+default_cfgs = generate_default_cfgs({name: _cfg() for name in VARIANTS})
+
+
+def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    out_indices = kwargs.pop('out_indices', (0, 1, 2, 3))
+    return build_model_with_cfg(
+        MAFormer,
+        variant,
+        pretrained,
+        feature_cfg={'out_indices': out_indices, 'feature_cls': 'getter'},
+        **VARIANTS[variant] | kwargs,
+    )
+
+
+def _entrypoint(variant: str) -> Callable[..., nn.Module]:
+    create = partial(_create, variant)
+    create.__name__, create.__module__ = variant, __name__
+    create.__doc__ = f'{variant}: MAFormer with {VARIANTS[variant]}.'
+    return create
+
+
+for _variant in VARIANTS:
+    register_model(_entrypoint(_variant))

@@ -1,0 +1,188 @@
+"""Attention and the global branch against slow, independent computations of the same formulas."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformerBlock
+
+from model.attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
+from model.global_branch import GLD, ConvGlobalBranch
+from model.maformer import FusionAttention
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def randomised(module):
+    """Random parameters everywhere: zeros and ones hide what a bias or a scale does."""
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return module.eval().double()
+
+
+def softmax_attention(q, k, v):
+    """One head: (n, d), (m, d), (m, d) to (n, d)."""
+    return torch.softmax(q @ k.T / math.sqrt(q.shape[1]), dim=1) @ v
+
+
+def slow_cross_shaped(attention, x):
+    """Head by head and stripe by stripe; LePE pixel by pixel."""
+    B, H, W, C = x.shape
+    S, heads = attention.stripe_width, attention.num_heads
+    d = C // heads
+    q, k, v = (x @ attention.qkv.weight.T + attention.qkv.bias).split(C, dim=-1)
+    out = torch.zeros_like(x)
+    for head in range(heads):
+        vertical = head < heads // 2
+        lepe = attention.lepe[0 if vertical else 1]
+        channels = range(head * d, (head + 1) * d)
+        offset = 0 if vertical else C // 2
+        side = W if vertical else H
+        before = (-side % S) // 2
+        for b in range(B):
+            for start in range(-before, side, S):
+                lines = list(range(start, start + S))
+                stripe = [
+                    (y, c) if vertical else (c, y)
+                    for y in range(H if vertical else W)
+                    for c in lines
+                ]
+                real = [(y, x_) for y, x_ in stripe if 0 <= y < H and 0 <= x_ < W]
+
+                def rows(t, stripe=stripe, b=b, channels=channels):
+                    zero = torch.zeros(d, dtype=t.dtype)
+                    return torch.stack(
+                        [
+                            t[b, y, x_, channels] if 0 <= y < H and 0 <= x_ < W else zero
+                            for y, x_ in stripe
+                        ]
+                    )
+
+                attended = softmax_attention(rows(q), rows(k), rows(v))
+                for i, (y, x_) in enumerate(stripe):
+                    if (y, x_) not in real:
+                        continue
+                    for j, channel in enumerate(channels):
+                        position = lepe.bias[channel - offset]
+                        for dy in (-1, 0, 1):
+                            for dx in (-1, 0, 1):
+                                if (y + dy, x_ + dx) in real:
+                                    tap = lepe.weight[channel - offset, 0, dy + 1, dx + 1]
+                                    position = position + tap * v[b, y + dy, x_ + dx, channel]
+                        out[b, y, x_, channel] = attended[i, j] + position
+    return out @ attention.proj.weight.T + attention.proj.bias
+
+
+@pytest.mark.parametrize(
+    ('size', 'heads', 'stripe_width'),
+    [((5, 4), 2, 1), ((6, 4), 4, 2), ((5, 3), 2, 2), ((4, 7), 4, 3), ((1, 1), 2, 2)],
+)
+def test_cross_shaped_attention_and_lepe_equal_a_loop_over_stripes(size, heads, stripe_width):
+    attention = randomised(CrossShapedAttention(4 * heads, heads, stripe_width))
+    x = torch.randn(2, *size, 4 * heads, dtype=torch.double)
+    torch.testing.assert_close(attention(x), slow_cross_shaped(attention, x))
+
+
+def test_cross_shaped_attention_refuses_an_odd_number_of_heads():
+    with pytest.raises(ValueError, match='even num_heads'):
+        CrossShapedAttention(96, 3)
+
+
+@pytest.mark.parametrize('size', [(14, 14), (21, 14), (9, 16), (23, 10)])
+@pytest.mark.parametrize('shift_size', [0, 3])
+def test_shifted_window_attention_equals_timms_swin_with_the_same_weights(size, shift_size):
+    theirs = randomised(
+        SwinTransformerBlock(
+            48, size, num_heads=4, window_size=7, shift_size=shift_size, dynamic_mask=True
+        )
+    )
+    ours = ShiftedWindowAttention(48, 4, window_size=7, shift_size=shift_size).double()
+    ours.load_state_dict(theirs.attn.state_dict())
+    x = torch.randn(2, *size, 48, dtype=torch.double)
+    torch.testing.assert_close(ours(x), theirs._attn(x))
+
+
+def test_self_attention_equals_a_plain_softmax():
+    attention = randomised(SelfAttention(32, 4))
+    x = torch.randn(2, 3, 5, 32, dtype=torch.double)
+    q, k, v = (x @ attention.qkv.weight.T + attention.qkv.bias).flatten(1, 2).split(32, dim=-1)
+    out = torch.stack(
+        [
+            torch.cat(
+                [
+                    softmax_attention(*(t[b, :, 8 * h : 8 * h + 8] for t in (q, k, v)))
+                    for h in range(4)
+                ],
+                dim=1,
+            )
+            for b in range(2)
+        ]
+    )
+    expected = out.view_as(x) @ attention.proj.weight.T + attention.proj.bias
+    torch.testing.assert_close(attention(x), expected)
+
+
+def test_fusion_equals_a_plain_softmax():
+    """Eqs. 3 and 4, with one projection each for Q, K and V and none for the output."""
+    fusion = randomised(FusionAttention(16, 2))
+    x_l = torch.randn(2, 4, 6, 16, dtype=torch.double)
+    x_g = torch.randn(2, 3, 3, 16, dtype=torch.double)
+    q = x_l.flatten(1, 2) @ fusion.q.weight.T + fusion.q.bias
+    k = x_g.flatten(1, 2) @ fusion.k.weight.T + fusion.k.bias
+    v = x_g.flatten(1, 2) @ fusion.v.weight.T + fusion.v.bias
+    expected = torch.stack(
+        [
+            torch.cat([softmax_attention(q[b, :, s], k[b, :, s], v[b, :, s]) for s in halves], 1)
+            for b, halves in enumerate([(slice(0, 8), slice(8, 16))] * 2)
+        ]
+    )
+    torch.testing.assert_close(fusion(x_l, x_g), expected.view_as(x_l))
+    assert sum(p.numel() for p in fusion.parameters()) == 3 * (16 * 16 + 16)
+
+
+def antialiased_weights(size, target):
+    """Bilinear resampling of a line: a triangle as wide as the larger of the two pixels."""
+    scale = size / target
+    support = max(scale, 1.0)
+    weights = torch.zeros(target, size, dtype=torch.double)
+    for i in range(target):
+        centre = (i + 0.5) * scale
+        for j in range(size):
+            weights[i, j] = max(0.0, 1 - abs(j + 0.5 - centre) / support)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def resized(y, target):
+    rows, columns = (antialiased_weights(side, target) for side in y.shape[1:3])
+    return torch.einsum('ih,jw,bhwc->bijc', rows, columns, y)
+
+
+@pytest.mark.parametrize('size', [(56, 56), (28, 28), (14, 14), (8, 8), (50, 80), (33, 9)])
+def test_gld_equals_eq_2_written_out(size):
+    gld = randomised(GLD(6))
+    y = torch.randn(2, *size, 6, dtype=torch.double)
+    tokens = resized(y, 14).reshape(2, 196, 6)
+    fc = torch.einsum('ot,btc->boc', gld.fc.weight, tokens) + gld.fc.bias[None, :, None]
+    expected = resized(y, 7) + fc.view(2, 7, 7, 6)
+    torch.testing.assert_close(gld(y), expected)
+
+
+def test_glds_ratio_is_per_side():
+    """N = 0.5 of Section 3.2 maps 14 x 14 tokens to 7 x 7, in 9.6 k parameters at any width."""
+    assert sum(p.numel() for p in GLD(64).parameters()) == 196 * 49 + 49
+    assert sum(p.numel() for p in GLD(128).parameters()) == 196 * 49 + 49
+    assert GLD(8, grid_size=16, ratio=0.25)(torch.randn(1, 20, 20, 8)).shape == (1, 4, 4, 8)
+
+
+def test_convolution_substitute_has_glds_output():
+    branch = randomised(ConvGlobalBranch(6))
+    y = torch.randn(2, 28, 20, 6, dtype=torch.double)
+    grid = resized(y, 14).permute(0, 3, 1, 2)
+    patches = F.unfold(grid, 3, padding=1, stride=2).view(2, 6 * 9, 7, 7)
+    expected = torch.einsum('oi,bihw->bhwo', branch.conv.weight.flatten(1), patches)
+    expected = expected + branch.conv.bias
+    torch.testing.assert_close(branch(y), expected)
