@@ -1,0 +1,8 @@
+"""The one exception that is the user's to mend."""
+
+
+class UserError(Exception):
+    """A wrong path, name or file: one sentence that names it, what was expected, what to do.
+
+    The command line prints it on one line and exits with status 2; it never shows a traceback.
+    """
