@@ -1,0 +1,173 @@
+"""The command line: `python -m reproduce`."""
+
+import contextlib
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reproduce.errors import UserError
+
+if TYPE_CHECKING:
+    from reproduce.paper import Row
+    from reproduce.systems import System
+
+RESULTS = Path('results')
+
+app = typer.Typer(
+    help="Does the number in the paper's table hold? Reproduces Tables 1-7 of MAFormer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={'help_option_names': ['-h', '--help']},
+)
+
+
+class Format(StrEnum):
+    """How the result is printed."""
+
+    TABLE = 'table'
+    JSON = 'json'
+
+
+Tables = Annotated[
+    list[int] | None, typer.Argument(help='Tables of the paper, 1-7; all if none is named.')
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        '--models',
+        help="Only these: printed names ('Swin-T') or systems ('maformer_base'), comma-separated "
+        'or repeated. The CSVs are then written only where --output says so.',
+    ),
+]
+Strict = Annotated[bool, typer.Option('--strict', help='Exit with 1 also when a cell is not-run.')]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        '--output', help=f'Folder for the CSVs.  [default: {RESULTS}]', show_default=False
+    ),
+]
+OutputFormat = Annotated[
+    Format,
+    typer.Option(
+        '--format', help='json prints one JSON object and nothing else to standard output.'
+    ),
+]
+
+
+@app.callback()
+def main() -> None:
+    """Does the number in the paper's table hold? Reproduces Tables 1-7 of MAFormer."""
+
+
+@app.command()
+def table(
+    tables: Tables = None,
+    models: Models = None,
+    strict: Strict = False,
+    output: Output = None,
+    format: OutputFormat = Format.TABLE,
+) -> None:
+    """Measure, judge and write every cell of the paper's tables.
+
+    Exits with 0; with 1 if a cell is worse than its target allows; with 2 if one could not be
+    measured, or on an error of the user's.
+    """
+    with _quiet_libraries():
+        from reproduce import complexity, paper, results
+        from reproduce.report import terminal
+        from reproduce.systems import load_systems
+
+        numbers = sorted(set(tables or paper.METRICS))
+        if unknown := [n for n in numbers if n not in paper.METRICS]:
+            raise UserError(f'the paper has no Table {unknown[0]}: name tables from 1 to 7.')
+        folder = output or (None if models else RESULTS)
+        if folder is not None:
+            results.check_writable(folder)
+        rows = [row for number in numbers for row in paper.load_table(number)]
+        systems = [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
+        tolerances, known = paper.load_tolerances(), results.load_known()
+        results.check_known(known, rows, systems)
+        if models:
+            rows, systems = _select(rows, systems, models)
+        complexities = complexity.measure_systems(systems)
+        cells = results.assemble(rows, systems, complexities, tolerances, known)
+        written = results.write(cells, folder) if folder is not None else []
+
+    code = results.exit_code(cells, strict)
+    if format is Format.JSON:
+        result = {
+            'tables': {n: [asdict(cell) for cell in cells if cell.table == n] for n in numbers},
+            'summary': results.count(cells),
+            'written': [str(path) for path in written],
+            'exit_code': code,
+        }
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        print(terminal.render(cells))
+        print(f'Written: {", ".join(map(str, written)) or "nothing; name a folder with --output"}.')
+    raise typer.Exit(code)
+
+
+def _select(
+    rows: 'Sequence[Row]', systems: 'Sequence[System]', models: Sequence[str]
+) -> 'tuple[list[Row], list[System]]':
+    """The rows and systems that `models` names, by printed name, system or timm model."""
+    names = [name.strip() for entry in models for name in entry.split(',') if name.strip()]
+    chosen = set()
+    for name in names:
+        found = {
+            (row.table, row.model, system.name)
+            for row in rows
+            for system in systems
+            if system.stands_for(row) and name in (row.model, system.name, system.model)
+        }
+        if not found:
+            existing = {row.model for row in rows} | {s.name for s in systems}
+            lower = {known.lower(): known for known in existing}
+            near = [lower[n] for n in get_close_matches(name.lower(), lower, n=4, cutoff=0.3)]
+            raise UserError(
+                f"no row or system of these tables is called '{name}'; the nearest are "
+                f'{", ".join(near) or ", ".join(sorted(existing))}.'
+            )
+        chosen |= found
+    return (
+        [row for row in rows if any((row.table, row.model) == key[:2] for key in chosen)],
+        [system for system in systems if any(system.name == key[2] for key in chosen)],
+    )
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep what libraries print while they are imported and built out of standard output."""
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def run() -> None:
+    """Entry point: errors of the user's in one line, no traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # typer makes a silent exit with 130 of an interrupt.
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
+        print('interrupted: earlier results are as they were', file=sys.stderr)
+        sys.exit(130)

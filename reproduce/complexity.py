@@ -1,0 +1,105 @@
+"""Parameters and FLOPs, counted on the `meta` device: no compute, no memory, no weights."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import torch.nn as nn
+from torch.utils.flop_counter import FlopCounterMode, bmm_flop
+from tqdm import tqdm
+
+import model as _maformer  # noqa: F401  (registers MAFormer with timm)
+from reproduce.errors import UserError
+from reproduce.systems import System
+
+aten = torch.ops.aten
+
+# What a convolution or a linear layer is by the time it reaches the dispatcher, but for a linear
+# layer on a transposed input, which is a `bmm` as attention's products are.
+_LAYER_OPERATORS = {aten.mm, aten.addmm, aten.convolution, aten._convolution}
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """`params` in parameters, the rest in multiply-adds of one forward pass of one image."""
+
+    params: int
+    layer_flops: int
+    total_flops: int
+
+
+def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity:
+    """Count the parameters of `model` and the multiply-adds of `forward(model)`.
+
+    Layer FLOPs are those of convolutions and linear layers, total FLOPs add the two matrix
+    products inside every attention. The model is moved to the `meta` device for good; `forward`
+    makes its inputs there.
+    """
+    model = model.eval().requires_grad_(False).to('meta')
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    by_weight = 0
+
+    def bmm(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> int:
+        nonlocal by_weight
+        flops = bmm_flop(a.shape, b.shape)
+        if not weights.isdisjoint(t.untyped_storage()._cdata for t in (a, b)):
+            by_weight += flops
+        return flops
+
+    bmm._get_raw = True  # tensors, not their shapes
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={aten.bmm: bmm}) as counter:
+        forward(model)
+    counts = counter.get_flop_counts()['Global']
+    layer = sum(n for operator, n in counts.items() if operator in _LAYER_OPERATORS)
+    return Complexity(
+        params=sum(p.numel() for p in model.parameters()),
+        layer_flops=(layer + by_weight) // 2,
+        total_flops=counter.get_total_flops() // 2,
+    )
+
+
+def measure_systems(systems: Iterable[System]) -> dict[str, Complexity | Exception]:
+    """The complexity of every system that is not only cited, by name, or why it has none.
+
+    A system that fails to build or to run does not keep the others from being measured.
+
+    Raises:
+        UserError: if a package or a config file that a system needs is missing.
+    """
+    measured: dict[str, Complexity | Exception] = {}
+    progress = tqdm([s for s in systems if s.cited is None], 'counting', leave=False, disable=None)
+    for system in progress:
+        progress.set_postfix_str(system.name)
+        try:
+            measured[system.name] = measure_system(system)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a foreign model raises
+            measured[system.name] = error
+    return measured
+
+
+def measure_system(system: System) -> Complexity:
+    """Build `system` without weights and count what its printed figures count.
+
+    Raises:
+        UserError: if a package or a config file that the system needs is missing.
+        ValueError: if the system is cited only.
+    """
+    if system.model is not None:
+        with torch.device('meta'):
+            classifier = timm.create_model(system.model, **system.arguments)
+        return measure(classifier, _one_image(system.input_size))
+    if system.config is not None:
+        # Imported here: mmdet and mmseg take seconds, and Tables 1-4 do without them.
+        from reproduce import openmmlab
+
+        config = openmmlab.load_config(system.config)
+        return measure(openmmlab.build(config), openmmlab.published_forward(config))
+    raise ValueError(f'{system.name} is cited: {system.cited}')
+
+
+def _one_image(size: int) -> Callable[[nn.Module], Any]:
+    return lambda model: model(torch.empty(1, 3, size, size, device='meta'))

@@ -1,0 +1,245 @@
+"""The cells of a table: assembled, judged, and written as `results/tableN.csv`, one line a cell."""
+
+import math
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from reproduce.complexity import Complexity
+from reproduce.errors import UserError
+from reproduce.paper import METRICS, Row, Tolerance, read_toml, unprefixed
+from reproduce.systems import System
+from reproduce.verdict import COMPLEXITY_METRICS, Verdict, judge
+
+KNOWN = Path(__file__).parent / 'known.toml'
+
+_DATA = {
+    'classifier': 'ImageNet-1K',
+    'mask_rcnn': 'COCO 2017',
+    'cascade_mask_rcnn': 'COCO 2017',
+    'sem_fpn': 'ADE20K',
+    'upernet': 'ADE20K',
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of one row. Every field is a column of the CSV, in this order.
+
+    `metric` is the column of the paper's table. `layer_flops_g` and `total_flops_g` give both
+    counts where `metric` is a FLOP figure; `measured` is the one that `convention` names.
+    """
+
+    table: int
+    model: str
+    system: str
+    metric: str
+    convention: str
+    paper: str
+    reference: str
+    measured: float | None
+    difference: float | None
+    tolerance: float | None
+    verdict: Verdict
+    reference_verdict: Verdict
+    reason: str
+    layer_flops_g: float | None = None
+    total_flops_g: float | None = None
+
+
+class KnownDeviation(BaseModel):
+    """Cells that are outside their tolerance, and why."""
+
+    model_config = ConfigDict(extra='forbid')
+    tables: list[int]
+    systems: list[str]
+    metrics: list[str]
+    reason: str
+
+
+class _Register(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    known: list[KnownDeviation]
+
+
+def load_known(path: Path = KNOWN) -> dict[tuple[int, str, str], str]:
+    """The register of known deviations: the reason of each (table, system, metric).
+
+    Raises:
+        UserError: if the file is malformed.
+    """
+    return {
+        (table, system, metric): entry.reason
+        for entry in read_toml(path, _Register).known
+        for table in entry.tables
+        for system in entry.systems
+        for metric in entry.metrics
+    }
+
+
+def check_known(
+    known: Iterable[tuple[int, str, str]], rows: Collection[Row], systems: Collection[System]
+) -> None:
+    """Check that every registered deviation of the tables in `rows` is one of their cells.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    cells = {(row.table, s.name, c) for row, s, c in _cells(rows, systems)}
+    for table, system, metric in known:
+        if table in {row.table for row in rows} and (table, system, metric) not in cells:
+            raise UserError(
+                f'{KNOWN} registers table {table}, {system}, {metric}, which is no cell: '
+                'correct or remove the entry.'
+            )
+
+
+def assemble(
+    rows: Collection[Row],
+    systems: Collection[System],
+    complexities: Mapping[str, Complexity | Exception],
+    tolerances: Mapping[str, Tolerance],
+    known: Mapping[tuple[int, str, str], str],
+) -> list[Cell]:
+    """The judged cells of `rows` for those of `systems` that stand for them, in printed order."""
+    return [
+        _judged(
+            row,
+            system,
+            column,
+            complexities.get(system.name),
+            tolerances[unprefixed(column)],
+            known.get((row.table, system.name, column)),
+        )
+        for row, system, column in _cells(rows, systems)
+    ]
+
+
+def _cells(rows: Collection[Row], systems: Collection[System]) -> Iterator[tuple[Row, System, str]]:
+    for row in rows:
+        for system in systems:
+            if system.stands_for(row):
+                yield from ((row, system, column) for column in system.columns(row.table))
+
+
+def _judged(
+    row: Row,
+    system: System,
+    column: str,
+    complexity: Complexity | Exception | None,
+    tolerance: Tolerance,
+    deviation: str | None,
+) -> Cell:
+    metric, target = unprefixed(column), row.cells[column]
+    value = layer = total = None
+    if system.cited is not None:
+        verdict, reason = Verdict.CITED, system.cited
+    elif metric not in COMPLEXITY_METRICS:
+        verdict = Verdict.NOT_RUN
+        reason = f'no evaluation of this system on {_DATA[system.framework]}'
+    elif isinstance(complexity, Complexity):
+        value = complexity.params / 1e6
+        if metric == 'flops_g':
+            layer, total = complexity.layer_flops / 1e9, complexity.total_flops / 1e9
+            value = layer if system.convention == 'layer' else total
+        verdict = judge(metric, value, target, tolerance, deviation is not None)
+        reason = {
+            Verdict.KNOWN: deviation,
+            Verdict.ERROR: f'registered as a known deviation, but it matches: correct {KNOWN.name}',
+        }.get(verdict, system.note)
+        if not math.isfinite(value):
+            value, reason = None, f'the measurement is {value}'
+    else:
+        verdict = Verdict.ERROR
+        reason = f'{type(complexity).__name__}: {complexity}'.splitlines()[0]
+    return Cell(
+        table=row.table,
+        model=row.model,
+        system=system.name,
+        metric=column,
+        convention=system.convention if metric == 'flops_g' else '',
+        paper=target.text if target else '',
+        reference='',
+        measured=value,
+        difference=value - target.value if value is not None and target else None,
+        tolerance=tolerance.width(target) if target else None,
+        verdict=verdict,
+        reference_verdict=Verdict.UNPRINTED if value is not None else verdict,
+        reason=reason,
+        layer_flops_g=layer,
+        total_flops_g=total,
+    )
+
+
+def count(cells: Iterable[Cell]) -> dict[str, int]:
+    """How many cells have each verdict, in the order of the verdicts, zeros left out."""
+    counts = Counter(cell.verdict for cell in cells)
+    return {str(verdict): counts[verdict] for verdict in Verdict if counts[verdict]}
+
+
+def exit_code(cells: Collection[Cell], strict: bool) -> int:
+    """0, or 1 if a cell is `worse` or, with `strict`, `not-run`, or 2 if one is an `error`."""
+    verdicts = {cell.verdict for cell in cells}
+    if Verdict.ERROR in verdicts:
+        return 2
+    return int(Verdict.WORSE in verdicts or (strict and Verdict.NOT_RUN in verdicts))
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and check that files can be made in it, before hours are spent.
+
+    Raises:
+        UserError: if not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'{folder} cannot hold results ({error.strerror}): name a writable folder with '
+            '--output.'
+        ) from None
+
+
+def write(cells: Sequence[Cell], folder: Path) -> list[Path]:
+    """Write `tableN.csv` for each table in `cells`; a file is replaced whole or not at all.
+
+    The content depends on nothing but the cells, so the same inputs give the same bytes.
+
+    Raises:
+        UserError: if a file cannot be written; those that stood there are as they were.
+    """
+    paths = []
+    for table in METRICS:
+        chosen = [asdict(cell) for cell in cells if cell.table == table]
+        if not chosen:
+            continue
+        frame = pd.DataFrame(chosen, columns=[field.name for field in fields(Cell)])
+        path = folder / f'table{table}.csv'
+        _write_atomically(path, frame.to_csv(index=False, float_format='%.6f'))
+        paths.append(path)
+    return paths
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            'w', dir=path.parent, prefix=f'.{path.name}.', delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error.strerror}.') from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""Every row of every table as a system: how it is built, and what its printed FLOPs count.
+
+One file a task: `imagenet.toml` (Tables 1-4), `coco.toml` (5, 6), `ade20k.toml` (7).
+"""
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from reproduce.errors import UserError
+from reproduce.paper import METRICS, PREFIXES, Row, load_table, read_toml
+
+FOLDER = Path(__file__).parent
+FILES = ('imagenet.toml', 'coco.toml', 'ade20k.toml')
+
+
+class System(BaseModel):
+    """A named model in a framework, and the rows of the paper that it stands for.
+
+    Attributes:
+        name: unique; timm's model name or the config's stem where the system is built from one.
+        rows: the rows it stands for, each by its table and as many columns as name it uniquely.
+        framework: what the backbone works in.
+        model, arguments, input_size: timm model, its constructor arguments, pixels a side.
+        config: OpenMMLab config, a file in `reproduce/configs` or 'mmdet::...', 'mmseg::...'.
+        cited: why the system cannot be built here, in place of `model` and `config`.
+        flops: what the row's printed FLOPs count, 'layer' or 'total'; None where a cited row does
+            not tell. Those of classifiers are total.
+        source: where the definition comes from.
+        note: how the definition or its protocol is known to differ from the row's.
+    """
+
+    model_config = ConfigDict(extra='forbid', frozen=True)
+    name: str
+    rows: list[dict[str, str | int]]
+    framework: Literal['classifier', 'mask_rcnn', 'cascade_mask_rcnn', 'sem_fpn', 'upernet'] = (
+        'classifier'
+    )
+    model: str | None = None
+    arguments: dict[str, Any] = {}
+    input_size: int = 224
+    config: str | None = None
+    cited: str | None = None
+    flops: Literal['layer', 'total'] | None = None
+    source: str = ''
+    note: str = ''
+
+    @model_validator(mode='after')
+    def _complete(self) -> 'System':
+        if sum(way is not None for way in (self.model, self.config, self.cited)) != 1:
+            raise ValueError(f'{self.name} needs exactly one of model, config and cited')
+        if self.config is not None and self.flops is None:
+            raise ValueError(f'{self.name} needs flops, "layer" or "total"')
+        return self
+
+    @property
+    def convention(self) -> str:
+        """'layer', 'total' or '' where unknown."""
+        return self.flops or ('total' if self.framework == 'classifier' else '')
+
+    def stands_for(self, row: Row) -> bool:
+        return any(
+            selector['table'] == row.table
+            and all(row.description.get(k) == v for k, v in selector.items() if k != 'table')
+            for selector in self.rows
+        )
+
+    def columns(self, table: int) -> list[str]:
+        """The table's columns that this system fills."""
+        prefix = PREFIXES.get(self.framework, '')
+        return [name for name in METRICS[table] if name.startswith(prefix)]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    system: list[System]
+
+
+@cache
+def load_systems(folder: Path = FOLDER) -> tuple[System, ...]:
+    """All systems, in the order of the files.
+
+    Raises:
+        UserError: if a file is malformed, a name occurs twice, or a row selector does not name
+            exactly one printed row.
+    """
+    systems = tuple(s for file in FILES for s in read_toml(folder / file, _File).system)
+    if doubled := [name for name, n in Counter(s.name for s in systems).items() if n > 1]:
+        raise UserError(f'{folder}: the system {doubled[0]} is defined twice.')
+    tables = {number: load_table(number) for number in METRICS}
+    for system in systems:
+        for selector in system.rows:
+            named = system.model_copy(update={'rows': [selector]})
+            n = sum(named.stands_for(row) for row in tables.get(selector.get('table'), ()))
+            if n != 1:
+                raise UserError(
+                    f'{folder}: {system.name} names the row {selector}, which fits {n} printed '
+                    'rows; expected one.'
+                )
+    return systems

@@ -1,0 +1,49 @@
+"""What decides pass or fail: one measured value against one target."""
+
+import math
+from enum import StrEnum
+
+from reproduce.paper import Printed, Tolerance
+
+
+class Verdict(StrEnum):
+    """The states of a cell; every cell has one."""
+
+    MATCH = 'match'  # within the tolerance of the target
+    BETTER = 'better'  # beyond it on the good side (accuracy only)
+    WORSE = 'worse'  # outside the tolerance
+    KNOWN = 'known'  # outside, and registered with the reason
+    UNPRINTED = 'unprinted'  # measured, and the target has no value
+    NOT_RUN = 'not-run'  # no checkpoint, no data
+    CITED = 'cited'  # no implementation here, the paper's value is carried
+    ERROR = 'error'  # it should have run, and failed
+
+    @property
+    def measured(self) -> bool:
+        return self not in (Verdict.NOT_RUN, Verdict.CITED, Verdict.ERROR)
+
+
+# Less is not better: fewer parameters than printed are another model.
+COMPLEXITY_METRICS = ('params_m', 'flops_g')
+
+
+def judge(
+    metric: str, measured: float, target: Printed | None, tolerance: Tolerance, known: bool = False
+) -> Verdict:
+    """Hold `measured` against `target`.
+
+    Args:
+        metric: unprefixed name; accuracies may be better than their target, complexities not.
+        known: whether the cell is registered as a known deviation. One that matches all the same
+            is an error, so that the register stays true.
+    """
+    if not math.isfinite(measured):
+        return Verdict.ERROR
+    if target is None:
+        return Verdict.UNPRINTED
+    difference = measured - target.value
+    if abs(difference) <= tolerance.width(target):
+        return Verdict.ERROR if known else Verdict.MATCH
+    if difference > 0 and metric not in COMPLEXITY_METRICS:
+        return Verdict.BETTER
+    return Verdict.KNOWN if known else Verdict.WORSE

@@ -1,0 +1,201 @@
+"""The command as a user meets it: exit codes, files, JSON, and one line for each mistake."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reproduce import cli, complexity, paper, results
+from reproduce.complexity import Complexity
+from reproduce.errors import UserError
+from reproduce.systems import load_systems
+from reproduce.verdict import Verdict
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = (
+    *('table', 'model', 'system', 'metric', 'convention', 'paper', 'reference', 'measured'),
+    *('difference', 'tolerance', 'verdict', 'reference_verdict', 'reason'),
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['reproduce', *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.run()
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out, printed.err
+
+    return run
+
+
+def test_a_table_is_measured_judged_and_written(run):
+    code, out, _ = run('table', 1)
+    assert code == 0
+    frame = pd.read_csv('results/table1.csv', dtype={'paper': str}, keep_default_na=False)
+    assert tuple(frame.columns)[: len(COLUMNS)] == COLUMNS
+    assert len(frame) == 4 * 3
+    flops = frame[frame.metric == 'flops_g'].set_index('system')
+    assert flops.verdict.to_dict() == {
+        'maformer_small_token_labeling': 'known',
+        'maformer_small_3383_token_labeling': 'match',
+        'maformer_base_token_labeling': 'match',
+        'maformer_large_token_labeling': 'match',
+    }
+    assert set(flops.convention) == {'total'}
+    assert (flops.measured == flops.total_flops_g).all()
+    assert (flops.layer_flops_g.astype(float) < flops.total_flops_g.astype(float)).all()
+    assert 'Table 1: 12 cells: 7 match, 1 known, 4 not-run.' in out
+
+
+def test_the_committed_results_are_what_the_command_writes(run):
+    """Byte for byte, for the tables that take no OpenMMLab."""
+    run('table', 1, 2, 3, '--output', 'fresh')
+    for number in (1, 2, 3):
+        name = f'table{number}.csv'
+        assert Path('fresh', name).read_bytes() == (ROOT / 'results' / name).read_bytes()
+
+
+def test_json_is_one_object_and_nothing_else(run):
+    code, out, _ = run('table', 3, '--format', 'json', '--models', 'MAFormer-S')
+    result = json.loads(out)
+    assert code == result['exit_code'] == 0
+    assert result['written'] == []
+    assert not Path('results').exists()
+    cells = result['tables']['3']
+    assert {cell['model'] for cell in cells} == {'MAFormer-S'}
+    assert sum(result['summary'].values()) == len(cells) == 8
+
+
+def test_strict_counts_what_is_not_run(run):
+    assert run('table', 1, '--strict', '--models', 'maformer_base')[0] == 1
+    assert run('table', 4, '--strict', '--models', 'cswin_tiny')[0] == 0
+
+
+def test_a_selection_goes_only_where_output_says(run):
+    run('table', 4, '--models', 'Swin-T,deit_small_patch16_224', '--output', 'chosen')
+    frame = pd.read_csv('chosen/table4.csv')
+    assert set(frame.model) == {'Swin-T', 'DeiT-S'}
+
+
+def tampered(monkeypatch, count):
+    """A measurement that `count` makes of the true one."""
+    monkeypatch.setattr(
+        complexity,
+        'measure_system',
+        lambda system, true=complexity.measure_system: count(true(system)),
+    )
+
+
+def test_a_deviation_that_is_not_registered_fails(run, monkeypatch):
+    tampered(monkeypatch, lambda c: Complexity(2 * c.params, c.layer_flops, c.total_flops))
+    code, out, _ = run('table', 1, '--models', 'MAFormer-B')
+    assert code == 1
+    assert '1 match, 1 worse, 1 not-run' in out
+
+
+def test_a_registered_deviation_that_matches_is_an_error(run, monkeypatch):
+    tampered(monkeypatch, lambda c: Complexity(c.params, c.layer_flops, 4_500_000_000))
+    code, out, _ = run('table', 1, '--models', 'maformer_small_token_labeling')
+    assert code == 2
+    assert 'correct known.toml' in ' '.join(out.split())
+
+
+def test_an_error_is_its_cells_own(run, monkeypatch):
+    def fail(system, true=complexity.measure_system):
+        if system.name == 'swin_tiny_patch4_window7_224':
+            raise RuntimeError('out of luck\nin two lines')
+        return true(system)
+
+    monkeypatch.setattr(complexity, 'measure_system', fail)
+    code, out, _ = run('table', 4, '--models', 'Swin-T,DeiT-S')
+    assert code == 2
+    assert '2 match, 2 not-run, 2 error' in out
+    assert 'RuntimeError: out of luck' in out
+    assert 'two lines' not in out
+
+
+def test_a_nan_is_an_error(run, monkeypatch):
+    tampered(monkeypatch, lambda c: Complexity(c.params, c.layer_flops, float('nan')))
+    code, out, _ = run('table', 1, '--models', 'maformer_base')
+    assert code == 2
+    assert 'the measurement is nan' in out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('table', '4', '--models', 'swin-t '), "'swin-t'; the nearest are Swin-T"),
+        (('table', '4', '--models', 'maformer_smal'), 'maformer_small'),
+        (('table', '8'), 'no Table 8'),
+        (('table', '1', '--output', 'file/inside'), 'file/inside cannot hold results'),
+    ],
+)
+def test_mistakes_are_one_line_each(run, arguments, message):
+    Path('file').write_text('')
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ''
+    assert message in err
+    assert err.startswith('error: ')
+    assert err.count('\n') == 1
+
+
+def test_a_damaged_paper_file_is_one_line(run, monkeypatch, tmp_path):
+    (tmp_path / 'table1.csv').write_text('model,params_m\nMAFormer-S,23\n')
+    monkeypatch.setattr(paper.load_table, '__defaults__', (tmp_path,))
+    code, out, err = run('table', 1)
+    assert (code, out) == (2, '')
+    assert 'table1.csv, line 1' in err
+    assert err.count('\n') == 1
+
+
+def test_the_register_may_name_only_cells():
+    rows = paper.load_table(1)
+    with pytest.raises(UserError, match='misspelt'):
+        results.check_known([(1, 'misspelt', 'flops_g')], rows, load_systems())
+    results.check_known([(2, 'misspelt', 'flops_g')], rows, load_systems())
+
+
+def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):
+    measured = []
+
+    def interrupted(system, true=complexity.measure_system):
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(system)
+        return true(system)
+
+    monkeypatch.setattr(complexity, 'measure_system', interrupted)
+    Path('results').mkdir()
+    Path('results/table4.csv').write_text('old\n')
+    code, out, err = run('table', 4)
+    assert (code, out) == (130, '')
+    assert err == 'interrupted: earlier results are as they were\n'
+    assert Path('results/table4.csv').read_text() == 'old\n'
+    assert len(list(Path('results').iterdir())) == 1
+
+
+def test_a_failed_write_leaves_the_old_file_whole(monkeypatch, tmp_path):
+    cell = results.Cell(
+        1, 'M', 's', 'top1', '', '', '', None, None, None, Verdict.NOT_RUN, None, ''
+    )
+    (tmp_path / 'table1.csv').write_text('old\n')
+
+    def full_disk(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'replace', full_disk)
+    with pytest.raises(UserError, match='No space left'):
+        results.write([cell], tmp_path)
+    assert (tmp_path / 'table1.csv').read_text() == 'old\n'
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,56 @@
+"""FLOPs against closed forms."""
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from reproduce.complexity import measure, measure_system
+from reproduce.systems import System
+
+
+class Attention(nn.Module):
+    """Six tokens of four channels, by one fused or two explicit products."""
+
+    def __init__(self, fused):
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+        self.fused = fused
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if self.fused:
+            return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])
+        return (q @ k.mT).softmax(-1) @ v
+
+
+@pytest.mark.parametrize('fused', [True, False])
+def test_attention_is_in_the_total_and_not_in_the_layers(fused):
+    counted = measure(Attention(fused), lambda m: m(torch.empty(1, 6, 4, device='meta')))
+    assert counted.params == 4 * 12 + 12
+    assert counted.layer_flops == 6 * 4 * 12
+    assert counted.total_flops == counted.layer_flops + 2 * 6 * 6 * 4
+
+
+@pytest.mark.parametrize('shape', [(1, 6, 4), (1, 2, 3, 4), (6, 4)])
+@pytest.mark.parametrize('bias', [True, False])
+def test_a_linear_layer_counts_as_one_whatever_its_input(shape, bias):
+    counted = measure(nn.Linear(4, 5, bias=bias), lambda m: m(torch.empty(shape, device='meta')))
+    assert counted.layer_flops == counted.total_flops == 6 * 4 * 5
+
+
+def test_a_linear_layer_on_a_transposed_map():
+    counted = measure(nn.Linear(6, 5), lambda m: m(torch.empty(2, 6, 4, device='meta').mT))
+    assert counted.layer_flops == counted.total_flops == 2 * 4 * 6 * 5
+
+
+def test_convolution():
+    conv = nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=4)
+    counted = measure(conv, lambda m: m(torch.empty(1, 8, 10, 10, device='meta')))
+    assert counted.layer_flops == counted.total_flops == 5 * 5 * 16 * (8 // 4) * 9
+    assert counted.params == 16 * 2 * 9 + 16
+
+
+def test_a_cited_system_is_not_measured():
+    with pytest.raises(ValueError, match='no code'):
+        measure_system(System(name='x', rows=[], cited='no code'))

@@ -1,0 +1,321 @@
+"""The network as timm's users expect it, and its figures as the paper prints them."""
+
+import pytest
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.optim import param_groups_layer_decay
+
+import model.maformer as maformer
+from model.maformer import MAFormer
+from reproduce.complexity import measure_system
+from reproduce.systems import System
+
+# Counted by hand: parameters with the auxiliary head of token labeling (Table 1).
+PARAMETERS = {
+    'maformer_small': 23_480_760,
+    'maformer_small_3383': 22_698_318,
+    'maformer_base': 52_059_479,
+    'maformer_large': 103_380_759,
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def micro(**kwargs):
+    return timm.create_model('maformer_micro', **kwargs).eval()
+
+
+def by_hand(embed_dims, depths, classes=1000):
+    """The parameter count of Section 3.2, summed term by term."""
+
+    def linear(i, o):
+        return i * o + o
+
+    def norm(c):
+        return 2 * c
+
+    def mlp(c):
+        return norm(c) + linear(c, 4 * c) + linear(4 * c, c)
+
+    total, previous = 0, 3
+    for stage, (c, depth) in enumerate(zip(embed_dims, depths, strict=True)):
+        total += linear(previous * (16 if stage == 0 else 4), c) + norm(c)
+        attention = norm(c) + linear(c, 3 * c) + linear(c, c)
+        if stage < 2:
+            lepe = 9 * c + c
+            fusion = 2 * norm(c) + 3 * linear(c, c)
+            total += depth * (attention + lepe + linear(196, 49) + fusion + 2 * mlp(c))
+        else:
+            total += depth * (attention + mlp(c))
+        previous = c
+    return total + norm(previous) + 2 * linear(previous, classes)
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_parameters_equal_the_sum_of_the_papers_terms(name):
+    model = timm.create_model(name, token_labeling=True)
+    variant = maformer.VARIANTS[name]
+    count = sum(p.numel() for p in model.parameters())
+    assert count == by_hand(variant['embed_dims'], variant['depths']) == PARAMETERS[name]
+
+
+# Design values of the 224 x 224 column (M parameters, G total FLOPs), measured on a prototype of
+# the same reading, with the auxiliary head's parameters and without its 25 M multiply-adds.
+@pytest.mark.parametrize(
+    ('name', 'params_m', 'flops_g'),
+    [
+        ('maformer_small', 23.48, 5.11),
+        ('maformer_small_3383', 22.70, 4.52),
+        ('maformer_base', 52.06, 9.81),
+        ('maformer_large', 103.38, 22.76),
+    ],
+)
+def test_complexity_is_that_of_the_prototype(name, params_m, flops_g):
+    plain = measure_system(System(name=name, rows=[], model=name))
+    labeled = measure_system(
+        System(name=name, rows=[], model=name, arguments={'token_labeling': True})
+    )
+    assert labeled.params / 1e6 == pytest.approx(params_m, abs=0.005)
+    assert plain.total_flops / 1e9 == pytest.approx(flops_g, abs=0.006)
+
+
+def golden_outputs():
+    """Two channels of each stage's map at its centre, and two logits, of seeded weights."""
+    torch.manual_seed(42)
+    model = micro(num_classes=2)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.15)
+    x = torch.linspace(0, 3000, 3 * 70 * 61).view(1, 3, 70, 61).sin()
+    with torch.no_grad():
+        _, maps = model.forward_intermediates(x)
+        centres = [m[0, :2, m.shape[2] // 2, m.shape[3] // 2] for m in maps]
+        return torch.stack([*centres, model(x)[0]])
+
+
+GOLDEN = [
+    [0.75772, -0.10281],
+    [0.50443, -0.00835],
+    [-1.14822, -0.85250],
+    [0.15963, 0.50523],
+    [-0.06927, -0.04722],
+]
+
+
+def test_golden_outputs():
+    """The network cannot change unnoticed."""
+    torch.testing.assert_close(golden_outputs(), torch.tensor(GOLDEN), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', [n for n in maformer.VARIANTS if 'small_' in n or 'micro' in n])
+def test_every_parameter_receives_a_gradient(name):
+    model = timm.create_model(
+        name, depths=(2, 2, 1, 1), num_classes=4, token_labeling=True, drop_path_rate=0.0
+    ).train()
+    logits, tokens = model(torch.randn(2, 3, 64, 64))
+    (logits.square().sum() + tokens.square().sum()).backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # Adding a constant to all keys of a query changes no softmax.
+    assert [n for n in without if not n.endswith('fusion.k.bias')] == []
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (64, 32), (75, 101), (224, 224)])
+def test_any_size_from_32_runs_and_no_pixel_is_lost(size):
+    model = micro(num_classes=3)
+    x = torch.randn(1, 3, *size, requires_grad=True)
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    side = list(size)
+    for reduction, m in zip((4, 2, 2, 2), maps, strict=True):
+        side = [-(-s // reduction) for s in side]
+        assert list(m.shape[-2:]) == side
+    model(x).sum().backward()
+    assert x.grad.abs().sum((0, 1)).min() > 0
+
+
+def test_inference_in_pieces_equals_the_recorded_pass(monkeypatch):
+    model = micro(num_classes=7)
+    x = torch.randn(5, 3, 96, 64)
+    whole = model(x)
+    assert whole.requires_grad
+    for workspace in (1, 10_000, 100_000):
+        monkeypatch.setattr('model.workspace.CPU_WORKSPACE', workspace)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_timm_registration():
+    names = timm.list_models('maformer*')
+    assert names == sorted(maformer.VARIANTS)
+    model = timm.create_model(
+        'maformer_micro', num_classes=7, in_chans=4, drop_path_rate=0.2, img_size=96
+    ).eval()
+    assert model(torch.randn(1, 4, 96, 96)).shape == (1, 7)
+    assert model.img_size == (96, 96)
+    rates = [m.drop_prob for m in model.modules() if hasattr(m, 'drop_prob')]
+    assert max(rates) == pytest.approx(0.2)
+
+
+def test_default_cfg_names_what_it_says():
+    model = micro()
+    for key in ('first_conv', 'classifier'):
+        assert model.get_submodule(model.default_cfg[key]).weight is not None
+    assert resolve_model_data_config(model)['interpolation'] == 'bicubic'
+
+
+def test_features_only():
+    model = timm.create_model('maformer_micro', features_only=True, out_indices=(1, 3)).eval()
+    assert model.feature_info.channels() == [64, 128]
+    assert model.feature_info.reduction() == [8, 32]
+    maps = model(torch.randn(2, 3, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [(2, 64, 8, 12), (2, 128, 2, 3)]
+
+
+def test_forward_is_head_of_features():
+    model = micro(num_classes=4)
+    x = torch.randn(2, 3, 64, 64)
+    features = model.forward_features(x)
+    assert features.shape == (2, 2, 2, model.num_features)
+    torch.testing.assert_close(model.forward_head(features), model(x))
+    pooled = model.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(pooled, features.mean((1, 2)))
+    torch.testing.assert_close(model.get_classifier()(pooled), model(x))
+    final, maps = model.forward_intermediates(x, indices=2, output_fmt='NHWC', norm=True)
+    torch.testing.assert_close(final, features)
+    torch.testing.assert_close(maps[-1], features)
+    with pytest.raises(ValueError, match='output_fmt'):
+        model.forward_intermediates(x, output_fmt='NLC')
+
+
+def test_reset_classifier():
+    model = micro(num_classes=4, token_labeling=True)
+    x = torch.randn(1, 3, 32, 32)
+    model.reset_classifier(9)
+    assert model(x).shape == (1, 9)
+    assert model.num_classes == 9
+    model.reset_classifier(0)
+    assert model(x).shape == (1, model.num_features)
+    model.reset_classifier(0, '')
+    assert model(x).shape == (1, 1, 1, model.num_features)
+
+
+def test_prune_intermediate_layers():
+    model = micro()
+    x = torch.randn(1, 3, 64, 64)
+    before = model.forward_intermediates(x, indices=[0, 2], intermediates_only=True)
+    assert model.prune_intermediate_layers([0, 2], prune_norm=True) == [0, 2]
+    assert len(model.stages) == 3
+    after = model.forward_intermediates(x, indices=[0, 2], intermediates_only=True)
+    torch.testing.assert_close(before, after)
+
+
+def test_token_labeling():
+    model = micro(num_classes=6, token_labeling=True)
+    x = torch.randn(2, 3, 64, 96)
+    logits, tokens = model.train()(x)
+    assert logits.shape == (2, 6)
+    assert tokens.shape == (2, 2, 3, 6)
+    combined = model.eval()(x)
+    model.add_token_max = False
+    plain = model(x)
+    torch.testing.assert_close(combined, plain + 0.5 * tokens.flatten(1, 2).max(1).values)
+    assert not any('aux_head' in name for name, _ in micro(num_classes=6).named_parameters())
+
+
+def test_weight_decay_and_layer_groups():
+    model = timm.create_model('maformer_micro', local_attention='shifted_window')
+    assert model.no_weight_decay() == {
+        f'stages.{i}.blocks.0.local_attention.relative_position_bias_table' for i in (0, 1)
+    }
+    groups = param_groups_layer_decay(model, layer_decay=0.5, no_weight_decay_list=[])
+    assert sum(len(g['params']) for g in groups) == len(list(model.parameters()))
+    scale = {id(p): g['lr_scale'] for g in groups for p in g['params']}
+    assert scale[id(model.stem.proj.weight)] < scale[id(model.stages[2].blocks[0].norm.weight)]
+    assert scale[id(model.stages[3].blocks[0].norm.weight)] < scale[id(model.head.fc.weight)] == 1
+
+
+def test_gradient_checkpointing_changes_nothing():
+    model = micro(num_classes=3).train()
+    x = torch.randn(2, 3, 64, 64)
+    model(x).square().sum().backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    model.set_grad_checkpointing()
+    model(x).square().sum().backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name])
+
+
+@pytest.mark.parametrize('name', ['maformer_micro', 'maformer_small_3383_shifted_window'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('grad', [True, False])
+def test_autocast(name, dtype, grad):
+    model = timm.create_model(name, depths=(1, 2, 1, 1), num_classes=3).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.set_grad_enabled(grad), torch.autocast('cpu', dtype):
+        half = model(x)
+    assert half.dtype == dtype
+    torch.testing.assert_close(half.float(), model(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize('options', [{}, maformer.SHIFTED_WINDOW, maformer.CONV_GLOBAL])
+def test_export(options):
+    model = micro(num_classes=3, **options)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,))
+        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_compile():
+    model = micro(num_classes=3)
+    x = torch.randn(2, 3, 64, 64)
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compile_with_inductor():
+    model = micro(num_classes=3)
+    x = torch.randn(2, 3, 64, 64)
+    compiled = torch.compile(model, fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_local_enhanced_fusion_looks_at_the_local_branch():
+    """Fig. 2b against 2c: the global tokens come from the local output, not from the input."""
+    for fusion, source in (('multi_scale', 'norm'), ('local_enhanced', 'local_mlp')):
+        block = micro(fusion=fusion).stages[0].blocks[0]
+        seen = {}
+        for name in ('norm', 'local_mlp'):
+            getattr(block, name).register_forward_hook(
+                lambda module, args, output, name=name, seen=seen: seen.update({name: output})
+            )
+        block.global_branch.register_forward_pre_hook(
+            lambda module, args, seen=seen: seen.update(taken=args[0])
+        )
+        block(torch.randn(1, 8, 8, 32))
+        assert seen['taken'] is seen[source]
+
+
+def test_block_without_a_global_branch_is_the_local_branch():
+    block = micro(global_branch='none').stages[0].blocks[0]
+    x = torch.randn(1, 8, 8, 32)
+    x_l = x + block.local_attention(block.norm(x))
+    torch.testing.assert_close(block(x), block.local_mlp(x_l))
+    assert {n.split('.')[0] for n, _ in block.named_parameters()} == {
+        'norm',
+        'local_attention',
+        'local_mlp',
+    }
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'local_attention': 'axial'}, {'global_branch': 'pool'}, {'fusion': 'sum'}]
+)
+def test_unknown_choices_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        MAFormer(**wrong)
