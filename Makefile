@@ -16,16 +16,15 @@ help:  ## Print this list
 
 setup: $(READY)  ## Make .venv with everything the other targets need; they do it by themselves
 
-# mmcv's compiled operators are not needed (README, "mmcv's operators"); where they are wanted, set
-# MMCV_WITH_OPS=1. Two dependencies install OpenCV into one folder, and only the headless one works
-# on a machine without libGL: it has to be the one that stays.
+# Two dependencies install OpenCV into one folder, and only the headless one works on a machine
+# without libGL: it has to be the one that stays.
 $(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with PYTHON=python3.11")'
 	@echo "==> 1/4 a virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "==> 2/4 packages: torch, timm, mmdet, mmseg, ... (several GB the first time)"
 	@$(BIN)/python -m pip install --quiet "pip>=25.1"
-	MMCV_WITH_OPS=$${MMCV_WITH_OPS:-0} $(BIN)/python -m pip install --quiet --progress-bar on \
+	$(BIN)/python -m pip install --quiet --progress-bar on \
 		$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --group dev .
 	@echo "==> 3/4 the stand-in for mmcv's compiled operators"
 	$(BIN)/python -m pip install --quiet --no-deps ./operators

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-CPU_WORKSPACE = 2**20  # elements of the widest intermediate, 4 MiB in float32
+CPU_WORKSPACE = 2**21  # elements of the widest intermediate, 8 MiB in float32
 ACCELERATOR_WORKSPACE = 2**26
 
 

@@ -49,7 +49,7 @@ def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity
         return flops
 
     bmm._get_raw = True  # tensors, not their shapes
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={aten.bmm: bmm}) as counter:
+    with FlopCounterMode(display=False, custom_mapping={aten.bmm: bmm}) as counter:
         forward(model)
     counts = counter.get_flop_counts()['Global']
     layer = sum(n for operator, n in counts.items() if operator in _LAYER_OPERATORS)
