@@ -1,0 +1,166 @@
+"""MAFormer as a backbone of mmdet's detectors and mmseg's segmenters.
+
+Importing this module registers `MAFormer` in mmengine's root registry, where every OpenMMLab
+package looks after its own. A config file asks for it with
+`custom_imports = dict(imports=['model.openmmlab'])`.
+"""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn as nn
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from timm.models import load_state_dict
+
+from model import maformer
+
+# What a classifier has after its last stage. A backbone has one norm per output instead.
+_CLASSIFIER_ONLY = ('norm.', 'head.', 'aux_head.')
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there, cannot be read safely or does not fit the backbone."""
+
+
+@MODELS.register_module(name='MAFormer')
+class MAFormerBackbone(BaseModule):
+    """The stages of the timm model `arch`, each output through a LayerNorm of its own.
+
+    The norm per output is what Swin's and CSWin's OpenMMLab backbones have; the paper is silent.
+
+    Args:
+        arch: a name that `model.maformer` registers with timm, such as 'maformer_small'.
+        out_indices: stages whose maps are returned, of strides 4, 8, 16, 32.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with their
+            norms. Frozen means no gradient, and evaluation mode also while the rest trains.
+        with_cp: recompute every block in the backward pass instead of keeping its activations.
+        init_cfg: `dict(type='Pretrained', checkpoint=path)` of a classification checkpoint, a file
+            of safetensors or of what `torch.load(weights_only=True)` reads; its head is ignored.
+            None, or a checkpoint of None, trains from scratch.
+        kwargs: further arguments of `model.maformer.MAFormer`.
+
+    Raises:
+        ValueError: if `arch` or `init_cfg` is none of the above.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(init_cfg=None)
+        if arch not in maformer.VARIANTS:
+            near = get_close_matches(arch, maformer.VARIANTS, cutoff=0) or list(maformer.VARIANTS)
+            raise ValueError(f"arch '{arch}' is not a MAFormer; the nearest are {', '.join(near)}")
+        if init_cfg and init_cfg.get('type') != 'Pretrained':
+            raise ValueError(
+                f"init_cfg must be dict(type='Pretrained', checkpoint=...), got {dict(init_cfg)}"
+            )
+        self.arch = arch
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.checkpoint = init_cfg.get('checkpoint') if init_cfg else None
+        self.network = timm.create_model(
+            arch, num_classes=0, drop_path_rate=drop_path_rate, **kwargs
+        )
+        self.network.set_grad_checkpointing(with_cp)
+        # Parameters that never see a gradient stop distributed training.
+        self.network.prune_intermediate_layers(list(out_indices), prune_norm=True, prune_head=True)
+        self.norms = nn.ModuleList(nn.LayerNorm(self.network.embed_dims[i]) for i in out_indices)
+        self._freeze()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Images (B, 3, H, W) to one map (B, C_i, ceil(H / s_i), ceil(W / s_i)) per output."""
+        maps = self.network.forward_intermediates(
+            x,
+            indices=list(self.out_indices),
+            stop_early=True,
+            output_fmt='NHWC',
+            intermediates_only=True,
+        )
+        return tuple(
+            norm(x).permute(0, 3, 1, 2).contiguous()
+            for norm, x in zip(self.norms, maps, strict=True)
+        )
+
+    def train(self, mode: bool = True) -> 'MAFormerBackbone':
+        """Set the mode of everything that is not frozen."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def init_weights(self) -> None:
+        """Load the classification checkpoint of `init_cfg`; without one keep the random weights.
+
+        Raises:
+            CheckpointError: if it is not there, cannot be read safely or does not fit.
+        """
+        if self.checkpoint is None:
+            print_log(
+                f'{self.arch} starts from random weights: init_cfg has no checkpoint', 'current'
+            )
+        else:
+            load_classifier(self.network, self.checkpoint, self.arch)
+        self._is_init = True
+
+    def _freeze(self) -> None:
+        frozen = [self.network.stem] if self.frozen_stages >= 0 else []
+        frozen += self.network.stages[: max(self.frozen_stages, 0)]
+        frozen += [
+            norm
+            for i, norm in zip(self.out_indices, self.norms, strict=True)
+            if i < self.frozen_stages
+        ]
+        for module in frozen:
+            module.eval().requires_grad_(False)
+
+
+def load_classifier(network: nn.Module, path: str | Path, arch: str) -> None:
+    """Load a classification checkpoint into the stages of `network`, named `arch` in errors.
+
+    The file may hold the parameters themselves or one of timm's or OpenMMLab's training checkpoints
+    around them; averaged weights are preferred where it has both.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, or its parameters are not those of
+            `network` in name and shape.
+    """
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f'the backbone checkpoint {path} does not exist') from None
+    except Exception as error:  # whatever torch, pickle and safetensors make of a bad file
+        raise CheckpointError(
+            f'the backbone checkpoint {path} is no file of tensors ({type(error).__name__})'
+        ) from error
+    pruned = tuple(f'stages.{i}.' for i in range(len(network.stages), 4))
+    state = {k: v for k, v in state.items() if not k.startswith(_CLASSIFIER_ONLY + pruned)}
+    wanted = network.state_dict()
+    differ = [
+        f'{name} is {_shape(state, name)} in the file and {_shape(wanted, name)} in the model'
+        for name in sorted(wanted.keys() | state.keys())
+        if _shape(state, name) != _shape(wanted, name)
+    ]
+    if differ:
+        more = f'; and {len(differ) - 3} more' if len(differ) > 3 else ''
+        raise CheckpointError(
+            f'the backbone checkpoint {path} is not one of {arch}: {"; ".join(differ[:3])}{more}'
+        )
+    network.load_state_dict(state)
+
+
+def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...] | str:
+    value = state.get(name, 'absent')
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else str(value)[:20]

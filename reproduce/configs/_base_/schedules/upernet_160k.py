@@ -1,0 +1,16 @@
+"""The paper's 160k schedule for UPerNet (Table 7), eight GPUs with two images each."""
+
+# Not 'mmseg::...': mmengine would look for a distribution mmsegmentation, not onedl-mmsegmentation.
+_base_ = __import__('mmseg').__path__[0] + '/.mim/configs/_base_/schedules/schedule_160k.py'
+
+optim_wrapper = dict(
+    # AdamW, its betas and no decay of the norms: Swin's published configs.
+    paramwise_cfg=dict(custom_keys=dict(norm=dict(decay_mult=0.0))),
+    optimizer=dict(_delete_=True, type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
+)
+param_scheduler = [
+    # The warm-up's start is that of Swin's UPerNet configs.
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=16)

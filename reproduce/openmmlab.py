@@ -1,0 +1,164 @@
+"""mmdet's detectors and mmseg's segmenters, built from config files, and what their FLOPs count."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn as nn
+from torch.overrides import TorchFunctionMode
+
+from reproduce.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+CONFIGS = Path(__file__).parent / 'configs'
+
+# Height and width of the image, and RoIs per image, of the FLOPs that papers print.
+DETECTION_SIZE = (800, 1280)
+SEGMENTATION_SIZE = (512, 2048)
+BOX_PROPOSALS = 1000
+MASK_PROPOSALS = 100
+
+_DISTRIBUTIONS = {
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmdet': 'onedl-mmdetection',
+    'mmseg': 'onedl-mmsegmentation',
+}
+
+
+def load_config(name: str | Path) -> 'Config':
+    """Read a config file of this project, of mmdet or of mmseg.
+
+    Args:
+        name: a path, a file name relative to `reproduce/configs`, or 'mmdet::...' or 'mmseg::...'
+            for a config file inside the installed package, as in `_base_`.
+
+    Raises:
+        UserError: if there is no such file, or a package that it needs is not installed.
+    """
+    _require('mmengine', 'mmcv', 'mmdet', 'mmseg')
+    if find_spec('mmcv._ext') is None:
+        raise UserError(
+            'mmcv has neither its compiled operators nor the stand-in for them: run '
+            '`pip install --no-deps ./operators` in the checkout'
+        )
+    from mmengine.config import Config
+
+    return Config.fromfile(_find(str(name)))
+
+
+def build(config: 'Config', device: str | torch.device = 'meta') -> nn.Module:
+    """The model of `config` in evaluation mode, without gradients and without loading any weights.
+
+    On the `meta` device, the default, it has shapes but no numbers: no time, no memory.
+    """
+    import mmdet.models  # noqa: F401
+    import mmseg.models  # noqa: F401
+    from mmengine.registry import MODELS, DefaultScope
+
+    with _constructed_on(device), DefaultScope.overwrite_default_scope(config.default_scope):
+        model = MODELS.build(config.model)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def load_backbone(model: nn.Module, checkpoint: str | Path) -> None:
+    """Load a classification checkpoint into the MAFormer of a detector or segmenter.
+
+    Raises:
+        UserError: if it is not there, cannot be read safely or does not fit.
+    """
+    from model.openmmlab import CheckpointError, load_classifier
+
+    try:
+        load_classifier(model.backbone.network, checkpoint, model.backbone.arch)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def published_forward(config: 'Config') -> Callable[[nn.Module], None]:
+    """The forward pass on the `meta` device that the published FLOPs of such a model count.
+
+    A detector's is its backbone, neck and RPN head at 800x1280, every box head on 1000 and every
+    mask head on 100 RoIs. A segmenter's is its backbone, neck and decode head at 512x2048: the
+    auxiliary head exists for training, and is in the parameters but not in the FLOPs.
+    """
+    return _detector_forward if 'roi_head' in config.model else _segmenter_forward
+
+
+def _detector_forward(model: nn.Module) -> None:
+    maps = model.extract_feat(torch.empty(1, 3, *DETECTION_SIZE, device='meta'))
+    model.rpn_head(maps)
+    roi_head = model.roi_head
+    for extractors, heads, rois in (
+        (roi_head.bbox_roi_extractor, roi_head.bbox_head, BOX_PROPOSALS),
+        (roi_head.mask_roi_extractor, roi_head.mask_head, MASK_PROPOSALS),
+    ):
+        # Which RoI reads which map depends on numbers that `meta` has not. Cropping costs no
+        # multiply-adds of layers, so the heads get what it would give them.
+        for extractor, head in zip(_stages(extractors), _stages(heads), strict=True):
+            size = extractor.roi_layers[0].output_size
+            head(torch.empty(rois, extractor.out_channels, *size, device='meta'))
+
+
+def _segmenter_forward(model: nn.Module) -> None:
+    model.decode_head(model.extract_feat(torch.empty(1, 3, *SEGMENTATION_SIZE, device='meta')))
+
+
+def _stages(module: nn.Module) -> list[nn.Module]:
+    """A cascade has a list where the others have one module."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        if find_spec(package) is None:
+            raise UserError(
+                f'Tables 5-7 need {package}, which is not installed: '
+                f'run `pip install {_DISTRIBUTIONS[package]}`'
+            )
+
+
+def _find(name: str) -> Path:
+    package, _, relative = name.rpartition('::')
+    if package not in ('', 'mmdet', 'mmseg'):
+        raise UserError(f"'{name}' is no config: before '::' stands mmdet or mmseg")
+    root = _installed_configs(package) if package else CONFIGS
+    candidates = [root / relative] if package else [Path(name), root / name]
+    for path in candidates:
+        if path.is_file():
+            return path
+    names = [p.relative_to(root).as_posix() for p in root.rglob('*.py') if '_base_' not in p.parts]
+    near = get_close_matches(relative, names, n=3, cutoff=0.0)
+    prefix = f'{package}::' if package else ''
+    raise UserError(
+        f"there is no config '{name}'; the nearest are {', '.join(prefix + n for n in near)}"
+    )
+
+
+def _installed_configs(package: str) -> Path:
+    spec = find_spec(package)
+    return Path(spec.submodule_search_locations[0]) / '.mim' / 'configs'
+
+
+class _LinspaceOnCpu(TorchFunctionMode):
+    """Backbones read the numbers of `torch.linspace`, their drop path rates, in the constructor."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs.setdefault('device', 'cpu')
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _constructed_on(device: str | torch.device) -> Iterator[None]:
+    with torch.device(device), _LinspaceOnCpu():
+        yield

@@ -1,0 +1,364 @@
+"""Every config file builds, trains and predicts, also under mmdet's and mmseg's own tools."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+import mmcv.ops
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+
+from reproduce.openmmlab import CONFIGS, build, load_config
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(
+    path.relative_to(CONFIGS).as_posix()
+    for path in CONFIGS.rglob('*.py')
+    if '_base_' not in path.parts
+)
+MAFORMER = [name for name in NAMES if 'maformer' in name]
+FRAMEWORKS = (
+    'mask-rcnn_maformer-small_fpn_1x_coco.py',
+    'cascade-mask-rcnn_maformer-small_fpn_ms-crop-3x_coco.py',
+    'fpn_maformer-small_8xb2-80k_ade20k-512x512.py',
+    'upernet_maformer-small_8xb2-160k_ade20k-512x512.py',
+)
+SIZE = 64  # pixels a side
+
+
+def is_detector(config):
+    return config.default_scope == 'mmdet'
+
+
+def load_small(name):
+    """The config with fewer RoIs and a small crop; the model is the one of the file."""
+    config = load_config(name)
+    if not is_detector(config):
+        config.model.data_preprocessor.size = (SIZE, SIZE)
+        return config
+    train, test = config.model.train_cfg, config.model.test_cfg
+    train.rpn_proposal.max_per_img = test.rpn.max_per_img = 8
+    test.rcnn.max_per_img = 4
+    test.rcnn.score_thr = 0.0
+    for stage in train.rcnn if isinstance(train.rcnn, list) else [train.rcnn]:
+        stage.sampler.num = 8
+    return config
+
+
+def build_for_training(config):
+    torch.manual_seed(0)
+    return build(config, 'cpu').requires_grad_(True).train()
+
+
+def batch(config, images=2):
+    """What the data loader would hand over: images with two objects, or two classes, each."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randint(256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+        for _ in range(images)
+    ]
+    return {'inputs': inputs, 'data_samples': [sample(is_detector(config)) for _ in inputs]}
+
+
+def sample(detection):
+    meta = {
+        'img_shape': (SIZE, SIZE),
+        'ori_shape': (SIZE, SIZE),
+        'scale_factor': (1.0, 1.0),
+        'img_id': 0,
+    }
+    half = SIZE // 2
+    if detection:
+        masks = np.zeros((2, SIZE, SIZE), np.uint8)
+        masks[0, :half, :half] = masks[1, half:, half:] = 1
+        boxes = torch.tensor([[0, 0, half, half], [half, half, SIZE, SIZE]]).float()
+        data = DetDataSample(metainfo=meta)
+        data.gt_instances = InstanceData(
+            bboxes=boxes, labels=torch.tensor([3, 70]), masks=BitmapMasks(masks, SIZE, SIZE)
+        )
+        return data
+    labels = torch.zeros(1, SIZE, SIZE, dtype=torch.long)
+    labels[:, half:] = 149
+    labels[:, :4] = 255
+    data = SegDataSample(metainfo=meta)
+    data.gt_sem_seg = PixelData(data=labels)
+    return data
+
+
+def predict(model, config):
+    model.eval()
+    with torch.no_grad():
+        (result,) = model.test_step(batch(config, images=1))
+    return result
+
+
+def check_prediction(config, result):
+    if is_detector(config):
+        found = result.pred_instances
+        assert 0 < len(found) <= 4
+        assert found.masks.shape == (len(found), SIZE, SIZE)
+        assert found.bboxes.isfinite().all()
+        assert found.scores.isfinite().all()
+    else:
+        assert result.pred_sem_seg.data.shape == (1, SIZE, SIZE)
+        assert result.seg_logits.data.shape == (150, SIZE, SIZE)
+        assert result.seg_logits.data.isfinite().all()
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_builds_trains_and_predicts(name):
+    config = load_small(name)
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        model = build_for_training(config)
+        optimizer = build_optim_wrapper(model, config.optim_wrapper)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        without_gradient = set(trained)
+        for key, parameter in trained.items():
+            parameter.register_post_accumulate_grad_hook(
+                lambda _, key=key: without_gradient.discard(key)
+            )
+        last = list(trained.values())[-1]
+        before = last.detach().clone()
+        losses = model.train_step(batch(config), optimizer)
+    assert losses['loss'].isfinite()
+    # What sees no gradient stops distributed training.
+    assert without_gradient == set()
+    assert not torch.equal(last, before)
+    check_prediction(config, predict(model, config))
+
+
+@pytest.mark.parametrize('name', MAFORMER)
+def test_says_what_the_paper_says(name):
+    config = load_config(name)
+    size = name.split('maformer-')[1].split('_')[0].split('-')[0]
+    optimizer = config.optim_wrapper.optimizer
+    warm_up, decay = config.param_scheduler
+    backbone = config.model.backbone
+    assert config.auto_scale_lr == {'enable': False, 'base_batch_size': 16}
+    assert config.train_dataloader.batch_size * 8 == config.auto_scale_lr.base_batch_size
+    assert optimizer.type == 'AdamW'
+    assert backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': None}
+    if is_detector(config):
+        cascade = name.startswith('cascade')
+        large = 0.4 if cascade else 0.3
+        assert backbone.drop_path_rate == {'small': 0.2, 'base': 0.3, 'large': large}[size]
+        assert (optimizer.lr, optimizer.weight_decay) == (1e-4, 0.05)
+        assert config.train_cfg.max_epochs == decay.end == (36 if cascade else 12)
+        assert decay.milestones == ([27, 33] if cascade else [8, 11])
+        assert decay.gamma == 0.1
+        scales = set(_scales(config.train_dataloader.dataset.pipeline))
+        assert max(scales) == (800, 1333)
+        assert min(scales) == ((400, 1333) if cascade else (800, 1333))
+        assert set(_scales(config.test_dataloader.dataset.pipeline)) == {(800, 1333)}
+    elif name.startswith('fpn'):
+        assert (optimizer.lr, optimizer.weight_decay) == (2e-4, 1e-4)
+        assert config.train_cfg.max_iters == decay.end == 80000
+        assert (warm_up.end, decay.type, decay.T_max) == (1000, 'CosineAnnealingLR', 79000)
+    else:
+        assert (optimizer.lr, optimizer.weight_decay) == (6e-5, 0.01)
+        assert config.train_cfg.max_iters == decay.end == 160000
+        assert (warm_up.end, decay.type, decay.power) == (1500, 'PolyLR', 1.0)
+
+
+def _scales(pipeline):
+    """The (shorter, longer) sides of every resize in a pipeline."""
+    for step in pipeline:
+        if step.type == 'Resize':
+            yield tuple(sorted(step.scale))
+        elif step.type == 'RandomChoiceResize':
+            yield from (tuple(sorted(scale)) for scale in step.scales)
+        elif step.type == 'RandomChoice':
+            for choice in step.transforms:
+                yield from _scales(choice)
+
+
+class TorchvisionCalls(TorchDispatchMode):
+    """Names of the torchvision operators that run inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == 'torchvision':
+            self.names.add(func._schema.name.removeprefix('torchvision::'))
+        return func(*args, **(kwargs or {}))
+
+
+def mmcv_operators():
+    """Every operator that a module of `mmcv.ops` asks its extension for."""
+    return {
+        node.attr
+        for path in Path(mmcv.ops.__file__).parent.glob('*.py')
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and getattr(node.value, 'id', '') == 'ext_module'
+    }
+
+
+@pytest.mark.parametrize('name', FRAMEWORKS)
+def test_operators_that_a_framework_calls(name, monkeypatch):
+    called = set()
+
+    def record(operator_name, operator):
+        def call(*args, **kwargs):
+            called.add(operator_name)
+            return operator(*args, **kwargs)
+
+        return call
+
+    operators = mmcv_operators()
+    assert {'nms', 'roi_align_forward', 'softnms'} < operators
+    for operator_name in operators:
+        operator = getattr(mmcv._ext, operator_name)
+        monkeypatch.setattr(
+            mmcv._ext, operator_name, record(operator_name, operator), raising=False
+        )
+    config = load_small(name)
+    config.model.backbone.arch = 'maformer_micro'
+    channels = [32, 64, 96, 128]
+    if 'neck' in config.model:
+        config.model.neck.in_channels = channels
+    else:
+        config.model.decode_head.in_channels = channels
+        config.model.auxiliary_head.in_channels = channels[2]
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        model = build_for_training(config)
+        optimizer = build_optim_wrapper(model, config.optim_wrapper)
+        with TorchvisionCalls() as torchvision_calls:
+            model.train_step(batch(config), optimizer)
+            predict(model, config)
+    if not is_detector(config):
+        assert called == torchvision_calls.names == set()
+        return
+    assert called == {'nms', 'roi_align_forward', 'roi_align_backward'}
+    if mmcv._ext.__file__.endswith('.py'):
+        assert torchvision_calls.names == {'nms', 'roi_align', '_roi_align_backward'}
+
+
+def tiny_coco(root):
+    """COCO's layout with four images to train on and two to validate on."""
+    from mmdet.datasets import CocoDataset
+
+    categories = [
+        {'id': i, 'name': name} for i, name in enumerate(CocoDataset.METAINFO['classes'], 1)
+    ]
+    (root / 'annotations').mkdir(parents=True)
+    for split, count in (('train2017', 4), ('val2017', 2)):
+        (root / split).mkdir()
+        content = {'images': [], 'annotations': [], 'categories': categories}
+        for i in range(1, count + 1):
+            name = f'{i:012d}.jpg'
+            noise_image(i).save(root / split / name)
+            content['images'].append({'id': i, 'file_name': name, 'width': 128, 'height': 96})
+            for x, y, w, h in ((8, 8, 48, 40), (60, 30, 50, 50)):
+                content['annotations'].append(
+                    {
+                        'id': len(content['annotations']) + 1,
+                        'image_id': i,
+                        'category_id': 1 + x,
+                        'bbox': [x, y, w, h],
+                        'area': w * h,
+                        'iscrowd': 0,
+                        'segmentation': [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                    }
+                )
+        (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+
+
+def tiny_ade20k(root):
+    """ADE20K's layout with four images to train on and two to validate on."""
+    labels = np.full((96, 128), 150, np.uint8)
+    labels[:4], labels[4:48] = 0, 1
+    for split, count in (('training', 4), ('validation', 2)):
+        for folder in ('images', 'annotations'):
+            (root / folder / split).mkdir(parents=True)
+        for i in range(count):
+            noise_image(i).save(root / 'images' / split / f'{i}.jpg')
+            Image.fromarray(labels).save(root / 'annotations' / split / f'{i}.png')
+
+
+def noise_image(seed):
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(256, size=(96, 128, 3), dtype=np.uint8)
+    )
+
+
+def run_tool(package, tool, *arguments, cwd):
+    """Run a script that `package` ships, with nothing of this project but PYTHONPATH."""
+    script = Path(sys.modules[package].__path__[0]) / '.mim' / 'tools' / tool
+    process = subprocess.run(
+        [sys.executable, '-W', 'ignore', str(script), *arguments],
+        cwd=cwd,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''},
+        capture_output=True,
+        text=True,
+    )
+    output = process.stdout + process.stderr
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+# What makes one iteration small enough for a CPU, and an untrained detector detect something; all
+# else is the config file's.
+SMALL = {
+    'mask': [
+        'train_cfg.max_epochs=1',
+        'train_dataloader.dataset.pipeline.2.scale=(128,128)',
+        'test_dataloader.dataset.pipeline.1.scale=(128,128)',
+        'model.train_cfg.rcnn.sampler.num=16',
+        'model.test_cfg.rcnn.score_thr=0.0',
+    ],
+    'cascade': [
+        'train_cfg.max_epochs=1',
+        *(
+            f'train_dataloader.dataset.pipeline.3.transforms.{step}.scales=[(96,128)]'
+            for step in ('0.0', '1.0', '1.2')
+        ),
+        'train_dataloader.dataset.pipeline.3.transforms.1.1.crop_size=(64,64)',
+        'test_dataloader.dataset.pipeline.1.scale=(128,128)',
+        *(f'model.train_cfg.rcnn.{stage}.sampler.num=16' for stage in range(3)),
+        'model.test_cfg.rcnn.score_thr=0.0',
+    ],
+    'fpn': ['train_cfg.max_iters=2', 'test_dataloader.dataset.pipeline.1.scale=(256,128)'],
+    'upernet': ['train_cfg.max_iters=2', 'test_dataloader.dataset.pipeline.1.scale=(256,128)'],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FRAMEWORKS)
+def test_shipped_tools_run_the_config(name, tmp_path):
+    tiny_coco(tmp_path / 'data/coco')
+    tiny_ade20k(tmp_path / 'data/ade/ADEChallengeData2016')
+    framework = name.replace('-', '_').split('_')[0]
+    package = 'mmseg' if framework in ('fpn', 'upernet') else 'mmdet'
+    path, options = str(CONFIGS / name), SMALL[framework]
+
+    train = [*options, 'auto_scale_lr.enable=True', 'val_cfg=None']
+    train += ['val_dataloader=None', 'val_evaluator=None']
+    output = run_tool(package, 'train.py', path, '--cfg-options', *train, cwd=tmp_path)
+    assert 'Scaling the original LR by 0.125' in output
+    work_dir = tmp_path / 'work_dirs' / name.removesuffix('.py')
+    (log,) = work_dir.rglob('scalars.json')
+    assert np.isfinite(json.loads(log.read_text().splitlines()[0])['loss'])
+
+    checkpoint = work_dir / (work_dir / 'last_checkpoint').read_text()
+    arguments = [path, str(checkpoint), '--cfg-options', *options]
+    output = run_tool(package, 'test.py', *arguments, cwd=tmp_path)
+    metrics = {'mmdet': ['coco/bbox_mAP', 'coco/segm_mAP'], 'mmseg': ['mIoU']}[package]
+    assert all(f'{metric}: ' in output for metric in metrics)
