@@ -20,11 +20,11 @@ from reproduce.verdict import COMPLEXITY_METRICS, Verdict, judge
 KNOWN = Path(__file__).parent / 'known.toml'
 
 _DATA = {
-    'classifier': 'ImageNet-1K',
-    'mask_rcnn': 'COCO 2017',
-    'cascade_mask_rcnn': 'COCO 2017',
-    'sem_fpn': 'ADE20K',
-    'upernet': 'ADE20K',
+    'classifier': "ImageNet-1K's 50,000 validation images",
+    'mask_rcnn': "COCO's val2017",
+    'cascade_mask_rcnn': "COCO's val2017",
+    'sem_fpn': "ADE20K's 2,000 validation images",
+    'upernet': "ADE20K's 2,000 validation images",
 }
 
 
@@ -142,7 +142,7 @@ def _judged(
         verdict, reason = Verdict.CITED, system.cited
     elif metric not in COMPLEXITY_METRICS:
         verdict = Verdict.NOT_RUN
-        reason = f'no evaluation of this system on {_DATA[system.framework]}'
+        reason = f'no evaluation on record; it takes a checkpoint and {_DATA[system.framework]}'
     elif isinstance(complexity, Complexity):
         value = complexity.params / 1e6
         if metric == 'flops_g':

@@ -90,8 +90,11 @@ def _deviations(cells: Iterable[Cell]) -> list[str]:
 
 
 def _missing(cells: Iterable[Cell]) -> list[str]:
-    systems: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
     for cell in cells:
-        if cell.verdict is Verdict.NOT_RUN and cell.system not in systems.get(cell.reason, ()):
-            systems.setdefault(cell.reason, []).append(cell.system)
-    return [f'not-run, {reason}: {", ".join(names)}.' for reason, names in systems.items()]
+        if cell.verdict is Verdict.NOT_RUN:
+            missing.setdefault(cell.reason, []).append(cell.system)
+    return [
+        f'not-run, {len(systems)} cells of {len(set(systems))} systems: {reason}.'
+        for reason, systems in missing.items()
+    ]
