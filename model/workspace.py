@@ -8,6 +8,8 @@ The bound is a device's own. On a CPU, buffers beyond a few MB leave the caches,
 gives them back to the system after every use, to be paid for again in page faults. A GPU's
 allocator keeps its memory and wants large kernels, so there the bound is far beyond what fills the
 device: it costs nothing and caps the peak.
+
+A forward hook on a block or an MLP sees the pieces; one on a stage sees the whole batch.
 """
 
 from collections.abc import Callable
