@@ -6,7 +6,7 @@ CONSTRAINTS ?=
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+READY := $(VENV)/.ready$(if $(CONSTRAINTS),-$(notdir $(CONSTRAINTS)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test test-slow lint format benchmark clean

@@ -21,7 +21,7 @@ from timm.models._features import feature_take_indices
 
 from model.attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
 from model.global_branch import GLD, ConvGlobalBranch
-from model.workspace import in_pieces
+from model.workspace import in_pieces, recorded
 
 
 class Mlp(nn.Module):
@@ -29,6 +29,7 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
+        self.expansion = mlp_ratio
         self.norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
         self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
@@ -37,12 +38,12 @@ class Mlp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, H, W, C) to the same."""
         tokens = x.reshape(-1, x.shape[-1])
-        update = in_pieces(self._update, tokens, self.fc1.out_features).view(x.shape)
+        update = in_pieces(self._update, tokens, self.expansion).view(x.shape)
         return x + self.drop_path(update)
 
     def _update(self, x: torch.Tensor) -> torch.Tensor:
         x = self.fc1(self.norm(x))
-        x = F.gelu(x) if torch.is_grad_enabled() else F.gelu(x, out=x)
+        x = F.gelu(x) if recorded() else F.gelu(x, out=x)
         return self.fc2(x)
 
 
@@ -168,7 +169,7 @@ class Stage(nn.Module):
         x = self.downsample(x)
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint_seq(self.blocks, x)
-        return in_pieces(self.blocks, x, int(self.mlp_ratio * x[0].numel()))
+        return in_pieces(self.blocks, x, self.mlp_ratio)
 
 
 class MAFormer(nn.Module):
@@ -271,7 +272,8 @@ class MAFormer(nn.Module):
         self.head = ClassifierHead(
             embed_dims[-1], num_classes, global_pool, drop_rate, input_fmt='NHWC'
         )
-        self.aux_head = nn.Linear(embed_dims[-1], num_classes) if token_labeling else None
+        self.token_labeling = token_labeling
+        self.aux_head = self._aux_head()
         self.apply(_init_weights)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
@@ -307,13 +309,13 @@ class MAFormer(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
-        if self.aux_head is not None:
-            weight = self.aux_head.weight
-            self.aux_head = (
-                nn.Linear(self.num_features, num_classes, device=weight.device, dtype=weight.dtype)
-                if num_classes
-                else None
-            )
+        self.aux_head = self._aux_head()
+
+    def _aux_head(self) -> nn.Module | None:
+        if not (self.token_labeling and self.num_classes):
+            return None
+        like = self.stem.proj.weight
+        return nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
 
     def forward_intermediates(
         self,
@@ -381,6 +383,8 @@ class MAFormer(nn.Module):
         token_logits = self.aux_head(x)  # (B, H, W, K)
         if self.training:
             return logits, token_logits
+        if logits.ndim > 2:  # unpooled: every token has its own logits
+            return logits
         return logits + 0.5 * token_logits.amax((1, 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -428,8 +432,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         'depths': (1, 1, 2, 1),
         'num_heads': (2, 4, 6, 8),
     },
-    # As printed in Table 1. Its FLOPs contradict Tables 1, 5, 6 and 7; two MAF blocks fewer fit
-    # them all, and maformer_small_3383 stands for the depths that do.
+    # As printed in Table 1. Its FLOPs miss those of Tables 1, 4, 5 and 7; two MAF blocks fewer fit
+    # all tables, and maformer_small_3383 stands for the depths that do.
     'maformer_small': SMALL,
     'maformer_small_shifted_window': SMALL | SHIFTED_WINDOW,  # Table 2
     'maformer_small_conv_global': SMALL | CONV_GLOBAL,  # Table 2

@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.models import load_state_dict
+from timm.models._features import feature_take_indices
 
 from model import maformer
 
@@ -64,12 +65,16 @@ class MAFormerBackbone(BaseModule):
         if arch not in maformer.VARIANTS:
             near = get_close_matches(arch, maformer.VARIANTS, cutoff=0) or list(maformer.VARIANTS)
             raise ValueError(f"arch '{arch}' is not a MAFormer; the nearest are {', '.join(near)}")
-        if init_cfg and init_cfg.get('type') != 'Pretrained':
+        if init_cfg is not None and (
+            not isinstance(init_cfg, Mapping)
+            or init_cfg.get('type') != 'Pretrained'
+            or set(init_cfg) - {'type', 'checkpoint'}
+        ):
             raise ValueError(
-                f"init_cfg must be dict(type='Pretrained', checkpoint=...), got {dict(init_cfg)}"
+                f"init_cfg must be dict(type='Pretrained', checkpoint=...), got {init_cfg}"
             )
         self.arch = arch
-        self.out_indices = tuple(out_indices)
+        self.out_indices = tuple(sorted(feature_take_indices(4, out_indices)[0]))
         self.frozen_stages = frozen_stages
         self.checkpoint = init_cfg.get('checkpoint') if init_cfg else None
         self.network = timm.create_model(
@@ -77,8 +82,12 @@ class MAFormerBackbone(BaseModule):
         )
         self.network.set_grad_checkpointing(with_cp)
         # Parameters that never see a gradient stop distributed training.
-        self.network.prune_intermediate_layers(list(out_indices), prune_norm=True, prune_head=True)
-        self.norms = nn.ModuleList(nn.LayerNorm(self.network.embed_dims[i]) for i in out_indices)
+        self.network.prune_intermediate_layers(
+            list(self.out_indices), prune_norm=True, prune_head=True
+        )
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(self.network.embed_dims[i]) for i in self.out_indices
+        )
         self._freeze()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:

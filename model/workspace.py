@@ -12,6 +12,7 @@ device: it costs nothing and caps the peak.
 A forward hook on a block or an MLP sees the pieces; one on a stage sees the whole batch.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,18 +21,23 @@ CPU_WORKSPACE = 2**21  # elements of the widest intermediate, 8 MiB in float32
 ACCELERATOR_WORKSPACE = 2**26
 
 
+def recorded() -> bool:
+    """Whether this pass is recorded, for gradients or as a graph, and so has to be in one piece."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def in_pieces(
-    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, width: int
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, expansion: float
 ) -> torch.Tensor:
     """`function(x)`, for a function that treats the entries of the first axis independently.
 
     Args:
-        width: elements of the widest intermediate that `function` makes of one entry.
+        expansion: size of the widest intermediate that `function` makes, over that of `x`.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if recorded():
         return function(x)
     workspace = CPU_WORKSPACE if x.device.type == 'cpu' else ACCELERATOR_WORKSPACE
-    entries = max(1, workspace // width)
+    entries = max(1, int(workspace / (expansion * math.prod(x.shape[1:]))))
     if entries >= len(x):
         return function(x)
     return torch.cat([function(piece) for piece in x.split(entries)])

@@ -27,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={'help_option_names': ['-h', '--help']},
 )
 
@@ -123,6 +124,8 @@ def _select(
 ) -> 'tuple[list[Row], list[System]]':
     """The rows and systems that `models` names, by printed name, system or timm model."""
     names = [name.strip() for entry in models for name in entry.split(',') if name.strip()]
+    if not names:
+        raise UserError('--models names nothing: give printed names or systems.')
     chosen = set()
     for name in names:
         found = {
@@ -160,6 +163,7 @@ def _quiet_libraries() -> Iterator[None]:
 
 def run() -> None:
     """Entry point: errors of the user's in one line, no traceback."""
+    sys.stdout.reconfigure(errors='replace')  # a terminal that cannot show ✓ shows ?
     try:
         app()
     except UserError as error:

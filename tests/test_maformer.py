@@ -320,3 +320,21 @@ def test_block_without_a_global_branch_is_the_local_branch():
 def test_unknown_choices_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MAFormer(**wrong)
+
+
+def test_token_labeling_survives_resetting_and_unpooled_heads():
+    x = torch.randn(2, 3, 64, 64)
+    model = micro(num_classes=0, token_labeling=True)
+    assert model.train()(x).shape == (2, model.num_features)
+    model.reset_classifier(5)
+    assert [tuple(out.shape) for out in model(x)] == [(2, 5), (2, 2, 2, 5)]
+    model.reset_classifier(5, '')
+    assert model.eval()(x).shape == (2, 2, 2, 5)
+
+
+def test_trace_at_another_batch_size():
+    model = micro(num_classes=3)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, torch.randn(2, 3, 64, 64))
+        x = torch.randn(5, 3, 64, 64)
+        torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)

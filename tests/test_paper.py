@@ -93,7 +93,7 @@ def test_misprints_are_listed_apart_and_stay_as_printed():
     misprints = paper.read_csv(paper.FOLDER / 'misprints.csv', columns)
     for _, m in misprints:
         printed = {
-            row.cells[m['metric']].text
+            row.description.get(m['metric']) or row.cells[m['metric']].text
             for row in paper.load_table(int(m['table']))
             if row.model == m['model']
         }
