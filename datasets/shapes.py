@@ -1,0 +1,455 @@
+"""Embedded data: drawn shapes on textured grounds, the same scenes in three data sets' formats.
+
+    ROOT/imagenet/{train,val}/WNID/*.JPEG                            one shape an image
+    ROOT/coco/{train2017,val2017}/*.jpg, annotations/instances_*.json
+    ROOT/ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}/*
+
+`python -m datasets.shapes ROOT` writes it in seconds. The same seed gives the same bytes.
+
+A scene is a textured ground with shapes of ten classes on it, in random sizes and turns. A class
+has a hue that most of its shapes have, and the others have any. They hide each other, and noise
+lies over all. Some scenes have a crowd of small shapes of one
+class, some a scribble of no class, some nothing but the ground, and some are grey-scale.
+
+* COCO has an instance for every shape of which enough is visible, as the visible mask: the polygon
+  drawn where it is whole, run lengths where it is not. A crowd is one `iscrowd` region.
+* ADE20K labels every pixel: the shapes' classes 1-10, the grounds' 11-15, 0 the scribbles.
+* The ImageNet view is a square cut around a shape, and **its class is the class whose shapes have
+  the most visible pixels in it**. A shape for which that is another class, or not by half as much
+  again as the next one, is not cut out. Every class has the same number of images.
+"""
+
+import colorsys
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image, ImageDraw
+from pycocotools import mask as rle
+
+from reproduce.errors import UserError
+
+CLASSES = (
+    *('circle', 'ring', 'crescent', 'heart', 'star'),
+    *('triangle', 'square', 'pentagon', 'hexagon', 'cross'),
+)
+WNIDS = tuple(f'n{i:08d}' for i in range(1, len(CLASSES) + 1))
+GROUNDS = ('stripes', 'checks', 'dots', 'clouds', 'grain')
+COCO_IDS = (1, 2, 3, 5, 7, 8, 11, 13, 17, 18)  # with gaps, as COCO's own
+MIN_VISIBLE = 0.3  # of an instance's area; less is no instance
+OWN_HUE = 0.7  # of a class's shapes have the hue of their class
+ONE_RIGHT_CLASS = 1.5  # times the pixels of the next class in an ImageNet image
+
+_ANTIALIASING = 4
+
+
+@dataclass
+class Shape:
+    """One drawn shape: `polygon` (N, 2) in pixels, and which pixels (H, W) of it are visible."""
+
+    category: int
+    polygon: np.ndarray
+    hole: np.ndarray | None
+    visible: np.ndarray
+    area: int  # pixels of the whole shape, hidden ones included
+
+    @property
+    def whole(self) -> bool:
+        return self.hole is None and int(self.visible.sum()) == self.area
+
+
+@dataclass
+class Scene:
+    """`image` (H, W, 3) in 0-255; everything else is what was drawn into it."""
+
+    image: np.ndarray
+    grey: bool
+    ground: int
+    shapes: list[Shape] = field(default_factory=list)
+    crowds: list[Shape] = field(default_factory=list)
+    unlabelled: np.ndarray | None = None  # (H, W)
+
+    def instances(self) -> list[Shape]:
+        """The shapes of which enough is visible to be annotated."""
+        return [s for s in self.shapes if s.visible.sum() >= MIN_VISIBLE * s.area]
+
+    def to_pil(self, box: tuple[int, int, int, int] | None = None) -> Image.Image:
+        """The image, or its part in `box` (left, top, right, bottom)."""
+        image = Image.fromarray(self.image)
+        image = image.convert('L') if self.grey else image
+        return image.crop(box) if box else image
+
+
+def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene:
+    """A scene from the random stream; `categories()` says what the next shape is."""
+    height, width = (int(n) for n in rng.integers(150, 225, 2))
+    ground = int(rng.integers(len(GROUNDS)))
+    base = _colour(rng)
+    canvas = base + _ground(rng, GROUNDS[ground], height, width)[:, :, None] * _tint(rng)
+    scene = Scene(np.empty(0), bool(rng.random() < 0.06), ground)
+    empty = rng.random() < 0.05
+    if not empty:
+        if rng.random() < 0.15:
+            scene.unlabelled = _scribble(rng, canvas)
+        if rng.random() < 0.15:
+            scene.crowds.append(_crowd(rng, canvas, categories(), base))
+        for _ in range(int(rng.integers(3, 7))):
+            radius = float(np.exp(rng.uniform(np.log(14), np.log(48))))
+            scene.shapes.append(_shape(rng, canvas, categories(), radius, base))
+    _hide_what_is_behind(scene)
+    ramp = np.linspace(-1, 1, width)[None, :, None] * rng.normal(0, 15)
+    noise = rng.normal(0, rng.uniform(4, 14), canvas.shape)
+    scene.image = np.clip(canvas + ramp + noise, 0, 255).astype(np.uint8)
+    return scene
+
+
+def write(root: Path, train: int = 600, val: int = 120, seed: int = 0) -> None:
+    """Draw `train` and `val` scenes and write them in all three formats under `root`.
+
+    Raises:
+        UserError: if so few scenes are asked for that a class has no image of its own.
+    """
+    root = Path(root)
+    for split, scenes_asked, stream in (('train', train, 0), ('val', val, 1)):
+        if not scenes_asked:
+            continue
+        rng = np.random.default_rng([seed, stream])
+        bag: list[int] = []
+
+        def next_category(rng: np.random.Generator = rng, bag: list[int] = bag) -> int:
+            if not bag:
+                bag.extend(rng.permutation(len(CLASSES)).tolist())
+            return bag.pop()
+
+        scenes = [draw_scene(rng, next_category) for _ in range(scenes_asked)]
+        _write_imagenet(root / 'imagenet', split, scenes, rng)
+        _write_coco(root / 'coco', split, scenes)
+        _write_ade20k(root / 'ade20k/ADEChallengeData2016', split, scenes)
+
+
+def _write_imagenet(root: Path, split: str, scenes: list[Scene], rng: np.random.Generator) -> None:
+    cuts: dict[int, list[Image.Image]] = defaultdict(list)
+    for scene in scenes:
+        for shape in scene.instances():
+            box = _box_around(rng, shape, scene.image.shape)
+            if _right_class(scene, box) == shape.category:
+                cuts[shape.category].append(scene.to_pil(box))
+    each = min(len(cuts[category]) for category in range(len(CLASSES)))
+    if not each:
+        missing = CLASSES[min(range(len(CLASSES)), key=lambda category: len(cuts[category]))]
+        raise UserError(
+            f'{len(scenes)} scenes for {split} leave the class {missing} without an image: '
+            'ask for 40 or more, or for none.'
+        )
+    number = 0
+    for category, wnid in enumerate(WNIDS):
+        folder = root / split / wnid
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(cuts[category][:each]):
+            number += 1
+            name = f'{wnid}_{i}' if split == 'train' else f'ILSVRC2012_val_{number:08d}'
+            _save_jpeg(image, folder / f'{name}.JPEG')
+
+
+def _box_around(
+    rng: np.random.Generator, shape: Shape, size: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """A square of 1.2 to 2 times the shape's extent, off centre, inside the scene."""
+    low, high = shape.polygon.min(0), shape.polygon.max(0)
+    side = int(min((high - low).max() * rng.uniform(1.2, 2.0), *size[:2]))
+    centre = (low + high) / 2 + rng.uniform(-0.12, 0.12, 2) * side
+    left, top = (
+        int(np.clip(c - side / 2, 0, extent - side))
+        for c, extent in zip(centre, (size[1], size[0]), strict=True)
+    )
+    return left, top, left + side, top + side
+
+
+def _right_class(scene: Scene, box: tuple[int, int, int, int]) -> int | None:
+    """The class with the most visible pixels in `box`, if it leads by `ONE_RIGHT_CLASS`."""
+    left, top, right, bottom = box
+    pixels = np.zeros(len(CLASSES))
+    for shape in (*scene.shapes, *scene.crowds):
+        pixels[shape.category] += shape.visible[top:bottom, left:right].sum()
+    second, first = np.sort(pixels)[-2:]
+    return int(pixels.argmax()) if first > ONE_RIGHT_CLASS * second else None
+
+
+def _write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
+    folder = root / f'{split}2017'
+    folder.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for number, scene in enumerate(scenes, 1):
+        name = f'{number:012d}.jpg'
+        _save_jpeg(scene.to_pil(), folder / name)
+        height, width = scene.image.shape[:2]
+        images.append({'id': number, 'file_name': name, 'height': height, 'width': width})
+        regions = [(shape, 0) for shape in scene.instances()]
+        regions += [(crowd, 1) for crowd in scene.crowds if crowd.visible.any()]
+        for shape, crowd in regions:
+            annotations.append(
+                {'id': len(annotations) + 1, 'image_id': number, **_annotation(shape, crowd)}
+            )
+    categories = [
+        {'id': id, 'name': name, 'supercategory': 'shape'}
+        for id, name in zip(COCO_IDS, CLASSES, strict=True)
+    ]
+    path = root / 'annotations' / f'instances_{split}2017.json'
+    path.parent.mkdir(exist_ok=True)
+    content = {
+        'info': {'description': 'Drawn shapes'},
+        'licenses': [],
+        'images': images,
+        'annotations': annotations,
+        'categories': categories,
+    }
+    path.write_text(json.dumps(content))
+
+
+def _annotation(shape: Shape, crowd: int) -> dict[str, Any]:
+    encoded = rle.encode(np.asfortranarray(shape.visible.astype(np.uint8)))
+    if shape.whole and not crowd:
+        segmentation: Any = [shape.polygon.ravel().tolist()]
+    else:
+        segmentation = {'size': list(shape.visible.shape), 'counts': _run_lengths(shape.visible)}
+    return {
+        'category_id': COCO_IDS[shape.category],
+        'segmentation': segmentation,
+        'area': float(rle.area(encoded)),
+        'bbox': rle.toBbox(encoded).tolist(),
+        'iscrowd': crowd,
+    }
+
+
+def _run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed run lengths of a mask, column by column, the first one of zeros."""
+    pixels = mask.T.ravel().astype(np.int8)
+    changes = np.flatnonzero(np.diff(pixels)) + 1
+    runs = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()
+    return [0, *runs] if pixels[0] else runs
+
+
+def _write_ade20k(root: Path, split: str, scenes: list[Scene]) -> None:
+    folder = {'train': 'training', 'val': 'validation'}[split]
+    images, annotations = root / 'images' / folder, root / 'annotations' / folder
+    for path in (images, annotations):
+        path.mkdir(parents=True, exist_ok=True)
+    for number, scene in enumerate(scenes, 1):
+        name = f'ADE_{split}_{number:08d}'
+        _save_jpeg(scene.to_pil().convert('RGB'), images / f'{name}.jpg')
+        Image.fromarray(label_map(scene)).save(annotations / f'{name}.png')
+
+
+def label_map(scene: Scene) -> np.ndarray:
+    """(H, W) in uint8: 0 no class, then the shapes' classes from 1, then the grounds'."""
+    labels = np.full(scene.image.shape[:2], 1 + len(CLASSES) + scene.ground, np.uint8)
+    if scene.unlabelled is not None:
+        labels[scene.unlabelled] = 0
+    for shape in (*scene.crowds, *scene.shapes):
+        labels[shape.visible] = 1 + shape.category
+    return labels
+
+
+def _save_jpeg(image: Image.Image, path: Path) -> None:
+    image.save(path, 'JPEG', quality=90)
+
+
+def _outline(rng: np.random.Generator, category: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Outline (N, 2) of radius about 1 around the origin, and its hole, if it has one."""
+    name = CLASSES[category]
+    hole = None
+    match name:
+        case 'circle' | 'ring':
+            outline = _regular(48)
+            hole = outline * rng.uniform(0.4, 0.7) if name == 'ring' else None
+        case 'crescent':
+            outer = np.radians(np.linspace(58.16, 301.84, 32))
+            inner = np.radians(np.linspace(271.85, 88.15, 24))
+            outline = np.concatenate(
+                [_on_circle(outer), _on_circle(inner) * 0.85 + np.array([0.5, 0])]
+            )
+        case 'heart':
+            t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+            y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+            outline = np.stack([16 * np.sin(t) ** 3, -y], 1) / 16
+        case 'star':
+            outline = _regular(10)
+            outline[1::2] *= rng.uniform(0.4, 0.55)
+        case 'cross':
+            a = rng.uniform(0.25, 0.4)
+            arm = np.array([[1, -a], [1, a], [a, a]])
+            turns = [np.array([[0, 1], [-1, 0]]), np.array([[-1, 0], [0, -1]])]
+            turns = [np.eye(2), turns[0], turns[1], -turns[0]]
+            outline = np.concatenate([arm @ turn for turn in turns])
+        case _:
+            sides = {'triangle': 3, 'square': 4, 'pentagon': 5, 'hexagon': 6}[name]
+            outline = _regular(sides)
+    return outline, hole
+
+
+def _on_circle(angles: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def _regular(corners: int) -> np.ndarray:
+    return _on_circle(np.linspace(0, 2 * np.pi, corners, endpoint=False))
+
+
+def _shape(
+    rng: np.random.Generator, canvas: np.ndarray, category: int, radius: float, ground: np.ndarray
+) -> Shape:
+    """Draw a shape at a random place of `canvas`."""
+    height, width = canvas.shape[:2]
+    centre = rng.uniform(0.5, 0.95, 2) * radius
+    centre = np.array([rng.uniform(c, n - c) for c, n in zip(centre, (width, height), strict=True)])
+    return _draw(rng, canvas, category, radius, centre, _contrasting(rng, ground, category))
+
+
+def _draw(
+    rng: np.random.Generator,
+    canvas: np.ndarray,
+    category: int,
+    radius: float,
+    centre: np.ndarray,
+    colour: np.ndarray,
+) -> Shape:
+    height, width = canvas.shape[:2]
+    turn = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    stretch = np.array([1.0, rng.uniform(0.75, 1.0)])
+    outline, hole = (
+        None if o is None else np.round(o * stretch @ rotation * radius + centre, 2)
+        for o in _outline(rng, category)
+    )
+    outline = np.clip(outline, 0, [width, height])
+    hole = None if hole is None else np.clip(hole, 0, [width, height])
+    mask = _rasterise(outline, height, width)
+    if hole is not None:
+        mask &= ~_rasterise(hole, height, width)
+    texture = _ground(rng, GROUNDS[int(rng.integers(len(GROUNDS)))], height, width)
+    fill = colour + 0.4 * texture[:, :, None] * _tint(rng)
+    alpha = _coverage(outline, hole, height, width)[:, :, None]
+    canvas += alpha * (fill - canvas)
+    return Shape(category, outline, hole, mask, int(mask.sum()))
+
+
+def _crowd(
+    rng: np.random.Generator, canvas: np.ndarray, category: int, ground: np.ndarray
+) -> Shape:
+    """Small shapes of one class, too many and too close to be told apart, as one region."""
+    height, width = canvas.shape[:2]
+    middle = np.array([rng.uniform(45, width - 45), rng.uniform(45, height - 45)])
+    colour = _contrasting(rng, ground, category)
+    shapes = [
+        _draw(
+            rng,
+            canvas,
+            category,
+            rng.uniform(6, 10),
+            np.clip(middle + rng.normal(0, 14, 2), 10, [width - 10, height - 10]),
+            colour,
+        )
+        for _ in range(int(rng.integers(9, 16)))
+    ]
+    mask = np.logical_or.reduce([shape.visible for shape in shapes])
+    return Shape(category, np.concatenate([s.polygon for s in shapes]), None, mask, int(mask.sum()))
+
+
+def _scribble(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+    """Draw a thick line of no class; returns its pixels (H, W)."""
+    height, width = canvas.shape[:2]
+    points = rng.uniform(0, 1, (5, 2)) * [width, height]
+    stroke = Image.new('1', (width, height))
+    ImageDraw.Draw(stroke).line([tuple(p) for p in points], 1, int(rng.integers(4, 9)), 'curve')
+    mask = np.array(stroke)
+    canvas[mask] = _colour(rng)
+    return mask
+
+
+def _hide_what_is_behind(scene: Scene) -> None:
+    """Take from every visible mask what was drawn over it later."""
+    regions = [*scene.crowds, *scene.shapes]
+    for behind, region in enumerate(regions):
+        for front in regions[behind + 1 :]:
+            covered = _rasterise(front.polygon, *region.visible.shape)
+            if front.hole is not None:
+                covered &= ~_rasterise(front.hole, *region.visible.shape)
+            region.visible = region.visible & ~covered
+    if scene.unlabelled is not None:
+        for region in regions:
+            scene.unlabelled &= ~region.visible
+
+
+def _rasterise(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W): the pixels that COCO's own tools take a polygon to be."""
+    encoded = rle.frPyObjects([polygon.ravel().tolist()], height, width)
+    return rle.decode(encoded)[:, :, 0].astype(bool)
+
+
+def _coverage(polygon: np.ndarray, hole: np.ndarray | None, height: int, width: int) -> np.ndarray:
+    """(H, W) in 0-1: how much of every pixel the polygon covers."""
+    large = Image.new('L', (width * _ANTIALIASING, height * _ANTIALIASING))
+    draw = ImageDraw.Draw(large)
+    draw.polygon([tuple(p) for p in polygon * _ANTIALIASING], 255)
+    if hole is not None:
+        draw.polygon([tuple(p) for p in hole * _ANTIALIASING], 0)
+    return np.asarray(large.reduce(_ANTIALIASING), np.float32) / 255
+
+
+def _colour(rng: np.random.Generator, hue: float | None = None) -> np.ndarray:
+    hue = rng.random() if hue is None else hue
+    rgb = colorsys.hsv_to_rgb(hue, rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.95))
+    return np.array(rgb) * 255
+
+
+def _contrasting(rng: np.random.Generator, ground: np.ndarray, category: int) -> np.ndarray:
+    """A colour for a shape that can be told from the ground's."""
+    while True:
+        own = category / len(CLASSES) + rng.normal(0, 0.02)
+        colour = _colour(rng, own % 1 if rng.random() < OWN_HUE else None)
+        if np.linalg.norm(colour - ground) > 80:
+            return colour
+
+
+def _tint(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(10, 35) * rng.uniform(0.6, 1.4, 3)
+
+
+def _ground(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
+    """Texture (H, W), about -1 to 1."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    turn, period = rng.uniform(0, np.pi), rng.uniform(6, 20)
+    u = (np.cos(turn) * x + np.sin(turn) * y) * 2 * np.pi / period
+    v = (-np.sin(turn) * x + np.cos(turn) * y) * 2 * np.pi / period
+    match kind:
+        case 'stripes':
+            return np.sign(np.sin(u))
+        case 'checks':
+            return np.sign(np.sin(u) * np.sin(v))
+        case 'dots':
+            return np.where(np.cos(u) + np.cos(v) > 0.9, 1.0, -0.5)
+        case 'clouds':
+            coarse = Image.fromarray(rng.normal(0, 1, (8, 8)).astype(np.float32))
+            return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+        case _:
+            return rng.normal(0, 0.7, (height, width))
+
+
+def main(
+    root: Annotated[Path, typer.Argument(help='Folder to write imagenet/, coco/, ade20k/ into.')],
+    train: Annotated[int, typer.Option(help='Training scenes.')] = 600,
+    val: Annotated[int, typer.Option(help='Validation scenes.')] = 120,
+    seed: Annotated[int, typer.Option(help='The same seed gives the same files.')] = 0,
+) -> None:
+    """Write the embedded data: drawn shapes as ImageNet, COCO and ADE20K."""
+    write(root, train, val, seed)
+    print(f'Written: {root}/imagenet, {root}/coco, {root}/ade20k.')
+
+
+if __name__ == '__main__':
+    typer.run(main)

@@ -1,0 +1,256 @@
+"""ImageNet as it lies on people's disks, complete and not."""
+
+import itertools
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+from timm.data import ImageNetInfo
+
+from datasets import imagenet
+from reproduce.errors import UserError
+
+REAL = tuple(sorted(ImageNetInfo('imagenet-1k').label_names()))
+OWN = ('n00000001', 'n00000002', 'n00000003')
+
+
+def touch(path, size):
+    """A file of `size` bytes: an inventory decodes nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'x' * size)
+
+
+def class_folders(root, wnids, each=4, split='val'):
+    number = itertools.count(1)
+    for wnid in wnids:
+        for _ in range(each):
+            i = next(number)
+            touch(root / split / wnid / f'ILSVRC2012_val_{i:08d}.JPEG', i)
+
+
+def flat(folder, images):
+    for i in range(1, images + 1):
+        touch(folder / f'ILSVRC2012_val_{i:08d}.JPEG', i)
+
+
+def devkit(folder, wnids, ids, inner=2):
+    """meta.mat as the devkit has it: leaves in the order of ILSVRC ids, then inner nodes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = [('ILSVRC2012_ID', 'O'), ('WNID', 'O'), ('words', 'O'), ('num_children', 'O')]
+    synsets = [(i, wnid, f'class {i}', 0) for i, wnid in enumerate(wnids, 1)]
+    synsets += [(len(wnids) + i, f'n9000000{i}', 'inner', 2) for i in range(1, inner + 1)]
+    table = np.array([tuple(row) for row in synsets], dtype=kinds)[:, None]
+    scipy.io.savemat(folder / 'meta.mat', {'synsets': table})
+    lines = ''.join(f'{i}\n' for i in ids)
+    (folder / 'ILSVRC2012_validation_ground_truth.txt').write_text(lines)
+
+
+@pytest.fixture(scope='module')
+def full(tmp_path_factory):
+    root = tmp_path_factory.mktemp('full')
+    class_folders(root, REAL, 50)
+    return root
+
+
+def test_the_full_validation_set_is_complete(full):
+    data = imagenet.load(full)
+    assert data.complete
+    assert data.problems == ()
+    assert data.wnids == REAL
+    assert Counter(label for _, label in data.samples) == dict.fromkeys(range(1000), 50)
+
+
+def test_a_limit_is_a_balanced_subset(full):
+    data = imagenet.load(full, limit=2000)
+    assert not data.complete
+    assert data.problems == ('2,000 of 50,000 images were asked for',)
+    assert Counter(label for _, label in data.samples) == dict.fromkeys(range(1000), 2)
+    assert data.fingerprint != imagenet.load(full).fingerprint
+    assert imagenet.load(full, limit=50_000).complete
+
+
+def test_the_flat_layout_of_the_same_images_is_the_same_data(full, tmp_path):
+    """Same samples, same fingerprint, whatever labels them."""
+    expected = imagenet.load(full)
+    order = np.random.default_rng(0).permutation(1000)  # ILSVRC ids are not the sorted order
+    ilsvrc = [REAL[i] for i in order]
+    folder = tmp_path / 'ILSVRC/Data/CLS-LOC/val'
+    folder.mkdir(parents=True)
+    labels = {}
+    for path, label in expected.samples:
+        (folder / path.name).hardlink_to(path)
+        labels[path.name] = REAL[label]
+    ids = {wnid: i for i, wnid in enumerate(ilsvrc, 1)}
+    devkit(
+        tmp_path / 'ILSVRC2012_devkit_t12/data', ilsvrc, [ids[labels[n]] for n in sorted(labels)]
+    )
+
+    data = imagenet.load(tmp_path)
+    assert data.complete
+    assert data.fingerprint == expected.fingerprint
+    assert [(p.name, k) for p, k in data.samples] == [(p.name, k) for p, k in expected.samples]
+
+    shutil.rmtree(tmp_path / 'ILSVRC2012_devkit_t12')
+    lines = [f'{name} {wnid}' for name, wnid in labels.items()]
+    (tmp_path / 'val_labels.txt').write_text('\n'.join(lines))
+    assert imagenet.load(tmp_path).fingerprint == expected.fingerprint
+
+    (tmp_path / 'val_labels.txt').unlink()
+    lines = [f'{name[:-5]},{wnid} 1 2 3 4' for name, wnid in labels.items()]
+    text = '\n'.join(['ImageId,PredictionString', *lines])
+    (tmp_path / 'LOC_val_solution.csv').write_text(text)
+    assert imagenet.load(tmp_path).fingerprint == expected.fingerprint
+
+
+def test_a_missing_class_is_named_and_moves_no_other(tmp_path):
+    class_folders(tmp_path, REAL[:5] + REAL[6:], 1)
+    data = imagenet.load(tmp_path)
+    assert not data.complete
+    assert f'999 of 1,000 classes: {REAL[5]} is missing' in data.problems
+    assert '999 images instead of 50,000' in data.problems
+    assert [label for _, label in data.samples] == [*range(5), *range(6, 1000)]
+
+
+def test_a_missing_and_an_extra_image_are_named(full, tmp_path):
+    shutil.copytree(full / 'val', tmp_path / 'val', copy_function=lambda a, b: None)
+    for path, label in imagenet.load(full).samples:
+        (tmp_path / 'val' / REAL[label] / path.name).hardlink_to(path)
+    next((tmp_path / 'val' / REAL[7]).iterdir()).unlink()
+    touch(tmp_path / 'val' / REAL[9] / 'another.JPEG', 1)
+    data = imagenet.load(tmp_path)
+    assert not data.complete
+    assert data.problems == (f'not 50 images in every class: {REAL[7]} (49), {REAL[9]} (51)',)
+
+
+def test_folders_that_are_no_class_of_imagenet_are_named_and_left_out(tmp_path):
+    class_folders(tmp_path, (*REAL[:2], 'n99999999', 'backup'), 2)
+    data = imagenet.load(tmp_path)
+    assert {label for _, label in data.samples} == {0, 1}
+    text = '; '.join(data.problems)
+    assert "no folder of ImageNet-1K's, and left out: backup" in text
+    assert "no class of ImageNet-1K's, and left out: n99999999" in text
+
+
+def test_classes_of_its_own_are_numbered_among_themselves(tmp_path):
+    class_folders(tmp_path, OWN)
+    data = imagenet.load(tmp_path)
+    assert data.wnids == OWN
+    assert not data.complete
+    assert '3 classes of its own instead of the 1,000' in data.problems
+    assert len(imagenet.load(tmp_path / 'val').samples) == 12  # the folder itself will do
+
+
+def test_the_fingerprint_sees_names_sizes_and_classes(tmp_path):
+    class_folders(tmp_path, OWN)
+    prints = {imagenet.load(tmp_path).fingerprint}
+    path = tmp_path / 'val' / OWN[0] / 'ILSVRC2012_val_00000001.JPEG'
+    touch(path, 77)
+    prints.add(imagenet.load(tmp_path).fingerprint)
+    path = path.rename(path.with_name('other.JPEG'))
+    prints.add(imagenet.load(tmp_path).fingerprint)
+    path.rename(tmp_path / 'val' / OWN[1] / 'other.JPEG')
+    prints.add(imagenet.load(tmp_path).fingerprint)
+    assert len(prints) == 4
+
+
+def test_train(tmp_path):
+    class_folders(tmp_path / 'ILSVRC/Data/CLS-LOC', REAL[:2], 3, 'train')
+    data = imagenet.load(tmp_path, 'train')
+    assert len(data.samples) == 6
+    assert '6 images instead of 1,281,167' in data.problems
+
+
+def test_what_is_wrong_with_a_folder_is_said(tmp_path):
+    with pytest.raises(UserError, match='absent is not a folder'):
+        imagenet.load(tmp_path / 'absent')
+    with pytest.raises(UserError, match='no ImageNet images in'):
+        imagenet.load(tmp_path)
+    with pytest.raises(UserError, match='no split'):
+        imagenet.load(tmp_path, 'test')
+    class_folders(tmp_path, OWN)
+    with pytest.raises(UserError, match='limit of 0'):
+        imagenet.load(tmp_path, limit=0)
+    (tmp_path / 'val/n00000009').mkdir()
+    with pytest.raises(UserError, match='n00000009 holds no image'):
+        imagenet.load(tmp_path)
+
+
+def test_what_is_wrong_with_labels_is_said(tmp_path):
+    flat(tmp_path / 'val', 4)
+    with pytest.raises(UserError, match='have no labels'):
+        imagenet.load(tmp_path)
+
+    devkit(tmp_path, OWN, [1, 2, 3])
+    with pytest.raises(UserError, match='3 labels for 4 images'):
+        imagenet.load(tmp_path)
+    devkit(tmp_path, OWN, [1, 2, 3, 4])  # 4 is an inner node of the hierarchy
+    with pytest.raises(UserError, match="label '4'"):
+        imagenet.load(tmp_path)
+    devkit(tmp_path, OWN, [1, 2, 3, 1])
+    assert len(imagenet.load(tmp_path).samples) == 4
+    first, renamed = (tmp_path / f'val/ILSVRC2012_val_0000000{i}.JPEG' for i in (1, 9))
+    first.rename(renamed)
+    with pytest.raises(UserError, match=r'00000001\.JPEG, which is not there'):
+        imagenet.load(tmp_path)
+    renamed.rename(first)
+    (tmp_path / 'meta.mat').write_bytes(b'not a mat file')
+    with pytest.raises(UserError, match='cannot read the classes'):
+        imagenet.load(tmp_path)
+    (tmp_path / 'meta.mat').unlink()
+    with pytest.raises(UserError, match=r'meta\.mat beside it'):
+        imagenet.load(tmp_path)
+
+    (tmp_path / 'ILSVRC2012_validation_ground_truth.txt').unlink()
+    lines = [f'ILSVRC2012_val_0000000{i}.JPEG {OWN[0]}' for i in range(1, 4)]
+    (tmp_path / 'val_labels.txt').write_text('\n'.join(lines))
+    with pytest.raises(UserError, match='no label for ILSVRC2012_val_00000004'):
+        imagenet.load(tmp_path)
+    (tmp_path / 'val_labels.txt').write_text('ILSVRC2012_val_00000001.JPEG 12')
+    with pytest.raises(UserError, match='line 1 of'):
+        imagenet.load(tmp_path)
+
+
+@pytest.fixture
+def picture():
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 255, (4, 6, 3), np.uint8))
+    return small.resize((60, 40), Image.Resampling.BICUBIC)
+
+
+def test_quirks_of_the_training_set(tmp_path, picture):
+    path = tmp_path / 'image.JPEG'
+    picture.save(path, 'PNG')
+    assert np.array_equal(imagenet.open_image(path), picture)
+    picture.convert('CMYK').save(path, 'JPEG', quality=100)
+    opened = imagenet.open_image(path)
+    assert opened.mode == 'RGB'
+    assert np.abs(np.asarray(opened, int) - np.asarray(picture, int)).mean() < 5
+    picture.convert('L').save(path, 'JPEG')
+    assert imagenet.open_image(path).mode == 'RGB'
+
+
+def test_exif_orientation_is_not_applied(tmp_path, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    picture.save(tmp_path / 'turned.JPEG', exif=exif)
+    picture.save(tmp_path / 'plain.JPEG')
+    turned, plain = (imagenet.open_image(tmp_path / f'{n}.JPEG') for n in ('turned', 'plain'))
+    assert turned.size == picture.size
+    assert np.array_equal(turned, plain)
+
+
+@pytest.mark.parametrize('suffix', ['JPEG', 'PNG'])
+def test_a_broken_image_is_named(tmp_path, picture, suffix):
+    path = tmp_path / 'broken.JPEG'
+    picture.save(path, suffix)
+    content = path.read_bytes()
+    for broken in (content[: len(content) * 2 // 3], b'', b'<html>not found</html>'):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r'broken\.JPEG'):
+            imagenet.open_image(path)
+    path.unlink()
+    with pytest.raises(UserError, match='does not exist'):
+        imagenet.open_image(path)

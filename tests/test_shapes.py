@@ -1,0 +1,150 @@
+"""The embedded data, read back with each format's own tools."""
+
+import hashlib
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from datasets import imagenet, shapes
+from reproduce.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp('shapes')
+    shapes.write(root, train=60, val=60, seed=3)
+    return root
+
+
+@pytest.fixture(scope='module')
+def coco(root):
+    return COCO(root / 'coco/annotations/instances_val2017.json')
+
+
+def hashes(root):
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
+    }
+
+
+def test_a_seed_gives_the_same_bytes_and_another_gives_others(tmp_path):
+    for name, seed in (('a', 1), ('b', 1), ('c', 2)):
+        shapes.write(tmp_path / name, train=0, val=50, seed=seed)
+    a, b, c = (hashes(tmp_path / name) for name in 'abc')
+    assert a == b
+    assert all(a[name] != c[name] for name in set(a) & set(c))
+
+
+def test_the_validation_images_do_not_depend_on_how_many_are_for_training(root, tmp_path):
+    shapes.write(tmp_path, train=0, val=60, seed=3)
+    found = hashes(tmp_path)
+    assert found.items() <= hashes(root).items()
+
+
+def test_the_imagenet_view_has_as_many_images_of_every_class(root):
+    for split in ('train', 'val'):
+        data = imagenet.load(root / 'imagenet', split)
+        assert data.wnids == shapes.WNIDS
+        count = Counter(label for _, label in data.samples)
+        assert len(count) == 10
+        assert len(set(count.values())) == 1
+        assert not data.complete
+
+
+def test_the_class_of_an_image_is_the_one_with_the_most_visible_pixels(root):
+    rng = np.random.default_rng(5)
+    decided = 0
+    for _ in range(10):
+        scene = shapes.draw_scene(rng, lambda: int(rng.integers(10)))
+        labels = shapes.label_map(scene)
+        for shape in scene.instances():
+            box = shapes._box_around(rng, shape, scene.image.shape)
+            left, top, right, bottom = box
+            assert 0 <= left < right <= labels.shape[1]
+            assert 0 <= top < bottom <= labels.shape[0]
+            inside = labels[top:bottom, left:right]
+            pixels = sorted(((inside == k).sum(), k - 1) for k in range(1, 11))
+            if pixels[-1][0] > 1.5 * pixels[-2][0]:
+                assert shapes._right_class(scene, box) == pixels[-1][1]
+                decided += 1
+            else:
+                assert shapes._right_class(scene, box) is None
+    assert decided > 10
+
+
+def test_coco_masks_areas_and_boxes_are_those_of_its_own_tools(coco):
+    annotations = coco.loadAnns(coco.getAnnIds())
+    kinds = Counter((type(a['segmentation']).__name__, a['iscrowd']) for a in annotations)
+    assert set(kinds) == {('list', 0), ('dict', 0), ('dict', 1)}
+    for annotation in annotations:
+        mask = coco.annToMask(annotation).astype(bool)
+        assert mask.sum() == annotation['area'] > 0
+        rows, columns = np.where(mask)
+        x, y, width, height = annotation['bbox']
+        assert (x, y) == (columns.min(), rows.min())
+        assert (width, height) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+
+
+def test_coco_has_what_the_real_one_has(root, coco):
+    images = coco.loadImgs(coco.getImgIds())
+    assert any(not coco.getAnnIds(image['id']) for image in images)
+    modes = set()
+    for image in images:
+        with Image.open(root / 'coco/val2017' / image['file_name']) as file:
+            assert file.size == (image['width'], image['height'])
+            modes.add(file.mode)
+    assert modes == {'RGB', 'L'}
+    assert coco.getCatIds() == list(shapes.COCO_IDS) != list(range(1, 11))
+
+
+def test_no_two_instances_share_a_pixel_and_ade20k_agrees_with_coco(root, coco):
+    for image in coco.loadImgs(coco.getImgIds()):
+        name = f'annotations/validation/ADE_val_{image["id"]:08d}.png'
+        labels = np.array(Image.open(root / 'ade20k/ADEChallengeData2016' / name))
+        assert labels.dtype == np.uint8
+        assert labels.max() <= len(shapes.CLASSES) + len(shapes.GROUNDS)
+        taken = np.zeros(labels.shape, int)
+        for annotation in coco.loadAnns(coco.getAnnIds(image['id'])):
+            mask = coco.annToMask(annotation).astype(bool)
+            taken += mask
+            category = shapes.COCO_IDS.index(annotation['category_id'])
+            assert (labels[mask] == 1 + category).all()
+        assert taken.max() <= 1
+
+
+def test_ade20k_has_pixels_of_no_class_and_every_class(root):
+    folder = root / 'ade20k/ADEChallengeData2016'
+    labels = {
+        int(value)
+        for path in (folder / 'annotations/training').iterdir()
+        for value in np.unique(np.array(Image.open(path)))
+    }
+    assert labels == set(range(16))
+    images = sorted((folder / 'images/training').iterdir())
+    annotations = sorted((folder / 'annotations/training').iterdir())
+    assert [path.stem for path in images] == [path.stem for path in annotations]
+    for image, annotation in zip(images, annotations, strict=True):
+        assert Image.open(image).size == Image.open(annotation).size
+        assert Image.open(image).mode == 'RGB'
+
+
+def test_polygons_lie_in_their_image(root):
+    content = json.loads((root / 'coco/annotations/instances_train2017.json').read_text())
+    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    for annotation in content['annotations']:
+        if isinstance(annotation['segmentation'], list):
+            for polygon in annotation['segmentation']:
+                points = np.array(polygon).reshape(-1, 2)
+                assert (points >= 0).all()
+                assert (points <= sizes[annotation['image_id']]).all()
+
+
+def test_too_few_scenes(tmp_path):
+    with pytest.raises(UserError, match='without an image'):
+        shapes.write(tmp_path, train=1, val=0)
