@@ -16,17 +16,13 @@ import torch.nn as nn
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
-from timm.models import load_state_dict
 from timm.models._features import feature_take_indices
 
-from model import maformer
+from model import checkpoint, maformer
+from model.checkpoint import CheckpointError
 
 # What a classifier has after its last stage. A backbone has one norm per output instead.
 _CLASSIFIER_ONLY = ('norm.', 'head.', 'aux_head.')
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is not there, cannot be read safely or does not fit the backbone."""
 
 
 @MODELS.register_module(name='MAFormer')
@@ -146,30 +142,11 @@ def load_classifier(network: nn.Module, path: str | Path, arch: str) -> None:
         CheckpointError: if the file is missing, unreadable, or its parameters are not those of
             `network` in name and shape.
     """
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f'the backbone checkpoint {path} does not exist') from None
-    except Exception as error:  # whatever torch, pickle and safetensors make of a bad file
-        raise CheckpointError(
-            f'the backbone checkpoint {path} is no file of tensors ({type(error).__name__})'
-        ) from error
+    state = checkpoint.read(path)
     pruned = tuple(f'stages.{i}.' for i in range(len(network.stages), 4))
     state = {k: v for k, v in state.items() if not k.startswith(_CLASSIFIER_ONLY + pruned)}
-    wanted = network.state_dict()
-    differ = [
-        f'{name} is {_shape(state, name)} in the file and {_shape(wanted, name)} in the model'
-        for name in sorted(wanted.keys() | state.keys())
-        if _shape(state, name) != _shape(wanted, name)
-    ]
-    if differ:
-        more = f'; and {len(differ) - 3} more' if len(differ) > 3 else ''
+    if differ := checkpoint.differences(state, network.state_dict()):
         raise CheckpointError(
-            f'the backbone checkpoint {path} is not one of {arch}: {"; ".join(differ[:3])}{more}'
+            f'the backbone checkpoint {path} is not one of {arch}: {checkpoint.listed(differ)}'
         )
     network.load_state_dict(state)
-
-
-def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...] | str:
-    value = state.get(name, 'absent')
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else str(value)[:20]

@@ -1,0 +1,232 @@
+"""Checkpoints found, verified and loaded, and what is said about those that cannot be."""
+
+import hashlib
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import model  # noqa: F401
+from reproduce import checkpoints
+from reproduce.checkpoints import Reference, Released, find, load, load_manifest, obtain
+from reproduce.errors import UserError
+
+
+def micro(name='maformer_micro', **kwargs):
+    torch.manual_seed(0)
+    return timm.create_model(name, **{'num_classes': 3} | kwargs)
+
+
+def saved(state, path):
+    if path.suffix == '.safetensors':
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def prefixed(state, prefix):
+    return {f'{prefix}{name}': value for name, value in state.items()}
+
+
+WRAPPERS = {
+    'bare': lambda s, other: s,
+    'model': lambda s, other: {'model': s, 'epoch': 3},
+    'state_dict': lambda s, other: {'state_dict': s, 'args': 'x'},
+    'ema before the last': lambda s, other: {'state_dict': other, 'state_dict_ema': s},
+    'data parallel': lambda s, other: {'state_dict': prefixed(s, 'module.')},
+    'compiled': lambda s, other: prefixed(s, 'module._orig_mod.'),
+    'averaged by torch': lambda s, other: prefixed(s, 'module.') | {'n_averaged': torch.tensor(9)},
+}
+
+
+@pytest.mark.parametrize('wrap', WRAPPERS.values(), ids=WRAPPERS)
+def test_wrappers_are_understood(tmp_path, wrap):
+    state = {name: value + 1 for name, value in micro().state_dict().items()}
+    loaded = micro()
+    load(loaded, saved(wrap(state, micro().state_dict()), tmp_path / 'x.pth'))
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+
+
+def refusal(path, into=None, **kwargs):
+    network = into or micro()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(UserError) as error:
+        load(network, path, **kwargs)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    message = str(error.value)
+    assert str(path) in message
+    assert '\n' not in message
+    return message
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
+@pytest.mark.parametrize('kept', [0, 9, 20_000, -100])
+def test_a_truncated_file_is_one_sentence(tmp_path, suffix, kept):
+    path = saved(micro().state_dict(), tmp_path / f'x{suffix}')
+    path.write_bytes(path.read_bytes()[:kept])
+    message = refusal(path)
+    assert 'fetch it again' in message
+
+
+class Malicious:
+    ran = False
+
+    def __reduce__(self):
+        return setattr, (Malicious, 'ran', True)
+
+
+@pytest.mark.parametrize('write', [torch.save, lambda x, p: p.write_bytes(pickle.dumps(x))])
+def test_a_file_that_wants_to_run_code_is_refused(tmp_path, write):
+    path = tmp_path / 'x.pth'
+    write({'state_dict': Malicious()}, path)
+    message = refusal(path)
+    assert 'refused' in message
+    assert 'would run code (' in message
+    assert 'setattr' in message
+    assert not Malicious.ran
+
+
+def test_what_holds_no_parameters(tmp_path):
+    assert 'holds nothing' in refusal(saved({}, tmp_path / 'x.pth')).replace('it holds', 'holds')
+    message = refusal(saved({'epoch': 3, 'best': 80.1}, tmp_path / 'y.pth'))
+    assert 'epoch (int)' in message
+
+
+def test_another_model_is_explained(tmp_path):
+    path = saved(micro('maformer_small_3383').state_dict(), tmp_path / 'x.safetensors')
+    message = refusal(path, micro('maformer_small'))
+    assert f'{path} is not one of maformer_small: stages.1.blocks.3.' in message
+    assert 'absent in the file' in message
+    assert message.endswith('; this looks like maformer_small_3383.')
+    message = refusal(path)
+    assert 'norm.weight is (512,) in the file and (128,) in the model' in message
+
+
+def test_options_that_differ_are_named(tmp_path):
+    path = saved(micro(token_labeling=True).state_dict(), tmp_path / 'x.safetensors')
+    assert 'looks like maformer_micro with token_labeling=True' in refusal(path)
+    path = saved(micro().state_dict(), tmp_path / 'y.safetensors')
+    message = refusal(path, micro(token_labeling=True))
+    assert 'looks like maformer_micro with token_labeling=False' in message
+
+
+def test_a_relative_in_timm_is_named(tmp_path):
+    state = timm.create_model('vit_tiny_patch16_224', num_classes=3).state_dict()
+    path = saved(state, tmp_path / 'x.safetensors')
+    wanted = timm.create_model('vit_small_patch16_224', num_classes=3)
+    assert 'looks like vit_tiny_patch16_224.' in refusal(path, wanted)
+
+
+def test_other_classes_are_counted(tmp_path):
+    path = saved(micro(num_classes=7).state_dict(), tmp_path / 'x.safetensors')
+    message = refusal(path, classes='/data')
+    assert 'it classifies 7 classes, /data has 3' in message
+    assert 'looks like' not in message
+
+
+def test_weights_of_another_input_size_are_not_resampled(tmp_path):
+    state = timm.create_model('vit_tiny_patch16_224', num_classes=3, img_size=384).state_dict()
+    path = saved(state, tmp_path / 'x.safetensors')
+    wanted = timm.create_model('vit_tiny_patch16_224', num_classes=3)
+    assert 'pos_embed is (1, 577, 192) in the file' in refusal(path, wanted)
+
+
+def test_names_of_the_first_release_are_translated(tmp_path):
+    """Swin's own files have the patch merging one stage earlier than timm."""
+    wanted = timm.create_model('swin_tiny_patch4_window7_224', num_classes=3)
+    state = {}
+    for name, value in wanted.state_dict().items():
+        parts = name.split('.')
+        if 'downsample' in parts:
+            parts[1] = str(int(parts[1]) - 1)
+        state['.'.join(parts).replace('head.fc.', 'head.')] = value + 1
+    path = saved({'model': state}, tmp_path / 'x.pth')
+    expected = {name: value + 1 for name, value in wanted.state_dict().items()}
+    load(wanted, path)
+    assert all(torch.equal(value, expected[name]) for name, value in wanted.state_dict().items())
+
+
+def test_safetensors_go_first_in_a_folder(tmp_path):
+    pth = saved(micro().state_dict(), tmp_path / 'maformer_micro.pth')
+    assert find(tmp_path, 'maformer_micro') == pth
+    safe = saved(micro().state_dict(), tmp_path / 'maformer_micro.safetensors')
+    assert find(tmp_path, 'maformer_micro') == safe
+    assert find(pth, 'anything') == pth
+    with pytest.raises(UserError, match=r'maformer_base\.safetensors does not exist'):
+        find(tmp_path, 'maformer_base')
+    with pytest.raises(UserError, match='expected a file, a folder with maformer_base'):
+        find(tmp_path / 'nowhere', 'maformer_base')
+
+
+def manifest(path, sha256, source='file = "x.safetensors"', fingerprint='abc'):
+    path.write_text(f"""
+[[checkpoint]]
+name = "mine"
+model = "maformer_micro"
+{source}
+sha256 = "{sha256}"
+licence = "Apache-2.0"
+[[checkpoint.reference]]
+data = "shapes"
+fingerprint = "{fingerprint}"
+images = 17
+top1 = 50.0
+source = "me"
+""")
+    return path
+
+
+def test_released_weights_are_verified(tmp_path):
+    path = saved(micro().state_dict(), tmp_path / 'x.safetensors')
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    listed = manifest(tmp_path / 'm.toml', sha256)
+    (entry,) = load_manifest(listed)
+    assert obtain(entry, listed) == path
+    found = checkpoints.reference(sha256, 'abc', False, [entry])
+    assert found.top1 == 50.0
+    assert checkpoints.reference(sha256, 'other', True, [entry]) is None
+    assert checkpoints.reference('0' * 64, 'abc', False, [entry]) is None
+    other = load_file(path)
+    other['head.fc.bias'] += 1
+    save_file(other, path)
+    with pytest.raises(UserError, match='is not the released mine: its SHA-256 is'):
+        obtain(entry, listed)
+    path.unlink()
+    with pytest.raises(UserError, match='does not exist'):
+        obtain(entry, listed)
+
+
+def test_released_weights_are_fetched_once(tmp_path, monkeypatch):
+    source = saved(micro().state_dict(), tmp_path / 'x.safetensors')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    entry = Released(
+        name='mine',
+        model='maformer_micro',
+        url=source.as_uri(),
+        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        licence='Apache-2.0',
+    )
+    path = obtain(entry)
+    assert path.read_bytes() == source.read_bytes()
+    source.unlink()
+    assert obtain(entry) == path
+    path.unlink()
+    with pytest.raises(UserError, match='cannot be fetched from'):
+        obtain(entry)
+
+
+def test_a_reference_holds_for_its_own_images_only():
+    whole = Reference(top1=80.0, source='x')
+    assert whole.holds_for('anything', complete=True)
+    assert not whole.holds_for('anything', complete=False)
+    with pytest.raises(ValueError, match='needs a fingerprint'):
+        Reference(data='shapes', images=17, top1=80.0, source='x')
+
+
+def test_the_manifest_is_whole():
+    for entry in load_manifest():
+        if entry.file is not None:
+            load(timm.create_model(entry.model, **entry.arguments), obtain(entry))
