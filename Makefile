@@ -1,15 +1,22 @@
 # `make` alone prints what there is. Options of a command go through ARGS:
 #   make reproduce-table4 ARGS="--models Swin-T,MAFormer-S --format json"
+# Where the data and the weights are, and on how many GPUs (or CPU processes) to evaluate:
+#   make reproduce-table4 DATA=/data CHECKPOINTS=/weights GPUS=8
 
 PYTHON ?= python3
 CONSTRAINTS ?=
 ARGS ?=
+DATA ?=
+CHECKPOINTS ?=
+GPUS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready$(if $(CONSTRAINTS),-$(notdir $(CONSTRAINTS)))
+PROCESSES = $(if $(GPUS),--processes $(GPUS))
+EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow lint format benchmark clean
+.PHONY: help setup reproduce regress test test-slow lint format benchmark benchmark-evaluation clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,10 +43,13 @@ $(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(CONST
 	@echo "==> ready"
 
 reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7
-	$(BIN)/python -m reproduce table $(ARGS)
+	$(BIN)/python -m reproduce table $(EVALUATE) $(ARGS)
 
 reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
-	$(BIN)/python -m reproduce table $* $(ARGS)
+	$(BIN)/python -m reproduce table $* $(EVALUATE) $(ARGS)
+
+regress: $(READY)  ## Evaluate the released checkpoints; fails if one scores less than it did
+	$(BIN)/python -m reproduce regress $(if $(DATA),--data $(DATA)) $(PROCESSES) $(ARGS)
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -57,6 +67,9 @@ format: $(READY)  ## Put the code into the checked style
 
 benchmark: $(READY)  ## Images/s and peak memory of the MAFormers beside Swin-T and DeiT-S
 	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+benchmark-evaluation: $(READY)  ## Images/s of an evaluation beside the bare forward pass and timm
+	$(BIN)/python -m benchmarks.evaluation $(ARGS)
 
 clean:  ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reproduce.errors import UserError
+from reproduce.evaluate import command as evaluation
+from reproduce.train.command import labels_command, train_command
 
 if TYPE_CHECKING:
     from reproduce.paper import Row
@@ -30,6 +33,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={'help_option_names': ['-h', '--help']},
 )
+
+app.add_typer(evaluation.evaluate_app, name='evaluate')
+app.add_typer(evaluation.score_app, name='score')
+app.command('regress')(evaluation.regress)
+app.command('train')(train_command)
+app.command('labels')(labels_command)
 
 
 class Format(StrEnum):
@@ -64,6 +73,20 @@ OutputFormat = Annotated[
     ),
 ]
 
+Data = Annotated[
+    Path | None,
+    typer.Option('--data', help='Folder of ImageNet-1K, to evaluate the systems of Tables 1-4 on.'),
+]
+Checkpoints = Annotated[
+    Path | None,
+    typer.Option(
+        '--checkpoints', help='Folder with the weights of each system, as SYSTEM.safetensors.'
+    ),
+]
+Evaluations = Annotated[
+    Path, typer.Option('--evaluations', help='Folder of the evaluation records.')
+]
+
 
 @app.callback()
 def main() -> None:
@@ -76,15 +99,27 @@ def table(
     models: Models = None,
     strict: Strict = False,
     output: Output = None,
+    data: Data = None,
+    checkpoints: Checkpoints = None,
+    processes: evaluation.Processes = 1,
+    limit: evaluation.Limit = None,
+    batch_size: evaluation.BatchSize = 64,
+    workers: evaluation.Workers = 4,
+    amp: evaluation.Amp = None,
+    evaluations: Evaluations = evaluation.EVALUATIONS,
     format: OutputFormat = Format.TABLE,
 ) -> None:
     """Measure, judge and write every cell of the paper's tables.
+
+    Accuracies come from the evaluation records; with --data and --checkpoints, every system whose
+    weights are there is evaluated first.
 
     Exits with 0; with 1 if a cell is worse than its target allows; with 2 if one could not be
     measured, or on an error of the user's.
     """
     with _quiet_libraries():
         from reproduce import complexity, paper, results
+        from reproduce.evaluate import tables as evaluated
         from reproduce.report import terminal
         from reproduce.systems import load_systems
 
@@ -101,7 +136,11 @@ def table(
         if models:
             rows, systems = _select(rows, systems, models)
         complexities = complexity.measure_systems(systems)
-        cells = results.assemble(rows, systems, complexities, tolerances, known)
+        request = evaluated.Request(
+            data, checkpoints, evaluations, processes, limit, batch_size, workers, amp and amp.value
+        )
+        accuracies = evaluated.standing(systems, request)
+        cells = results.assemble(rows, systems, complexities, tolerances, known, accuracies)
         written = results.write(cells, folder) if folder is not None else []
 
     code = results.exit_code(cells, strict)
@@ -167,7 +206,8 @@ def run() -> None:
     try:
         app()
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
+        if os.environ.get('RANK', '0') == '0':
+            print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer makes a silent exit with 130 of an interrupt.

@@ -1,21 +1,23 @@
 """The cells of a table: assembled, judged, and written as `results/tableN.csv`, one line a cell."""
 
 import math
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from reproduce import checkpoints
 from reproduce.complexity import Complexity
 from reproduce.errors import UserError
+from reproduce.files import write_atomically
 from reproduce.paper import METRICS, Row, Tolerance, read_toml, unprefixed
+from reproduce.records import Evaluation
 from reproduce.systems import System
-from reproduce.verdict import COMPLEXITY_METRICS, Verdict, judge
+from reproduce.verdict import COMPLEXITY_METRICS, Verdict, judge, judge_reference
 
 KNOWN = Path(__file__).parent / 'known.toml'
 
@@ -30,10 +32,11 @@ _DATA = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of one row. Every field is a column of the CSV, in this order.
+    """One number of one row. Every field but the last is a column of the CSV, in this order.
 
     `metric` is the column of the paper's table. `layer_flops_g` and `total_flops_g` give both
     counts where `metric` is a FLOP figure; `measured` is the one that `convention` names.
+    `satisfied_by` is another system of the same row whose accuracy makes up for this one's.
     """
 
     table: int
@@ -51,6 +54,7 @@ class Cell:
     reason: str
     layer_flops_g: float | None = None
     total_flops_g: float | None = None
+    satisfied_by: str = field(default='', metadata={'column': False})
 
 
 class KnownDeviation(BaseModel):
@@ -106,19 +110,46 @@ def assemble(
     complexities: Mapping[str, Complexity | Exception],
     tolerances: Mapping[str, Tolerance],
     known: Mapping[tuple[int, str, str], str],
+    evaluations: Mapping[str, Evaluation | Exception | str] | None = None,
 ) -> list[Cell]:
-    """The judged cells of `rows` for those of `systems` that stand for them, in printed order."""
-    return [
-        _judged(
-            row,
-            system,
-            column,
-            complexities.get(system.name),
-            tolerances[unprefixed(column)],
-            known.get((row.table, system.name, column)),
-        )
-        for row, system, column in _cells(rows, systems)
-    ]
+    """The judged cells of `rows` for those of `systems` that stand for them, in printed order.
+
+    Args:
+        evaluations: of each system its evaluation on the complete data, why it failed, or why
+            there is none.
+    """
+    cells = []
+    for row in rows:
+        of_row = [
+            _judged(
+                row,
+                system,
+                column,
+                complexities.get(system.name),
+                (evaluations or {}).get(system.name),
+                tolerances,
+                known.get((row.table, system.name, column)),
+            )
+            for _, system, column in _cells([row], systems)
+        ]
+        cells += [_satisfied(cell, of_row) for cell in of_row]
+    return cells
+
+
+def _satisfied(cell: Cell, of_row: Collection[Cell]) -> Cell:
+    """An accuracy that one system of a row does not have, another may: a row has one number."""
+    if unprefixed(cell.metric) in COMPLEXITY_METRICS:
+        return cell
+    good = (Verdict.MATCH, Verdict.BETTER)
+    enough = {
+        Verdict.NOT_RUN: (*good, Verdict.WORSE, Verdict.KNOWN, Verdict.UNPRINTED),
+        Verdict.WORSE: good,
+    }.get(cell.verdict, ())
+    for other in of_row:
+        if other.metric == cell.metric and other.verdict in enough:
+            reason = f'the row is satisfied by {other.system} ({other.verdict}); {cell.reason}'
+            return replace(cell, satisfied_by=other.system, reason=reason)
+    return cell
 
 
 def _cells(rows: Collection[Row], systems: Collection[System]) -> Iterator[tuple[Row, System, str]]:
@@ -133,16 +164,30 @@ def _judged(
     system: System,
     column: str,
     complexity: Complexity | Exception | None,
-    tolerance: Tolerance,
+    evaluation: Evaluation | Exception | str | None,
+    tolerances: Mapping[str, Tolerance],
     deviation: str | None,
 ) -> Cell:
     metric, target = unprefixed(column), row.cells[column]
-    value = layer = total = None
+    tolerance = tolerances[metric]
+    value = layer = total = reference = reference_verdict = None
     if system.cited is not None:
         verdict, reason = Verdict.CITED, system.cited
+    elif metric not in COMPLEXITY_METRICS and isinstance(evaluation, Evaluation):
+        value, data = evaluation.metrics[metric], evaluation.data
+        verdict = judge(metric, value, target, tolerance, deviation is not None)
+        found = checkpoints.reference(evaluation.checkpoint.sha256, data.fingerprint, data.complete)
+        reference = getattr(found, metric, None)
+        reference_verdict = judge_reference(value, reference, data.images, tolerances['reference'])
+        reason = '; '.join(filter(None, (deviation, system.note, evaluation.origin)))
+    elif metric not in COMPLEXITY_METRICS and isinstance(evaluation, Exception):
+        verdict, reason = Verdict.ERROR, str(evaluation)
     elif metric not in COMPLEXITY_METRICS:
         verdict = Verdict.NOT_RUN
-        reason = f'no evaluation on record; it takes a checkpoint and {_DATA[system.framework]}'
+        reason = (
+            evaluation
+            or f'no evaluation on record; it takes a checkpoint and {_DATA[system.framework]}'
+        )
     elif isinstance(complexity, Complexity):
         value = complexity.params / 1e6
         if metric == 'flops_g':
@@ -165,12 +210,13 @@ def _judged(
         metric=column,
         convention=system.convention if metric == 'flops_g' else '',
         paper=target.text if target else '',
-        reference='',
+        reference='' if reference is None else str(reference),
         measured=value,
         difference=value - target.value if value is not None and target else None,
         tolerance=tolerance.width(target) if target else None,
         verdict=verdict,
-        reference_verdict=Verdict.UNPRINTED if value is not None else verdict,
+        reference_verdict=reference_verdict
+        or (Verdict.UNPRINTED if value is not None else verdict),
         reason=reason,
         layer_flops_g=layer,
         total_flops_g=total,
@@ -184,11 +230,16 @@ def count(cells: Iterable[Cell]) -> dict[str, int]:
 
 
 def exit_code(cells: Collection[Cell], strict: bool) -> int:
-    """0, or 1 if a cell is `worse` or, with `strict`, `not-run`, or 2 if one is an `error`."""
-    verdicts = {cell.verdict for cell in cells}
-    if Verdict.ERROR in verdicts:
+    """0, or 1 if a cell is `worse` or, with `strict`, `not-run`, or 2 if one is an `error`.
+
+    A cell counts by both of its verdicts, but for one that another system of its row satisfies.
+    """
+    verdicts = {cell.verdict for cell in cells if not cell.satisfied_by}
+    references = {cell.reference_verdict for cell in cells}
+    if Verdict.ERROR in verdicts | references:
         return 2
-    return int(Verdict.WORSE in verdicts or (strict and Verdict.NOT_RUN in verdicts))
+    worse = Verdict.WORSE in verdicts | references
+    return int(worse or (strict and Verdict.NOT_RUN in verdicts))
 
 
 def check_writable(folder: Path) -> None:
@@ -221,25 +272,9 @@ def write(cells: Sequence[Cell], folder: Path) -> list[Path]:
         chosen = [asdict(cell) for cell in cells if cell.table == table]
         if not chosen:
             continue
-        frame = pd.DataFrame(chosen, columns=[field.name for field in fields(Cell)])
+        columns = [f.name for f in fields(Cell) if f.metadata.get('column', True)]
+        frame = pd.DataFrame(chosen, columns=columns)
         path = folder / f'table{table}.csv'
-        _write_atomically(path, frame.to_csv(index=False, float_format='%.6f'))
+        write_atomically(path, frame.to_csv(index=False, float_format='%.6f'))
         paths.append(path)
     return paths
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            'w', dir=path.parent, prefix=f'.{path.name}.', delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {error.strerror}.') from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

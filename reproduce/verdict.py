@@ -47,3 +47,22 @@ def judge(
     if difference > 0 and metric not in COMPLEXITY_METRICS:
         return Verdict.BETTER
     return Verdict.KNOWN if known else Verdict.WORSE
+
+
+def judge_reference(
+    measured: float, target: float | None, images: int, tolerance: Tolerance
+) -> Verdict:
+    """Hold an accuracy against what the very same weights scored on the very same images.
+
+    Args:
+        measured, target: in percent; without a target there is nothing to hold it against.
+        images: how many images; on few of them one image may be more than `tolerance` allows.
+    """
+    if not math.isfinite(measured):
+        return Verdict.ERROR
+    if target is None:
+        return Verdict.UNPRINTED
+    width = max(tolerance.width(Printed(str(target))), 100 / images)
+    if abs(measured - target) <= width + 1e-9:  # one image is one image, whatever its rounding
+        return Verdict.MATCH
+    return Verdict.BETTER if measured > target else Verdict.WORSE

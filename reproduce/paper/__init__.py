@@ -127,14 +127,14 @@ def load_table(number: int, folder: Path = FOLDER) -> list[Row]:
 
 
 def load_tolerances(folder: Path = FOLDER) -> dict[str, Tolerance]:
-    """The tolerance of every metric, by its unprefixed name.
+    """The tolerance of every metric, by its unprefixed name, and that of 'reference' values.
 
     Raises:
         UserError: if the file is missing, malformed, or lacks a metric of the tables.
     """
     path = folder / 'tolerances.toml'
     tolerances = read_toml(path, dict[str, Tolerance])
-    needed = {unprefixed(name) for names in METRICS.values() for name in names}
+    needed = {unprefixed(name) for names in METRICS.values() for name in names} | {'reference'}
     if missing := sorted(needed - tolerances.keys()):
         raise UserError(f'{path} has no tolerance for {", ".join(missing)}: add an entry for each.')
     return tolerances

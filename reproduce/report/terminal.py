@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from reproduce.paper import TITLES, unprefixed
 from reproduce.results import Cell, count
-from reproduce.verdict import Verdict
+from reproduce.verdict import COMPLEXITY_METRICS, Verdict
 
 _MARKS = {
     Verdict.MATCH: '✓',
@@ -37,7 +37,16 @@ _HEADS = {
 def render(cells: Collection[Cell]) -> str:
     """All of `cells` as text: a table each, then deviations, what is missing, and the summary."""
     parts = [_table([c for c in cells if c.table == n]) for n in sorted({c.table for c in cells})]
-    return '\n\n'.join([*parts, _LEGEND, *_deviations(cells), *_missing(cells), summary(cells)])
+    return '\n\n'.join(
+        [
+            *parts,
+            _LEGEND,
+            *_deviations(cells),
+            *_references(cells),
+            *_missing(cells),
+            summary(cells),
+        ]
+    )
 
 
 def summary(cells: Collection[Cell]) -> str:
@@ -68,6 +77,14 @@ def _cell(cell: Cell) -> str:
     return f'{cell.measured:.4g}/{cell.paper or "–"} {_MARKS.get(cell.verdict, "")}'
 
 
+def _off_by(cell: Cell) -> str:
+    if cell.difference is None:
+        return ''
+    if unprefixed(cell.metric) in COMPLEXITY_METRICS:
+        return f'{cell.difference / float(cell.paper):+.1%}'
+    return f'{cell.difference:+.2f}'
+
+
 def _deviations(cells: Iterable[Cell]) -> list[str]:
     deviating = [cell for cell in cells if cell.verdict in list(_MARKS)[1:]]
     if not deviating:
@@ -78,7 +95,7 @@ def _deviations(cells: Iterable[Cell]) -> list[str]:
             cell.metric + (f' ({cell.convention})' if cell.convention else ''),
             cell.paper,
             '' if cell.measured is None else f'{cell.measured:.4g}',
-            '' if cell.difference is None else f'{cell.difference / float(cell.paper):+.1%}',
+            _off_by(cell),
             cell.verdict,
             f'{cell.system}: {cell.reason}',
         ]
@@ -89,11 +106,21 @@ def _deviations(cells: Iterable[Cell]) -> list[str]:
     return [tabulate(rows, heads, 'simple', maxcolwidths=widths, disable_numparse=True)]
 
 
+def _references(cells: Iterable[Cell]) -> list[str]:
+    rows = [
+        [f'T{c.table} {c.model}', c.metric, c.reference, f'{c.measured:.2f}', c.reference_verdict]
+        for c in cells
+        if c.reference
+    ]
+    heads = ['same weights', 'metric', 'reference', 'measured', 'verdict']
+    return [tabulate(rows, heads, 'simple', disable_numparse=True)] if rows else []
+
+
 def _missing(cells: Iterable[Cell]) -> list[str]:
     missing: dict[str, list[str]] = {}
     for cell in cells:
         if cell.verdict is Verdict.NOT_RUN:
-            missing.setdefault(cell.reason, []).append(cell.system)
+            missing.setdefault(cell.reason.replace(cell.system, 'SYSTEM'), []).append(cell.system)
     return [
         f'not-run, {len(systems)} cells of {len(set(systems))} systems: {reason}.'
         for reason, systems in missing.items()

@@ -1,0 +1,203 @@
+"""Evaluation records: what was measured on which images with which weights, how, when, where.
+
+One JSON file for each measurement, under `results/evaluations/`, and the predictions it was
+computed from beside it. Measuring the same again replaces the record; nothing else touches it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reproduce.errors import UserError
+from reproduce.files import write_atomically
+
+FOLDER = Path('results/evaluations')
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
+
+class Checkpoint(_Part):
+    """The weights: name and SHA-256 of their file."""
+
+    file: str
+    sha256: str
+
+
+class Data(_Part):
+    """The images: how many, which, and what keeps them from being the complete set."""
+
+    split: str
+    images: int
+    classes: int
+    fingerprint: str
+    complete: bool
+    problems: tuple[str, ...] = ()
+
+
+class Provenance(_Part):
+    """Who measured, with what, when.
+
+    `seconds` is the time of the run over the images, start-up not counted.
+    """
+
+    date: str
+    command: str
+    device: str
+    processes: int
+    batch_size: int
+    seconds: float
+    versions: dict[str, str]
+
+
+class Evaluation(_Part):
+    """One measurement.
+
+    Attributes:
+        task: 'imagenet'.
+        system: the system of the paper's tables that this is, or None.
+        model, arguments: the timm model and its constructor arguments.
+        precision: 'fp32', 'fp16' or 'bf16'.
+        preprocessing: input_size, crop_pct, crop_mode, interpolation, mean, std.
+        overridden: which of these, or of what else the model's config says, were set by hand.
+        metrics: in percent.
+        intervals: the 95 % Wilson interval of each, in percent.
+        predictions: the file of predictions beside the record.
+    """
+
+    task: str
+    system: str | None
+    model: str
+    arguments: dict[str, Any]
+    checkpoint: Checkpoint
+    data: Data
+    precision: str
+    preprocessing: dict[str, Any]
+    overridden: tuple[str, ...]
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    provenance: Provenance
+    predictions: str = ''
+
+    @property
+    def key(self) -> str:
+        """What was measured, in 12 hex digits: everything but the numbers and the provenance."""
+        what = self.model_dump(
+            mode='json',
+            include={
+                *('task', 'system', 'model', 'arguments', 'precision', 'preprocessing'),
+                'checkpoint',
+                'data',
+            },
+        )
+        what['checkpoint'] = self.checkpoint.sha256
+        what['data'] = self.data.fingerprint
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def origin(self) -> str:
+        """When, with which weights and on what it was measured, in words."""
+        return (
+            f'{self.checkpoint.file} ({self.checkpoint.sha256[:8]}), {self.data.images:,} images, '
+            f'{self.precision} on {self.provenance.device}, {self.provenance.date[:10]}'
+        )
+
+    @property
+    def stem(self) -> str:
+        """The name of the record's files."""
+        return f'{self.system or self.model}-{self.key}'
+
+
+def provenance(device: torch.device, processes: int, batch_size: int, seconds: float) -> Provenance:
+    """The provenance of what this process is measuring now."""
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor()
+    packages = ('torch', 'torchvision', 'timm', 'pillow', 'numpy')
+    return Provenance(
+        date=datetime.now(UTC).isoformat(timespec='seconds'),
+        command=shlex.join(['python', '-m', 'reproduce', *sys.argv[1:]]),
+        device=name,
+        processes=processes,
+        batch_size=batch_size,
+        seconds=round(seconds, 3),
+        versions={'python': platform.python_version(), **{p: version(p) for p in packages}},
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.split(':', 1)[1].strip() for line in lines if 'model name' in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def save(evaluation: Evaluation, predictions: bytes, folder: Path = FOLDER) -> Path:
+    """Write the record and its predictions, each whole or not at all; returns the record's path.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f'{folder} cannot hold results ({error.strerror}): name a writable folder with '
+            '--output.'
+        ) from None
+    path = folder / f'{evaluation.stem}.json'
+    kept = evaluation.model_copy(update={'predictions': f'{evaluation.stem}.csv.gz'})
+    # The predictions first: a record never names a file that is not there.
+    write_atomically(folder / kept.predictions, predictions)
+    write_atomically(path, json.dumps(kept.model_dump(mode='json'), indent=2) + os.linesep)
+    return path
+
+
+def load_all(folder: Path = FOLDER) -> list[Evaluation]:
+    """All records in `folder`, by name; none if it does not exist.
+
+    Raises:
+        UserError: if one is malformed.
+    """
+    evaluations = []
+    for path in sorted(folder.glob('*.json')):
+        try:
+            evaluations.append(Evaluation.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError) as error:
+            reason = error.errors()[0]['msg'] if isinstance(error, ValidationError) else error
+            raise UserError(
+                f'{path} is no evaluation record ({reason}): restore it, or remove it and '
+                'evaluate again.'
+            ) from error
+    return evaluations
+
+
+def latest(
+    records: Iterable[Evaluation], system: str, complete: bool = True, sha256: str | None = None
+) -> Evaluation | None:
+    """The last measurement of `system` with the preprocessing of its own config, if there is one.
+
+    Args:
+        complete: on the complete validation set, or on a part of it.
+        sha256: of these weights only.
+    """
+    fitting = [
+        record
+        for record in records
+        if record.system == system
+        and record.data.complete is complete
+        and not record.overridden
+        and sha256 in (None, record.checkpoint.sha256)
+    ]
+    return max(fitting, key=lambda record: record.provenance.date, default=None)

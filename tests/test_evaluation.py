@@ -1,0 +1,321 @@
+"""Evaluation for real: small networks, drawn images, files that are wrong in every known way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from scipy.stats import binomtest
+
+from datasets.imagenet import load
+from reproduce import checkpoints, cli
+from reproduce.errors import UserError
+from reproduce.evaluate.imagenet import Job, evaluate, preprocessing, resolve
+from reproduce.evaluate.predictions import Predictions, matched, read, score, wilson
+
+ROOT = Path(__file__).parents[1]
+CLASSES = 3
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """17 images of three classes: a length that neither 2 nor 3 divides."""
+    root = tmp_path_factory.mktemp('imagenet')
+    rng = np.random.default_rng(0)
+    for i in range(17):
+        folder = root / 'val' / f'n0000000{i % CLASSES}'
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 255, (40, 52, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i:02d}.JPEG')
+    return root
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'maformer_micro.safetensors'
+    save_file(timm.create_model('maformer_micro', num_classes=CLASSES).state_dict(), path)
+    return path
+
+
+def job(data, weights, **kwargs):
+    options = {'batch_size': 4, 'workers': 0, 'preprocessing': {'img_size': 32}, 'device': 'cpu'}
+    return Job('maformer_micro', weights, data, **options | kwargs)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['reproduce', *map(str, arguments)])
+        try:
+            cli.run()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def evaluate_command(data, weights, *more):
+    return (
+        *('evaluate', 'imagenet', 'maformer_micro', '--checkpoint', weights, '--data', data),
+        *('--img-size', 32, '--batch-size', 4, '--workers', 0, '--device', 'cpu', *more),
+    )
+
+
+@pytest.fixture(scope='module')
+def alone(data, weights):
+    return evaluate(job(data, weights))
+
+
+def test_the_classes_are_those_of_the_bare_model(data, weights, alone):
+    model = timm.create_model('maformer_micro', num_classes=CLASSES, checkpoint_path=weights).eval()
+    config = timm.data.resolve_model_data_config(model, {'img_size': 32})
+    transform = timm.data.create_transform(**config)
+    samples = load(data).samples
+    with torch.inference_mode():
+        scores = torch.cat(
+            [model(transform(Image.open(path))[None]).softmax(-1) for path, _ in samples]
+        )
+    best = scores.topk(CLASSES)
+    assert np.array_equal(alone.predictions.classes, best.indices)
+    np.testing.assert_allclose(alone.predictions.scores, best.values, atol=1e-5)
+    labels = torch.tensor([label for _, label in samples])
+    expected = (best.indices[:, 0] == labels).double().mean().item() * 100
+    assert alone.evaluation.metrics == {'top1': pytest.approx(expected, abs=1e-12), 'top5': 100.0}
+    assert alone.evaluation.data.images == 17
+    assert not alone.evaluation.data.complete
+    assert alone.evaluation.checkpoint.sha256 == checkpoints.sha256(weights)
+
+
+@pytest.mark.parametrize('processes', [2, 3])
+def test_any_number_of_processes_predicts_the_same(data, weights, alone, processes):
+    together = evaluate(job(data, weights), processes)
+    assert together.predictions.files == alone.predictions.files
+    assert np.array_equal(together.predictions.classes, alone.predictions.classes)
+    np.testing.assert_allclose(together.predictions.scores, alone.predictions.scores, atol=1e-5)
+    assert together.evaluation.metrics == alone.evaluation.metrics
+    assert together.evaluation.intervals == alone.evaluation.intervals
+    assert together.evaluation.key == alone.evaluation.key
+    assert together.evaluation.provenance.processes == processes
+
+
+@pytest.fixture
+def truncated(data, tmp_path):
+    """The images, the last of them cut off."""
+    for path in sorted(data.glob('val/*/*')):
+        copy = tmp_path / 'cut' / path.relative_to(data)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    copy.write_bytes(copy.read_bytes()[:600])
+    return tmp_path / 'cut', copy
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_unreadable_image_stops_the_run_and_is_named(run, truncated, weights, workers):
+    root, bad = truncated
+    code, out, err = run(*evaluate_command(root, weights, '--workers', workers))
+    assert (code, out) == (2, '')
+    assert err.startswith(f'error: cannot read the image {bad}: ')
+    assert err.count('\n') == 1
+    assert not list(Path('results').rglob('*.*'))
+
+
+def test_it_stops_all_processes_with_one_line(run, truncated, weights):
+    root, bad = truncated
+    code, out, err = run(*evaluate_command(root, weights, '--processes', 2))
+    assert (code, out) == (2, '')
+    assert err.startswith(f'error: cannot read the image {bad}: ')
+    assert err.count('\n') == 1
+
+
+def test_a_record_is_written_and_scored_again(run, data, weights, alone):
+    code, out, _ = run(*evaluate_command(data, weights, '--format', 'json', '--output', 'kept'))
+    assert code == 0
+    result = json.loads(out)
+    assert result['metrics'] == alone.evaluation.metrics
+    assert result['reference_verdict'] == 'unprinted'
+    assert result['overridden'] == ['img_size']
+    code, out, _ = run(
+        *('score', 'imagenet', result['predictions'], '--data', data, '--format', 'json')
+    )
+    again = json.loads(out)
+    assert again['metrics'] == result['metrics']
+    assert again['intervals'] == result['intervals']
+    assert again['labels_changed'] == 0
+    code, out, _ = run('score', 'imagenet', result['predictions'], '--data', data)
+    assert code == 0
+    assert 'top1' in out
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda p: p[:-1], '14.JPEG is not predicted'),
+        (lambda p: [*p, p[3]], 'predicted more than once'),
+        (lambda p: [*p, 17], 'other.JPEG is predicted but not there'),
+    ],
+)
+def test_predictions_must_fit_the_images(data, alone, tmp_path, change, message):
+    p = alone.predictions
+    chosen = change(list(range(len(p.files))))
+    files = (*p.files, 'other.JPEG')
+    rows = [min(i, 16) for i in chosen]
+    path = tmp_path / 'predictions.csv.gz'
+    path.write_bytes(
+        Predictions(
+            tuple(files[i] for i in chosen), p.labels[rows], p.classes[rows], p.scores[rows]
+        ).to_csv()
+    )
+    last = max(p.files)
+    with pytest.raises(UserError, match=message.replace('16.JPEG', last)):
+        order = sorted(range(len(chosen)), key=lambda i: files[chosen[i]])
+        assert order  # the order of the file does not matter
+        matched(read(path), load(data), path)
+
+
+def test_files_that_are_no_predictions(tmp_path):
+    with pytest.raises(UserError, match='cannot be read'):
+        read(tmp_path / 'nowhere.csv')
+    (tmp_path / 'bad.csv.gz').write_bytes(b'no gzip')
+    with pytest.raises(UserError, match='cannot be read'):
+        read(tmp_path / 'bad.csv.gz')
+    (tmp_path / 'other.csv').write_text('file,label,class1\na,1,2\n')
+    with pytest.raises(UserError, match='have the columns file,label,class1'):
+        read(tmp_path / 'other.csv')
+    (tmp_path / 'words.csv').write_text('file,label,class1,score1\na,1,two,0.5\n')
+    with pytest.raises(UserError, match='no number'):
+        read(tmp_path / 'words.csv')
+
+
+@pytest.mark.parametrize(('count', 'n'), [(0, 10), (10, 10), (3, 7), (41_500, 50_000)])
+def test_wilson_interval(count, n):
+    low, high = binomtest(count, n).proportion_ci(0.95, 'wilson')
+    assert wilson(count, n) == pytest.approx((100 * low, 100 * high), abs=1e-9)
+
+
+def test_score():
+    labels = np.array([3, 1, 4, 9])
+    classes = np.array([[3, 1, 0, 2, 5], [0, 2, 3, 4, 1], [4, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
+    metrics, _ = score(labels, classes)
+    assert metrics == {'top1': 50.0, 'top5': 75.0}
+
+
+def test_a_model_is_a_system_where_it_is_one():
+    assert resolve('maformer_small_token_labeling', {}) == (
+        'maformer_small_token_labeling',
+        'maformer_small',
+        {'token_labeling': True},
+    )
+    assert resolve('maformer_small', {'token_labeling': True})[0] == 'maformer_small_token_labeling'
+    assert resolve('maformer_small', {'grid_size': 7})[0] is None
+    assert resolve('resnet18.a1_in1k', {})[0] is None
+    with pytest.raises(UserError, match='only cited'):
+        resolve('cswin_tiny', {})
+    with pytest.raises(UserError, match=r"no model 'swin_tny'; the nearest are .*swin_s3_tiny_224"):
+        resolve('swin_tny', {})
+
+
+def test_preprocessing_is_the_models_own_unless_told():
+    own = preprocessing('crossvit_15_240', {}, {})
+    assert own['input_size'] == [3, 240, 240]
+    assert own['crop_pct'] == 0.875
+    told = preprocessing('crossvit_15_240', {}, {'crop_pct': 1.0, 'interpolation': 'bilinear'})
+    assert told == {**own, 'crop_pct': 1.0, 'interpolation': 'bilinear'}
+    with pytest.raises(UserError, match='out of range'):
+        preprocessing('crossvit_15_240', {}, {'crop_pct': 7.0})
+
+
+@pytest.mark.parametrize(
+    ('more', 'message'),
+    [
+        (('--data', 'nowhere'), 'nowhere is not a folder'),
+        (('--checkpoint', 'nowhere'), 'the checkpoint nowhere does not exist'),
+        (('--limit', 0), 'give 1 or more'),
+        (('--batch-size', 0), 'give 1 or more'),
+        (('--processes', 0), 'give 1 or more'),
+        (('--model-kwargs', 'depth'), 'expected name=value'),
+        (('--model-kwargs', 'depht=3'), 'cannot be built with'),
+    ],
+)
+def test_mistakes_are_one_line_each(run, data, weights, more, message):
+    code, out, err = run(*evaluate_command(data, weights, *more))
+    assert (code, out) == (2, '')
+    assert message in err
+    assert err.startswith('error: ')
+    assert err.count('\n') == 1
+
+
+def test_a_diverged_model_is_an_error(data, tmp_path):
+    model = timm.create_model('maformer_micro', num_classes=CLASSES)
+    state = model.state_dict()
+    state['head.fc.bias'][0] = float('nan')
+    save_file(state, tmp_path / 'nan.safetensors')
+    with pytest.raises(UserError, match=r'NaN or an infinity in head\.fc\.bias'):
+        evaluate(job(data, tmp_path / 'nan.safetensors'))
+    state['head.fc.bias'][0] = 0
+    state['norm.weight'] *= 1e30
+    state['head.fc.weight'] *= 1e30
+    save_file(state, tmp_path / 'large.safetensors')
+    with pytest.raises(UserError, match=r'NaN or infinity for \d+ of 17 images, first .*JPEG'):
+        evaluate(job(data, tmp_path / 'large.safetensors'))
+
+
+def test_a_model_of_another_input_size(data, tmp_path):
+    model = timm.create_model('deit_tiny_patch16_224', num_classes=CLASSES)
+    save_file(model.state_dict(), tmp_path / 'deit_tiny_patch16_224.safetensors')
+    with pytest.raises(UserError, match=r'does not take images of 100 x 100 pixels.* img_size=100'):
+        evaluate(Job('deit_tiny_patch16_224', tmp_path, data, preprocessing={'img_size': 100}))
+
+
+def test_half_precision_is_recorded(data, weights, alone):
+    outcome = evaluate(job(data, weights, amp='bf16', limit=5))
+    assert outcome.evaluation.precision == 'bf16'
+    assert outcome.evaluation.data.images == 5
+    assert outcome.evaluation.key != alone.evaluation.key
+
+
+@pytest.mark.slow
+def test_under_a_torchrun_of_ones_own(data, weights, alone, tmp_path):
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    command = evaluate_command(data, weights, '--format', 'json', '--output', tmp_path)
+    done = subprocess.run(
+        [*torchrun, '-m', 'reproduce', *map(str, command)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    result = json.loads(done.stdout)
+    assert result['metrics'] == alone.evaluation.metrics
+    assert result['provenance']['processes'] == 2
+
+
+def test_a_killed_run_leaves_earlier_records_whole(run, data, weights, tmp_path):
+    run(*evaluate_command(data, weights, '--output', 'kept'))
+    before = {p.name: p.read_bytes() for p in Path('kept').iterdir()}
+    assert len(before) == 2
+    command = evaluate_command(data, weights, '--output', tmp_path / 'kept', '--batch-size', 1)
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'reproduce', *map(str, command), '--img-size', '640'],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    time.sleep(3)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert {p.name: p.read_bytes() for p in Path('kept').iterdir()} == before
