@@ -20,11 +20,11 @@ from torchvision.transforms import functional as TF
 import model as _maformer  # noqa: F401
 from datasets import imagenet, shapes
 from reproduce.errors import UserError
-from reproduce.train import RECIPES, Job, make_labels, recipe_for, train
 from reproduce.train.command import Task, train_command
 from reproduce.train.data import Batches, RememberedCrop, TrainingImages
-from reproduce.train.labels import label_maps
-from reproduce.train.loop import build, scaling, targets_of
+from reproduce.train.labels import label_maps, make_labels
+from reproduce.train.loop import Job, build, scaling, targets_of, train
+from reproduce.train.recipe import RECIPES, recipe_for
 from reproduce.train.token_labeling import (
     dense_labels,
     load_label_map,
