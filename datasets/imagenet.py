@@ -4,6 +4,8 @@
     ROOT/ILSVRC/Data/CLS-LOC/{train,val}/...      the same under Kaggle's folders
     ROOT/[val/]ILSVRC2012_val_*.JPEG              as released: flat, with its labels in a file
 
+ROOT may also be the folder above, with ImageNet in ROOT/imagenet.
+
 The labels of flat images come from the devkit (`ILSVRC2012_validation_ground_truth.txt` and
 `meta.mat`) or from a text file of `name wnid` lines. Class i is the i-th WordNet id in sorted
 order. A folder that holds some classes of ImageNet-1K keeps their indices among the 1,000; one
@@ -30,6 +32,9 @@ from reproduce.errors import UserError
 NUM_CLASSES = 1000
 NUM_IMAGES = {'train': 1_281_167, 'val': 50_000}
 VAL_IMAGES_PER_CLASS = 50
+
+# What the folder is called inside one that holds several data sets.
+_NAMES = ('imagenet', 'ImageNet', 'imagenet-1k', 'ILSVRC2012')
 
 _WNID = re.compile(r'n\d{8}')
 _FLAT = re.compile(r'ILSVRC2012_val_(\d{8})\.JPEG')
@@ -143,7 +148,11 @@ def open_image(path: Path) -> Image.Image:
 
 def _find(root: Path, split: str) -> Path:
     """The folder that directly holds the class folders or the flat images of `split`."""
-    for folder in (root / split, root / 'ILSVRC/Data/CLS-LOC' / split, root):
+    for folder in (
+        base / place
+        for base in (root, *(root / name for name in _NAMES))
+        for place in (split, f'ILSVRC/Data/CLS-LOC/{split}', '.')
+    ):
         if folder.is_dir() and any(
             _WNID.fullmatch(e.name) or (split == 'val' and _FLAT.fullmatch(e.name))
             for e in os.scandir(folder)

@@ -63,6 +63,13 @@ def test_the_full_validation_set_is_complete(full):
     assert Counter(label for _, label in data.samples) == dict.fromkeys(range(1000), 50)
 
 
+def test_the_folder_above_will_do(full, tmp_path):
+    (tmp_path / 'imagenet').symlink_to(full)
+    above = imagenet.load(tmp_path)
+    assert above.complete
+    assert above.fingerprint == imagenet.load(full).fingerprint
+
+
 def test_a_limit_is_a_balanced_subset(full):
     data = imagenet.load(full, limit=2000)
     assert not data.complete

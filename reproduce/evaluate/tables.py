@@ -53,7 +53,7 @@ def standing(
             f'{request.weights} is not a folder: expected one with a checkpoint for each system, '
             f'such as {checkpoints.expected(request.weights, "maformer_small")}.'
         )
-    if request.data is not None:
+    if request.data is not None and chosen:
         load(request.data, limit=request.limit)
     earlier = records.load_all(request.folder)
     found = {s.name: _checkpoint(s, request) for s in chosen}
