@@ -118,7 +118,7 @@ def table(
     measured, or on an error of the user's.
     """
     with _quiet_libraries():
-        from reproduce import complexity, paper, results
+        from reproduce import complexity, files, paper, results
         from reproduce.evaluate import tables as evaluated
         from reproduce.report import terminal
         from reproduce.systems import load_systems
@@ -128,7 +128,7 @@ def table(
             raise UserError(f'the paper has no Table {unknown[0]}: name tables from 1 to 7.')
         folder = output or (None if models else RESULTS)
         if folder is not None:
-            results.check_writable(folder)
+            files.check_writable(folder)
         rows = [row for number in numbers for row in paper.load_table(number)]
         systems = [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
         tolerances, known = paper.load_tolerances(), results.load_known()

@@ -1,10 +1,27 @@
-"""Files that are replaced whole or not at all."""
+"""Folders that can hold results, and files that are replaced whole or not at all."""
 
 import os
 import tempfile
 from pathlib import Path
 
 from reproduce.errors import UserError
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and check that files can be made in it, before hours are spent.
+
+    Raises:
+        UserError: if not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'{folder} cannot hold results ({error.strerror}): name a writable folder with '
+            '--output.'
+        ) from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reproduce.errors import UserError
-from reproduce.files import write_atomically
+from reproduce.files import check_writable, write_atomically
 
 FOLDER = Path('results/evaluations')
 
@@ -149,13 +149,7 @@ def save(evaluation: Evaluation, predictions: bytes, folder: Path = FOLDER) -> P
     Raises:
         UserError: if they cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f'{folder} cannot hold results ({error.strerror}): name a writable folder with '
-            '--output.'
-        ) from None
+    check_writable(folder)
     path = folder / f'{evaluation.stem}.json'
     kept = evaluation.model_copy(update={'predictions': f'{evaluation.stem}.csv.gz'})
     # The predictions first: a record never names a file that is not there.

@@ -1,7 +1,6 @@
 """The cells of a table: assembled, judged, and written as `results/tableN.csv`, one line a cell."""
 
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -240,23 +239,6 @@ def exit_code(cells: Collection[Cell], strict: bool) -> int:
         return 2
     worse = Verdict.WORSE in verdicts | references
     return int(worse or (strict and Verdict.NOT_RUN in verdicts))
-
-
-def check_writable(folder: Path) -> None:
-    """Make `folder` and check that files can be made in it, before hours are spent.
-
-    Raises:
-        UserError: if not.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f'{folder} cannot hold results ({error.strerror}): name a writable folder with '
-            '--output.'
-        ) from None
 
 
 def write(cells: Sequence[Cell], folder: Path) -> list[Path]:

@@ -2,13 +2,12 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from reproduce import cli, complexity, paper, results
+from reproduce import complexity, paper, results
 from reproduce.complexity import Complexity
 from reproduce.errors import UserError
 from reproduce.systems import load_systems
@@ -24,18 +23,6 @@ COLUMNS = (
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['reproduce', *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.run()
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return run
 
 
 def test_a_table_is_measured_judged_and_written(run):

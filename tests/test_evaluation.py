@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from scipy.stats import binomtest
 
 from datasets.imagenet import load
-from reproduce import checkpoints, cli
+from reproduce import checkpoints
 from reproduce.errors import UserError
 from reproduce.evaluate.imagenet import Job, evaluate, preprocessing, resolve
 from reproduce.evaluate.predictions import Predictions, matched, read, score, wilson
@@ -50,23 +50,6 @@ def weights(tmp_path_factory):
 def job(data, weights, **kwargs):
     options = {'batch_size': 4, 'workers': 0, 'preprocessing': {'img_size': 32}, 'device': 'cpu'}
     return Job('maformer_micro', weights, data, **options | kwargs)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['reproduce', *map(str, arguments)])
-        try:
-            cli.run()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def evaluate_command(data, weights, *more):

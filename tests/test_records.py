@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import model  # noqa: F401
 from datasets import shapes
 from datasets.imagenet import load, open_image
-from reproduce import checkpoints, cli, records
+from reproduce import checkpoints, records
 from reproduce.checkpoints import Reference, Released, load_manifest, obtain
 from reproduce.errors import UserError
 from reproduce.evaluate.imagenet import Job, evaluate
@@ -25,23 +24,6 @@ from reproduce.verdict import Verdict, judge_reference
 
 ROOT = Path(__file__).parents[1]
 DAY = '2026-01-01T00:00:00+00:00'
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['reproduce', *map(str, arguments)])
-        try:
-            cli.run()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def record(system, top1, complete=True, sha256='a' * 64, date=DAY, **changes):

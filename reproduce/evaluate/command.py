@@ -122,10 +122,10 @@ def evaluate_imagenet(
     format: OutputFormat = Format.TEXT,
 ) -> None:
     """Measure Top-1 and Top-5 on ImageNet-1K's validation images, every image exactly once."""
-    from reproduce import records, results
+    from reproduce import files, records
     from reproduce.evaluate.imagenet import Job, evaluate
 
-    results.check_writable(output)
+    files.check_writable(output)
     overrides = {
         'img_size': img_size,
         'crop_pct': crop_pct,
