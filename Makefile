@@ -16,7 +16,7 @@ PROCESSES = $(if $(GPUS),--processes $(GPUS))
 EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce regress test test-slow lint format benchmark benchmark-evaluation clean
+.PHONY: help setup reproduce regress audit test test-slow lint format benchmark benchmark-evaluation clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -50,6 +50,9 @@ reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
 
 regress: $(READY)  ## Evaluate the released checkpoints; fails if one scores less than it did
 	$(BIN)/python -m reproduce regress $(if $(DATA),--data $(DATA)) $(PROCESSES) $(ARGS)
+
+audit: $(READY)  ## The paper against itself: what of its text and tables does not hold
+	$(BIN)/python -m reproduce audit $(ARGS)
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)

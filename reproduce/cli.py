@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reproduce.audit.command import audit_command
 from reproduce.errors import UserError
 from reproduce.evaluate import command as evaluation
 from reproduce.train.command import labels_command, train_command
@@ -39,6 +40,7 @@ app.add_typer(evaluation.score_app, name='score')
 app.command('regress')(evaluation.regress)
 app.command('train')(train_command)
 app.command('labels')(labels_command)
+app.command('audit')(audit_command)
 
 
 class Format(StrEnum):

@@ -1,0 +1,1 @@
+"""The paper against itself: its text against its tables, and its tables against each other."""

@@ -1,0 +1,43 @@
+"""`python -m reproduce audit`."""
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RESULTS = Path('results')
+
+
+class Format(StrEnum):
+    """How the audit is printed."""
+
+    TEXT = 'text'
+    JSON = 'json'
+
+
+def audit_command(
+    results: Annotated[
+        Path, typer.Option('--results', help='Folder of the measured tables.')
+    ] = RESULTS,
+    format: Annotated[
+        Format,
+        typer.Option(
+            '--format', help='json prints one JSON object and nothing else to standard output.'
+        ),
+    ] = Format.TEXT,
+) -> None:
+    """Hold the paper against itself: its text against its tables, its tables against each other.
+
+    Lists what does not hold, each with its evidence. That is no failure: the exit status is 0.
+    """
+    from reproduce.audit import text
+    from reproduce.audit.run import audit
+
+    found = audit(results)
+    if format is Format.JSON:
+        print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+    else:
+        print(text.render(found))

@@ -1,0 +1,123 @@
+"""The audit as text for a terminal of 100 columns."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+from reproduce.audit.claims import ClaimVerdict, JudgedClaim
+from reproduce.audit.findings import Finding
+from reproduce.audit.misprints import Misprint
+from reproduce.audit.readings import GLOBAL_BRANCHES, Reading, Search, nearest, show
+from reproduce.audit.run import Audit
+
+_WIDTH = 100
+_READINGS = 10  # the best ones are shown, and GLD over all tokens in the block as built
+
+
+def render(audit: Audit) -> str:
+    """All sections, ending with the list of what does not hold and one line of summary."""
+    checked = [c for c in audit.claims if c.verdict is not ClaimVerdict.UNCHECKED]
+    unchecked = [c for c in audit.claims if c.verdict is ClaimVerdict.UNCHECKED]
+    sections = [
+        ('Claims of the text, recomputed from the tables', _claims(checked)),
+        ('Claims that no table bears on', _unchecked(unchecked)),
+        ('Contradictions between and within tables', _findings(audit.contradictions)),
+        ('Against publications that print the same rows', _findings(audit.sources)),
+        ('Misprints, and what was measured', _misprints(audit.misprints)),
+        ('Measured otherwise, not listed as misprints', _findings(audit.measured_otherwise)),
+        ('Readings of the block', _readings(audit.search)),
+        ('What does not hold', _list(audit.findings)),
+    ]
+    body = '\n\n'.join(f'{title}\n{"=" * len(title)}\n\n{text}' for title, text in sections)
+    return f'{body}\n\n{textwrap.fill(summary(audit), _WIDTH)}'
+
+
+def summary(audit: Audit) -> str:
+    """One line: the claims by verdict, and how many things do not hold."""
+    counts = Counter(claim.verdict for claim in audit.claims)
+    verdicts = ', '.join(f'{counts[v]} {v}' for v in ClaimVerdict if counts[v])
+    return f'{len(audit.claims)} claims: {verdicts}. {len(audit.findings)} findings.'
+
+
+def _table(rows: Iterable[Sequence[str]], heads: Sequence[str], widths: Sequence[int]) -> str:
+    return tabulate(rows, heads, 'simple', maxcolwidths=list(widths), disable_numparse=True)
+
+
+def _claims(claims: Sequence[JudgedClaim]) -> str:
+    rows = [[c.claim.place, c.claim.says, c.claim.printed, c.computed, c.verdict] for c in claims]
+    table = _table(rows, ['place', 'claim', 'text', 'tables', ''], [18, 44, 5, 10, 14])
+    legend = (
+        '"text" is what the sentence says, "tables" what the cells give. Unlike rows: the numbers '
+        'agree, but one row has token labeling and the other has not. In one reading: of the rows '
+        'that the sentence may mean, some agree.'
+    )
+    return f'{table}\n\n{textwrap.fill(legend, _WIDTH)}'
+
+
+def _unchecked(claims: Sequence[JudgedClaim]) -> str:
+    rows = [[c.claim.place, c.claim.says, c.claim.printed, c.evidence] for c in claims]
+    return _table(rows, ['place', 'claim', 'text', 'why not'], [18, 26, 18, 32])
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    rows = [[f.place, f.says, f.evidence] for f in findings]
+    return _table(rows, ['place', 'printed', 'evidence'], [24, 26, 46]) if rows else 'None.'
+
+
+def _misprints(misprints: Sequence[Misprint]) -> str:
+    rows = [
+        [f'T{m.table} {m.model}', m.metric, m.printed, m.likely, f'{m.reason} {m.measured}'.strip()]
+        for m in misprints
+    ]
+    heads = ['row', 'metric', 'printed', 'likely', 'reason, measured']
+    return _table(rows, heads, [14, 16, 7, 7, 44])
+
+
+def _readings(search: Search) -> str:
+    small, *large = search.variants
+    rows = [
+        [
+            ranked.reading.label,
+            f'{ranked.fixed}',
+            f'{ranked.deviation:.1%}',
+            f'{ranked.printed}',
+            f'{ranked.best}',
+            ', '.join(map(show, nearest(ranked.depths, search.variants[small].depths)[:3])),
+            'yes' if ranked.reading.buildable else '',
+        ]
+        for i, ranked in enumerate(search.ranked)
+        if i < _READINGS or ranked.reading in map(Reading, GLOBAL_BRANCHES)
+    ]
+    sizes = ', '.join(name.rpartition('-')[2] for name in large)
+    letter = small.rpartition('-')[2]
+    heads = [
+        *('reading', f'{sizes} /{search.fixed_cells}', 'off by', f'{letter} /{search.small_cells}'),
+        *('best', 'with depths', 'built'),
+    ]
+    every = sum(ranked.fixed == search.fixed_cells for ranked in search.ranked)
+    depths = show(search.variants[small].depths)
+    legend = (
+        f'{len(search.ranked)} readings by the parameter and FLOP cells of Tables 1, 5, 6 and 7 '
+        f'that they meet; {every} meet all {search.fixed_cells} of {sizes}. "off by" is the mean '
+        f'distance from those. {letter}: with its depths {depths} as printed, and with those that '
+        'meet most, of which the ones nearest to the printed are shown. "built": the constructor '
+        'of model.maformer builds it; the others are counted in closed form only. An MLP counts '
+        'the same after the local attention and after the fusion.'
+    )
+    table = _table(rows, heads, [33, 8, 6, 6, 4, 16, 5])
+    return f'{textwrap.fill(legend, _WIDTH)}\n\n{table}'
+
+
+def _list(findings: Sequence[Finding]) -> str:
+    return '\n'.join(
+        textwrap.fill(
+            f'{finding.place}: {finding.says}. {finding.evidence.rstrip(".")}.',
+            _WIDTH,
+            initial_indent=f'{i:3}. ',
+            subsequent_indent='     ',
+            break_on_hyphens=False,
+        )
+        for i, finding in enumerate(findings, 1)
+    )
