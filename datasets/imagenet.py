@@ -27,7 +27,7 @@ from PIL import Image
 from scipy.io.matlab import MatReadError
 from timm.data import ImageNetInfo
 
-from reproduce.errors import UserError
+from reproduce.errors import DataNotFound, UserError
 
 NUM_CLASSES = 1000
 NUM_IMAGES = {'train': 1_281_167, 'val': 50_000}
@@ -68,6 +68,11 @@ class ImageNet:
     problems: tuple[str, ...]
     fingerprint: str
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """As the other data sets call them."""
+        return self.wnids
+
 
 def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
     """Find the images of `split` under `root`, label them and check that none is missing.
@@ -76,7 +81,8 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
         limit: take that many images, evenly spaced over the classes.
 
     Raises:
-        UserError: if there is no such folder or no image in it, a class folder is empty, or the
+        DataNotFound: if there is no image in the folder.
+        UserError: if there is no such folder, a class folder is empty, or the
             labels of flat images are missing, unreadable or do not fit the images.
     """
     root = Path(root)
@@ -159,7 +165,7 @@ def _find(root: Path, split: str) -> Path:
         ):
             return folder
     flat = ' or ILSVRC2012_val_*.JPEG' if split == 'val' else ''
-    raise UserError(
+    raise DataNotFound(
         f'no ImageNet images in {root}: expected class folders {split}/WNID/*.JPEG{flat}; '
         'name the folder that holds them.'
     )

@@ -1,4 +1,4 @@
-"""Checkpoints of classifiers: found, verified, loaded, and explained where they do not fit.
+"""Checkpoints: found, verified, loaded, and explained where they do not fit.
 
 `checkpoints.toml` is the manifest of released weights: where each file is, its SHA-256, its
 licence, and what it scores according to whoever released it.
@@ -28,30 +28,32 @@ MANIFEST = Path(__file__).parent / 'checkpoints.toml'
 # The same weights may lie there twice: safetensors, which cannot hold code, goes first.
 SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
 
+# The whole validation set of each task.
+IMAGES = {'imagenet': 50_000, 'coco': 5_000, 'ade20k': 2_000}
+
 
 class Reference(BaseModel):
     """What released weights score according to whoever released them.
 
     Attributes:
-        data: 'imagenet' for ImageNet-1K's whole validation set, 'shapes' for the embedded data.
+        data: 'full' for the task's own data set, 'shapes' for the embedded data.
         fingerprint: the images it was measured on; needed unless they are the whole set.
         images: how many they are.
-        top1, top5: percent.
+        metrics: in percent, by name.
         source: who measured it.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
-    data: Literal['imagenet', 'shapes'] = 'imagenet'
+    data: Literal['full', 'shapes'] = 'full'
     fingerprint: str = ''
-    images: int = 50_000
-    top1: float
-    top5: float | None = None
+    images: int
+    metrics: dict[str, float]
     source: str
 
     @model_validator(mode='after')
     def _names_its_images(self) -> 'Reference':
-        if (self.data, self.images) != ('imagenet', 50_000) and not self.fingerprint:
-            raise ValueError('a reference on less than ImageNet-1K needs a fingerprint')
+        if self.data != 'full' and not self.fingerprint:
+            raise ValueError('a reference on the embedded data needs a fingerprint')
         return self
 
     def holds_for(self, fingerprint: str, complete: bool) -> bool:
@@ -64,17 +66,22 @@ class Released(BaseModel):
 
     Attributes:
         name: unique.
-        model, arguments: the timm model and its constructor arguments.
-        preprocessing: what replaces the model's own: img_size, crop_pct, ...
+        task: 'imagenet', 'coco' or 'ade20k'.
+        model, arguments: the timm model and its constructor arguments, or an OpenMMLab config and
+            the values that replace some of it.
+        preprocessing: what replaces a timm model's own: img_size, crop_pct, ...
+        multi_scale: whether a segmenter is evaluated at several scales, too.
         file, url: the file, relative to the manifest, or where it is fetched from.
         sha256: of the file, 64 hex digits.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
     name: str
+    task: Literal['imagenet', 'coco', 'ade20k'] = 'imagenet'
     model: str
     arguments: dict[str, Any] = {}
     preprocessing: dict[str, Any] = {}
+    multi_scale: bool = False
     file: str | None = None
     url: str | None = None
     sha256: Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
@@ -85,6 +92,12 @@ class Released(BaseModel):
     def _is_somewhere(self) -> 'Released':
         if (self.file is None) == (self.url is None):
             raise ValueError(f'{self.name} needs either file or url')
+        for reference in self.reference:
+            if not reference.fingerprint and reference.images != IMAGES[self.task]:
+                raise ValueError(
+                    f'{self.name} has a reference on {reference.images} images: one on less than '
+                    f"all {IMAGES[self.task]} of {self.task}'s needs a fingerprint"
+                )
         return self
 
 

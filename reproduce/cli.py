@@ -1,12 +1,9 @@
 """The command line: `python -m reproduce`."""
 
-import contextlib
 import json
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from enum import StrEnum
@@ -15,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reproduce import options
 from reproduce.audit.command import audit_command
 from reproduce.errors import UserError
 from reproduce.evaluate import command as evaluation
+from reproduce.quiet import quiet_libraries
+from reproduce.score import command as scoring
 from reproduce.train.command import labels_command, train_command
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ app = typer.Typer(
     context_settings={'help_option_names': ['-h', '--help']},
 )
 
-app.add_typer(evaluation.evaluate_app, name='evaluate')
-app.add_typer(evaluation.score_app, name='score')
+app.add_typer(evaluation.app, name='evaluate')
+app.add_typer(scoring.app, name='score')
 app.command('regress')(evaluation.regress)
 app.command('train')(train_command)
 app.command('labels')(labels_command)
@@ -77,7 +77,10 @@ OutputFormat = Annotated[
 
 Data = Annotated[
     Path | None,
-    typer.Option('--data', help='Folder of ImageNet-1K, to evaluate the systems of Tables 1-4 on.'),
+    typer.Option(
+        '--data',
+        help='Folder of ImageNet, COCO or ADE20K, or of several of them, to evaluate on.',
+    ),
 ]
 Checkpoints = Annotated[
     Path | None,
@@ -103,11 +106,16 @@ def table(
     output: Output = None,
     data: Data = None,
     checkpoints: Checkpoints = None,
-    processes: evaluation.Processes = 1,
-    limit: evaluation.Limit = None,
-    batch_size: evaluation.BatchSize = 64,
-    workers: evaluation.Workers = 4,
-    amp: evaluation.Amp = None,
+    processes: options.Processes = 1,
+    limit: options.Limit = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            '--batch-size', help="Images a batch, in each process.  [default: the task's]"
+        ),
+    ] = None,
+    workers: options.Workers = 4,
+    amp: options.Amp = None,
     evaluations: Evaluations = evaluation.EVALUATIONS,
     format: OutputFormat = Format.TABLE,
 ) -> None:
@@ -119,7 +127,7 @@ def table(
     Exits with 0; with 1 if a cell is worse than its target allows; with 2 if one could not be
     measured, or on an error of the user's.
     """
-    with _quiet_libraries():
+    with quiet_libraries():
         from reproduce import complexity, files, paper, results
         from reproduce.evaluate import tables as evaluated
         from reproduce.report import terminal
@@ -190,25 +198,13 @@ def _select(
     )
 
 
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep what libraries print while they are imported and built out of standard output."""
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)
-
-
 def run() -> None:
     """Entry point: errors of the user's in one line, no traceback."""
     sys.stdout.reconfigure(errors='replace')  # a terminal that cannot show ✓ shows ?
     try:
         app()
     except UserError as error:
-        if os.environ.get('RANK', '0') == '0':
+        if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
             print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it on one line and exits with status 2; it never shows a traceback.
     """
+
+
+class DataNotFound(UserError):
+    """A folder that exists and does not hold the data set that was looked for in it."""

@@ -66,15 +66,18 @@ class Evaluation(_Part):
     """One measurement.
 
     Attributes:
-        task: 'imagenet'.
+        task: 'imagenet', 'coco' or 'ade20k'.
         system: the system of the paper's tables that this is, or None.
-        model, arguments: the timm model and its constructor arguments.
+        model, arguments: the timm model and its constructor arguments, or the OpenMMLab config and
+            the values that replace some of it.
         precision: 'fp32', 'fp16' or 'bf16'.
-        preprocessing: input_size, crop_pct, crop_mode, interpolation, mean, std.
+        preprocessing: of a classifier input_size, crop_pct, crop_mode, interpolation, mean, std; of
+            an OpenMMLab model its test pipeline, and a hash over that and the model's config.
         overridden: which of these, or of what else the model's config says, were set by hand.
         metrics: in percent.
-        intervals: the 95 % Wilson interval of each, in percent.
-        predictions: the file of predictions beside the record.
+        intervals: the 95 % interval of those that have one, in percent.
+        per_class: metrics of single classes, by class, in percent.
+        predictions: the file of predictions beside the record; before it is saved, its suffix.
     """
 
     task: str
@@ -87,7 +90,8 @@ class Evaluation(_Part):
     preprocessing: dict[str, Any]
     overridden: tuple[str, ...]
     metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    intervals: dict[str, tuple[float, float]] = {}
+    per_class: dict[str, dict[str, float]] = {}
     provenance: Provenance
     predictions: str = ''
 
@@ -117,13 +121,17 @@ class Evaluation(_Part):
     @property
     def stem(self) -> str:
         """The name of the record's files."""
-        return f'{self.system or self.model}-{self.key}'
+        name = self.system or Path(self.model.rpartition('::')[2]).name.removesuffix('.py')
+        return f'{name}-{self.key}'
 
 
 def provenance(device: torch.device, processes: int, batch_size: int, seconds: float) -> Provenance:
     """The provenance of what this process is measuring now."""
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor()
-    packages = ('torch', 'torchvision', 'timm', 'pillow', 'numpy')
+    packages = (
+        *('torch', 'torchvision', 'timm', 'pillow', 'numpy', 'pycocotools'),
+        *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation'),
+    )
     return Provenance(
         date=datetime.now(UTC).isoformat(timespec='seconds'),
         command=shlex.join(['python', '-m', 'reproduce', *sys.argv[1:]]),
@@ -151,7 +159,8 @@ def save(evaluation: Evaluation, predictions: bytes, folder: Path = FOLDER) -> P
     """
     check_writable(folder)
     path = folder / f'{evaluation.stem}.json'
-    kept = evaluation.model_copy(update={'predictions': f'{evaluation.stem}.csv.gz'})
+    name = f'{evaluation.stem}{evaluation.predictions}'
+    kept = evaluation.model_copy(update={'predictions': name})
     # The predictions first: a record never names a file that is not there.
     write_atomically(folder / kept.predictions, predictions)
     write_atomically(path, json.dumps(kept.model_dump(mode='json'), indent=2) + os.linesep)
@@ -178,11 +187,16 @@ def load_all(folder: Path = FOLDER) -> list[Evaluation]:
 
 
 def latest(
-    records: Iterable[Evaluation], system: str, complete: bool = True, sha256: str | None = None
+    records: Iterable[Evaluation],
+    system: str,
+    metric: str,
+    complete: bool = True,
+    sha256: str | None = None,
 ) -> Evaluation | None:
     """The last measurement of `system` with the preprocessing of its own config, if there is one.
 
     Args:
+        metric: it has this one.
         complete: on the complete validation set, or on a part of it.
         sha256: of these weights only.
     """
@@ -190,6 +204,7 @@ def latest(
         record
         for record in records
         if record.system == system
+        and metric in record.metrics
         and record.data.complete is complete
         and not record.overridden
         and sha256 in (None, record.checkpoint.sha256)

@@ -20,14 +20,6 @@ from reproduce.verdict import COMPLEXITY_METRICS, Verdict, judge, judge_referenc
 
 KNOWN = Path(__file__).parent / 'known.toml'
 
-_DATA = {
-    'classifier': "ImageNet-1K's 50,000 validation images",
-    'mask_rcnn': "COCO's val2017",
-    'cascade_mask_rcnn': "COCO's val2017",
-    'sem_fpn': "ADE20K's 2,000 validation images",
-    'upernet': "ADE20K's 2,000 validation images",
-}
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -109,13 +101,13 @@ def assemble(
     complexities: Mapping[str, Complexity | Exception],
     tolerances: Mapping[str, Tolerance],
     known: Mapping[tuple[int, str, str], str],
-    evaluations: Mapping[str, Evaluation | Exception | str] | None = None,
+    evaluations: Mapping[tuple[str, str], Evaluation | Exception | str],
 ) -> list[Cell]:
     """The judged cells of `rows` for those of `systems` that stand for them, in printed order.
 
     Args:
-        evaluations: of each system its evaluation on the complete data, why it failed, or why
-            there is none.
+        evaluations: of each system and accuracy its evaluation on the complete data, why it
+            failed, or why there is none.
     """
     cells = []
     for row in rows:
@@ -125,7 +117,7 @@ def assemble(
                 system,
                 column,
                 complexities.get(system.name),
-                (evaluations or {}).get(system.name),
+                evaluations.get((system.name, unprefixed(column))),
                 tolerances,
                 known.get((row.table, system.name, column)),
             )
@@ -176,17 +168,14 @@ def _judged(
         value, data = evaluation.metrics[metric], evaluation.data
         verdict = judge(metric, value, target, tolerance, deviation is not None)
         found = checkpoints.reference(evaluation.checkpoint.sha256, data.fingerprint, data.complete)
-        reference = getattr(found, metric, None)
+        reference = found and found.metrics.get(metric)
         reference_verdict = judge_reference(value, reference, data.images, tolerances['reference'])
         reason = '; '.join(filter(None, (deviation, system.note, evaluation.origin)))
     elif metric not in COMPLEXITY_METRICS and isinstance(evaluation, Exception):
         verdict, reason = Verdict.ERROR, str(evaluation)
     elif metric not in COMPLEXITY_METRICS:
         verdict = Verdict.NOT_RUN
-        reason = (
-            evaluation
-            or f'no evaluation on record; it takes a checkpoint and {_DATA[system.framework]}'
-        )
+        reason = evaluation
     elif isinstance(complexity, Complexity):
         value = complexity.params / 1e6
         if metric == 'flops_g':

@@ -173,7 +173,7 @@ licence = "Apache-2.0"
 data = "shapes"
 fingerprint = "{fingerprint}"
 images = 17
-top1 = 50.0
+metrics = {{ top1 = 50.0 }}
 source = "me"
 """)
     return path
@@ -186,7 +186,7 @@ def test_released_weights_are_verified(tmp_path):
     (entry,) = load_manifest(listed)
     assert obtain(entry, listed) == path
     found = checkpoints.reference(sha256, 'abc', False, [entry])
-    assert found.top1 == 50.0
+    assert found.metrics == {'top1': 50.0}
     assert checkpoints.reference(sha256, 'other', True, [entry]) is None
     assert checkpoints.reference('0' * 64, 'abc', False, [entry]) is None
     other = load_file(path)
@@ -219,11 +219,11 @@ def test_released_weights_are_fetched_once(tmp_path, monkeypatch):
 
 
 def test_a_reference_holds_for_its_own_images_only():
-    whole = Reference(top1=80.0, source='x')
+    whole = Reference(images=50_000, metrics={'top1': 80.0}, source='x')
     assert whole.holds_for('anything', complete=True)
     assert not whole.holds_for('anything', complete=False)
     with pytest.raises(ValueError, match='needs a fingerprint'):
-        Reference(data='shapes', images=17, top1=80.0, source='x')
+        Reference(data='shapes', images=17, metrics={'top1': 80.0}, source='x')
 
 
 def test_the_manifest_is_whole():

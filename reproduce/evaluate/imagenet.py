@@ -1,132 +1,75 @@
-"""Top-1 and Top-5 of a classifier on ImageNet-1K, every image exactly once.
+"""Top-1 and Top-5 of a classifier on ImageNet-1K."""
 
-Batches are cut before they are dealt to the processes, so an image meets the same batch, and gets
-the same prediction, on any number of them.
-"""
-
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import timm
 import torch
 import torch.nn as nn
 from timm.data import create_transform, resolve_data_config
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load, open_image
-from reproduce import checkpoints, records
+from reproduce import checkpoints
 from reproduce.errors import UserError
-from reproduce.evaluate.predictions import TOP, Predictions, names, score
-from reproduce.evaluate.processes import Group, in_group, join, launch
+from reproduce.evaluate import harness
+from reproduce.evaluate.harness import PRECISIONS, Measured, Prepared, agreeing, batches
+from reproduce.evaluate.processes import Group
+from reproduce.score.imagenet import TOP, Predictions, names, score
 from reproduce.systems import load_systems
 
-PRECISIONS = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to evaluate, and how.
+class Job(harness.Job):
+    """A classifier: a system of Tables 1-4, a MAFormer or any timm model.
 
     Attributes:
-        model: a system of Tables 1-4, or a timm model.
-        checkpoint: a file, a folder with `MODEL.safetensors` in it, or a released checkpoint.
-        data: the folder of ImageNet.
-        arguments: constructor arguments of the model, besides the system's.
-        limit: take that many images only.
-        batch_size: images a batch, in each process.
-        workers: processes that read images, for each process that computes.
-        amp: 'fp16' or 'bf16'; None computes in fp32.
         preprocessing: what replaces the model's own: img_size, crop_pct, interpolation, mean, std.
-        device: 'cpu' or 'cuda'; None takes GPUs where there are some.
     """
 
-    model: str
-    checkpoint: str | Path
-    data: Path
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    limit: int | None = None
+    task: ClassVar[str] = 'imagenet'
+
     batch_size: int = 64
-    workers: int = 4
-    amp: str | None = None
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    device: str | None = None
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """A measurement and the predictions that it was computed from."""
-
-    evaluation: records.Evaluation
-    predictions: Predictions
-
-
-def evaluate(job: Job, processes: int = 1) -> Outcome | None:
-    """Evaluate on `processes` processes of this machine, or on those that `torchrun` started.
-
-    Returns:
-        the outcome; None in all but the first of the processes that `torchrun` started.
-
-    Raises:
-        UserError: if the checkpoint, the data or an option is not what it should be, or an image
-            cannot be read.
-    """
-    if processes < 1:
-        raise UserError(f'{processes} processes cannot evaluate anything: give 1 or more.')
-    if processes > 1 and not in_group():
-        return launch(run, (job,), processes)
-    return run(job)
-
-
-def run(job: Job) -> Outcome | None:
-    """The part of this process; see `evaluate`."""
-    system, name, arguments = resolve(job.model, job.arguments)
-    config = preprocessing(name, arguments, job.preprocessing)
-    if job.amp is not None and job.amp not in PRECISIONS:
-        raise UserError(f"--amp '{job.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
-    if job.batch_size < 1:
-        raise UserError(f'a batch of {job.batch_size} images is none: give 1 or more.')
-    path = checkpoints.find(job.checkpoint, system or name)
-    data = load(job.data, limit=job.limit)
-    classifier = build(name, arguments, len(data.wnids))
-    checkpoints.load(classifier, path, classes=str(job.data))
-    with join(job.device) as group:
-        start = time.perf_counter()
-        classes, scores = predict(classifier, data, config, group, job)
-        seconds = time.perf_counter() - start
-        if group.rank:
-            return None
-        labels = np.array([label for _, label in data.samples])
-        metrics, intervals = score(labels, classes)
-        evaluation = records.Evaluation(
-            task='imagenet',
+    def prepare(self) -> Prepared:
+        system, name, arguments = resolve(self.model, self.arguments)
+        config = preprocessing(name, arguments, self.preprocessing)
+        path = checkpoints.find(self.checkpoint, system or name)
+        data = load(self.data, limit=self.limit)
+        classifier = build(name, arguments, len(data.classes))
+        checkpoints.load(classifier, path, classes=str(self.data))
+        return Prepared(
             system=system,
             model=name,
             arguments=arguments,
-            checkpoint=records.Checkpoint(file=path.name, sha256=checkpoints.sha256(path)),
-            data=records.Data(
-                split=data.split,
-                images=len(data.samples),
-                classes=len(data.wnids),
-                fingerprint=data.fingerprint,
-                complete=data.complete,
-                problems=data.problems,
-            ),
-            precision=job.amp or 'fp32',
+            checkpoint=path,
+            data=data,
             preprocessing=config,
-            overridden=tuple(sorted(job.preprocessing)),
-            metrics=metrics,
-            intervals=intervals,
-            provenance=records.provenance(group.device, group.size, job.batch_size, seconds),
+            measure=partial(measure, classifier, data, config, self),
+            overridden=tuple(sorted(self.preprocessing)),
         )
-        return Outcome(evaluation, Predictions(names(data), labels, classes, scores))
+
+
+def measure(
+    classifier: nn.Module, data: ImageNet, config: Mapping[str, Any], job: Job, group: Group
+) -> Measured | None:
+    """Top-1 and Top-5 and the predictions, in the first process of `group`; see `predict`."""
+    classes, scores = predict(classifier, data, config, group, job)
+    if group.rank:
+        return None
+    labels = np.array([label for _, label in data.samples])
+    metrics, intervals = score(labels, classes)
+    kept = Predictions(names(data), labels, classes, scores)
+    return Measured(metrics, kept.to_csv(), '.csv.gz', intervals)
 
 
 def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, dict[str, Any]]:
@@ -204,36 +147,20 @@ def predict(
         UserError: if an image cannot be read, the model does not take images of this size, gives
             no number, or the memory does not hold a batch; in all processes.
     """
-    device, n, k = group.device, len(data.samples), min(TOP, len(data.wnids))
+    device, n, k = group.device, len(data.samples), min(TOP, len(data.classes))
     classifier = classifier.to(device)
     forward = _forward(classifier, config, device, job.amp)
     classes = torch.zeros(n, k, dtype=torch.int64, device=device)
     scores = torch.zeros(n, k, device=device)
     seen = torch.zeros(n, dtype=torch.int64, device=device)
-    loader = _loader(data, config, group, job)
-    progress = tqdm(total=n, unit='image', disable=True if group.rank else None, smoothing=0.05)
-    try:
-        for i, (indices, images) in enumerate(loader):
-            if group.failed:
-                break
+    with agreeing(group, job):
+        for indices, images in batches(_Images(data.samples, config), torch.stack, group, job):
             logits = forward(images.to(device, non_blocking=True))
             best = logits.topk(k).indices
             part = slice(indices[0], indices[-1] + 1)
             classes[part] = best
             scores[part] = logits.softmax(-1).gather(1, best)
             seen[part] += 1
-            # This process is the first, and its i-th batch the first of a round of all.
-            begin = i * group.size * job.batch_size
-            progress.update(min(group.size * job.batch_size, n - begin))
-    except UserError as error:
-        group.fail(str(error))
-    except torch.OutOfMemoryError:
-        group.fail(
-            f'a batch of {job.batch_size} images does not fit the memory: lower --batch-size.'
-        )
-    finally:
-        progress.close()
-    group.agree()
     classes, scores, seen = (group.add(t).numpy() for t in (classes, scores, seen))
     if not (seen == 1).all():
         raise RuntimeError(f'image {seen.argmax()} was predicted {seen.max()} times')
@@ -254,8 +181,6 @@ def _forward(
         torch.tensor(config[name], device=device).view(1, -1, 1, 1) * 255
         for name in ('mean', 'std')
     )
-    # fp32 means fp32: cuDNN would round the inputs of convolutions to TF32.
-    torch.backends.cudnn.allow_tf32 = False
 
     @torch.inference_mode()
     def forward(images: torch.Tensor) -> torch.Tensor:
@@ -275,29 +200,8 @@ def _forward(
     return forward
 
 
-def _loader(
-    data: ImageNet, config: Mapping[str, Any], group: Group, job: Job
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """The batches of this process; raises UserError at the first image that cannot be read."""
-    n = len(data.samples)
-    batches = [range(i, min(i + job.batch_size, n)) for i in range(0, n, job.batch_size)]
-    mine = batches[group.rank :: group.size]
-    loader = DataLoader(
-        _Images(data.samples, config),
-        batch_sampler=mine,
-        num_workers=min(job.workers, len(mine)),
-        collate_fn=_collate,
-        pin_memory=group.device.type == 'cuda',
-    )
-    for indices, images in loader:
-        # As an exception of the loader's process it would bring that process's traceback along.
-        if isinstance(images, str):
-            raise UserError(images)
-        yield indices, images
-
-
 class _Images(Dataset):
-    """The images as uint8 (3, H, W), each with its index; one that cannot be read as its error."""
+    """The images as uint8 (3, H, W)."""
 
     def __init__(self, samples: Sequence[tuple[Path, int]], config: Mapping[str, Any]) -> None:
         self.files = [str(path) for path, _ in samples]
@@ -307,14 +211,5 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | str]:
-        try:
-            return index, self.transform(open_image(Path(self.files[index])))
-        except UserError as error:
-            return index, str(error)
-
-
-def _collate(items: list[tuple[int, torch.Tensor | str]]) -> tuple[list[int], torch.Tensor | str]:
-    indices, images = zip(*items, strict=True)
-    unreadable = next((image for image in images if isinstance(image, str)), None)
-    return list(indices), unreadable or torch.stack(images)
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.transform(open_image(Path(self.files[index])))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import tempfile
 import uuid
@@ -61,10 +62,18 @@ class Group:
             dist.all_reduce(tensor)
         return tensor.cpu()
 
+    def gather(self, part: list[Any]) -> list[Any] | None:
+        """The parts of all processes in one list, in the first of them; None in the others."""
+        if self.size == 1:
+            return part
+        parts = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(part, parts)
+        return None if parts is None else [item for part in parts for item in part]
+
 
 @contextmanager
 def join(device: str | None = None) -> Iterator[Group]:
-    """The group that `torchrun` or `launch` started this process in, or one of this process alone.
+    """The group that torchrun, srun or `launch` started this process in, or one of it alone.
 
     NCCL connects GPUs, gloo CPUs. Processes on CPUs share the cores of their machine.
 
@@ -74,6 +83,8 @@ def join(device: str | None = None) -> Iterator[Group]:
     Raises:
         UserError: if there are fewer GPUs than processes on this machine.
     """
+    if _in_slurm():
+        _as_torchrun()
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     local_rank = int(os.environ.get('LOCAL_RANK', 0))
     local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
@@ -107,8 +118,30 @@ def join(device: str | None = None) -> Iterator[Group]:
 
 
 def in_group() -> bool:
-    """Whether `torchrun` or `launch` started this process."""
-    return dist.is_torchelastic_launched()
+    """Whether torchrun, srun (with more than one task) or `launch` started this process."""
+    return dist.is_torchelastic_launched() or _in_slurm()
+
+
+def _in_slurm() -> bool:
+    # An interactive shell under srun is one task, and starts its processes itself.
+    return 'SLURM_PROCID' in os.environ and int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1
+
+
+def _as_torchrun() -> None:
+    """Tell torch what srun told this process, as torchrun would."""
+    step = os.environ['SLURM_STEP_NODELIST']
+    # The first of 'node[03-05,08]' or 'node03,node08'.
+    first = re.sub(r'\[(\d+)[^\]]*\]', r'\1', step).split(',')[0]
+    port = 20_000 + int(os.environ['SLURM_JOB_ID']) % 20_000
+    for name, value in {
+        'RANK': os.environ['SLURM_PROCID'],
+        'WORLD_SIZE': os.environ['SLURM_STEP_NUM_TASKS'],
+        'LOCAL_RANK': os.environ['SLURM_LOCALID'],
+        'LOCAL_WORLD_SIZE': re.match(r'\d+', os.environ['SLURM_STEP_TASKS_PER_NODE'])[0],
+        'MASTER_ADDR': first,
+        'MASTER_PORT': str(port),
+    }.items():
+        os.environ.setdefault(name, value)
 
 
 def launch(function: Callable[..., Any], arguments: tuple, processes: int) -> Any:

@@ -10,8 +10,9 @@ from tabulate import tabulate
 
 from datasets import shapes
 from reproduce import checkpoints, records
-from reproduce.errors import UserError
-from reproduce.evaluate.imagenet import Job, evaluate
+from reproduce.errors import DataNotFound, UserError
+from reproduce.evaluate.harness import Outcome, evaluate
+from reproduce.evaluate.tasks import DATA, job_class
 from reproduce.paper import load_tolerances
 from reproduce.verdict import Verdict, judge_reference
 
@@ -22,6 +23,7 @@ class Check:
 
     name: str
     data: str
+    metric: str
     reference: float
     measured: float | None
     verdict: Verdict
@@ -33,9 +35,8 @@ class Check:
 
 def check(
     processes: int = 1,
-    batch_size: int = 64,
     workers: int = 2,
-    imagenet: Path | None = None,
+    data: Path | None = None,
     manifest: Path | None = None,
     output: Path | None = None,
 ) -> list[Check]:
@@ -44,7 +45,8 @@ def check(
     One that fails is its own error and does not keep the others from being evaluated.
 
     Args:
-        imagenet: ImageNet-1K; references on it are `not-run` without.
+        data: the folder of a full data set, or of several; references on what is not there are
+            `not-run`.
         manifest: another than `checkpoints.MANIFEST`.
         output: folder for the records; None keeps none.
 
@@ -59,51 +61,87 @@ def check(
     with tempfile.TemporaryDirectory() as folder:
         if any(reference.data == 'shapes' for entry in entries for reference in entry.reference):
             shapes.write(Path(folder), train=0)
-        roots = {'shapes': Path(folder) / 'imagenet', 'imagenet': imagenet}
         for entry in entries:
             for reference in entry.reference:
-                told = (entry.name, reference.data, reference.top1)
-                if roots[reference.data] is None:
-                    reason = "it takes ImageNet-1K's 50,000 validation images at --data"
-                    checks.append(Check(*told, None, Verdict.NOT_RUN, reason))
-                    continue
+                root = data if reference.data == 'full' else Path(folder)
                 try:
-                    job = Job(
-                        model=entry.model,
-                        arguments=entry.arguments,
-                        preprocessing=entry.preprocessing,
-                        checkpoint=checkpoints.obtain(entry, manifest),
-                        data=roots[reference.data],
-                        batch_size=batch_size,
-                        workers=workers,
-                    )
-                    outcome = evaluate(job, processes)
+                    outcome = _evaluate(entry, manifest, root, processes, workers)
                     if output is not None:
-                        predictions = outcome.predictions.to_csv()
-                        records.save(outcome.evaluation, predictions, output)
-                    checks.append(_held(told, outcome.evaluation, reference))
+                        outcome.save(output)
+                    checks += _held(entry, reference, outcome.evaluation)
+                except DataNotFound as error:
+                    checks += _unmeasured(entry, reference, Verdict.NOT_RUN, error)
                 except Exception as error:  # its own error, and the others still count
-                    reason = f'{error}'.splitlines()[0]
-                    checks.append(Check(*told, None, Verdict.ERROR, reason))
+                    checks += _unmeasured(entry, reference, Verdict.ERROR, error)
     return checks
 
 
-def _held(
-    told: tuple[str, str, float],
-    evaluation: records.Evaluation,
+def _evaluate(
+    entry: checkpoints.Released,
+    manifest: Path,
+    root: Path | None,
+    processes: int,
+    workers: int,
+) -> Outcome:
+    if root is None:
+        raise DataNotFound(f'it takes {DATA[entry.task]} at --data')
+    options = {}
+    if entry.task == 'imagenet':
+        options['preprocessing'] = entry.preprocessing
+    if entry.task == 'ade20k':
+        options['multi_scale'] = entry.multi_scale
+    job = job_class(entry.task)(
+        model=entry.model,
+        arguments=entry.arguments,
+        checkpoint=checkpoints.obtain(entry, manifest),
+        data=root,
+        workers=workers,
+        **options,
+    )
+    return evaluate(job, processes)
+
+
+def _unmeasured(
+    entry: checkpoints.Released,
     reference: checkpoints.Reference,
-) -> Check:
-    value, data = evaluation.metrics['top1'], evaluation.data
-    if not reference.holds_for(data.fingerprint, data.complete):
+    verdict: Verdict,
+    error: Exception,
+) -> list[Check]:
+    data, reason = _data(entry, reference), f'{error}'.splitlines()[0]
+    return [
+        Check(entry.name, data, metric, value, None, verdict, reason)
+        for metric, value in reference.metrics.items()
+    ]
+
+
+def _data(entry: checkpoints.Released, reference: checkpoints.Reference) -> str:
+    return entry.task if reference.data == 'full' else reference.data
+
+
+def _held(
+    entry: checkpoints.Released, reference: checkpoints.Reference, evaluation: records.Evaluation
+) -> list[Check]:
+    data, tolerance = evaluation.data, load_tolerances()['reference']
+    fits = reference.holds_for(data.fingerprint, data.complete)
+    reason = f'{data.images:,} images'
+    if not fits:
         reason = (
             f'the images are not those of the reference: {data.images:,} with fingerprint '
             f'{data.fingerprint}, expected {reference.images:,}'
             + (f' with {reference.fingerprint}' if reference.fingerprint else '')
         )
-        return Check(*told, value, Verdict.ERROR, reason)
-    tolerance = load_tolerances()['reference']
-    verdict = judge_reference(value, reference.top1, data.images, tolerance)
-    return Check(*told, value, verdict, f'{data.images:,} images')
+    checks = []
+    for metric, target in reference.metrics.items():
+        value = evaluation.metrics.get(metric)
+        told = (entry.name, _data(entry, reference), metric, target, value)
+        if value is None:
+            checks.append(Check(*told, Verdict.ERROR, 'the evaluation does not give this metric'))
+        elif not fits:
+            checks.append(Check(*told, Verdict.ERROR, reason))
+        else:
+            verdict = judge_reference(value, target, data.images, tolerance)
+            checks.append(Check(*told, verdict, reason))
+    return checks
 
 
 def exit_code(checks: Collection[Check]) -> int:
@@ -118,6 +156,7 @@ def render(checks: Collection[Check]) -> str:
         [
             check.name,
             check.data,
+            check.metric,
             f'{check.reference:.2f}',
             '' if check.measured is None else f'{check.measured:.2f}',
             check.verdict,
@@ -125,5 +164,5 @@ def render(checks: Collection[Check]) -> str:
         ]
         for check in checks
     ]
-    heads = ['checkpoint', 'data', 'reference', 'measured', 'verdict', '']
+    heads = ['checkpoint', 'data', 'metric', 'reference', 'measured', 'verdict', '']
     return tabulate(rows, heads, 'simple', disable_numparse=True)

@@ -15,6 +15,13 @@ from reproduce.paper import METRICS, PREFIXES, Row, load_table, read_toml
 
 FOLDER = Path(__file__).parent
 FILES = ('imagenet.toml', 'coco.toml', 'ade20k.toml')
+TASKS = {
+    'classifier': 'imagenet',
+    'mask_rcnn': 'coco',
+    'cascade_mask_rcnn': 'coco',
+    'sem_fpn': 'ade20k',
+    'upernet': 'ade20k',
+}
 
 
 class System(BaseModel):
@@ -26,6 +33,8 @@ class System(BaseModel):
         framework: what the backbone works in.
         model, arguments, input_size: timm model, its constructor arguments, pixels a side.
         config: OpenMMLab config, a file in `reproduce/configs` or 'mmdet::...', 'mmseg::...'.
+        accuracy_config: the config of the released weights, where the printed accuracy is that of
+            another one than the printed FLOPs.
         cited: why the system cannot be built here, in place of `model` and `config`.
         flops: what the row's printed FLOPs count, 'layer' or 'total'; None where a cited row does
             not tell. Those of classifiers are total.
@@ -43,6 +52,7 @@ class System(BaseModel):
     arguments: dict[str, Any] = {}
     input_size: int = 224
     config: str | None = None
+    accuracy_config: str | None = None
     cited: str | None = None
     flops: Literal['layer', 'total'] | None = None
     source: str = ''
@@ -60,6 +70,16 @@ class System(BaseModel):
     def convention(self) -> str:
         """'layer', 'total' or '' where unknown."""
         return self.flops or ('total' if self.framework == 'classifier' else '')
+
+    @property
+    def task(self) -> str:
+        """What the system is evaluated on."""
+        return TASKS[self.framework]
+
+    @property
+    def evaluated_config(self) -> str | None:
+        """The config whose weights the row's accuracy is measured with."""
+        return self.accuracy_config or self.config
 
     def stands_for(self, row: Row) -> bool:
         return any(
