@@ -24,6 +24,7 @@ SEGMENTATION_SIZE = (512, 2048)
 BOX_PROPOSALS = 1000
 MASK_PROPOSALS = 100
 
+_TASKS = {'mmdet': 'coco', 'mmseg': 'ade20k'}
 _DISTRIBUTIONS = {
     'mmengine': 'onedl-mmengine',
     'mmcv': 'onedl-mmcv',
@@ -51,6 +52,31 @@ def load_config(name: str | Path) -> 'Config':
     from mmengine.config import Config
 
     return Config.fromfile(_find(str(name)))
+
+
+def config_name(name: str | Path) -> str:
+    """The same config always by the same name: relative to `reproduce/configs` where it is there.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    path = _find(str(name)).resolve()
+    return path.relative_to(CONFIGS).as_posix() if path.is_relative_to(CONFIGS) else str(name)
+
+
+def task_of(config: 'Config') -> str:
+    """'coco' or 'ade20k': what a model of `config` is evaluated on.
+
+    Raises:
+        UserError: if it is neither a detector of mmdet's nor a segmenter of mmseg's.
+    """
+    scope = config.get('default_scope')
+    if scope not in _TASKS or 'model' not in config:
+        raise UserError(
+            f'{config.filename} is no config of a detector or segmenter: expected a model and '
+            f"default_scope 'mmdet' or 'mmseg', found {scope!r}."
+        )
+    return _TASKS[scope]
 
 
 def build(config: 'Config', device: str | torch.device = 'meta') -> nn.Module:

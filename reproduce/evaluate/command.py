@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reproduce import files
 from reproduce.errors import UserError
 from reproduce.options import (
     Amp,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from reproduce.evaluate.harness import Job, Outcome
 
 EVALUATIONS = Path('results/evaluations')
+PICTURED = 5  # images in a picture of predictions
 
 app = typer.Typer(
     help='Measure the accuracy of a model, and keep it as a record.', no_args_is_help=True
@@ -154,6 +156,10 @@ def ade20k(
             '--multi-scale', help='Also at 0.5 to 1.75 times the size and mirrored, averaged.'
         ),
     ] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option('--picture', help='A PNG of some images beside their labels and predictions.'),
+    ] = None,
     processes: Processes = 1,
     limit: Limit = None,
     batch_size: BatchSize = 1,
@@ -180,7 +186,15 @@ def ade20k(
         device=device and device.value,
         multi_scale=multi_scale,
     )
-    _run(job, processes, output, format)
+    if picture is not None:
+        files.check_writable(picture.parent)
+    record = _run(job, processes, output, format)
+    if record is not None and picture is not None:
+        from datasets.ade20k import load
+        from reproduce.evaluate.pictures import side_by_side
+
+        drawn = side_by_side(load(data, limit=limit), record.with_suffix('.zip'), PICTURED)
+        files.write_atomically(picture, drawn)
 
 
 def regress(
@@ -235,14 +249,17 @@ def _arguments(option: str, entries: list[str]) -> dict[str, Any]:
     return arguments
 
 
-def _run(job: 'Job', processes: int, output: Path, format: Format) -> None:
-    from reproduce import files
+def _run(job: 'Job', processes: int, output: Path, format: Format) -> Path | None:
+    """Evaluate and report; the record, in the first of the processes that a launcher started."""
     from reproduce.evaluate.harness import evaluate
 
     files.check_writable(output)
     outcome = evaluate(job, processes)
-    if outcome is not None:
-        _report(outcome, outcome.save(output), format)
+    if outcome is None:
+        return None
+    path = outcome.save(output)
+    _report(outcome, path, format)
+    return path
 
 
 def _report(outcome: 'Outcome', path: Path, format: Format) -> None:

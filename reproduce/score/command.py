@@ -70,22 +70,24 @@ def coco(
             '--fast', help='By hotcoco: the same numbers in a fraction of the time, no record.'
         ),
     ] = False,
+    limit: Limit = None,
     format: OutputFormat = Format.TEXT,
 ) -> None:
     """Compute box and mask AP of kept detections by pycocotools, also by size and by class.
 
     Every image of the annotations counts, also one without detections.
     """
-    from datasets.coco import incomplete, read
-
+    from datasets.coco import lacks, read
     from reproduce.score.coco import check, score
     from reproduce.score.coco import read as read_results
 
     truth = read(annotations)
+    if limit is not None:
+        truth = truth.take(limit)
     found = read_results(results)
     check(found, truth, results)
     metrics, per_class = score(found, truth, fast)
-    problems = incomplete('val', truth)
+    problems = lacks(truth)
     if format is Format.JSON:
         result = {
             'metrics': metrics,

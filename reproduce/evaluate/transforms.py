@@ -1,0 +1,57 @@
+"""The image reader of a test pipeline, made to stop at an image that it cannot read whole."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+from mmcv.transforms import LoadImageFromFile
+from mmengine.registry import TRANSFORMS
+from PIL import Image
+
+from reproduce.errors import UserError
+
+
+@TRANSFORMS.register_module()
+class LoadWholeImage(LoadImageFromFile):
+    """mmcv's `LoadImageFromFile`, the same pixels; but a damaged file is an error that names it.
+
+    Some releases of OpenCV decode the missing part of a truncated JPEG to grey.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add `img` (H, W, 3), `img_shape` and `ori_shape` to `results`.
+
+        Raises:
+            UserError: if the file at `img_path` is missing, truncated or no image.
+        """
+        path = results['img_path']
+        try:
+            with Image.open(path) as image:
+                # A JPEG is decoded at an eighth of its size, and still read to its end.
+                image.draft('RGB', (1, 1))
+                image.load()
+            return super().transform(results)
+        except (
+            *(OSError, SyntaxError, ValueError, EOFError, AssertionError, cv2.error),
+            Image.DecompressionBombError,
+        ) as error:
+            reason = 'it does not exist' if isinstance(error, FileNotFoundError) else error
+            raise UserError(
+                f'cannot read the image {path}: {str(reason).splitlines()[0]}; restore it from the '
+                'original archive.'
+            ) from error
+
+
+def with_whole_images(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A copy of `pipeline` in which `LoadWholeImage` reads the images."""
+    whole = {'type': LoadWholeImage.__name__}
+    return [
+        {**step, **whole} if kind(step) == LoadImageFromFile.__name__ else dict(step)
+        for step in pipeline
+    ]
+
+
+def kind(step: Mapping[str, Any]) -> str:
+    """The name of a pipeline step's transform, without the package that may stand before it."""
+    name = step['type'] if isinstance(step['type'], str) else step['type'].__name__
+    return name.rpartition('.')[2]

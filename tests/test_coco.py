@@ -1,0 +1,566 @@
+"""COCO as it lies on people's disks, and detections held against it."""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as run_lengths
+from pycocotools.coco import COCO as Reference
+from pycocotools.cocoeval import COCOeval
+
+from datasets import coco, shapes
+from reproduce.errors import DataNotFound, UserError
+from reproduce.score.coco import METRICS, check, evaluated, read, score, to_json
+
+SIZES = ('ap', 'ap50', 'ap75', 'ap_s', 'ap_m')  # no drawn shape is large
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp('drawn')
+    shapes.write(root, train=0, val=40)
+    return root / 'coco'
+
+
+@pytest.fixture(scope='module')
+def annotations(drawn):
+    return coco.read(drawn / 'annotations/instances_val2017.json')
+
+
+def instances_file(root, content, split='val'):
+    path = root / f'annotations/instances_{split}2017.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def content_of(root):
+    return json.loads((root / 'annotations/instances_val2017.json').read_text())
+
+
+@pytest.fixture
+def changeable(drawn, tmp_path):
+    """A copy of the drawn data, whose images are links."""
+    shutil.copytree(drawn, tmp_path / 'coco', copy_function=os.link)
+    path = tmp_path / 'coco/annotations/instances_val2017.json'
+    text = path.read_text()
+    path.unlink()
+    path.write_text(text)
+    return tmp_path / 'coco'
+
+
+@pytest.fixture(scope='module')
+def full(tmp_path_factory):
+    """As many images, categories and annotations as COCO's val2017, the images all alike."""
+    root = tmp_path_factory.mktemp('full')
+    (root / 'images/val2017').mkdir(parents=True)
+    Image.new('L', (8, 6)).save(root / 'one.jpg')
+    images = [
+        {'id': 7 * i + 1, 'file_name': f'{i:012d}.jpg', 'height': 6, 'width': 8}
+        for i in range(5000)
+    ]
+    for image in images:
+        os.link(root / 'one.jpg', root / 'images/val2017' / image['file_name'])
+    objects = [
+        {
+            **{'id': i, 'image_id': images[i % 5000]['id'], 'bbox': [0, 0, 4, 3], 'area': 12.0},
+            **{'category_id': coco.CATEGORY_IDS[i % 80], 'iscrowd': 0},
+            'segmentation': [[0, 0, 4, 0, 4, 3, 0, 3]],
+        }
+        for i in range(36_781)
+    ]
+    categories = [{'id': i, 'name': f'class {i}'} for i in coco.CATEGORY_IDS]
+    content = {'images': images[::-1], 'annotations': objects, 'categories': categories[::-1]}
+    instances_file(root, content)
+    return root
+
+
+def test_the_full_validation_set_is_complete(full, tmp_path):
+    data = coco.load(full)
+    assert data.complete
+    assert data.problems == ()
+    assert len(data.samples) == 5000
+    assert [image_id for _, image_id in data.samples] == list(range(1, 35_000, 7))
+    assert data.samples[3][0] == full / 'images/val2017/000000000003.jpg'
+    assert (len(data.classes), data.category_ids[-1], data.classes[-1]) == (80, 90, 'class 90')
+    limited = coco.load(full, limit=100)
+    assert not limited.complete
+    assert limited.problems == ('100 of 5,000 images were asked for',)
+    assert [image_id for _, image_id in limited.samples] == list(range(1, 35_000, 350))
+    assert limited.fingerprint != data.fingerprint
+
+    content = content_of(full)
+    content['categories'] = [c for c in content['categories'] if c['id'] != 90]
+    content['annotations'] = [a for a in content['annotations'] if a['category_id'] != 90]
+    (tmp_path / 'COCO').mkdir()
+    (tmp_path / 'COCO/val2017').symlink_to(full / 'images/val2017')
+    instances_file(tmp_path / 'COCO', content)
+    part = coco.load(tmp_path)  # the folder above will do
+    assert part.root == tmp_path / 'COCO'
+    assert part.problems == (
+        '79 of 80 categories: 90 is missing',
+        f'{len(content["annotations"]):,} annotations instead of 36,781',
+    )
+
+
+def test_the_drawn_data_are_read(drawn):
+    data = coco.load(drawn.parent)
+    assert (data.root, data.images) == (drawn, drawn / 'val2017')
+    assert data.classes == shapes.CLASSES
+    assert data.category_ids == shapes.COCO_IDS
+    assert len(data.samples) == 40
+    assert not data.complete
+    assert '40 images instead of 5,000' in data.problems
+
+
+def test_the_fingerprint_is_of_the_content_alone(drawn, changeable):
+    fingerprint = coco.load(drawn).fingerprint
+    path = changeable / 'val2017/000000000002.jpg'
+    image = Image.open(path)
+    image.load()
+    path.unlink()
+    image.save(path, quality=30)  # another encoder's bytes
+    content = content_of(changeable)
+    content['images'].reverse()
+    content['annotations'].reverse()
+    content['info'] = {'description': 'another'}
+    instances_file(changeable, content)
+    assert coco.load(changeable).fingerprint == fingerprint
+    for change in (
+        lambda c: c['annotations'][5]['bbox'].__setitem__(0, 1.5),
+        lambda c: c['annotations'][5].update(iscrowd=1),
+        lambda c: c['annotations'].pop(),
+        lambda c: c['categories'][0].update(name='disc'),
+    ):
+        content = content_of(drawn)
+        change(content)
+        instances_file(changeable, content)
+        assert coco.load(changeable).fingerprint != fingerprint
+
+
+def annotation(content, **values):
+    return content['annotations'][0].update(values)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda c: c.pop('images'), 'are not COCO.*: images: Field required'),
+        (lambda c: c.pop('categories'), 'are not COCO.*: categories: Field required'),
+        (
+            lambda c: c.update(annotations=[{'id': 1, 'image_id': 1, 'caption': 'shapes'}]),
+            r'are not COCO.*: annotations\.0\.category_id: Field required',
+        ),
+        (lambda c: c['images'][0].pop('width'), r'images\.0\.width: Field required'),
+        (lambda c: c['images'][0].update(height=0), r'images\.0\.height: .* greater than 0'),
+        (lambda c: annotation(c, bbox=[1, 2, -3, 4]), r'annotations\.0\.bbox: .* negative side'),
+        (lambda c: annotation(c, bbox=[1, float('nan'), 3, 4]), r'bbox\.1: .* finite number'),
+        (lambda c: annotation(c, bbox=[1, 2, 3]), r'annotations\.0\.bbox: .* at least 4 items'),
+        (lambda c: annotation(c, area=float('inf')), r'annotations\.0\.area: .* finite number'),
+        (
+            lambda c: annotation(c, image_id=99),
+            '1 of .* annotations have no known image_id, first 1 with 99',
+        ),
+        (
+            lambda c: annotation(c, category_id=4),
+            'annotations have no known category_id, first 1 with 4',
+        ),
+        (lambda c: annotation(c, id=2), 'annotations have the id 2 more than once'),
+        (lambda c: c['images'][0].update(id=2), 'images have the id 2 more than once'),
+        (lambda c: c['categories'][0].update(id=2), 'categories have the id 2 more than once'),
+        (lambda c: c['categories'][0].update(name='ring'), 'the name ring more than once'),
+        (
+            lambda c: annotation(c, segmentation={'size': [3, 4], 'counts': [12]}),
+            r'segmentation of the annotation 1 has the size \[3, 4\] and its image',
+        ),
+        (lambda c: c['annotations'].clear(), 'has no object in the 40 images'),
+    ],
+)
+def test_annotations_that_are_not_coco(drawn, changeable, change, message):
+    content = content_of(drawn)
+    change(content)
+    path = instances_file(changeable, content)
+    with pytest.raises(UserError, match=message) as error:
+        coco.load(changeable)
+    assert str(path) in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"images": [', 'P5 an image'])
+def test_annotations_that_are_no_json_object(changeable, text):
+    (changeable / 'annotations/instances_val2017.json').write_text(text)
+    with pytest.raises(UserError, match="are not COCO's instances"):
+        coco.load(changeable)
+
+
+def test_images_must_be_those_of_the_annotations(changeable):
+    names = sorted(path.name for path in (changeable / 'val2017').iterdir())
+    turned = Image.open(changeable / 'val2017' / names[0]).convert('RGB')
+    (changeable / 'val2017' / names[0]).unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the pixels lie on their side, and readers put them upright
+    turned.transpose(Image.Transpose.ROTATE_90).save(changeable / 'val2017' / names[0], exif=exif)
+    damaged = Image.open(changeable / 'val2017' / names[9])
+    damaged.load()
+    (changeable / 'val2017' / names[9]).unlink()
+    damaged.save(changeable / 'val2017' / names[9], exif=b'Exif\0\0not EXIF')
+    for name in (names[0], names[9]):
+        size = cv2.imread(str(changeable / 'val2017' / name)).shape[:2]
+        told = next(i for i in content_of(changeable)['images'] if i['file_name'] == name)
+        assert size == (told['height'], told['width'])
+    assert len(coco.load(changeable).samples) == 40
+
+    for name in names[1:8]:
+        (changeable / 'val2017' / name).unlink()
+    with pytest.raises(UserError, match=f'7 of 40 images .* are not in .*: {names[1]}, .* 2 more'):
+        coco.load(changeable)
+    (changeable / 'val2017' / names[1]).write_bytes(b'no image')
+    with pytest.raises(UserError, match=f'cannot read the image .*{names[1]}'):
+        coco.load(changeable)
+    Image.new('RGB', (30, 20)).save(changeable / 'val2017' / names[1])
+    with pytest.raises(UserError, match=f'{names[1]} has 30 x 20 pixels and .* says'):
+        coco.load(changeable)
+
+
+def test_folders_without_coco(drawn, tmp_path):
+    with pytest.raises(UserError, match='is not a folder'):
+        coco.load(tmp_path / 'nowhere')
+    with pytest.raises(DataNotFound, match='no COCO in'):
+        coco.load(tmp_path)
+    (tmp_path / 'annotations').mkdir()
+    (tmp_path / 'annotations/captions_val2017.json').write_text('{}')
+    with pytest.raises(UserError, match=r'has no annotations/instances_val2017\.json') as error:
+        coco.load(tmp_path)
+    assert not isinstance(error.value, DataNotFound)
+    shutil.copy(drawn / 'annotations/instances_val2017.json', tmp_path / 'annotations')
+    with pytest.raises(UserError, match=r'has annotations and no images: .* in val2017 or images'):
+        coco.load(tmp_path)
+    with pytest.raises(UserError, match=r'no annotations/instances_train2017\.json'):
+        coco.load(drawn, 'train')
+    with pytest.raises(UserError, match="no split 'test'"):
+        coco.load(drawn, 'test')
+    with pytest.raises(UserError, match='give 1 or more'):
+        coco.load(drawn, limit=0)
+
+
+def encoded(mask):
+    counts = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {'size': counts['size'], 'counts': counts['counts'].decode()}
+
+
+def truth_as_results(annotations):
+    """Every object but the crowds, as detected with certainty."""
+    sizes = {image['id']: (image['height'], image['width']) for image in annotations.images}
+    results = []
+    for instance in annotations.instances:
+        if instance['iscrowd']:
+            continue
+        mask, size = instance['segmentation'], sizes[instance['image_id']]
+        counts = run_lengths.frPyObjects(mask, *size)
+        counts = run_lengths.merge(counts) if isinstance(counts, list) else counts
+        results.append(
+            {
+                **{key: instance[key] for key in ('image_id', 'category_id', 'bbox')},
+                'score': 1.0,
+                'segmentation': encoded(run_lengths.decode(counts)),
+            }
+        )
+    return results
+
+
+def shifted(annotations, seed=0):
+    """The objects moved by some pixels, some twice, some as another class, at random scores."""
+    rng = np.random.default_rng(seed)
+    results = []
+    for result in truth_as_results(annotations):
+        for _ in range(int(rng.integers(0, 3))):
+            right, down = (int(n) for n in rng.integers(-4, 5, 2))
+            x, y, w, h = result['bbox']
+            mask = run_lengths.decode(result['segmentation'])
+            category = int(rng.choice(shapes.COCO_IDS))
+            results.append(
+                {
+                    'image_id': result['image_id'],
+                    'category_id': category if rng.random() < 0.2 else result['category_id'],
+                    'bbox': [x + right, y + down, w, h],
+                    'score': float(np.round(rng.random(), 2)),
+                    'segmentation': encoded(np.roll(mask, (down, right), (0, 1))),
+                }
+            )
+    return results
+
+
+@pytest.mark.parametrize('fast', [False, True])
+def test_the_truth_scores_100_in_every_cell(annotations, fast):
+    assert any(instance['iscrowd'] for instance in annotations.instances)
+    metrics, per_class = score(truth_as_results(annotations), annotations, fast)
+    expected = {f'{kind}_{name}' for kind in ('box', 'mask') for name in SIZES}
+    assert metrics == pytest.approx(dict.fromkeys(expected, 100.0), abs=1e-9)
+    cells = dict.fromkeys(('box_ap', 'box_ap50', 'mask_ap', 'mask_ap50'), 100.0)
+    assert sorted(per_class) == sorted(shapes.CLASSES)
+    for values in per_class.values():
+        assert values == pytest.approx(cells, abs=1e-9)
+
+
+def by_hand(path, results, iou_type):
+    """What pycocotools gives when its own readers get the files."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = Reference(str(path))
+        evaluation = COCOeval(truth, truth.loadRes(str(results)), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+@pytest.mark.parametrize('fast', [False, True])
+def test_shifted_truth_scores_what_pycocotools_gives(annotations, tmp_path, fast, capsys):
+    results = shifted(annotations)
+    metrics, per_class = score(results, annotations, fast)
+    assert capsys.readouterr().out == ''
+    for kind, iou_type, left_out in (('box', 'bbox', 'segmentation'), ('mask', 'segm', 'bbox')):
+        file = tmp_path / 'results.json'
+        file.write_text(
+            json.dumps([{k: v for k, v in r.items() if k != left_out} for r in results])
+        )
+        expected = by_hand(annotations.path, file, iou_type)
+        for name, value in zip(METRICS, expected.stats, strict=False):
+            assert metrics.get(f'{kind}_{name}', -100) == 100 * value
+        assert 0 < metrics[f'{kind}_ap'] < metrics[f'{kind}_ap50'] < 100
+        for name, category_id in zip(shapes.CLASSES, shapes.COCO_IDS, strict=True):
+            alone = by_hand_of_one_class(annotations.path, file, iou_type, category_id)
+            assert per_class[name][f'{kind}_ap'] == pytest.approx(100 * alone, abs=1e-9)
+
+
+def by_hand_of_one_class(path, results, iou_type, category_id):
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = Reference(str(path))
+        evaluation = COCOeval(truth, truth.loadRes(str(results)), iou_type)
+        evaluation.params.catIds = [category_id]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[0]
+
+
+def hard_case(seed):
+    """Crowds, ties, empty images, images with 150 detections, areas at the bounds of the sizes."""
+    rng = np.random.default_rng(seed)
+    images, objects, results = [], [], []
+
+    def box(height, width):
+        sides = ((32, 32), (96, 96), rng.integers(3, 120, 2))[rng.choice(3, p=[0.1, 0.1, 0.8])]
+        w, h = (min(int(s), n) for s, n in zip(sides, (width, height), strict=True))
+        return [int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h]
+
+    def mask(box, height, width):
+        pixels = np.zeros((height, width), bool)
+        x, y, w, h = (max(v, 0) for v in box)
+        pixels[y : y + h, x : x + w] = True
+        return pixels if rng.random() < 0.5 else pixels & (rng.random(pixels.shape) < 0.9)
+
+    for i in range(12):
+        size = tuple(int(n) for n in rng.integers(97, 220, 2))
+        images.append({'id': 3 * i, 'file_name': f'{i}.jpg', 'height': size[0], 'width': size[1]})
+        truth = []
+        for _ in range(int(rng.choice([0, 1, 3, 6]))):
+            around, category = box(*size), 5 * int(rng.integers(1, 4))
+            pixels = mask(around, *size)
+            truth.append((around, category))
+            objects.append(
+                {
+                    **{'id': len(objects), 'image_id': 3 * i, 'category_id': category},
+                    **{'bbox': [float(v) for v in around], 'area': float(pixels.sum())},
+                    **{'iscrowd': int(rng.random() < 0.2), 'segmentation': encoded(pixels)},
+                }
+            )
+        for _ in range(int(rng.choice([0, 5, 12, 150], p=[0.2, 0.4, 0.3, 0.1]))):
+            if truth and rng.random() < 0.7:
+                around, category = truth[rng.integers(len(truth))]
+                moved = np.array(around) + rng.integers(-4, 5, 4)
+                around = [int(v) for v in np.maximum(moved, [-9, -9, 1, 1])]
+            else:
+                around, category = box(*size), 5 * int(rng.integers(1, 5))
+            results.append(
+                {
+                    **{'image_id': 3 * i, 'category_id': category},
+                    **{'bbox': [float(v) for v in around], 'score': round(rng.random(), 1)},
+                    'segmentation': encoded(mask(around, *size)),
+                }
+            )
+    categories = [{'id': 5 * i, 'name': f'class {i}'} for i in range(1, 6)]
+    return {'images': images, 'annotations': objects, 'categories': categories}, results
+
+
+@pytest.mark.parametrize('kind', ['box', 'mask'])
+def test_the_fast_scorer_gives_the_twelve_numbers_of_pycocotools(annotations, tmp_path, kind):
+    cases = [(annotations, shifted(annotations, seed)) for seed in range(3)]
+    for seed in range(20):
+        content, results = hard_case(seed)
+        cases.append((coco.read(instances_file(tmp_path, content)), results))
+    cases.append((annotations, []))
+    spread = []
+    for truth, results in cases:
+        record, fast = (evaluated(results, truth, kind, fast) for fast in (False, True))
+        assert len(record.stats) == 12
+        np.testing.assert_array_equal(fast.stats, record.stats)
+        np.testing.assert_array_equal(fast.eval['precision'], record.eval['precision'])
+        spread.append(record.stats[0])
+    assert len(set(spread)) == len(cases)
+
+
+def test_an_object_with_the_id_0_counts(tmp_path):
+    content, _ = hard_case(1)
+    content['annotations'] = [{**content['annotations'][0], 'iscrowd': 0}]
+    assert content['annotations'][0]['id'] == 0
+    truth = coco.read(instances_file(tmp_path, content))
+    metrics, _ = score(truth_as_results_of_run_lengths(truth), truth)
+    assert metrics['box_ap'] == pytest.approx(100)
+
+
+def truth_as_results_of_run_lengths(annotations):
+    keys = ('image_id', 'category_id', 'bbox', 'segmentation')
+    return [{**{key: i[key] for key in keys}, 'score': 0.5} for i in annotations.instances]
+
+
+def test_nothing_detected_is_zero_and_not_a_gap(annotations):
+    metrics, per_class = score([], annotations)
+    assert metrics == {f'{kind}_{name}': 0.0 for kind in ('box', 'mask') for name in SIZES}
+    assert set(per_class) == set(shapes.CLASSES)
+    assert set(score([], annotations, masks=False)[0]) == {f'box_{name}' for name in SIZES}
+
+
+def test_a_file_without_masks_has_box_metrics_only_and_the_other_way_round(annotations):
+    results = shifted(annotations)
+    both, _ = score(results, annotations)
+    for left_out, kind in (('segmentation', 'box'), ('bbox', 'mask')):
+        part = [{k: v for k, v in result.items() if k != left_out} for result in results]
+        metrics, per_class = score(part, annotations)
+        assert metrics == {k: v for k, v in both.items() if k.startswith(kind)}
+        assert set(per_class['star']) == {f'{kind}_ap', f'{kind}_ap50'}
+
+
+def test_a_part_of_the_images(annotations):
+    part = annotations.take(7)
+    ids = {image['id'] for image in part.images}
+    assert len(ids) == 7
+    results = truth_as_results(annotations)
+    with pytest.raises(UserError, match='detections have, first, the image_id'):
+        check(results, part, 'results.json')
+    kept = [result for result in results if result['image_id'] in ids]
+    check(kept, part, 'results.json')
+    assert score(kept, part)[0]['box_ap'] == pytest.approx(100)
+    assert score(kept, annotations)[0]['box_ap'] < 50
+
+
+@pytest.mark.parametrize('name', ['results.json', 'results.json.gz'])
+def test_results_are_kept_and_read(annotations, tmp_path, name):
+    results = shifted(annotations)
+    kept = to_json(results)
+    assert kept == to_json(results)
+    path = tmp_path / name
+    path.write_bytes(kept if path.suffix == '.gz' else gzip.decompress(kept))
+    assert read(path) == results
+    check(read(path), annotations, path)
+
+
+def result(**values):
+    one = {'image_id': 1, 'category_id': 3, 'bbox': [1.0, 2.0, 3.0, 4.0], 'score': 0.5}
+    return {**one, **values}
+
+
+def without(key):
+    return {k: v for k, v in result().items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({'annotations': []}, 'Input should be a valid array'),
+        ([result(), without('score')], r'1\.score: Field required'),
+        ([without('image_id')], r'0\.image_id: Field required'),
+        ([result(score=float('nan'))], r'0\.score: .* finite number'),
+        ([result(bbox=[1.0, float('nan'), 3.0, 4.0])], r'0\.bbox\.1: .* finite number'),
+        ([result(bbox=[1.0, 2.0, -3.0, 4.0])], 'negative side'),
+        ([result(bbox=[1.0, 2.0, 3.0])], 'at least 4 items'),
+        (
+            [result(segmentation=[[1, 2, 3, 4, 5, 6]])],
+            'segmentation: Input should be an object',
+        ),
+        ([result(category_id='3')], r'0\.category_id: .* valid integer'),
+        ([result(), result(image_id=99)], '1 detection has the image_id 99, which is not there'),
+        ([result(category_id=4)] * 3, '3 detections have, first, the category_id 4'),
+        ([result(), without('bbox')], 'have no bbox in 1 of 2 detections'),
+        ([without('bbox')], 'have no bbox in 1 of 1 detections'),
+        (
+            [result(), result(segmentation={'size': [9, 9], 'counts': 'a'})],
+            'have no segmentation in 1 of 2 detections',
+        ),
+        (
+            [result(segmentation={'size': [9, 9], 'counts': 'a'})],
+            r'a segmentation of another size than its image, first \[9, 9\] on the image 1',
+        ),
+    ],
+)
+def test_results_that_are_none(annotations, tmp_path, content, message):
+    path = tmp_path / 'results.json'
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message) as error:
+        check(read(path), annotations, path)
+    assert str(path) in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_files_that_are_no_results(annotations, tmp_path):
+    with pytest.raises(UserError, match='cannot be read'):
+        read(tmp_path / 'nowhere.json')
+    whole = gzip.compress(b'[]' * 99)
+    for content in (b'[]', whole[:-9], whole[:12] + b'00' + whole[14:]):
+        (tmp_path / 'no.json.gz').write_bytes(content)
+        with pytest.raises(UserError, match='cannot be read'):
+            read(tmp_path / 'no.json.gz')
+    image = annotations.images[0]
+    mask = {**encoded(np.ones((999, 999))), 'size': [image['height'], image['width']]}
+    bad = [result(image_id=image['id'], segmentation=mask)]
+    (tmp_path / 'bad.json').write_text(json.dumps(bad))
+    with pytest.raises(UserError, match='no compressed run lengths'):
+        check(read(tmp_path / 'bad.json'), annotations, tmp_path / 'bad.json')
+
+
+def test_annotations_without_masks_score_boxes_alone(drawn, tmp_path):
+    content = content_of(drawn)
+    for entry in content['annotations']:
+        del entry['segmentation']
+    truth = coco.read(instances_file(tmp_path, content))
+    results = shifted(coco.read(drawn / 'annotations/instances_val2017.json'))
+    boxes = [{k: v for k, v in r.items() if k != 'segmentation'} for r in results]
+    assert set(score(boxes, truth)[0]) == {f'box_{name}' for name in SIZES}
+    assert set(score([], truth)[0]) == {f'box_{name}' for name in SIZES}
+    with pytest.raises(UserError, match=r'no segmentation for .* of its .* objects'):
+        score(results, truth)
+    with pytest.raises(UserError, match='has no object in these 0 images'):
+        score(boxes, truth.of([]))
+
+
+def test_the_command_scores_a_file(run, drawn, annotations, tmp_path):
+    (tmp_path / 'results.json').write_bytes(gzip.decompress(to_json(truth_as_results(annotations))))
+    told = ('--annotations', drawn / 'annotations/instances_val2017.json')
+    code, out, err = run('score', 'coco', 'results.json', *told)
+    assert (code, err) == (0, '')
+    assert 'box_ap     100.00 %' in out
+    assert 'crescent' in out
+    code, out, _ = run('score', 'coco', 'results.json', *told, '--fast', '--format', 'json')
+    result = json.loads(out)
+    assert result['metrics']['mask_ap75'] == pytest.approx(100)
+    assert (result['images'], result['complete'], result['scorer']) == (40, False, 'hotcoco')
+    code, out, err = run('score', 'coco', 'results.json', *told, '--limit', 3)
+    assert (code, out) == (2, '')
+    assert 'name the annotations that they were made for' in err
+    assert err.count('\n') == 1
