@@ -243,6 +243,14 @@ def _write_ade20k(root: Path, split: str, scenes: list[Scene]) -> None:
         name = f'ADE_{split}_{number:08d}'
         _save_jpeg(scene.to_pil().convert('RGB'), images / f'{name}.jpg')
         Image.fromarray(label_map(scene)).save(annotations / f'{name}.png')
+    (root / 'objectInfo150.txt').write_text(_object_info())
+
+
+def _object_info() -> str:
+    """The classes in the form of ADE20K's own list of them, but for what it counts of each."""
+    rows = [('Idx', 'Stuff', 'Name')]
+    rows += [(i, int(i > len(CLASSES)), name) for i, name in enumerate((*CLASSES, *GROUNDS), 1)]
+    return ''.join('\t'.join(map(str, row)) + '\n' for row in rows)
 
 
 def label_map(scene: Scene) -> np.ndarray:

@@ -1,0 +1,392 @@
+"""ADE20K as it lies on disks, in every state that is wrong, and what predictions on it score."""
+
+import io
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from mmseg.datasets import ADE20KDataset
+from mmseg.evaluation import IoUMetric
+from PIL import Image
+
+from datasets import shapes
+from datasets.ade20k import class_names, load, read_label_map
+from reproduce.errors import DataNotFound, UserError
+from reproduce.score.ade20k import MULTI_SCALE, confusion, score, score_folder, to_zip
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Five images of two classes, as ADEChallengeData2016."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / 'ADEChallengeData2016'
+    images, labels = root / 'images/validation', root / 'annotations/validation'
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    for i in range(1, 6):
+        pixels = rng.integers(0, 256, (8, 6 + i, 3), np.uint8)
+        Image.fromarray(pixels).save(images / f'ADE_val_{i:08d}.jpg')
+        Image.fromarray(rng.integers(0, 3, (8, 6 + i), np.uint8)).save(
+            labels / f'ADE_val_{i:08d}.png'
+        )
+    (root / 'objectInfo150.txt').write_text(
+        'Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t2\t3\t1\twall\n'
+        '2 \t0.1\t2\t3\t1\tbuilding, edifice \n'
+    )
+    return root
+
+
+def test_images_and_label_maps_are_paired(root):
+    data = load(root)
+    assert data.root == root
+    assert data.classes == ('wall', 'building')
+    assert [(image.name, labels.name) for image, labels in data.samples] == [
+        (f'ADE_val_{i:08d}.jpg', f'ADE_val_{i:08d}.png') for i in range(1, 6)
+    ]
+    assert not data.complete
+    assert data.problems == (
+        '2 classes of its own instead of the 150',
+        '5 images instead of 2,000',
+        'ADE_val_00000006 and 1,994 more are missing',
+    )
+    part = load(root, limit=2)
+    assert [image.stem for image, _ in part.samples] == ['ADE_val_00000001', 'ADE_val_00000003']
+    assert part.problems[-1] == '2 of 5 images were asked for'
+    assert part.fingerprint != data.fingerprint
+    assert load(root, limit=9) == data
+
+
+def test_it_is_found_below_the_folder_of_several_data_sets(root):
+    data = load(root)
+    (root.parent / 'ade').mkdir()
+    assert load(root.parent) == data
+    moved = root.rename(root.parent / 'ade' / root.name)
+    assert load(root.parent).root == moved
+    assert load(root.parent).fingerprint == data.fingerprint
+    with pytest.raises(DataNotFound, match=r'expected ADEChallengeData2016/images/training'):
+        load(root.parent, 'train')
+
+
+def test_the_embedded_data_have_names_for_their_classes(tmp_path):
+    shapes.write(tmp_path, train=0, val=45)
+    data = load(tmp_path)
+    assert data.classes == (*shapes.CLASSES, *shapes.GROUNDS)
+    assert len(data.samples) == 45
+    assert max(read_label_map(path, 15).max() for _, path in data.samples) == 15
+
+
+def test_the_fingerprint_covers_pixels_and_not_how_they_are_compressed(root):
+    before = load(root).fingerprint
+    image, labels = load(root).samples[3]
+    Image.open(image).save(image, quality=20)
+    content = Image.open(labels)
+    content.save(labels, compress_level=0)
+    assert load(root).fingerprint == before
+    content.putpixel((2, 5), 2 - content.getpixel((2, 5)) // 2)
+    content.save(labels)
+    assert load(root).fingerprint != before
+
+
+def test_all_of_the_validation_set_is_complete(root):
+    images, labels = root / 'images/validation', root / 'annotations/validation'
+    for i in range(6, 2001):
+        os.link(images / 'ADE_val_00000005.jpg', images / f'ADE_val_{i:08d}.jpg')
+        os.link(labels / 'ADE_val_00000005.png', labels / f'ADE_val_{i:08d}.png')
+    (root / 'objectInfo150.txt').unlink()
+    data = load(root)
+    assert data.complete
+    assert data.problems == ()
+    assert len(data.classes) == 150
+    images = images / 'ADE_val_00000007.jpg'
+    images.unlink()
+    with pytest.raises(UserError, match=r'ADE_val_00000007\.png .* has no image'):
+        load(root)
+    (labels / 'ADE_val_00000007.png').rename(labels / 'own.png')
+    os.link(root / 'images/validation/ADE_val_00000005.jpg', images.with_name('own.jpg'))
+    assert load(root).problems == ('ADE_val_00000007 is missing', 'not of ADE20K: own')
+
+
+def test_without_a_file_of_names_they_are_ade20ks(tmp_path):
+    assert class_names(tmp_path) == tuple(n.strip() for n in ADE20KDataset.METAINFO['classes'])
+
+
+@pytest.mark.parametrize(
+    'content',
+    ['', 'Idx\tName\n', 'Name\nwall\n', 'Idx\tName\n1\twall\n3\tsky\n', 'Idx\tName\n1\ta\n2\ta\n'],
+)
+def test_names_that_are_none(root, content):
+    (root / 'objectInfo150.txt').write_text(content)
+    with pytest.raises(UserError, match=r'objectInfo150\.txt does not name the classes'):
+        load(root)
+
+
+def png(pixels, mode=None):
+    content = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(content, 'PNG')
+    return content.getvalue()
+
+
+GREY = np.zeros((8, 9), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, r'ADE_val_00000003\.jpg in .* has no label map: expected .*ADE_val_00000003\.png'),
+        (png(GREY.T), r'ADE_val_00000003\.png has 8 x 9 pixels and its image 9 x 8'),
+        (png(GREY + 3), r'ADE_val_00000003\.png has the label 3: expected 0 .* or 1 to 2'),
+        (png(GREY)[:48], r'cannot read the label map .*ADE_val_00000003\.png'),
+        (b'', r'cannot read the label map .*ADE_val_00000003\.png'),
+        (png(GREY, 'RGB'), r'ADE_val_00000003\.png is a PNG of mode RGB: expected a label map'),
+        (png(GREY, 'I;16'), r'ADE_val_00000003\.png is a PNG of mode I;16'),
+        (png(GREY, '1'), r'ADE_val_00000003\.png is a PNG of mode 1'),
+    ],
+)
+def test_a_label_map_that_is_wrong_is_named(root, content, message):
+    path = root / 'annotations/validation/ADE_val_00000003.png'
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        load(root)
+    assert '\n' not in str(error.value)
+
+
+def test_an_image_that_is_none_is_named(root):
+    path = root / 'images/validation/ADE_val_00000002.jpg'
+    path.write_bytes(b'no image')
+    with pytest.raises(UserError, match=r'cannot read the image .*ADE_val_00000002\.jpg'):
+        load(root)
+
+
+def test_folders_that_are_not_there(root):
+    with pytest.raises(UserError, match='nowhere is not a folder'):
+        load(root / 'nowhere')
+    with pytest.raises(DataNotFound, match='no ADE20K images'):
+        load(root / 'annotations')
+    with pytest.raises(UserError, match='give 1 or more'):
+        load(root, limit=0)
+    with pytest.raises(UserError, match="no split 'test'"):
+        load(root, 'test')
+
+
+def test_a_palette_is_read_as_its_indices(tmp_path):
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(labels)
+    image.putpalette(range(255, 207, -1))
+    assert image.mode == 'P'
+    image.save(tmp_path / 'bytes.png')
+    image.save(tmp_path / 'half.png', bits=4)
+    for path in tmp_path.iterdir():
+        assert np.array_equal(read_label_map(path, 11), labels)
+
+
+CLASSES = 7
+NAMES = tuple('abcdefg')
+
+
+@pytest.fixture
+def maps():
+    """Twelve label maps with predictions; class 3 is only predicted, 4 only labelled, 6 neither."""
+    rng = np.random.default_rng(1)
+    pairs = []
+    for _ in range(12):
+        size = rng.integers(5, 40, 2)
+        pairs.append((rng.choice([0, 1, 2, 3, 5, 7], size), rng.choice([0, 1, 2, 4, 5, 7], size)))
+    return [(p.astype(np.uint8), label.astype(np.uint8)) for p, label in pairs]
+
+
+def test_miou_is_the_one_that_is_counted_pixel_by_pixel(maps):
+    right, predicted, labelled = ([0] * (CLASSES + 1) for _ in range(3))
+    for prediction, label in maps:
+        for p, t in zip(prediction.ravel().tolist(), label.ravel().tolist(), strict=True):
+            if t:
+                right[t] += p == t
+                predicted[p] += 1
+                labelled[t] += 1
+    iou = {
+        NAMES[k - 1]: 100 * right[k] / (predicted[k] + labelled[k] - right[k])
+        for k in range(1, CLASSES + 1)
+        if predicted[k] or labelled[k]
+    }
+    accuracy = [100 * right[k] / labelled[k] for k in range(1, CLASSES + 1) if labelled[k]]
+    assert set(iou) == set('abcdeg')
+    assert iou['c'] == iou['d'] == 0
+    assert len(accuracy) == 5
+
+    total = sum(confusion(p, t, CLASSES) for p, t in maps)
+    assert total.dtype == np.int64
+    metrics, per_class = score(total, NAMES)
+    assert metrics['miou'] == pytest.approx(sum(iou.values()) / 6, abs=1e-12)
+    assert metrics['macc'] == pytest.approx(sum(accuracy) / 5, abs=1e-12)
+    assert metrics['aacc'] == pytest.approx(100 * sum(right) / sum(labelled), abs=1e-12)
+    assert {name: values['iou'] for name, values in per_class.items()} == pytest.approx(iou)
+
+
+def test_it_is_the_one_of_mmseg(maps):
+    areas = [
+        IoUMetric.intersect_and_union(
+            # As mmseg reads them: 0 becomes 255, which is ignored.
+            torch.from_numpy(p - np.uint8(1)).long(),
+            torch.from_numpy(label - np.uint8(1)).long(),
+            CLASSES,
+            255,
+        )
+        for p, label in maps
+    ]
+    expected = IoUMetric.total_area_to_metrics(*(sum(a).double() for a in zip(*areas, strict=True)))
+    metrics, per_class = score(sum(confusion(p, t, CLASSES) for p, t in maps), NAMES)
+    assert metrics['miou'] == pytest.approx(100 * np.nanmean(expected['IoU']), abs=1e-10)
+    assert metrics['macc'] == pytest.approx(100 * np.nanmean(expected['Acc']), abs=1e-10)
+    assert metrics['aacc'] == pytest.approx(100 * expected['aAcc'], abs=1e-10)
+    for name, iou in zip(NAMES, expected['IoU'], strict=True):
+        assert per_class.get(name, {'iou': np.nan})['iou'] == pytest.approx(100 * iou, nan_ok=True)
+
+
+def test_every_pair_of_255_classes_has_a_place_of_its_own():
+    prediction, label = (a.astype(np.uint8) for a in np.mgrid[:256, :256])
+    assert np.array_equal(confusion(prediction, label, 255), np.ones((255, 256)))
+
+
+def test_a_pixel_counts_however_many_there_are():
+    label = np.ones((4200, 4000), np.uint8)
+    prediction = label.copy()
+    label[0, 0] = 2
+    one = confusion(prediction, label, 2)
+    n = 4200 * 4000
+    assert n > 2**24
+    assert one.tolist() == [[0, n - 1, 0], [0, 1, 0]]
+    total = sum(one for _ in range(300))
+    assert total.tolist() == [[0, 300 * (n - 1), 0], [0, 300, 0]]
+    assert 300 * n > 2**32
+    metrics, _ = score(total, ('a', 'b'))
+    assert metrics['aacc'] == 100 * (n - 1) / n
+    assert metrics['miou'] == 50 * (n - 1) / n
+
+
+def test_a_pixel_of_no_predicted_class_is_wrong():
+    label = np.array([[1, 1, 2, 0]], np.uint8)
+    total = confusion(np.array([[1, 0, 2, 2]], np.uint8), label, 2)
+    assert total.tolist() == [[1, 1, 0], [0, 0, 1]]
+    metrics, per_class = score(total, ('a', 'b'))
+    assert per_class == {'a': {'iou': 50.0}, 'b': {'iou': 100.0}}
+    assert metrics == {'miou': 75.0, 'macc': 75.0, 'aacc': pytest.approx(200 / 3)}
+
+
+def test_what_cannot_be_counted_is_not():
+    one, two = np.ones((2, 3), np.uint8), np.ones((3, 2), np.uint8)
+    with pytest.raises(ValueError, match='labels of'):
+        confusion(one, two, 1)
+    with pytest.raises(ValueError, match='above 1'):
+        confusion(one + np.uint8(1), one, 1)
+    with pytest.raises(UserError, match='no pixel'):
+        score(confusion(one, one * np.uint8(0), 1), ('a',))
+
+
+def test_the_truth_scores_100(root):
+    scored = score_folder(root / 'annotations/validation', root / 'annotations/validation')
+    assert scored.metrics == {'miou': 100.0, 'macc': 100.0, 'aacc': 100.0}
+    assert scored.per_class == {'wall': {'iou': 100.0}, 'building': {'iou': 100.0}}
+    assert scored.images == 5
+    assert scored.problems == load(root).problems
+
+
+@pytest.fixture
+def predictions(root, tmp_path):
+    """Those of a folder, and at several scales the truth."""
+    rng = np.random.default_rng(2)
+    folder = tmp_path / 'predictions'
+    (folder / MULTI_SCALE).mkdir(parents=True)
+    for _, labels in load(root).samples:
+        truth = np.array(Image.open(labels))
+        guess = rng.integers(1, 3, truth.shape, np.uint8)
+        Image.fromarray(guess).save(folder / labels.name)
+        Image.fromarray(truth).save(folder / MULTI_SCALE / labels.name)
+    return folder
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob('*.png')}
+
+
+def test_a_folder_and_an_archive_of_it_score_the_same(root, predictions, tmp_path):
+    annotations = root / 'annotations/validation'
+    folder = score_folder(predictions, annotations)
+    assert folder.metrics['ms_miou'] == 100.0
+    assert folder.per_class['wall']['ms_iou'] == 100.0
+    total = sum(
+        confusion(read_label_map(predictions / p.name, 2), read_label_map(p, 2), 2)
+        for p in annotations.iterdir()
+    )
+    assert folder.metrics['miou'] == score(total, ('wall', 'building'))[0]['miou'] < 100
+    archive = tmp_path / 'predictions.zip'
+    archive.write_bytes(to_zip(files(predictions)))
+    assert score_folder(archive, annotations) == folder
+    assert zipfile.ZipFile(archive).testzip() is None
+    assert to_zip(files(predictions)) == archive.read_bytes()
+
+
+def test_a_part_of_the_predictions(root, predictions):
+    annotations = root / 'annotations/validation'
+    for name in ('ADE_val_00000002.png', 'ADE_val_00000004.png', 'ADE_val_00000005.png'):
+        (predictions / name).unlink()
+        (predictions / MULTI_SCALE / name).unlink()
+    scored = score_folder(predictions, annotations, limit=2)
+    assert scored.images == 2
+    assert '2 of 5 images were asked for' in scored.problems
+    with pytest.raises(UserError, match=r'ADE_val_00000002\.png and 2 more are missing'):
+        score_folder(predictions, annotations)
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('ADE_val_00000003.png', None, r'ADE_val_00000003\.png is missing'),
+        (f'{MULTI_SCALE}/ADE_val_00000003.png', None, r'multi_scale .* ADE_val_00000003\.png is'),
+        ('other.png', png(GREY), r'other\.png is predicted but not there'),
+        ('ADE_val_00000003.png', png(GREY.T), r'ADE_val_00000003\.png has 8 x 9 pixels and its'),
+        ('ADE_val_00000003.png', png(GREY + 7), r'ADE_val_00000003\.png has the label 7'),
+        ('ADE_val_00000003.png', png(GREY, 'RGB'), r'ADE_val_00000003\.png is a PNG of mode RGB'),
+        ('ADE_val_00000003.png', b'', r'cannot read the label map .*ADE_val_00000003\.png'),
+    ],
+)
+@pytest.mark.parametrize('archived', [False, True])
+def test_predictions_that_do_not_fit(root, predictions, name, content, message, archived):
+    (predictions / name).unlink(missing_ok=True)
+    if content is not None:
+        (predictions / name).write_bytes(content)
+    if archived:
+        path = predictions.with_suffix('.zip')
+        path.write_bytes(to_zip(files(predictions)))
+    with pytest.raises(UserError, match=message) as error:
+        score_folder(path if archived else predictions, root / 'annotations/validation')
+    assert '\n' not in str(error.value)
+
+
+def test_predictions_that_are_none(root, tmp_path):
+    annotations = root / 'annotations/validation'
+    with pytest.raises(
+        UserError, match=r'predictions .*nowhere cannot be read \(it does not exist'
+    ):
+        score_folder(tmp_path / 'nowhere', annotations)
+    (tmp_path / 'bad.zip').write_bytes(b'no archive')
+    with pytest.raises(UserError, match=r'bad\.zip cannot be read'):
+        score_folder(tmp_path / 'bad.zip', annotations)
+    with pytest.raises(UserError, match=r'nowhere has no label map'):
+        score_folder(annotations, root / 'annotations/nowhere')
+
+
+def test_the_command_scores_a_folder(run, root):
+    labels = root / 'annotations/validation'
+    code, out, err = run('score', 'ade20k', labels, '--annotations', labels)
+    assert (code, err) == (0, '')
+    assert 'miou  100.00 %' in out
+    code, out, _ = run('score', 'ade20k', labels, '--annotations', labels, '--format', 'json')
+    assert json.loads(out)['metrics'] == {'miou': 100.0, 'macc': 100.0, 'aacc': 100.0}
+    code, out, err = run('score', 'ade20k', root / 'nowhere', '--annotations', labels)
+    assert (code, out) == (2, '')
+    assert 'it does not exist' in err
+    assert err.count('\n') == 1

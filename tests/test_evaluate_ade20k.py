@@ -1,0 +1,260 @@
+"""ADE20K evaluation for real: micro segmenters with random weights on drawn scenes."""
+
+import io
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.runner import Runner
+from PIL import Image
+
+from datasets import shapes
+from datasets.ade20k import load
+from reproduce import openmmlab
+from reproduce.errors import UserError
+from reproduce.evaluate.ade20k import Job, pipeline
+from reproduce.evaluate.harness import evaluate
+from reproduce.evaluate.pictures import side_by_side
+from reproduce.openmmlab_data import point_at
+from reproduce.score.ade20k import score_folder
+
+FPN, UPERNET = 'fpn_maformer-micro_shapes.py', 'upernet_maformer-micro_shapes.py'
+SCALE = (320, 80)
+SMALL = {'test_dataloader.dataset.pipeline.1.scale': SCALE}
+SLIDE = {'model.test_cfg': {'mode': 'slide', 'crop_size': (64, 64), 'stride': (40, 40)}}
+IMAGES = 5  # neither 2 nor 3 divides it
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp('shapes')
+    shapes.write(root, train=0, val=45)
+    return root / 'ade20k/ADEChallengeData2016'
+
+
+def segmenter(config, seed=0):
+    """With random weights that tell pixels apart."""
+    torch.manual_seed(seed)
+    config = openmmlab.load_config(config)
+    model = openmmlab.build(config, 'cpu')
+    torch.nn.init.normal_(model.decode_head.conv_seg.weight, std=3)
+    return model
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('weights')
+    for name in (FPN, UPERNET):
+        torch.save(segmenter(name).state_dict(), folder / f'{name}.pth')
+    return folder
+
+
+def job(root, weights, model=FPN, arguments=None, **kwargs):
+    options = {
+        'limit': IMAGES,
+        'workers': 0,
+        'device': 'cpu',
+        'arguments': SMALL | (arguments or {}),
+    }
+    return Job(model, weights / f'{model}.pth', root, **options | kwargs)
+
+
+def opened(predictions):
+    with zipfile.ZipFile(io.BytesIO(predictions)) as archive:
+        return {
+            name: np.array(Image.open(io.BytesIO(archive.read(name))))
+            for name in archive.namelist()
+        }
+
+
+@pytest.fixture(scope='module')
+def alone(root, weights):
+    return evaluate(job(root, weights, multi_scale=True))
+
+
+@pytest.mark.parametrize('arguments', [{}, SLIDE], ids=['whole', 'slide'])
+def test_it_is_what_mmsegs_own_test_loop_gives(root, weights, tmp_path, arguments):
+    found = evaluate(job(root, weights, arguments=arguments)).evaluation
+    config = openmmlab.load_config(FPN)
+    config.merge_from_dict({**SMALL, **arguments})
+    data = load(root)
+    point_at(config, data, 'test')
+    n = len(data.samples)
+    config.test_dataloader.dataset.indices = [i * n // IMAGES for i in range(IMAGES)]
+    config.merge_from_dict({'test_dataloader.num_workers': 0, 'log_level': 'ERROR'})
+    config.test_dataloader.persistent_workers = False
+    config.model.backbone.init_cfg = None
+    config.work_dir, config.load_from = str(tmp_path), str(weights / f'{FPN}.pth')
+    config.visualizer = None
+    expected = Runner.from_cfg(config).test()
+    assert expected['mIoU'] > 0
+    for name, value in found.metrics.items():
+        theirs = {'miou': 'mIoU', 'macc': 'mAcc', 'aacc': 'aAcc'}[name]
+        assert value == pytest.approx(expected[theirs], abs=0.00501), name
+
+
+def views(image, model):
+    """Scores (K, H, W) of the 12 views, each at the size of the image (H, W, 3) in BGR."""
+    mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
+    height, width = image.shape[:2]
+    for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75):
+        factor = min(SCALE[0] * ratio / max(height, width), SCALE[1] * ratio / min(height, width))
+        size = int(width * factor + 0.5), int(height * factor + 0.5)
+        resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+        rgb = torch.from_numpy(resized[:, :, ::-1].copy()).permute(2, 0, 1).float()
+        inputs = ((rgb - mean) / std)[None]
+        for flip in (False, True):
+            logits = model._forward(inputs.flip(3) if flip else inputs)
+            logits = F.interpolate(logits, inputs.shape[2:], mode='bilinear')
+            logits = logits.flip(3) if flip else logits
+            yield F.interpolate(logits, (height, width), mode='bilinear')[0].softmax(0)
+
+
+@torch.inference_mode()
+def test_multi_scale_is_the_mean_of_twelve_views(root, weights, alone):
+    model = segmenter(FPN)
+    kept = opened(alone.predictions)
+    samples = load(root, limit=IMAGES).samples
+    assert set(kept) == {f'{d}{p.name}' for _, p in samples for d in ('', 'multi_scale/')}
+    differ = 0
+    for path, label_map in samples:
+        scores = list(views(cv2.imread(str(path)), model))
+        assert len(scores) == 12
+        single, multi = scores[4].argmax(0) + 1, sum(scores).argmax(0) + 1
+        # A pixel may have two best classes up to rounding.
+        assert (kept[label_map.name] != single.numpy()).mean() < 1e-3
+        assert (kept[f'multi_scale/{label_map.name}'] != multi.numpy()).mean() < 1e-3
+        differ += (single != multi).sum().item()
+    assert differ > 100
+
+
+def test_multi_scale_sizes_are_those_of_the_papers():
+    config = openmmlab.load_config('upernet_maformer-small_8xb2-160k_ade20k-512x512.py')
+    resize, flip, pack = pipeline(config, True)[1]['transforms']
+    assert sorted(step['scale'] for step in resize) == [
+        *((1024, 256), (1536, 384), (2048, 512), (2560, 640), (3072, 768), (3584, 896)),
+    ]
+    assert all(step['keep_ratio'] for step in resize)
+    assert [step['prob'] for step in flip] == [0, 1]
+    assert [step['type'] for step in pack] == ['PackSegInputs']
+    plain = pipeline(config, False)
+    assert [step['type'] for step in plain] == ['LoadImageFromFile', 'Resize', 'PackSegInputs']
+    assert plain[1]['scale'] == (2048, 512) == resize[0]['scale']
+    config.test_dataloader.dataset.pipeline[1] = {'type': 'Resize', 'scale_factor': 0.5}
+    assert pipeline(config, False)[1]['scale_factor'] == 0.5
+    with pytest.raises(UserError, match='has no Resize with a scale of two sides'):
+        pipeline(config, True)
+    config.test_dataloader.dataset.pipeline = []
+    with pytest.raises(UserError, match=r'has no test_dataloader\.dataset\.pipeline'):
+        pipeline(config, False)
+
+
+@pytest.mark.parametrize('processes', [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_any_number_of_processes_gives_the_same(root, weights, alone, processes):
+    together = evaluate(job(root, weights, multi_scale=True), processes)
+    assert together.predictions == alone.predictions
+    assert together.evaluation.metrics == alone.evaluation.metrics
+    assert together.evaluation.per_class == alone.evaluation.per_class
+    assert together.evaluation.key == alone.evaluation.key
+    assert together.evaluation.provenance.processes == processes
+
+
+def test_images_of_different_sizes_in_a_batch(root, weights, alone):
+    together = evaluate(job(root, weights, multi_scale=True, batch_size=3))
+    assert together.predictions == alone.predictions
+    assert together.evaluation.metrics == alone.evaluation.metrics
+
+
+def test_one_scale_is_part_of_several(root, weights, alone):
+    single = evaluate(job(root, weights))
+    assert single.evaluation.metrics.keys() == {'miou', 'macc', 'aacc'}
+    assert single.evaluation.metrics.items() < alone.evaluation.metrics.items()
+    assert single.evaluation.key != alone.evaluation.key
+    whole = opened(alone.predictions)
+    for name, labels in opened(single.predictions).items():
+        assert np.array_equal(labels, whole[name])
+
+
+def test_what_is_kept_scores_the_same(root, alone, tmp_path):
+    path = tmp_path / f'kept{alone.evaluation.predictions}'
+    path.write_bytes(alone.predictions)
+    again = score_folder(path, root / 'annotations/validation', limit=IMAGES)
+    assert again.metrics == alone.evaluation.metrics
+    assert again.per_class == alone.evaluation.per_class
+    assert again.images == alone.evaluation.data.images == IMAGES
+    assert again.problems == alone.evaluation.data.problems
+
+
+def test_half_precision_runs(root, weights, alone):
+    outcome = evaluate(job(root, weights, UPERNET, amp='bf16', multi_scale=True, limit=2))
+    assert outcome.evaluation.precision == 'bf16'
+    assert outcome.evaluation.metrics.keys() == alone.evaluation.metrics.keys()
+    full = evaluate(job(root, weights, UPERNET, limit=2))
+    assert outcome.predictions != full.predictions
+    close = outcome.evaluation.metrics['aacc']
+    assert close == pytest.approx(full.evaluation.metrics['aacc'], abs=5)
+
+
+def test_a_truncated_image_is_named(root, weights, tmp_path):
+    for path in sorted(root.rglob('*.*')):
+        if path.stem[-2:] in ('01', '02') or path.suffix == '.txt':
+            copy = tmp_path / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    bad = tmp_path / 'images/validation/ADE_val_00000002.jpg'
+    bad.write_bytes(bad.read_bytes()[:1500])
+    with pytest.raises(UserError, match=f'cannot read the image {bad}: '):
+        evaluate(job(tmp_path, weights, limit=None))
+
+
+def test_a_model_that_gives_no_numbers(root, tmp_path):
+    state = segmenter(FPN).state_dict()
+    state['decode_head.conv_seg.weight'] *= 1e36
+    torch.save(state, tmp_path / f'{FPN}.pth')
+    with pytest.raises(UserError, match=r'NaN or infinity for .*ADE_val_00000001\.jpg'):
+        evaluate(job(root, tmp_path))
+
+
+def test_a_model_of_other_classes(root, weights):
+    arguments = {'model.decode_head.num_classes': 150}
+    with pytest.raises(UserError, match=r'num_classes is 150, and .* has 15 classes'):
+        evaluate(job(root, weights, arguments=arguments))
+    with pytest.raises(UserError, match='is a config for coco, not for ade20k'):
+        evaluate(Job('mask-rcnn_maformer-base_fpn_1x_coco.py', weights / f'{FPN}.pth', root))
+
+
+def test_a_model_with_one_score_for_two_classes(root, tmp_path):
+    for path in (root / 'images/validation').iterdir():
+        copy = tmp_path / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(path)
+        labels = tmp_path / 'annotations/validation' / f'{path.stem}.png'
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('L', Image.open(path).size, 1).save(labels)
+    (tmp_path / 'objectInfo150.txt').write_text('Idx\tName\n1\tground\n2\tfigure\n')
+    config = openmmlab.load_config(FPN)
+    arguments = {
+        'model.decode_head.num_classes': 2,
+        'model.decode_head.out_channels': 1,
+        'model.decode_head.threshold': 0.5,
+        'model.decode_head.loss_decode.use_sigmoid': True,
+    }
+    config.merge_from_dict(arguments)
+    torch.save(openmmlab.build(config, 'cpu').state_dict(), tmp_path / f'{FPN}.pth')
+    with pytest.raises(UserError, match='gives 1 scores a pixel for the 2 classes'):
+        evaluate(job(tmp_path, tmp_path, arguments=arguments))
+
+
+def test_a_picture_of_predictions_beside_their_labels(root, alone, tmp_path):
+    path = tmp_path / 'predictions.zip'
+    path.write_bytes(alone.predictions)
+    data = load(root, limit=IMAGES)
+    picture = np.array(Image.open(io.BytesIO(side_by_side(data, path, 2))).convert('RGB'))
+    taller = Image.open(io.BytesIO(side_by_side(data, path, 4)))
+    assert taller.height > picture.shape[0] > 100
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+    with pytest.raises(UserError, match='cannot be read'):
+        side_by_side(data, tmp_path / 'nowhere.zip', 2)
