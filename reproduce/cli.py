@@ -18,7 +18,7 @@ from reproduce.errors import UserError
 from reproduce.evaluate import command as evaluation
 from reproduce.quiet import quiet_libraries
 from reproduce.score import command as scoring
-from reproduce.train.command import labels_command, train_command
+from reproduce.train.command import labels_command, train_app
 
 if TYPE_CHECKING:
     from reproduce.paper import Row
@@ -37,8 +37,8 @@ app = typer.Typer(
 
 app.add_typer(evaluation.app, name='evaluate')
 app.add_typer(scoring.app, name='score')
+app.add_typer(train_app, name='train')
 app.command('regress')(evaluation.regress)
-app.command('train')(train_command)
 app.command('labels')(labels_command)
 app.command('audit')(audit_command)
 

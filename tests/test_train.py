@@ -20,7 +20,7 @@ from torchvision.transforms import functional as TF
 import model as _maformer  # noqa: F401
 from datasets import imagenet, shapes
 from reproduce.errors import UserError
-from reproduce.train.command import Task, train_command
+from reproduce.train.command import train_imagenet
 from reproduce.train.data import Batches, RememberedCrop, TrainingImages
 from reproduce.train.labels import label_maps, make_labels
 from reproduce.train.loop import Job, build, scaling, targets_of, train
@@ -427,10 +427,10 @@ def test_a_job_that_does_not_fit_is_explained(root, labels, tmp_path):
 
 def test_the_command(root, tmp_path):
     small = ['img_size=32', 'epochs=1', 'batch_size=16']
-    train_command(Task.IMAGENET, 'maformer_micro', root, tmp_path / 'run', changes=small, workers=0)
+    train_imagenet('maformer_micro', root, tmp_path / 'run', changes=small, workers=0)
     assert '16 = 1 x 16, learning rate 0.0005: scaled' in (tmp_path / 'run/train.log').read_text()
     with pytest.raises(UserError, match="'epochs' is no NAME=VALUE"):
-        train_command(Task.IMAGENET, 'maformer_micro', root, tmp_path, changes=['epochs'])
+        train_imagenet('maformer_micro', root, tmp_path, changes=['epochs'])
 
 
 def test_a_broken_label_map_is_named(tmp_path):

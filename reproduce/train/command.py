@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from reproduce.errors import UserError
 
@@ -19,10 +20,22 @@ class Precision(StrEnum):
     BF16 = 'bf16'
 
 
-class Task(StrEnum):
-    """What can be trained."""
+class _ConfigUnlessNamed(TyperGroup):
+    """`train CONFIG` is short for `train config CONFIG`."""
 
-    IMAGENET = 'imagenet'
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = ['config', *args]
+        return super().parse_args(ctx, args)
+
+
+train_app = typer.Typer(
+    cls=_ConfigUnlessNamed,
+    help='Train a classifier, or a detector or segmenter from its config file.  '
+    '`train CONFIG` is short for `train config CONFIG`.',
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 Data = Annotated[Path, typer.Option('--data', help='Folder of ImageNet: train/ and val/.')]
@@ -35,8 +48,8 @@ Device = Annotated[
 ]
 
 
-def train_command(
-    task: Annotated[Task, typer.Argument(help='What to train for.')],
+@train_app.command('imagenet')
+def train_imagenet(
     model: Annotated[str, typer.Argument(help='A MAFormer or any timm model.')],
     data: Data,
     output: Annotated[Path, typer.Option(help='Folder for weights, log and curve.')],
@@ -81,6 +94,45 @@ def train_command(
     train(job, processes)
 
 
+@train_app.command('config')
+def train_config(
+    config: Annotated[
+        str,
+        typer.Argument(
+            help='A config file: a path, a name in reproduce/configs, or mmdet::... or mmseg::....'
+        ),
+    ],
+    data: Annotated[
+        Path, typer.Option('--data', help='Folder of COCO or ADE20K, as the config needs it.')
+    ],
+    output: Annotated[Path, typer.Option(help='Folder for weights, log and curve.')],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="ImageNet weights of a MAFormer backbone: a file or a released checkpoint's "
+            "name.  [default: the config's]"
+        ),
+    ] = None,
+    cfg_options: Annotated[
+        list[str] | None,
+        typer.Option('--cfg-options', help='KEY=VALUE: change the config; can be repeated.'),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option('--resume', help='Go on from the last checkpoint in --output.')
+    ] = False,
+    processes: Processes = 1,
+    amp: Annotated[bool, typer.Option('--amp', help='Mixed precision, on GPUs.')] = False,
+    scale_lr: Annotated[
+        bool, typer.Option(help='Scale the learning rate with the batch, as auto_scale_lr says.')
+    ] = True,
+) -> None:
+    """Train a detector or segmenter: any config of this project, mmdet or mmseg."""
+    from reproduce.train.openmmlab import Job, train
+
+    job = Job(config, data, output, checkpoint, tuple(cfg_options or ()), resume, amp, scale_lr)
+    train(job, processes)
+
+
 def labels_command(
     model: Annotated[str, typer.Argument(help='The annotator: any timm model.')],
     data: Data,
@@ -112,7 +164,7 @@ def _parse(changes: list[str]) -> dict[str, str]:
 def main() -> None:
     """Run the two commands: errors of the user's in one line, no traceback."""
     app = typer.Typer(pretty_exceptions_enable=False, no_args_is_help=True)
-    app.command('train')(train_command)
+    app.add_typer(train_app, name='train')
     app.command('labels')(labels_command)
     try:
         app()

@@ -44,6 +44,7 @@ from datasets.imagenet import ImageNet, load
 from reproduce.errors import UserError
 from reproduce.evaluate.processes import Group, in_group, join, launch
 from reproduce.files import write_atomically
+from reproduce.train.curve import Panel, draw
 from reproduce.train.data import Batches, TrainingImages, ValidationImages, read, seed_everything
 from reproduce.train.recipe import Recipe
 from reproduce.train.token_labeling import (
@@ -472,20 +473,13 @@ def targets_of(recipe: Recipe, model: nn.Module, num_classes: int) -> Targets:
 
 def plot(history: list[dict[str, float]], path: Path) -> None:
     """Draw loss and accuracy over the epochs into the picture at `path`."""
-    from matplotlib.figure import Figure  # here: half a second that no other step needs
-
     log = pd.DataFrame(history)
-    figure = Figure(figsize=(8, 3), layout='constrained')
-    loss, accuracy = figure.subplots(1, 2)
-    loss.plot(log['epoch'], log['loss'])
-    loss.set(xlabel='epoch', ylabel='training loss')
-    accuracy.plot(log['epoch'], log['top1'], label='weights')
-    accuracy.plot(log['epoch'], log['ema_top1'], label='averaged weights')
-    accuracy.set(xlabel='epoch', ylabel='Top-1 (%)')
-    accuracy.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=120)
-    write_atomically(path, buffer.getvalue())
+    accuracies = {'weights': log['top1'], 'averaged weights': log['ema_top1']}
+    panels = [
+        Panel('epoch', 'training loss', {'loss': (log['epoch'], log['loss'])}),
+        Panel('epoch', 'Top-1 (%)', {name: (log['epoch'], y) for name, y in accuracies.items()}),
+    ]
+    draw(panels, path)
 
 
 def _check_split(train: ImageNet, val: ImageNet, recipe: Recipe, processes: int) -> None:

@@ -1,0 +1,139 @@
+"""mmengine's checkpoint loaders, replaced by ones that run no code of the files they read.
+
+mmengine's own fall back to plain unpickling where safe reading fails. Every `load_from`, `init_cfg`
+and resumed checkpoint of a Runner or a model passes through its `CheckpointLoader`; so does what is
+registered here.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_rank
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import (
+    _process_mmcls_checkpoint,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
+
+from model.checkpoint import CheckpointError, read_whole
+from reproduce.errors import UserError
+
+Loader = Callable[..., dict[str, Any]]
+
+
+def _statistic(owner: Any, name: str) -> Callable:
+    """The only attributes that mmengine's logs ask for; `getattr` itself would reach any object."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+        return getattr(HistoryBuffer, name)
+    raise UnpicklingError(f'GLOBAL builtins.getattr: {name} is no statistic')
+
+
+_LOGS = (
+    (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
+    (_statistic, 'builtins.getattr'),
+)
+
+
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
+    """All that a checkpoint of mmengine holds: `state_dict`, `optimizer`, `message_hub`, ...
+
+    Raises:
+        UserError: if the file is missing, is no checkpoint, or would run code.
+    """
+    try:
+        content = read_whole(Path(path).expanduser(), _LOGS, map_location)
+    except CheckpointError as error:
+        raise UserError(f'{error}.') from error
+    if isinstance(meta := content.get('meta'), dict):
+        # A Runner that resumes would run this string as a config file.
+        meta.pop('config', None)
+    return content
+
+
+def install() -> None:
+    """Make mmengine read every checkpoint of this process without running code of it.
+
+    Files are local or fetched from http(s), torchvision's or OpenMMLab's addresses; where the file
+    name carries a hash, the file is held to it. Other schemes are refused.
+    """
+    loaders = {
+        '': load_from_file,
+        'http://': load_from_web,
+        'https://': load_from_web,
+        'torchvision://': _listed(get_torchvision_models),
+        'modelzoo://': _listed(get_torchvision_models),
+        'open-mmlab://': _listed(_openmmlab_models),
+        'openmmlab://': _listed(_openmmlab_models),
+        'mmcls://': load_from_mmcls,
+    }
+    for prefix in list(CheckpointLoader._schemes):
+        loader = loaders.get(prefix, load_from_elsewhere)
+        CheckpointLoader.register_scheme(prefix, loader, force=True)
+
+
+# mmengine's log calls a loader by what follows `load_from_` in its name.
+
+
+def load_from_file(name: str, map_location: Any = None) -> dict[str, Any]:
+    """See `read_checkpoint`."""
+    return read_checkpoint(name, map_location)
+
+
+def load_from_web(url: str, map_location: Any = None) -> dict[str, Any]:
+    """The checkpoint at an address, fetched once into torch's cache and held to its hash."""
+    name = Path(urlparse(url).path).name
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
+    if get_rank() == 0:
+        _fetch(url, path)
+    barrier()
+    _fetch(url, path)  # on the other machines
+    return read_checkpoint(path, map_location)
+
+
+def _fetch(url: str, path: Path) -> None:
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = re.search(r'-([0-9a-f]{8,64})\.', path.name)
+    try:
+        torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f'the checkpoint {url} cannot be fetched ({error}): fetch it another way and name the '
+            'file.'
+        ) from error
+
+
+def _openmmlab_models() -> dict[str, str]:
+    models = get_external_models()
+    renamed = get_deprecated_model_names()
+    return models | {old: models[new] for old, new in renamed.items() if new in models}
+
+
+def _listed(models: Callable[[], Mapping[str, str]]) -> Loader:
+    def load_from_list(name: str, map_location: Any = None) -> dict[str, Any]:
+        address = models().get(name.partition('://')[2], '')
+        if not address.startswith(('http://', 'https://')):
+            raise UserError(f"there is no published checkpoint '{name}': name a file or a URL.")
+        return load_from_web(address, map_location)
+
+    return load_from_list
+
+
+def load_from_mmcls(name: str, map_location: Any = None) -> dict[str, Any]:
+    """The backbone of one of OpenMMLab's published classifiers."""
+    return _process_mmcls_checkpoint(_listed(get_mmcls_models)(name, map_location))
+
+
+def load_from_elsewhere(name: str, map_location: Any = None) -> dict[str, Any]:
+    """Refuse a storage of which mmengine alone knows how to read."""
+    raise UserError(f'the checkpoint {name} is not read from there: fetch it and name the file.')

@@ -1,0 +1,303 @@
+"""Detectors and segmenters are trained from configs, and checkpoints read without their code."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from datasets import shapes
+from model.checkpoint import read
+from reproduce import safe_loading
+from reproduce.errors import UserError
+from reproduce.openmmlab import load_config
+from reproduce.train.openmmlab import Job, train
+
+MASK_RCNN = 'mask-rcnn_maformer-micro_fpn_shapes.py'
+CASCADE = 'cascade-mask-rcnn_maformer-micro_fpn_shapes.py'
+FPN = 'fpn_maformer-micro_shapes.py'
+UPERNET = 'upernet_maformer-micro_shapes.py'
+RELEASED = Path(safe_loading.__file__).parent / 'released/maformer_micro_shapes.safetensors'
+
+# Four images in two batches an epoch, one image to validate on, and a line a batch.
+SMALL = (
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=1',
+    'train_dataloader.dataset.indices=4',
+    'val_dataloader.dataset.indices=1',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False',
+    'default_hooks.logger.interval=1',
+)
+EPOCHS = (*SMALL, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2')
+ITERATIONS = (
+    *SMALL,
+    'train_cfg.max_iters=4',
+    'train_cfg.val_interval=4',
+    'default_hooks.checkpoint.interval=2',
+)
+UNVALIDATED = ('val_cfg=None', 'val_dataloader=None', 'val_evaluator=None')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    shapes.write(root, train=40, val=40)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _loaders():
+    """The loaders that mmengine comes with, whatever a test put in their place."""
+    schemes = CheckpointLoader._schemes.copy()
+    yield
+    CheckpointLoader._schemes = schemes
+
+
+def losses(rows):
+    return [row['loss'] for row in rows if 'loss' in row]
+
+
+def test_a_detector_leaves_weights_log_and_curve(data, tmp_path):
+    rows = train(Job(MASK_RCNN, data, tmp_path, options=EPOCHS))
+    assert len(losses(rows)) == 4
+    assert 'coco/bbox_mAP' in rows[-1]
+    assert {'epoch_2.pth', 'run.json', 'model.safetensors', 'curve.png'} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    weights = load_file(tmp_path / 'model.safetensors')
+    trained = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']
+    assert weights.keys() == trained.keys()
+    assert all(torch.equal(weights[name], trained[name]) for name in trained)
+    # It started from the released classifier.
+    moved = weights['backbone.network.stem.proj.weight'] - load_file(RELEASED)['stem.proj.weight']
+    assert 0 < moved.abs().max() < 0.01
+    with safe_open(tmp_path / 'model.safetensors', 'pt') as file:
+        assert json.loads(file.metadata()['classes']) == list(shapes.CLASSES)
+    with Image.open(tmp_path / 'curve.png') as picture:
+        assert picture.size == (960, 360)
+
+
+@pytest.mark.parametrize('name', [FPN, pytest.param(UPERNET, marks=pytest.mark.slow)])
+def test_a_segmenter_trains_and_goes_on(data, tmp_path, name):
+    rows = train(Job(name, data, tmp_path, options=ITERATIONS))
+    assert len(losses(rows)) == 4
+    assert 'mIoU' in rows[-1]
+    assert (tmp_path / 'curve.png').exists()
+    (tmp_path / 'iter_4.pth').unlink()
+    (tmp_path / 'last_checkpoint').write_text('iter_2.pth')
+    again = train(Job(name, data, tmp_path, options=ITERATIONS, resume=True))
+    assert losses(again)[:2] == losses(rows)[:2]
+    assert [row['lr'] for row in again if 'lr' in row] == [row['lr'] for row in rows if 'lr' in row]
+
+
+@pytest.mark.parametrize('name', [MASK_RCNN, pytest.param(CASCADE, marks=pytest.mark.slow)])
+def test_a_resumed_training_is_the_uninterrupted_one(data, tmp_path, name):
+    options = (*EPOCHS, *UNVALIDATED)
+    whole = train(Job(name, data, tmp_path / 'whole', options=options))
+    cut = tmp_path / 'cut'
+    shutil.copytree(tmp_path / 'whole', cut)
+    # As if killed while it wrote the second epoch's.
+    (cut / 'model.safetensors').unlink()
+    (cut / 'epoch_2.pth').write_bytes((cut / 'epoch_2.pth').read_bytes()[:10_000])
+    (cut / 'last_checkpoint').write_text(str(cut / 'epoch_1.pth'))
+    rows = train(Job(name, data, cut, options=options, resume=True))
+    assert losses(rows) == losses(whole)
+    a, b = (load_file(folder / 'model.safetensors') for folder in (tmp_path / 'whole', cut))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_two_processes_train_and_normalise_without_syncbn(data, tmp_path):
+    rows = train(Job(FPN, data, tmp_path, options=(*ITERATIONS, *UNVALIDATED)), processes=2)
+    assert len(losses(rows)) == 4
+    (log,) = tmp_path.glob('*/*.log')
+    text = log.read_text()
+    assert 'SyncBN does not train on CPUs' in text
+    assert 'current batch size is 4. Scaling the original LR by 0.5' in text
+    assert (tmp_path / 'model.safetensors').exists()
+
+
+def test_the_learning_rate_follows_the_batch_unless_told_otherwise(data, tmp_path):
+    options = (*EPOCHS, *UNVALIDATED, 'train_cfg.max_epochs=1', 'param_scheduler=None')
+
+    def rate(folder, **job):
+        return train(Job(MASK_RCNN, data, tmp_path / folder, **job))[0]['lr']
+
+    own = load_config(MASK_RCNN).optim_wrapper.optimizer.lr
+    assert rate('scaled', options=options) == pytest.approx(own / 2)
+    assert rate('own', options=options, scale_lr=False) == own
+
+
+def refused(match, *arguments, **job):
+    with pytest.raises(UserError, match=match) as error:
+        train(Job(*arguments, **job))
+    assert '\n' not in str(error.value)
+
+
+def test_what_does_not_go_together_is_told_before_anything_is_built(data, tmp_path):
+    output = tmp_path / 'run'
+    refused('there is no config', 'mask.py', data, output)
+    refused('holds no checkpoint', MASK_RCNN, data, output, resume=True)
+    refused('is not a folder', MASK_RCNN, tmp_path / 'none', output)
+    refused('is no config of a detector', '_base_/schedules/adamw_1x.py', data, output)
+    full = 'mask-rcnn_maformer-small_fpn_1x_coco.py'
+    refused(r'bbox_head\.num_classes is 80, and .* has 10 classes', full, data, output)
+    full = 'upernet_maformer-small_8xb2-160k_ade20k-512x512.py'
+    refused(r'decode_head\.num_classes is 150, and .* has 15 classes', full, data, output)
+    refused('--cfg-options', MASK_RCNN, data, output, options=('epochs',))
+    refused('the checkpoint none does not exist', MASK_RCNN, data, output, checkpoint='none')
+    wrong = tmp_path / 'wrong.safetensors'
+    save_file({'fc.weight': torch.zeros(1)}, wrong)
+    refused('not one of maformer_micro', MASK_RCNN, data, output, checkpoint=str(wrong))
+    refused(
+        'for a MAFormer backbone',
+        'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+        data,
+        output,
+        checkpoint=str(wrong),
+        options=(
+            'model.roi_head.bbox_head.num_classes=10',
+            'model.roi_head.mask_head.num_classes=10',
+        ),
+    )
+    wrong.write_bytes(b'')
+    refused('cannot hold results', FPN, data, wrong / 'run')
+    broken = tmp_path / 'data'
+    shutil.copytree(data / 'coco', broken)
+    next((broken / 'train2017').iterdir()).unlink()
+    refused('restore', MASK_RCNN, broken, output)
+    assert not any(output.glob('*'))
+
+
+def test_the_command_takes_a_config_with_and_without_its_name(run, data, tmp_path):
+    for name in ((), ('config',)):
+        code, out, err = run('train', *name, 'none.py', '--data', data, '--output', tmp_path)
+        assert (code, out) == (2, '')
+        assert err.startswith("error: there is no config 'none.py'; the nearest are ")
+        assert err.count('\n') == 1
+    code, out, _ = run('train', '--help')
+    assert code == 0
+    assert 'short for `train config CONFIG`' in ' '.join(out.split())
+
+
+def test_a_folder_of_another_training_is_left_alone(data, tmp_path):
+    (tmp_path / 'iter_2.pth').write_bytes(b'half')
+    refused('holds a training already', FPN, data, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['iter_2.pth']
+
+
+class Trap:
+    """A pickle of this writes a file when it is read without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A checkpoint with code in it; and the file that the code writes."""
+    sprung, path = tmp_path / 'sprung', tmp_path / 'trap.pth'
+    torch.save({'state_dict': {'x': torch.zeros(1)}, 'meta': Trap(sprung)}, path)
+    return path, sprung
+
+
+def test_code_in_a_checkpoint_does_not_run(data, tmp_path, trap):
+    path, sprung = trap
+    output = tmp_path / 'run'
+    options = (*EPOCHS, *UNVALIDATED)
+    match = r'would run code \([\w.]+\)'
+    refused(match, MASK_RCNN, data, output, checkpoint=str(path))
+    refused(match, MASK_RCNN, data, output, options=(*options, f'load_from={path}'))
+    # Another backbone's init_cfg is read by mmengine when the model is initialised.
+    resnet = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+    heads = [f'model.roi_head.{head}.num_classes=10' for head in ('bbox_head', 'mask_head')]
+    named = f'model.backbone.init_cfg.checkpoint={path}'
+    refused(match, resnet, data, output, options=(*options, *heads, named))
+    shutil.rmtree(output)
+    train(Job(MASK_RCNN, data, output, options=(*options, 'train_cfg.max_epochs=1')))
+    shutil.copy(path, output / 'epoch_1.pth')
+    refused(match, MASK_RCNN, data, output, options=options, resume=True)
+    assert not sprung.exists()
+    # The trap is one: mmengine's own loader springs it.
+    torch.load(path, weights_only=False)
+    assert sprung.exists()
+
+
+def test_a_config_in_a_checkpoint_does_not_run(data, tmp_path):
+    """mmengine's Runner executes the string `meta.config` when it resumes."""
+    options = (*EPOCHS, *UNVALIDATED)
+    train(Job(MASK_RCNN, data, tmp_path, options=(*options, 'train_cfg.max_epochs=1')))
+    path, sprung = tmp_path / 'epoch_1.pth', tmp_path / 'sprung'
+    content = torch.load(path, weights_only=False)
+    content['meta']['config'] = f'open({str(sprung)!r}, "w").close()'
+    torch.save(content, path)
+    assert len(losses(train(Job(MASK_RCNN, data, tmp_path, options=options, resume=True)))) == 4
+    assert not sprung.exists()
+
+
+def test_what_a_training_of_mmengine_writes_is_read(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    history = HistoryBuffer([1.0, 3.0], [1, 1])
+    torch.save(
+        {
+            'state_dict': {'weight': torch.ones(2)},
+            'meta': {'epoch': 1, 'score': torch.zeros(1).numpy()[0]},
+            'message_hub': {'log_scalars': {'train/loss': history}},
+        },
+        path,
+    )
+    assert torch.equal(read(path)['weight'], torch.ones(2))
+    safe_loading.install()
+    content = CheckpointLoader.load_checkpoint(str(path))
+    assert content['message_hub']['log_scalars']['train/loss'].mean() == 2.0
+
+
+class Reach:
+    """Asks for an attribute of an allowed class that reaches further."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, '__init__')
+
+
+def test_no_attribute_is_reached_through_an_allowed_class(tmp_path):
+    path = tmp_path / 'reach.pth'
+    torch.save({'state_dict': {'x': torch.zeros(1)}, 'meta': Reach()}, path)
+    with pytest.raises(UserError, match=r'would run code \(builtins\.getattr\)'):
+        safe_loading.read_checkpoint(path)
+    assert set(read(path)) == {'x'}  # and what is beside the parameters is not even looked at
+
+
+@pytest.mark.parametrize('scheme', ['pavi://', 's3://', 'openmmlab:s3://', 'petrel://'])
+def test_every_scheme_of_mmengine_is_replaced(scheme):
+    safe_loading.install()
+    with pytest.raises(UserError, match='fetch it and name the file'):
+        CheckpointLoader.load_checkpoint(f'{scheme}bucket/model.pth')
+
+
+def test_published_checkpoints_are_fetched_once_and_held_to_their_hash(tmp_path, monkeypatch, trap):
+    path, sprung = trap
+    fetched = []
+
+    def fetch(url, target, hash_prefix=None, progress=True):
+        fetched.append((url, hash_prefix))
+        shutil.copy(path, target)
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    safe_loading.install()
+    for _ in range(2):
+        with pytest.raises(UserError, match='would run code'):
+            CheckpointLoader.load_checkpoint('torchvision://resnet50')
+    with pytest.raises(UserError, match='no published checkpoint'):
+        CheckpointLoader.load_checkpoint('open-mmlab://nothing')
+    assert fetched == [('https://download.pytorch.org/models/resnet50-0676ba61.pth', '0676ba61')]
+    assert not sprung.exists()
