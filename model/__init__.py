@@ -1,3 +1,8 @@
-"""The one definition of MAFormer; importing it registers the variants with timm."""
+"""The one definition of MAFormer, and its rivals; importing it registers the variants with timm."""
 
+from model import cswin as cswin
+from model import focal as focal
+from model import lvvit as lvvit
 from model import maformer as maformer
+from model import mixformer as mixformer
+from model import shuffle as shuffle

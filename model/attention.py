@@ -1,4 +1,4 @@
-"""Attention of MAFormer: cross-shaped or shifted windows in stages 1-2, all tokens in stages 3-4.
+"""Attention of MAFormer and CSWin: in cross-shaped or shifted windows, or over all tokens.
 
 Every module maps a channels-last map (B, H, W, C) to one of the same shape. Heads lie along the
 channels, so a head is a slice and `scaled_dot_product_attention` reads it in place.
@@ -20,11 +20,16 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out, _ = self._attended(x)
+        return self.proj(out)
+
+    def _attended(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attention gives (B, H, W, C), and the values (B, heads, H*W, d) it weighted."""
         B, H, W, C = x.shape
         qkv = self.qkv(x).view(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, H*W, d) each
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return out.transpose(1, 2).reshape(B, H, W, C), v
 
 
 class CrossShapedAttention(nn.Module):
@@ -84,6 +89,29 @@ class CrossShapedAttention(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
+class LePEAttention(SelfAttention):
+    """Multi-head attention over all tokens with LePE: a single stripe that is the whole map."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__(dim, num_heads, qkv_bias)
+        self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out, v = self._attended(x)
+        values = v.transpose(2, 3).reshape(len(x), -1, *x.shape[1:3])  # (B, C, H, W)
+        return self.proj(out + self.lepe(values).permute(0, 2, 3, 1))
+
+
+def relative_position_index(window_size: int) -> torch.Tensor:
+    """Row of the bias table for each query and key of a window: (window_size**2, window_size**2).
+
+    The table has one row for each of the (2 * window_size - 1)**2 differences, as Swin's.
+    """
+    y, x = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing='ij')
+    dy, dx = (a.reshape(-1, 1) - a.reshape(1, -1) + window_size - 1 for a in (y, x))
+    return dy * (2 * window_size - 1) + dx
+
+
 class ShiftedWindowAttention(nn.Module):
     """Window attention with relative position bias; `shift_size` > 0 gives Swin's shifted windows.
 
@@ -105,12 +133,12 @@ class ShiftedWindowAttention(nn.Module):
         self.shift_size = shift_size
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        side = 2 * window_size - 1
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(side * side, num_heads))
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window_size - 1) ** 2, num_heads)
+        )
         trunc_normal_(self.relative_position_bias_table, std=0.02)
-        y, x = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing='ij')
-        dy, dx = (a.reshape(-1, 1) - a.reshape(1, -1) + window_size - 1 for a in (y, x))
-        self.register_buffer('relative_position_index', dy * side + dx, persistent=False)
+        index = relative_position_index(window_size)
+        self.register_buffer('relative_position_index', index, persistent=False)
 
     def _bias(self, H: int, W: int, shift: tuple[int, int]) -> torch.Tensor:
         """Relative position bias, and the mask of a shifted map: (1 or windows, heads, n, n)."""

@@ -7,44 +7,27 @@ There is no public code of the paper. What it leaves open (the size of GLD's lay
 second MLP) is read off its own parameter and FLOP figures; each reading is an argument.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.layers import DropPath, calculate_drop_path_rates
+from timm.models import generate_default_cfgs
 
 from model.attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
 from model.global_branch import GLD, ConvGlobalBranch
-from model.workspace import in_pieces, recorded
-
-
-class Mlp(nn.Module):
-    """X + MLP(LN(X)), the second line of eq. 1."""
-
-    def __init__(self, dim: int, mlp_ratio: float, drop_path: float) -> None:
-        super().__init__()
-        self.expansion = mlp_ratio
-        self.norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
-        self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) to the same."""
-        tokens = x.reshape(-1, x.shape[-1])
-        update = in_pieces(self._update, tokens, self.expansion).view(x.shape)
-        return x + self.drop_path(update)
-
-    def _update(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.fc1(self.norm(x))
-        x = F.gelu(x) if recorded() else F.gelu(x, out=x)
-        return self.fc2(x)
+from model.pyramid import (
+    Downsample,
+    Mlp,
+    Pyramid,
+    Stage,
+    TransformerBlock,
+    check_choice,
+    init_weights,
+)
+from model.registration import default_cfg, register
 
 
 class FusionAttention(nn.Module):
@@ -112,67 +95,7 @@ class MAFBlock(nn.Module):
         return self.mlp(x)
 
 
-class TransformerBlock(nn.Module):
-    """Pre-norm transformer block with attention over all tokens."""
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.attention = SelfAttention(dim, num_heads, qkv_bias)
-        self.drop_path = DropPath(drop_path)
-        self.mlp = Mlp(dim, mlp_ratio, drop_path)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mlp(x + self.drop_path(self.attention(self.norm(x))))
-
-
-class Downsample(nn.Module):
-    """Convolution of stride = kernel size, and LayerNorm: the stem (4) and the patch merging (2).
-
-    A side that the stride does not divide is padded with zeros at its end: no pixel is lost.
-    """
-
-    def __init__(self, in_dim: int, dim: int, stride: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_dim, dim, stride, stride)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), dim)."""
-        _, H, W, _ = x.shape
-        stride = self.proj.stride[0]
-        x = F.pad(x, (0, 0, 0, -W % stride, 0, -H % stride))
-        x = self.proj(x.permute(0, 3, 1, 2))
-        return self.norm(x.permute(0, 2, 3, 1))
-
-
-class Stage(nn.Module):
-    """Patch merging (but for the first stage, which the stem feeds) and the blocks of one scale."""
-
-    def __init__(
-        self, downsample: nn.Module, blocks: Sequence[nn.Module], mlp_ratio: float = 4.0
-    ) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-        self.mlp_ratio = mlp_ratio
-        self.grad_checkpointing = False
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.downsample(x)
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint_seq(self.blocks, x)
-        return in_pieces(self.blocks, x, self.mlp_ratio)
-
-
-class MAFormer(nn.Module):
+class MAFormer(Pyramid):
     """MAFormer for classification, and as a feature pyramid through `forward_intermediates`.
 
     Args:
@@ -219,20 +142,9 @@ class MAFormer(nn.Module):
         token_labeling: bool = False,
         add_token_max: bool = True,
     ) -> None:
-        super().__init__()
-        _check_choice('local_attention', local_attention, ('cross_shaped', 'shifted_window'))
-        _check_choice('global_branch', global_branch, ('gld', 'conv', 'none'))
-        _check_choice('fusion', fusion, ('multi_scale', 'local_enhanced'))
-        self.in_chans = in_chans
-        self.num_classes = num_classes
-        self.embed_dims = tuple(embed_dims)
-        self.num_features = self.head_hidden_size = embed_dims[-1]
-        self.add_token_max = add_token_max
-        self.feature_info = [
-            {'num_chs': dim, 'reduction': 4 * 2**i, 'module': f'stages.{i}'}
-            for i, dim in enumerate(embed_dims)
-        ]
-        self.set_input_size(img_size)
+        check_choice('local_attention', local_attention, ('cross_shaped', 'shifted_window'))
+        check_choice('global_branch', global_branch, ('gld', 'conv', 'none'))
+        check_choice('fusion', fusion, ('multi_scale', 'local_enhanced'))
 
         def local(stage: int, index: int) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
@@ -243,9 +155,10 @@ class MAFormer(nn.Module):
 
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
-            shared = {'mlp_ratio': mlp_ratio, 'qkv_bias': qkv_bias, 'drop_path': drop_path}
             if stage >= 2:
-                return TransformerBlock(dim, heads, **shared)
+                return TransformerBlock(
+                    dim, SelfAttention(dim, heads, qkv_bias), mlp_ratio, drop_path
+                )
             branch = {'gld': GLD, 'conv': ConvGlobalBranch, 'none': None}[global_branch]
             return MAFBlock(
                 dim,
@@ -253,62 +166,36 @@ class MAFormer(nn.Module):
                 local_attention=local(stage, index),
                 global_branch=branch and branch(dim, grid_size, gld_ratio),
                 local_enhanced=fusion == 'local_enhanced',
-                **shared,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                drop_path=drop_path,
             )
 
         rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
-        self.stem = Downsample(in_chans, embed_dims[0], stride=4)
-        self.stages = nn.Sequential(
-            *(
+        super().__init__(
+            stem=Downsample(in_chans, embed_dims[0], stride=4),
+            stages=[
                 Stage(
                     Downsample(embed_dims[i - 1], embed_dims[i], stride=2) if i else nn.Identity(),
                     [block(i, j, rate) for j, rate in enumerate(rates[i])],
                     mlp_ratio,
                 )
                 for i in range(4)
-            )
+            ],
+            embed_dims=embed_dims,
+            img_size=img_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
         )
-        self.norm = nn.LayerNorm(embed_dims[-1])
-        self.head = ClassifierHead(
-            embed_dims[-1], num_classes, global_pool, drop_rate, input_fmt='NHWC'
-        )
+        self.add_token_max = add_token_max
         self.token_labeling = token_labeling
         self.aux_head = self._aux_head()
-        self.apply(_init_weights)
-
-    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Set the size in pixels that `img_size` tells; no parameter depends on it."""
-        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        return {name for name, _ in self.named_parameters() if name.endswith('bias_table')}
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        return {
-            'stem': r'^stem',
-            'blocks': r'^stages\.(\d+)'
-            if coarse
-            else [
-                (r'^stages\.(\d+)\.downsample', (0,)),
-                (r'^stages\.(\d+)\.blocks\.(\d+)', None),
-                (r'^norm', (99999,)),
-            ],
-        }
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
+        self.apply(init_weights)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
+        super().reset_classifier(num_classes, global_pool)
         self.aux_head = self._aux_head()
 
     def _aux_head(self) -> nn.Module | None:
@@ -316,60 +203,6 @@ class MAFormer(nn.Module):
             return None
         like = self.stem.proj.weight
         return nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
-
-    def forward_intermediates(
-        self,
-        x: torch.Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = 'NCHW',
-        intermediates_only: bool = False,
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """The maps after the stages in `indices` (all by default), (B, C, H, W) or as 'NHWC'.
-
-        Args:
-            x: images (B, in_chans, H, W).
-            indices: stages 0-3, an int for the last n.
-            norm: apply the final LayerNorm to the last stage's map.
-            stop_early: do not run the stages after the last one taken.
-            output_fmt: 'NCHW' or 'NHWC'.
-            intermediates_only: return the maps alone, not (final features (B, H, W, C), maps).
-        """
-        _check_choice('output_fmt', output_fmt, ('NCHW', 'NHWC'))
-        take, last = feature_take_indices(len(self.stages), indices)
-        maps = []
-        x = self.stem(x.permute(0, 2, 3, 1))
-        for i, stage in enumerate(self.stages):
-            if stop_early and i > last:
-                break
-            x = stage(x)
-            if i in take:
-                out = self.norm(x) if norm and i == len(self.stages) - 1 else x
-                maps.append(out.permute(0, 3, 1, 2).contiguous() if output_fmt == 'NCHW' else out)
-        if intermediates_only:
-            return maps
-        return self.norm(x), maps
-
-    def prune_intermediate_layers(
-        self,
-        indices: int | Sequence[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Drop what `forward_intermediates(indices=...)` does not need; returns the indices."""
-        take, last = feature_take_indices(len(self.stages), indices)
-        self.stages = self.stages[: last + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, '')
-        return take
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (B, in_chans, H, W) to normalised features (B, ceil(H/32), ceil(W/32), C)."""
-        x = self.stem(x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C_1)
-        return self.norm(self.stages(x))
 
     def forward_head(
         self, x: torch.Tensor, pre_logits: bool = False
@@ -386,38 +219,6 @@ class MAFormer(nn.Module):
         if logits.ndim > 2:  # unpooled: every token has its own logits
             return logits
         return logits + 0.5 * token_logits.amax((1, 2))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        return self.forward_head(self.forward_features(x))
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name} must be one of {choices}, got {value!r}')
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        'url': '',
-        'num_classes': 1000,
-        'input_size': (3, 224, 224),
-        'pool_size': (7, 7),
-        'crop_pct': 0.9,
-        'interpolation': 'bicubic',
-        'mean': IMAGENET_DEFAULT_MEAN,
-        'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'stem.proj',
-        'classifier': 'head.fc',
-        'license': 'apache-2.0',
-        **kwargs,
-    }
 
 
 SMALL = {'embed_dims': (64, 128, 320, 512), 'depths': (3, 5, 8, 3), 'num_heads': (2, 4, 10, 16)}
@@ -450,26 +251,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = generate_default_cfgs({name: _cfg() for name in VARIANTS})
+default_cfgs = generate_default_cfgs(
+    {
+        name: default_cfg(first_conv='stem.proj', classifier='head.fc', license='apache-2.0')
+        for name in VARIANTS
+    }
+)
 
-
-def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    out_indices = kwargs.pop('out_indices', (0, 1, 2, 3))
-    return build_model_with_cfg(
-        MAFormer,
-        variant,
-        pretrained,
-        feature_cfg={'out_indices': out_indices, 'feature_cls': 'getter'},
-        **VARIANTS[variant] | kwargs,
-    )
-
-
-def _entrypoint(variant: str) -> Callable[..., nn.Module]:
-    create = partial(_create, variant)
-    create.__name__, create.__module__ = variant, __name__
-    create.__doc__ = f'{variant}: MAFormer with {VARIANTS[variant]}.'
-    return create
-
-
-for _variant in VARIANTS:
-    register_model(_entrypoint(_variant))
+register(MAFormer, VARIANTS)

@@ -1,14 +1,15 @@
-"""MAFormer as a backbone of mmdet's detectors and mmseg's segmenters.
+"""MAFormer and its rivals as backbones of mmdet's detectors and mmseg's segmenters.
 
-Importing this module registers `MAFormer` in mmengine's root registry, where every OpenMMLab
-package looks after its own. A config file asks for it with
+Importing this module registers `MAFormer`, `CSWin`, `Shuffle` and `MixFormer` in mmengine's root
+registry, where every OpenMMLab package looks after its own. A config file asks for it with
 `custom_imports = dict(imports=['model.openmmlab'])`.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -18,21 +19,20 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.models._features import feature_take_indices
 
-from model import checkpoint, maformer
+from model import checkpoint, cswin, maformer, mixformer, shuffle
 from model.checkpoint import CheckpointError
 
 # What a classifier has after its last stage. A backbone has one norm per output instead.
-_CLASSIFIER_ONLY = ('norm.', 'head.', 'aux_head.')
+_CLASSIFIER_ONLY = ('norm.', 'head.', 'aux_head.', 'last_proj.')
 
 
-@MODELS.register_module(name='MAFormer')
-class MAFormerBackbone(BaseModule):
+class PyramidBackbone(BaseModule):
     """The stages of the timm model `arch`, each output through a LayerNorm of its own.
 
     The norm per output is what Swin's and CSWin's OpenMMLab backbones have; the paper is silent.
 
     Args:
-        arch: a name that `model.maformer` registers with timm, such as 'maformer_small'.
+        arch: one of `variants`, such as 'maformer_small' or 'cswin_tiny'.
         out_indices: stages whose maps are returned, of strides 4, 8, 16, 32.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with their
@@ -41,11 +41,14 @@ class MAFormerBackbone(BaseModule):
         init_cfg: `dict(type='Pretrained', checkpoint=path)` of a classification checkpoint, a file
             of safetensors or of what `torch.load(weights_only=True)` reads; its head is ignored.
             None, or a checkpoint of None, trains from scratch.
-        kwargs: further arguments of `model.maformer.MAFormer`.
+        kwargs: further arguments of the network.
 
     Raises:
         ValueError: if `arch` or `init_cfg` is none of the above.
     """
+
+    family: ClassVar[str]
+    variants: ClassVar[Mapping[str, Any]]
 
     def __init__(
         self,
@@ -58,9 +61,9 @@ class MAFormerBackbone(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(init_cfg=None)
-        if arch not in maformer.VARIANTS:
-            near = get_close_matches(arch, maformer.VARIANTS, cutoff=0) or list(maformer.VARIANTS)
-            raise ValueError(f"arch '{arch}' is not a MAFormer; the nearest are {', '.join(near)}")
+        if arch not in self.variants:
+            near = ', '.join(get_close_matches(arch, self.variants, cutoff=0) or self.variants)
+            raise ValueError(f"arch '{arch}' is not a {self.family}; the nearest are {near}")
         if init_cfg is not None and (
             not isinstance(init_cfg, Mapping)
             or init_cfg.get('type') != 'Pretrained'
@@ -87,7 +90,11 @@ class MAFormerBackbone(BaseModule):
         self._freeze()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Images (B, 3, H, W) to one map (B, C_i, ceil(H / s_i), ceil(W / s_i)) per output."""
+        """Images (B, 3, H, W) to one map (B, C_i, H_i, W_i) per output.
+
+        Each side is the image's over the output's stride, rounded up; CSWin's stem makes
+        (H + 1) // 4 of it.
+        """
         maps = self.network.forward_intermediates(
             x,
             indices=list(self.out_indices),
@@ -100,7 +107,7 @@ class MAFormerBackbone(BaseModule):
             for norm, x in zip(self.norms, maps, strict=True)
         )
 
-    def train(self, mode: bool = True) -> 'MAFormerBackbone':
+    def train(self, mode: bool = True) -> 'PyramidBackbone':
         """Set the mode of everything that is not frozen."""
         super().train(mode)
         self._freeze()
@@ -132,17 +139,53 @@ class MAFormerBackbone(BaseModule):
             module.eval().requires_grad_(False)
 
 
+@MODELS.register_module(name='MAFormer')
+class MAFormerBackbone(PyramidBackbone):
+    """MAFormer's stages."""
+
+    family = 'MAFormer'
+    variants = maformer.VARIANTS
+
+
+@MODELS.register_module(name='CSWin')
+class CSWinBackbone(PyramidBackbone):
+    """CSWin's stages."""
+
+    family = 'CSWin'
+    variants = cswin.VARIANTS
+
+
+@MODELS.register_module(name='Shuffle')
+class ShuffleBackbone(PyramidBackbone):
+    """Shuffle Transformer's stages."""
+
+    family = 'Shuffle'
+    variants = shuffle.VARIANTS
+
+
+@MODELS.register_module(name='MixFormer')
+class MixFormerBackbone(PyramidBackbone):
+    """MixFormer's stages."""
+
+    family = 'MixFormer'
+    variants = mixformer.VARIANTS
+
+
 def load_classifier(network: nn.Module, path: str | Path, arch: str) -> None:
     """Load a classification checkpoint into the stages of `network`, named `arch` in errors.
 
     The file may hold the parameters themselves or one of timm's or OpenMMLab's training checkpoints
-    around them; averaged weights are preferred where it has both.
+    around them; averaged weights are preferred where it has both. Names of the network's first
+    release are translated.
 
     Raises:
         CheckpointError: if the file is missing, unreadable, or its parameters are not those of
             `network` in name and shape.
     """
     state = checkpoint.read(path)
+    module = sys.modules[type(network).__module__]
+    if translate := getattr(module, 'checkpoint_filter_fn', None):
+        state = translate(state, network)
     pruned = tuple(f'stages.{i}.' for i in range(len(network.stages), 4))
     state = {k: v for k, v in state.items() if not k.startswith(_CLASSIFIER_ONLY + pruned)}
     if differ := checkpoint.differences(state, network.state_dict()):

@@ -65,7 +65,7 @@ def test_json_is_one_object_and_nothing_else(run):
 
 def test_strict_counts_what_is_not_run(run):
     assert run('table', 1, '--strict', '--models', 'maformer_base')[0] == 1
-    assert run('table', 4, '--strict', '--models', 'cswin_tiny')[0] == 0
+    assert run('table', 4, '--strict', '--models', 'dsnet_small')[0] == 0
 
 
 def test_a_selection_goes_only_where_output_says(run):

@@ -222,7 +222,7 @@ def test_a_model_is_a_system_where_it_is_one():
     assert resolve('maformer_small', {'grid_size': 7})[0] is None
     assert resolve('resnet18.a1_in1k', {})[0] is None
     with pytest.raises(UserError, match='only cited'):
-        resolve('cswin_tiny', {})
+        resolve('dsnet_small', {})
     with pytest.raises(UserError, match=r"no model 'swin_tny'; the nearest are .*swin_s3_tiny_224"):
         resolve('swin_tny', {})
 

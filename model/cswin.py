@@ -1,0 +1,146 @@
+"""CSWin Transformer (Dong et al., 2022), MAFormer's rival with the same cross-shaped attention.
+
+Blocks are pre-norm transformer blocks: cross-shaped attention with LePE in stages 1 to 3, attention
+over all tokens with LePE in stage 4. The released code defines what the paper leaves open;
+`checkpoint_filter_fn` translates the parameter names of the released weights.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from timm.layers import calculate_drop_path_rates
+from timm.models import generate_default_cfgs
+
+from model.attention import CrossShapedAttention, LePEAttention
+from model.pyramid import Pyramid, Stage, TransformerBlock, init_weights
+from model.registration import default_cfg, register
+
+
+class ConvDownsample(nn.Module):
+    """Overlapping convolution and LayerNorm: the stem (7x7, stride 4) and the merging (3x3, 2).
+
+    A map of side s becomes one of side (s + 1) // 4 and ceil(s / 2), as in the released code.
+    """
+
+    def __init__(self, in_dim: int, dim: int, kernel_size: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride, padding)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) to (B, h, w, dim)."""
+        x = self.proj(x.permute(0, 3, 1, 2))
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+class CSWin(Pyramid):
+    """CSWin for classification, and as a feature pyramid through `forward_intermediates`.
+
+    Args:
+        img_size: size in pixels, kept as an attribute; images of any size from 32 x 32 run.
+        in_chans: channels of the input image.
+        num_classes: classes of the head; 0 for features only.
+        global_pool: pooling of the head, 'avg' or '' for none.
+        embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
+        stripe_widths: stripe width of the cross-shaped attention in stages 1 to 3.
+        mlp_ratio: hidden width of every MLP over its input's.
+        qkv_bias: biases of the projections to queries, keys and values.
+        drop_rate, drop_path_rate: dropout before the head, stochastic depth of the last block.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        embed_dims: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (1, 2, 21, 1),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        stripe_widths: Sequence[int] = (1, 2, 7),
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        def downsample(stage: int) -> nn.Module:
+            if stage == 0:
+                return nn.Identity()
+            return ConvDownsample(embed_dims[stage - 1], embed_dims[stage], 3, 2, padding=1)
+
+        def block(stage: int, drop_path: float) -> nn.Module:
+            dim, heads = embed_dims[stage], num_heads[stage]
+            if stage < 3:
+                attention = CrossShapedAttention(dim, heads, stripe_widths[stage], qkv_bias)
+            else:
+                attention = LePEAttention(dim, heads, qkv_bias)
+            return TransformerBlock(dim, attention, mlp_ratio, drop_path)
+
+        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        super().__init__(
+            stem=ConvDownsample(in_chans, embed_dims[0], 7, 4, padding=2),
+            stages=[
+                Stage(downsample(i), [block(i, rate) for rate in rates[i]], mlp_ratio)
+                for i in range(4)
+            ],
+            embed_dims=embed_dims,
+            img_size=img_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+        )
+        self.apply(init_weights)
+
+
+# Names of the released weights, as regular expressions, and what they are here.
+_RELEASED_NAMES = (
+    (r'^stage1_conv_embed\.0\.', 'stem.proj.'),
+    (r'^stage1_conv_embed\.2\.', 'stem.norm.'),
+    (r'^merge(\d)\.conv\.', r'stages.\1.downsample.proj.'),
+    (r'^merge(\d)\.norm\.', r'stages.\1.downsample.norm.'),
+    (r'^stage4\.(\d+)\.attns\.0\.get_v\.', r'stage4.\1.attention.lepe.'),
+    (r'^(stage\d\.\d+)\.attns\.(\d)\.get_v\.', r'\1.attention.lepe.\2.'),
+    (r'^(stage\d\.\d+)\.(qkv|proj)\.', r'\1.attention.\2.'),
+    (r'^(stage\d\.\d+)\.norm1\.', r'\1.norm.'),
+    (r'^(stage\d\.\d+)\.norm2\.', r'\1.mlp.norm.'),
+    (r'^head\.(weight|bias)$', r'head.fc.\1'),
+)
+
+
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
+) -> dict[str, torch.Tensor]:
+    """Parameters under the names of the released weights to ours; those under ours stay."""
+    return {_translated(name): value for name, value in state_dict.items()}
+
+
+def _translated(name: str) -> str:
+    for released, ours in _RELEASED_NAMES:
+        name = re.sub(released, ours, name)
+    return re.sub(r'^stage(\d)\.', lambda match: f'stages.{int(match[1]) - 1}.blocks.', name)
+
+
+SMALL: dict[str, Any] = {'depths': (2, 4, 32, 2)}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    'cswin_tiny': {},
+    'cswin_small': SMALL,
+    'cswin_base': {
+        **SMALL,
+        'embed_dims': (96, 192, 384, 768),
+        'num_heads': (4, 8, 16, 32),
+    },
+}
+
+default_cfgs = generate_default_cfgs(
+    {
+        name: default_cfg(first_conv='stem.proj', classifier='head.fc', license='mit')
+        for name in VARIANTS
+    }
+)
+
+register(CSWin, VARIANTS, filter_fn=checkpoint_filter_fn)

@@ -1,0 +1,246 @@
+"""Focal Transformer (Yang et al., 2021): near tokens one by one, far ones by the window.
+
+A query attends to the tokens of its window, to those within `expand_size` around it, and to the
+windows around it, each pooled to one token. The released code defines what the paper leaves open;
+`checkpoint_filter_fn` translates the parameter names of the released weights.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import calculate_drop_path_rates, trunc_normal_
+from timm.models import generate_default_cfgs
+
+from model.attention import relative_position_index
+from model.pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
+from model.registration import default_cfg, register
+
+
+class FocalAttention(nn.Module):
+    """Focal self-attention of two levels, from (B, H, W, C) to the same.
+
+    Maps are padded at the bottom and right to whole windows with zeros. As in the released code,
+    the tokens around a window at the border of the map are those of the opposite border, and the
+    tokens diagonal to a window count twice where two of the four shifted maps hold them.
+
+    Args:
+        window_size: side of the windows of queries.
+        expand_size: how far around its window a query sees tokens; 0 for its window alone.
+        focal_window: side of the square of pooled windows, with a query's in the middle; odd.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, window_size: int, expand_size: int, focal_window: int
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = w = window_size
+        self.expand_size = expand_size
+        self.focal_window = focal_window
+        self.pool = nn.Linear(w * w, 1)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * w - 1) ** 2, num_heads))
+        self.relative_position_bias_table_to_windows = nn.Parameter(
+            torch.zeros(num_heads, (w + focal_window - 1) ** 2)
+        )
+        tables = [self.relative_position_bias_table, self.relative_position_bias_table_to_windows]
+        self.register_buffer('index', relative_position_index(w), persistent=False)
+        index = _index_to_windows(w, focal_window)
+        self.register_buffer('index_to_windows', index, persistent=False)
+        if expand_size:
+            shifts, tokens = _around(w, expand_size)
+            self.shifts = shifts
+            self.register_buffer('around', tokens, persistent=False)
+            self.relative_position_bias_table_to_neighbors = nn.Parameter(
+                torch.zeros(1, num_heads, w * w, len(tokens))
+            )
+            tables.append(self.relative_position_bias_table_to_neighbors)
+        for table in tables:
+            trunc_normal_(table, std=0.02)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, H, W, C = x.shape
+        w, heads = self.window_size, self.num_heads
+        x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
+        rows, columns = x.shape[1] // w, x.shape[2] // w
+
+        qkv = self.qkv(x)
+        inside = self._windows(qkv)  # (B, windows, w*w, 3*C)
+        q, seen = inside[..., :C], [inside[..., C:]]  # keys and values side by side
+        biases = [self.relative_position_bias_table[self.index].permute(2, 0, 1)]
+        if self.expand_size:
+            kv = qkv[..., C:]
+            shifted = [self._windows(kv.roll(shift, (1, 2))) for shift in self.shifts]
+            seen.append(torch.cat(shifted, dim=2)[:, :, self.around])
+            biases.append(self.relative_position_bias_table_to_neighbors[0])
+        pooled = self.pool(self._windows(x).mT)[..., 0].view(B, rows, columns, C)
+        seen.append(self._squares(self.qkv(pooled)[..., C:]))
+        biases.append(self.relative_position_bias_table_to_windows[:, self.index_to_windows])
+
+        k, v = torch.cat(seen, dim=2).chunk(2, dim=-1)
+        q, k, v = (
+            a.reshape(B, rows * columns, -1, heads, C // heads).transpose(2, 3) for a in (q, k, v)
+        )
+        bias = torch.cat(biases, dim=-1) + self._outside(rows, columns, k)
+        x = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype))
+        x = x.transpose(2, 3).reshape(B, rows, columns, w, w, C).transpose(2, 3)
+        return self.proj(x.reshape(B, rows * w, columns * w, C)[:, :H, :W])
+
+    def _windows(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, c) to (B, windows, w*w, c)."""
+        B, H, W, c = x.shape
+        w = self.window_size
+        x = x.view(B, H // w, w, W // w, w, c).transpose(2, 3)
+        return x.reshape(B, -1, w * w, c)
+
+    def _squares(self, x: torch.Tensor) -> torch.Tensor:
+        """Around every token of (B, h, w, c) its square, zeros beyond: (B, h*w, square, c)."""
+        B, h, w, c = x.shape
+        side = self.focal_window
+        x = F.unfold(x.permute(0, 3, 1, 2), side, padding=side // 2)  # (B, c*square, h*w)
+        return x.view(B, c, side * side, h * w).permute(0, 3, 2, 1)
+
+    def _outside(self, rows: int, columns: int, k: torch.Tensor) -> torch.Tensor:
+        """-100 for pooled windows beyond the map, else 0: (windows, 1, 1, keys)."""
+        ones = self._squares(k.new_ones(1, rows, columns, 1))[0, :, :, 0]  # (windows, square)
+        mask = (1 - ones) * -100
+        return F.pad(mask, (k.shape[3] - mask.shape[1], 0))[:, None, None]
+
+
+def _index_to_windows(window_size: int, focal_window: int) -> torch.Tensor:
+    """Entry of the bias table for each query of a window and each pooled one around it."""
+    q, k = torch.arange(window_size), torch.arange(focal_window)
+    difference = q[:, None] - k[None, :] + focal_window - 1  # (w, f)
+    y = difference[:, None, :, None] * (window_size + focal_window - 1)
+    index = y + difference[None, :, None, :]  # (w, w, f, f)
+    return index.reshape(window_size**2, focal_window**2)
+
+
+def _around(window_size: int, expand_size: int) -> tuple[list[tuple[int, int]], torch.Tensor]:
+    """Four shifts of the map, and which tokens of the four shifted windows lie around the own."""
+    side, e = range(window_size), expand_size
+    shifts = [(dy, dx) for dy in (-e, e) for dx in (-e, e)]
+    own = [y - dy in side and x - dx in side for dy, dx in shifts for y in side for x in side]
+    return shifts, torch.tensor([token for token, inside in enumerate(own) if not inside])
+
+
+class Focal(Pyramid):
+    """Focal Transformer for classification, and as a feature pyramid.
+
+    Args:
+        img_size: size in pixels, kept as an attribute; images of any size from 32 x 32 run.
+        in_chans: channels of the input image.
+        num_classes: classes of the head; 0 for features only.
+        global_pool: pooling of the head, 'avg' or '' for none.
+        embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
+        window_size: window side of the attention.
+        expand_sizes: how far around its window a query sees tokens; none in stage 4, which has a
+            single window at 224 x 224.
+        focal_windows: side of the square of pooled windows that a query sees.
+        mlp_ratio: hidden width of every MLP over its input's.
+        drop_rate, drop_path_rate: dropout before the head, stochastic depth of the last block.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        embed_dims: Sequence[int] = (96, 192, 384, 768),
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        expand_sizes: Sequence[int] = (3, 3, 3, 0),
+        focal_windows: Sequence[int] = (7, 5, 3, 1),
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        def block(i: int, drop_path: float) -> nn.Module:
+            attention = FocalAttention(
+                embed_dims[i], num_heads[i], window_size, expand_sizes[i], focal_windows[i]
+            )
+            return TransformerBlock(embed_dims[i], attention, mlp_ratio, drop_path)
+
+        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        super().__init__(
+            stem=Downsample(in_chans, embed_dims[0], stride=4),
+            stages=[
+                Stage(
+                    Downsample(embed_dims[i - 1], embed_dims[i], stride=2) if i else nn.Identity(),
+                    [block(i, rate) for rate in rates[i]],
+                    # Beside q, k and v, the keys and values of four shifted maps.
+                    expansion=max(mlp_ratio, 3 + 4 * 2 * (expand_sizes[i] > 0)),
+                )
+                for i in range(4)
+            ],
+            embed_dims=embed_dims,
+            img_size=img_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+        )
+        self.apply(init_weights)
+
+
+# Names of the released weights, as regular expressions, and what they are here.
+_RELEASED_NAMES = (
+    (r'^patch_embed\.', 'stem.'),
+    (r'^(layers\.\d\.blocks\.\d+)\.norm1\.', r'\1.norm.'),
+    (r'^(layers\.\d\.blocks\.\d+)\.norm2\.', r'\1.mlp.norm.'),
+    (r'^(layers\.\d\.blocks\.\d+)\.attn\.', r'\1.attention.'),
+    (r'^(layers\.\d\.blocks\.\d+)\.pool_layers\.0\.', r'\1.attention.pool.'),
+    (r'_to_windows\.0$', '_to_windows'),
+    (r'^layers\.(\d)\.blocks\.', r'stages.\1.blocks.'),
+    (r'^head\.(weight|bias)$', r'head.fc.\1'),
+)
+_RELEASED_BUFFERS = re.compile(r'\.(relative_position_index(_0)?|valid_ind_rolled)$')
+
+
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
+) -> dict[str, torch.Tensor]:
+    """Parameters under the names of the released weights to ours; those under ours stay."""
+    return {
+        _translated(name): value
+        for name, value in state_dict.items()
+        if not _RELEASED_BUFFERS.search(name)
+    }
+
+
+def _translated(name: str) -> str:
+    for released, ours in _RELEASED_NAMES:
+        name = re.sub(released, ours, name)
+    return re.sub(
+        r'^layers\.(\d)\.downsample\.', lambda m: f'stages.{int(m[1]) + 1}.downsample.', name
+    )
+
+
+SMALL: dict[str, Any] = {'depths': (2, 2, 18, 2)}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    'focal_tiny': {},
+    'focal_small': SMALL,
+    'focal_base': {
+        **SMALL,
+        'embed_dims': (128, 256, 512, 1024),
+        'num_heads': (4, 8, 16, 32),
+    },
+}
+
+default_cfgs = generate_default_cfgs(
+    {
+        name: default_cfg(first_conv='stem.proj', classifier='head.fc', license='mit')
+        for name in VARIANTS
+    }
+)
+
+register(Focal, VARIANTS, filter_fn=checkpoint_filter_fn)

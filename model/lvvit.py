@@ -1,0 +1,180 @@
+"""LV-ViT (Jiang et al., 2021), the rival that is trained with token labeling: timm's ViT with a
+convolutional stem, scaled residuals and an auxiliary head on its tokens.
+
+The released code defines what the paper leaves open; `checkpoint_filter_fn` translates the
+parameter names of the released weights. MixToken belongs to the training and is not here.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn as nn
+from timm.layers import PatchEmbed, trunc_normal_
+from timm.models import generate_default_cfgs
+from timm.models.vision_transformer import Block, VisionTransformer
+
+from model.registration import default_cfg, register
+
+
+class ConvPatchEmbed(PatchEmbed):
+    """Four convolutions in place of ViT's one: 7x7 of stride 2, two of 3x3, and the projection."""
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        width: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, **kwargs)
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, (dim, kernel_size, stride) in enumerate(
+            [(in_chans, 7, 2), (width, 3, 1), (width, 3, 1)], start=1
+        ):
+            layers[f'conv{i}'] = nn.Conv2d(
+                dim, width, kernel_size, stride, padding=kernel_size // 2, bias=False
+            )
+            layers[f'bn{i}'] = nn.BatchNorm2d(width)
+            layers[f'relu{i}'] = nn.ReLU(inplace=True)
+        layers['proj'] = nn.Conv2d(width, embed_dim, patch_size // 2, patch_size // 2)
+        self.proj = nn.Sequential(layers)
+
+
+class Divide(nn.Module):
+    """What a block adds to its input is divided by a constant."""
+
+    def __init__(self, divisor: float) -> None:
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / self.divisor
+
+
+class ScaledBlock(Block):
+    """timm's transformer block with both residual branches divided by `skip_lam`."""
+
+    def __init__(self, *args: Any, skip_lam: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ls1 = Divide(skip_lam)
+        self.ls2 = Divide(skip_lam)
+
+
+class LVViT(VisionTransformer):
+    """LV-ViT for classification, by its class token.
+
+    Args:
+        img_size: size in pixels; the position embedding has one entry for each of its patches.
+        embed_dim, depth, num_heads: channels, blocks and heads.
+        stem_width: channels of the stem's convolutions.
+        skip_lam: divisor of every residual branch.
+        token_labeling: add the auxiliary head that classifies every token. In training mode the
+            output is then (logits (B, K), token logits (B, H, W, K)).
+        add_token_max: with `token_labeling`, add half of the maximum over tokens of the token
+            logits to the logits in evaluation mode, as the released code does.
+        kwargs: further arguments of timm's VisionTransformer.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        embed_dim: int = 384,
+        depth: int = 16,
+        num_heads: int = 6,
+        stem_width: int = 64,
+        skip_lam: float = 2.0,
+        token_labeling: bool = False,
+        add_token_max: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            img_size=img_size,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=3.0,
+            qkv_bias=False,
+            norm_layer=nn.LayerNorm,
+            embed_layer=partial(ConvPatchEmbed, width=stem_width),
+            block_fn=partial(ScaledBlock, skip_lam=skip_lam),
+            **kwargs,
+        )
+        trunc_normal_(self.cls_token, std=0.02)
+        self.token_labeling = token_labeling
+        self.add_token_max = add_token_max
+        self.aux_head = self._aux_head()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        super().reset_classifier(num_classes, global_pool)
+        self.aux_head = self._aux_head()
+
+    def _aux_head(self) -> nn.Module | None:
+        if not (self.token_labeling and self.num_classes):
+            return None
+        like = self.cls_token
+        head = nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
+        trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def forward_head(
+        self, x: torch.Tensor, pre_logits: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, 1 + H*W, C) to logits (B, K); see `token_labeling` for its training output."""
+        logits = super().forward_head(x, pre_logits)
+        if pre_logits or self.aux_head is None or not (self.training or self.add_token_max):
+            return logits
+        token_logits = self.aux_head(x[:, self.num_prefix_tokens :])  # (B, H*W, K)
+        if self.training:
+            return logits, token_logits.unflatten(1, self.patch_embed.grid_size)
+        if logits.ndim > 2:  # unpooled: every token has its own logits
+            return logits
+        return logits + 0.5 * token_logits.amax(1)
+
+
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
+) -> dict[str, torch.Tensor]:
+    """Parameters under the names of the released weights to ours; those under ours stay."""
+    released, ours = r'^patch_embed\.((?:conv|bn)\d|proj)\.(\w+)$', r'patch_embed.proj.\1.\2'
+    return {re.sub(released, ours, name): value for name, value in state_dict.items()}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    'lvvit_small': {},
+    'lvvit_medium': {'embed_dim': 512, 'depth': 20, 'num_heads': 8},
+    'lvvit_large': {
+        'embed_dim': 768,
+        'depth': 24,
+        'num_heads': 12,
+        'stem_width': 128,
+        'skip_lam': 3.0,
+    },
+}
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return default_cfg(
+        pool_size=None,
+        fixed_input_size=True,
+        first_conv='patch_embed.proj.conv1',
+        classifier='head',
+        license='apache-2.0',
+        **kwargs,
+    )
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        'lvvit_small': _cfg(),
+        'lvvit_medium': _cfg(crop_pct=1.0),
+        'lvvit_large': _cfg(crop_pct=1.0, input_size=(3, 288, 288)),
+    }
+)
+
+register(LVViT, VARIANTS, out_indices=3, filter_fn=checkpoint_filter_fn)

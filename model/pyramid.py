@@ -1,0 +1,269 @@
+"""What MAFormer and its rivals share: four stages of blocks on channels-last maps, as in timm."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import ClassifierHead, DropPath, trunc_normal_
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+
+from model.workspace import in_pieces, recorded
+
+
+class Mlp(nn.Module):
+    """X + MLP(LN(X)), the second line of MAFormer's eq. 1."""
+
+    def __init__(self, dim: int, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        self.expansion = mlp_ratio
+        self.norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
+        self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) to the same."""
+        tokens = x.reshape(-1, x.shape[-1])
+        update = in_pieces(self._update, tokens, self.expansion).view(x.shape)
+        return x + self.drop_path(update)
+
+    def _update(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.fc1(self.norm(x))
+        x = F.gelu(x) if recorded() else F.gelu(x, out=x)
+        return self.fc2(x)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm transformer block around an attention from (B, H, W, C) to the same."""
+
+    def __init__(
+        self, dim: int, attention: nn.Module, mlp_ratio: float = 4.0, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.attention = attention
+        self.drop_path = DropPath(drop_path)
+        self.mlp = Mlp(dim, mlp_ratio, drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mlp(x + self.drop_path(self.attention(self.norm(x))))
+
+
+class Downsample(nn.Module):
+    """Convolution of stride = kernel size, and LayerNorm: the stem (4) and the patch merging (2).
+
+    A side that the stride does not divide is padded with zeros at its end: no pixel is lost.
+    """
+
+    def __init__(self, in_dim: int, dim: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_dim, dim, stride, stride)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), dim)."""
+        _, H, W, _ = x.shape
+        stride = self.proj.stride[0]
+        x = F.pad(x, (0, 0, 0, -W % stride, 0, -H % stride))
+        x = self.proj(x.permute(0, 3, 1, 2))
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+class BatchNormDownsample(nn.Module):
+    """Batch norm and a 2x2 convolution of stride 2; an odd side is padded by one at its end."""
+
+    def __init__(self, in_dim: int, dim: int, bias: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_dim)
+        self.reduction = nn.Conv2d(in_dim, dim, 2, 2, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), dim)."""
+        x = self.norm(x.permute(0, 3, 1, 2))
+        x = self.reduction(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
+        return x.permute(0, 2, 3, 1)
+
+
+class Stage(nn.Module):
+    """Patch merging (but for the first stage, which the stem feeds) and the blocks of one scale.
+
+    Args:
+        expansion: size of the blocks' widest intermediate over their input's; inference then works
+            on a few images at a time. None where images depend on each other: batch norm.
+    """
+
+    def __init__(
+        self, downsample: nn.Module, blocks: Sequence[nn.Module], expansion: float | None = 4.0
+    ) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+        self.expansion = expansion
+        self.grad_checkpointing = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint_seq(self.blocks, x)
+        if self.expansion is None:
+            return self.blocks(x)
+        return in_pieces(self.blocks, x, self.expansion)
+
+
+class Pyramid(nn.Module):
+    """A stem, four stages of strides 4 to 32, a norm, the mean over tokens and a linear head.
+
+    It classifies, and is a feature pyramid through `forward_intermediates`.
+
+    Args:
+        stem: images (B, H, W, in_chans) to the first stage's input.
+        stages: the four stages.
+        embed_dims: channels of the stages' outputs.
+        img_size: size in pixels, kept as an attribute.
+        in_chans: channels of the input image.
+        num_classes: classes of the head; 0 for features only.
+        global_pool: pooling of the head, 'avg' or '' for none.
+        drop_rate: dropout before the head.
+        norm_layer: the norm after the last stage, of as many channels as it is told.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Sequence[Stage],
+        embed_dims: Sequence[int],
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        norm_layer: type[nn.Module] = nn.LayerNorm,
+    ) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.embed_dims = tuple(embed_dims)
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.feature_info = [
+            {'num_chs': dim, 'reduction': 4 * 2**i, 'module': f'stages.{i}'}
+            for i, dim in enumerate(embed_dims)
+        ]
+        self.set_input_size(img_size)
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+        self.norm = norm_layer(embed_dims[-1])
+        self.head = ClassifierHead(
+            embed_dims[-1], num_classes, global_pool, drop_rate, input_fmt='NHWC'
+        )
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Set the size in pixels that `img_size` tells; no parameter depends on it."""
+        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return {n for n, _ in self.named_parameters() if 'relative_position_bias_table' in n}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {
+            'stem': r'^stem',
+            'blocks': r'^stages\.(\d+)'
+            if coarse
+            else [
+                (r'^stages\.(\d+)\.downsample', (0,)),
+                (r'^stages\.(\d+)\.blocks\.(\d+)', None),
+                (r'^norm', (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """The maps after the stages in `indices` (all by default), (B, C, H, W) or as 'NHWC'.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            indices: stages 0-3, an int for the last n.
+            norm: apply the final LayerNorm to the last stage's map.
+            stop_early: do not run the stages after the last one taken.
+            output_fmt: 'NCHW' or 'NHWC'.
+            intermediates_only: return the maps alone, not (final features (B, H, W, C), maps).
+        """
+        check_choice('output_fmt', output_fmt, ('NCHW', 'NHWC'))
+        take, last = feature_take_indices(len(self.stages), indices)
+        maps = []
+        x = self.stem(x.permute(0, 2, 3, 1))
+        for i, stage in enumerate(self.stages):
+            if stop_early and i > last:
+                break
+            x = stage(x)
+            if i in take:
+                out = self.norm(x) if norm and i == len(self.stages) - 1 else x
+                maps.append(out.permute(0, 3, 1, 2).contiguous() if output_fmt == 'NCHW' else out)
+        if intermediates_only:
+            return maps
+        return self.norm(x), maps
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop what `forward_intermediates(indices=...)` does not need; returns the indices."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        self.stages = self.stages[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, '')
+        return take
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, in_chans, H, W) to normalised features (B, ceil(H/32), ceil(W/32), C)."""
+        x = self.stem(x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C_1)
+        return self.norm(self.stages(x))
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Features (B, H, W, C) to logits (B, K), or pooled features (B, C)."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Raise a ValueError that names the argument if `value` is none of `choices`."""
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {choices}, got {value!r}')
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise one linear layer; convolutions and norms keep torch's initial values."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,230 @@
+"""Shuffle Transformer (Huang et al., 2021): windows of neighbours and windows of distant tokens.
+
+A block is window attention, a depthwise convolution as wide as a window, and an MLP, each after a
+batch norm. In every second block the windows are shuffled: a window is every n-th token of a row
+and of a column. The released code defines what the paper leaves open; `checkpoint_filter_fn`
+translates the parameter names of the released weights.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import DropPath, trunc_normal_
+from timm.models import generate_default_cfgs
+
+from model.attention import relative_position_index
+from model.pyramid import BatchNormDownsample, Pyramid, Stage
+from model.registration import default_cfg, register
+
+
+class WindowAttention(nn.Module):
+    """Attention in windows of `window_size` x `window_size` tokens with relative position bias.
+
+    A window is a square of neighbours or, with `shuffle`, takes every n-th row and column, n being
+    the number of windows along them. Maps are padded at the bottom and right to whole windows with
+    zero q, k and v: the released code has no other sizes than whole windows.
+    """
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, shuffle: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shuffle = shuffle
+        self.to_qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
+        self.proj = nn.Conv2d(dim, dim, 1)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window_size - 1) ** 2, num_heads)
+        )
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        index = relative_position_index(window_size)
+        self.register_buffer('relative_position_index', index, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to the same."""
+        _, C, H, W = x.shape
+        w, heads = self.window_size, self.num_heads
+        qkv = F.pad(self.to_qkv(x), (0, -W % w, 0, -H % w))
+        B, _, Hp, Wp = qkv.shape
+        rows, columns = Hp // w, Wp // w
+        if self.shuffle:
+            qkv = qkv.view(B, 3, heads, C // heads, w, rows, w, columns)
+            qkv = qkv.permute(1, 0, 5, 7, 2, 4, 6, 3)
+        else:
+            qkv = qkv.view(B, 3, heads, C // heads, rows, w, columns, w)
+            qkv = qkv.permute(1, 0, 4, 6, 2, 5, 7, 3)
+        q, k, v = qkv.reshape(3, B * rows * columns, heads, w * w, C // heads)
+        bias = self.relative_position_bias_table[self.relative_position_index]
+        bias = bias.permute(2, 0, 1)[None].to(q.dtype)  # (1, heads, w*w, w*w)
+        out = F.scaled_dot_product_attention(q, k, v, bias)
+        out = out.reshape(B, rows, columns, heads, w, w, C // heads)
+        order = (0, 3, 6, 4, 1, 5, 2) if self.shuffle else (0, 3, 6, 1, 4, 2, 5)
+        out = out.permute(order).reshape(B, C, Hp, Wp)[:, :, :H, :W]
+        return self.proj(out)
+
+
+class Block(nn.Module):
+    """Window attention, depthwise convolution and MLP, each a residual branch after its norm."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        shuffle: bool,
+        mlp_ratio: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.attn = WindowAttention(dim, num_heads, window_size, shuffle)
+        self.norm2 = nn.BatchNorm2d(dim)
+        self.local = nn.Conv2d(
+            dim, dim, window_size, padding=window_size // 2, groups=dim, bias=False
+        )
+        self.norm3 = nn.BatchNorm2d(dim)
+        self.mlp = nn.Sequential(
+            nn.Conv2d(dim, hidden, 1), nn.ReLU6(inplace=True), nn.Conv2d(hidden, dim, 1)
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) to the same; inside, the channels go first, as batch norms want them."""
+        x = x.permute(0, 3, 1, 2)
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.local(self.norm2(x))
+        x = x + self.drop_path(self.mlp(self.norm3(x)))
+        return x.permute(0, 2, 3, 1)
+
+
+class Stem(nn.Module):
+    """Two 3x3 convolutions of stride 2, batch norm and ReLU6 after each, and a 1x1 convolution."""
+
+    def __init__(self, in_chans: int, width: int, dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_chans, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU6(inplace=True)
+        )
+        self.conv2 = nn.Sequential(
+            nn.Conv2d(width, dim, 3, 2, 1), nn.BatchNorm2d(dim), nn.ReLU6(inplace=True)
+        )
+        self.conv3 = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, C) to (B, ceil(H / 4), ceil(W / 4), dim)."""
+        x = self.conv3(self.conv2(self.conv1(x.permute(0, 3, 1, 2))))
+        return x.permute(0, 2, 3, 1)
+
+
+class Shuffle(Pyramid):
+    """Shuffle Transformer for classification, and as a feature pyramid.
+
+    Args:
+        img_size: size in pixels, kept as an attribute; images of any size from 32 x 32 run.
+        in_chans: channels of the input image.
+        num_classes: classes of the head; 0 for features only.
+        global_pool: pooling of the head, 'avg' or '' for none.
+        embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
+        stem_width: channels between the stem's convolutions.
+        window_size: window side of the attention, and kernel side of the depthwise convolutions.
+        mlp_ratio: hidden width of every MLP over its input's.
+        drop_rate, drop_path_rate: dropout before the head, stochastic depth of the last stage; the
+            same in all blocks of a stage, as in the released code.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        embed_dims: Sequence[int] = (96, 192, 384, 768),
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        stem_width: int = 32,
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        def stage(i: int) -> Stage:
+            merging = nn.Identity()
+            if i:
+                merging = BatchNormDownsample(embed_dims[i - 1], embed_dims[i], bias=False)
+            blocks = [
+                Block(
+                    embed_dims[i],
+                    num_heads[i],
+                    window_size,
+                    shuffle=j % 2 == 1,
+                    mlp_ratio=mlp_ratio,
+                    drop_path=drop_path_rate * i / 3,
+                )
+                for j in range(depths[i])
+            ]
+            return Stage(merging, blocks, expansion=None)
+
+        super().__init__(
+            stem=Stem(in_chans, stem_width, embed_dims[0]),
+            stages=[stage(i) for i in range(4)],
+            embed_dims=embed_dims,
+            img_size=img_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            norm_layer=nn.Identity,
+        )
+        self.apply(_init_weights)
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
+) -> dict[str, torch.Tensor]:
+    """Parameters under the names of the released weights to ours; those under ours stay."""
+    return {
+        _translated(name): value
+        for name, value in state_dict.items()
+        if not name.endswith('.relative_position_index')
+    }
+
+
+def _translated(name: str) -> str:
+    name = re.sub(r'^to_token\.', 'stem.', name)
+    name = re.sub(r'^head\.(weight|bias)$', r'head.fc.\1', name)
+    name = re.sub(r'\.patch_partition\.', '.downsample.', name)
+    name = re.sub(r'\.mlp\.fc(\d)\.', lambda m: f'.mlp.{2 * int(m[1]) - 2}.', name)
+    name = re.sub(
+        r'\.layers\.(\d+)\.(\d)\.', lambda m: f'.blocks.{2 * int(m[1]) + int(m[2])}.', name
+    )
+    return re.sub(r'^stage(\d)\.', lambda m: f'stages.{int(m[1]) - 1}.', name)
+
+
+SMALL: dict[str, Any] = {'depths': (2, 2, 18, 2)}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    'shuffle_tiny': {},
+    'shuffle_small': SMALL,
+    'shuffle_base': {
+        **SMALL,
+        'embed_dims': (128, 256, 512, 1024),
+        'num_heads': (4, 8, 16, 32),
+    },
+}
+
+default_cfgs = generate_default_cfgs(
+    {name: default_cfg(first_conv='stem.conv1.0', classifier='head.fc') for name in VARIANTS}
+)
+
+register(Shuffle, VARIANTS, filter_fn=checkpoint_filter_fn)
