@@ -2,12 +2,15 @@
 #   make reproduce-table4 ARGS="--models Swin-T,MAFormer-S --format json"
 # Where the data and the weights are, and on how many GPUs (or CPU processes) to evaluate:
 #   make reproduce-table4 DATA=/data CHECKPOINTS=/weights GPUS=8
+# Fetch the public weights of a table's systems first:
+#   make checkpoints TABLE=4 CHECKPOINTS=/weights
 
 PYTHON ?= python3
 CONSTRAINTS ?=
 ARGS ?=
 DATA ?=
 CHECKPOINTS ?=
+TABLE ?=
 GPUS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +19,7 @@ PROCESSES = $(if $(GPUS),--processes $(GPUS))
 EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce regress audit test test-slow lint format benchmark benchmark-evaluation clean
+.PHONY: help setup reproduce checkpoints regress audit test test-slow lint format benchmark benchmark-evaluation clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -48,8 +51,12 @@ reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7
 reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
 	$(BIN)/python -m reproduce table $* $(EVALUATE) $(ARGS)
 
+checkpoints: $(READY)  ## List the public weights; with TABLE and CHECKPOINTS, fetch those of a table
+	$(BIN)/python -m reproduce checkpoints $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) \
+		$(if $(TABLE),--table $(TABLE) $(if $(CHECKPOINTS),--download)) $(ARGS)
+
 regress: $(READY)  ## Evaluate the released checkpoints; fails if one scores less than it did
-	$(BIN)/python -m reproduce regress $(if $(DATA),--data $(DATA)) $(PROCESSES) $(ARGS)
+	$(BIN)/python -m reproduce regress $(EVALUATE) $(ARGS)
 
 audit: $(READY)  ## The paper against itself: what of its text and tables does not hold
 	$(BIN)/python -m reproduce audit $(ARGS)

@@ -1,7 +1,8 @@
 """Checkpoints: found, verified, loaded, and explained where they do not fit.
 
-`checkpoints.toml` is the manifest of released weights: where each file is, its SHA-256, its
-licence, and what it scores according to whoever released it.
+`checkpoints.toml` is the manifest of this project's released weights: where each file is, its
+SHA-256, its licence, and what it scores according to whoever released it. The public weights of the
+paper's other systems, which `systems/*.toml` names, join it from `public.py`.
 """
 
 import hashlib
@@ -9,9 +10,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import timm
 import torch
@@ -20,8 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model import maformer
 from model.checkpoint import CheckpointError, differences, listed, read
-from reproduce.errors import UserError
+from reproduce import download
+from reproduce.errors import CheckpointNotFound, UserError
 from reproduce.paper import read_toml
+from reproduce.public import publication
+from reproduce.systems import System, load_systems
 
 MANIFEST = Path(__file__).parent / 'checkpoints.toml'
 
@@ -62,7 +68,7 @@ class Reference(BaseModel):
 
 
 class Released(BaseModel):
-    """One entry of the manifest.
+    """Released weights: one entry of the manifest.
 
     Attributes:
         name: unique.
@@ -73,6 +79,7 @@ class Released(BaseModel):
         multi_scale: whether a segmenter is evaluated at several scales, too.
         file, url: the file, relative to the manifest, or where it is fetched from.
         sha256: of the file, 64 hex digits.
+        protocol: how their training or evaluation differs from that of the paper's row.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -87,6 +94,7 @@ class Released(BaseModel):
     sha256: Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
     licence: str
     reference: list[Reference] = []
+    protocol: str = ''
 
     @model_validator(mode='after')
     def _is_somewhere(self) -> 'Released':
@@ -99,6 +107,42 @@ class Released(BaseModel):
                     f"all {IMAGES[self.task]} of {self.task}'s needs a fingerprint"
                 )
         return self
+
+    @property
+    def filename(self) -> str:
+        """The name that a fetched file gets."""
+        return f'{self.sha256[:8]}-{self.url.rpartition("/")[2]}'
+
+    def reference_on(self, fingerprint: str, complete: bool) -> Reference | None:
+        """What the weights score on these images, if that is published."""
+        fitting = (r for r in self.reference if r.holds_for(fingerprint, complete))
+        return next(fitting, None)
+
+
+class Public(Released):
+    """Public weights of a system of the paper's tables; its name is that of the weights.
+
+    Attributes:
+        system, model: the system.
+        sha256: as many of the file's digits as its publisher's URL names, which may be none; then
+            the hub tells it when the file is fetched, and it stands in the receipt beside the file.
+    """
+
+    system: str
+    sha256: Annotated[str, Field(pattern='^([0-9a-f]{8})?$')]
+
+    @property
+    def filename(self) -> str:
+        return f'{self.system}{Path(self.url).suffix}'
+
+
+class State(StrEnum):
+    """Of the file of released weights."""
+
+    PRESENT = 'present'
+    ABSENT = 'absent'
+    BAD_HASH = 'bad hash'  # another file than the released one
+    UNVERIFIED = 'unverified'  # put there by hand, and its publisher names no hash
 
 
 class _Manifest(BaseModel):
@@ -120,16 +164,78 @@ def load_manifest(path: Path = MANIFEST) -> tuple[Released, ...]:
     return entries
 
 
-def reference(
-    sha256: str, fingerprint: str, complete: bool, manifest: Iterable[Released] | None = None
-) -> Reference | None:
-    """What the manifest says that the weights with this hash score on these images, if it does."""
-    for entry in load_manifest() if manifest is None else manifest:
-        if entry.sha256 == sha256:
-            for candidate in entry.reference:
-                if candidate.holds_for(fingerprint, complete):
-                    return candidate
+@cache
+def load_public() -> tuple[Public, ...]:
+    """The public weights of the paper's systems, in the order of the systems.
+
+    Raises:
+        UserError: if a system names weights that the installed packages do not know.
+    """
+    return tuple(_public(system) for system in load_systems() if system.weights is not None)
+
+
+def _public(system: System) -> Public:
+    published = publication(system.weights)
+    # Only the UPerNet rows have a multi-scale column, and it costs twelve times the time.
+    multi_scale = system.framework == 'upernet'
+    metrics = {m: v for m, v in published.metrics.items() if m != 'ms_miou' or multi_scale}
+    return Public(
+        name=system.weights,
+        system=system.name,
+        task=system.task,
+        model=system.name,
+        multi_scale=multi_scale,
+        url=published.url,
+        sha256=published.sha256,
+        licence=published.licence,
+        reference=[Reference(images=IMAGES[system.task], metrics=metrics, source=published.source)],
+        protocol=system.protocol,
+    )
+
+
+def registered() -> tuple[Released, ...]:
+    """The manifest's checkpoints, and the public ones."""
+    return (*load_manifest(), *load_public())
+
+
+def released(
+    sha256: str, name: str = '', register: Iterable[Released] | None = None
+) -> Released | None:
+    """The released weights that a file is, if it is some.
+
+    Args:
+        name: what they were called when the file was verified, see `released_name`: the only way to
+            know weights whose publisher names no hash.
+    """
+    for entry in registered() if register is None else register:
+        if sha256.startswith(entry.sha256) if entry.sha256 else entry.name == name:
+            return entry
     return None
+
+
+def released_name(path: Path, sha256: str) -> str:
+    """The name of the released weights that the file at `path` is; '' if it is none of them."""
+    entry = released(sha256)
+    if entry is None and (kept := download.receipt(path)) and kept.sha256 == sha256:
+        entry = next((entry for entry in load_public() if _same_place(entry.url, kept.url)), None)
+    return entry.name if entry else ''
+
+
+def reference(
+    sha256: str,
+    fingerprint: str,
+    complete: bool,
+    manifest: Iterable[Released] | None = None,
+    name: str = '',
+) -> Reference | None:
+    """What these weights score on these images according to their publisher, if he tells.
+
+    Args:
+        sha256, name: as in `released`.
+        manifest: released checkpoints; all that are registered if it is None.
+    """
+    entry = released(sha256, name, manifest)
+    return entry and entry.reference_on(fingerprint, complete)
 
 
 def find(where: str | Path, name: str) -> Path:
@@ -137,10 +243,10 @@ def find(where: str | Path, name: str) -> Path:
 
     Args:
         where: a file; a folder with one file for each system, such as `NAME.safetensors`; or the
-            name of a manifest entry, whose file is fetched if need be and verified.
+            name of released weights, whose file is fetched if need be and verified.
 
     Raises:
-        UserError: if there is none, or a released file is not the one of the manifest.
+        UserError: if there is none, or it is to be a released one and is another.
     """
     path = Path(where)
     if path.is_file():
@@ -150,7 +256,7 @@ def find(where: str | Path, name: str) -> Path:
         if found is None:
             raise UserError(f'{expected(path, name)} does not exist: put the weights there.')
         return found
-    entries = {entry.name: entry for entry in load_manifest()}
+    entries = {entry.name: entry for entry in registered()}
     if str(where) in entries:
         return obtain(entries[str(where)])
     near = get_close_matches(str(where), entries, n=3)
@@ -171,38 +277,74 @@ def expected(folder: str | Path, name: str) -> str:
     return f'{folder}/{name}{SUFFIXES[0]}'
 
 
-def obtain(entry: Released, manifest: Path = MANIFEST) -> Path:
-    """The verified file of a released checkpoint; a URL is fetched once, into torch's cache.
+def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = None) -> Path:
+    """The verified file of a released checkpoint; a URL is fetched once.
+
+    Args:
+        folder: where it is fetched to; torch's cache if it is None.
 
     Raises:
-        UserError: if it is not there, cannot be fetched, or has another SHA-256.
+        UserError: if it is not there, cannot be fetched, or is another file.
     """
     if entry.file is not None:
         path = manifest.parent / entry.file
         if not path.is_file():
             raise UserError(f'the released checkpoint {path} does not exist: restore the checkout.')
     else:
-        folder = Path(torch.hub.get_dir()) / 'checkpoints'
-        path = folder / f'{entry.sha256[:8]}-{entry.url.rsplit("/", 1)[-1]}'
+        folder = folder or Path(torch.hub.get_dir()) / 'checkpoints'
+        path = folder / entry.filename
         if not path.is_file():
-            _fetch(entry, path)
-    if (actual := sha256(path)) != entry.sha256:
-        raise UserError(
-            f'{path} is not the released {entry.name}: its SHA-256 is {actual[:16]}..., expected '
-            f'{entry.sha256[:16]}...; remove it and fetch it again.'
-        )
-    return path
+            download.fetch(entry.url, path, entry.sha256)
+    return _verified(entry, path)
 
 
-def _fetch(entry: Released, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(entry.url, str(path), hash_prefix=entry.sha256)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f'{entry.name} cannot be fetched from {entry.url} ({error}): fetch it another way and '
-            'name the file.'
-        ) from error
+def stored(entry: Public, folder: Path | None) -> Path:
+    """The verified file of public weights that lies in `folder` for their system.
+
+    Raises:
+        CheckpointNotFound: if none lies there.
+        UserError: if it is another file than the published one.
+    """
+    path = folder and in_folder(folder, entry.system)
+    if path is None:
+        raise CheckpointNotFound(f'it takes {folder or "CHECKPOINTS"}/{entry.filename}')
+    return _verified(entry, path)
+
+
+def state(entry: Public, path: Path | None) -> State:
+    """Whether the file at `path`, which may be none, is the published one."""
+    return State.ABSENT if path is None else _held(entry, path, sha256(path))
+
+
+def _held(entry: Released, path: Path, digest: str) -> State:
+    known = {entry.sha256} - {''}
+    if (kept := download.receipt(path)) and _same_place(entry.url, kept.url):
+        known.add(kept.sha256)
+    if not known:
+        return State.UNVERIFIED
+    return State.PRESENT if all(map(digest.startswith, known)) else State.BAD_HASH
+
+
+def _same_place(url: str, other: str) -> bool:
+    """Whether they name the same file, maybe on a mirror of the other's server."""
+    return urlsplit(url).path == urlsplit(other).path
+
+
+def _verified(entry: Released, path: Path) -> Path:
+    digest = sha256(path)
+    match _held(entry, path, digest):
+        case State.PRESENT:
+            return path
+        case State.UNVERIFIED:
+            raise UserError(
+                f'{path} may be another file than the released {entry.name}, whose publisher names '
+                'no hash: move it away and fetch it with `python -m reproduce checkpoints`.'
+            )
+    expected = f'{entry.sha256[:16]}...' if entry.sha256 else 'that of its receipt'
+    raise UserError(
+        f'{path} is not the released {entry.name}: its SHA-256 is {digest[:16]}..., expected '
+        f'{expected}; remove it and fetch it again.'
+    )
 
 
 def sha256(path: Path) -> str:

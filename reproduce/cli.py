@@ -14,6 +14,7 @@ import typer
 
 from reproduce import options
 from reproduce.audit.command import audit_command
+from reproduce.checkpoints_command import checkpoints_command
 from reproduce.errors import UserError
 from reproduce.evaluate import command as evaluation
 from reproduce.quiet import quiet_libraries
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(evaluation.app, name='evaluate')
 app.add_typer(scoring.app, name='score')
 app.add_typer(train_app, name='train')
+app.command('checkpoints')(checkpoints_command)
 app.command('regress')(evaluation.regress)
 app.command('labels')(labels_command)
 app.command('audit')(audit_command)

@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class DataNotFound(UserError):
     """A folder that exists and does not hold the data set that was looked for in it."""
+
+
+class CheckpointNotFound(UserError):
+    """A folder that exists and does not hold the weights that were looked for in it."""

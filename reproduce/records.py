@@ -30,10 +30,11 @@ class _Part(BaseModel):
 
 
 class Checkpoint(_Part):
-    """The weights: name and SHA-256 of their file."""
+    """The weights: name and SHA-256 of their file, and which released weights that is, if some."""
 
     file: str
     sha256: str
+    released: str = ''
 
 
 class Data(_Part):

@@ -20,6 +20,8 @@ from reproduce.verdict import COMPLEXITY_METRICS, Verdict, judge, judge_referenc
 
 KNOWN = Path(__file__).parent / 'known.toml'
 
+OUTSIDE = (Verdict.BETTER, Verdict.WORSE)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -165,12 +167,19 @@ def _judged(
     if system.cited is not None:
         verdict, reason = Verdict.CITED, system.cited
     elif metric not in COMPLEXITY_METRICS and isinstance(evaluation, Evaluation):
-        value, data = evaluation.metrics[metric], evaluation.data
+        value, data, weights = evaluation.metrics[metric], evaluation.data, evaluation.checkpoint
         verdict = judge(metric, value, target, tolerance, deviation is not None)
-        found = checkpoints.reference(evaluation.checkpoint.sha256, data.fingerprint, data.complete)
+        release = checkpoints.released(weights.sha256, weights.released)
+        found = release and release.reference_on(data.fingerprint, data.complete)
         reference = found and found.metrics.get(metric)
         reference_verdict = judge_reference(value, reference, data.images, tolerances['reference'])
-        reason = '; '.join(filter(None, (deviation, system.note, evaluation.origin)))
+        protocol = release.protocol if release else ''
+        # Weights of another protocol are neither better nor worse than the row's: they are other
+        # weights, unless they miss even what their publisher measured with them.
+        if protocol and reference_verdict is not Verdict.WORSE and verdict in OUTSIDE:
+            verdict = Verdict.KNOWN
+        remark = f'released weights: {protocol}' if protocol else system.note
+        reason = '; '.join(filter(None, (deviation, remark, evaluation.origin)))
     elif metric not in COMPLEXITY_METRICS and isinstance(evaluation, Exception):
         verdict, reason = Verdict.ERROR, str(evaluation)
     elif metric not in COMPLEXITY_METRICS:

@@ -208,27 +208,39 @@ def regress(
             'is not there are left out.',
         ),
     ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            '--checkpoints',
+            help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.',
+        ),
+    ] = None,
     manifest: Annotated[
         Path | None, typer.Option('--manifest', help='Another manifest than the released one.')
     ] = None,
     output: Annotated[
         Path | None, typer.Option('--output', help='Folder for the records; kept nowhere without.')
     ] = None,
+    every: Annotated[
+        bool, typer.Option('--all', help='List also what was not run, with the reason.')
+    ] = False,
     format: OutputFormat = Format.TEXT,
 ) -> None:
     """Evaluate every released checkpoint and hold it against its reference.
+
+    With --checkpoints also the public ones that lie there, against what their publishers measured.
 
     Exits with 1 if one scores less than its reference allows, with 2 if one cannot be evaluated.
     """
     from reproduce.evaluate.regression import check, exit_code, render
 
-    checks = check(processes, workers, data, manifest, output)
+    checks = check(processes, workers, data, manifest, output, checkpoints)
     code = exit_code(checks)
     if format is Format.JSON:
         result = {'checks': [c.as_dict() for c in checks], 'exit_code': code}
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
-        print(render(checks))
+        print(render(checks, every))
     raise typer.Exit(code)
 
 
@@ -268,7 +280,10 @@ def _report(outcome: 'Outcome', path: Path, format: Format) -> None:
     from reproduce.verdict import judge_reference
 
     e = outcome.evaluation
-    found = checkpoints.reference(e.checkpoint.sha256, e.data.fingerprint, e.data.complete)
+    weights, data = e.checkpoint, e.data
+    found = checkpoints.reference(
+        weights.sha256, data.fingerprint, data.complete, name=weights.released
+    )
     tolerance = load_tolerances()['reference']
     verdicts = {
         metric: judge_reference(e.metrics[metric], target, e.data.images, tolerance)

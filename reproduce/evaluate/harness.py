@@ -162,13 +162,16 @@ def run(job: Job) -> Outcome | None:
         if measured is None:
             return None
         data = prepared.data
+        sha256 = checkpoints.sha256(prepared.checkpoint)
         evaluation = records.Evaluation(
             task=job.task,
             system=prepared.system,
             model=prepared.model,
             arguments=prepared.arguments,
             checkpoint=records.Checkpoint(
-                file=prepared.checkpoint.name, sha256=checkpoints.sha256(prepared.checkpoint)
+                file=prepared.checkpoint.name,
+                sha256=sha256,
+                released=checkpoints.released_name(prepared.checkpoint, sha256),
             ),
             data=records.Data(
                 split=data.split,

@@ -1,4 +1,7 @@
-"""The regression gate: every released checkpoint still scores what it scored."""
+"""The regression gate: every released checkpoint still scores what it scored.
+
+With a folder of weights, the public ones too: those that lie there.
+"""
 
 import tempfile
 from collections.abc import Collection
@@ -10,7 +13,7 @@ from tabulate import tabulate
 
 from datasets import shapes
 from reproduce import checkpoints, records
-from reproduce.errors import DataNotFound, UserError
+from reproduce.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.evaluate.harness import Outcome, evaluate
 from reproduce.evaluate.tasks import DATA, job_class
 from reproduce.paper import load_tolerances
@@ -27,6 +30,7 @@ class Check:
     reference: float
     measured: float | None
     verdict: Verdict
+    licence: str
     reason: str = ''
 
     def as_dict(self) -> dict[str, Any]:
@@ -39,6 +43,7 @@ def check(
     data: Path | None = None,
     manifest: Path | None = None,
     output: Path | None = None,
+    weights: Path | None = None,
 ) -> list[Check]:
     """Evaluate each reference of the manifest; the embedded data are made for it.
 
@@ -49,12 +54,18 @@ def check(
             `not-run`.
         manifest: another than `checkpoints.MANIFEST`.
         output: folder for the records; None keeps none.
+        weights: folder of public weights; those that do not lie there are `not-run`. None leaves
+            public weights out.
 
     Raises:
-        UserError: if the manifest is malformed, or has no reference.
+        UserError: if the manifest is malformed or has no reference, or `weights` is no folder.
     """
     manifest = manifest or checkpoints.MANIFEST
     entries = checkpoints.load_manifest(manifest)
+    if weights is not None:
+        if not weights.is_dir():
+            raise UserError(f'{weights} is not a folder: expected one with public weights.')
+        entries += checkpoints.load_public()
     if not any(entry.reference for entry in entries):
         raise UserError(f'{manifest} has no reference to hold anything against: add one.')
     checks = []
@@ -65,20 +76,27 @@ def check(
             for reference in entry.reference:
                 root = data if reference.data == 'full' else Path(folder)
                 try:
-                    outcome = _evaluate(entry, manifest, root, processes, workers)
+                    path = _weights(entry, manifest, weights)
+                    outcome = _evaluate(entry, path, root, processes, workers)
                     if output is not None:
                         outcome.save(output)
                     checks += _held(entry, reference, outcome.evaluation)
-                except DataNotFound as error:
+                except (CheckpointNotFound, DataNotFound) as error:
                     checks += _unmeasured(entry, reference, Verdict.NOT_RUN, error)
                 except Exception as error:  # its own error, and the others still count
                     checks += _unmeasured(entry, reference, Verdict.ERROR, error)
     return checks
 
 
+def _weights(entry: checkpoints.Released, manifest: Path, folder: Path | None) -> Path:
+    if isinstance(entry, checkpoints.Public):
+        return checkpoints.stored(entry, folder)
+    return checkpoints.obtain(entry, manifest)
+
+
 def _evaluate(
     entry: checkpoints.Released,
-    manifest: Path,
+    path: Path,
     root: Path | None,
     processes: int,
     workers: int,
@@ -93,7 +111,7 @@ def _evaluate(
     job = job_class(entry.task)(
         model=entry.model,
         arguments=entry.arguments,
-        checkpoint=checkpoints.obtain(entry, manifest),
+        checkpoint=path,
         data=root,
         workers=workers,
         **options,
@@ -109,7 +127,7 @@ def _unmeasured(
 ) -> list[Check]:
     data, reason = _data(entry, reference), f'{error}'.splitlines()[0]
     return [
-        Check(entry.name, data, metric, value, None, verdict, reason)
+        Check(entry.name, data, metric, value, None, verdict, entry.licence, reason)
         for metric, value in reference.metrics.items()
     ]
 
@@ -135,12 +153,13 @@ def _held(
         value = evaluation.metrics.get(metric)
         told = (entry.name, _data(entry, reference), metric, target, value)
         if value is None:
-            checks.append(Check(*told, Verdict.ERROR, 'the evaluation does not give this metric'))
+            gap = 'the evaluation does not give this metric'
+            checks.append(Check(*told, Verdict.ERROR, entry.licence, gap))
         elif not fits:
-            checks.append(Check(*told, Verdict.ERROR, reason))
+            checks.append(Check(*told, Verdict.ERROR, entry.licence, reason))
         else:
             verdict = judge_reference(value, target, data.images, tolerance)
-            checks.append(Check(*told, verdict, reason))
+            checks.append(Check(*told, verdict, entry.licence, reason))
     return checks
 
 
@@ -150,8 +169,9 @@ def exit_code(checks: Collection[Check]) -> int:
     return 2 if Verdict.ERROR in verdicts else int(Verdict.WORSE in verdicts)
 
 
-def render(checks: Collection[Check]) -> str:
-    """The checks as a table."""
+def render(checks: Collection[Check], every: bool = False) -> str:
+    """The checks as a table; those that were not run are counted, and listed only with `every`."""
+    shown = [check for check in checks if every or check.verdict is not Verdict.NOT_RUN]
     rows = [
         [
             check.name,
@@ -160,9 +180,13 @@ def render(checks: Collection[Check]) -> str:
             f'{check.reference:.2f}',
             '' if check.measured is None else f'{check.measured:.2f}',
             check.verdict,
+            check.licence,
             check.reason,
         ]
-        for check in checks
+        for check in shown
     ]
-    heads = ['checkpoint', 'data', 'metric', 'reference', 'measured', 'verdict', '']
-    return tabulate(rows, heads, 'simple', disable_numparse=True)
+    heads = ['checkpoint', 'data', 'metric', 'reference', 'measured', 'verdict', 'licence', '']
+    parts = [tabulate(rows, heads, 'simple', disable_numparse=True)] if rows else []
+    if hidden := len(checks) - len(shown):
+        parts.append(f'{hidden} not-run, for want of weights or data: --all lists them.')
+    return '\n\n'.join(parts)

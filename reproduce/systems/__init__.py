@@ -35,11 +35,13 @@ class System(BaseModel):
         config: OpenMMLab config, a file in `reproduce/configs` or 'mmdet::...', 'mmseg::...'.
         accuracy_config: the config of the released weights, where the printed accuracy is that of
             another one than the printed FLOPs.
+        weights: its public weights: 'timm:', 'mmdet:' or 'mmseg:' and what they are called there.
+        protocol: how the training or the evaluation of these differs from the row's.
         cited: why the system cannot be built here, in place of `model` and `config`.
         flops: what the row's printed FLOPs count, 'layer' or 'total'; None where a cited row does
             not tell. Those of classifiers are total.
         source: where the definition comes from.
-        note: how the definition or its protocol is known to differ from the row's.
+        note: how the definition is known to differ from the row's.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -53,6 +55,8 @@ class System(BaseModel):
     input_size: int = 224
     config: str | None = None
     accuracy_config: str | None = None
+    weights: str | None = None
+    protocol: str = ''
     cited: str | None = None
     flops: Literal['layer', 'total'] | None = None
     source: str = ''
@@ -64,6 +68,8 @@ class System(BaseModel):
             raise ValueError(f'{self.name} needs exactly one of model, config and cited')
         if self.config is not None and self.flops is None:
             raise ValueError(f'{self.name} needs flops, "layer" or "total"')
+        if self.protocol and self.weights is None:
+            raise ValueError(f'{self.name} has a protocol, and no weights that it is about')
         return self
 
     @property

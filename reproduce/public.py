@@ -1,0 +1,180 @@
+"""Weights that others published: where they are, what they score, their licence.
+
+Read from the installed packages: timm's pretrained tags, and the metafiles that mmdet and mmseg
+carry. What timm's weights score is in no package; `timm_results.toml` has what timm published.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import timm
+import yaml
+from huggingface_hub import hf_hub_url
+from pydantic import BaseModel, ConfigDict
+
+from reproduce.errors import UserError
+from reproduce.paper import read_toml
+
+TIMM_RESULTS = Path(__file__).parent / 'timm_results.toml'
+
+# What the packages are installed as, which is where their licence stands.
+DISTRIBUTIONS = {'mmdet': 'onedl-mmdetection', 'mmseg': 'onedl-mmsegmentation'}
+
+# The metafiles' names of the metrics.
+METRICS = {
+    'box AP': 'box_ap',
+    'mask AP': 'mask_ap',
+    'mIoU': 'miou',
+    'mIoU(ms+flip)': 'ms_miou',
+}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What the publisher of weights tells about them.
+
+    Attributes:
+        url: the file.
+        sha256: the first digits of the file's SHA-256, as far as the URL names them.
+        licence: that of the weights, or of the package that publishes them.
+        metrics: in percent, by name, on the task's whole validation set.
+        source: where the metrics stand.
+        config: the OpenMMLab config that they were measured with; None for a timm model.
+    """
+
+    url: str
+    sha256: str
+    licence: str
+    metrics: dict[str, float]
+    source: str
+    config: str | None = None
+
+
+def publication(weights: str) -> Publication:
+    """What is published about `weights`.
+
+    Args:
+        weights: 'timm:' and a model with its pretrained tag, or 'mmdet:' or 'mmseg:' and a name in
+            one of the package's metafiles.
+
+    Raises:
+        UserError: if the package is not installed, does not know the weights, or gives two
+            different ones under that name.
+    """
+    package, _, name = weights.partition(':')
+    if package == 'timm':
+        return _of_timm(name)
+    if package in DISTRIBUTIONS:
+        return _of_openmmlab(package, name)
+    raise UserError(f"'{weights}' names no weights: expected timm:, mmdet: or mmseg: and a name.")
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    top1: float
+    top5: float
+    img_size: int
+
+
+class _TimmResults(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    repository: str
+    commit: str
+    file: str
+    results: dict[str, _Result]
+
+
+def _of_timm(name: str) -> Publication:
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that it does not know
+        config = None
+    if config is None or not config.has_weights:
+        raise UserError(f"timm {timm.__version__} has no weights '{name}': correct the entry.")
+    published = read_toml(TIMM_RESULTS, _TimmResults)
+    result = published.results.get(name)
+    if result is None or result.img_size != config.input_size[-1]:
+        raise UserError(
+            f'{TIMM_RESULTS} has no result of {name} at the {config.input_size[-1]} pixels that '
+            'timm evaluates it at: add it.'
+        )
+    url = config.url or ''
+    if not _named_hash(url) and config.hf_hub_id:
+        # The hub tells the SHA-256 of its files; a URL that does not name it tells nothing.
+        url = hf_hub_url(config.hf_hub_id, config.hf_hub_filename or 'model.safetensors')
+    return Publication(
+        url=url,
+        sha256=_named_hash(url),
+        licence=config.license,
+        metrics={'top1': result.top1, 'top5': result.top5},
+        source=f'{published.repository}/blob/{published.commit}/{published.file}',
+    )
+
+
+def _of_openmmlab(package: str, name: str) -> Publication:
+    folder = _metafiles(package)
+    found = [
+        (path, entry)
+        for path in sorted(folder.glob('configs/*/metafile.y*ml'))
+        for entry in _entries(path, name)
+    ]
+    if not found:
+        raise UserError(f"{package}'s metafiles have no weights '{name}': correct the entry.")
+    if len(found) > 1:
+        files = ' and '.join(entry['Weights'].rpartition('/')[2] for _, entry in found)
+        raise UserError(
+            f"{package}'s metafiles have two weights '{name}', {files}: one of them is mislabelled."
+        )
+    ((path, entry),) = found
+    results = entry['Results']
+    results = results if isinstance(results, list) else [results]
+    url = entry['Weights']
+    return Publication(
+        url=url,
+        sha256=_named_hash(url),
+        licence=_licence(package),
+        metrics={
+            METRICS[metric]: float(value)
+            for result in results
+            for metric, value in result['Metrics'].items()
+        },
+        source=f'{package}, {path.relative_to(folder)}',
+        config=f'{package}::{entry["Config"].removeprefix("configs/")}',
+    )
+
+
+def _metafiles(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None:
+        raise UserError(f'{package} is not installed: run `make setup`.')
+    return Path(spec.origin).parent / '.mim'
+
+
+def _entries(path: Path, name: str) -> list[dict[str, Any]]:
+    """The entries of a metafile with this name."""
+    if f'Name: {name}\n' not in path.read_text():
+        return []  # parsing all of them takes a minute
+    return [entry for entry in _parsed(path)['Models'] if entry['Name'] == name]
+
+
+@cache
+def _parsed(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
+
+
+def _licence(package: str) -> str:
+    try:
+        return metadata(DISTRIBUTIONS[package])['License-Expression'].removeprefix('LicenseRef-')
+    except PackageNotFoundError as error:
+        raise UserError(f'{DISTRIBUTIONS[package]} is not installed: run `make setup`.') from error
+
+
+def _named_hash(url: str) -> str:
+    """The 8 hex digits that end the name of a file of torch's, timm's and OpenMMLab's; or ''."""
+    found = re.search(r'-([0-9a-f]{8})\.pth$', url)
+    return found[1] if found else ''

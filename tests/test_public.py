@@ -1,0 +1,336 @@
+"""The register of public weights: what it says, whether it fits the rows, and what it leads to."""
+
+import hashlib
+import json
+
+import pytest
+import timm
+from safetensors.torch import save_file
+from timm.data import resolve_data_config
+
+from datasets import shapes
+from datasets.imagenet import load
+from reproduce import checkpoints, paper, records, results
+from reproduce.checkpoints import Reference, State, load_public, released, released_name, state
+from reproduce.coverage import Coverage, coverage
+from reproduce.download import Receipt
+from reproduce.errors import UserError
+from reproduce.evaluate.imagenet import PREPROCESSING, preprocessing
+from reproduce.openmmlab import load_config
+from reproduce.public import publication
+from reproduce.systems import load_systems
+from reproduce.verdict import Verdict, judge
+
+PUBLIC = {entry.system: entry for entry in load_public()}
+SYSTEMS = {system.name: system for system in load_systems()}
+FPN_R50 = 'fpn_r50_4xb4-160k_ade20k-512x512'
+
+
+def test_what_is_public():
+    tasks = [entry.task for entry in load_public()]
+    assert [tasks.count(task) for task in ('imagenet', 'coco', 'ade20k')] == [10, 5, 14]
+    without = ('maformer', 'coatnet', 'mask-rcnn_pvt', 'mask-rcnn_twins', 'cascade')
+    assert not any(word in name for name in PUBLIC for word in without)
+    assert all(entry.licence for entry in load_public())
+
+
+@pytest.mark.parametrize(
+    ('system', 'sha256', 'metrics'),
+    [
+        # As timm's results-imagenet.csv and the tables of mmdet's and mmseg's READMEs print them.
+        ('deit_small_patch16_224', 'cd65a155', {'top1': 79.844, 'top5': 95.044}),
+        ('swin_small_patch4_window7_224', '', {'top1': 83.208, 'top5': 96.316}),
+        ('mask-rcnn_r50_fpn_1x_coco', '0ebd1859', {'box_ap': 38.0, 'mask_ap': 34.4}),
+        ('mask-rcnn_swin-t-p4-w7_fpn_1x_coco', '9d6b7cfa', {'box_ap': 42.7, 'mask_ap': 39.3}),
+        (FPN_R50, '5b5a6ab9', {'miou': 37.49}),
+        (
+            'twins_pcpvt-b_uperhead_8xb2-160k_ade20k-512x512',
+            '02094ea5',
+            {'miou': 47.91, 'ms_miou': 48.64},
+        ),
+    ],
+)
+def test_what_is_published(system, sha256, metrics):
+    entry = PUBLIC[system]
+    assert entry.sha256 == sha256
+    assert sha256 in entry.url
+    assert entry.reference[0].metrics == metrics
+
+
+def test_the_tag_is_chosen_and_not_timms_default():
+    name = 'swin_small_patch4_window7_224'
+    assert timm.get_pretrained_cfg(name).tag == 'ms_in22k_ft_in1k'
+    entry = PUBLIC[name]
+    assert entry.url.endswith(f'/timm/{name}.ms_in1k/resolve/main/model.safetensors')
+    assert (entry.filename, entry.licence) == (f'{name}.safetensors', 'mit')
+
+
+@pytest.mark.parametrize(
+    'entry', [e for e in load_public() if e.task == 'imagenet'], ids=lambda e: e.system
+)
+def test_classifiers_are_evaluated_as_timm_did(entry):
+    """An evaluation takes the default tag's preprocessing: it has to be that of these weights."""
+    tag = timm.get_pretrained_cfg(entry.name.removeprefix('timm:')).to_dict()
+    theirs = resolve_data_config({}, pretrained_cfg=tag)
+    assert preprocessing(SYSTEMS[entry.system].model, {}, {}) == {
+        key: list(value) if isinstance(value := theirs[key], tuple) else value
+        for key in PREPROCESSING
+    }
+
+
+@pytest.mark.parametrize(
+    'entry', [e for e in load_public() if e.task != 'imagenet'], ids=lambda e: e.system
+)
+def test_the_config_is_that_of_the_weights(entry):
+    system = SYSTEMS[entry.system]
+    if system.name.startswith('fpn_r101'):
+        return  # mmseg's builds ResNet-50: test_the_config_of_r101_fits_mmsegs_of_r50
+    assert publication(entry.name).config == system.evaluated_config
+
+
+def test_the_config_of_r101_fits_mmsegs_of_r50():
+    """But for the depth, which mmseg's own config of ResNet-101 loses: what its weights need."""
+    shipped = load_config('mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py')
+    ours = load_config(SYSTEMS['fpn_r101_4xb4-80k_ade20k-512x512'].evaluated_config)
+    expected = shipped.model.to_dict()
+    expected['backbone']['depth'] = 101
+    expected['pretrained'] = 'open-mmlab://resnet101_v1c'
+    assert ours.model.to_dict() == expected
+    assert ours.test_dataloader.dataset.pipeline == shipped.test_dataloader.dataset.pipeline
+
+
+def test_what_differs_is_said():
+    """Published values outside the paper's tolerance have a protocol that tells why."""
+    tolerances = paper.load_tolerances()
+    differ = set()
+    for entry in load_public():
+        system = SYSTEMS[entry.system]
+        for row in (row for table in paper.METRICS for row in paper.load_table(table)):
+            for column in system.columns(row.table) if system.stands_for(row) else ():
+                metric = paper.unprefixed(column)
+                value, target = entry.reference[0].metrics.get(metric), row.cells[column]
+                if value is not None and target is not None:
+                    verdict = judge(metric, value, target, tolerances[metric])
+                    if verdict is not Verdict.MATCH:
+                        differ.add(entry.system)
+    assert len(differ) > 5
+    assert all(PUBLIC[name].protocol for name in differ), differ
+
+
+def test_mislabelled_weights_are_refused():
+    """mmseg's metafile has Twins-SVT-L with UPerNet under the name of Twins-PCPVT-L."""
+    with pytest.raises(UserError, match=r'pcpvt-l_uperhead.*svt-l_uperhead.*is mislabelled'):
+        publication('mmseg:twins_pcpvt-l_uperhead_8xb2-160k_ade20k-512x512')
+    with pytest.raises(UserError, match="have no weights 'twins_svt-l_uperhead"):
+        publication('mmseg:twins_svt-l_uperhead_8xb2-160k_ade20k-512x512')
+
+
+@pytest.mark.parametrize(
+    'weights',
+    [
+        'timm:coatnet_0_224',
+        'timm:swin_tiny_patch4_window7_224.none',
+        'timm:nothing',
+        'mmdet:mask-rcnn_pvt-s_fpn_1x_coco',
+        'hub:deit_small_patch16_224',
+        'timm:resnet50.a1_in1k',
+    ],
+)
+def test_what_is_not_public(weights):
+    with pytest.raises(UserError, match=weights.partition(':')[2]):
+        publication(weights)
+
+
+def registered(name, content, tmp_path, monkeypatch, **changes):
+    """The entry of `name`, changed, as the only one; and a file of `content` under its name."""
+    entry = PUBLIC[name].model_copy(update=changes)
+    monkeypatch.setattr(checkpoints, 'load_public', lambda: (entry,))
+    path = tmp_path / entry.filename
+    path.write_bytes(content)
+    return entry, path, hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_whose_name_has_its_hash(tmp_path, monkeypatch):
+    sha256 = hashlib.sha256(b'weights').hexdigest()
+    entry, path, _ = registered(
+        'deit_small_patch16_224', b'weights', tmp_path, monkeypatch, sha256=sha256[:8]
+    )
+    assert state(entry, path) is State.PRESENT
+    assert released_name(path, sha256) == entry.name
+    assert released(sha256) == entry
+    path.write_bytes(b'others')
+    assert state(entry, path) is State.BAD_HASH
+    assert released_name(path, checkpoints.sha256(path)) == ''
+    assert state(entry, None) is State.ABSENT
+
+
+def test_a_file_whose_hash_is_in_its_receipt(tmp_path, monkeypatch):
+    entry, path, sha256 = registered('twins_svt_base', b'weights', tmp_path, monkeypatch)
+    assert state(entry, path) is State.UNVERIFIED
+    assert released_name(path, sha256) == ''
+    kept = tmp_path / f'{path.name}.receipt.json'
+    wrote = Receipt(url=entry.url, sha256=sha256, size=7, date='2026-01-01')
+    kept.write_text(wrote.model_dump_json())
+    assert state(entry, path) is State.PRESENT
+    assert released_name(path, sha256) == entry.name
+    assert released(sha256) is None
+    assert released(sha256, entry.name) == entry
+    assert released(sha256, 'something else') is None
+    path.write_bytes(b'changed')
+    assert state(entry, path) is State.BAD_HASH
+    assert released_name(path, checkpoints.sha256(path)) == ''
+    for other in (wrote.model_copy(update={'url': 'https://elsewhere'}).model_dump_json(), '{'):
+        kept.write_text(other)
+        assert state(entry, path) is State.UNVERIFIED
+
+
+def evaluation(system, sha256, metrics, images=2_000):
+    return records.Evaluation(
+        task='ade20k',
+        system=system,
+        model=system,
+        arguments={},
+        checkpoint={'file': 'x.pth', 'sha256': sha256},
+        data={
+            'split': 'val',
+            'images': images,
+            'classes': 150,
+            'fingerprint': 'f',
+            'complete': True,
+        },
+        precision='fp32',
+        preprocessing={},
+        overridden=(),
+        metrics=metrics,
+        provenance={
+            'date': '2026-01-01',
+            'command': '',
+            'device': 'cpu',
+            'processes': 1,
+            'batch_size': 1,
+            'seconds': 1.0,
+            'versions': {},
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ('sha256', 'measured', 'verdict', 'reference_verdict'),
+    [
+        # The row prints 36.7 for 80k iterations; the public weights have 37.49 after 160k.
+        ('5b5a6ab9', 37.49, Verdict.KNOWN, Verdict.MATCH),
+        ('5b5a6ab9', 36.80, Verdict.MATCH, Verdict.WORSE),
+        ('5b5a6ab9', 20.00, Verdict.WORSE, Verdict.WORSE),
+        ('00000000', 37.49, Verdict.BETTER, Verdict.UNPRINTED),
+    ],
+)
+def test_weights_of_another_protocol(sha256, measured, verdict, reference_verdict):
+    """They are held against the paper, but neither called better nor worse for their protocol."""
+    rows = [row for row in paper.load_table(7) if row.model == 'Res50']
+    record = evaluation(FPN_R50, sha256 + '0' * 56, {'miou': measured})
+    cells = results.assemble(
+        rows, [SYSTEMS[FPN_R50]], {}, paper.load_tolerances(), {}, {(FPN_R50, 'miou'): record}
+    )
+    cell = next(cell for cell in cells if cell.metric == 'sem_fpn_miou')
+    assert (cell.verdict, cell.reference_verdict) == (verdict, reference_verdict)
+    assert ('released weights: trained for 160k' in cell.reason) is (sha256 != '00000000')
+
+
+def test_the_coverage_of_the_tables():
+    """Counted another way: Top-1 of ten systems, Swin-T's in two tables; six APs; (ms) mIoU."""
+    rows = [row for table in paper.METRICS for row in paper.load_table(table)]
+    counts = coverage(rows, load_systems(), [])
+    assert counts[Coverage.PUBLIC] == 11 + 5 * 6 + 6 + 8 * 2
+    cells = results.assemble(rows, load_systems(), {}, paper.load_tolerances(), {}, {})
+    assert sum(counts.values()) == len(cells)
+    cited = [cell for cell in cells if cell.verdict is Verdict.CITED]
+    assert counts[Coverage.CITED] == len(cited)
+    record = evaluation(FPN_R50, '0' * 64, {'miou': 37.0})
+    after = coverage(rows, load_systems(), [record])
+    assert after[Coverage.EVALUATED] == 1
+    assert after[Coverage.PUBLIC] == counts[Coverage.PUBLIC] - 1
+
+
+def test_the_command_lists_them(run, tmp_path):
+    (tmp_path / 'deit_small_patch16_224.pth').write_bytes(b'mine')
+    (tmp_path / 'twins_svt_base.safetensors').write_bytes(b'by hand')
+    code, out, err = run('checkpoints', '--table', 4, '--checkpoints', '.', '--format', 'json')
+    listed = {entry['system']: entry for entry in json.loads(out)['checkpoints']}
+    assert (code, err, len(listed)) == (0, '', 10)
+    assert listed['deit_small_patch16_224']['state'] == 'bad hash'
+    assert listed['twins_svt_base']['state'] == 'unverified'
+    assert listed['cait_m36_384']['state'] == 'absent'
+    assert listed['cait_m36_384']['paper'] == {'top1': '85.1'}
+    code, out, err = run('checkpoints')
+    assert (code, err) == (0, '')
+    assert 'box_ap 42.7 (42.2), mask_ap 39.3 (39.1)' in out
+    assert f'{FPN_R50}: trained for 160k iterations' in out
+    assert '63 more take public weights' in out
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['deit_smal'], 'the nearest with public weights are deit_small_patch16_224'),
+        (['maformer_small'], 'maformer_small has no public weights'),
+        (['--table', 8], 'the paper has no Table 8'),
+        (['--checkpoints', 'nowhere'], 'nowhere is not a folder'),
+        (['--download', '--table', 4], '--download needs a folder'),
+        (['--download', '--checkpoints', '.'], 'name systems, or tables'),
+    ],
+)
+def test_the_command_explains_mistakes(run, options, message):
+    code, out, err = run('checkpoints', *options)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert message in err
+
+
+def test_the_gate_takes_public_weights(run, tmp_path, monkeypatch):
+    """Those that lie there are evaluated, others counted, another file is an error."""
+    shapes.write(tmp_path, train=0, val=30)
+    data = load(tmp_path / 'imagenet')
+    (tmp_path / 'none.toml').touch()
+    weights = tmp_path / 'weights'
+    weights.mkdir()
+    state = timm.create_model('test_resnet', num_classes=len(data.classes)).state_dict()
+    save_file(state, weights / 'test_resnet.safetensors')
+    sha256 = checkpoints.sha256(weights / 'test_resnet.safetensors')
+    here = PUBLIC['crossvit_15_240'].model_copy(
+        update={'system': 'test_resnet', 'model': 'test_resnet', 'sha256': sha256}
+    )
+    absent, other = PUBLIC['twins_svt_base'], PUBLIC['deit_small_patch16_224']
+    (weights / f'{other.system}.pth').write_bytes(b'mine')
+
+    def regress(public, *options):
+        monkeypatch.setattr(checkpoints, 'load_public', lambda: public)
+        options = ('--manifest', 'none.toml', '--checkpoints', weights, *options)
+        code, out, _ = run('regress', *options, '--workers', 0)
+        return code, out
+
+    code, out = regress((here, absent))
+    assert (code, out) == (0, '4 not-run, for want of weights or data: --all lists them.\n')
+    code, out = regress((here, absent), '--all')
+    assert "it takes ImageNet-1K's 50,000 validation images at --data" in out
+    assert f'it takes {weights}/twins_svt_base.safetensors' in out
+    # The embedded data are not the images of the published reference.
+    code, out = regress((here, absent), '--data', data.root, '--format', 'json')
+    checks = [check for check in json.loads(out)['checks'] if check['verdict'] != 'not-run']
+    assert code == 2
+    assert [check['metric'] for check in checks] == ['top1', 'top5']
+    assert all('not those of the reference' in check['reason'] for check in checks)
+    top1 = checks[0]['measured']
+    for claimed, verdict, status in ((top1, 'match', 0), (top1 + 5, 'worse', 1)):
+        reference = Reference(
+            fingerprint=data.fingerprint,
+            images=len(data.samples),
+            metrics={'top1': claimed},
+            source='x',
+        )
+        claiming = here.model_copy(update={'reference': [reference]})
+        code, out = regress((claiming, absent), '--data', data.root)
+        assert code == status
+        assert f'{verdict}  ' in out
+        assert 'apache-2.0' in out
+    code, out = regress((other, here))
+    assert code == 2
+    assert 'is not the released timm:deit_small_patch16_224.fb_in1k' in ' '.join(out.split())
