@@ -2,6 +2,8 @@
 #   make reproduce-table4 ARGS="--models Swin-T,MAFormer-S --format json"
 # Where the data and the weights are, and on how many GPUs (or CPU processes) to evaluate:
 #   make reproduce-table4 DATA=/data CHECKPOINTS=/weights GPUS=8
+# What that would evaluate, and how long it takes:
+#   make plan DATA=/data CHECKPOINTS=/weights ARGS="--device 8xV100"
 # Fetch the public weights of a table's systems first:
 #   make checkpoints TABLE=4 CHECKPOINTS=/weights
 
@@ -19,7 +21,7 @@ PROCESSES = $(if $(GPUS),--processes $(GPUS))
 EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce checkpoints regress audit test test-slow lint format benchmark benchmark-evaluation clean
+.PHONY: help setup reproduce plan checkpoints regress audit test test-slow lint format benchmark benchmark-evaluation clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -50,6 +52,9 @@ reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7
 
 reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
 	$(BIN)/python -m reproduce table $* $(EVALUATE) $(ARGS)
+
+plan: $(READY)  ## What the tables would evaluate, how long that takes, what is missing
+	$(BIN)/python -m reproduce plan $(EVALUATE) $(ARGS)
 
 checkpoints: $(READY)  ## List the public weights; with TABLE and CHECKPOINTS, fetch those of a table
 	$(BIN)/python -m reproduce checkpoints $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) \

@@ -17,6 +17,7 @@ from reproduce.audit.command import audit_command
 from reproduce.checkpoints_command import checkpoints_command
 from reproduce.errors import UserError
 from reproduce.evaluate import command as evaluation
+from reproduce.gate_command import accept_command, show_command
 from reproduce.quiet import quiet_libraries
 from reproduce.score import command as scoring
 from reproduce.train.command import labels_command, train_app
@@ -41,6 +42,8 @@ app.add_typer(scoring.app, name='score')
 app.add_typer(train_app, name='train')
 app.command('checkpoints')(checkpoints_command)
 app.command('regress')(evaluation.regress)
+app.command('accept')(accept_command)
+app.command('show')(show_command)
 app.command('labels')(labels_command)
 app.command('audit')(audit_command)
 
@@ -90,6 +93,10 @@ Checkpoints = Annotated[
         '--checkpoints', help='Folder with the weights of each system, as SYSTEM.safetensors.'
     ),
 ]
+BatchSize = Annotated[
+    int | None,
+    typer.Option('--batch-size', help="Images a batch, in each process.  [default: the task's]"),
+]
 Evaluations = Annotated[
     Path, typer.Option('--evaluations', help='Folder of the evaluation records.')
 ]
@@ -110,12 +117,7 @@ def table(
     checkpoints: Checkpoints = None,
     processes: options.Processes = 1,
     limit: options.Limit = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            '--batch-size', help="Images a batch, in each process.  [default: the task's]"
-        ),
-    ] = None,
+    batch_size: BatchSize = None,
     workers: options.Workers = 4,
     amp: options.Amp = None,
     evaluations: Evaluations = evaluation.EVALUATIONS,
@@ -133,16 +135,11 @@ def table(
         from reproduce import complexity, files, paper, results
         from reproduce.evaluate import tables as evaluated
         from reproduce.report import terminal
-        from reproduce.systems import load_systems
 
-        numbers = sorted(set(tables or paper.METRICS))
-        if unknown := [n for n in numbers if n not in paper.METRICS]:
-            raise UserError(f'the paper has no Table {unknown[0]}: name tables from 1 to 7.')
+        numbers, rows, systems = _rows_and_systems(tables)
         folder = output or (None if models else RESULTS)
         if folder is not None:
             files.check_writable(folder)
-        rows = [row for number in numbers for row in paper.load_table(number)]
-        systems = [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
         tolerances, known = paper.load_tolerances(), results.load_known()
         results.check_known(known, rows, systems)
         if models:
@@ -168,6 +165,69 @@ def table(
         print(terminal.render(cells))
         print(f'Written: {", ".join(map(str, written)) or "nothing; name a folder with --output"}.')
     raise typer.Exit(code)
+
+
+@app.command()
+def plan(
+    tables: Tables = None,
+    models: Models = None,
+    data: Data = None,
+    checkpoints: Checkpoints = None,
+    processes: options.Processes = 1,
+    limit: options.Limit = None,
+    batch_size: BatchSize = None,
+    amp: options.Amp = None,
+    evaluations: Evaluations = evaluation.EVALUATIONS,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            '--device',
+            help='Estimate for these GPUs, such as 8xV100, A100 or 4xH100.  [default: this '
+            'machine, whose speed is measured]',
+            show_default=False,
+        ),
+    ] = None,
+    format: OutputFormat = Format.TABLE,
+) -> None:
+    """Tell what `table` with the same options would evaluate, how long it takes, what is missing.
+
+    Measures no accuracy and writes nothing.
+    """
+    with quiet_libraries():
+        from reproduce import plan as planning
+        from reproduce.evaluate.tables import Request
+
+        _, rows, systems = _rows_and_systems(tables)
+        if models:
+            rows, systems = _select(rows, systems, models)
+        request = Request(
+            data=data,
+            weights=checkpoints,
+            folder=evaluations,
+            processes=processes,
+            limit=limit,
+            batch_size=batch_size,
+            amp=amp and amp.value,
+        )
+        drawn = planning.plan(rows, systems, request, device)
+    if format is Format.JSON:
+        print(json.dumps(drawn.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        print(planning.render(drawn))
+
+
+def _rows_and_systems(
+    tables: Sequence[int] | None,
+) -> 'tuple[list[int], list[Row], list[System]]':
+    """The numbers of the named tables, or of all; their rows; the systems that stand for them."""
+    from reproduce import paper
+    from reproduce.systems import load_systems
+
+    numbers = sorted(set(tables or paper.METRICS))
+    if unknown := [n for n in numbers if n not in paper.METRICS]:
+        raise UserError(f'the paper has no Table {unknown[0]}: name tables from 1 to 7.')
+    rows = [row for number in numbers for row in paper.load_table(number)]
+    return numbers, rows, [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
 
 
 def _select(

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from reproduce.errors import UserError
 from reproduce.files import check_writable, write_atomically
 
 FOLDER = Path('results/evaluations')
+CHECKOUT = Path(__file__).parents[1]
 
 
 class _Part(BaseModel):
@@ -51,7 +53,10 @@ class Data(_Part):
 class Provenance(_Part):
     """Who measured, with what, when.
 
-    `seconds` is the time of the run over the images, start-up not counted.
+    Attributes:
+        seconds: the time of the run over the images, start-up not counted.
+        commit: of this project, with '-dirty' if its files were changed since; '' where no Git
+            tells.
     """
 
     date: str
@@ -61,6 +66,7 @@ class Provenance(_Part):
     batch_size: int
     seconds: float
     versions: dict[str, str]
+    commit: str = ''
 
 
 class Evaluation(_Part):
@@ -112,6 +118,18 @@ class Evaluation(_Part):
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
+    def config_sha256(self) -> str:
+        """What was built and how images become its input, in 16 hex digits.
+
+        Of an OpenMMLab model it is over the whole config. Of a classifier it is over what stands in
+        the record; the version of timm says the rest.
+        """
+        if stored := self.preprocessing.get('config_sha256'):
+            return stored
+        content = json.dumps([self.model, self.arguments, self.preprocessing], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
     def origin(self) -> str:
         """When, with which weights and on what it was measured, in words."""
         return (
@@ -128,7 +146,6 @@ class Evaluation(_Part):
 
 def provenance(device: torch.device, processes: int, batch_size: int, seconds: float) -> Provenance:
     """The provenance of what this process is measuring now."""
-    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor()
     packages = (
         *('torch', 'torchvision', 'timm', 'pillow', 'numpy', 'pycocotools'),
         *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation'),
@@ -136,15 +153,39 @@ def provenance(device: torch.device, processes: int, batch_size: int, seconds: f
     return Provenance(
         date=datetime.now(UTC).isoformat(timespec='seconds'),
         command=shlex.join(['python', '-m', 'reproduce', *sys.argv[1:]]),
-        device=name,
+        device=device_name(device),
         processes=processes,
         batch_size=batch_size,
         seconds=round(seconds, 3),
         versions={'python': platform.python_version(), **{p: version(p) for p in packages}},
+        commit=_commit(),
     )
 
 
-def _processor() -> str:
+def _commit() -> str:
+    if not (CHECKOUT / '.git').exists():
+        return ''  # a folder inside another repository is none of its commits
+    # Results are what an evaluation writes: they do not change what it measures.
+    changed = ('status', '--porcelain', '--untracked-files=no', '--', '.', ':!results')
+    try:
+        head, changes = (
+            subprocess.run(
+                ['git', '--no-optional-locks', '-C', CHECKOUT, *command],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout.strip()
+            for command in (('rev-parse', 'HEAD'), changed)
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+    return f'{head}-dirty' if changes else head
+
+
+def device_name(device: torch.device) -> str:
+    """What the GPU or the processor calls itself."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         return next(line.split(':', 1)[1].strip() for line in lines if 'model name' in line)
@@ -174,17 +215,23 @@ def load_all(folder: Path = FOLDER) -> list[Evaluation]:
     Raises:
         UserError: if one is malformed.
     """
-    evaluations = []
-    for path in sorted(folder.glob('*.json')):
-        try:
-            evaluations.append(Evaluation.model_validate_json(path.read_bytes()))
-        except (OSError, ValidationError) as error:
-            reason = error.errors()[0]['msg'] if isinstance(error, ValidationError) else error
-            raise UserError(
-                f'{path} is no evaluation record ({reason}): restore it, or remove it and '
-                'evaluate again.'
-            ) from error
-    return evaluations
+    return [load(path) for path in sorted(folder.glob('*.json'))]
+
+
+def load(path: Path) -> Evaluation:
+    """The record in the file `path`.
+
+    Raises:
+        UserError: if it is malformed.
+    """
+    try:
+        return Evaluation.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]['msg'] if isinstance(error, ValidationError) else error
+        raise UserError(
+            f'{path} is no evaluation record ({reason}): restore it, or remove it and evaluate '
+            'again.'
+        ) from error
 
 
 def latest(

@@ -3,8 +3,18 @@
 import sys
 
 import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
 
-from reproduce import cli
+import model  # noqa: F401
+from datasets import shapes
+from datasets.imagenet import load, open_image
+from reproduce import checkpoints, cli
+from reproduce.records import Evaluation
+
+DAY = '2026-01-01T00:00:00+00:00'
 
 
 @pytest.fixture
@@ -20,3 +30,96 @@ def run(monkeypatch, capsys, tmp_path):
         return stop.value.code, printed.out, printed.err
 
     return run
+
+
+def record(system, top1, complete=True, sha256='a' * 64, date=DAY, **changes):
+    """An evaluation of a classifier as it might have come out."""
+    images = 50_000 if complete else 100
+    return Evaluation(
+        **{
+            'task': 'imagenet',
+            'system': system,
+            'model': system,
+            'arguments': {},
+            'checkpoint': {'file': f'{system}.safetensors', 'sha256': sha256},
+            'data': {
+                'split': 'val',
+                'images': images,
+                'classes': 1000,
+                'fingerprint': f'{images:016x}',
+                'complete': complete,
+            },
+            'precision': 'fp32',
+            'preprocessing': {'crop_pct': 0.9},
+            'overridden': (),
+            'metrics': {'top1': top1, 'top5': 99.0},
+            'intervals': {'top1': (top1 - 1, top1 + 1), 'top5': (98.0, 99.5)},
+            'provenance': {
+                'date': date,
+                'command': 'python -m reproduce',
+                'device': 'GPU',
+                'processes': 8,
+                'batch_size': 64,
+                'seconds': 60.0,
+                'versions': {},
+            },
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope='session')
+def embedded(tmp_path_factory):
+    root = tmp_path_factory.mktemp('shapes')
+    shapes.write(root, train=0, val=40)
+    return root / 'imagenet'
+
+
+def weights(path, name='maformer_micro', **kwargs):
+    """Random weights of a classifier of the embedded data, written to `path`."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=len(shapes.CLASSES), **kwargs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), path)
+    return path
+
+
+def write_manifest(folder, outcome, **scores):
+    """Released checkpoints, FOLDER/NAME.safetensors, and what each is to score."""
+    data, lines = outcome.evaluation.data, []
+    for name, top1 in scores.items():
+        path = folder / f'{name}.safetensors'
+        lines.append(f"""
+[[checkpoint]]
+name = "{name}"
+model = "maformer_micro"
+file = "{path.name}"
+sha256 = "{checkpoints.sha256(path)}"
+licence = "Apache-2.0"
+[[checkpoint.reference]]
+fingerprint = "{data.fingerprint}"
+images = {data.images}
+metrics = {{ top1 = {top1} }}
+source = "me"
+""")
+    checkpoints.load_manifest.cache_clear()
+    path = folder / 'manifest.toml'
+    path.write_text('\n'.join(lines))
+    return path
+
+
+@pytest.fixture(scope='session')
+def sound(embedded, tmp_path_factory):
+    """A network whose head is fitted to the images themselves, so that it knows most of them."""
+    network = timm.create_model('maformer_micro', num_classes=len(shapes.CLASSES)).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    samples = load(embedded).samples
+    images = torch.stack([transform(open_image(path)) for path, _ in samples])
+    labels = torch.tensor([label for _, label in samples])
+    with torch.no_grad():
+        features = network.forward_head(network.forward_features(images), pre_logits=True)
+        fitted = torch.linalg.lstsq(features, F.one_hot(labels).float()).solution
+        network.head.fc.weight.copy_(fitted.T)
+    path = tmp_path_factory.mktemp('sound') / 'sound.safetensors'
+    save_file(network.state_dict(), path)
+    return path

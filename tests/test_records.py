@@ -6,60 +6,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import timm
 import torch
-import torch.nn.functional as F
+from conftest import record, weights, write_manifest
 from safetensors.torch import load_file, save_file
 
-import model  # noqa: F401
-from datasets import shapes
-from datasets.imagenet import load, open_image
 from reproduce import checkpoints, records
 from reproduce.checkpoints import Reference, Released, load_manifest, obtain
 from reproduce.errors import UserError
 from reproduce.evaluate.harness import evaluate
 from reproduce.evaluate.imagenet import Job
 from reproduce.paper import load_tolerances
-from reproduce.records import Evaluation
 from reproduce.verdict import Verdict, judge_reference
 
 ROOT = Path(__file__).parents[1]
-DAY = '2026-01-01T00:00:00+00:00'
-
-
-def record(system, top1, complete=True, sha256='a' * 64, date=DAY, **changes):
-    images = 50_000 if complete else 100
-    return Evaluation(
-        **{
-            'task': 'imagenet',
-            'system': system,
-            'model': system,
-            'arguments': {},
-            'checkpoint': {'file': f'{system}.safetensors', 'sha256': sha256},
-            'data': {
-                'split': 'val',
-                'images': images,
-                'classes': 1000,
-                'fingerprint': f'{images:016x}',
-                'complete': complete,
-            },
-            'precision': 'fp32',
-            'preprocessing': {'crop_pct': 0.9},
-            'overridden': (),
-            'metrics': {'top1': top1, 'top5': 99.0},
-            'intervals': {'top1': (top1 - 1, top1 + 1), 'top5': (98.0, 99.5)},
-            'provenance': {
-                'date': date,
-                'command': 'python -m reproduce',
-                'device': 'GPU',
-                'processes': 8,
-                'batch_size': 64,
-                'seconds': 60.0,
-                'versions': {},
-            },
-            **changes,
-        }
-    )
 
 
 def cells(folder='results', table=4):
@@ -225,21 +184,6 @@ def test_a_failed_write_leaves_the_old_record_whole(monkeypatch, tmp_path):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-@pytest.fixture(scope='module')
-def embedded(tmp_path_factory):
-    root = tmp_path_factory.mktemp('shapes')
-    shapes.write(root, train=0, val=40)
-    return root / 'imagenet'
-
-
-def weights(path, name='maformer_micro', **kwargs):
-    torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=len(shapes.CLASSES), **kwargs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), path)
-    return path
-
-
 def test_a_table_evaluates_the_checkpoints_that_are_there(run, embedded, tmp_path):
     weights(tmp_path / 'weights' / f'{DEIT}.safetensors', DEIT)
     (tmp_path / 'weights' / 'swin_tiny_patch4_window7_224.pth').write_bytes(b'broken')
@@ -273,47 +217,6 @@ def test_wrong_folders_stop_a_table_before_it_starts(run, options, message):
     assert (code, out) == (2, '')
     assert message in err
     assert err.count('\n') == 1
-
-
-def write_manifest(folder, outcome, **scores):
-    """Released checkpoints, FOLDER/NAME.safetensors, and what each is to score."""
-    data, lines = outcome.evaluation.data, []
-    for name, top1 in scores.items():
-        path = folder / f'{name}.safetensors'
-        lines.append(f"""
-[[checkpoint]]
-name = "{name}"
-model = "maformer_micro"
-file = "{path.name}"
-sha256 = "{checkpoints.sha256(path)}"
-licence = "Apache-2.0"
-[[checkpoint.reference]]
-fingerprint = "{data.fingerprint}"
-images = {data.images}
-metrics = {{ top1 = {top1} }}
-source = "me"
-""")
-    checkpoints.load_manifest.cache_clear()
-    path = folder / 'manifest.toml'
-    path.write_text('\n'.join(lines))
-    return path
-
-
-@pytest.fixture(scope='module')
-def sound(embedded, tmp_path_factory):
-    """A network whose head is fitted to the images themselves, so that it knows most of them."""
-    network = timm.create_model('maformer_micro', num_classes=len(shapes.CLASSES)).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
-    samples = load(embedded).samples
-    images = torch.stack([transform(open_image(path)) for path, _ in samples])
-    labels = torch.tensor([label for _, label in samples])
-    with torch.no_grad():
-        features = network.forward_head(network.forward_features(images), pre_logits=True)
-        fitted = torch.linalg.lstsq(features, F.one_hot(labels).float()).solution
-        network.head.fc.weight.copy_(fitted.T)
-    path = tmp_path_factory.mktemp('sound') / 'sound.safetensors'
-    save_file(network.state_dict(), path)
-    return path
 
 
 def test_the_regression_gate(run, embedded, sound, tmp_path):

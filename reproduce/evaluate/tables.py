@@ -1,13 +1,13 @@
 """The accuracies of the tables: measured where data and weights are there, else from records."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import load
 from reproduce import checkpoints, records
 from reproduce.errors import DataNotFound, UserError
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import DataSet, Job, evaluate
 from reproduce.evaluate.tasks import DATA, job_class
 from reproduce.paper import METRICS, unprefixed
 from reproduce.records import Evaluation
@@ -39,6 +39,48 @@ class Request:
     amp: str | None = None
 
 
+@dataclass(frozen=True)
+class Prospect:
+    """What the evaluation of a system takes, as far as it is there.
+
+    Attributes:
+        checkpoint: its file, or None.
+        data: the images, or None.
+    """
+
+    system: System
+    checkpoint: Path | None
+    data: DataSet | None
+
+    @property
+    def runs(self) -> bool:
+        """Whether the system can be evaluated now."""
+        return self.checkpoint is not None and self.data is not None
+
+
+def prospects(systems: Iterable[System], request: Request) -> list[Prospect]:
+    """Of each system that is not only cited what there is to evaluate it with.
+
+    Raises:
+        UserError: if the folder of the data or of the weights is not what it should be.
+    """
+    chosen = [s for s in systems if s.cited is None]
+    if request.weights is not None and not request.weights.is_dir():
+        raise UserError(
+            f'{request.weights} is not a folder: expected one with a checkpoint for each system, '
+            f'such as {checkpoints.expected(request.weights, "maformer_small")}.'
+        )
+    data = _data({s.task for s in chosen}, request)
+    return [
+        Prospect(
+            system,
+            request.weights and checkpoints.in_folder(request.weights, system.name),
+            data.get(system.task),
+        )
+        for system in chosen
+    ]
+
+
 def standing(systems: Iterable[System], request: Request) -> Standing:
     """Of each system and metric its evaluation on the complete data, or why there is none.
 
@@ -49,33 +91,34 @@ def standing(systems: Iterable[System], request: Request) -> Standing:
         UserError: if the folder of the data or of the weights is not what it should be, or a
             record is damaged.
     """
-    chosen = [s for s in systems if s.cited is None]
-    if request.weights is not None and not request.weights.is_dir():
-        raise UserError(
-            f'{request.weights} is not a folder: expected one with a checkpoint for each system, '
-            f'such as {checkpoints.expected(request.weights, "maformer_small")}.'
-        )
-    with_data = _tasks_with_data({s.task for s in chosen}, request)
+    found = prospects(systems, request)
     earlier = records.load_all(request.folder)
     failures: dict[str, Exception] = {}
-    for system in chosen:
-        path = _checkpoint(system, request)
-        if path is None or system.task not in with_data:
+    for prospect in found:
+        if not prospect.runs:
             continue
         try:
-            outcome = evaluate(_job(system, path, request), request.processes)
+            outcome = evaluate(job(prospect, request), request.processes)
             outcome.save(request.folder)
         except Exception as error:  # whatever a foreign model raises is its own cell's
-            failures[system.name] = error
+            failures[prospect.system.name] = error
         else:
             earlier.append(outcome.evaluation)
     return {
-        (system.name, metric): failures.get(system.name)
-        or records.latest(earlier, system.name, metric)
-        or _missing(system, metric, request, system.task in with_data, earlier)
-        for system in chosen
-        for metric in _metrics(system)
+        (prospect.system.name, metric): failures.get(prospect.system.name)
+        or on_record(prospect, metric, request, earlier)
+        for prospect in found
+        for metric in _metrics(prospect.system)
     }
+
+
+def on_record(
+    prospect: Prospect, metric: str, request: Request, earlier: Collection[Evaluation]
+) -> Evaluation | str:
+    """The last evaluation of a system on the complete data, or why there is none."""
+    return records.latest(earlier, prospect.system.name, metric) or _missing(
+        prospect, metric, request, earlier
+    )
 
 
 def _metrics(system: System) -> set[str]:
@@ -83,13 +126,15 @@ def _metrics(system: System) -> set[str]:
     return {unprefixed(name) for name in columns} - set(COMPLEXITY_METRICS)
 
 
-def _job(system: System, checkpoint: Path, request: Request) -> Job:
+def job(prospect: Prospect, request: Request) -> Job:
+    """How the system is evaluated; to be run, it takes a checkpoint and data."""
+    system = prospect.system
     options = {} if request.batch_size is None else {'batch_size': request.batch_size}
     if system.framework == 'upernet':
         options['multi_scale'] = True
     return job_class(system.task)(
         model=system.name,
-        checkpoint=checkpoint,
+        checkpoint=prospect.checkpoint,
         data=request.data,
         limit=request.limit,
         workers=request.workers,
@@ -98,19 +143,18 @@ def _job(system: System, checkpoint: Path, request: Request) -> Job:
     )
 
 
-def _tasks_with_data(tasks: set[str], request: Request) -> set[str]:
-    """Those of `tasks` whose data set is in the folder of the data.
+def _data(tasks: set[str], request: Request) -> dict[str, DataSet]:
+    """The data set of each of `tasks` whose own is in the folder of the data.
 
     Raises:
         UserError: if none is, or one is not what it should be.
     """
     if request.data is None:
-        return set()
-    found, missing = set(), None
+        return {}
+    found, missing = {}, None
     for task in sorted(tasks):
         try:
-            load(task, request.data, limit=request.limit)
-            found.add(task)
+            found[task] = load(task, request.data, limit=request.limit)
         except DataNotFound as error:
             missing = error
     if not found and missing is not None:
@@ -118,21 +162,17 @@ def _tasks_with_data(tasks: set[str], request: Request) -> set[str]:
     return found
 
 
-def _checkpoint(system: System, request: Request) -> Path | None:
-    return request.weights and checkpoints.in_folder(request.weights, system.name)
-
-
 def _missing(
-    system: System, metric: str, request: Request, with_data: bool, earlier: list[Evaluation]
+    prospect: Prospect, metric: str, request: Request, earlier: Collection[Evaluation]
 ) -> str:
-    checkpoint = _checkpoint(system, request)
+    system = prospect.system
     subset = records.latest(earlier, system.name, metric, complete=False)
     takes = []
-    if checkpoint is None:
+    if prospect.checkpoint is None:
         takes.append(checkpoints.expected(request.weights or 'CHECKPOINTS', system.name))
-    if not with_data:
+    if prospect.data is None:
         takes.append(f'{DATA[system.task]} at {request.data or "DATA"}')
-    elif subset is not None and checkpoint is not None:
+    elif subset is not None and prospect.checkpoint is not None:
         takes.append(f'all of {DATA[system.task]} at {request.data}')
     told = 'no evaluation on record'
     if subset is not None:

@@ -1,0 +1,235 @@
+"""References taken from measurements: what is written, what is refused, and what the gate makes."""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import record, weights, write_manifest
+from safetensors.torch import load_file, save_file
+
+from reproduce import checkpoints, records
+from reproduce.checkpoints import load_manifest
+from reproduce.evaluate.harness import evaluate
+from reproduce.evaluate.imagenet import Job, preprocessing
+
+DEIT = 'deit_small_patch16_224'
+WHY = ('--reason', 'the head was trained again')
+
+
+def test_the_gate_fails_and_passes_again(run, embedded, sound, tmp_path):
+    state = load_file(sound)
+    save_file(state, tmp_path / 'modest.safetensors')
+    torch.manual_seed(0)
+    state['head.fc.weight'] += 0.5 * torch.randn(state['head.fc.weight'].shape)
+    save_file(state, tmp_path / 'perturbed.safetensors')
+    outcome = evaluate(Job('maformer_micro', sound, embedded, workers=0))
+    top1 = outcome.evaluation.metrics['top1']
+    manifest = write_manifest(tmp_path, outcome, modest=top1 - 10, perturbed=top1)
+    manifest.write_text('# ours\n' + manifest.read_text().replace('= "me"', '= "me"  # long ago'))
+
+    def gate():
+        options = ('--data', embedded, '--workers', 0, '--output', 'kept', '--format', 'json')
+        code, out, _ = run('regress', '--manifest', manifest, *options)
+        checks = {c['name']: c for c in json.loads(out)['checks']}
+        return code, checks['modest']['verdict'], checks['perturbed']
+
+    code, modest, perturbed = gate()
+    assert (code, modest, perturbed['verdict']) == (1, 'better', 'worse')
+    sha256 = checkpoints.sha256(tmp_path / 'perturbed.safetensors')
+    (kept,) = (e for e in records.load_all(Path('kept')) if e.checkpoint.sha256 == sha256)
+    accept = ('accept', f'kept/{kept.stem}.json', '--manifest', manifest)
+
+    before = manifest.read_bytes()
+    for reason in ((), ('--reason', ' ')):
+        code, out, err = run(*accept, *reason)
+        assert (code, out, err.count('\n')) == (2, '', 1)
+        assert 'give --reason' in err
+        assert manifest.read_bytes() == before
+    assert gate()[0] == 1
+
+    code, out, err = run(*accept, *WHY)
+    assert (code, err) == (0, '')
+    old, new = top1, kept.metrics['top1']
+    assert f'top1  {old:.2f} -> {new:.2f}  ({new - old:+.2f})' in out
+    entry = next(e for e in load_manifest(manifest) if e.name == 'perturbed')
+    assert [r.metrics for r in entry.reference] == [{'top1': new}]
+    for told in (WHY[1], kept.stem, kept.provenance.command, kept.provenance.versions['torch']):
+        assert told in entry.reference[0].source
+    lines = before.decode().splitlines()
+    changed = [
+        (a, b) for a, b in zip(lines, manifest.read_text().splitlines(), strict=True) if a != b
+    ]
+    assert [a.split(' = ')[0] for a, _ in changed] == ['metrics', 'source']
+    assert changed[1][1].endswith('# long ago')
+
+    code, modest, perturbed = gate()
+    assert (code, modest, perturbed['verdict']) == (0, 'better', 'match')
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A manifest with DeiT-S in it, and a sound record of the same weights."""
+    path = tmp_path / 'manifest.toml'
+    path.write_text(f"""
+[[checkpoint]]
+name = "deit"
+model = "{DEIT}"
+url = "https://example.org/deit.pth"
+sha256 = "{'a' * 64}"
+licence = "Apache-2.0"
+reference = [{{ images = 50000, metrics = {{ top1 = 79.8 }}, source = "me" }}]
+""")
+    return path, record(DEIT, 79.7, preprocessing=preprocessing(DEIT, {}, {}))
+
+
+def accepted(run, manifest, evaluation, *options):
+    path = records.save(evaluation, b'', Path('results/evaluations'))
+    return run('accept', path.stem, '--manifest', manifest, *WHY, *options)
+
+
+def test_a_reference_of_the_complete_data(run, listed):
+    manifest, evaluation = listed
+    code, out, _ = accepted(run, manifest, evaluation, '--format', 'json')
+    assert code == 0
+    assert json.loads(out)['changes'] == {'top1': {'old': 79.8, 'new': 79.7}}
+    (entry,) = load_manifest(manifest)
+    assert [(r.images, r.metrics) for r in entry.reference] == [(50_000, {'top1': 79.7})]
+
+
+def test_other_images_get_a_reference_of_their_own(run, listed):
+    manifest, evaluation = listed
+    part = evaluation.data.model_copy(update={'images': 200, 'complete': False})
+    fingerprints = ('0123456789abcdef', load_manifest()[0].reference[0].fingerprint)
+    for fingerprint in fingerprints:
+        data = part.model_copy(update={'fingerprint': fingerprint})
+        code, out, _ = accepted(run, manifest, evaluation.model_copy(update={'data': data}))
+        assert code == 0
+        assert 'top1  none -> 79.70' in out
+    (entry,) = load_manifest(manifest)
+    assert [(r.data, r.fingerprint) for r in entry.reference] == [
+        ('full', ''),
+        ('full', fingerprints[0]),
+        ('shapes', fingerprints[1]),
+    ]
+
+
+def test_the_same_weights_twice_need_a_name(run, listed):
+    manifest, evaluation = listed
+    text = manifest.read_text()
+    manifest.write_text(text + text.replace('"deit"', '"twin"'))
+    code, _, err = accepted(run, manifest, evaluation)
+    assert code == 2
+    assert 'has these weights as deit, twin: choose one with --name' in err
+    assert accepted(run, manifest, evaluation, '--name', 'twin')[0] == 0
+    first, second = load_manifest(manifest)
+    assert [e.reference[0].metrics['top1'] for e in (first, second)] == [79.8, 79.7]
+
+
+def test_a_cell_stands_for_its_record(run, listed):
+    manifest, evaluation = listed
+    records.save(evaluation, b'', Path('results/evaluations'))
+    run('table', 4, '--models', 'DeiT-S', '--output', 'results')
+    assert run('accept', 4, 'DeiT-S', 'top1', '--manifest', manifest, *WHY)[0] == 0
+    assert load_manifest(manifest)[0].reference[0].metrics == {'top1': 79.7}
+    code, _, err = run('accept', 4, 'DeiT-S', 'params_m', '--manifest', manifest, *WHY)
+    assert code == 2
+    assert 'has these records: none' in err
+
+
+@pytest.mark.parametrize(
+    ('changes', 'options', 'message'),
+    [
+        ({'checkpoint': {'sha256': 'b' * 64}}, (), 'has no entry for the weights of the record'),
+        (
+            {'checkpoint': {'sha256': 'b' * 64}},
+            ('--name', 'deit'),
+            'is of other weights than deit: x, SHA-256 bbbbbbbbbbbbbbbb..., expected aaaaaaaa',
+        ),
+        ({}, ('--name', 'other'), 'no checkpoint other: to add it, give --licence and --weights'),
+        ({}, ('--name', 'x', '--licence', 'MIT'), 'with all of --name, --licence and --weights'),
+        (
+            {},
+            ('--name', 'deit', '--licence', 'MIT', '--weights', 'https://example.org/x'),
+            'has the checkpoint deit already',
+        ),
+        ({'metrics': {'top1': float('nan')}}, (), 'has nan for top1'),
+        ({'metrics': {'top1': 101.0}}, (), 'has 101.0 for top1'),
+        ({'metrics': {'top5': 95.0}}, (), 'the record has no top1, which the reference has'),
+        ({'precision': 'fp16'}, (), 'measured in fp16, the gate measures in fp32'),
+        ({'model': 'deit_tiny_patch16_224'}, (), f'the entry deit says {DEIT}'),
+        ({'preprocessing': {'crop_pct': 1.0}}, (), 'measured with crop_pct 1.0, the entry deit'),
+    ],
+)
+def test_what_is_refused(run, listed, changes, options, message):
+    manifest, evaluation = listed
+    changes = {
+        key: {**getattr(evaluation, key).model_dump(), 'file': 'x', **value}
+        if key == 'checkpoint'
+        else {**evaluation.preprocessing, **value}
+        if key == 'preprocessing'
+        else value
+        for key, value in changes.items()
+    }
+    content = evaluation.model_dump(mode='json') | changes
+    refused(run, manifest, json.dumps(content), message, *options)
+
+
+def test_a_damaged_record_is_refused(run, listed):
+    manifest, evaluation = listed
+    content = evaluation.model_dump_json()
+    refused(run, manifest, content[:200], 'is no evaluation record')
+    refused(run, manifest, content.replace('"checkpoint"', '"point"'), 'is no evaluation record')
+
+
+def refused(run, manifest, content, message, *options):
+    before = manifest.read_bytes()
+    Path('record.json').write_text(content)
+    code, out, err = run('accept', 'record.json', '--manifest', manifest, *WHY, *options)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert message in err
+    assert manifest.read_bytes() == before
+
+
+def test_a_failed_write_leaves_the_manifest_whole(run, listed, monkeypatch):
+    manifest, evaluation = listed
+    records.save(evaluation, b'', Path('results/evaluations'))
+
+    def full_disk(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'replace', full_disk)
+    before = sorted(p.name for p in manifest.parent.iterdir()), manifest.read_bytes()
+    code, _, err = run('accept', evaluation.stem, '--manifest', manifest, *WHY)
+    assert code == 2
+    assert 'No space left' in err
+    assert (sorted(p.name for p in manifest.parent.iterdir()), manifest.read_bytes()) == before
+
+
+def test_a_checkpoint_of_ones_own_with_one_command(run, embedded, tmp_path):
+    """What is added is what was evaluated: the gate measures the very same."""
+    path = weights(tmp_path / 'mine' / 'net.safetensors', token_labeling=True)
+    run(
+        *('evaluate', 'imagenet', 'maformer_micro', '--checkpoint', path, '--data', embedded),
+        *('--model-kwargs', 'token_labeling=true', '--img-size', 64, '--crop-pct', 0.8),
+        *('--workers', 0),
+    )
+    (kept,) = records.load_all(Path('results/evaluations'))
+    accept = ('accept', kept.stem, '--manifest', 'own.toml', '--name', 'net', '--licence', 'MIT')
+    (tmp_path / 'other').write_text('')
+    code, _, err = run(*accept, '--weights', 'other', *WHY)
+    assert code == 2
+    assert 'other is not what the record is of, net.safetensors' in err
+    assert not Path('own.toml').exists()
+    assert run(*accept, '--weights', path, *WHY)[0] == 0
+    (entry,) = tomllib.loads(Path('own.toml').read_text())['checkpoint']
+    assert entry['file'] == 'mine/net.safetensors'
+    assert entry['preprocessing'] == {'crop_pct': 0.8, 'img_size': 64}
+    gate = ('regress', '--manifest', 'own.toml', '--data', embedded, '--workers', 0)
+    code, out, _ = run(*gate, '--output', 'again', '--format', 'json')
+    assert code == 0
+    assert [c['verdict'] for c in json.loads(out)['checks']] == ['match']
+    (again,) = records.load_all(Path('again'))
+    assert again.key == kept.key
