@@ -21,7 +21,7 @@ PROCESSES = $(if $(GPUS),--processes $(GPUS))
 EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce plan checkpoints regress audit test test-slow lint format benchmark benchmark-evaluation clean
+.PHONY: help setup reproduce tables figures report plan checkpoints regress audit test test-slow test-report lint format benchmark benchmark-evaluation clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -47,11 +47,22 @@ $(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(CONST
 	@touch $@
 	@echo "==> ready"
 
-reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7
-	$(BIN)/python -m reproduce table $(EVALUATE) $(ARGS)
+# The report is made also where a cell is worse than it should be: that is when it is looked at.
+reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7, then the report
+	$(BIN)/python -m reproduce table $(EVALUATE) $(ARGS) || { test $$? -eq 1 && failed=1; } && \
+	$(BIN)/python -m reproduce report && exit $${failed:-0}
 
 reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
 	$(BIN)/python -m reproduce table $* $(EVALUATE) $(ARGS)
+
+tables: $(READY)  ## The paper's tables in Markdown and LaTeX, in results/tables
+	$(BIN)/python -m reproduce tables --output results/tables $(ARGS)
+
+figures: $(READY)  ## Accuracy over cost, deviations, results by class: PDF and PNG, in results/figures
+	$(BIN)/python -m reproduce figures $(ARGS)
+
+report: $(READY)  ## Everything as one HTML file, results/report.html
+	$(BIN)/python -m reproduce report $(ARGS)
 
 plan: $(READY)  ## What the tables would evaluate, how long that takes, what is missing
 	$(BIN)/python -m reproduce plan $(EVALUATE) $(ARGS)
@@ -71,6 +82,12 @@ test: $(READY)  ## Run the tests
 
 test-slow: $(READY)  ## Run the tests, those that take minutes included
 	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+
+test-report: $(READY)  ## Test the report in Chromium and the tables in LaTeX
+	@for tool in chromium pdflatex pdftotext; do command -v $$tool >/dev/null || \
+	{ echo "error: $$tool is missing; .ci/install-report-tools installs it" >&2; exit 2; }; done
+	$(BIN)/python -m pip install --quiet --group report-test
+	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 lint: $(READY)  ## Check style and types of the signatures
 	$(BIN)/ruff check

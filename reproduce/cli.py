@@ -19,6 +19,7 @@ from reproduce.errors import UserError
 from reproduce.evaluate import command as evaluation
 from reproduce.gate_command import accept_command, show_command
 from reproduce.quiet import quiet_libraries
+from reproduce.report.command import figures_command, report_command, tables_command
 from reproduce.score import command as scoring
 from reproduce.train.command import labels_command, train_app
 
@@ -46,6 +47,9 @@ app.command('accept')(accept_command)
 app.command('show')(show_command)
 app.command('labels')(labels_command)
 app.command('audit')(audit_command)
+app.command('tables')(tables_command)
+app.command('figures')(figures_command)
+app.command('report')(report_command)
 
 
 class Format(StrEnum):

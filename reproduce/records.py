@@ -15,13 +15,15 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reproduce.errors import UserError
 from reproduce.files import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = Path('results/evaluations')
 CHECKOUT = Path(__file__).parents[1]
@@ -144,7 +146,9 @@ class Evaluation(_Part):
         return f'{name}-{self.key}'
 
 
-def provenance(device: torch.device, processes: int, batch_size: int, seconds: float) -> Provenance:
+def provenance(
+    device: 'torch.device', processes: int, batch_size: int, seconds: float
+) -> Provenance:
     """The provenance of what this process is measuring now."""
     packages = (
         *('torch', 'torchvision', 'timm', 'pillow', 'numpy', 'pycocotools'),
@@ -182,9 +186,11 @@ def _commit() -> str:
     return f'{head}-dirty' if changes else head
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: 'torch.device') -> str:
     """What the GPU or the processor calls itself."""
     if device.type == 'cuda':
+        import torch  # only here: who reads records does not wait for it
+
         return torch.cuda.get_device_name(device)
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()

@@ -1,0 +1,276 @@
+"""What is shown, read from `results/tableN.csv`: cells, and the lines of a table that they form."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from reproduce.errors import UserError
+from reproduce.paper import METRICS, PREFIXES, Row, load_table, read_csv, unprefixed
+from reproduce.systems import System, load_systems
+from reproduce.verdict import Verdict
+
+RESULTS = Path('results')
+
+# The tables that compare models of like size, block by block; each block ends with MAFormer.
+COMPARISONS = (4, 5, 6, 7)
+
+HEADINGS = {
+    'params_m': 'Params (M)',
+    'flops_g': 'FLOPs (G)',
+    'top1': 'Top-1 (%)',
+    'box_ap': 'APᵇ',
+    'box_ap50': 'APᵇ₅₀',
+    'box_ap75': 'APᵇ₇₅',
+    'mask_ap': 'APᵐ',
+    'mask_ap50': 'APᵐ₅₀',
+    'mask_ap75': 'APᵐ₇₅',
+    'miou': 'mIoU (%)',
+    'ms_miou': 'MS mIoU (%)',
+    'embed_dims': 'Dim',
+    'depths': 'Blocks',
+    'local_attention': 'Local attention',
+    'global_features': 'Global features',
+    'dual_stream': 'Dual-stream design',
+    'train_size': 'Train size',
+    'test_size': 'Test size',
+}
+
+# The columns after the model, in printed order. Token labeling is a dagger at the model's name.
+COLUMNS: dict[int, tuple[str, ...]] = {
+    **METRICS,
+    1: ('embed_dims', 'depths', *METRICS[1]),
+    2: ('params_m', 'local_attention', 'global_features', 'top1'),
+    3: ('params_m', 'dual_stream', 'top1'),
+    4: ('train_size', 'test_size', *METRICS[4]),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One line of `results/tableN.csv`; the fields are its columns, empty numbers are None."""
+
+    table: int
+    model: str
+    system: str
+    metric: str
+    convention: str
+    paper: str
+    reference: str
+    measured: float | None
+    difference: float | None
+    tolerance: float | None
+    verdict: Verdict
+    reference_verdict: Verdict
+    reason: str
+    layer_flops_g: float | None
+    total_flops_g: float | None
+
+    @property
+    def deviates(self) -> bool:
+        """Whether it was measured and is not within the tolerance of the printed value."""
+        fine = (Verdict.MATCH, Verdict.UNPRINTED)
+        return self.measured is not None and self.verdict not in fine
+
+    @property
+    def value(self) -> float | None:
+        """The measured value; the printed one where there is none."""
+        if self.measured is not None:
+            return self.measured
+        return float(self.paper) if self.paper else None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a shown table: a printed row, in one of the ways it is built.
+
+    Attributes:
+        variant: what tells it from the row's first system, '3-3-8-3'; '' for that one.
+        description: the columns that say what the row is.
+        block: the MAFormer that the row is compared with; '' in the tables without blocks.
+        cells: by column; Table 7's hold two systems, one a framework.
+        added: whether it is a row of the user's.
+    """
+
+    table: int
+    model: str
+    variant: str
+    description: Mapping[str, str]
+    block: str
+    cells: Mapping[str, Cell]
+    added: bool = False
+
+    @property
+    def label(self) -> str:
+        dagger = '†' if self.description.get('token_labeling') == 'true' else ''
+        return f'{self.model}{dagger}' + (f' ({self.variant})' if self.variant else '')
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.system for cell in self.cells.values()))
+
+
+def heading(column: str) -> str:
+    return HEADINGS[unprefixed(column)]
+
+
+def group(table: int, column: str) -> str:
+    """The heading above the column's own, '' where there is none."""
+    if table == 7:
+        return 'Semantic FPN 80K' if column.startswith('sem_fpn_') else 'UPerNet 160K'
+    if column.startswith(('box_ap', 'mask_ap')):
+        return {5: 'Mask R-CNN 1× schedule', 6: 'Cascade R-CNN 3× schedule'}[table]
+    return ''
+
+
+def described(line: Line, column: str) -> str:
+    """A descriptive field as the paper writes it: '[3, 5, 8, 3]', '224²'."""
+    text = line.description.get(column, '')
+    if column in ('embed_dims', 'depths') and text:
+        return f'[{text.replace("-", ", ")}]'
+    return f'{text}²' if column in ('train_size', 'test_size') and text else text
+
+
+def load_results(folder: Path = RESULTS, tables: Iterable[int] = METRICS) -> list[Cell]:
+    """The cells of the `tables`, in the order of the files.
+
+    Raises:
+        UserError: if a file is missing or malformed, or holds a cell twice.
+    """
+    return [cell for number in tables for cell in load_cells(folder / f'table{number}.csv', number)]
+
+
+def load_cells(path: Path, table: int) -> list[Cell]:
+    """The cells of one file, all of which belong to `table`, in its order.
+
+    Raises:
+        UserError: if it is missing or malformed, naming the line and the column.
+    """
+    if not path.is_file():
+        raise UserError(f'{path} does not exist: write it with `make reproduce-table{table}`.')
+    cells = [
+        Cell(**{name: _field(path, line, name, record) for name in Cell.__annotations__})
+        for line, record in read_csv(path, set(Cell.__annotations__))
+    ]
+    for cell in cells:
+        if cell.table != table:
+            raise UserError(f'{path}, column table: {cell.table}; expected {table}.')
+        if cell.metric not in METRICS[table]:
+            raise UserError(
+                f'{path}, column metric: {cell.metric!r} is no column of Table {table}; expected '
+                f'one of {", ".join(METRICS[table])}.'
+            )
+    keys = Counter((cell.model, cell.system, cell.metric) for cell in cells)
+    if doubled := [key for key, n in keys.items() if n > 1]:
+        raise UserError(f'{path} holds {", ".join(doubled[0])} twice: remove one line.')
+    return cells
+
+
+def number(path: Path, line: int, column: str, text: str) -> float:
+    """The finite number in a field of a CSV file.
+
+    Raises:
+        UserError: if it is none, naming the column.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f'{path}, line {line}, column {column}: {text!r} is not a number.')
+    return value
+
+
+def lines(cells: Sequence[Cell], table: int) -> list[Line]:
+    """The lines of `table`, in printed order; rows of which there is no cell are left out.
+
+    Raises:
+        UserError: if a cell's system stands for no printed row of that name.
+    """
+    rows = load_table(table)
+    of_rows: dict[int, list[Cell]] = {}
+    for cell in cells:
+        if cell.table == table:
+            of_rows.setdefault(_row(rows, cell), []).append(cell)
+    blocks = _blocks(rows) if table in COMPARISONS else [''] * len(rows)
+    return [
+        line
+        for index in sorted(of_rows)
+        for line in lines_of_row(rows[index], blocks[index], of_rows[index])
+    ]
+
+
+def lines_of_row(row: Row, block: str, cells: Sequence[Cell], added: bool = False) -> list[Line]:
+    """The cells of one row as lines: the n-th system of each framework share the n-th line."""
+    systems: dict[str, list[str]] = {}
+    for cell in cells:
+        names = systems.setdefault(_prefix(cell.metric), [])
+        if cell.system not in names:
+            names.append(cell.system)
+    found = []
+    for index in range(max(map(len, systems.values()))):
+        chosen = [names[index] for names in systems.values() if index < len(names)]
+        first = [names[0] for names in systems.values() if index < len(names)]
+        variant = _variant(chosen[0], first[0])
+        description = dict(row.description)
+        if variant and 'depths' in description:
+            description['depths'] = variant
+        of_line = {cell.metric: cell for cell in cells if cell.system in chosen}
+        found.append(Line(row.table, row.model, variant, description, block, of_line, added))
+    return found
+
+
+def _variant(system: str, first: str) -> str:
+    """What one name has more than the other: '3-3-8-3' of maformer_small_3383."""
+    words = Counter(system.replace('-', '_').split('_'))
+    words.subtract(first.replace('-', '_').split('_'))
+    more = [word for word, n in words.items() if n > 0]
+    return ' '.join('-'.join(word) if word.isdigit() else word for word in more)
+
+
+def _prefix(column: str) -> str:
+    return next((p for p in PREFIXES.values() if column.startswith(p)), '')
+
+
+def _blocks(rows: Sequence[Row]) -> list[str]:
+    blocks: list[str] = []
+    for row in reversed(rows):
+        blocks.append(row.model if row.model.startswith('MAFormer') or not blocks else blocks[-1])
+    return blocks[::-1]
+
+
+@cache
+def _systems() -> dict[str, System]:
+    return {system.name: system for system in load_systems()}
+
+
+def _row(rows: Sequence[Row], cell: Cell) -> int:
+    system = _systems().get(cell.system)
+    for index, row in enumerate(rows):
+        if row.model == cell.model and system is not None and system.stands_for(row):
+            return index
+    raise UserError(
+        f'table{cell.table}.csv holds {cell.system} as {cell.model}, which reproduce/systems does '
+        f'not know: write the file again with `make reproduce-table{cell.table}`.'
+    )
+
+
+def _field(path: Path, line: int, name: str, record: Mapping[str, str]) -> object:
+    text = record[name]
+    if name == 'table':
+        return int(number(path, line, name, text))
+    if name in ('verdict', 'reference_verdict'):
+        try:
+            return Verdict(text)
+        except ValueError:
+            known = ', '.join(Verdict)
+            raise UserError(
+                f'{path}, line {line}, column {name}: {text!r}; expected one of {known}.'
+            ) from None
+    if Cell.__annotations__[name] == float | None:
+        return number(path, line, name, text) if text else None
+    if name in ('paper', 'reference') and text:
+        number(path, line, name, text)
+    return text

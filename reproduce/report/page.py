@@ -1,0 +1,365 @@
+"""One self-contained HTML page: every table, every cell's provenance, the figures."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from reproduce.audit.findings import Finding
+from reproduce.paper import FOLDER as PAPER
+from reproduce.paper import (
+    METRICS,
+    TITLES,
+    load_tolerances,
+    read_csv,
+    unprefixed,
+)
+from reproduce.records import Evaluation
+from reproduce.report import figures
+from reproduce.report.cells import (
+    COLUMNS,
+    Cell,
+    Line,
+    described,
+    group,
+    heading,
+    lines,
+)
+from reproduce.systems import System, load_systems
+from reproduce.verdict import COMPLEXITY_METRICS, Verdict
+
+_MARKS = {
+    Verdict.MATCH: '✓',
+    Verdict.BETTER: '▲',
+    Verdict.WORSE: '✗',
+    Verdict.KNOWN: '≈',
+    Verdict.ERROR: '!',
+    Verdict.CITED: '◦',
+}
+_MEANINGS = {
+    Verdict.MATCH: 'within the tolerance of the target',
+    Verdict.BETTER: 'beyond the tolerance, on the good side',
+    Verdict.WORSE: 'outside the tolerance',
+    Verdict.KNOWN: 'outside the tolerance, for a registered reason',
+    Verdict.UNPRINTED: 'measured; there is no value to hold it against',
+    Verdict.NOT_RUN: 'not measured yet',
+    Verdict.CITED: 'no implementation here, the printed value is carried',
+    Verdict.ERROR: 'should have been measured, and failed',
+}
+# What the figures are drawn in, and the variables of the page's two palettes.
+_COLOURS = {
+    figures.INK: '--ink',
+    figures.PALE: '--faint',
+    figures.PAPER: '--surface',
+    figures.BLUE: '--blue',
+    figures.VERMILION: '--vermilion',
+    figures.GREEN: '--green',
+    figures.SKY: '--sky',
+    figures.ORANGE: '--orange',
+    figures.LIGHT: '--line',
+}
+
+
+def render(
+    cells: Sequence[Cell], records: Sequence[Evaluation] = (), findings: Sequence[Finding] = ()
+) -> str:
+    """The page as HTML; the same inputs give the same bytes.
+
+    Args:
+        records: the evaluations, of which the cells' provenance is told.
+        findings: what the audit found not to hold in the paper.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    tables = {n: lines(cells, n) for n in sorted({cell.table for cell in cells})}
+    labels = {
+        _key(cell): line.label
+        for of_table in tables.values()
+        for line in of_table
+        for cell in line.cells.values()
+    }
+    return environment.get_template('page.html.j2').render(
+        tables=[_table(number, of_table) for number, of_table in tables.items()],
+        verdicts=_count(cells),
+        meanings=_MEANINGS,
+        total=len(cells),
+        deviations=[
+            {
+                'key': _key(cell),
+                'place': f'Table {cell.table}',
+                'model': labels[_key(cell)],
+                'metric': _metric(cell),
+                'paper': cell.paper,
+                'measured': _number(cell.measured),
+                'off': _off(cell),
+                'verdict': cell.verdict,
+                'reason': cell.reason,
+            }
+            for cell in cells
+            if cell.deviates or cell.verdict is Verdict.ERROR
+        ],
+        figures=[
+            {'name': name, 'title': title, 'svg': _svg(figure, name, title)}
+            for name, (title, figure) in figures.figures(cells).items()
+        ],
+        missing=_missing(cells, Verdict.NOT_RUN),
+        cited=_missing(cells, Verdict.CITED),
+        records=[_record(record) for record in records],
+        findings=findings,
+        provenance=_provenance(cells, labels, records),
+    )
+
+
+def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
+    beside = {column: _beside(of_table, column) for column in COLUMNS[number]}
+    columns = [
+        {
+            'name': column,
+            'heading': heading(column),
+            'numeric': column in METRICS[number],
+            'group': group(number, column),
+        }
+        for column in COLUMNS[number]
+    ]
+    spans = [(name, len(list(members))) for name, members in groupby(columns, lambda c: c['group'])]
+    return {
+        'number': number,
+        'title': TITLES[number],
+        'columns': columns,
+        'spans': spans if any(name for name, _ in spans) else [],
+        'rows': [
+            {
+                'label': line.label,
+                'systems': ', '.join(line.systems),
+                'ours': line.model.startswith('MAFormer'),
+                'first': bool(index) and of_table[index - 1].block != line.block,
+                'fields': [_field(line, column, beside[column]) for column in COLUMNS[number]],
+            }
+            for index, line in enumerate(of_table)
+        ],
+    }
+
+
+def _beside(of_table: Iterable[Line], column: str) -> int:
+    """How many characters the printed values of a column take beside its measured ones."""
+    cells = (line.cells.get(column) for line in of_table)
+    return max((len(c.paper) for c in cells if c and c.measured is not None), default=0)
+
+
+def _field(line: Line, column: str, beside: int) -> dict[str, Any]:
+    cell = line.cells.get(column)
+    if cell is None:
+        text = described(line, column)
+        return {'cell': False, 'text': text or '–', 'numeric': column in METRICS[line.table]}
+    told = f'measured {_number(cell.measured)}' if cell.measured is not None else 'not measured'
+    return {
+        'cell': True,
+        'key': _key(cell),
+        'value': '' if cell.value is None else repr(cell.value),
+        'measured': _number(cell.measured),
+        'paper': cell.paper,
+        'verdict': cell.verdict,
+        'mark': _MARKS.get(cell.verdict, ''),
+        'beside': beside,
+        'told': f'{line.label}, {_metric(cell)}: {told}, printed {cell.paper or "nowhere"}, '
+        f'{cell.verdict}',
+    }
+
+
+def _count(cells: Iterable[Cell]) -> list[tuple[Verdict, int]]:
+    counts = Counter(cell.verdict for cell in cells)
+    return [(verdict, counts[verdict]) for verdict in Verdict if counts[verdict]]
+
+
+def _missing(cells: Iterable[Cell], verdict: Verdict) -> list[dict[str, Any]]:
+    """The cells of a verdict by their reason, with what would make them run."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.verdict is verdict:
+            found.setdefault(cell.reason.replace(cell.system, 'SYSTEM'), []).append(cell)
+    return [
+        {
+            'reason': reason,
+            'cells': len(of_reason),
+            'systems': list(dict.fromkeys(cell.system for cell in of_reason)),
+            'commands': [
+                f'make reproduce-table{table} DATA=/data CHECKPOINTS=/weights'
+                for table in dict.fromkeys(cell.table for cell in of_reason)
+            ],
+        }
+        for reason, of_reason in found.items()
+    ]
+
+
+def _provenance(
+    cells: Iterable[Cell], labels: Mapping[str, str], records: Sequence[Evaluation]
+) -> dict[str, dict[str, Any]]:
+    """What the page tells of each cell, by its key; what is empty is left out."""
+    systems = {system.name: system for system in load_systems()}
+    tolerances = load_tolerances()
+    misprints = _misprints()
+    return {
+        _key(cell): {
+            'title': f'Table {cell.table} · {labels[_key(cell)]} · {_metric(cell)}',
+            'measured': _number(cell.measured),
+            'paper': cell.paper,
+            'reference': cell.reference,
+            'verdict': cell.verdict,
+            'reference_verdict': cell.reference_verdict,
+            'facts': [
+                (name, text)
+                for name, text in (
+                    *_judged(cell, tolerances[unprefixed(cell.metric)].reason),
+                    ('Misprint', misprints.get((cell.table, cell.model, cell.metric), '')),
+                    *_built(systems[cell.system], cell.reason),
+                    *_measured(cell, records),
+                    ('Again', _again(cell)),
+                )
+                if text
+            ],
+        }
+        for cell in cells
+    }
+
+
+def _judged(cell: Cell, tolerance: str) -> list[tuple[str, str]]:
+    flops = ''
+    if cell.layer_flops_g is not None and cell.total_flops_g is not None:
+        flops = (
+            f'{_number(cell.layer_flops_g)} G in convolutions and linear layers, '
+            f'{_number(cell.total_flops_g)} G with attention; the printed value counts the '
+            f'{"former" if cell.convention == "layer" else "latter"} ({cell.convention})'
+        )
+    return [
+        ('Off by', _off(cell)),
+        ('Tolerance', f'± {cell.tolerance:g}. {tolerance}' if cell.tolerance is not None else ''),
+        ('Reason', cell.reason),
+        ('FLOPs', flops),
+    ]
+
+
+def _built(system: System, reason: str) -> list[tuple[str, str]]:
+    arguments = ', '.join(f'{name}={value}' for name, value in system.arguments.items())
+    how = f'config {system.config}' if system.config else ''
+    if system.model:
+        how = f'timm model {system.model}' + (f' ({arguments})' if arguments else '')
+    return [
+        ('System', system.name),
+        ('Built from', how),
+        ('Source', system.source),
+        ('Note', system.note if system.note not in reason else ''),
+    ]
+
+
+def _measured(cell: Cell, records: Sequence[Evaluation]) -> list[tuple[str, str]]:
+    """What is on record about the evaluation that gave the cell its value."""
+    metric = unprefixed(cell.metric)
+    if cell.measured is None or metric in COMPLEXITY_METRICS:
+        return []
+    for record in records:
+        value = record.metrics.get(metric)
+        if record.system == cell.system and value is not None and _same(value, cell.measured):
+            break
+    else:
+        return []
+    told = _record(record)
+    low, high = record.intervals.get(metric, ('', ''))
+    return [
+        ('Evaluated', f'{told["date"]}, {told["images"]}, {told["precision"]}'),
+        ('95 % interval', f'{low:.2f} to {high:.2f}' if metric in record.intervals else ''),
+        ('Checkpoint', f'{record.checkpoint.file}, SHA-256 {record.checkpoint.sha256}'),
+        ('Device', told['device']),
+        ('Versions', told['versions']),
+        ('Command', record.provenance.command),
+    ]
+
+
+def _record(record: Evaluation) -> dict[str, Any]:
+    data, provenance = record.data, record.provenance
+    extent = 'complete' if data.complete else f'a part: {"; ".join(data.problems)}'
+    return {
+        'name': record.system or record.model,
+        'task': record.task,
+        'metrics': ', '.join(f'{name} {value:.2f}' for name, value in record.metrics.items()),
+        'images': f'{data.images:,} images of {data.split} ({extent})',
+        'date': provenance.date[:10],
+        'precision': record.precision,
+        'device': f'{provenance.processes} × {provenance.device}',
+        'sha256': record.checkpoint.sha256,
+        'file': record.checkpoint.file,
+        'versions': ', '.join(f'{name} {text}' for name, text in provenance.versions.items()),
+        'classes': figures.by_class(record),
+    }
+
+
+def _misprints() -> dict[tuple[int, str, str], str]:
+    columns = {'table', 'model', 'metric', 'printed', 'likely', 'reason'}
+    return {
+        (int(entry['table']), entry['model'], entry['metric']): entry['reason']
+        for _, entry in read_csv(PAPER / 'misprints.csv', columns)
+    }
+
+
+def _again(cell: Cell) -> str:
+    weights = ''
+    if unprefixed(cell.metric) not in COMPLEXITY_METRICS:
+        weights = ' DATA=/data CHECKPOINTS=/weights'
+    return f'make reproduce-table{cell.table} ARGS="--models {cell.system}"{weights}'
+
+
+def _same(value: float, other: float) -> bool:
+    return abs(value - other) < 1e-6  # the CSVs keep six digits
+
+
+def _key(cell: Cell) -> str:
+    return f'{cell.table}/{cell.model}/{cell.system}/{cell.metric}'
+
+
+def _metric(cell: Cell) -> str:
+    framework = group(cell.table, cell.metric) if cell.table == 7 else ''
+    return f'{framework} {heading(cell.metric)}'.strip()
+
+
+def _number(value: float | None) -> str:
+    return '' if value is None else f'{value:.2f}'
+
+
+def _off(cell: Cell) -> str:
+    if cell.difference is None:
+        return ''
+    if unprefixed(cell.metric) in COMPLEXITY_METRICS:
+        return f'{cell.difference:+.2f} ({cell.difference / float(cell.paper):+.1%})'
+    return f'{cell.difference:+.2f}'
+
+
+def _svg(figure: Figure, name: str, title: str) -> Markup:
+    """The figure as an SVG element in the page's colours, its ids its own on the page."""
+    buffer = io.BytesIO()
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+    figures.save(figure, buffer, 'svg')
+    text = buffer.getvalue().decode()
+    text = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>', '', text, flags=re.DOTALL)
+    # matplotlib's measures are for print; on the page a figure is as wide as its column.
+    opening = re.compile(r'.*?<svg[^>]*(viewBox="[^"]*")[^>]*>', re.DOTALL)
+    label = Markup.escape(title)
+    text = opening.sub(rf'<svg role="img" aria-label="{label}" \1>', text, count=1)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'url\(#', f'url(#{name}-', text)
+    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
+    for colour, variable in _COLOURS.items():
+        text = re.sub(colour, f'var({variable})', text, flags=re.IGNORECASE)
+    return Markup(text)

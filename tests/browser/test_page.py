@@ -1,0 +1,205 @@
+"""The page in a real browser: sorting, filtering, provenance, keyboard, themes, narrow screens."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from reproduce.report import cells, page
+
+RESULTS = Path(__file__).parents[2] / 'results'
+
+
+@pytest.fixture(scope='session')
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which('chromium'), args=['--no-sandbox']
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope='session')
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp('report') / 'report.html'
+    path.write_text(page.render(cells.load_results(RESULTS)))
+    return path.as_uri()
+
+
+@pytest.fixture
+def opened(browser, report):
+    """Opens the page; fails if it says anything to the console or asks for anything else."""
+    contexts, said, asked = [], [], []
+
+    def opened(width=1280, height=900, **options):
+        context = browser.new_context(viewport={'width': width, 'height': height}, **options)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on('console', lambda message: said.append(message.text))
+        tab.on('pageerror', lambda error: said.append(str(error)))
+        tab.on('request', lambda request: asked.append(request.url))
+        tab.goto(report)
+        return tab
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert said == []
+    assert {url for url in asked if not url.startswith('data:,')} == {report}
+
+
+def column(tab, table, index):
+    """The shown values of a column, top to bottom, as numbers; gaps as None."""
+    texts = tab.locator(f'#table{table} tbody tr:visible').evaluate_all(
+        f'rows => rows.map(row => row.cells[{index}].dataset.value)'
+    )
+    return [float(text) if text else None for text in texts]
+
+
+def expected(table, metric):
+    with (RESULTS / f'table{table}.csv').open(newline='') as file:
+        rows = [row for row in csv.DictReader(file) if row['metric'] == metric]
+    return [float(row['measured'] or row['paper'] or 'nan') for row in rows]
+
+
+def natural(name):
+    return re.sub(r'\d+', lambda digits: digits[0].zfill(9), name.lower())
+
+
+def test_a_click_sorts(opened):
+    tab = opened()
+    flops = expected(5, 'flops_g')
+    head = tab.locator('#table5 thead tr').last.locator('th').nth(2)
+    assert column(tab, 5, 2) == flops
+    for order, values in (
+        ('descending', sorted(flops, reverse=True)),
+        ('ascending', sorted(flops)),
+        ('none', flops),
+    ):
+        head.get_by_role('button').click()
+        assert head.get_attribute('aria-sort') == order
+        assert column(tab, 5, 2) == values
+    tab.locator('#table5 .sort').first.focus()
+    tab.keyboard.press('Enter')
+    names = tab.locator('#table5 tbody th').all_inner_texts()
+    assert [name.partition('-')[0] for name in names] == sorted(
+        (name.partition('-')[0] for name in names), key=natural
+    )
+
+
+def test_gaps_are_sorted_last(opened):
+    tab = opened()
+    button = tab.locator('#table7 thead tr').last.locator('th').nth(3).get_by_role('button')
+    for _ in range(2):
+        button.click()
+        values = column(tab, 7, 3)
+        gap = values.index(None)
+        assert set(values[gap:]) == {None}
+        assert None not in values[:gap]
+
+
+def test_a_filter_filters(opened):
+    tab = opened()
+    tab.get_by_role('searchbox').fill('swin-t')
+    rows = tab.locator('.cells tbody tr:visible')
+    assert set(rows.locator('th').all_inner_texts()) == {'Swin-T', 'CSWin-T'}
+    total = tab.locator('.cells tbody tr').count()
+    assert tab.get_by_role('status').inner_text() == f'{rows.count()} of {total} rows'
+    assert tab.locator('#table1 .nothing').is_visible()
+    tab.get_by_role('searchbox').fill('')
+    tab.get_by_role('combobox').select_option('known')
+    with_known = tab.locator('.cells tbody tr:visible')
+    for row in with_known.all():
+        assert row.locator('[data-verdict=known]').count() > 0
+    dimmed = tab.locator('.cells tbody tr:visible .cell.dim')
+    assert dimmed.count() == with_known.locator('.cell:not([data-verdict=known])').count() > 0
+    tab.get_by_role('combobox').select_option('')
+    assert tab.locator('.cells tbody tr:visible').count() == total
+    assert tab.get_by_role('status').inner_text() == ''
+
+
+def test_a_cell_opens_with_the_mouse(opened):
+    tab = opened()
+    dialog = tab.get_by_role('dialog')
+    assert not dialog.is_visible()
+    tab.locator('[data-cell^="5/MAFormer-S/mask-rcnn_maformer-small-3383"]').nth(1).click()
+    assert dialog.is_visible()
+    text = dialog.inner_text()
+    assert dialog.get_by_role('heading').inner_text() == (
+        'Table 5 · MAFormer-S (3-3-8-3) · FLOPs (G)'
+    )
+    for part in ('254.07', '256', 'match', '± 5.62', 'layer', 'make reproduce-table5'):
+        assert part in text
+    dialog.get_by_role('button', name='Close').click()
+    assert not dialog.is_visible()
+    tab.locator('[data-open]').first.click()
+    assert dialog.is_visible()
+    tab.mouse.click(5, 5)
+    assert not dialog.is_visible()
+
+
+def test_a_cell_opens_with_the_keyboard(opened):
+    tab = opened()
+    dialog = tab.get_by_role('dialog')
+    cell = tab.locator('#table4 tbody tr').first.locator('.cell').first
+    cell.focus()
+    tab.keyboard.press('ArrowRight')
+    tab.keyboard.press('ArrowDown')
+    focused = tab.evaluate('document.activeElement.dataset.cell')
+    second = tab.locator('#table4 tbody tr').nth(1).locator('.cell').nth(1)
+    assert focused == second.get_attribute('data-cell')
+    tab.keyboard.press('Enter')
+    assert dialog.is_visible()
+    tab.keyboard.press('Escape')
+    assert not dialog.is_visible()
+    assert tab.evaluate('document.activeElement.dataset.cell') == focused
+    tab.keyboard.press('Tab')
+    assert tab.evaluate('document.activeElement.dataset.cell') != focused
+
+
+def background(tab):
+    return tab.evaluate('getComputedStyle(document.body).backgroundColor')
+
+
+def test_light_and_dark(opened):
+    light, dark = opened(color_scheme='light'), opened(color_scheme='dark')
+    assert background(light) == 'rgb(255, 255, 255)'
+    assert background(dark) != background(light)
+    chosen = background(dark)
+    light.get_by_role('button', name='Light or dark').click()
+    assert background(light) == chosen
+    light.reload()
+    assert background(light) == chosen
+    light.get_by_role('button', name='Light or dark').click()
+    assert background(light) == 'rgb(255, 255, 255)'
+
+
+@pytest.mark.parametrize('width', [320, 390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(opened, width):
+    tab = opened(width)
+    assert tab.evaluate('document.documentElement.scrollWidth') <= width
+    tab.locator('#table6 .cell').first.click()
+    box = tab.get_by_role('dialog').bounding_box()
+    assert box['x'] >= 0
+    assert box['x'] + box['width'] <= width
+
+
+def test_no_two_labels_of_a_figure_collide_in_the_browsers_font(opened):
+    tab = opened()
+    overlaps = tab.evaluate("""() => {
+        let n = 0;
+        for (const axes of document.querySelectorAll('figure svg [id*="-axes_"]')) {
+            const boxes = [...axes.querySelectorAll(':scope > [id*="-text_"]')]
+                .map(text => text.getBoundingClientRect()).filter(box => box.width);
+            boxes.forEach((a, i) => boxes.slice(i + 1).forEach(b => {
+                n += a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+            }));
+        }
+        return n;
+    }""")
+    assert tab.locator('figure svg [id*="-text_"]').count() > 100
+    assert overlaps == 0

@@ -1,0 +1,550 @@
+"""Tables, figures and the page, held against the CSVs as read by the standard library."""
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections import Counter
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from reproduce.audit.findings import Finding
+from reproduce.records import Evaluation
+from reproduce.report import cells, figures, page
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / 'results'
+TABLES = range(1, 8)
+COMPLEXITY = ('params_m', 'flops_g')
+
+
+def read(path):
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def printed(table):
+    return read(ROOT / f'reproduce/paper/table{table}.csv')
+
+
+def metrics(table):
+    return list(dict.fromkeys(row['metric'] for row in read(RESULTS / f'table{table}.csv')))
+
+
+@pytest.fixture
+def tables(run):
+    def tables(*arguments, results=RESULTS):
+        code, out, err = run('tables', *arguments, '--results', results)
+        assert (code, err) == (0, '')
+        return out
+
+    return tables
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """A results folder in which cells have other fields: {(table, system, metric): {...}}."""
+
+    def changed(changes):
+        folder = tmp_path / 'changed'
+        folder.mkdir()
+        for table in TABLES:
+            rows = read(RESULTS / f'table{table}.csv')
+            for row in rows:
+                row.update(changes.get((table, row['system'], row['metric']), {}))
+            with (folder / f'table{table}.csv').open('w', newline='') as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+        return folder
+
+    return changed
+
+
+def parsed(text):
+    """The rows of the one Markdown table in `text`, as lists of fields, its header first."""
+    lines = [line for line in text.splitlines() if line.startswith('|')]
+    rows = [[field.strip() for field in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines]
+    return [rows[0], *rows[2:]]
+
+
+def plain(field):
+    return field.strip('*•≠◦⋆').replace('**', '')
+
+
+@pytest.mark.parametrize('table', TABLES)
+def test_printed_is_what_the_paper_prints(tables, table):
+    columns = metrics(table)
+    rows = parsed(tables(table, '--show', 'printed', '--no-marks', '--columns', ','.join(columns)))
+    expected = [
+        [row['model'] + '†' * (row.get('token_labeling') == 'true')]
+        + [row[column] or '–' for column in columns]
+        for row in printed(table)
+    ]
+    assert [[plain(field) for field in row] for row in rows[1:]] == [
+        [row[0], *row[1:]] for row in expected
+    ]
+
+
+def is_accuracy(metric):
+    return not metric.endswith(COMPLEXITY)
+
+
+@pytest.mark.parametrize('table', TABLES)
+def test_bold_is_the_best_of_each_block(tables, table):
+    columns = metrics(table)
+    rows = printed(table)
+    # A block ends where the next MAFormer from there on is of another size.
+    sizes = [
+        next((row['model'] for row in rows[i:] if row['model'].startswith('MAFormer')), None)
+        for i in range(len(rows))
+    ]
+    blocks = sizes if table > 3 else [''] * len(rows)
+    bold = set()
+    for column, number in itertools.product(filter(is_accuracy, columns), set(blocks)):
+        values = {
+            i: float(row[column])
+            for i, row in enumerate(rows)
+            if blocks[i] == number and row[column]
+        }
+        if len(values) > 1:
+            bold |= {(i, column) for i, value in values.items() if value == max(values.values())}
+    shown = parsed(tables(table, '--show', 'printed', '--columns', ','.join(columns)))[1:]
+    assert bold == {
+        (i, column)
+        for i, row in enumerate(shown)
+        for column, field in zip(columns, row[1:], strict=True)
+        if '**' in field
+    }
+    assert bold
+
+
+@pytest.mark.parametrize('show', ['measured', 'both'])
+def test_measured_values_stand_in_place_of_or_beside_the_printed(tables, show):
+    rows = parsed(tables(5, '--show', show, '--columns', 'params_m,flops_g,box_ap'))[1:]
+    lines = read(RESULTS / 'table5.csv')
+    systems = list(dict.fromkeys(line['system'] for line in lines))
+    assert len(rows) == len(systems)
+    for system, row in zip(systems, rows, strict=True):
+        of_row = {line['metric']: line for line in lines if line['system'] == system}
+        for metric, field in zip(('params_m', 'flops_g', 'box_ap'), row[1:], strict=True):
+            cell = of_row[metric]
+            text = cell['paper']
+            if cell['measured']:
+                text = f'{float(cell["measured"]):.1f}'
+                text += f' ({cell["paper"]})' * (show == 'both')
+            marks = {'match': '•', 'unprinted': '•', 'cited': '◦', 'not-run': '', 'error': ''}
+            mark = marks.get(cell['verdict'], '≠')
+            assert field.replace('**', '') == (text + mark if text else '–')
+
+
+def test_a_measured_accuracy_decides_what_is_best(tables, changed):
+    """Swin-T, 42.2 as printed, measured as 48.04: better than MAFormer-S's 47.0 as printed."""
+    key = (5, 'mask-rcnn_swin-t-p4-w7_fpn_1x_coco', 'box_ap')
+    fields = {'measured': '48.04', 'difference': '5.84', 'verdict': 'better'}
+    folder = changed({key: fields})
+    rows = parsed(tables(5, '--columns', 'box_ap', results=folder))
+    fields = {row[0]: row[1] for row in rows}
+    assert fields['Swin-T'] == '**48.0** (42.2)≠'
+    assert fields['MAFormer-S'] == '47.0'
+    rows = parsed(tables(5, '--columns', 'box_ap', '--show', 'printed', results=folder))
+    assert {row[0]: row[1] for row in rows}['MAFormer-S'] == '**47.0**'
+
+
+def test_rows_and_columns(tables):
+    rows = parsed(tables(5, '--rows', 'Swin-T,MAFormer-S', '--columns', 'box_ap,mask_ap'))
+    assert rows[0] == ['Model', 'APᵇ', 'APᵐ']
+    assert [row[0] for row in rows[1:]] == ['Swin-T', 'MAFormer-S', 'MAFormer-S (3-3-8-3)']
+    rows = parsed(tables(7, '--rows', 'MAFormer-S (3-3-8-3)', '--columns', 'miou'))
+    assert rows[0][1:] == ['Semantic FPN 80K: mIoU (%)', 'UPerNet 160K: mIoU (%)']
+    assert [row[0] for row in rows[1:]] == ['MAFormer-S (3-3-8-3)']
+    # A table without any of the columns is left out.
+    assert tables(1, 5, '--columns', 'box_ap').count('**Table') == 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('--rows', 'swin-t'), "nothing in these tables is called 'swin-t'; the nearest are Swin"),
+        (('--columns', 'top1'), "--columns: nothing in these tables is called 'top1'"),
+        (('--add', 'nowhere.csv'), 'nowhere.csv cannot be read as CSV'),
+        (('9',), 'the paper has no Table 9'),
+        (('--results', 'nowhere'), 'nowhere/table5.csv does not exist'),
+    ],
+)
+def test_a_mistake_is_one_line(run, arguments, message):
+    if '--results' not in arguments:
+        arguments = (*arguments, '--results', RESULTS)
+    code, out, err = run('tables', 5, *arguments)
+    assert (code, out) == (2, '')
+    assert message in err
+    assert err.count('\n') == 1
+
+
+def test_a_row_of_the_users(tables, tmp_path):
+    path = tmp_path / 'mine.csv'
+    path.write_text(
+        'model,block,params_m,flops_g,box_ap,mask_ap\n'
+        'Mine & Co_100%,MAFormer-S,40.5,251,47.4,42.1\nAside,,50,300,50.9,\n'
+    )
+    rows = parsed(tables(5, '--add', path, '--columns', 'params_m,box_ap,mask_ap,mask_ap50'))[1:]
+    names = [row[0] for row in rows]
+    assert names[names.index('Mine & Co_100%') - 1] == 'MAFormer-S (3-3-8-3)'
+    assert names[-1] == 'Aside'
+    fields = {row[0]: row[1:] for row in rows}
+    assert fields['Mine & Co_100%'] == ['40.5⋆', '**47.4**⋆', '42.1⋆', '–']
+    assert fields['MAFormer-S'][1] == '47.0'
+    assert fields['MAFormer-S'][2] == '**42.7**'
+    assert fields['Aside'] == ['50.0⋆', '50.9⋆', '–', '–']  # alone in its block: not the best of it
+    latex = tables(5, '--add', path, '--format', 'latex')
+    assert r'Mine \& Co\_100\% & \celladded{40.5}' in latex
+
+
+def test_rows_of_the_users_in_the_format_of_the_results(tables, tmp_path):
+    lines = (RESULTS / 'table7.csv').read_text().splitlines()
+    mine = [line.replace('MAFormer-B', 'Mine') for line in lines if ',MAFormer-B,' in line]
+    path = tmp_path / 'mine.csv'
+    path.write_text('\n'.join([lines[0], *mine]) + '\n')
+    rows = parsed(tables(7, '--add', path, '--show', 'measured'))[1:]
+    assert rows[-1][0] == 'Mine'
+    theirs = next(row for row in rows if row[0] == 'MAFormer-B')
+    assert [re.sub(r'[*⋆•]', '', field) for field in rows[-1][1:]] == [
+        re.sub(r'[*•]', '', field) for field in theirs[1:]
+    ]
+    assert len(rows[-1]) == 8
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('model,box\nMine,47\n', 'column box: Table 5 has no such column'),
+        ('params_m\n40\n', 'line 2, column model: empty'),
+        ('model,box_ap\nMine,4x\n', "line 2, column box_ap: '4x' is not a number"),
+        ('model,box_ap\nA,47\nMine,0.47\n', 'line 3, column box_ap: 0.47; expected percent'),
+        ('model,params_m\nMine,-3\n', 'line 2, column params_m: -3; expected a positive number'),
+        ('model,box_ap,block\nA,47,Swin-T\n', "line 2, column block: 'Swin-T' ends no block"),
+        ('model,box_ap\nMine,\n', 'line 2: no value'),
+        ('model,box_ap\n', 'has no rows'),
+        ('metric,table\nbox_ap,6\n', 'column table: 6; expected one of the tables shown, 5'),
+        ('metric,table\nbox_ap,5\n', 'line 1: the columns are metric,table; expected'),
+        ('model,box_ap\nMine,47,1\n', 'line 2: expected 2 fields'),
+    ],
+)
+def test_a_mistake_in_a_users_row_is_one_line(run, tmp_path, content, message):
+    path = tmp_path / 'mine.csv'
+    path.write_text(content)
+    code, out, err = run('tables', 5, '--add', path, '--results', RESULTS)
+    assert (code, out) == (2, '')
+    assert message in err
+    assert 'mine.csv' in err
+    assert err.count('\n') == 1
+
+
+def test_columns_of_a_table_need_the_table(run, tmp_path):
+    path = tmp_path / 'mine.csv'
+    path.write_text('model,top1\nMine,84\n')
+    code, _, err = run('tables', '--add', path, '--results', RESULTS)
+    assert code == 2
+    assert 'name that table' in err
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        (',match,', ',good,', "line 2, column verdict: 'good'; expected one of match"),
+        (',23,', ',2x3,', "line 2, column paper: '2x3' is not a number"),
+        ('1,MAFormer-S,', '2,MAFormer-S,', 'column table: 2; expected 1'),
+        ('small_token', 'tiny_token', 'which reproduce/systems does not know'),
+        ('params_m', 'box_ap', "column metric: 'box_ap' is no column of Table 1"),
+        ('measured', 'mesured', 'line 1: the columns are'),
+    ],
+)
+def test_a_damaged_result_is_one_line(run, tmp_path, old, new, message):
+    text = (RESULTS / 'table1.csv').read_text()
+    assert old in text
+    (tmp_path / 'table1.csv').write_text(text.replace(old, new, 1))
+    code, out, err = run('tables', 1, '--results', tmp_path)
+    assert (code, out) == (2, '')
+    assert message in err
+    assert err.count('\n') == 1
+
+
+@pytest.mark.parametrize('show', ['measured', 'printed', 'both'])
+@pytest.mark.parametrize('table', TABLES)
+def test_latex_is_well_formed(tables, table, show):
+    text = tables(table, '--format', 'latex', '--show', show)
+    assert text.isascii()
+    depth = list(itertools.accumulate({'{': 1, '}': -1}.get(c, 0) for c in text))
+    assert min(depth) == depth[-1] == 0
+    assert text.count('$') % 2 == 0
+    assert re.findall(r'\\begin{(.*?)}', text) == re.findall(r'\\end{(.*?)}', text)[::-1]
+    for name in set(re.findall(r'\\(cell\w+)', text)):
+        assert rf'\providecommand{{\{name}}}' in text
+    body = text.partition('\\toprule\n')[2].partition('\\bottomrule')[0]
+    width = len(re.search(r'\\begin{tabular}{(\w+)}', text)[1])
+    rows = [line for line in body.splitlines() if line.endswith('\\\\')]
+    for row in rows:
+        spans = sum(int(n) - 1 for n in re.findall(r'\\multicolumn{(\d+)}', row))
+        assert len(re.findall(r'(?<!\\)&', row)) + 1 + spans == width
+    lines = cells.lines(cells.load_results(RESULTS), table)
+    if show == 'printed':
+        lines = [line for line in lines if not line.variant]
+    assert len(rows) == len(lines) + 1 + (table > 4)
+    # One below the head, and one between two blocks.
+    assert body.count('\\midrule') == {4: 3, 5: 3, 6: 3, 7: 2}.get(table, 1)
+
+
+def test_grouped_headings(tables):
+    text = tables(7, '--format', 'latex')
+    assert r'\multicolumn{3}{c}{Semantic FPN 80K} & \multicolumn{4}{c}{UPerNet 160K}' in text
+    assert r'\cmidrule(lr){2-4} \cmidrule(lr){5-8}' in text
+    assert r'\multicolumn{6}{c}{Mask R-CNN 1$\times$ schedule}' in tables(5, '--format', 'latex')
+
+
+def test_files(run, tmp_path):
+    options = ('--results', RESULTS, '--output', tmp_path / 'out')
+    assert run('tables', 3, 5, *options)[0] == 0
+    names = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert names == ['table3.md', 'table3.tex', 'table5.md', 'table5.tex', 'tables.tex']
+    assert run('tables', 4, '--format', 'latex', *options)[0] == 0
+    document = (tmp_path / 'out/tables.tex').read_text()
+    assert re.findall(r'\\input{(\w+)}', document) == ['table3', 'table4', 'table5']
+    assert not (tmp_path / 'out/table4.md').exists()
+
+
+RECORD = {
+    'task': 'coco',
+    'system': 'mask-rcnn_swin-t-p4-w7_fpn_1x_coco',
+    'model': 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
+    'arguments': {},
+    'checkpoint': {'file': 'swin.pth', 'sha256': 'ab' * 32},
+    'data': {
+        'split': 'val2017',
+        'images': 5000,
+        'classes': 80,
+        'fingerprint': 'f',
+        'complete': True,
+    },
+    'precision': 'fp32',
+    'preprocessing': {},
+    'overridden': (),
+    'metrics': {'box_ap': 42.71, 'mask_ap': 39.3},
+    'per_class': {'<cat>': {'box_ap': 70.1}, 'toaster': {'box_ap': 12.5, 'mask_ap': 9.0}},
+    'provenance': {
+        'date': '2026-01-01T00:00:00+00:00',
+        'command': 'python -m reproduce evaluate coco',
+        'device': 'GPU',
+        'processes': 8,
+        'batch_size': 1,
+        'seconds': 60.0,
+        'versions': {'torch': '2.14.1'},
+    },
+}
+SWIN = {'measured': '42.710000', 'difference': '0.51', 'verdict': 'better'}
+SWIN |= {'reference': '42.7', 'reference_verdict': 'match', 'reason': 'x <script>alert(1)</script>'}
+
+
+@pytest.fixture
+def evaluated(changed):
+    """Results with a measured accuracy, and its record."""
+    folder = changed({(5, RECORD['system'], 'box_ap'): SWIN})
+    return cells.load_results(folder), [Evaluation(**RECORD)]
+
+
+def extents(axes, renderer):
+    return [text.get_window_extent(renderer) for text in axes.texts if text.get_text()]
+
+
+def test_labels_collide_with_nothing(evaluated):
+    drawn = figures.figures(*evaluated)
+    assert len(drawn) == 10
+    scatters = [figure for name, (_, figure) in drawn.items() if not name.startswith('classes')]
+    for figure in scatters:
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        for axes in figure.axes:
+            boxes = extents(axes, renderer)
+            frame = axes.get_window_extent(renderer)
+            assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+            assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 for b in boxes)
+            assert all(frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+            marks = [line.get_xydata()[0] for line in axes.lines if line.get_marker() != 'None']
+            for point in axes.transData.transform(marks) if marks else []:
+                assert not any(box.contains(*point) for box in boxes)
+
+
+def test_points_are_what_the_results_say(evaluated):
+    loaded, _ = evaluated
+    found = figures.points(cells.lines(loaded, 5), '', 'box_ap', 'flops_g')
+    rows = read(RESULTS / 'table5.csv')
+    of = {(row['system'], row['metric']): row for row in rows}
+    systems = list(dict.fromkeys(row['system'] for row in rows))
+    assert len(found) == len(systems)
+    for point, system in zip(found, systems, strict=True):
+        cost, accuracy = of[system, 'flops_g'], of[system, 'box_ap']
+        assert point.x == float(cost['measured'] or cost['paper'])
+        if system == RECORD['system']:
+            accuracy = {**accuracy, **SWIN}
+        if accuracy['measured']:
+            values = ('measured', float(accuracy['measured']), float(accuracy['paper']))
+        else:
+            kind = 'cited' if accuracy['verdict'] == 'cited' else 'printed'
+            values = (kind, float(accuracy['paper']), None)
+        assert (point.kind, point.y, point.printed) == values
+    assert 'measured' in {point.kind for point in found}
+
+
+@pytest.mark.parametrize('format', ['pdf', 'png', 'svg'])
+def test_a_figure_is_the_same_again(format):
+    def drawn():
+        buffer = io.BytesIO()
+        of_table = cells.lines(cells.load_results(RESULTS, [6]), 6)
+        figures.save(figures.accuracy(of_table, '', 'box_ap'), buffer, format)
+        return buffer.getvalue()
+
+    assert drawn() == drawn()
+
+
+class Parsed(HTMLParser):
+    """Every element of a page with its attributes, and the text of each `data-cell` button."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts, self.stack, self.scripts = [], {}, [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ('meta', 'link', 'input', 'br'):
+            self.stack.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack and self.stack[-1][0] == tag, f'</{tag}> closes {self.stack[-1:]}'
+        self.stack.pop()
+
+    def handle_data(self, data):
+        for tag, attributes in self.stack:
+            if 'data-cell' in attributes:
+                self.texts.setdefault(attributes['data-cell'], []).append(data.strip())
+            if tag == 'script':
+                self.scripts.append((attributes.get('type', ''), data))
+
+
+@pytest.fixture(scope='module')
+def html():
+    return page.render(cells.load_results(RESULTS))
+
+
+def test_every_cell_is_there_once_with_its_values(html):
+    parsed = Parsed(html)
+    assert not parsed.stack
+    found = Counter(a['data-cell'] for _, a in parsed.elements if 'data-cell' in a)
+    rows = [row for table in TABLES for row in read(RESULTS / f'table{table}.csv')]
+    keys = ['/'.join(row[k] for k in ('table', 'model', 'system', 'metric')) for row in rows]
+    assert found == Counter(keys)
+    assert set(found.values()) == {1}
+    (data,) = [text for kind, text in parsed.scripts if kind == 'application/json']
+    provenance = json.loads(data)
+    for key, row in zip(keys, rows, strict=True):
+        measured = f'{float(row["measured"]):.2f}' if row['measured'] else ''
+        assert parsed.texts[key][0] == (measured or row['paper'] or '–')
+        assert (row['paper'] in parsed.texts[key]) or not row['paper']
+        told = provenance[key]
+        assert (told['measured'], told['paper'], told['reference']) == (
+            measured,
+            row['paper'],
+            row['reference'],
+        )
+        assert (told['verdict'], told['reference_verdict']) == (
+            row['verdict'],
+            row['reference_verdict'],
+        )
+        facts = dict(told['facts'])
+        assert facts.get('Reason', '') == row['reason']
+        assert facts['System'] == row['system']
+        if row['layer_flops_g']:
+            assert f'{float(row["layer_flops_g"]):.2f} G' in facts['FLOPs']
+            assert f'{float(row["total_flops_g"]):.2f} G' in facts['FLOPs']
+        if row['tolerance']:
+            assert facts['Tolerance'].startswith(f'± {float(row["tolerance"]):g}.')
+
+
+def test_the_page_loads_nothing_and_its_ids_are_its_own(html):
+    parsed = Parsed(html)
+    for tag, attributes in parsed.elements:
+        for name in ('src', 'href', 'srcset', 'data', 'action', 'poster', 'xlink:href'):
+            value = attributes.get(name, '')
+            assert value.startswith(('#', 'data:,')) or not value, (tag, name, value)
+    assert not re.search(r'url\((?!#)|@import|https?://|\bfetch\(|XMLHttpRequest', html)
+    ids = Counter(a['id'] for _, a in parsed.elements if 'id' in a)
+    assert max(ids.values()) == 1
+    used = {value[1:] for _, a in parsed.elements for n, value in a.items() if n == 'href'}
+    used |= set(re.findall(r'url\(#(.*?)\)', html))
+    used |= {a[n] for _, a in parsed.elements for n in ('aria-labelledby',) if n in a}
+    assert used - {'ata:,'} <= ids.keys()
+    assert len(html.encode()) < 2_000_000
+
+
+def test_the_same_inputs_give_the_same_page(html):
+    assert page.render(cells.load_results(RESULTS)) == html
+
+
+def test_the_missing_are_counted_with_what_they_take(html):
+    text = ' '.join(unescape(re.sub(r'<[^>]+>', ' ', html)).split())
+    rows = [row for table in TABLES for row in read(RESULTS / f'table{table}.csv')]
+    reasons = Counter(
+        row['reason'].replace(row['system'], 'SYSTEM')
+        for row in rows
+        if row['verdict'] == 'not-run'
+    )
+    for reason, n in reasons.items():
+        assert re.search(rf'{n} cells of \d+ systems: {re.escape(reason)}', text)
+
+
+def test_a_record_and_a_finding_are_told(evaluated, html):
+    finding = Finding('4.4 Results, 3', 'S is <b>better</b>', 'Table 7: 48.3.')
+    text = page.render(*evaluated, findings=[finding])
+    parsed = Parsed(text)
+    (data,) = [t for kind, t in parsed.scripts if kind == 'application/json']
+    told = json.loads(data)[f'5/Swin-T/{RECORD["system"]}/box_ap']
+    facts = dict(told['facts'])
+    assert (told['verdict'], told['reference'], told['reference_verdict']) == (
+        'better',
+        '42.7',
+        'match',
+    )
+    assert 'ab' * 32 in facts['Checkpoint']
+    assert facts['Versions'] == 'torch 2.14.1'
+    assert facts['Command'] == RECORD['provenance']['command']
+    # The record's mask AP is in no cell of the CSVs.
+    other = json.loads(data)[f'5/Swin-T/{RECORD["system"]}/mask_ap']
+    assert 'Checkpoint' not in dict(other['facts'])
+    assert 'S is &lt;b&gt;better&lt;/b&gt;' in text
+    assert '&lt;cat&gt;' in text
+    assert '<script>alert' not in text
+    assert 'does not hold in the paper itself' in text
+    assert 'does not hold in the paper itself' not in html
+
+
+def test_the_commands_write_the_page_and_the_figures(run, changed):
+    folder = changed({(5, RECORD['system'], 'box_ap'): SWIN})
+    (folder / 'evaluations').mkdir()
+    (folder / 'evaluations/swin.json').write_text(Evaluation(**RECORD).model_dump_json())
+    code, out, err = run('report', '--results', folder, '--output', 'new/report.html')
+    assert (code, out, err) == (0, 'The report: new/report.html\n', '')
+    assert Path('new/report.html').read_text().startswith('<!doctype html>')
+    assert 'ab' * 32 in Path('new/report.html').read_text()
+    code, _, err = run('figures', '--results', folder, '--output', 'figures')
+    assert (code, err) == (0, '')
+    files = {path.name: path.read_bytes()[:4] for path in Path('figures').iterdir()}
+    assert len(files) == 20
+    assert set(files.values()) == {b'%PDF', b'\x89PNG'}
+    assert {name.partition('-')[0] for name in files if 'box_ap' in name} >= {'classes'}
