@@ -136,6 +136,7 @@ def table(
     measured, or on an error of the user's.
     """
     with quiet_libraries():
+        from reproduce import cells as table_cells
         from reproduce import complexity, files, paper, results
         from reproduce.evaluate import tables as evaluated
         from reproduce.report import terminal
@@ -154,7 +155,7 @@ def table(
         )
         accuracies = evaluated.standing(systems, request)
         cells = results.assemble(rows, systems, complexities, tolerances, known, accuracies)
-        written = results.write(cells, folder) if folder is not None else []
+        written = table_cells.write(cells, folder) if folder is not None else []
 
     code = results.exit_code(cells, strict)
     if format is Format.JSON:

@@ -13,15 +13,14 @@ import torch.nn as nn
 from torch.overrides import TorchFunctionMode
 
 from reproduce.errors import UserError
+from reproduce.paper import DETECTION_SIZE, SEGMENTATION_SIZE
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 CONFIGS = Path(__file__).parent / 'configs'
 
-# Height and width of the image, and RoIs per image, of the FLOPs that papers print.
-DETECTION_SIZE = (800, 1280)
-SEGMENTATION_SIZE = (512, 2048)
+# RoIs per image, of the FLOPs that papers print.
 BOX_PROPOSALS = 1000
 MASK_PROPOSALS = 100
 

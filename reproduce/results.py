@@ -1,19 +1,18 @@
-"""The cells of a table: assembled, judged, and written as `results/tableN.csv`, one line a cell."""
+"""The cells of a table, assembled and judged."""
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from reproduce import checkpoints
+from reproduce.cells import Cell
 from reproduce.complexity import Complexity
 from reproduce.errors import UserError
-from reproduce.files import write_atomically
-from reproduce.paper import METRICS, Row, Tolerance, read_toml, unprefixed
+from reproduce.paper import Row, Tolerance, read_toml, unprefixed
 from reproduce.records import Evaluation
 from reproduce.systems import System
 from reproduce.verdict import COMPLEXITY_METRICS, Verdict, judge, judge_reference
@@ -21,33 +20,6 @@ from reproduce.verdict import COMPLEXITY_METRICS, Verdict, judge, judge_referenc
 KNOWN = Path(__file__).parent / 'known.toml'
 
 OUTSIDE = (Verdict.BETTER, Verdict.WORSE)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of one row. Every field but the last is a column of the CSV, in this order.
-
-    `metric` is the column of the paper's table. `layer_flops_g` and `total_flops_g` give both
-    counts where `metric` is a FLOP figure; `measured` is the one that `convention` names.
-    `satisfied_by` is another system of the same row whose accuracy makes up for this one's.
-    """
-
-    table: int
-    model: str
-    system: str
-    metric: str
-    convention: str
-    paper: str
-    reference: str
-    measured: float | None
-    difference: float | None
-    tolerance: float | None
-    verdict: Verdict
-    reference_verdict: Verdict
-    reason: str
-    layer_flops_g: float | None = None
-    total_flops_g: float | None = None
-    satisfied_by: str = field(default='', metadata={'column': False})
 
 
 class KnownDeviation(BaseModel):
@@ -237,24 +209,3 @@ def exit_code(cells: Collection[Cell], strict: bool) -> int:
         return 2
     worse = Verdict.WORSE in verdicts | references
     return int(worse or (strict and Verdict.NOT_RUN in verdicts))
-
-
-def write(cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """Write `tableN.csv` for each table in `cells`; a file is replaced whole or not at all.
-
-    The content depends on nothing but the cells, so the same inputs give the same bytes.
-
-    Raises:
-        UserError: if a file cannot be written; those that stood there are as they were.
-    """
-    paths = []
-    for table in METRICS:
-        chosen = [asdict(cell) for cell in cells if cell.table == table]
-        if not chosen:
-            continue
-        columns = [f.name for f in fields(Cell) if f.metadata.get('column', True)]
-        frame = pd.DataFrame(chosen, columns=columns)
-        path = folder / f'table{table}.csv'
-        write_atomically(path, frame.to_csv(index=False, float_format='%.6f'))
-        paths.append(path)
-    return paths

@@ -2,19 +2,19 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from reproduce import checkpoints, records, results
+from reproduce import checkpoints, records
+from reproduce.cells import COLUMNS
 from reproduce.errors import UserError
 from reproduce.options import extent
 from reproduce.paper import METRICS, load_tolerances, read_csv, unprefixed
 from reproduce.records import Evaluation
 from reproduce.verdict import COMPLEXITY_METRICS, Verdict, judge_reference
 
-_COLUMNS = {f.name for f in fields(results.Cell) if f.metadata.get('column', True)}
 _TABLE = re.compile(r'(?:table|t)?_?(\d+)')
 
 
@@ -86,7 +86,7 @@ def repeat(cell: Mapping[str, str]) -> str:
 
 def _written(folder: Path) -> list[dict[str, str]]:
     paths = [folder / f'table{number}.csv' for number in METRICS]
-    return [cell for path in paths if path.is_file() for _, cell in read_csv(path, _COLUMNS)]
+    return [cell for path in paths if path.is_file() for _, cell in read_csv(path, set(COLUMNS))]
 
 
 def _record(words: Sequence[str], kept: dict[Path, Evaluation]) -> tuple[Path, Evaluation] | None:

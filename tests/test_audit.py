@@ -295,7 +295,7 @@ def test_the_command_prints_text_or_json_and_exits_with_0(run, found):
 def test_results_that_are_missing_or_damaged_are_one_line(run, tmp_path):
     code, out, err = run('audit')
     assert (code, out) == (2, '')
-    assert err.startswith('error: results/table1.csv cannot be read')
+    assert err.startswith('error: results/table1.csv does not exist')
     shutil.copytree(RESULTS, tmp_path / 'results', dirs_exist_ok=True)
     path = tmp_path / 'results' / 'table5.csv'
     path.write_text(path.read_text().replace(',71.201911,', ',,'))

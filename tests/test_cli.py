@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from reproduce import complexity, paper, results
+from reproduce.cells import Cell, write
 from reproduce.complexity import Complexity
 from reproduce.errors import UserError
 from reproduce.systems import load_systems
@@ -173,9 +174,7 @@ def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):
 
 
 def test_a_failed_write_leaves_the_old_file_whole(monkeypatch, tmp_path):
-    cell = results.Cell(
-        1, 'M', 's', 'top1', '', '', '', None, None, None, Verdict.NOT_RUN, None, ''
-    )
+    cell = Cell(1, 'M', 's', 'top1', '', '', '', None, None, None, Verdict.NOT_RUN, None, '')
     (tmp_path / 'table1.csv').write_text('old\n')
 
     def full_disk(*_):
@@ -183,6 +182,6 @@ def test_a_failed_write_leaves_the_old_file_whole(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, 'replace', full_disk)
     with pytest.raises(UserError, match='No space left'):
-        results.write([cell], tmp_path)
+        write([cell], tmp_path)
     assert (tmp_path / 'table1.csv').read_text() == 'old\n'
     assert len(list(tmp_path.iterdir())) == 1

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from reproduce import cells
 from reproduce.audit.findings import Finding
 from reproduce.records import Evaluation
-from reproduce.report import cells, figures, page
+from reproduce.report import figures, layout, page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'results'
@@ -291,7 +292,7 @@ def test_latex_is_well_formed(tables, table, show):
     for row in rows:
         spans = sum(int(n) - 1 for n in re.findall(r'\\multicolumn{(\d+)}', row))
         assert len(re.findall(r'(?<!\\)&', row)) + 1 + spans == width
-    lines = cells.lines(cells.load_results(RESULTS), table)
+    lines = layout.lines(cells.load_results(RESULTS), table)
     if show == 'printed':
         lines = [line for line in lines if not line.variant]
     assert len(rows) == len(lines) + 1 + (table > 4)
@@ -379,7 +380,7 @@ def test_labels_collide_with_nothing(evaluated):
 
 def test_points_are_what_the_results_say(evaluated):
     loaded, _ = evaluated
-    found = figures.points(cells.lines(loaded, 5), '', 'box_ap', 'flops_g')
+    found = figures.points(layout.lines(loaded, 5), '', 'box_ap', 'flops_g')
     rows = read(RESULTS / 'table5.csv')
     of = {(row['system'], row['metric']): row for row in rows}
     systems = list(dict.fromkeys(row['system'] for row in rows))
@@ -402,7 +403,7 @@ def test_points_are_what_the_results_say(evaluated):
 def test_a_figure_is_the_same_again(format):
     def drawn():
         buffer = io.BytesIO()
-        of_table = cells.lines(cells.load_results(RESULTS, [6]), 6)
+        of_table = layout.lines(cells.load_results(RESULTS, [6]), 6)
         figures.save(figures.accuracy(of_table, '', 'box_ap'), buffer, format)
         return buffer.getvalue()
 

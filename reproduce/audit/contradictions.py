@@ -8,8 +8,7 @@ from itertools import combinations
 from reproduce.audit.findings import Finding
 from reproduce.audit.measured import Measured
 from reproduce.audit.rows import Tables, accuracies, same_model
-from reproduce.openmmlab import DETECTION_SIZE
-from reproduce.paper import Row
+from reproduce.paper import DETECTION_SIZE, Row
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ def load_misprints(measured: Measured, folder: Path = paper.FOLDER) -> list[Misp
             raise UserError(f"{path}, line {line}: there is no Table '{record['table']}'.")
         table = int(record.pop('table'))
         values = [
-            f'{cell.value:.4g} ({cell.system})'
+            f'{cell.measured:.4g} ({cell.system})'
             for cell in measured.of(table, record['model'], record['metric'])
-            if cell.value is not None
+            if cell.measured is not None
         ]
         misprints.append(Misprint(table=table, measured='; '.join(values), **record))
     return misprints
@@ -53,13 +53,13 @@ def measured_otherwise(measured: Measured, misprints: Sequence[Misprint]) -> lis
     listed = {(m.table, m.model, m.metric) for m in misprints}
     rows: dict[tuple[int, str, str], list] = {}
     for cell in measured.cells:
-        if cell.value is not None and unprefixed(cell.metric) in COMPLEXITY_METRICS:
+        if cell.measured is not None and unprefixed(cell.metric) in COMPLEXITY_METRICS:
             rows.setdefault((cell.table, cell.model, cell.metric), []).append(cell)
     return [
         Finding(
             f'Table {table}, {model}',
             f'{metric} {cells[0].paper}',
-            '; '.join(f'{c.value:.4g} measured ({c.system}): {c.reason}' for c in cells),
+            '; '.join(f'{c.measured:.4g} measured ({c.system}): {c.reason}' for c in cells),
             ((table, model, metric),),
         )
         for (table, model, metric), cells in rows.items()

@@ -13,25 +13,19 @@ from itertools import product
 
 import numpy as np
 
-from model.maformer import VARIANTS
 from reproduce.audit.measured import Measured
 from reproduce.audit.rows import Tables, family
 from reproduce.errors import UserError
-from reproduce.openmmlab import DETECTION_SIZE, SEGMENTATION_SIZE
-from reproduce.paper import Row, Tolerance, unprefixed
+from reproduce.paper import DETECTION_SIZE, SEGMENTATION_SIZE, Row, Tolerance, unprefixed
 
 # Pixels (height, width) at which each table counts FLOPs.
 _IMAGES = {1: (224, 224), 5: DETECTION_SIZE, 6: DETECTION_SIZE, 7: SEGMENTATION_SIZE}
 _STRIPES = (1, 2)
 _SEARCHED_DEPTHS = 2  # blocks more than printed that are tried in each stage
 
-# The row and the variant whose measured cells tell what a framework adds: S has the widths of B,
-# and its depths are in question.
-_MEASURED_ON = {
-    'MAFormer-S': ('MAFormer-B', 'maformer_base'),
-    'MAFormer-B': ('MAFormer-B', 'maformer_base'),
-    'MAFormer-L': ('MAFormer-L', 'maformer_large'),
-}
+# The row whose measured cells tell what a framework adds, which is built as printed: S has the
+# widths of B, and its depths are in question.
+_MEASURED_ON = {'MAFormer-S': 'MAFormer-B', 'MAFormer-B': 'MAFormer-B', 'MAFormer-L': 'MAFormer-L'}
 
 Count = np.ndarray  # parameters, layer multiply-adds, total multiply-adds
 
@@ -207,7 +201,8 @@ def targets(
                 if name not in ('params_m', 'flops_g') or printed is None:
                     continue
                 unit = 1e6 if name == 'params_m' else 1e9
-                measure, rest = _rest(table, row.model, metric, image, measured)
+                like = _MEASURED_ON[row.model]
+                measure, rest = _rest(table, like, variants[like], metric, image, measured)
                 width = tolerances[name].width(printed)
                 found.append(
                     Target(
@@ -285,22 +280,25 @@ def _value(
 
 
 def _rest(
-    table: int, model: str, metric: str, image: tuple[int, int], measured: Measured
+    table: int,
+    model: str,
+    built: Variant,
+    metric: str,
+    image: tuple[int, int],
+    measured: Measured,
 ) -> tuple[int, float]:
-    """Which count the cell's is, and what its framework adds to the backbone."""
-    like, variant = _MEASURED_ON[model]
-    cell = next(measured.of(table, like, metric), None)
+    """Which count the cell of `model` is, and what its framework adds to the backbone."""
+    cell = next(measured.of(table, model, metric), None)
     counts = {'': 0} if unprefixed(metric) == 'params_m' else {'layer': 1, 'total': 2}
-    if cell is None or cell.value is None or cell.convention not in counts:
+    if cell is None or cell.measured is None or cell.convention not in counts:
         raise UserError(
-            f'the results have no measured {metric} of {like} in Table {table}: write them with '
+            f'the results have no measured {metric} of {model} in Table {table}: write them with '
             '`make reproduce`.'
         )
     measure = counts[cell.convention]
     unit = 1e6 if measure == 0 else 1e9
-    built = VARIANTS[variant]
-    backbone = count(Reading(), built['embed_dims'], built['depths'], image)[measure]
-    return measure, cell.value * unit - backbone
+    backbone = count(Reading(), built.embed_dims, built.depths, image)[measure]
+    return measure, cell.measured * unit - backbone
 
 
 def _variant(row: Row) -> Variant:

@@ -21,6 +21,10 @@ FOLDER = Path(__file__).parent
 
 Schema = TypeVar('Schema')
 
+# Height and width of the image whose FLOPs Tables 5 and 6, and Table 7, print.
+DETECTION_SIZE = (800, 1280)
+SEGMENTATION_SIZE = (512, 2048)
+
 _COCO = ('box_ap', 'box_ap50', 'box_ap75', 'mask_ap', 'mask_ap50', 'mask_ap75')
 
 # The columns of each table: first those that say what a row is, then its cells.

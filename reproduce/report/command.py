@@ -87,13 +87,14 @@ def tables_command(
     results: Results = RESULTS,
 ) -> None:
     """Set the paper's tables in Markdown and LaTeX, with measured values and rows of your own."""
+    from reproduce.cells import load_results
     from reproduce.files import check_writable, write_atomically
-    from reproduce.report import cells
+    from reproduce.report import layout
     from reproduce.report import tables as setting
 
     numbers = _numbers(tables)
-    found = cells.load_results(results, numbers)
-    lines = {number: cells.lines(found, number) for number in numbers}
+    found = load_results(results, numbers)
+    lines = {number: layout.lines(found, number) for number in numbers}
     if show is Show.PRINTED:
         lines = {
             n: [line for line in of_table if not line.variant] for n, of_table in lines.items()
@@ -136,12 +137,13 @@ def figures_command(
     """Draw accuracy over cost, the deviations from the paper, and results by class."""
     import io
 
+    from reproduce.cells import load_results
     from reproduce.files import check_writable, write_atomically
     from reproduce.records import load_all
-    from reproduce.report import cells, figures
+    from reproduce.report import figures
 
     check_writable(output)
-    drawn = figures.figures(cells.load_results(results), load_all(results / 'evaluations'))
+    drawn = figures.figures(load_results(results), load_all(results / 'evaluations'))
     for name, (_, figure) in drawn.items():
         for format in ('pdf', 'png'):
             content = io.BytesIO()
@@ -159,13 +161,14 @@ def report_command(
     What the audit finds is on it where all seven tables are.
     """
     from reproduce.audit.run import audit
+    from reproduce.cells import load_results
     from reproduce.files import check_writable, write_atomically
     from reproduce.paper import METRICS
     from reproduce.records import load_all
-    from reproduce.report import cells, page
+    from reproduce.report import page
 
     check_writable(output.parent)
-    found = cells.load_results(results)
+    found = load_results(results)
     findings = audit(results).findings if {cell.table for cell in found} == set(METRICS) else ()
     write_atomically(output, page.render(found, load_all(results / 'evaluations'), findings))
     print(f'The report: {output}')

@@ -21,10 +21,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
+from reproduce.cells import Cell
 from reproduce.paper import PREFIXES, TITLES
 from reproduce.records import Evaluation
-from reproduce.report.cells import Cell, Line, group, heading, lines
 from reproduce.report.labels import place
+from reproduce.report.layout import Line, group, heading, lines
 from reproduce.verdict import Verdict
 
 BLUE, VERMILION, GREEN, SKY, ORANGE = '#0072b2', '#d55e00', '#009e73', '#56b4e9', '#e69f00'

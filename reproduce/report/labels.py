@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 # Where a label may stand: so many points (1/72 inch) from its own, in so many directions.
-_DISTANCES = (5, 8, 12, 17, 23, 30, 38, 48, 60, 74)
+_DISTANCES = (5, 8, 12, 17, 23, 30, 38, 48, 60, 74, 90, 110)
 _ANGLES = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 _MARKER = 4.5  # half the side of the square that no label may enter, in points
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reproduce.audit.findings import Finding
+from reproduce.cells import Cell
 from reproduce.paper import FOLDER as PAPER
 from reproduce.paper import (
     METRICS,
@@ -23,9 +24,8 @@ from reproduce.paper import (
 )
 from reproduce.records import Evaluation
 from reproduce.report import figures
-from reproduce.report.cells import (
+from reproduce.report.layout import (
     COLUMNS,
-    Cell,
     Line,
     described,
     group,

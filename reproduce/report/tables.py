@@ -11,18 +11,16 @@ from typing import Literal
 import pandas as pd
 from tabulate import tabulate
 
+from reproduce.cells import Cell, load_cells, number
 from reproduce.errors import UserError
 from reproduce.paper import DESCRIPTIONS, METRICS, TITLES, Row, read_csv, unprefixed
-from reproduce.report.cells import (
+from reproduce.report.layout import (
     COLUMNS,
-    Cell,
     Line,
     described,
     group,
     heading,
     lines_of_row,
-    load_cells,
-    number,
 )
 from reproduce.verdict import COMPLEXITY_METRICS, Verdict
 

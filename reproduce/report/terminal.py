@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterable
 
 from tabulate import tabulate
 
+from reproduce.cells import Cell
 from reproduce.paper import TITLES, unprefixed
-from reproduce.results import Cell, count
+from reproduce.results import count
 from reproduce.verdict import COMPLEXITY_METRICS, Verdict
 
 _MARKS = {

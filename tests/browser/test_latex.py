@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.report import cells
+from reproduce import cells
 
 RESULTS = Path(__file__).parents[2] / 'results'
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from reproduce.report import cells, page
+from reproduce import cells
+from reproduce.report import page
 
 RESULTS = Path(__file__).parents[2] / 'results'
 

@@ -1,16 +1,15 @@
-"""What is shown, read from `results/tableN.csv`: cells, and the lines of a table that they form."""
+"""The lines of a shown table, which its cells form, and their headings."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from reproduce.cells import Cell
 from reproduce.errors import UserError
-from reproduce.paper import METRICS, PREFIXES, Row, load_table, read_csv, unprefixed
+from reproduce.paper import METRICS, PREFIXES, Row, load_table, unprefixed
 from reproduce.systems import System, load_systems
-from reproduce.verdict import Verdict
 
 RESULTS = Path('results')
 
@@ -46,40 +45,6 @@ COLUMNS: dict[int, tuple[str, ...]] = {
     3: ('params_m', 'dual_stream', 'top1'),
     4: ('train_size', 'test_size', *METRICS[4]),
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One line of `results/tableN.csv`; the fields are its columns, empty numbers are None."""
-
-    table: int
-    model: str
-    system: str
-    metric: str
-    convention: str
-    paper: str
-    reference: str
-    measured: float | None
-    difference: float | None
-    tolerance: float | None
-    verdict: Verdict
-    reference_verdict: Verdict
-    reason: str
-    layer_flops_g: float | None
-    total_flops_g: float | None
-
-    @property
-    def deviates(self) -> bool:
-        """Whether it was measured and is not within the tolerance of the printed value."""
-        fine = (Verdict.MATCH, Verdict.UNPRINTED)
-        return self.measured is not None and self.verdict not in fine
-
-    @property
-    def value(self) -> float | None:
-        """The measured value; the printed one where there is none."""
-        if self.measured is not None:
-            return self.measured
-        return float(self.paper) if self.paper else None
 
 
 @dataclass(frozen=True)
@@ -131,56 +96,6 @@ def described(line: Line, column: str) -> str:
     if column in ('embed_dims', 'depths') and text:
         return f'[{text.replace("-", ", ")}]'
     return f'{text}²' if column in ('train_size', 'test_size') and text else text
-
-
-def load_results(folder: Path = RESULTS, tables: Iterable[int] = METRICS) -> list[Cell]:
-    """The cells of the `tables`, in the order of the files.
-
-    Raises:
-        UserError: if a file is missing or malformed, or holds a cell twice.
-    """
-    return [cell for number in tables for cell in load_cells(folder / f'table{number}.csv', number)]
-
-
-def load_cells(path: Path, table: int) -> list[Cell]:
-    """The cells of one file, all of which belong to `table`, in its order.
-
-    Raises:
-        UserError: if it is missing or malformed, naming the line and the column.
-    """
-    if not path.is_file():
-        raise UserError(f'{path} does not exist: write it with `make reproduce-table{table}`.')
-    cells = [
-        Cell(**{name: _field(path, line, name, record) for name in Cell.__annotations__})
-        for line, record in read_csv(path, set(Cell.__annotations__))
-    ]
-    for cell in cells:
-        if cell.table != table:
-            raise UserError(f'{path}, column table: {cell.table}; expected {table}.')
-        if cell.metric not in METRICS[table]:
-            raise UserError(
-                f'{path}, column metric: {cell.metric!r} is no column of Table {table}; expected '
-                f'one of {", ".join(METRICS[table])}.'
-            )
-    keys = Counter((cell.model, cell.system, cell.metric) for cell in cells)
-    if doubled := [key for key, n in keys.items() if n > 1]:
-        raise UserError(f'{path} holds {", ".join(doubled[0])} twice: remove one line.')
-    return cells
-
-
-def number(path: Path, line: int, column: str, text: str) -> float:
-    """The finite number in a field of a CSV file.
-
-    Raises:
-        UserError: if it is none, naming the column.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f'{path}, line {line}, column {column}: {text!r} is not a number.')
-    return value
 
 
 def lines(cells: Sequence[Cell], table: int) -> list[Line]:
@@ -255,22 +170,3 @@ def _row(rows: Sequence[Row], cell: Cell) -> int:
         f'table{cell.table}.csv holds {cell.system} as {cell.model}, which reproduce/systems does '
         f'not know: write the file again with `make reproduce-table{cell.table}`.'
     )
-
-
-def _field(path: Path, line: int, name: str, record: Mapping[str, str]) -> object:
-    text = record[name]
-    if name == 'table':
-        return int(number(path, line, name, text))
-    if name in ('verdict', 'reference_verdict'):
-        try:
-            return Verdict(text)
-        except ValueError:
-            known = ', '.join(Verdict)
-            raise UserError(
-                f'{path}, line {line}, column {name}: {text!r}; expected one of {known}.'
-            ) from None
-    if Cell.__annotations__[name] == float | None:
-        return number(path, line, name, text) if text else None
-    if name in ('paper', 'reference') and text:
-        number(path, line, name, text)
-    return text
