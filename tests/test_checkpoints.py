@@ -12,6 +12,8 @@ import model  # noqa: F401
 from reproduce import checkpoints
 from reproduce.checkpoints import Reference, Released, find, load, load_manifest, obtain
 from reproduce.errors import UserError
+from reproduce.evaluate import runner
+from reproduce.openmmlab import load_config
 
 
 def micro(name='maformer_micro', **kwargs):
@@ -226,7 +228,9 @@ def test_a_reference_holds_for_its_own_images_only():
         Reference(data='shapes', images=17, metrics={'top1': 80.0}, source='x')
 
 
-def test_the_manifest_is_whole():
-    for entry in load_manifest():
-        if entry.file is not None:
-            load(timm.create_model(entry.model, **entry.arguments), obtain(entry))
+@pytest.mark.parametrize('entry', load_manifest(), ids=lambda entry: entry.name)
+def test_the_manifest_is_whole(entry):
+    if entry.task == 'imagenet':
+        load(timm.create_model(entry.model, **entry.arguments), obtain(entry))
+    else:
+        runner.build(load_config(entry.model), obtain(entry))

@@ -301,7 +301,7 @@ def test_mistakes_are_told_before_anything_is_predicted(config, weights, data, t
     with pytest.raises(UserError, match='is a config for ade20k, not for coco'):
         evaluate(Job('fpn_maformer-small_8xb2-80k_ade20k-512x512.py', weights, data))
     with pytest.raises(UserError, match='cannot be evaluated, only cited'):
-        evaluate(Job('mask_rcnn_cswin_tiny', weights, data))
+        evaluate(Job('mask_rcnn_vil_small', weights, data))
     with pytest.raises(UserError, match='there is no config'):
         evaluate(job('nowhere.py', weights, data))
     with pytest.raises(UserError, match=r'is not one of mask-rcnn_maformer-micro_fpn\.py: .*mask'):
