@@ -1,5 +1,10 @@
 """What several test files use."""
 
+import os
+
+# Tests run side by side, a process a core; more threads than cores would wait for each other.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import sys
 
 import pytest
