@@ -21,10 +21,10 @@ PROCESSES = $(if $(GPUS),--processes $(GPUS))
 EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tables figures report plan checkpoints regress audit test test-slow test-report lint format benchmark benchmark-evaluation clean
+.PHONY: help setup reproduce tables figures report plan checkpoints regress audit test test-slow test-report lint format benchmark benchmark-evaluation benchmark-scoring clean
 
 help:  ## Print this list
-	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 setup: $(READY)  ## Make .venv with everything the other targets need; they do it by themselves
 
@@ -102,6 +102,10 @@ benchmark: $(READY)  ## Images/s and peak memory of the MAFormers beside Swin-T 
 
 benchmark-evaluation: $(READY)  ## Images/s of an evaluation beside the bare forward pass and timm
 	$(BIN)/python -m benchmarks.evaluation $(ARGS)
+
+benchmark-scoring: $(READY)  ## Seconds to score COCO and ADE20K predictions, beside the fast scorer and mmseg
+	$(BIN)/python -m benchmarks.scoring coco
+	$(BIN)/python -m benchmarks.scoring ade20k
 
 clean:  ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
