@@ -49,7 +49,7 @@ $(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(CONST
 
 # The report is made also where a cell is worse than it should be: that is when it is looked at.
 reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7, then the report
-	$(BIN)/python -m reproduce table $(EVALUATE) $(ARGS) || { test $$? -eq 1 && failed=1; } && \
+	@$(BIN)/python -m reproduce table $(EVALUATE) $(ARGS) || { test $$? -eq 1 && failed=1; } && \
 	$(BIN)/python -m reproduce report && exit $${failed:-0}
 
 reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5

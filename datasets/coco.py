@@ -226,6 +226,12 @@ def read(path: Path) -> Annotations:
                 f'{told}: {part} have the id {doubled[0]}{_more(doubled)} more than once; expected '
                 'each once.'
             )
+    listed = [category['id'] for category in content['categories']]
+    if listed != sorted(listed):
+        raise UserError(
+            f'{path} lists its categories in another order than by id: sort them; detectors number '
+            'their classes by the order.'
+        )
     names = Counter(category['name'] for category in content['categories'])
     if doubled := [name for name, n in names.items() if n > 1]:
         raise UserError(

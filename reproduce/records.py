@@ -117,6 +117,9 @@ class Evaluation(_Part):
         )
         what['checkpoint'] = self.checkpoint.sha256
         what['data'] = self.data.fingerprint
+        if self.task == 'coco':
+            # Several images are padded to the largest of their batch, which changes the detections.
+            what['batch_size'] = self.provenance.batch_size
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -249,6 +252,8 @@ def latest(
 ) -> Evaluation | None:
     """The last measurement of `system` with the preprocessing of its own config, if there is one.
 
+    One in fp32 goes before one in less.
+
     Args:
         metric: it has this one.
         complete: on the complete validation set, or on a part of it.
@@ -263,4 +268,8 @@ def latest(
         and not record.overridden
         and sha256 in (None, record.checkpoint.sha256)
     ]
-    return max(fitting, key=lambda record: record.provenance.date, default=None)
+    return max(
+        fitting,
+        key=lambda record: (record.precision == 'fp32', record.provenance.date),
+        default=None,
+    )

@@ -77,7 +77,7 @@ def full(tmp_path_factory):
         for i in range(36_781)
     ]
     categories = [{'id': i, 'name': f'class {i}'} for i in coco.CATEGORY_IDS]
-    content = {'images': images[::-1], 'annotations': objects, 'categories': categories[::-1]}
+    content = {'images': images[::-1], 'annotations': objects, 'categories': categories}
     instances_file(root, content)
     return root
 
@@ -191,6 +191,14 @@ def test_annotations_that_are_not_coco(drawn, changeable, change, message):
         coco.load(changeable)
     assert str(path) in str(error.value)
     assert '\n' not in str(error.value)
+
+
+def test_categories_in_another_order_than_by_id_are_refused(changeable):
+    """mmdet numbers a model's classes by their order in the file."""
+    content = content_of(changeable)
+    instances_file(changeable, {**content, 'categories': content['categories'][::-1]})
+    with pytest.raises(UserError, match='in another order than by id'):
+        coco.load(changeable)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"images": [', 'P5 an image'])

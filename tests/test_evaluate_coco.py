@@ -4,6 +4,7 @@ The detector is untrained. So that it has an average precision that could change
 annotations are some of its own detections, moved.
 """
 
+import gzip
 import json
 import os
 import shutil
@@ -220,6 +221,10 @@ def test_half_precision_runs_to_the_end(config, weights, data, alone):
     assert outcome.evaluation.metrics.keys() == alone.evaluation.metrics.keys()
     assert outcome.predictions != alone.predictions
     assert outcome.evaluation.metrics['mask_ap50'] > 0
+    # Boxes are decoded in fp32: their sides are more than half precision can tell apart.
+    found = json.loads(gzip.decompress(outcome.predictions))
+    sides = torch.tensor([result['bbox'] for result in found])
+    assert (sides != sides.bfloat16().float()).float().mean() > 0.5
 
 
 def test_a_detector_without_masks_has_box_metrics_only(config, weights, data, alone, tmp_path):
@@ -311,6 +316,9 @@ def test_mistakes_are_told_before_anything_is_predicted(config, weights, data, t
     with pytest.raises(UserError, match='tests on BaseDetDataset: expected a CocoDataset'):
         voc = {'test_dataloader.dataset.type': 'BaseDetDataset'}
         evaluate(job(config, weights, data, arguments=voc))
+    for options in ({'model.backbone.nope': 3}, {'test_dataloader.dataset.pipeline.9.type': 'x'}):
+        with pytest.raises(UserError, match=r'nope|--cfg-options do not fit'):
+            evaluate(job(config, weights, data, arguments=options))
     bad = changed(
         weights, tmp_path / 'nan.pth', neck__fpn_convs__0__conv__bias=lambda b: b.fill_(torch.nan)
     )

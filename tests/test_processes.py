@@ -81,3 +81,12 @@ def test_one_task_under_srun_is_no_group(monkeypatch):
         assert (group.rank, group.size) == (0, 1)
         assert group.gather(['mine']) == ['mine']
         assert group.add(torch.ones(())) == 1
+
+
+def test_what_evaluates_several_models_is_started_alone(run, monkeypatch):
+    monkeypatch.setenv('SLURM_PROCID', '0')
+    monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
+    for command in (('regress',), ('table', 4, '--data', '.')):
+        code, out, err = run(*command)
+        assert (code, out) == (2, '')
+        assert 'evaluate one model at a time' in err

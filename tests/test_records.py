@@ -283,3 +283,15 @@ def test_a_perturbed_release_fails(run, tmp_path, entry):
     manifest = tmp_path / 'manifest.toml'
     manifest.write_text(tomlkit.dumps({'checkpoint': [perturbed]}))
     assert run('regress', '--manifest', manifest)[0] == 1
+
+
+def test_a_measurement_in_less_than_fp32_does_not_replace_one_in_it():
+    full, later = record(DEIT, 79.8), record(DEIT, 79.7)
+    later = later.model_copy(
+        update={
+            'precision': 'fp16',
+            'provenance': later.provenance.model_copy(update={'date': '2027-01-01T00:00:00+00:00'}),
+        }
+    )
+    assert records.latest([full, later], DEIT, 'top1') == full
+    assert records.latest([later], DEIT, 'top1') == later

@@ -47,7 +47,7 @@ class Job(harness.Job):
 
     def prepare(self) -> Prepared:
         system, name, config = runner.resolve(self.model, self.arguments, self.task)
-        path = checkpoints.find(self.checkpoint, system or name)
+        path = checkpoints.find(self.checkpoint, runner.checkpoint_name(system, name))
         steps = pipeline(config, self.multi_scale)
         data = load(self.data, limit=self.limit)
         check_classes(config, data)

@@ -47,7 +47,7 @@ class Job(harness.Job):
 
     def prepare(self) -> Prepared:
         system, name, config = runner.resolve(self.model, self.arguments, self.task)
-        path = checkpoints.find(self.checkpoint, system or name)
+        path = checkpoints.find(self.checkpoint, runner.checkpoint_name(system, name))
         data = load(self.data, limit=self.limit)
         point_at(config, data, 'test')
         annotations = read(data.annotations).of(image_id for _, image_id in data.samples)
@@ -180,16 +180,21 @@ def _run_lengths(mask: torch.Tensor | dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _without_nan(model: nn.Module, job: Job) -> Iterator[None]:
-    """Raise UserError where a part of `model` gives NaN: mmdet drops such boxes without a word."""
+    """Raise UserError where a part of `model` gives NaN: mmdet drops such boxes without a word.
 
-    def hook(name: str, wrong: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., None]:
-        def check(module: nn.Module, inputs: Any, outputs: Any) -> None:
+    What the parts give is in fp32, also under autocast: boxes are decoded from it, and in half
+    precision their corners would lie pixels off.
+    """
+
+    def hook(name: str, wrong: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+        def check(module: nn.Module, inputs: Any, outputs: Any) -> Any:
             if any(wrong(tensor).any() for tensor in _tensors(outputs)):
                 overflow = f', or --amp {job.amp} overflows' if job.amp else ''
                 raise UserError(
                     f'the model gives NaN or infinity in its {name}: its weights are not '
                     f'sound{overflow}.'
                 )
+            return _in_fp32(outputs)
 
         return check
 
@@ -212,6 +217,14 @@ def _not_finite(tensor: torch.Tensor) -> torch.Tensor:
 
 def _not_below_infinity(tensor: torch.Tensor) -> torch.Tensor:
     return ~(tensor < torch.inf)  # some heads mask logits with -infinity
+
+
+def _in_fp32(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, list | tuple):
+        return type(value)(_in_fp32(item) for item in value)
+    return value
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

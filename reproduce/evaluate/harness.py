@@ -152,17 +152,18 @@ def run(job: Job) -> Outcome | None:
         raise UserError(f"--amp '{job.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
     if job.batch_size < 1:
         raise UserError(f'a batch of {job.batch_size} images is none: give 1 or more.')
-    prepared = job.prepare()
     # fp32 means fp32: cuDNN would round the inputs of convolutions to TF32.
     torch.backends.cudnn.allow_tf32 = False
     with join(job.device) as group:
+        with agreeing(group, job):
+            prepared = job.prepare()
+            sha256 = checkpoints.sha256(prepared.checkpoint)
         start = time.perf_counter()
         measured = prepared.measure(group)
         seconds = time.perf_counter() - start
         if measured is None:
             return None
         data = prepared.data
-        sha256 = checkpoints.sha256(prepared.checkpoint)
         evaluation = records.Evaluation(
             task=job.task,
             system=prepared.system,
@@ -234,15 +235,20 @@ def agreeing(group: Group, job: Job) -> Iterator[None]:
     Raises:
         UserError: if one of them raised one, or its memory does not hold a batch.
     """
+    own = None
     try:
         yield
     except UserError as error:
+        own = error
         group.fail(str(error))
     except torch.OutOfMemoryError:
         group.fail(
             f'a batch of {job.batch_size} images does not fit the memory: lower --batch-size.'
         )
-    group.agree()
+    try:
+        group.agree()
+    except UserError as first:
+        raise own or first from None
 
 
 class _Indexed(Dataset):

@@ -122,6 +122,19 @@ def in_group() -> bool:
     return dist.is_torchelastic_launched() or _in_slurm()
 
 
+def check_alone() -> None:
+    """Check that no launcher started this process: it will start processes, again and again.
+
+    Raises:
+        UserError: if one did.
+    """
+    if in_group():
+        raise UserError(
+            'this evaluates several models, one after the other: start it once and give '
+            '--processes; under torchrun or srun, evaluate one model at a time.'
+        )
+
+
 def _in_slurm() -> bool:
     # An interactive shell under srun is one task, and starts its processes itself.
     return 'SLURM_PROCID' in os.environ and int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1
@@ -182,7 +195,7 @@ def _work(function: Callable[..., Any], arguments: tuple) -> Any:
     try:
         return function(*arguments)
     except UserError as error:
-        return UserError(str(error))
+        return error.with_traceback(None)
 
 
 @contextmanager

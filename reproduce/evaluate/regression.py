@@ -15,6 +15,7 @@ from datasets import shapes
 from reproduce import checkpoints, records
 from reproduce.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.evaluate.harness import Outcome, evaluate
+from reproduce.evaluate.processes import check_alone
 from reproduce.evaluate.tasks import DATA, job_class
 from reproduce.paper import load_tolerances
 from reproduce.verdict import Verdict, judge_reference
@@ -60,6 +61,7 @@ def check(
     Raises:
         UserError: if the manifest is malformed or has no reference, or `weights` is no folder.
     """
+    check_alone()
     manifest = manifest or checkpoints.MANIFEST
     entries = checkpoints.load_manifest(manifest)
     if weights is not None:

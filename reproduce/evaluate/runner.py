@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.structures import BaseDataElement
@@ -44,7 +45,10 @@ def resolve(model: str, arguments: Mapping[str, Any], task: str) -> tuple[str | 
     config = openmmlab.load_config(name)
     if (found := openmmlab.task_of(config)) != task:
         raise UserError(f'{name} is a config for {found}, not for {task}: evaluate it there.')
-    config.merge_from_dict(dict(arguments))
+    try:
+        config.merge_from_dict({key: _tupled(value) for key, value in arguments.items()})
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f'--cfg-options do not fit {name}: {error}.') from error
     system = next((s.name for s in systems.values() if s.evaluated_config == name), None)
     return None if arguments else system, name, config
 
@@ -55,7 +59,13 @@ def build(config: Config, path: Path) -> nn.Module:
     Raises:
         UserError: if the file cannot be read safely, or its parameters are not those of the model.
     """
-    model = openmmlab.build(_without_pretraining(config), 'cpu')
+    try:
+        model = openmmlab.build(_without_pretraining(config), 'cpu')
+    except Exception as error:  # whatever a foreign constructor raises
+        raise UserError(
+            f'the model of {Path(config.filename).name} cannot be built: {type(error).__name__}: '
+            f'{error}'.splitlines()[0]
+        ) from error
     try:
         state = read(path)
     except CheckpointError as error:
@@ -114,7 +124,7 @@ def predict(
         return _EachImageOnce(runner, dataset, keep, group, job)
 
     with tempfile.TemporaryDirectory() as folder:
-        runner = Runner(
+        runner = _OnItsDevice(
             model=model.to(group.device),
             work_dir=folder,
             test_dataloader={},
@@ -136,6 +146,12 @@ def predict(
     return [content for _, content in sorted(kept, key=_index)]
 
 
+class _OnItsDevice(Runner):
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """The model where it is; mmengine would move it to the first GPU that it sees."""
+        return revert_sync_batchnorm(model)
+
+
 class _EachImageOnce(BaseLoop):
     """A test loop that counts no image twice on any number of processes, as mmengine's would."""
 
@@ -155,7 +171,7 @@ class _EachImageOnce(BaseLoop):
         """The pairs (index, kept) of this process."""
         self.runner.call_hook('before_test')
         self.runner.call_hook('before_test_epoch')
-        model = self.runner.model.to(self.group.device).eval()
+        model = self.runner.model.eval()
         kind, precision = self.group.device.type, PRECISIONS.get(self.job.amp)
         kept = []
         with (
@@ -168,6 +184,17 @@ class _EachImageOnce(BaseLoop):
         self.runner.call_hook('after_test_epoch', metrics={})
         self.runner.call_hook('after_test')
         return kept
+
+
+def _tupled(value: Any) -> Any:
+    """Sizes and scales as OpenMMLab takes them: JSON and TOML have lists only."""
+    numbers = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
+    return tuple(value) if numbers else value
+
+
+def checkpoint_name(system: str | None, name: str) -> str:
+    """What the checkpoint of a config is called in a folder of several."""
+    return system or Path(name.rpartition('::')[2]).stem
 
 
 def _index(item: tuple[int, Any]) -> int:

@@ -8,6 +8,7 @@ from datasets import load
 from reproduce import checkpoints, records
 from reproduce.errors import DataNotFound, UserError
 from reproduce.evaluate.harness import DataSet, Job, evaluate
+from reproduce.evaluate.processes import check_alone
 from reproduce.evaluate.tasks import DATA, job_class
 from reproduce.paper import METRICS, unprefixed
 from reproduce.records import Evaluation
@@ -91,6 +92,8 @@ def standing(systems: Iterable[System], request: Request) -> Standing:
         UserError: if the folder of the data or of the weights is not what it should be, or a
             record is damaged.
     """
+    if request.data is not None:
+        check_alone()
     found = prospects(systems, request)
     earlier = records.load_all(request.folder)
     failures: dict[str, Exception] = {}
@@ -101,7 +104,8 @@ def standing(systems: Iterable[System], request: Request) -> Standing:
             outcome = evaluate(job(prospect, request), request.processes)
             outcome.save(request.folder)
         except Exception as error:  # whatever a foreign model raises is its own cell's
-            failures[prospect.system.name] = error
+            # Its frames hold the model, on the device that the next one needs.
+            failures[prospect.system.name] = error.with_traceback(None)
         else:
             earlier.append(outcome.evaluation)
     return {
