@@ -32,7 +32,8 @@ def data(tmp_path_factory):
     content = json.loads(path.read_text())
     known = {category['id'] for category in content['categories']}
     more = [{'id': i, 'name': f'class {i}'} for i in CATEGORY_IDS if i not in known]
-    path.write_text(json.dumps({**content, 'categories': [*content['categories'], *more]}))
+    categories = sorted([*content['categories'], *more], key=lambda category: category['id'])
+    path.write_text(json.dumps({**content, 'categories': categories}))
     (root / 'ade20k/ADEChallengeData2016/objectInfo150.txt').unlink()
     return root
 
