@@ -22,8 +22,9 @@ from zipfile import BadZipFile
 from zipfile import Path as ZipPath
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
+from datasets.exif import upright_size
 from reproduce.errors import DataNotFound, UserError
 
 NUM_CLASSES = 150
@@ -35,8 +36,6 @@ _PLACES = (
     *('.', 'ADEChallengeData2016'),
     *('ade20k/ADEChallengeData2016', 'ade/ADEChallengeData2016'),
 )
-# EXIF orientations that exchange width and height.
-_TURNED = (5, 6, 7, 8)
 _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error),
     *(BadZipFile, Image.DecompressionBombError),
@@ -247,8 +246,7 @@ def _described(sample: tuple[Path, Path], classes: int) -> bytes:
     labels = read_label_map(label_map, classes)
     try:
         with Image.open(image) as file:
-            turned = file.getexif().get(ExifTags.Base.Orientation) in _TURNED
-            width, height = file.size[::-1] if turned else file.size
+            width, height = upright_size(file)
     except _UNREADABLE as error:
         raise UserError(
             f'cannot read the image {image}: {error}; restore it from the original archive.'

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
-from PIL import ExifTags, Image
+from PIL import Image
 from pydantic import (
     AfterValidator,
     Field,
@@ -27,6 +27,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from datasets.exif import upright_size
 from reproduce.errors import DataNotFound, UserError
 
 NUM_IMAGES = {'train': 118_287, 'val': 5_000}
@@ -35,9 +36,6 @@ CATEGORY_IDS = tuple(sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 7
 
 # What the folder is called inside one that holds several data sets.
 _NAMES = ('coco', 'COCO', 'coco2017', 'COCO2017', 'mscoco', 'MSCOCO')
-
-# EXIF orientations that exchange width and height.
-_TURNED = (5, 6, 7, 8)
 
 
 def _not_negative(box: list[float]) -> list[float]:
@@ -332,9 +330,7 @@ def _check_images(folder: Path, path: Path, images: Sequence[dict[str, Any]]) ->
         file = folder / image['file_name']
         try:
             with Image.open(file) as opened:
-                # As OpenCV reads it: it heeds EXIF.
-                turned = opened.getexif().get(ExifTags.Base.Orientation) in _TURNED
-                width, height = opened.size[::-1] if turned else opened.size
+                width, height = upright_size(opened)
         except FileNotFoundError:
             missing.append(image['file_name'])
             continue

@@ -375,13 +375,22 @@ def load(model: nn.Module, path: Path, classes: str = '') -> None:
         state = _translated(state, model)
         if differences(state, wanted):
             raise UserError(_misfit(state, model, path, differ, classes))
+    check_finite(state, path)
+    model.load_state_dict(state)
+
+
+def check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Check that all parameters of the checkpoint at `path` are numbers.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(
                 f'the checkpoint {path} holds a NaN or an infinity in {key}: it is damaged, or its '
                 'training diverged; take another.'
             )
-    model.load_state_dict(state)
 
 
 def _translated(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:

@@ -53,9 +53,7 @@ def checkpoints_command(
     from reproduce.coverage import coverage, told
     from reproduce.systems import load_systems
 
-    if unknown := [n for n in tables or () if n not in paper.METRICS]:
-        raise UserError(f'the paper has no Table {unknown[0]}: name tables from 1 to 7.')
-    rows = [row for number in tables or paper.METRICS for row in paper.load_table(number)]
+    rows = [row for number in paper.table_numbers(tables) for row in paper.load_table(number)]
     systems = [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
     chosen = _chosen(load_public(), systems, names or [])
     if download and folder is None:

@@ -18,6 +18,7 @@ from reproduce.checkpoints_command import checkpoints_command
 from reproduce.errors import UserError
 from reproduce.evaluate import command as evaluation
 from reproduce.gate_command import accept_command, show_command
+from reproduce.options import RESULTS
 from reproduce.quiet import quiet_libraries
 from reproduce.report.command import figures_command, report_command, tables_command
 from reproduce.score import command as scoring
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from reproduce.paper import Row
     from reproduce.systems import System
 
-RESULTS = Path('results')
 
 app = typer.Typer(
     help="Does the number in the paper's table hold? Reproduces Tables 1-7 of MAFormer.",
@@ -228,9 +228,7 @@ def _rows_and_systems(
     from reproduce import paper
     from reproduce.systems import load_systems
 
-    numbers = sorted(set(tables or paper.METRICS))
-    if unknown := [n for n in numbers if n not in paper.METRICS]:
-        raise UserError(f'the paper has no Table {unknown[0]}: name tables from 1 to 7.')
+    numbers = paper.table_numbers(tables)
     rows = [row for number in numbers for row in paper.load_table(number)]
     return numbers, rows, [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
 

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from tabulate import tabulate
 
+RESULTS = Path('results')
+
 
 class Format(StrEnum):
     """How the result is printed."""

@@ -2,32 +2,19 @@
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-RESULTS = Path('results')
-
-
-class Format(StrEnum):
-    """How the audit is printed."""
-
-    TEXT = 'text'
-    JSON = 'json'
+from reproduce.options import RESULTS, Format, OutputFormat
 
 
 def audit_command(
     results: Annotated[
         Path, typer.Option('--results', help='Folder of the measured tables.')
     ] = RESULTS,
-    format: Annotated[
-        Format,
-        typer.Option(
-            '--format', help='json prints one JSON object and nothing else to standard output.'
-        ),
-    ] = Format.TEXT,
+    format: OutputFormat = Format.TEXT,
 ) -> None:
     """Hold the paper against itself: its text against its tables, its tables against each other.
 

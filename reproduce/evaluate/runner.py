@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from model.checkpoint import CheckpointError, differences, listed, read
 from reproduce import openmmlab
+from reproduce.checkpoints import check_finite
 from reproduce.errors import UserError
 from reproduce.evaluate.harness import PRECISIONS, Job, agreeing, batches
 from reproduce.evaluate.processes import Group
@@ -79,12 +80,7 @@ def build(config: Config, path: Path) -> nn.Module:
         raise UserError(
             f'the checkpoint {path} is not one of {Path(config.filename).name}: {listed(differ)}.'
         )
-    for key, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UserError(
-                f'the checkpoint {path} holds a NaN or an infinity in {key}: it is damaged, or its '
-                'training diverged; take another.'
-            )
+    check_finite(state, path)
     model.load_state_dict(state)
     return model
 

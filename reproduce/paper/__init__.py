@@ -8,7 +8,7 @@ listed, with the reason to think so, in `misprints.csv`.
 import csv
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -142,6 +142,18 @@ def load_tolerances(folder: Path = FOLDER) -> dict[str, Tolerance]:
     if missing := sorted(needed - tolerances.keys()):
         raise UserError(f'{path} has no tolerance for {", ".join(missing)}: add an entry for each.')
     return tolerances
+
+
+def table_numbers(named: Sequence[int] | None) -> list[int]:
+    """The named tables once each, in order; all of them if none is named.
+
+    Raises:
+        UserError: if the paper has no such table.
+    """
+    numbers = sorted(set(named or METRICS))
+    if unknown := [n for n in numbers if n not in METRICS]:
+        raise UserError(f'the paper has no Table {unknown[0]}: name tables from 1 to 7.')
+    return numbers
 
 
 def unprefixed(column: str) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from reproduce.errors import UserError
+from reproduce.options import RESULTS
 
-RESULTS = Path('results')
 REPORT = RESULTS / 'report.html'
 
 
@@ -89,10 +89,11 @@ def tables_command(
     """Set the paper's tables in Markdown and LaTeX, with measured values and rows of your own."""
     from reproduce.cells import load_results
     from reproduce.files import check_writable, write_atomically
+    from reproduce.paper import table_numbers
     from reproduce.report import layout
     from reproduce.report import tables as setting
 
-    numbers = _numbers(tables)
+    numbers = table_numbers(tables)
     found = load_results(results, numbers)
     lines = {number: layout.lines(found, number) for number in numbers}
     if show is Show.PRINTED:
@@ -172,15 +173,6 @@ def report_command(
     findings = audit(results).findings if {cell.table for cell in found} == set(METRICS) else ()
     write_atomically(output, page.render(found, load_all(results / 'evaluations'), findings))
     print(f'The report: {output}')
-
-
-def _numbers(tables: list[int] | None) -> list[int]:
-    from reproduce.paper import METRICS
-
-    numbers = sorted(set(tables or METRICS))
-    if unknown := [n for n in numbers if n not in METRICS]:
-        raise UserError(f'the paper has no Table {unknown[0]}: name tables from 1 to 7.')
-    return numbers
 
 
 def _names(entries: list[str] | None) -> list[str]:

@@ -4,14 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from reproduce.cells import Cell
 from reproduce.errors import UserError
 from reproduce.paper import METRICS, PREFIXES, Row, load_table, unprefixed
 from reproduce.systems import System, load_systems
-
-RESULTS = Path('results')
 
 # The tables that compare models of like size, block by block; each block ends with MAFormer.
 COMPARISONS = (4, 5, 6, 7)
