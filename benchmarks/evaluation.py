@@ -27,8 +27,8 @@ from timm.utils import AverageMeter, accuracy
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
-from reproduce.evaluate.imagenet import Job, predict, preprocessing
-from reproduce.evaluate.processes import Group, join
+from reproduce.distributed import Group, join
+from reproduce.tasks.imagenet import Job, predict, preprocessing
 
 CLASSES = 10
 

@@ -94,10 +94,10 @@ def measure_system(system: System) -> Complexity:
         return measure(classifier, _one_image(system.input_size))
     if system.config is not None:
         # Imported here: mmdet and mmseg take seconds, and Tables 1-4 do without them.
-        from reproduce import openmmlab
+        from reproduce.openmmlab import configs, models
 
-        config = openmmlab.load_config(system.config)
-        return measure(openmmlab.build(config), openmmlab.published_forward(config))
+        config = configs.load_config(system.config)
+        return measure(models.build(config), models.published_forward(config))
     raise ValueError(f'{system.name} is cited: {system.cited}')
 
 

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 import model  # noqa: F401
 from datasets import shapes
 from datasets.imagenet import load, open_image
-from reproduce import checkpoints, cli
-from reproduce.records import Evaluation
+from reproduce import cli
+from reproduce.evaluate.records import Evaluation
+from reproduce.weights import registry, store
 
 DAY = '2026-01-01T00:00:00+00:00'
 
@@ -99,7 +100,7 @@ def write_manifest(folder, outcome, **scores):
 name = "{name}"
 model = "maformer_micro"
 file = "{path.name}"
-sha256 = "{checkpoints.sha256(path)}"
+sha256 = "{store.sha256(path)}"
 licence = "Apache-2.0"
 [[checkpoint.reference]]
 fingerprint = "{data.fingerprint}"
@@ -107,7 +108,7 @@ images = {data.images}
 metrics = {{ top1 = {top1} }}
 source = "me"
 """)
-    checkpoints.load_manifest.cache_clear()
+    registry.load_manifest.cache_clear()
     path = folder / 'manifest.toml'
     path.write_text('\n'.join(lines))
     return path

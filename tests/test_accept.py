@@ -10,10 +10,11 @@ import torch
 from conftest import record, weights, write_manifest
 from safetensors.torch import load_file, save_file
 
-from reproduce import checkpoints, records
-from reproduce.checkpoints import load_manifest
+from reproduce.evaluate import records
 from reproduce.evaluate.harness import evaluate
-from reproduce.evaluate.imagenet import Job, preprocessing
+from reproduce.tasks.imagenet import Job, preprocessing
+from reproduce.weights import store
+from reproduce.weights.registry import load_manifest
 
 DEIT = 'deit_small_patch16_224'
 WHY = ('--reason', 'the head was trained again')
@@ -38,7 +39,7 @@ def test_the_gate_fails_and_passes_again(run, embedded, sound, tmp_path):
 
     code, modest, perturbed = gate()
     assert (code, modest, perturbed['verdict']) == (1, 'better', 'worse')
-    sha256 = checkpoints.sha256(tmp_path / 'perturbed.safetensors')
+    sha256 = store.sha256(tmp_path / 'perturbed.safetensors')
     (kept,) = (e for e in records.load_all(Path('kept')) if e.checkpoint.sha256 == sha256)
     accept = ('accept', f'kept/{kept.stem}.json', '--manifest', manifest)
 

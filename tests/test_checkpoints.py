@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model  # noqa: F401
-from reproduce import checkpoints
-from reproduce.checkpoints import Reference, Released, find, load, load_manifest, obtain
 from reproduce.errors import UserError
-from reproduce.evaluate import runner
-from reproduce.openmmlab import load_config
+from reproduce.openmmlab import inference
+from reproduce.openmmlab.configs import load_config
+from reproduce.weights import registry
+from reproduce.weights.loading import load
+from reproduce.weights.registry import Reference, Released, load_manifest
+from reproduce.weights.store import find, obtain
 
 
 def micro(name='maformer_micro', **kwargs):
@@ -187,10 +189,10 @@ def test_released_weights_are_verified(tmp_path):
     listed = manifest(tmp_path / 'm.toml', sha256)
     (entry,) = load_manifest(listed)
     assert obtain(entry, listed) == path
-    found = checkpoints.reference(sha256, 'abc', False, [entry])
+    found = registry.reference(sha256, 'abc', False, [entry])
     assert found.metrics == {'top1': 50.0}
-    assert checkpoints.reference(sha256, 'other', True, [entry]) is None
-    assert checkpoints.reference('0' * 64, 'abc', False, [entry]) is None
+    assert registry.reference(sha256, 'other', True, [entry]) is None
+    assert registry.reference('0' * 64, 'abc', False, [entry]) is None
     other = load_file(path)
     other['head.fc.bias'] += 1
     save_file(other, path)
@@ -233,4 +235,4 @@ def test_the_manifest_is_whole(entry):
     if entry.task == 'imagenet':
         load(timm.create_model(entry.model, **entry.arguments), obtain(entry))
     else:
-        runner.build(load_config(entry.model), obtain(entry))
+        inference.build(load_config(entry.model), obtain(entry))

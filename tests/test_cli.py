@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reproduce import complexity, paper, results
-from reproduce.cells import Cell, write
+from reproduce import complexity, paper
 from reproduce.complexity import Complexity
 from reproduce.errors import UserError
+from reproduce.judge import assembly
+from reproduce.judge.cells import Cell, write
+from reproduce.judge.verdict import Verdict
 from reproduce.systems import load_systems
-from reproduce.verdict import Verdict
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = (
@@ -150,8 +151,8 @@ def test_a_damaged_paper_file_is_one_line(run, monkeypatch, tmp_path):
 def test_the_register_may_name_only_cells():
     rows = paper.load_table(1)
     with pytest.raises(UserError, match='misspelt'):
-        results.check_known([(1, 'misspelt', 'flops_g')], rows, load_systems())
-    results.check_known([(2, 'misspelt', 'flops_g')], rows, load_systems())
+        assembly.check_known([(1, 'misspelt', 'flops_g')], rows, load_systems())
+    assembly.check_known([(2, 'misspelt', 'flops_g')], rows, load_systems())
 
 
 def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):

@@ -24,7 +24,8 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
-from reproduce.openmmlab import CONFIGS, build, load_config
+from reproduce.openmmlab.configs import CONFIGS, load_config
+from reproduce.openmmlab.models import build
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(

@@ -8,10 +8,10 @@ import torch
 
 import model.cswin as cswin
 from model.cswin import checkpoint_filter_fn
-from reproduce import checkpoints
 from reproduce.complexity import measure_system
 from reproduce.errors import UserError
 from reproduce.systems import System
+from reproduce.weights import loading
 
 TINY = {'dims': (8, 16, 32, 64), 'depths': (1, 1, 2, 1), 'heads': (2, 4, 4, 8)}
 
@@ -116,7 +116,7 @@ def test_a_released_checkpoint_loads_from_its_file(key, tmp_path):
     state = released()
     torch.save({'epoch': 300, key: state}, tmp_path / 'cswin.pth')
     model = tiny().double()
-    checkpoints.load(model, tmp_path / 'cswin.pth')
+    loading.load(model, tmp_path / 'cswin.pth')
     loaded = model.state_dict()
     assert torch.equal(loaded['stages.2.blocks.1.attention.lepe.1.weight'], state[LEPE])
     assert len(loaded) == len(state)
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_another_size_is_refused_by_name(tmp_path):
     state[LEPE] = state[LEPE][:8]
     torch.save(state, tmp_path / 'cswin.pth')
     with pytest.raises(UserError, match='is not one of cswin_tiny'):
-        checkpoints.load(tiny(), tmp_path / 'cswin.pth')
+        loading.load(tiny(), tmp_path / 'cswin.pth')
 
 
 # An implementation of its own: released names, loops over heads, stripes and pixels.

@@ -10,10 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from reproduce import checkpoints
-from reproduce.checkpoints import State, load_public
-from reproduce.download import fetch, receipt
 from reproduce.errors import UserError
+from reproduce.weights import registry, store
+from reproduce.weights.download import fetch, receipt
+from reproduce.weights.registry import load_public
+from reproduce.weights.store import State
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -229,7 +230,7 @@ def offered(monkeypatch):
             for entry in load_public()
             if entry.system in elsewhere
         )
-        monkeypatch.setattr(checkpoints, 'load_public', lambda: register)
+        monkeypatch.setattr(registry, 'load_public', lambda: register)
         yield server
 
 
@@ -247,7 +248,7 @@ def test_the_command_fetches_what_is_asked_for(run, offered, tmp_path):
     ]
     assert 'HTTP 404' in err
     assert offered.seen == [None] * 3  # what is there is not fetched again
-    assert checkpoints.find('weights', TWINS).read_bytes() == CONTENT
+    assert store.find('weights', TWINS).read_bytes() == CONTENT
 
 
 def test_the_command_replaces_nothing(run, offered, tmp_path):
@@ -262,6 +263,6 @@ def test_the_command_replaces_nothing(run, offered, tmp_path):
 
 def test_a_released_name_is_fetched_into_the_cache(offered, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    path = checkpoints.find(f'timm:{TWINS}.in1k', TWINS)
+    path = store.find(f'timm:{TWINS}.in1k', TWINS)
     assert path.read_bytes() == CONTENT
     assert receipt(path).url == offered.url

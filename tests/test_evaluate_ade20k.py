@@ -13,13 +13,13 @@ from PIL import Image
 
 from datasets import shapes
 from datasets.ade20k import load
-from reproduce import openmmlab
 from reproduce.errors import UserError
-from reproduce.evaluate.ade20k import Job, pipeline
 from reproduce.evaluate.harness import evaluate
-from reproduce.evaluate.pictures import side_by_side
-from reproduce.openmmlab_data import point_at
+from reproduce.openmmlab import configs, models
+from reproduce.openmmlab.data_paths import point_at
+from reproduce.report.pictures import side_by_side
 from reproduce.score.ade20k import score_folder
+from reproduce.tasks.ade20k import Job, pipeline
 
 FPN, UPERNET = 'fpn_maformer-micro_shapes.py', 'upernet_maformer-micro_shapes.py'
 SCALE = (320, 80)
@@ -38,8 +38,8 @@ def root(tmp_path_factory):
 def segmenter(config, seed=0):
     """With random weights that tell pixels apart."""
     torch.manual_seed(seed)
-    config = openmmlab.load_config(config)
-    model = openmmlab.build(config, 'cpu')
+    config = configs.load_config(config)
+    model = models.build(config, 'cpu')
     torch.nn.init.normal_(model.decode_head.conv_seg.weight, std=3)
     return model
 
@@ -78,7 +78,7 @@ def alone(root, weights):
 @pytest.mark.parametrize('arguments', [{}, SLIDE], ids=['whole', 'slide'])
 def test_it_is_what_mmsegs_own_test_loop_gives(root, weights, tmp_path, arguments):
     found = evaluate(job(root, weights, arguments=arguments)).evaluation
-    config = openmmlab.load_config(FPN)
+    config = configs.load_config(FPN)
     config.merge_from_dict({**SMALL, **arguments})
     data = load(root)
     point_at(config, data, 'test')
@@ -132,7 +132,7 @@ def test_multi_scale_is_the_mean_of_twelve_views(root, weights, alone):
 
 
 def test_multi_scale_sizes_are_those_of_the_papers():
-    config = openmmlab.load_config('upernet_maformer-small_8xb2-160k_ade20k-512x512.py')
+    config = configs.load_config('upernet_maformer-small_8xb2-160k_ade20k-512x512.py')
     resize, flip, pack = pipeline(config, True)[1]['transforms']
     assert sorted(step['scale'] for step in resize) == [
         *((1024, 256), (1536, 384), (2048, 512), (2560, 640), (3072, 768), (3584, 896)),
@@ -235,7 +235,7 @@ def test_a_model_with_one_score_for_two_classes(root, tmp_path):
         labels.parent.mkdir(parents=True, exist_ok=True)
         Image.new('L', Image.open(path).size, 1).save(labels)
     (tmp_path / 'objectInfo150.txt').write_text('Idx\tName\n1\tground\n2\tfigure\n')
-    config = openmmlab.load_config(FPN)
+    config = configs.load_config(FPN)
     arguments = {
         'model.decode_head.num_classes': 2,
         'model.decode_head.out_channels': 1,
@@ -243,7 +243,7 @@ def test_a_model_with_one_score_for_two_classes(root, tmp_path):
         'model.decode_head.loss_decode.use_sigmoid': True,
     }
     config.merge_from_dict(arguments)
-    torch.save(openmmlab.build(config, 'cpu').state_dict(), tmp_path / f'{FPN}.pth')
+    torch.save(models.build(config, 'cpu').state_dict(), tmp_path / f'{FPN}.pth')
     with pytest.raises(UserError, match='gives 1 scores a pixel for the 2 classes'):
         evaluate(job(tmp_path, tmp_path, arguments=arguments))
 

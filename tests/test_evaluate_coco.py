@@ -20,12 +20,13 @@ from pycocotools import mask as run_lengths
 
 from datasets import coco, shapes
 from reproduce.errors import UserError
-from reproduce.evaluate.coco import Job, detections
 from reproduce.evaluate.harness import evaluate
-from reproduce.evaluate.transforms import LoadWholeImage
-from reproduce.openmmlab import build, load_config
-from reproduce.openmmlab_data import point_at
+from reproduce.openmmlab.configs import load_config
+from reproduce.openmmlab.data_paths import point_at
+from reproduce.openmmlab.models import build
+from reproduce.openmmlab.transforms import LoadWholeImage
 from reproduce.score.coco import check, read, score
+from reproduce.tasks.coco import Job, detections
 
 IMAGES = 11  # which neither 2 nor 3 divides
 

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from scipy.stats import binomtest
 
 from datasets.imagenet import load
-from reproduce import checkpoints
 from reproduce.errors import UserError
 from reproduce.evaluate.harness import evaluate
-from reproduce.evaluate.imagenet import Job, preprocessing, resolve
 from reproduce.score.imagenet import Predictions, matched, read, score, wilson
+from reproduce.tasks.imagenet import Job, preprocessing, resolve
+from reproduce.weights import store
 
 ROOT = Path(__file__).parents[1]
 CLASSES = 3
@@ -95,7 +95,7 @@ def test_the_classes_are_those_of_the_bare_model(data, weights, alone, predictio
     assert alone.evaluation.metrics == {'top1': pytest.approx(expected, abs=1e-12), 'top5': 100.0}
     assert alone.evaluation.data.images == 17
     assert not alone.evaluation.data.complete
-    assert alone.evaluation.checkpoint.sha256 == checkpoints.sha256(weights)
+    assert alone.evaluation.checkpoint.sha256 == store.sha256(weights)
 
 
 @pytest.mark.parametrize('processes', [2, 3])

@@ -15,10 +15,11 @@ import mmdet.registry
 import mmseg.registry
 
 from model.openmmlab import CheckpointError, MAFormerBackbone
-from reproduce import openmmlab
 from reproduce.complexity import measure
 from reproduce.errors import UserError
-from reproduce.openmmlab import CONFIGS, build, load_backbone, load_config, published_forward
+from reproduce.openmmlab import configs
+from reproduce.openmmlab.configs import CONFIGS, load_config
+from reproduce.openmmlab.models import build, load_backbone, published_forward
 
 SYSTEMS = [
     system
@@ -208,9 +209,9 @@ def test_a_config_that_does_not_exist(name, expected):
 
 @pytest.mark.parametrize('package', ['mmengine', 'mmdet', 'mmcv._ext'])
 def test_a_package_that_is_not_installed(package, monkeypatch):
-    find_spec = openmmlab.find_spec
+    find_spec = configs.find_spec
     monkeypatch.setattr(
-        openmmlab, 'find_spec', lambda name: None if name == package else find_spec(name)
+        configs, 'find_spec', lambda name: None if name == package else find_spec(name)
     )
     with pytest.raises(UserError, match=r'pip install') as error:
         load_config('mask-rcnn_maformer-small_fpn_1x_coco.py')

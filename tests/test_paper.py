@@ -6,7 +6,7 @@ import pytest
 
 from reproduce import paper
 from reproduce.errors import UserError
-from reproduce.results import load_known
+from reproduce.judge.assembly import load_known
 from reproduce.systems import load_systems
 
 

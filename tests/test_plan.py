@@ -9,7 +9,9 @@ import torch
 import torch.nn as nn
 from conftest import record, weights
 
-from reproduce import complexity, openmmlab, plan, records
+from reproduce import complexity
+from reproduce.evaluate import planning, records
+from reproduce.openmmlab import configs, models
 from reproduce.systems import load_systems
 
 DEIT, SWIN, BASE = 'deit_small_patch16_224', 'swin_tiny_patch4_window7_224', 'deit_base_patch16_224'
@@ -45,7 +47,7 @@ def test_the_plan_is_what_the_table_does(run, embedded, tmp_path):
     frame = pd.read_csv('results/table4.csv', keep_default_na=False).set_index(['system', 'metric'])
     cells = {(c['system'], c['metric']): c for c in told['cells']}
     assert cells.keys() == set(frame.index)
-    assert {c['state'] for c in cells.values()} == set(plan.State)
+    assert {c['state'] for c in cells.values()} == set(planning.State)
     for key, cell in cells.items():
         then = frame.loc[key]
         match cell['state']:
@@ -74,7 +76,7 @@ def test_the_plan_is_what_the_table_does(run, embedded, tmp_path):
 def test_the_time_of_a_named_gpu(run):
     on_eight = planned(run, 4, '--models', 'DeiT-S', '--device', '8xV100')
     (step,) = on_eight['systems']
-    rate = 15.7e12 / 2 * plan.EFFICIENCY['fp32']
+    rate = 15.7e12 / 2 * planning.EFFICIENCY['fp32']
     assert step['cost']['seconds'] == pytest.approx(50_000 * step['cost']['flops'] / rate / 8)
     assert (on_eight['seconds'], on_eight['seconds_of_missing']) == (0, step['cost']['seconds'])
     options = ('--device', 'v100', '--processes', 4, '--limit', 25_000)
@@ -113,7 +115,9 @@ def test_mistakes_are_one_line_each(run, options, message):
 def test_most_memory_at_a_time():
     """At the second layer: the input, which the caller holds, and what it takes and gives."""
     network = nn.Sequential(nn.Linear(20, 1000), nn.Linear(1000, 30), nn.Linear(30, 5))
-    params, flops, peak = plan._forwarded(network, lambda m: m(torch.empty(1, 20, device='meta')))
+    params, flops, peak = planning._forwarded(
+        network, lambda m: m(torch.empty(1, 20, device='meta'))
+    )
     assert params == 20 * 1000 + 1000 + 1000 * 30 + 30 + 30 * 5 + 5
     assert flops == 20 * 1000 + 1000 * 30 + 30 * 5
     assert peak == 4 * (20 + 1000 + 30)
@@ -122,21 +126,23 @@ def test_most_memory_at_a_time():
 @pytest.mark.parametrize(
     ('name', 'size', 'published'),
     [
-        ('mask-rcnn_swin-t-p4-w7_fpn_1x_coco', (800, 1088), openmmlab.DETECTION_SIZE),
+        ('mask-rcnn_swin-t-p4-w7_fpn_1x_coco', (800, 1088), models.DETECTION_SIZE),
         (
             'swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512',
             (512, 683),
-            openmmlab.SEGMENTATION_SIZE,
+            models.SEGMENTATION_SIZE,
         ),
     ],
 )
 def test_the_evaluated_size(name, size, published):
     """640 x 480 and 683 x 512 pixels as the papers' test pipelines resize and pad them."""
     system = next(s for s in load_systems() if s.name == name)
-    config = openmmlab.load_config(system.evaluated_config)
-    assert openmmlab.evaluated_size(config) == size
-    network = openmmlab.build(config)
-    params, flops, _ = plan._forwarded(network, lambda m: openmmlab.evaluated_forward(m, published))
+    config = configs.load_config(system.evaluated_config)
+    assert models.evaluated_size(config) == size
+    network = models.build(config)
+    params, flops, _ = planning._forwarded(
+        network, lambda m: models.evaluated_forward(m, published)
+    )
     counted = complexity.measure_system(system)
     assert (params, flops) == (counted.params, counted.total_flops)
 
@@ -146,7 +152,7 @@ def test_flops_of_several_scales():
         return 300 * ratio**2 + 20 * ratio**4
 
     ratios = (1.0, 0.5, 1.75)
-    told = plan._of_all_views(flops(1), flops(1.75), 1.75, ratios)
+    told = planning._of_all_views(flops(1), flops(1.75), 1.75, ratios)
     assert told == round(2 * sum(map(flops, ratios)))
 
 
@@ -155,4 +161,4 @@ def test_flops_of_several_scales():
     [(0, '0 s'), (7.24, '7.2 s'), (89, '89 s'), (90, '1.5 min'), (6000, '1.7 h'), (9e5, '10 d')],
 )
 def test_durations(seconds, told):
-    assert plan.duration(seconds) == told
+    assert planning.duration(seconds) == told

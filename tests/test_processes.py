@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from reproduce.evaluate.processes import in_group, join
+from reproduce.distributed import in_group, join
 
 WORK = """
 import torch
-from reproduce.evaluate.processes import in_group, join
+from reproduce.distributed import in_group, join
 
 assert in_group()
 with join('cpu') as group:
@@ -51,7 +51,7 @@ def test_srun_starts_a_group():
     ],
 )
 def test_the_first_node_of_a_list(monkeypatch, nodes, first):
-    from reproduce.evaluate import processes
+    from reproduce import distributed
 
     for name, value in {
         'SLURM_JOB_ID': '1234567',
@@ -66,7 +66,7 @@ def test_the_first_node_of_a_list(monkeypatch, nodes, first):
         monkeypatch.setenv(name, '')  # so that they are restored
         monkeypatch.delenv(name)
     monkeypatch.setenv('MASTER_PORT', '29500')  # one's own choice stays
-    processes._as_torchrun()
+    distributed._as_torchrun()
     assert os.environ['MASTER_ADDR'] == first
     assert (os.environ['RANK'], os.environ['WORLD_SIZE']) == ('9', '16')
     assert (os.environ['LOCAL_RANK'], os.environ['LOCAL_WORLD_SIZE']) == ('1', '8')

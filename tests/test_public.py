@@ -10,16 +10,20 @@ from timm.data import resolve_data_config
 
 from datasets import shapes
 from datasets.imagenet import load
-from reproduce import checkpoints, paper, records, results
-from reproduce.checkpoints import Reference, State, load_public, released, released_name, state
-from reproduce.coverage import Coverage, coverage
-from reproduce.download import Receipt
+from reproduce import paper
 from reproduce.errors import UserError
-from reproduce.evaluate.imagenet import PREPROCESSING, preprocessing
-from reproduce.openmmlab import load_config
-from reproduce.public import publication
+from reproduce.evaluate import records
+from reproduce.evaluate.coverage import Coverage, coverage
+from reproduce.judge import assembly
+from reproduce.judge.verdict import Verdict, judge
+from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
-from reproduce.verdict import Verdict, judge
+from reproduce.tasks.imagenet import PREPROCESSING, preprocessing
+from reproduce.weights import registry, store
+from reproduce.weights.download import Receipt
+from reproduce.weights.published import publication
+from reproduce.weights.registry import Reference, load_public, released
+from reproduce.weights.store import State, released_name, state
 
 PUBLIC = {entry.system: entry for entry in load_public()}
 SYSTEMS = {system.name: system for system in load_systems()}
@@ -144,7 +148,7 @@ def test_what_is_not_public(weights):
 def registered(name, content, tmp_path, monkeypatch, **changes):
     """The entry of `name`, changed, as the only one; and a file of `content` under its name."""
     entry = PUBLIC[name].model_copy(update=changes)
-    monkeypatch.setattr(checkpoints, 'load_public', lambda: (entry,))
+    monkeypatch.setattr(registry, 'load_public', lambda: (entry,))
     path = tmp_path / entry.filename
     path.write_bytes(content)
     return entry, path, hashlib.sha256(content).hexdigest()
@@ -160,7 +164,7 @@ def test_a_file_whose_name_has_its_hash(tmp_path, monkeypatch):
     assert released(sha256) == entry
     path.write_bytes(b'others')
     assert state(entry, path) is State.BAD_HASH
-    assert released_name(path, checkpoints.sha256(path)) == ''
+    assert released_name(path, store.sha256(path)) == ''
     assert state(entry, None) is State.ABSENT
 
 
@@ -178,7 +182,7 @@ def test_a_file_whose_hash_is_in_its_receipt(tmp_path, monkeypatch):
     assert released(sha256, 'something else') is None
     path.write_bytes(b'changed')
     assert state(entry, path) is State.BAD_HASH
-    assert released_name(path, checkpoints.sha256(path)) == ''
+    assert released_name(path, store.sha256(path)) == ''
     for other in (wrote.model_copy(update={'url': 'https://elsewhere'}).model_dump_json(), '{'):
         kept.write_text(other)
         assert state(entry, path) is State.UNVERIFIED
@@ -228,7 +232,7 @@ def test_weights_of_another_protocol(sha256, measured, verdict, reference_verdic
     """They are held against the paper, but neither called better nor worse for their protocol."""
     rows = [row for row in paper.load_table(7) if row.model == 'Res50']
     record = evaluation(FPN_R50, sha256 + '0' * 56, {'miou': measured})
-    cells = results.assemble(
+    cells = assembly.assemble(
         rows, [SYSTEMS[FPN_R50]], {}, paper.load_tolerances(), {}, {(FPN_R50, 'miou'): record}
     )
     cell = next(cell for cell in cells if cell.metric == 'sem_fpn_miou')
@@ -241,7 +245,7 @@ def test_the_coverage_of_the_tables():
     rows = [row for table in paper.METRICS for row in paper.load_table(table)]
     counts = coverage(rows, load_systems(), [])
     assert counts[Coverage.PUBLIC] == 11 + 5 * 6 + 6 + 8 * 2
-    cells = results.assemble(rows, load_systems(), {}, paper.load_tolerances(), {}, {})
+    cells = assembly.assemble(rows, load_systems(), {}, paper.load_tolerances(), {}, {})
     assert sum(counts.values()) == len(cells)
     cited = [cell for cell in cells if cell.verdict is Verdict.CITED]
     assert counts[Coverage.CITED] == len(cited)
@@ -294,7 +298,7 @@ def test_the_gate_takes_public_weights(run, tmp_path, monkeypatch):
     weights.mkdir()
     state = timm.create_model('test_resnet', num_classes=len(data.classes)).state_dict()
     save_file(state, weights / 'test_resnet.safetensors')
-    sha256 = checkpoints.sha256(weights / 'test_resnet.safetensors')
+    sha256 = store.sha256(weights / 'test_resnet.safetensors')
     here = PUBLIC['crossvit_15_240'].model_copy(
         update={'system': 'test_resnet', 'model': 'test_resnet', 'sha256': sha256}
     )
@@ -302,7 +306,7 @@ def test_the_gate_takes_public_weights(run, tmp_path, monkeypatch):
     (weights / f'{other.system}.pth').write_bytes(b'mine')
 
     def regress(public, *options):
-        monkeypatch.setattr(checkpoints, 'load_public', lambda: public)
+        monkeypatch.setattr(registry, 'load_public', lambda: public)
         options = ('--manifest', 'none.toml', '--checkpoints', weights, *options)
         code, out, _ = run('regress', *options, '--workers', 0)
         return code, out

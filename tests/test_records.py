@@ -11,13 +11,15 @@ import torch
 from conftest import record, weights, write_manifest
 from safetensors.torch import load_file, save_file
 
-from reproduce import checkpoints, records
-from reproduce.checkpoints import Reference, Released, load_manifest, obtain
 from reproduce.errors import UserError
+from reproduce.evaluate import records
 from reproduce.evaluate.harness import evaluate
-from reproduce.evaluate.imagenet import Job
+from reproduce.judge.verdict import Verdict, judge_reference
 from reproduce.paper import load_tolerances
-from reproduce.verdict import Verdict, judge_reference
+from reproduce.tasks.imagenet import Job
+from reproduce.weights import registry, store
+from reproduce.weights.registry import Reference, Released, load_manifest
+from reproduce.weights.store import obtain
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,7 +118,7 @@ def released(monkeypatch, *references, sha256='a' * 64):
         licence='x',
         reference=[Reference(**r) for r in references],
     )
-    monkeypatch.setattr(checkpoints, 'load_manifest', lambda: (entry,))
+    monkeypatch.setattr(registry, 'load_manifest', lambda: (entry,))
 
 
 @pytest.mark.parametrize(
@@ -276,10 +278,10 @@ def test_a_perturbed_release_fails(run, tmp_path, entry):
         if value.ndim > 1:
             value += 0.3 * value.std() * torch.randn(value.shape)
     save_file(state, tmp_path / 'perturbed.safetensors')
-    content = tomlkit.parse(checkpoints.MANIFEST.read_text())
+    content = tomlkit.parse(registry.MANIFEST.read_text())
     (perturbed,) = (e for e in content['checkpoint'] if e['name'] == entry.name)
     perturbed['file'] = 'perturbed.safetensors'
-    perturbed['sha256'] = checkpoints.sha256(tmp_path / 'perturbed.safetensors')
+    perturbed['sha256'] = store.sha256(tmp_path / 'perturbed.safetensors')
     manifest = tmp_path / 'manifest.toml'
     manifest.write_text(tomlkit.dumps({'checkpoint': [perturbed]}))
     assert run('regress', '--manifest', manifest)[0] == 1

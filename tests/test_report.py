@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from reproduce import cells
 from reproduce.audit.findings import Finding
-from reproduce.records import Evaluation
-from reproduce.report import figures, layout, page
+from reproduce.evaluate.records import Evaluation
+from reproduce.judge import cells
+from reproduce.report import layout, page, plots
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / 'results'
@@ -362,7 +362,7 @@ def extents(axes, renderer):
 
 
 def test_labels_collide_with_nothing(evaluated):
-    drawn = figures.figures(*evaluated)
+    drawn = plots.figures(*evaluated)
     assert len(drawn) == 10
     scatters = [figure for name, (_, figure) in drawn.items() if not name.startswith('classes')]
     for figure in scatters:
@@ -380,7 +380,7 @@ def test_labels_collide_with_nothing(evaluated):
 
 def test_points_are_what_the_results_say(evaluated):
     loaded, _ = evaluated
-    found = figures.points(layout.lines(loaded, 5), '', 'box_ap', 'flops_g')
+    found = plots.points(layout.lines(loaded, 5), '', 'box_ap', 'flops_g')
     rows = read(RESULTS / 'table5.csv')
     of = {(row['system'], row['metric']): row for row in rows}
     systems = list(dict.fromkeys(row['system'] for row in rows))
@@ -404,7 +404,7 @@ def test_a_figure_is_the_same_again(format):
     def drawn():
         buffer = io.BytesIO()
         of_table = layout.lines(cells.load_results(RESULTS, [6]), 6)
-        figures.save(figures.accuracy(of_table, '', 'box_ap'), buffer, format)
+        plots.save(plots.accuracy(of_table, '', 'box_ap'), buffer, format)
         return buffer.getvalue()
 
     assert drawn() == drawn()

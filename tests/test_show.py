@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import record
 
-from reproduce import checkpoints, records
-from reproduce.checkpoints import Reference, Released
+from reproduce.evaluate import records
+from reproduce.weights import registry
+from reproduce.weights.registry import Reference, Released
 
 DEIT = 'deit_small_patch16_224'
 
@@ -65,7 +66,7 @@ def test_what_it_takes_to_repeat_a_cell(run, shown, monkeypatch):
         licence='x',
         reference=[Reference(images=50_000, metrics={'top1': 79.85}, source='the makers')],
     )
-    monkeypatch.setattr(checkpoints, 'load_manifest', lambda: (entry,))
+    monkeypatch.setattr(registry, 'load_manifest', lambda: (entry,))
     run('table', 4, '--models', 'DeiT-S', '--output', 'results')
     code, out, _ = run('show', 4, 'DeiT-S', 'top1')
     assert code == 0

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from datasets import shapes
 from datasets.coco import CATEGORY_IDS
-from reproduce import records
-from reproduce.openmmlab import build, load_config
+from reproduce.evaluate import records
+from reproduce.openmmlab.configs import load_config
+from reproduce.openmmlab.models import build
 
 SYSTEMS = {
     5: ('mask-rcnn_maformer-small-3383_fpn_1x_coco',),

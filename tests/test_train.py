@@ -19,12 +19,12 @@ from torchvision.transforms import functional as TF
 
 import model as _maformer  # noqa: F401
 from datasets import imagenet, shapes
+from reproduce.commands.train import train_imagenet
 from reproduce.errors import UserError
-from reproduce.train.command import train_imagenet
-from reproduce.train.data import Batches, RememberedCrop, TrainingImages
-from reproduce.train.labels import label_maps, make_labels
-from reproduce.train.loop import Job, build, scaling, targets_of, train
-from reproduce.train.recipe import RECIPES, recipe_for
+from reproduce.train.classifier import Job, build, scaling, targets_of, train
+from reproduce.train.images import Batches, RememberedCrop, TrainingImages
+from reproduce.train.label_maps import label_maps, make_labels
+from reproduce.train.recipes import RECIPES, recipe_for
 from reproduce.train.token_labeling import (
     dense_labels,
     load_label_map,

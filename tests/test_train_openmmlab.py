@@ -14,16 +14,17 @@ from safetensors.torch import load_file, save_file
 
 from datasets import shapes
 from model.checkpoint import read
-from reproduce import safe_loading
 from reproduce.errors import UserError
-from reproduce.openmmlab import load_config
-from reproduce.train.openmmlab import Job, train
+from reproduce.openmmlab import safe_loading
+from reproduce.openmmlab.configs import load_config
+from reproduce.train.runner import Job, train
+from reproduce.weights import registry
 
 MASK_RCNN = 'mask-rcnn_maformer-micro_fpn_shapes.py'
 CASCADE = 'cascade-mask-rcnn_maformer-micro_fpn_shapes.py'
 FPN = 'fpn_maformer-micro_shapes.py'
 UPERNET = 'upernet_maformer-micro_shapes.py'
-RELEASED = Path(safe_loading.__file__).parent / 'released/maformer_micro_shapes.safetensors'
+RELEASED = Path(registry.__file__).parent / 'released/maformer_micro_shapes.safetensors'
 
 # Four images in two batches an epoch, one image to validate on, and a line a batch.
 SMALL = (

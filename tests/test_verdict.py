@@ -2,8 +2,8 @@
 
 import pytest
 
+from reproduce.judge.verdict import Verdict, judge
 from reproduce.paper import Printed, Tolerance, load_tolerances
-from reproduce.verdict import Verdict, judge
 
 TWO_PERCENT = Tolerance(relative=0.02, half_unit=True, reason='')
 

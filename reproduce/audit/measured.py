@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from reproduce.cells import Cell, load_results
+from reproduce.judge.cells import Cell, load_results
 
 
 class Measured:

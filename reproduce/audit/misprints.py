@@ -8,8 +8,8 @@ from reproduce import paper
 from reproduce.audit.findings import Finding
 from reproduce.audit.measured import Measured
 from reproduce.errors import UserError
+from reproduce.judge.verdict import COMPLEXITY_METRICS, Verdict
 from reproduce.paper import unprefixed
-from reproduce.verdict import COMPLEXITY_METRICS, Verdict
 
 COLUMNS = {'table', 'model', 'metric', 'printed', 'likely', 'reason'}
 

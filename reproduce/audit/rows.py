@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from reproduce.errors import UserError
+from reproduce.judge.verdict import COMPLEXITY_METRICS
 from reproduce.paper import Row, unprefixed
-from reproduce.verdict import COMPLEXITY_METRICS
 
 Tables = Mapping[int, Sequence[Row]]
 

@@ -7,7 +7,9 @@ model = dict(
     backbone=dict(
         arch='maformer_micro',
         drop_path_rate=0.0,
-        init_cfg=dict(checkpoint='{{fileDirname}}/../released/maformer_micro_shapes.safetensors'),
+        init_cfg=dict(
+            checkpoint='{{fileDirname}}/../weights/released/maformer_micro_shapes.safetensors'
+        ),
     ),
     neck=dict(in_channels=[32, 64, 96, 128], out_channels=channels),
     rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[4])),

@@ -9,7 +9,9 @@ model = dict(
     backbone=dict(
         arch='maformer_micro',
         drop_path_rate=0.0,
-        init_cfg=dict(checkpoint='{{fileDirname}}/../released/maformer_micro_shapes.safetensors'),
+        init_cfg=dict(
+            checkpoint='{{fileDirname}}/../weights/released/maformer_micro_shapes.safetensors'
+        ),
     ),
     decode_head=dict(in_channels=[32, 64, 96, 128], channels=channels, num_classes=15),
     auxiliary_head=dict(in_channels=96, channels=channels, num_classes=15),

@@ -16,10 +16,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from reproduce import checkpoints, records
+from reproduce.distributed import Group, in_group, join, launch
 from reproduce.errors import UserError
-from reproduce.evaluate.processes import Group, in_group, join, launch
+from reproduce.evaluate import records
 from reproduce.quiet import quiet_libraries
+from reproduce.weights import store
 
 PRECISIONS = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 
@@ -157,7 +158,7 @@ def run(job: Job) -> Outcome | None:
     with join(job.device) as group:
         with agreeing(group, job):
             prepared = job.prepare()
-            sha256 = checkpoints.sha256(prepared.checkpoint)
+            sha256 = store.sha256(prepared.checkpoint)
         start = time.perf_counter()
         measured = prepared.measure(group)
         seconds = time.perf_counter() - start
@@ -172,7 +173,7 @@ def run(job: Job) -> Outcome | None:
             checkpoint=records.Checkpoint(
                 file=prepared.checkpoint.name,
                 sha256=sha256,
-                released=checkpoints.released_name(prepared.checkpoint, sha256),
+                released=store.released_name(prepared.checkpoint, sha256),
             ),
             data=records.Data(
                 split=data.split,

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from reproduce.cells import Cell
 from reproduce.errors import UserError
+from reproduce.judge.cells import Cell
 from reproduce.paper import METRICS, PREFIXES, Row, load_table, unprefixed
 from reproduce.systems import System, load_systems
 

@@ -13,27 +13,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reproduce.audit.findings import Finding
-from reproduce.cells import Cell
+from reproduce.evaluate.records import Evaluation
+from reproduce.judge.cells import Cell
+from reproduce.judge.verdict import COMPLEXITY_METRICS, Verdict
 from reproduce.paper import FOLDER as PAPER
-from reproduce.paper import (
-    METRICS,
-    TITLES,
-    load_tolerances,
-    read_csv,
-    unprefixed,
-)
-from reproduce.records import Evaluation
-from reproduce.report import figures
-from reproduce.report.layout import (
-    COLUMNS,
-    Line,
-    described,
-    group,
-    heading,
-    lines,
-)
+from reproduce.paper import METRICS, TITLES, load_tolerances, read_csv, unprefixed
+from reproduce.report import plots
+from reproduce.report.layout import COLUMNS, Line, described, group, heading, lines
 from reproduce.systems import System, load_systems
-from reproduce.verdict import COMPLEXITY_METRICS, Verdict
 
 _MARKS = {
     Verdict.MATCH: '✓',
@@ -55,15 +42,15 @@ _MEANINGS = {
 }
 # What the figures are drawn in, and the variables of the page's two palettes.
 _COLOURS = {
-    figures.INK: '--ink',
-    figures.PALE: '--faint',
-    figures.PAPER: '--surface',
-    figures.BLUE: '--blue',
-    figures.VERMILION: '--vermilion',
-    figures.GREEN: '--green',
-    figures.SKY: '--sky',
-    figures.ORANGE: '--orange',
-    figures.LIGHT: '--line',
+    plots.INK: '--ink',
+    plots.PALE: '--faint',
+    plots.PAPER: '--surface',
+    plots.BLUE: '--blue',
+    plots.VERMILION: '--vermilion',
+    plots.GREEN: '--green',
+    plots.SKY: '--sky',
+    plots.ORANGE: '--orange',
+    plots.LIGHT: '--line',
 }
 
 
@@ -112,7 +99,7 @@ def render(
         ],
         figures=[
             {'name': name, 'title': title, 'svg': _svg(figure, name, title)}
-            for name, (title, figure) in figures.figures(cells).items()
+            for name, (title, figure) in plots.figures(cells).items()
         ],
         missing=_missing(cells, Verdict.NOT_RUN),
         cited=_missing(cells, Verdict.CITED),
@@ -300,7 +287,7 @@ def _record(record: Evaluation) -> dict[str, Any]:
         'sha256': record.checkpoint.sha256,
         'file': record.checkpoint.file,
         'versions': ', '.join(f'{name} {text}' for name, text in provenance.versions.items()),
-        'classes': figures.by_class(record),
+        'classes': plots.by_class(record),
     }
 
 
@@ -350,7 +337,7 @@ def _svg(figure: Figure, name: str, title: str) -> Markup:
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
-    figures.save(figure, buffer, 'svg')
+    plots.save(figure, buffer, 'svg')
     text = buffer.getvalue().decode()
     text = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>', '', text, flags=re.DOTALL)
     # matplotlib's measures are for print; on the page a figure is as wide as its column.

@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterable
 
 from tabulate import tabulate
 
-from reproduce.cells import Cell
+from reproduce.judge.assembly import count
+from reproduce.judge.cells import Cell
+from reproduce.judge.verdict import COMPLEXITY_METRICS, Verdict
 from reproduce.paper import TITLES, unprefixed
-from reproduce.results import count
-from reproduce.verdict import COMPLEXITY_METRICS, Verdict
 
 _MARKS = {
     Verdict.MATCH: '✓',

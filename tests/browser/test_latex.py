@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import cells
+from reproduce.judge import cells
 
 RESULTS = Path(__file__).parents[2] / 'results'
 

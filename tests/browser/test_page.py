@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-from reproduce import cells
+from reproduce.judge import cells
 from reproduce.report import page
 
 RESULTS = Path(__file__).parents[2] / 'results'

@@ -1,0 +1,67 @@
+"""`python -m reproduce accept`: a measured result becomes a reference."""
+
+from typing import Annotated
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.errors import UserError
+from reproduce.folders import EVALUATIONS, RESULTS
+from reproduce.judge.lookup import find
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def accept(
+    names: options.Names,
+    reason: Annotated[
+        str, typer.Option('--reason', help='Why the new value is right. [required]')
+    ] = '',
+    manifest: options.Manifest = None,
+    name: Annotated[
+        str | None,
+        typer.Option('--name', help='The entry.  [default: the one with these weights]'),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option('--licence', help='Of weights that get an entry of their own.')
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option('--weights', help='File or URL of such weights.')
+    ] = None,
+    results: options.Results = RESULTS,
+    evaluations: options.Evaluations = EVALUATIONS,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """Make a measured result the reference of its weights for the regression gate.
+
+    With --name, --licence and --weights, it adds weights that the manifest does not have yet.
+    """
+    if not reason.strip():
+        raise UserError('a reference is not replaced without a reason: give --reason.')
+    if (licence is None) != (weights is None) or (weights is not None and name is None):
+        raise UserError(
+            'weights get an entry of their own with all of --name, --licence and --weights: give '
+            'the others, too.'
+        )
+    # Imported here, so that `--help` and a missing option do not wait for torch.
+    from reproduce.gate import acceptance
+    from reproduce.weights.registry import MANIFEST
+
+    found = find(names, results, evaluations).evaluations
+    if len(found) != 1:
+        stems = ', '.join(path.stem for path in found) or 'none'
+        raise UserError(f"'{' '.join(names)}' has these records: {stems}; name the one to accept.")
+    (evaluation,) = found.values()
+    accepted = acceptance.accept(
+        evaluation,
+        reason,
+        manifest or MANIFEST,
+        name,
+        None if weights is None else acceptance.NewEntry(name, licence, weights),
+    )
+    if format is OutputFormat.JSON:
+        print_json(accepted.as_dict())
+    else:
+        print(acceptance.render(accepted))

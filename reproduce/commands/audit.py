@@ -1,0 +1,26 @@
+"""`python -m reproduce audit`: the paper against itself."""
+
+from dataclasses import asdict
+
+import typer
+
+from reproduce.audit import text
+from reproduce.audit.run import audit as run_audit
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.folders import RESULTS
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def audit(results: options.Results = RESULTS, format: options.Format = OutputFormat.TEXT) -> None:
+    """Check the paper against itself: its text, its tables, and their sources.
+
+    Lists what does not hold, each with its evidence. That is no failure: the exit status is 0.
+    """
+    found = run_audit(results)
+    if format is OutputFormat.JSON:
+        print_json(asdict(found))
+    else:
+        print(text.render(found))

@@ -1,0 +1,185 @@
+"""`python -m reproduce checkpoints`: which weights are public, which are here; their download."""
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.errors import UserError
+from reproduce.folders import EVALUATIONS
+
+if TYPE_CHECKING:
+    from reproduce.paper import Row
+    from reproduce.systems import System
+    from reproduce.weights.registry import Public
+
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def checkpoints(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar='SYSTEM', help='Only those of these systems.'),
+    ] = None,
+    tables: Annotated[
+        list[int] | None,
+        typer.Option('--table', help='Only those of this table, 1-7; repeat for more.'),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option('--checkpoints', help='Folder that the weights lie in, or are fetched to.'),
+    ] = None,
+    download: Annotated[
+        bool,
+        typer.Option(
+            '--download',
+            help='Fetch those that are absent, of the named systems or tables; what was cut off is '
+            'resumed.',
+        ),
+    ] = False,
+    evaluations: options.Evaluations = EVALUATIONS,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """List the public weights of the paper's systems, or fetch them.
+
+    Exits with 2 if one that is to be fetched cannot be, or is another file than the published one.
+    """
+    from reproduce import paper
+    from reproduce.evaluate import records
+    from reproduce.evaluate.coverage import coverage, told
+    from reproduce.systems import load_systems
+    from reproduce.weights.registry import load_public
+
+    rows = [row for number in paper.table_numbers(tables) for row in paper.load_table(number)]
+    systems = [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
+    chosen = _chosen(load_public(), systems, names or [])
+    if download and folder is None:
+        raise UserError('--download needs a folder to fetch to: name it with --checkpoints.')
+    if download and not (names or tables):
+        raise UserError(
+            f'--download would fetch all {len(chosen)} files, several GB: name systems, or tables '
+            'with --table.'
+        )
+    if not download and folder is not None and not folder.is_dir():
+        raise UserError(f'{folder} is not a folder: expected one with weights.')
+    failures = _fetched(chosen, folder) if download else []
+    of_system = {system.name: system for system in systems}
+    listed = [_entry(public, of_system[public.system], rows, folder) for public in chosen]
+    counts = coverage(rows, systems, records.load_all(evaluations))
+    code = 2 if failures else 0
+    if format is OutputFormat.JSON:
+        result = {
+            'checkpoints': listed,
+            'cells': counts,
+            'failures': failures,
+            'exit_code': code,
+        }
+        print_json(result)
+    else:
+        print(_render(listed))
+        if not names:
+            print(f'\n{told(counts)}')
+    raise typer.Exit(code)
+
+
+def _chosen(
+    public: 'Sequence[Public]', systems: 'Sequence[System]', names: list[str]
+) -> 'list[Public]':
+    """The public weights of `systems`, or of those of them that are named."""
+    existing = {system.name for system in systems}
+    available = [entry for entry in public if entry.system in existing]
+    with_weights = [entry.system for entry in available]
+    for name in names:
+        if name not in existing:
+            near = get_close_matches(name, with_weights, n=3, cutoff=0.3)
+            raise UserError(
+                f"there is no system '{name}' in these tables; the nearest with public weights are "
+                f'{", ".join(near or with_weights)}.'
+            )
+        if name not in with_weights:
+            raise UserError(f'{name} has no public weights.')
+    return [entry for entry in available if not names or entry.system in names]
+
+
+def _fetched(chosen: 'Sequence[Public]', folder: Path) -> list[str]:
+    """Fetch what is absent; one line for each that failed, which does not stop the others.
+
+    A file that is there is never replaced, whatever it is.
+    """
+    from reproduce.weights.store import in_folder, obtain, stored
+
+    failures = []
+    for public in chosen:
+        try:
+            if in_folder(folder, public.system) is None:
+                obtain(public, folder=folder)
+            else:
+                stored(public, folder)
+        except UserError as error:
+            failures.append(str(error))
+            print(f'error: {error}', file=sys.stderr)
+    return failures
+
+
+def _entry(
+    public: 'Public', system: 'System', rows: 'Sequence[Row]', folder: Path | None
+) -> dict[str, Any]:
+    """What is listed of one: everything known about it, and the paper's values beside."""
+    from reproduce.paper import unprefixed
+    from reproduce.weights.store import in_folder, state
+
+    reference = public.reference[0]
+    path = folder and in_folder(folder, public.system)
+    of_system = [row for row in rows if system.stands_for(row)]
+    printed = {
+        unprefixed(column): cell.text
+        for row in of_system
+        for column in system.columns(row.table)
+        if (cell := row.cells[column]) and unprefixed(column) in reference.metrics
+    }
+    return {
+        'system': public.system,
+        'tables': sorted({row.table for row in of_system}),
+        'weights': public.name,
+        'state': state(public, path),
+        'file': path and str(path),
+        'size': path and path.stat().st_size,
+        'url': public.url,
+        'sha256': public.sha256,
+        'licence': public.licence,
+        'published': reference.metrics,
+        'source': reference.source,
+        'paper': printed,
+        'protocol': public.protocol,
+    }
+
+
+def _render(listed: list[dict[str, Any]]) -> str:
+    from tabulate import tabulate
+
+    rows = [
+        [
+            ', '.join(map(str, entry['tables'])),
+            entry['system'],
+            entry['state'],
+            ', '.join(
+                f'{metric} {value:g} ({entry["paper"].get(metric, "–")})'
+                for metric, value in entry['published'].items()
+            ),
+            entry['licence'],
+        ]
+        for entry in listed
+    ]
+    heads = ['table', 'system', 'state', 'published (paper)', 'licence']
+    table = tabulate(rows, heads, 'simple', disable_numparse=True)
+    others = [f'{entry["system"]}: {entry["protocol"]}.' for entry in listed if entry['protocol']]
+    if not others:
+        return table
+    return '\n'.join([table, '', "Their protocol is not the row's:", *others])

@@ -1,0 +1,35 @@
+"""`python -m reproduce figures`: the figures as PDF and PNG."""
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS
+from reproduce.evaluate.records import load_all
+from reproduce.files import check_writable, write_atomically
+from reproduce.folders import RESULTS
+from reproduce.judge.cells import load_results
+from reproduce.report import plots
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def figures(
+    output: Annotated[
+        Path, typer.Option('--output', help='Folder for the figures, each as PDF and PNG.')
+    ] = RESULTS / 'figures',
+    results: options.Results = RESULTS,
+) -> None:
+    """Draw accuracy over cost, the deviations from the paper, and results by class."""
+    check_writable(output)
+    drawn = plots.figures(load_results(results), load_all(results / 'evaluations'))
+    for name, (_, figure) in drawn.items():
+        for format in ('pdf', 'png'):
+            content = io.BytesIO()
+            plots.save(figure, content, format)
+            write_atomically(output / f'{name}.{format}', content.getvalue())
+    print(f'Written: {len(drawn)} figures, each as PDF and PNG, in {output}.')

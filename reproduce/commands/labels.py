@@ -1,0 +1,44 @@
+"""`python -m reproduce labels`: the label maps of token labeling."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def labels(
+    model: Annotated[str, typer.Argument(help='The annotator: any timm model.')],
+    data: options.Data,
+    output: Annotated[Path, typer.Option(help='Folder for the maps, WNID/NAME.pt.')],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The annotator's weights.  [default: timm's pretrained]")
+    ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(help="Side of the images in pixels.  [default: the model's]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help='Images a batch, in each process.')] = 32,
+    processes: options.Processes = 1,
+    workers: options.Workers = 2,
+    device: options.Device = None,
+) -> None:
+    """Write the dense label maps of token labeling for every training image."""
+    # Imported here, so that `--help` does not wait for torch.
+    from reproduce.train.label_maps import make_labels
+
+    make_labels(
+        model,
+        data,
+        output,
+        checkpoint,
+        img_size,
+        batch_size,
+        workers,
+        device and device.value,
+        processes,
+    )

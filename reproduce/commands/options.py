@@ -1,0 +1,150 @@
+"""Options that several commands have, and how their results are printed."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tabulate import tabulate
+
+
+class OutputFormat(StrEnum):
+    """How the result is printed."""
+
+    TEXT = 'text'
+    JSON = 'json'
+
+
+class Precision(StrEnum):
+    """The floating-point type that autocast computes in."""
+
+    FP16 = 'fp16'
+    BF16 = 'bf16'
+
+
+class DeviceKind(StrEnum):
+    """The kind of device that a model runs on."""
+
+    CPU = 'cpu'
+    CUDA = 'cuda'
+
+
+# The settings that every command and group of commands has.
+SETTINGS: dict[str, Any] = {
+    'add_completion': False,
+    'pretty_exceptions_enable': False,
+    'rich_markup_mode': None,
+    'context_settings': {'help_option_names': ['-h', '--help']},
+}
+
+Tables = Annotated[
+    list[int] | None, typer.Argument(help='Tables of the paper, 1-7; all if none is named.')
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        '--models',
+        help="Only these: printed names ('Swin-T') or systems ('maformer_base'), comma-separated "
+        'or repeated. The CSVs are then written only where --output says so.',
+    ),
+]
+SomeData = Annotated[
+    Path | None,
+    typer.Option(
+        '--data',
+        help='Folder of ImageNet, COCO or ADE20K, or of several of them, to evaluate on.',
+    ),
+]
+Checkpoints = Annotated[
+    Path | None,
+    typer.Option(
+        '--checkpoints', help='Folder with the weights of each system, as SYSTEM.safetensors.'
+    ),
+]
+Data = Annotated[
+    Path, typer.Option('--data', help="The data set's folder, or the one that it lies in.")
+]
+Processes = Annotated[
+    int,
+    typer.Option(
+        '--processes',
+        help='Processes on this machine, one for each GPU. Under torchrun or srun, as on several '
+        'nodes, the launcher decides how many there are, and this option is ignored.',
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        '--limit', help='Use only that many images: a subset, never compared with the paper.'
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option('--batch-size', help="Images a batch, in each process.  [default: the task's]"),
+]
+Workers = Annotated[
+    int, typer.Option('--workers', help='Data-loading workers, for each of the processes.')
+]
+Amp = Annotated[
+    Precision | None, typer.Option('--amp', help='Autocast to this.  [default: fp32 throughout]')
+]
+Device = Annotated[
+    DeviceKind | None, typer.Option('--device', help='[default: cuda where there is one]')
+]
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        '--checkpoint',
+        help="A file, a folder with SYSTEM.safetensors (or .pth, ...), or a released checkpoint's "
+        'name.',
+    ),
+]
+Format = Annotated[
+    OutputFormat,
+    typer.Option('--format', help='json prints one JSON object, nothing else, to standard output.'),
+]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        help='A cell, such as table5/SYSTEM/box_ap or 4 Swin-T top1, or a record, by its file or '
+        'stem.'
+    ),
+]
+Results = Annotated[
+    Path, typer.Option('--results', help='Folder with table1.csv ... table7.csv and evaluations/.')
+]
+Evaluations = Annotated[
+    Path, typer.Option('--evaluations', help='Folder of the evaluation records.')
+]
+Manifest = Annotated[
+    Path | None, typer.Option('--manifest', help='Another manifest than the released one.')
+]
+
+
+def split_names(entries: list[str] | None) -> list[str]:
+    """Return the names in `entries`, each of which may hold several, separated by commas."""
+    return [name.strip() for entry in entries or [] for name in entry.split(',') if name.strip()]
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """Print `result` as one JSON object."""
+    print(json.dumps(result, indent=2, ensure_ascii=False))
+
+
+def print_metrics(
+    metrics: dict[str, float], intervals: dict[str, tuple[float, float]] | None = None
+) -> None:
+    """Print a line for each metric, in percent, with its 95 % interval where it has one."""
+    width = max(map(len, metrics))
+    for name, value in metrics.items():
+        low, high = (intervals or {}).get(name, (None, None))
+        interval = '' if low is None else f'  (95 %: {low:.2f} to {high:.2f})'
+        print(f'{name:{width}}  {value:6.2f} %{interval}')
+
+
+def print_classes(per_class: dict[str, dict[str, float]]) -> None:
+    """Print a table of the metrics of single classes, in percent."""
+    rows = [{'class': name, **values} for name, values in per_class.items()]
+    print()
+    print(tabulate(rows, 'keys', 'simple', floatfmt='.2f', missingval=''))

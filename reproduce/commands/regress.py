@@ -1,0 +1,58 @@
+"""`python -m reproduce regress`: the regression gate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def regress(
+    processes: options.Processes = 1,
+    workers: options.Workers = 2,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            '--data',
+            help='Folder of a full data set, or of several, for references on them; those on what '
+            'is not there are left out.',
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            '--checkpoints',
+            help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.',
+        ),
+    ] = None,
+    manifest: options.Manifest = None,
+    output: Annotated[
+        Path | None, typer.Option('--output', help='Folder for the records; kept nowhere without.')
+    ] = None,
+    every: Annotated[
+        bool, typer.Option('--all', help='List also what was not run, with the reason.')
+    ] = False,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """Evaluate every released checkpoint and compare it with its reference.
+
+    With --checkpoints also the public ones that lie there, against what their publishers measured.
+
+    Exits with 1 if one scores less than its reference allows, with 2 if one cannot be evaluated.
+    """
+    # Imported here, so that `--help` does not wait for torch.
+    from reproduce.gate.regression import check, exit_code, render
+
+    checks = check(processes, workers, data, manifest, output, checkpoints)
+    code = exit_code(checks)
+    if format is OutputFormat.JSON:
+        result = {'checks': [c.as_dict() for c in checks], 'exit_code': code}
+        print_json(result)
+    else:
+        print(render(checks, every))
+    raise typer.Exit(code)

@@ -1,0 +1,143 @@
+"""`python -m reproduce score`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import (
+    SETTINGS,
+    OutputFormat,
+    print_classes,
+    print_json,
+    print_metrics,
+)
+from reproduce.wording import extent
+
+app = typer.Typer(
+    **SETTINGS, help='Score kept predictions again, without the model.', no_args_is_help=True
+)
+
+
+@app.command('imagenet')
+def imagenet(
+    predictions: Annotated[Path, typer.Argument(help='The .csv.gz (or .csv) of an evaluation.')],
+    data: options.Data,
+    limit: options.Limit = None,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """Compute Top-1 and Top-5 of kept predictions from the labels that the data has."""
+    from datasets.imagenet import load
+    from reproduce.score.imagenet import matched, read, score
+
+    stored = read(predictions)
+    images = load(data, limit=limit)
+    fitting = matched(stored, images, predictions)
+    metrics, intervals = score(fitting.labels, fitting.classes)
+    told = dict(zip(stored.files, stored.labels.tolist(), strict=True))
+    changed = sum(
+        told[f] != label for f, label in zip(fitting.files, fitting.labels.tolist(), strict=True)
+    )
+    if format is OutputFormat.JSON:
+        result = {
+            'metrics': metrics,
+            'intervals': intervals,
+            'images': len(fitting.files),
+            'fingerprint': images.fingerprint,
+            'complete': images.complete,
+            'problems': images.problems,
+            'labels_changed': changed,
+        }
+        print_json(result)
+        return
+    print(f'{predictions}, {extent(len(fitting.files), images.complete, images.problems)}')
+    print_metrics(metrics, intervals)
+    if changed:
+        print(f'{changed:,} labels are not those that the predictions were made with.')
+
+
+@app.command('coco')
+def coco(
+    results: Annotated[
+        Path, typer.Argument(help="Detections in COCO's result format, .json or .json.gz.")
+    ],
+    annotations: Annotated[
+        Path, typer.Option(help='An instances file, as instances_val2017.json.')
+    ],
+    fast: Annotated[
+        bool,
+        typer.Option(
+            '--fast', help='By hotcoco: the same numbers in a fraction of the time, no record.'
+        ),
+    ] = False,
+    limit: options.Limit = None,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """Compute box and mask AP of kept detections by pycocotools, also by size and by class.
+
+    Every image of the annotations counts, also one without detections.
+    """
+    from datasets.coco import lacks, read
+    from reproduce.score.coco import check, score
+    from reproduce.score.coco import read as read_results
+
+    truth = read(annotations)
+    if limit is not None:
+        truth = truth.take(limit)
+    found = read_results(results)
+    check(found, truth, results)
+    metrics, per_class = score(found, truth, fast)
+    problems = lacks(truth)
+    if format is OutputFormat.JSON:
+        result = {
+            'metrics': metrics,
+            'per_class': per_class,
+            'images': len(truth.images),
+            'detections': len(found),
+            'fingerprint': truth.fingerprint,
+            'complete': not problems,
+            'problems': problems,
+            'scorer': 'hotcoco' if fast else 'pycocotools',
+        }
+        print_json(result)
+        return
+    print(f'{results}, {extent(len(truth.images), not problems, problems)}')
+    print_metrics(metrics)
+    print_classes(per_class)
+
+
+@app.command('ade20k')
+def ade20k(
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            help='A folder of PNGs in the form of the annotations, or the .zip of an evaluation.'
+        ),
+    ],
+    annotations: Annotated[
+        Path, typer.Option(help='Folder of label maps, as annotations/validation.')
+    ],
+    limit: options.Limit = None,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """Compute mIoU, mAcc and aAcc of kept label maps, and the IoU of each class.
+
+    In a label map 0 is ignored and 1 the first class.
+    """
+    from reproduce.score.ade20k import score_folder
+
+    scored = score_folder(predictions, annotations, limit)
+    if format is OutputFormat.JSON:
+        result = {
+            'metrics': scored.metrics,
+            'per_class': scored.per_class,
+            'images': scored.images,
+            'complete': not scored.problems,
+            'problems': scored.problems,
+        }
+        print_json(result)
+        return
+    print(f'{predictions}, {extent(scored.images, not scored.problems, scored.problems)}')
+    print_metrics(scored.metrics)
+    print_classes(scored.per_class)

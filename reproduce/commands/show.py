@@ -1,0 +1,28 @@
+"""`python -m reproduce show`: a cell or a record, with what repeats it."""
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.folders import EVALUATIONS, RESULTS
+from reproduce.judge.lookup import find, render
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def show(
+    names: options.Names,
+    results: options.Results = RESULTS,
+    evaluations: options.Evaluations = EVALUATIONS,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """Print a cell or a record, and the command that repeats it.
+
+    Measures nothing.
+    """
+    shown = find(names, results, evaluations)
+    if format is OutputFormat.JSON:
+        print_json(shown.as_dict())
+    else:
+        print(render(shown))

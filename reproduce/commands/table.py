@@ -1,0 +1,89 @@
+"""`python -m reproduce table`: measure, judge and write the cells of the paper's tables."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce import files
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.folders import EVALUATIONS, RESULTS
+from reproduce.quiet import quiet_libraries
+from reproduce.systems.selection import rows_and_systems, select
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def table(
+    tables: options.Tables = None,
+    models: options.Models = None,
+    strict: Annotated[
+        bool, typer.Option('--strict', help='Exit with 1 also when a cell is not-run.')
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            '--output', help=f'Folder for the CSVs.  [default: {RESULTS}]', show_default=False
+        ),
+    ] = None,
+    data: options.SomeData = None,
+    checkpoints: options.Checkpoints = None,
+    processes: options.Processes = 1,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = 4,
+    amp: options.Amp = None,
+    evaluations: options.Evaluations = EVALUATIONS,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """Measure, judge and write every cell of the paper's tables.
+
+    Accuracies come from the evaluation records; with --data and --checkpoints, every system whose
+    weights are there is evaluated first.
+
+    Exits with 0; with 1 if a cell is worse than its target allows; with 2 if a cell could not be
+    measured, or an option or a file is wrong.
+    """
+    with quiet_libraries():
+        # Imported here, so that `--help` does not wait for torch.
+        from reproduce import complexity, paper
+        from reproduce.evaluate import accuracies
+        from reproduce.judge import assembly, cells
+        from reproduce.report import terminal
+
+        rows, systems = rows_and_systems(tables)
+        folder = output or (None if models else RESULTS)
+        if folder is not None:
+            files.check_writable(folder)
+        tolerances, known = paper.load_tolerances(), assembly.load_known()
+        assembly.check_known(known, rows, systems)
+        if models:
+            rows, systems = select(rows, systems, models)
+        complexities = complexity.measure_systems(systems)
+        request = accuracies.Request(
+            data, checkpoints, evaluations, processes, limit, batch_size, workers, amp and amp.value
+        )
+        measured = accuracies.standing(systems, request)
+        judged = assembly.assemble(rows, systems, complexities, tolerances, known, measured)
+        written = cells.write(judged, folder) if folder is not None else []
+
+    code = assembly.exit_code(judged, strict)
+    if format is OutputFormat.JSON:
+        numbers = sorted({row.table for row in rows})
+        print_json(
+            {
+                'tables': {
+                    n: [asdict(cell) for cell in judged if cell.table == n] for n in numbers
+                },
+                'summary': assembly.count(judged),
+                'written': [str(path) for path in written],
+                'exit_code': code,
+            }
+        )
+    else:
+        print(terminal.render(judged))
+        print(f'Written: {", ".join(map(str, written)) or "nothing; name a folder with --output"}.')
+    raise typer.Exit(code)

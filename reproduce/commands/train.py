@@ -1,0 +1,121 @@
+"""`python -m reproduce train`: classifiers, detectors and segmenters."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS
+from reproduce.errors import UserError
+
+
+class _ConfigUnlessNamed(TyperGroup):
+    """`train CONFIG` is short for `train config CONFIG`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = ['config', *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    **SETTINGS,
+    cls=_ConfigUnlessNamed,
+    help='Train a classifier, or a detector or segmenter from its config file.  '
+    '`train CONFIG` is short for `train config CONFIG`.',
+    no_args_is_help=True,
+)
+
+
+@app.command('imagenet')
+def train_imagenet(
+    model: Annotated[str, typer.Argument(help='A MAFormer or any timm model.')],
+    data: options.Data,
+    output: Annotated[Path, typer.Option(help='Folder for weights, log and curve.')],
+    token_labeling: Annotated[
+        bool, typer.Option('--token-labeling', help='Train with token labeling (needs --labels).')
+    ] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of the annotator's label maps, WNID/NAME.pt.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Whose recipe to follow.  [default: the model's size]")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option('--set', help='NAME=VALUE: another value of the recipe, e.g. batch_size=512.'),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option('--resume', help='Go on with what --output holds.')
+    ] = False,
+    until: Annotated[int | None, typer.Option(help='Stop after this epoch, to be resumed.')] = None,
+    processes: options.Processes = 1,
+    workers: options.Workers = 2,
+    amp: options.Amp = None,
+    device: options.Device = None,
+) -> None:
+    """Train a classifier by the paper's recipe."""
+    from reproduce.train.classifier import Job, train
+    from reproduce.train.recipes import recipe_for
+
+    chosen = recipe_for(model, token_labeling, recipe).changed(**_parse(changes or []))
+    job = Job(
+        recipe=chosen,
+        data=data,
+        output=output,
+        labels=labels,
+        resume=resume,
+        until=until,
+        workers=workers,
+        amp=amp and amp.value,
+        device=device and device.value,
+    )
+    train(job, processes)
+
+
+@app.command('config')
+def train_config(
+    config: Annotated[
+        str,
+        typer.Argument(
+            help='A config file: a path, a name in reproduce/configs, or mmdet::... or mmseg::....'
+        ),
+    ],
+    data: Annotated[
+        Path, typer.Option('--data', help='Folder of COCO or ADE20K, as the config needs it.')
+    ],
+    output: Annotated[Path, typer.Option(help='Folder for weights, log and curve.')],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="ImageNet weights of a MAFormer backbone: a file or a released checkpoint's "
+            "name.  [default: the config's]"
+        ),
+    ] = None,
+    cfg_options: Annotated[
+        list[str] | None,
+        typer.Option('--cfg-options', help='KEY=VALUE: change the config; can be repeated.'),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option('--resume', help='Go on from the last checkpoint in --output.')
+    ] = False,
+    processes: options.Processes = 1,
+    amp: Annotated[bool, typer.Option('--amp', help='Mixed precision, on GPUs.')] = False,
+    scale_lr: Annotated[
+        bool, typer.Option(help='Scale the learning rate with the batch, as auto_scale_lr says.')
+    ] = True,
+) -> None:
+    """Train a detector or segmenter: any config of this project, mmdet or mmseg."""
+    from reproduce.train.runner import Job, train
+
+    job = Job(config, data, output, checkpoint, tuple(cfg_options or ()), resume, amp, scale_lr)
+    train(job, processes)
+
+
+def _parse(changes: list[str]) -> dict[str, str]:
+    for change in changes:
+        if '=' not in change:
+            raise UserError(f"--set '{change}' is no NAME=VALUE: write e.g. --set epochs=100.")
+    return dict(change.split('=', 1) for change in changes)

@@ -1,0 +1,275 @@
+"""Evaluation records: what was measured on which images with which weights, how, when, where.
+
+One JSON file for each measurement, under `results/evaluations/`, and the predictions it was
+computed from beside it. Measuring the same again replaces the record; nothing else touches it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reproduce.errors import UserError
+from reproduce.files import check_writable, write_atomically
+from reproduce.folders import EVALUATIONS
+
+if TYPE_CHECKING:
+    import torch
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
+
+class Checkpoint(_Part):
+    """The weights: name and SHA-256 of their file, and which released weights that is, if some."""
+
+    file: str
+    sha256: str
+    released: str = ''
+
+
+class Data(_Part):
+    """The images: how many, which, and what keeps them from being the complete set."""
+
+    split: str
+    images: int
+    classes: int
+    fingerprint: str
+    complete: bool
+    problems: tuple[str, ...] = ()
+
+
+class Provenance(_Part):
+    """Who measured, with what, when.
+
+    Attributes:
+        seconds: the time of the run over the images, start-up not counted.
+        commit: of this project, with '-dirty' if its files were changed since; '' where no Git
+            tells.
+    """
+
+    date: str
+    command: str
+    device: str
+    processes: int
+    batch_size: int
+    seconds: float
+    versions: dict[str, str]
+    commit: str = ''
+
+
+class Evaluation(_Part):
+    """One measurement.
+
+    Attributes:
+        task: 'imagenet', 'coco' or 'ade20k'.
+        system: the system of the paper's tables that this is, or None.
+        model, arguments: the timm model and its constructor arguments, or the OpenMMLab config and
+            the values that replace some of it.
+        precision: 'fp32', 'fp16' or 'bf16'.
+        preprocessing: of a classifier input_size, crop_pct, crop_mode, interpolation, mean, std; of
+            an OpenMMLab model its test pipeline, and a hash over that and the model's config.
+        overridden: which of these, or of what else the model's config says, were set by hand.
+        metrics: in percent.
+        intervals: the 95 % interval of those that have one, in percent.
+        per_class: metrics of single classes, by class, in percent.
+        predictions: the file of predictions beside the record; before it is saved, its suffix.
+    """
+
+    task: str
+    system: str | None
+    model: str
+    arguments: dict[str, Any]
+    checkpoint: Checkpoint
+    data: Data
+    precision: str
+    preprocessing: dict[str, Any]
+    overridden: tuple[str, ...]
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = {}
+    per_class: dict[str, dict[str, float]] = {}
+    provenance: Provenance
+    predictions: str = ''
+
+    @property
+    def key(self) -> str:
+        """What was measured, in 12 hex digits: everything but the numbers and the provenance."""
+        what = self.model_dump(
+            mode='json',
+            include={
+                *('task', 'system', 'model', 'arguments', 'precision', 'preprocessing'),
+                'checkpoint',
+                'data',
+            },
+        )
+        what['checkpoint'] = self.checkpoint.sha256
+        what['data'] = self.data.fingerprint
+        if self.task == 'coco':
+            # Several images are padded to the largest of their batch, which changes the detections.
+            what['batch_size'] = self.provenance.batch_size
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def config_sha256(self) -> str:
+        """What was built and how images become its input, in 16 hex digits.
+
+        Of an OpenMMLab model it is over the whole config. Of a classifier it is over what stands in
+        the record; the version of timm says the rest.
+        """
+        if stored := self.preprocessing.get('config_sha256'):
+            return stored
+        content = json.dumps([self.model, self.arguments, self.preprocessing], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def origin(self) -> str:
+        """When, with which weights and on what it was measured, in words."""
+        return (
+            f'{self.checkpoint.file} ({self.checkpoint.sha256[:8]}), {self.data.images:,} images, '
+            f'{self.precision} on {self.provenance.device}, {self.provenance.date[:10]}'
+        )
+
+    @property
+    def stem(self) -> str:
+        """The name of the record's files."""
+        name = self.system or Path(self.model.rpartition('::')[2]).name.removesuffix('.py')
+        return f'{name}-{self.key}'
+
+
+def provenance(
+    device: 'torch.device', processes: int, batch_size: int, seconds: float
+) -> Provenance:
+    """The provenance of what this process is measuring now."""
+    packages = (
+        *('torch', 'torchvision', 'timm', 'pillow', 'numpy', 'pycocotools'),
+        *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation'),
+    )
+    return Provenance(
+        date=datetime.now(UTC).isoformat(timespec='seconds'),
+        command=shlex.join(['python', '-m', 'reproduce', *sys.argv[1:]]),
+        device=device_name(device),
+        processes=processes,
+        batch_size=batch_size,
+        seconds=round(seconds, 3),
+        versions={'python': platform.python_version(), **{p: version(p) for p in packages}},
+        commit=_commit(),
+    )
+
+
+def _commit() -> str:
+    if not (CHECKOUT / '.git').exists():
+        return ''  # a folder inside another repository is none of its commits
+    # Results are what an evaluation writes: they do not change what it measures.
+    changed = ('status', '--porcelain', '--untracked-files=no', '--', '.', ':!results')
+    try:
+        head, changes = (
+            subprocess.run(
+                ['git', '--no-optional-locks', '-C', CHECKOUT, *command],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout.strip()
+            for command in (('rev-parse', 'HEAD'), changed)
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+    return f'{head}-dirty' if changes else head
+
+
+def device_name(device: 'torch.device') -> str:
+    """What the GPU or the processor calls itself."""
+    if device.type == 'cuda':
+        import torch  # only here: who reads records does not wait for it
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.split(':', 1)[1].strip() for line in lines if 'model name' in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def save(evaluation: Evaluation, predictions: bytes, folder: Path = EVALUATIONS) -> Path:
+    """Write the record and its predictions, each whole or not at all; returns the record's path.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    check_writable(folder)
+    path = folder / f'{evaluation.stem}.json'
+    name = f'{evaluation.stem}{evaluation.predictions}'
+    kept = evaluation.model_copy(update={'predictions': name})
+    # The predictions first: a record never names a file that is not there.
+    write_atomically(folder / kept.predictions, predictions)
+    write_atomically(path, json.dumps(kept.model_dump(mode='json'), indent=2) + os.linesep)
+    return path
+
+
+def load_all(folder: Path = EVALUATIONS) -> list[Evaluation]:
+    """All records in `folder`, by name; none if it does not exist.
+
+    Raises:
+        UserError: if one is malformed.
+    """
+    return [load(path) for path in sorted(folder.glob('*.json'))]
+
+
+def load(path: Path) -> Evaluation:
+    """The record in the file `path`.
+
+    Raises:
+        UserError: if it is malformed.
+    """
+    try:
+        return Evaluation.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]['msg'] if isinstance(error, ValidationError) else error
+        raise UserError(
+            f'{path} is no evaluation record ({reason}): restore it, or remove it and evaluate '
+            'again.'
+        ) from error
+
+
+def latest(
+    records: Iterable[Evaluation],
+    system: str,
+    metric: str,
+    complete: bool = True,
+    sha256: str | None = None,
+) -> Evaluation | None:
+    """The last measurement of `system` with the preprocessing of its own config, if there is one.
+
+    One in fp32 goes before one in less.
+
+    Args:
+        metric: it has this one.
+        complete: on the complete validation set, or on a part of it.
+        sha256: of these weights only.
+    """
+    fitting = [
+        record
+        for record in records
+        if record.system == system
+        and metric in record.metrics
+        and record.data.complete is complete
+        and not record.overridden
+        and sha256 in (None, record.checkpoint.sha256)
+    ]
+    return max(
+        fitting,
+        key=lambda record: (record.precision == 'fp32', record.provenance.date),
+        default=None,
+    )

@@ -1,0 +1,295 @@
+"""A measured result becomes the reference of its weights in a manifest of checkpoints."""
+
+import getpass
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import tomlkit
+from pydantic import ValidationError
+from tomlkit.exceptions import TOMLKitError
+
+from datasets import load, shapes
+from reproduce.errors import UserError
+from reproduce.evaluate.records import Evaluation
+from reproduce.files import write_atomically
+from reproduce.judge.verdict import COMPLEXITY_METRICS
+from reproduce.paper import METRICS, unprefixed
+from reproduce.weights import registry, store
+from reproduce.weights.registry import Released
+
+_ACCURACIES = {unprefixed(m) for ms in METRICS.values() for m in ms} - set(COMPLEXITY_METRICS)
+
+
+@dataclass(frozen=True)
+class NewEntry:
+    """What a manifest says of weights and no record does: `weights` is their file or URL."""
+
+    name: str
+    licence: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What was written: the reference of each metric before, if there was one, and now."""
+
+    name: str
+    manifest: str
+    images: int
+    source: str
+    changes: dict[str, tuple[float | None, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        changes = {m: {'old': old, 'new': new} for m, (old, new) in self.changes.items()}
+        return asdict(self) | {'changes': changes}
+
+
+def accept(
+    evaluation: Evaluation,
+    reason: str,
+    manifest: Path = registry.MANIFEST,
+    name: str | None = None,
+    new: NewEntry | None = None,
+) -> Accepted:
+    """Write what `evaluation` measured into `manifest`, as the reference of its weights.
+
+    Comments and order of the file stay; it is replaced whole or not at all.
+
+    Args:
+        reason: why the new value is right; it goes into the reference's source.
+        name: the entry; None takes the one with these weights.
+        new: an entry to add instead.
+
+    Raises:
+        UserError: if the evaluation is no sound measurement, or not one that the gate would make of
+            the entry: of other weights, another model or preprocessing, in another precision.
+    """
+    # A link to a manifest stays one.
+    manifest = manifest.resolve()
+    if not reason.strip():
+        raise UserError('a reference is not replaced without a reason: give --reason.')
+    _check_sound(evaluation)
+    entries = registry.load_manifest(manifest) if manifest.exists() or new is None else ()
+    if new is None:
+        name = _entry_of(evaluation, entries, manifest, name)
+    elif new.name in {entry.name for entry in entries}:
+        raise UserError(f'{manifest} has the checkpoint {new.name} already: name another.')
+    try:
+        document = tomlkit.parse(manifest.read_text() if manifest.exists() else '')
+        listed = document.setdefault('checkpoint', tomlkit.aot())
+        if new is not None:
+            listed.append(_entry(evaluation, new, manifest))
+            name = new.name
+        content = next(entry for entry in listed if entry['name'] == name)
+        _check_same(evaluation, Released.model_validate(content.unwrap()))
+        source = _source(evaluation, reason)
+        changes = _change(content, evaluation, manifest, source)
+        Released.model_validate(content.unwrap())
+    except ValidationError as error:
+        raise UserError(f'{manifest} cannot hold this: {error.errors()[0]["msg"]}.') from None
+    except (OSError, TOMLKitError) as error:
+        raise UserError(f'{manifest} cannot be edited: {error}.') from None
+    write_atomically(manifest, tomlkit.dumps(document))
+    registry.load_manifest.cache_clear()
+    return Accepted(name, str(manifest), evaluation.data.images, source, changes)
+
+
+def _check_sound(evaluation: Evaluation) -> None:
+    for metric, value in evaluation.metrics.items():
+        if not (math.isfinite(value) and 0 <= value <= 100):
+            raise UserError(
+                f'{evaluation.stem} has {value} for {metric}: expected percent; evaluate again.'
+            )
+    if evaluation.precision != 'fp32':
+        raise UserError(
+            f'{evaluation.stem} was measured in {evaluation.precision}, the gate measures in fp32: '
+            'evaluate again without --amp.'
+        )
+
+
+def _entry_of(
+    evaluation: Evaluation, entries: Sequence[Released], manifest: Path, name: str | None
+) -> str:
+    """The name of the one of `entries` that the evaluation is of; `name`, if it is that.
+
+    Raises:
+        UserError: if there is none, or several.
+    """
+    sha256 = evaluation.checkpoint.sha256
+    told = f'{evaluation.checkpoint.file}, SHA-256 {sha256[:16]}...,'
+    hashes = {entry.name: entry.sha256 for entry in entries}
+    if name is not None and name not in hashes:
+        raise UserError(
+            f'{manifest} has no checkpoint {name}: to add it, give --licence and --weights.'
+        )
+    if name is not None and hashes[name] != sha256:
+        raise UserError(
+            f'the record is of other weights than {name}: {told} expected {hashes[name][:16]}...; '
+            'give them an entry of their own, with another --name, --licence and --weights.'
+        )
+    if name is not None:
+        return name
+    fitting = [known for known, hashed in hashes.items() if hashed == sha256]
+    if not fitting:
+        raise UserError(
+            f'{manifest} has no entry for the weights of the record, {told} to add one, give '
+            '--name, --licence and --weights.'
+        )
+    if len(fitting) > 1:
+        raise UserError(
+            f'{manifest} has these weights as {", ".join(fitting)}: choose one with --name.'
+        )
+    return fitting[0]
+
+
+def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, Any]:
+    """The entry of weights that are new to the manifest.
+
+    Raises:
+        UserError: if their file is not there or is not the one that was evaluated.
+    """
+    if '://' in new.weights:
+        where = {'url': new.weights}
+    else:
+        path = Path(new.weights)
+        if not path.is_file():
+            raise UserError(f'the weights {path} do not exist: name their file or URL.')
+        if store.sha256(path) != evaluation.checkpoint.sha256:
+            raise UserError(
+                f'{path} is not what the record is of, {evaluation.checkpoint.file}: its SHA-256 '
+                f'is not {evaluation.checkpoint.sha256[:16]}...; name that one.'
+            )
+        where = {'file': os.path.relpath(path.resolve(), manifest.parent)}
+    entry = {
+        'name': new.name,
+        'task': evaluation.task,
+        'model': evaluation.model,
+        'arguments': _inline(evaluation.arguments),
+        'preprocessing': _inline(_overrides(evaluation)),
+        'multi_scale': 'ms_miou' in evaluation.metrics,
+        **where,
+        'sha256': evaluation.checkpoint.sha256,
+        'licence': new.licence,
+    }
+    return {key: value for key, value in entry.items() if value or key == 'name'}
+
+
+def _overrides(evaluation: Evaluation) -> dict[str, Any]:
+    """What was set by hand of a classifier's preprocessing, under the names of the options."""
+    if evaluation.task != 'imagenet':
+        return {}
+    told = evaluation.preprocessing | {'img_size': evaluation.preprocessing['input_size'][-1]}
+    return {name: told[name] for name in evaluation.overridden}
+
+
+def _check_same(evaluation: Evaluation, entry: Released) -> None:
+    """Check that the gate would measure for `entry` what was measured.
+
+    Raises:
+        UserError: naming the first difference.
+    """
+    if entry.task == evaluation.task == 'imagenet':
+        from reproduce.tasks import imagenet
+
+        _, model, arguments = imagenet.resolve(entry.model, entry.arguments)
+        preprocessing = imagenet.preprocessing(model, arguments, entry.preprocessing)
+    else:
+        from reproduce.openmmlab import inference
+
+        _, model, _ = inference.resolve(entry.model, entry.arguments, entry.task)
+        arguments, preprocessing = entry.arguments, evaluation.preprocessing
+    pairs = {
+        'task': (evaluation.task, entry.task),
+        'model': (evaluation.model, model),
+        'arguments': (evaluation.arguments, arguments),
+        **{k: (v, preprocessing.get(k)) for k, v in evaluation.preprocessing.items()},
+        'multi_scale': ('ms_miou' in evaluation.metrics, entry.multi_scale),
+    }
+    for what, (measured, expected) in pairs.items():
+        if measured != expected:
+            raise UserError(
+                f'the record was measured with {what} {measured}, the entry {entry.name} says '
+                f'{expected}: evaluate as the entry says, or correct it.'
+            )
+
+
+def _change(
+    content: tomlkit.items.Table, evaluation: Evaluation, manifest: Path, source: str
+) -> dict[str, tuple[float | None, float]]:
+    """Put the reference into an entry; returns each metric's value before and now."""
+    data = evaluation.data
+    references = content.setdefault('reference', tomlkit.aot())
+    fitting = (
+        (place, known)
+        for place, known in enumerate(Released.model_validate(content.unwrap()).reference)
+        if known.holds_for(data.fingerprint, data.complete)
+    )
+    place, known = next(fitting, (None, None))
+    if known is None:
+        chosen = {m: v for m, v in evaluation.metrics.items() if m in _ACCURACIES}
+        references.append(_reference(evaluation, chosen, source))
+        return {metric: (None, value) for metric, value in chosen.items()}
+    if lacking := known.metrics.keys() - evaluation.metrics.keys():
+        raise UserError(
+            f'the record has no {", ".join(sorted(lacking))}, which the reference has: evaluate '
+            f'it, too, or take it out of {manifest}.'
+        )
+    for metric in known.metrics:
+        references[place]['metrics'][metric] = evaluation.metrics[metric]
+    references[place]['source'] = source
+    return {m: (old, evaluation.metrics[m]) for m, old in known.metrics.items()}
+
+
+def _reference(evaluation: Evaluation, metrics: Mapping[str, float], source: str) -> dict[str, Any]:
+    data = evaluation.data
+    which = {} if data.complete else {'fingerprint': data.fingerprint}
+    if not data.complete and _embedded(evaluation.task) == data.fingerprint:
+        which = {'data': 'shapes', **which}
+    return {**which, 'images': data.images, 'metrics': _inline(metrics), 'source': source}
+
+
+def _embedded(task: str) -> str:
+    """The fingerprint of the embedded data, as the gate draws them."""
+    with TemporaryDirectory() as folder:
+        shapes.write(Path(folder), train=0)
+        return load(task, Path(folder)).fingerprint
+
+
+def _inline(content: Mapping[str, Any]) -> tomlkit.items.InlineTable:
+    table = tomlkit.inline_table()
+    table.update(content)
+    return table
+
+
+def _source(evaluation: Evaluation, reason: str) -> str:
+    """Why, who, when, from which record, with what: in words."""
+    try:
+        who = getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as containers have
+        who = f'user {os.getuid()}'
+    p = evaluation.provenance
+    versions = ', '.join(f'{k} {p.versions[k]}' for k in ('torch', 'timm') if k in p.versions)
+    return (
+        f'{reason.strip().rstrip(".")}; accepted by {who}, {datetime.now(UTC):%Y-%m-%d}, from '
+        f'{evaluation.stem}: {evaluation.origin}'
+        + ''.join(f', {told}' for told in (versions, p.commit and f'commit {p.commit}') if told)
+        + f', `{p.command}`'
+    )
+
+
+def render(accepted: Accepted) -> str:
+    """What changed, a line for each metric."""
+    width = max(map(len, accepted.changes))
+    lines = [
+        f'{metric:{width}}  {"none" if old is None else f"{old:.2f}"} -> {new:.2f}'
+        + ('' if old is None else f'  ({new - old:+.2f})')
+        for metric, (old, new) in accepted.changes.items()
+    ]
+    head = f'{accepted.name}, {accepted.images:,} images'
+    return '\n'.join([head, *lines, f'Written: {accepted.manifest}.'])

@@ -1,0 +1,138 @@
+"""mmdet's detectors and mmseg's segmenters, built from config files, and what their FLOPs count."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn as nn
+from torch.overrides import TorchFunctionMode
+
+from reproduce.errors import UserError
+from reproduce.paper import DETECTION_SIZE, SEGMENTATION_SIZE
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+# RoIs per image, of the FLOPs that papers print.
+BOX_PROPOSALS = 1000
+
+MASK_PROPOSALS = 100
+
+# Width over height of the commonest images: 640 x 480 in COCO, 683 x 512 in ADE20K.
+ASPECT = 4 / 3
+
+
+def build(config: 'Config', device: str | torch.device = 'meta') -> nn.Module:
+    """The model of `config` in evaluation mode, without gradients and without loading any weights.
+
+    On the `meta` device, the default, it has shapes but no numbers: no time, no memory.
+    """
+    import mmdet.models  # noqa: F401
+    import mmseg.models  # noqa: F401
+    from mmengine.registry import MODELS, DefaultScope
+
+    with _constructed_on(device), DefaultScope.overwrite_default_scope(config.default_scope):
+        model = MODELS.build(config.model)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def load_backbone(model: nn.Module, checkpoint: str | Path) -> None:
+    """Load a classification checkpoint into the MAFormer of a detector or segmenter.
+
+    Raises:
+        UserError: if it is not there, cannot be read safely or does not fit.
+    """
+    from model.openmmlab import CheckpointError, load_classifier
+
+    try:
+        load_classifier(model.backbone.network, checkpoint, model.backbone.arch)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def published_forward(config: 'Config') -> Callable[[nn.Module], None]:
+    """The forward pass on the `meta` device that the published FLOPs of such a model count.
+
+    A detector's is its backbone, neck and RPN head at 800x1280, every box head on 1000 and every
+    mask head on 100 RoIs. A segmenter's is its backbone, neck and decode head at 512x2048: the
+    auxiliary head exists for training, and is in the parameters but not in the FLOPs.
+    """
+    return _detector_forward if 'roi_head' in config.model else _segmenter_forward
+
+
+def evaluated_size(config: 'Config') -> tuple[int, int]:
+    """Height and width that the test pipeline of `config` gives an image of ASPECT.
+
+    Raises:
+        ValueError: if it has no Resize that keeps within two sides.
+    """
+    for step in config.test_dataloader.dataset.pipeline:
+        if step['type'].rpartition('.')[2] == 'Resize' and isinstance(step['scale'], list | tuple):
+            short, long = sorted(step['scale'])
+            height = min(short, long / ASPECT)
+            divisor = config.model.data_preprocessor.get('pad_size_divisor', 1)
+            return tuple(
+                math.ceil(round(side) / divisor) * divisor for side in (height, height * ASPECT)
+            )
+    raise ValueError(f'the test pipeline of {config.filename} has no Resize to two sides')
+
+
+def evaluated_forward(model: nn.Module, size: tuple[int, int]) -> None:
+    """The forward pass of an evaluation, on the `meta` device, of one image.
+
+    A detector's has as many proposals and masks as the published FLOPs; a segmenter's is in windows
+    where its config says so, and ends with the scores of every pixel of the image.
+
+    Args:
+        size: height and width of the image, as `evaluated_size` gives them.
+    """
+    if hasattr(model, 'roi_head'):
+        _detector_forward(model, size)
+        return
+    image = {'img_shape': size, 'ori_shape': size, 'pad_shape': size, 'padding_size': [0] * 4}
+    model.inference(torch.empty(1, 3, *size, device='meta'), [image])
+
+
+def _detector_forward(model: nn.Module, size: tuple[int, int] = DETECTION_SIZE) -> None:
+    maps = model.extract_feat(torch.empty(1, 3, *size, device='meta'))
+    model.rpn_head(maps)
+    roi_head = model.roi_head
+    for extractors, heads, rois in (
+        (roi_head.bbox_roi_extractor, roi_head.bbox_head, BOX_PROPOSALS),
+        (roi_head.mask_roi_extractor, roi_head.mask_head, MASK_PROPOSALS),
+    ):
+        # Which RoI reads which map depends on numbers that `meta` has not. Cropping costs no
+        # multiply-adds of layers, so the heads get what it would give them.
+        for extractor, head in zip(_stages(extractors), _stages(heads), strict=True):
+            size = extractor.roi_layers[0].output_size
+            head(torch.empty(rois, extractor.out_channels, *size, device='meta'))
+
+
+def _segmenter_forward(model: nn.Module) -> None:
+    model.decode_head(model.extract_feat(torch.empty(1, 3, *SEGMENTATION_SIZE, device='meta')))
+
+
+def _stages(module: nn.Module) -> list[nn.Module]:
+    """A cascade has a list where the others have one module."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+class _LinspaceOnCpu(TorchFunctionMode):
+    """Backbones read the numbers of `torch.linspace`, their drop path rates, in the constructor."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs.setdefault('device', 'cpu')
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _constructed_on(device: str | torch.device) -> Iterator[None]:
+    with torch.device(device), _LinspaceOnCpu():
+        yield

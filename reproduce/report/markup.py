@@ -1,0 +1,462 @@
+"""The paper's tables as Markdown and as LaTeX, and the rows that a user adds to them."""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from tabulate import tabulate
+
+from reproduce.errors import UserError
+from reproduce.judge.cells import Cell, load_cells, number
+from reproduce.judge.verdict import COMPLEXITY_METRICS, Verdict
+from reproduce.paper import DESCRIPTIONS, METRICS, TITLES, Row, read_csv, unprefixed
+from reproduce.report.layout import COLUMNS, Line, described, group, heading, lines_of_row
+
+
+class Mark(StrEnum):
+    """Where a value comes from."""
+
+    MEASURED = 'measured'
+    DEVIATING = 'deviating'
+    CITED = 'cited'
+    ADDED = 'added'
+    NONE = ''
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the cells are shown.
+
+    Attributes:
+        show: which value; where there is no measured one it is always the printed one.
+        marks: whether it is marked where each value is from.
+    """
+
+    show: Literal['measured', 'printed', 'both'] = 'both'
+    marks: bool = True
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one cell shows: its number, the printed one beside it, whether it is the best."""
+
+    text: str
+    beside: str
+    mark: Mark
+    best: bool = False
+
+
+_SYMBOLS = {
+    Mark.MEASURED: '•',
+    Mark.DEVIATING: '≠',
+    Mark.CITED: '◦',
+    Mark.ADDED: '⋆',
+    Mark.NONE: '',
+}
+_MEANINGS = {
+    Mark.MEASURED: 'measured, within the tolerance of the printed value',
+    Mark.DEVIATING: 'measured, outside that tolerance',
+    Mark.CITED: 'as printed: no implementation here',
+    Mark.ADDED: 'added',
+    Mark.NONE: 'unmarked: as printed, not measured',
+}
+_LATEX_SYMBOLS = {
+    Mark.MEASURED: r'$\bullet$',
+    Mark.DEVIATING: r'$\neq$',
+    Mark.CITED: r'$\circ$',
+    Mark.ADDED: r'$\star$',
+}
+_LATEX_HEADINGS = {
+    'box_ap': r'AP$^{b}$',
+    'box_ap50': r'AP$^{b}_{50}$',
+    'box_ap75': r'AP$^{b}_{75}$',
+    'mask_ap': r'AP$^{m}$',
+    'mask_ap50': r'AP$^{m}_{50}$',
+    'mask_ap75': r'AP$^{m}_{75}$',
+}
+_LATEX_CHARACTERS = str.maketrans(
+    {
+        '\\': r'\textbackslash{}',
+        '~': r'\textasciitilde{}',
+        '^': r'\textasciicircum{}',
+        **{character: f'\\{character}' for character in '&%$#_{}'},
+        '†': r'$^{\dagger}$',
+        '²': r'$^{2}$',
+        '×': r'$\times$',
+    }
+)
+_DOCUMENT = r"""% All tables beside this file: pdflatex tables.tex
+\documentclass{article}
+\usepackage[a4paper,margin=2cm]{geometry}
+\usepackage{booktabs,graphicx}
+\begin{document}
+TABLES
+\end{document}
+"""
+
+
+def markdown(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
+    """One table in Markdown: a title, the table, and what its marks mean."""
+    table = lines[0].table
+    values = _values(lines, columns, style)
+    plain = [heading(column) for column in columns]
+    heads = [
+        f'{group(table, column)}: {head}' if plain.count(head) > 1 else head
+        for column, head in zip(columns, plain, strict=True)
+    ]
+    rows = _fields(lines, columns, values, str, lambda _, value: _markdown(value), '–')
+    aligned = ['right' if column in METRICS[table] else 'left' for column in columns]
+    # Pipes part the columns, and a model may be called anything.
+    rows = [[field.replace('|', '\\|') for field in row] for row in rows]
+    body = tabulate(
+        rows, ['Model', *heads], 'pipe', disable_numparse=True, colalign=['left', *aligned]
+    )
+    legend = _legend(values.values(), style, lambda mark: _SYMBOLS[mark])
+    return '\n\n'.join(filter(None, (f'**Table {table}.** {TITLES[table]}', body, legend))) + '\n'
+
+
+def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
+    r"""One table in LaTeX, to be `\input`: a `table*` with caption, label and legend.
+
+    It needs booktabs and graphicx. The marks are commands, which a document may define otherwise
+    before it inputs the table.
+    """
+    table = lines[0].table
+    values = _values(lines, columns, style)
+    padding = {c: _Padding(v for (_, of), v in values.items() if of == c) for c in columns}
+    rows = _fields(
+        lines, columns, values, _escaped, lambda column, value: padding[column].latex(value), '--'
+    )
+    groups = ['', *(_escaped(group(table, column)) for column in columns)]
+    heads = ['Model', *(_latex_heading(column) for column in columns)]
+    frame = pd.DataFrame(rows, columns=pd.MultiIndex.from_arrays([groups, heads]))
+    if not any(groups):
+        frame.columns = heads
+    aligned = ''.join('r' if column in METRICS[table] else 'l' for column in columns)
+    tabular = frame.to_latex(
+        index=False, escape=False, column_format=f'l{aligned}', multicolumn_format='c'
+    )
+    legend = _legend(values.values(), style, lambda mark: _LATEX_SYMBOLS.get(mark, ''))
+    return '\n'.join(
+        [
+            f'% Table {table} of the MAFormer paper. Needs \\usepackage{{booktabs,graphicx}}.',
+            *_commands(values.values()),
+            r'\begin{table*}[htbp]',
+            r'\centering',
+            f'\\caption{{{_escaped(TITLES[table])}.}}',
+            f'\\label{{tab:maformer-{table}}}',
+            r'\small',
+            # A table that is wider than the text is scaled down to it, others stay as they are.
+            r'\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%',
+            _ruled(tabular.rstrip(), groups, lines) + '}',
+            *([rf'\par\smallskip{{\footnotesize {legend}}}'] if legend else []),
+            r'\end{table*}',
+            '',
+        ]
+    )
+
+
+def document(names: Iterable[str]) -> str:
+    r"""A LaTeX document that inputs the tables `names`."""
+    return _DOCUMENT.replace('TABLES', '\n'.join(rf'\input{{{name}}}' for name in names))
+
+
+def select_rows(lines: Mapping[int, Sequence[Line]], names: Sequence[str]) -> dict[int, list[Line]]:
+    """The lines of each table that `names` names: by printed name, label or system; all if none.
+
+    Added lines always stay.
+
+    Raises:
+        UserError: if a name is that of no line.
+    """
+    everything = [line for of_table in lines.values() for line in of_table]
+    existing = {n for line in everything for n in (line.model, line.label, *line.systems)}
+    _check_names(names, existing, '--rows')
+    return {
+        table: [
+            line
+            for line in of_table
+            if line.added or not names or {line.model, line.label, *line.systems} & set(names)
+        ]
+        for table, of_table in lines.items()
+    }
+
+
+def select_columns(tables: Iterable[int], names: Sequence[str]) -> dict[int, list[str]]:
+    """The columns of each table that `names` names, in printed order; all if none.
+
+    A metric's own name, such as 'miou', stands for those of both frameworks of Table 7.
+
+    Raises:
+        UserError: if a name is that of no column.
+    """
+    columns = {table: COLUMNS[table] for table in tables}
+    existing = {n for of_table in columns.values() for c in of_table for n in (c, unprefixed(c))}
+    _check_names(names, existing, '--columns')
+    return {
+        table: [c for c in of_table if not names or {c, unprefixed(c)} & set(names)]
+        for table, of_table in columns.items()
+    }
+
+
+def add(lines: Mapping[int, Sequence[Line]], path: Path) -> dict[int, list[Line]]:
+    """`lines` with the rows of `path` in their places.
+
+    The file has either the columns of `results/tableN.csv`, or those of one table of the paper:
+    `model`, any of its columns, and `block`, the MAFormer at the end of whose block the row stands
+    (without: at the end of the table).
+
+    Raises:
+        UserError: if the file is not so, naming the line and the column.
+    """
+    try:
+        with path.open(newline='') as file:
+            header = next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'{path} cannot be read as CSV: {error}.') from None
+    records = read_csv(path, set(header))
+    if not records:
+        raise UserError(f'{path} has no rows: expected a line for each model.')
+    if 'metric' in header:
+        found = _added_cells(path, {record.get('table', '') for _, record in records}, lines)
+    elif len(lines) == 1:
+        (table,) = lines
+        blocks = list(dict.fromkeys(line.block for line in lines[table]))
+        found = [_added_row(path, n, record, table, blocks) for n, record in records]
+    else:
+        raise UserError(
+            f'{path} has the columns of one table: name that table, as in '
+            f'`python -m reproduce tables 5 --add {path}`.'
+        )
+    together = {table: list(of_table) for table, of_table in lines.items()}
+    for line in found:
+        of_table = together[line.table]
+        places = [n for n, other in enumerate(of_table) if other.block == line.block]
+        of_table.insert(places[-1] + 1 if places else len(of_table), line)
+    return together
+
+
+def _added_cells(path: Path, tables: set[str], lines: Mapping[int, Sequence[Line]]) -> list[Line]:
+    if len(tables) != 1 or not tables <= {str(table) for table in lines}:
+        raise UserError(
+            f'{path}, column table: {", ".join(sorted(tables)) or "empty"}; expected one of the '
+            f'tables shown, {", ".join(map(str, lines))}.'
+        )
+    (table,) = map(int, tables)
+    models: dict[str, list[Cell]] = {}
+    for cell in load_cells(path, table):
+        models.setdefault(cell.model, []).append(cell)
+    return [
+        line
+        for model, cells in models.items()
+        for line in lines_of_row(Row(table, {'model': model}, {}), '', cells, added=True)
+    ]
+
+
+def _added_row(
+    path: Path, line: int, record: Mapping[str, str], table: int, blocks: Iterable[str]
+) -> Line:
+    columns = ('block', *DESCRIPTIONS[table], *METRICS[table])
+    if unknown := [name for name in record if name not in columns]:
+        raise UserError(
+            f'{path}, column {unknown[0]}: Table {table} has no such column; expected any of '
+            f'{", ".join(columns)}.'
+        )
+    if not record.get('model'):
+        raise UserError(f'{path}, line {line}, column model: empty; expected the name of a model.')
+    block = record.get('block', '')
+    if block and block not in blocks:
+        raise UserError(
+            f'{path}, line {line}, column block: {block!r} ends no block of Table {table}; '
+            f'expected {" or ".join(filter(None, blocks)) or "nothing, as it has none"}.'
+        )
+    cells = {
+        metric: _added_cell(path, line, metric, record, table)
+        for metric in METRICS[table]
+        if record.get(metric)
+    }
+    if not cells:
+        raise UserError(
+            f'{path}, line {line}: no value; expected one in any of {", ".join(METRICS[table])}.'
+        )
+    description = {name: record.get(name, '') for name in DESCRIPTIONS[table]}
+    return Line(table, record['model'], '', description, block, cells, added=True)
+
+
+def _added_cell(path: Path, line: int, metric: str, record: Mapping[str, str], table: int) -> Cell:
+    value = number(path, line, metric, record[metric])
+    accuracy = unprefixed(metric) not in COMPLEXITY_METRICS
+    if value <= (1 if accuracy else 0) or (accuracy and value > 100):
+        expected = 'percent, from 1 to 100' if accuracy else 'a positive number'
+        raise UserError(f'{path}, line {line}, column {metric}: {value:g}; expected {expected}.')
+    return Cell(
+        table=table,
+        model=record['model'],
+        system='',
+        metric=metric,
+        convention='',
+        paper='',
+        reference='',
+        measured=value,
+        difference=None,
+        tolerance=None,
+        verdict=Verdict.UNPRINTED,
+        reference_verdict=Verdict.UNPRINTED,
+        reason='',
+        layer_flops_g=None,
+        total_flops_g=None,
+    )
+
+
+def _check_names(names: Iterable[str], existing: set[str], option: str) -> None:
+    for name in names:
+        if name not in existing:
+            lower = {known.lower(): known for known in existing}
+            near = [lower[n] for n in get_close_matches(name.lower(), lower, n=4, cutoff=0.3)]
+            raise UserError(
+                f"{option}: nothing in these tables is called '{name}'; the nearest are "
+                f'{", ".join(near or sorted(existing))}.'
+            )
+
+
+def _values(
+    lines: Sequence[Line], columns: Sequence[str], style: Style
+) -> dict[tuple[int, str], Value]:
+    """What each cell shows, by its line and column, with the best of each block."""
+    values = {
+        (index, column): value
+        for index, line in enumerate(lines)
+        for column in columns
+        if column in line.cells and (value := _shown(line.cells[column], line.added, style)).text
+    }
+    for column in columns:
+        if unprefixed(column) in COMPLEXITY_METRICS:
+            continue
+        for block in {line.block for line in lines}:
+            keys = [key for key in values if key[1] == column and lines[key[0]].block == block]
+            best = max((float(values[key].text) for key in keys), default=0)
+            for key in keys:
+                is_best = len(keys) > 1 and float(values[key].text) == best
+                values[key] = replace(values[key], best=is_best)
+    return values
+
+
+def _shown(cell: Cell, added: bool, style: Style) -> Value:
+    measured = cell.measured is not None and (style.show != 'printed' or added)
+    mark = Mark.NONE
+    if added:
+        mark = Mark.ADDED
+    elif cell.measured is not None:
+        mark = Mark.DEVIATING if cell.deviates else Mark.MEASURED
+    elif cell.verdict is Verdict.CITED:
+        mark = Mark.CITED
+    return Value(
+        text=f'{cell.measured:.1f}' if measured else cell.paper,
+        beside=cell.paper if measured and style.show == 'both' else '',
+        mark=mark if style.marks else Mark.NONE,
+    )
+
+
+def _fields(
+    lines: Sequence[Line],
+    columns: Sequence[str],
+    values: Mapping[tuple[int, str], Value],
+    text: Callable[[str], str],
+    number: Callable[[str, Value], str],
+    gap: str,
+) -> list[list[str]]:
+    """The fields of every line, its label first; `text` and `number` set them, `gap` fills."""
+    rows = []
+    for index, line in enumerate(lines):
+        row = [text(line.label)]
+        for column in columns:
+            if column not in METRICS[line.table]:
+                row.append(text(described(line, column)))
+            elif (index, column) in values:
+                row.append(number(column, values[index, column]))
+            else:
+                row.append(gap)
+        rows.append(row)
+    return rows
+
+
+def _legend(values: Iterable[Value], style: Style, symbol: Callable[[Mark], str]) -> str:
+    if not style.marks:
+        return ''
+    used = {value.mark for value in values}
+    parts = [f'{symbol(mark)} {_MEANINGS[mark]}'.strip() for mark in Mark if mark in used]
+    if style.show == 'both' and any(value.beside for value in values):
+        parts.append('in parentheses: as printed')
+    return '; '.join(parts) + '.'
+
+
+def _markdown(value: Value) -> str:
+    text = f'**{value.text}**' if value.best else value.text
+    return text + (f' ({value.beside})' if value.beside else '') + _SYMBOLS[value.mark]
+
+
+class _Padding:
+    """Puts the digits of a column below each other, by invisible ones where a number has less."""
+
+    def __init__(self, values: Iterable[Value]) -> None:
+        values = list(values)
+        self.decimals = max((len(v.text.partition('.')[2]) for v in values), default=0)
+        self.beside = max((v.beside for v in values), key=len, default='')
+
+    def latex(self, value: Value) -> str:
+        missing = self.decimals - len(value.text.partition('.')[2])
+        digits = '0' * missing if '.' in value.text else f'.{"0" * missing}'
+        rest = rf'\phantom{{{digits}}}' if missing else ''
+        text = rf'\textbf{{{value.text}}}' if value.best else value.text
+        if value.beside:
+            less = self.beside[: len(self.beside) - len(value.beside)]
+            left = rf'\phantom{{{less}}}' if less else ''
+            text, rest = rf'{text}{rest}{left}\cellprinted{{{value.beside}}}', ''
+        elif self.beside:
+            rest += rf'\phantom{{\cellprinted{{{self.beside}}}}}'
+        return (rf'\cell{value.mark}{{{text}}}' if value.mark else text) + rest
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_LATEX_CHARACTERS)
+
+
+def _latex_heading(column: str) -> str:
+    name = unprefixed(column)
+    return _LATEX_HEADINGS.get(name) or _escaped(heading(column))
+
+
+def _commands(values: Iterable[Value]) -> list[str]:
+    r"""Definitions of the commands that the table uses, which may have been defined before."""
+    values = list(values)
+    used = {value.mark for value in values}
+    commands = [
+        rf'\providecommand{{\cell{mark}}}[1]{{#1\rlap{{\textsuperscript{{{symbol}}}}}}}'
+        for mark, symbol in _LATEX_SYMBOLS.items()
+        if mark in used
+    ]
+    if any(value.beside for value in values):
+        commands.append(r'\providecommand{\cellprinted}[1]{ (#1)}')
+    return commands
+
+
+def _ruled(tabular: str, groups: Sequence[str], lines: Sequence[Line]) -> str:
+    """pandas' tabular with a rule below each heading of a group and between the blocks."""
+    head, middle, body = tabular.partition('\\midrule\n')
+    if any(groups):
+        rules = [
+            rf'\cmidrule(lr){{{groups.index(name) + 1}-{len(groups) - groups[::-1].index(name)}}}'
+            for name in dict.fromkeys(filter(None, groups))
+        ]
+        first, end, rest = head.partition('\\\\\n')
+        head = f'{first}{end}{" ".join(rules)}\n{rest}'
+    rows = body.splitlines()
+    for index in range(len(lines) - 1, 0, -1):
+        if lines[index].block != lines[index - 1].block:
+            rows.insert(index, '\\midrule')
+    return head + middle + '\n'.join(rows)

@@ -1,0 +1,365 @@
+"""Figures of the cells: accuracy over cost, deviations from the paper, results by class.
+
+Colours are Okabe and Ito's; shape and filling say the same, so that grey print loses nothing.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import matplotlib
+
+matplotlib.use('agg')
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
+
+from reproduce.evaluate.records import Evaluation
+from reproduce.judge.cells import Cell
+from reproduce.judge.verdict import Verdict
+from reproduce.paper import PREFIXES, TITLES
+from reproduce.report.layout import Line, group, heading, lines
+from reproduce.report.placement import place
+
+BLUE, VERMILION, GREEN, SKY, ORANGE = '#0072b2', '#d55e00', '#009e73', '#56b4e9', '#e69f00'
+INK, PALE, LIGHT, PAPER = '#1c1c1e', '#8a8a8e', '#d8d8dc', '#ffffff'
+
+STYLE: dict[str, Any] = {
+    'font.family': 'DejaVu Sans',
+    'font.size': 9,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.edgecolor': INK,
+    'axes.labelcolor': INK,
+    'text.color': INK,
+    'xtick.color': INK,
+    'ytick.color': INK,
+    'axes.linewidth': 0.6,
+    'axes.grid': True,
+    'grid.color': PALE,
+    'grid.alpha': 0.25,
+    'grid.linewidth': 0.5,
+    'axes.axisbelow': True,
+    'axes.titlesize': 9,
+    'legend.frameon': False,
+    'pdf.fonttype': 42,
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'maformer',
+}
+
+# The accuracies that are drawn over FLOPs and parameters: table, prefix of its columns, metric.
+_TASKS = {
+    'imagenet_top1': (4, '', 'top1'),
+    'mask_rcnn_box_ap': (5, '', 'box_ap'),
+    'mask_rcnn_mask_ap': (5, '', 'mask_ap'),
+    'cascade_box_ap': (6, '', 'box_ap'),
+    'cascade_mask_ap': (6, '', 'mask_ap'),
+    'sem_fpn_miou': (7, 'sem_fpn_', 'miou'),
+    'upernet_miou': (7, 'upernet_', 'miou'),
+}
+_MARKERS = {'measured': 'o', 'printed': 'o', 'cited': '^'}
+_MEANINGS = {
+    'measured': 'measured',
+    'printed': 'accuracy as printed',
+    'cited': 'cited: no implementation here',
+}
+_VERDICTS = {
+    Verdict.MATCH: (GREEN, 'o', ''),
+    Verdict.BETTER: (BLUE, '^', '//'),
+    Verdict.KNOWN: (ORANGE, 'D', '\\\\'),
+    Verdict.WORSE: (VERMILION, 'X', 'xx'),
+    Verdict.ERROR: (INK, 'P', '++'),
+    Verdict.UNPRINTED: (SKY, 's', '--'),
+    Verdict.NOT_RUN: (LIGHT, '', '..'),
+    Verdict.CITED: (PAPER, '', ''),
+}
+_BAR = {'edgecolor': INK, 'linewidth': 0.4}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model in a figure: its cost, its accuracy, and the printed accuracy if both are known."""
+
+    label: str
+    kind: str
+    ours: bool
+    x: float
+    y: float
+    printed: float | None = None
+
+
+@matplotlib.rc_context(STYLE)
+def figures(
+    cells: Sequence[Cell], records: Iterable[Evaluation] = ()
+) -> dict[str, tuple[str, Figure]]:
+    """All figures that the cells and the evaluation records allow: by file name, title and figure.
+
+    Args:
+        records: of these, those with results by class are drawn.
+    """
+    tables = {n: lines(cells, n) for n in sorted({cell.table for cell in cells})}
+    drawn: dict[str, tuple[str, Figure]] = {}
+    for name, (table, prefix, metric) in _TASKS.items():
+        if table in tables:
+            title = _title(table, f'{prefix}{metric}')
+            drawn[name] = (title, accuracy(tables[table], prefix, metric))
+    drawn['deviations'] = (
+        'Deviations from the paper, all cells',
+        _deviations(cells, _labels(tables)),
+    )
+    for record in records:
+        for metric, values in by_class(record).items():
+            title = f'{record.system or record.model}: {metric} by class'
+            drawn[f'classes-{record.stem}-{metric}'] = (title, _classes(values, metric))
+    return drawn
+
+
+@matplotlib.rc_context(STYLE)
+def save(figure: Figure, path: Path | BinaryIO, format: str) -> None:
+    """Write `figure` as 'pdf', 'png' or 'svg'; the same figure gives the same bytes."""
+    undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}
+    figure.savefig(path, format=format, dpi=200, metadata=undated.get(format))
+
+
+def points(of_table: Sequence[Line], prefix: str, metric: str, cost: str) -> list[Point]:
+    """The models of a table that have both the accuracy `metric` and the cost `cost`."""
+    found = []
+    for line in of_table:
+        x, y = line.cells.get(prefix + cost), line.cells.get(prefix + metric)
+        if x is None or y is None or x.value is None or y.value is None:
+            continue
+        kind = 'printed'
+        if y.measured is not None:
+            kind = 'measured'
+        elif y.verdict is Verdict.CITED:
+            kind = 'cited'
+        printed = float(y.paper) if kind == 'measured' and y.paper else None
+        ours = line.model.startswith('MAFormer')
+        found.append(Point(line.label, kind, ours, x.value, y.value, printed))
+    return found
+
+
+def by_class(record: Evaluation) -> dict[str, dict[str, float]]:
+    """The results of an evaluation record in percent, by metric and class; {} if it has none."""
+    found: dict[str, dict[str, float]] = {}
+    for name, metrics in record.per_class.items():
+        for metric, value in metrics.items():
+            found.setdefault(metric, {})[name] = value
+    return found
+
+
+def _title(table: int, column: str) -> str:
+    name = group(table, column) or TITLES[table].split(',')[-1].strip()
+    return f'{name}: {heading(column)}'
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy(of_table: Sequence[Line], prefix: str, metric: str) -> Figure:
+    """The accuracy `metric` of a table's models over their FLOPs and over their parameters.
+
+    Args:
+        prefix: of the table's columns, '' but in Table 7.
+    """
+    figure = Figure(figsize=(10, 4.6 + 0.1 * max(0, len(of_table) - 20)))
+    axes = figure.subplots(1, 2, sharey=True)
+    # Labels are placed in the axes as they stay: no layout may move them afterwards.
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.11, top=0.91, wspace=0.04)
+    drawn = []
+    for axis, cost in zip(axes, ('flops_g', 'params_m'), strict=True):
+        found = points(of_table, prefix, metric, cost)
+        axis.set_xlabel(heading(cost))
+        values = [point.x for point in found]
+        if values and max(values) > 10 * min(values):
+            axis.set_xscale('log')
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.margins(0.08)
+        _scatter(axis, found)
+        drawn.append(found)
+    for axis, found in zip(axes, drawn, strict=True):
+        axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())  # labels do not move them any more
+        _label(axis, found)
+    axes[0].set_ylabel(heading(metric))
+    used = {point.kind for found in drawn for point in found}
+    if any(point.printed is not None for found in drawn for point in found):
+        used.add('printed')
+    kinds = [kind for kind in _MEANINGS if kind in used]
+    handles = [
+        Line2D([], [], ls='', marker=_MARKERS[k], **_filling(k, INK), label=_MEANINGS[k])
+        for k in kinds
+    ]
+    ours = Line2D([], [], color=VERMILION, lw=1, label='MAFormer')
+    figure.legend(handles=[ours, *handles], loc='upper center', ncols=4)
+    return figure
+
+
+def _filling(kind: str, colour: str) -> dict[str, Any]:
+    filled = colour if kind == 'measured' else PAPER
+    return {'mfc': filled, 'mec': colour, 'mew': 1.2, 'ms': 6}
+
+
+def _scatter(axis: Axes, found: Sequence[Point]) -> None:
+    for ours in (False, True):
+        colour = VERMILION if ours else BLUE
+        for point in found:
+            if point.ours != ours:
+                continue
+            if point.printed is not None:
+                axis.plot([point.x] * 2, [point.printed, point.y], color=colour, lw=0.7, ls=':')
+                axis.plot(point.x, point.printed, marker='o', **_filling('printed', colour))
+            axis.plot(point.x, point.y, marker=_MARKERS[point.kind], **_filling(point.kind, colour))
+    line = _line(found)
+    axis.plot([x for x, _ in line], [y for _, y in line], color=VERMILION, lw=1, zorder=1)
+
+
+def _line(found: Iterable[Point]) -> list[tuple[float, float]]:
+    """One point for each size of MAFormer, with token labeling where there are both."""
+    sizes = {p.label.rstrip('†'): (p.x, p.y) for p in found if p.ours and '(' not in p.label}
+    return sorted(sizes.values())
+
+
+def _label(axis: Axes, found: Sequence[Point]) -> None:
+    texts = [
+        axis.text(
+            point.x,
+            point.y,
+            point.label,
+            fontsize=7,
+            fontweight='bold' if point.ours else 'normal',
+            color=VERMILION if point.ours else INK,
+        )
+        for point in found
+    ]
+    markers = [(p.x, p.y) for p in found]
+    markers += [(p.x, p.printed) for p in found if p.printed is not None]
+    place(axis, texts, markers, _line(found), PALE)
+
+
+def _labels(tables: Mapping[int, Sequence[Line]]) -> dict[tuple[int, str], str]:
+    """What each system is called in each table."""
+    return {
+        (table, system): line.label
+        for table, of_table in tables.items()
+        for line in of_table
+        for system in line.systems
+    }
+
+
+def _deviations(cells: Sequence[Cell], labels: Mapping[tuple[int, str], str]) -> Figure:
+    """Every cell: left how far from the printed value, right how many have which verdict."""
+    kinds = list(dict.fromkeys((cell.table, cell.metric) for cell in cells))
+    rows = {kind: index for index, kind in enumerate(kinds)}
+    figure = Figure(figsize=(10, 1.3 + 0.21 * len(kinds)))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    inch = 1 / figure.get_figheight()
+    figure.subplots_adjust(
+        left=0.17, right=0.99, bottom=0.55 * inch, top=1 - 0.55 * inch, wspace=0.05
+    )
+    left.set_yticks(range(len(kinds)), [_row_name(*kind) for kind in kinds], fontsize=7)
+    left.set_ylim(len(kinds) - 0.4, -0.6)
+    for earlier, later in pairwise(kinds):
+        if earlier[0] != later[0]:
+            for axis in (left, right):
+                axis.axhline(rows[later] - 0.5, color=PALE, lw=0.6)
+    _distances(left, cells, rows, labels)
+    used = _counts(right, cells, rows)
+    figure.legend(
+        [_handle(verdict) for verdict in used],
+        map(str, used),
+        loc='upper center',
+        ncols=len(used),
+        handler_map={tuple: HandlerTuple(ndivide=None)},
+    )
+    return figure
+
+
+def _distances(
+    axis: Axes,
+    cells: Iterable[Cell],
+    rows: Mapping[tuple[int, str], int],
+    labels: Mapping[tuple[int, str], str],
+) -> None:
+    judged = [
+        (cell, (cell.difference / cell.tolerance, rows[cell.table, cell.metric]))
+        for cell in cells
+        if cell.difference is not None and cell.tolerance
+    ]
+    axis.axvspan(-1, 1, color=GREEN, alpha=0.12, lw=0)
+    axis.axvline(0, color=PALE, lw=0.6)
+    for cell, spot in judged:
+        colour, marker, _ = _VERDICTS[cell.verdict]
+        axis.plot(*spot, marker=marker, **_dot(colour))
+    limit = 1.3 * max([2.0, *(abs(x) for _, (x, _) in judged)])
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick < limit]
+    axis.set_xscale('symlog', linthresh=2)
+    axis.set_xticks([*(-tick for tick in ticks[::-1]), 0, *ticks])
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(-limit, limit)
+    axis.set_xlabel('measured − printed, in tolerances; within the band a cell matches')
+    texts = [
+        axis.text(*spot, labels[cell.table, cell.system], fontsize=6)
+        for cell, spot in judged
+        if cell.verdict not in (Verdict.MATCH, Verdict.BETTER)
+    ]
+    place(axis, texts, [spot for _, spot in judged], [], PALE)
+
+
+def _counts(
+    axis: Axes, cells: Iterable[Cell], rows: Mapping[tuple[int, str], int]
+) -> list[Verdict]:
+    """Draw how many cells of each row have which verdict; returns the verdicts that occur."""
+    counts = Counter((cell.table, cell.metric, cell.verdict) for cell in cells)
+    used = [verdict for verdict in _VERDICTS if any(key[2] is verdict for key in counts)]
+    start = [0] * len(rows)
+    for verdict in used:
+        colour, _, hatch = _VERDICTS[verdict]
+        widths = [counts[*kind, verdict] for kind in rows]
+        axis.barh(range(len(rows)), widths, 0.7, start, color=colour, hatch=hatch, **_BAR)
+        start = [a + b for a, b in zip(start, widths, strict=True)]
+    axis.set_xlabel('cells')
+    axis.tick_params(axis='y', length=0)
+    axis.grid(axis='y', visible=False)
+    return used
+
+
+def _handle(verdict: Verdict) -> tuple[Any, ...]:
+    colour, marker, hatch = _VERDICTS[verdict]
+    patch = Patch(facecolor=colour, hatch=hatch, **_BAR)
+    return (patch, Line2D([], [], marker=marker, **_dot(colour))) if marker else (patch,)
+
+
+def _dot(colour: str) -> dict[str, Any]:
+    return {'ms': 4.5, 'mfc': colour, 'mec': INK, 'mew': 0.4, 'ls': '', 'alpha': 0.9}
+
+
+def _row_name(table: int, column: str) -> str:
+    framework = next((name for name, p in PREFIXES.items() if column.startswith(p)), '')
+    short = {'sem_fpn': 'FPN ', 'upernet': 'UPerNet ', '': ''}[framework]
+    return f'Table {table}  {short}{heading(column)}'
+
+
+def _classes(values: Mapping[str, float], metric: str) -> Figure:
+    """One bar a class, the best on top."""
+    ordered = sorted(values.items(), key=lambda item: (-item[1], item[0]))
+    figure = Figure(figsize=(10, 1.0 + 0.16 * len(ordered)))
+    axis = figure.subplots()
+    inch = 1 / figure.get_figheight()
+    figure.subplots_adjust(left=0.2, right=0.97, bottom=0.5 * inch, top=1 - 0.15 * inch)
+    places = range(len(ordered))
+    axis.barh(places, [value for _, value in ordered], 0.7, color=BLUE)
+    for spot, (_, value) in zip(places, ordered, strict=True):
+        axis.text(value + 0.5, spot, f'{value:.1f}', va='center', fontsize=6)
+    axis.set_yticks(places, [name for name, _ in ordered], fontsize=7)
+    axis.set(xlim=(0, 105), ylim=(len(ordered) - 0.4, -0.6))
+    axis.set_xlabel(f'{metric} (%)')
+    axis.grid(axis='y', visible=False)
+    return figure

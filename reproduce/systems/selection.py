@@ -1,0 +1,54 @@
+"""Rows of the paper's tables and the systems that stand for them, chosen by number and by name."""
+
+from collections.abc import Sequence
+
+from reproduce.errors import UserError
+from reproduce.paper import Row, load_table, table_numbers
+from reproduce.systems import System, load_systems
+from reproduce.wording import nearest
+
+
+def rows_and_systems(tables: Sequence[int] | None) -> tuple[list[Row], list[System]]:
+    """Return the rows of the named tables, or of all, and the systems that stand for them.
+
+    Raises:
+        UserError: if the paper has no such table.
+    """
+    rows = [row for number in table_numbers(tables) for row in load_table(number)]
+    return rows, [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
+
+
+def select(
+    rows: Sequence[Row], systems: Sequence[System], names: Sequence[str]
+) -> tuple[list[Row], list[System]]:
+    """Return the rows and systems that `names` names, by printed name, system or timm model.
+
+    Args:
+        names: each may hold several names, separated by commas.
+
+    Raises:
+        UserError: if there is no name, or a name is that of no row and no system.
+    """
+    names = [name.strip() for entry in names for name in entry.split(',') if name.strip()]
+    if not names:
+        raise UserError('--models names nothing: give printed names or systems.')
+    chosen = set()
+    for name in names:
+        found = {
+            (row.table, row.model, system.name)
+            for row in rows
+            for system in systems
+            if system.stands_for(row) and name in (row.model, system.name, system.model)
+        }
+        if not found:
+            existing = {row.model for row in rows} | {s.name for s in systems}
+            near = nearest(name, existing)
+            raise UserError(
+                f"no row or system of these tables is called '{name}'; the nearest are "
+                f'{", ".join(near or sorted(existing))}.'
+            )
+        chosen |= found
+    return (
+        [row for row in rows if any((row.table, row.model) == key[:2] for key in chosen)],
+        [system for system in systems if any(system.name == key[2] for key in chosen)],
+    )

@@ -1,0 +1,124 @@
+"""Load the weights of a classifier, and explain which parameters differ where they do not fit."""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn as nn
+
+from model import maformer
+from model.checkpoint import CheckpointError, differences, listed, read
+from reproduce.errors import UserError
+
+
+def load(model: nn.Module, path: Path, classes: str = '') -> None:
+    """Load the checkpoint at `path` into a classifier that timm made.
+
+    Weights under the names of the model's first release are translated where timm knows how.
+
+    Args:
+        classes: where the number of classes of `model` comes from, for the error that tells that
+            the checkpoint has another.
+
+    Raises:
+        UserError: if the file cannot be read safely, or its parameters are not those of `model`;
+            then it says which differ, and which registered model they are instead.
+    """
+    try:
+        state = read(path)
+    except CheckpointError as error:
+        raise UserError(f'{error}.') from error
+    wanted = model.state_dict()
+    if differ := differences(state, wanted):
+        state = _translated(state, model)
+        if differences(state, wanted):
+            raise UserError(_misfit(state, model, path, differ, classes))
+    check_finite(state, path)
+    model.load_state_dict(state)
+
+
+def check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Check that all parameters of the checkpoint at `path` are numbers.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    for key, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(
+                f'the checkpoint {path} holds a NaN or an infinity in {key}: it is damaged, or its '
+                'training diverged; take another.'
+            )
+
+
+def _translated(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """`state` under timm's names if the model's module in timm knows them, or as it is."""
+    translate = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    if translate is None:
+        return state
+    try:
+        translated = dict(translate(dict(state), model))
+    except Exception:  # it is for that model's own releases, and these may be anything
+        return state
+    # It resamples position tables too, and weights of another input size are not the model's.
+    resampled = _sizes(translated) - _sizes(state)
+    return state if resampled else translated
+
+
+def _sizes(state: Mapping[str, torch.Tensor]) -> Counter[int]:
+    return Counter(value.numel() for value in state.values())
+
+
+def _misfit(
+    state: Mapping[str, torch.Tensor],
+    model: nn.Module,
+    path: Path,
+    differ: list[str],
+    classes: str,
+) -> str:
+    name = model.pretrained_cfg['architecture']
+    told = f'the checkpoint {path} is not one of {name}: {listed(differ)}'
+    stored = _classes(state, name)
+    if classes and stored not in (None, model.num_classes):
+        told += f'; it classifies {stored} classes, {classes} has {model.num_classes}'
+    if resembled := looks_like(state, model):
+        told += f'; this looks like {resembled}'
+    return f'{told}.'
+
+
+def looks_like(state: Mapping[str, torch.Tensor], model: nn.Module) -> str | None:
+    """The MAFormer, or the relative of a timm model, whose parameters `state` holds instead."""
+    name = model.pretrained_cfg['architecture']
+    asked = (name, getattr(model, 'aux_head', None) is not None)
+    if any('.local_attention.' in key for key in state):
+        candidates = list(maformer.VARIANTS)
+    else:
+        candidates = get_close_matches(name, timm.list_models(), n=24)
+    for candidate in candidates:
+        classes = _classes(state, candidate)
+        arguments = {} if classes is None else {'num_classes': classes}
+        token_labeling = candidate in maformer.VARIANTS and 'aux_head.weight' in state
+        if token_labeling:
+            arguments['token_labeling'] = True
+        try:
+            with torch.device('meta'):
+                other = timm.create_model(candidate, **arguments)
+        except Exception:  # foreign constructors that read numbers, or take no such classes
+            continue
+        if (candidate, token_labeling) != asked and not differences(state, other.state_dict()):
+            if candidate == name or token_labeling:
+                return f'{candidate} with token_labeling={token_labeling}'
+            return candidate
+    return None
+
+
+def _classes(state: Mapping[str, torch.Tensor], name: str) -> int | None:
+    """How many classes `state` tells apart if it is of the timm model `name`."""
+    config = timm.get_pretrained_cfg(name)
+    head = config.classifier if config is not None else None
+    weight = state.get(f'{head[0] if isinstance(head, list | tuple) else head}.weight')
+    return None if weight is None else weight.shape[0]

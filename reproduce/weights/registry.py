@@ -1,0 +1,206 @@
+"""Checkpoints: found, verified, loaded, and explained where they do not fit.
+
+`checkpoints.toml` is the manifest of this project's released weights: where each file is, its
+SHA-256, its licence, and what it scores according to whoever released it. The public weights of the
+paper's other systems, which `systems/*.toml` names, join it from `public.py`.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from reproduce.errors import UserError
+from reproduce.paper import read_toml
+from reproduce.systems import System, load_systems
+from reproduce.weights.published import publication
+
+MANIFEST = Path(__file__).parent / 'checkpoints.toml'
+
+# The whole validation set of each task.
+IMAGES = {'imagenet': 50_000, 'coco': 5_000, 'ade20k': 2_000}
+
+
+class Reference(BaseModel):
+    """What released weights score according to whoever released them.
+
+    Attributes:
+        data: 'full' for the task's own data set, 'shapes' for the embedded data.
+        fingerprint: the images it was measured on; needed unless they are the whole set.
+        images: how many they are.
+        metrics: in percent, by name.
+        source: who measured it.
+    """
+
+    model_config = ConfigDict(extra='forbid', frozen=True)
+    data: Literal['full', 'shapes'] = 'full'
+    fingerprint: str = ''
+    images: int
+    metrics: dict[str, float]
+    source: str
+
+    @model_validator(mode='after')
+    def _names_its_images(self) -> 'Reference':
+        if self.data != 'full' and not self.fingerprint:
+            raise ValueError('a reference on the embedded data needs a fingerprint')
+        return self
+
+    def holds_for(self, fingerprint: str, complete: bool) -> bool:
+        """Whether it is about these images: the whole set, or the ones with its fingerprint."""
+        return self.fingerprint == fingerprint if self.fingerprint else complete
+
+
+class Released(BaseModel):
+    """Released weights: one entry of the manifest.
+
+    Attributes:
+        name: unique.
+        task: 'imagenet', 'coco' or 'ade20k'.
+        model, arguments: the timm model and its constructor arguments, or an OpenMMLab config and
+            the values that replace some of it.
+        preprocessing: what replaces a timm model's own: img_size, crop_pct, ...
+        multi_scale: whether a segmenter is evaluated at several scales, too.
+        file, url: the file, relative to the manifest, or where it is fetched from.
+        sha256: of the file, 64 hex digits.
+        protocol: how their training or evaluation differs from that of the paper's row.
+    """
+
+    model_config = ConfigDict(extra='forbid', frozen=True)
+    name: str
+    task: Literal['imagenet', 'coco', 'ade20k'] = 'imagenet'
+    model: str
+    arguments: dict[str, Any] = {}
+    preprocessing: dict[str, Any] = {}
+    multi_scale: bool = False
+    file: str | None = None
+    url: str | None = None
+    sha256: Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
+    licence: str
+    reference: list[Reference] = []
+    protocol: str = ''
+
+    @model_validator(mode='after')
+    def _is_somewhere(self) -> 'Released':
+        if (self.file is None) == (self.url is None):
+            raise ValueError(f'{self.name} needs either file or url')
+        for reference in self.reference:
+            if not reference.fingerprint and reference.images != IMAGES[self.task]:
+                raise ValueError(
+                    f'{self.name} has a reference on {reference.images} images: one on less than '
+                    f"all {IMAGES[self.task]} of {self.task}'s needs a fingerprint"
+                )
+        return self
+
+    @property
+    def filename(self) -> str:
+        """The name that a fetched file gets."""
+        return f'{self.sha256[:8]}-{self.url.rpartition("/")[2]}'
+
+    def reference_on(self, fingerprint: str, complete: bool) -> Reference | None:
+        """What the weights score on these images, if that is published."""
+        fitting = (r for r in self.reference if r.holds_for(fingerprint, complete))
+        return next(fitting, None)
+
+
+class Public(Released):
+    """Public weights of a system of the paper's tables; its name is that of the weights.
+
+    Attributes:
+        system, model: the system.
+        sha256: as many of the file's digits as its publisher's URL names, which may be none; then
+            the hub tells it when the file is fetched, and it stands in the receipt beside the file.
+    """
+
+    system: str
+    sha256: Annotated[str, Field(pattern='^([0-9a-f]{8})?$')]
+
+    @property
+    def filename(self) -> str:
+        return f'{self.system}{Path(self.url).suffix}'
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    checkpoint: list[Released] = []
+
+
+@cache
+def load_manifest(path: Path = MANIFEST) -> tuple[Released, ...]:
+    """The released checkpoints.
+
+    Raises:
+        UserError: if the file is malformed or a name occurs twice.
+    """
+    entries = tuple(read_toml(path, _Manifest).checkpoint)
+    names = [entry.name for entry in entries]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise UserError(f'{path} has the checkpoint {doubled[0]} twice: remove one.')
+    return entries
+
+
+@cache
+def load_public() -> tuple[Public, ...]:
+    """The public weights of the paper's systems, in the order of the systems.
+
+    Raises:
+        UserError: if a system names weights that the installed packages do not know.
+    """
+    return tuple(_public(system) for system in load_systems() if system.weights is not None)
+
+
+def _public(system: System) -> Public:
+    published = publication(system.weights)
+    # Only the UPerNet rows have a multi-scale column, and it costs twelve times the time.
+    multi_scale = system.framework == 'upernet'
+    metrics = {m: v for m, v in published.metrics.items() if m != 'ms_miou' or multi_scale}
+    return Public(
+        name=system.weights,
+        system=system.name,
+        task=system.task,
+        model=system.name,
+        multi_scale=multi_scale,
+        url=published.url,
+        sha256=published.sha256,
+        licence=published.licence,
+        reference=[Reference(images=IMAGES[system.task], metrics=metrics, source=published.source)],
+        protocol=system.protocol,
+    )
+
+
+def registered() -> tuple[Released, ...]:
+    """The manifest's checkpoints, and the public ones."""
+    return (*load_manifest(), *load_public())
+
+
+def released(
+    sha256: str, name: str = '', register: Iterable[Released] | None = None
+) -> Released | None:
+    """The released weights that a file is, if it is some.
+
+    Args:
+        name: what they were called when the file was verified, see `released_name`: the only way to
+            know weights whose publisher names no hash.
+    """
+    for entry in registered() if register is None else register:
+        if sha256.startswith(entry.sha256) if entry.sha256 else entry.name == name:
+            return entry
+    return None
+
+
+def reference(
+    sha256: str,
+    fingerprint: str,
+    complete: bool,
+    manifest: Iterable[Released] | None = None,
+    name: str = '',
+) -> Reference | None:
+    """What these weights score on these images according to their publisher, if he tells.
+
+    Args:
+        sha256, name: as in `released`.
+        manifest: released checkpoints; all that are registered if it is None.
+    """
+    entry = released(sha256, name, manifest)
+    return entry and entry.reference_on(fingerprint, complete)

@@ -1,0 +1,150 @@
+"""Files of weights: found by name, fetched where they are public, and verified by their hash."""
+
+import hashlib
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+
+from reproduce.errors import CheckpointNotFound, UserError
+from reproduce.weights import download, registry
+from reproduce.weights.registry import MANIFEST, Public, Released
+
+# The same weights may lie there twice: safetensors, which cannot hold code, goes first.
+SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
+
+
+class State(StrEnum):
+    """Of the file of released weights."""
+
+    PRESENT = 'present'
+    ABSENT = 'absent'
+    BAD_HASH = 'bad hash'  # another file than the released one
+    UNVERIFIED = 'unverified'  # put there by hand, and its publisher names no hash
+
+
+def released_name(path: Path, sha256: str) -> str:
+    """The name of the released weights that the file at `path` is; '' if it is none of them."""
+    entry = registry.released(sha256)
+    if entry is None and (kept := download.receipt(path)) and kept.sha256 == sha256:
+        entry = next(
+            (entry for entry in registry.load_public() if _same_place(entry.url, kept.url)), None
+        )
+    return entry.name if entry else ''
+
+
+def find(where: str | Path, name: str) -> Path:
+    """The checkpoint file that `where` tells for the system or model `name`.
+
+    Args:
+        where: a file; a folder with one file for each system, such as `NAME.safetensors`; or the
+            name of released weights, whose file is fetched if need be and verified.
+
+    Raises:
+        UserError: if there is none, or it is to be a released one and is another.
+    """
+    path = Path(where)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        found = in_folder(path, name)
+        if found is None:
+            raise UserError(f'{expected(path, name)} does not exist: put the weights there.')
+        return found
+    entries = {entry.name: entry for entry in registry.registered()}
+    if str(where) in entries:
+        return obtain(entries[str(where)])
+    near = get_close_matches(str(where), entries, n=3)
+    raise UserError(
+        f'the checkpoint {where} does not exist: expected a file, a folder with {name}.safetensors '
+        f'in it, or a released checkpoint ({", ".join(near or entries) or "there is none"}).'
+    )
+
+
+def in_folder(folder: Path, name: str) -> Path | None:
+    """The file of the system or model `name` in `folder`, safetensors first, if there is one."""
+    candidates = (folder / f'{name}{suffix}' for suffix in SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def expected(folder: str | Path, name: str) -> str:
+    """The file in `folder` that the system or model `name` is looked for in."""
+    return f'{folder}/{name}{SUFFIXES[0]}'
+
+
+def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = None) -> Path:
+    """The verified file of a released checkpoint; a URL is fetched once.
+
+    Args:
+        folder: where it is fetched to; torch's cache if it is None.
+
+    Raises:
+        UserError: if it is not there, cannot be fetched, or is another file.
+    """
+    if entry.file is not None:
+        path = manifest.parent / entry.file
+        if not path.is_file():
+            raise UserError(f'the released checkpoint {path} does not exist: restore the checkout.')
+    else:
+        folder = folder or Path(torch.hub.get_dir()) / 'checkpoints'
+        path = folder / entry.filename
+        if not path.is_file():
+            download.fetch(entry.url, path, entry.sha256)
+    return _verified(entry, path)
+
+
+def stored(entry: Public, folder: Path | None) -> Path:
+    """The verified file of public weights that lies in `folder` for their system.
+
+    Raises:
+        CheckpointNotFound: if none lies there.
+        UserError: if it is another file than the published one.
+    """
+    path = folder and in_folder(folder, entry.system)
+    if path is None:
+        raise CheckpointNotFound(f'it takes {folder or "CHECKPOINTS"}/{entry.filename}')
+    return _verified(entry, path)
+
+
+def state(entry: Public, path: Path | None) -> State:
+    """Whether the file at `path`, which may be none, is the published one."""
+    return State.ABSENT if path is None else _held(entry, path, sha256(path))
+
+
+def _held(entry: Released, path: Path, digest: str) -> State:
+    known = {entry.sha256} - {''}
+    if (kept := download.receipt(path)) and _same_place(entry.url, kept.url):
+        known.add(kept.sha256)
+    if not known:
+        return State.UNVERIFIED
+    return State.PRESENT if all(map(digest.startswith, known)) else State.BAD_HASH
+
+
+def _same_place(url: str, other: str) -> bool:
+    """Whether they name the same file, maybe on a mirror of the other's server."""
+    return urlsplit(url).path == urlsplit(other).path
+
+
+def _verified(entry: Released, path: Path) -> Path:
+    digest = sha256(path)
+    match _held(entry, path, digest):
+        case State.PRESENT:
+            return path
+        case State.UNVERIFIED:
+            raise UserError(
+                f'{path} may be another file than the released {entry.name}, whose publisher names '
+                'no hash: move it away and fetch it with `python -m reproduce checkpoints`.'
+            )
+    expected = f'{entry.sha256[:16]}...' if entry.sha256 else 'that of its receipt'
+    raise UserError(
+        f'{path} is not the released {entry.name}: its SHA-256 is {digest[:16]}..., expected '
+        f'{expected}; remove it and fetch it again.'
+    )
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
