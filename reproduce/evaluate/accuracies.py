@@ -14,7 +14,7 @@ from reproduce.folders import EVALUATIONS
 from reproduce.judge.verdict import COMPLEXITY_METRICS
 from reproduce.paper import METRICS, unprefixed
 from reproduce.systems import System
-from reproduce.tasks import DATA, job_class
+from reproduce.tasks import TASKS
 from reproduce.weights import store
 
 Standing = Mapping[tuple[str, str], Evaluation | Exception | str]
@@ -138,7 +138,7 @@ def job(prospect: Prospect, request: Request) -> Job:
     options = {} if request.batch_size is None else {'batch_size': request.batch_size}
     if system.framework == 'upernet':
         options['multi_scale'] = True
-    return job_class(system.task)(
+    return TASKS[system.task].job_class(
         model=system.name,
         checkpoint=prospect.checkpoint,
         data=request.data,
@@ -177,9 +177,9 @@ def _missing(
     if prospect.checkpoint is None:
         takes.append(store.expected(request.weights or 'CHECKPOINTS', system.name))
     if prospect.data is None:
-        takes.append(f'{DATA[system.task]} at {request.data or "DATA"}')
+        takes.append(f'{TASKS[system.task].validation_set} at {request.data or "DATA"}')
     elif subset is not None and prospect.checkpoint is not None:
-        takes.append(f'all of {DATA[system.task]} at {request.data}')
+        takes.append(f'all of {TASKS[system.task].validation_set} at {request.data}')
     told = 'no evaluation on record'
     if subset is not None:
         told = (

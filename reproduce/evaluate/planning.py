@@ -29,7 +29,7 @@ from reproduce.judge.verdict import COMPLEXITY_METRICS
 from reproduce.openmmlab import configs, models
 from reproduce.paper import Row, unprefixed
 from reproduce.systems import System
-from reproduce.weights import registry
+from reproduce.tasks import TASKS
 
 # The makers' dense peaks, in 1e12 floating-point operations a second: fp32 outside the tensor
 # cores, as the evaluation computes it, and in them with sums in fp32.
@@ -289,7 +289,7 @@ def cost(prospect: Prospect, request: Request, device: Device) -> Cost:
         size, params, flops, intermediates = _classifier(system, job)
     else:
         size, params, flops, intermediates = _openmmlab(system, job)
-    images = registry.IMAGES[system.task]
+    images = TASKS[system.task].images
     if prospect.data is not None:
         images = len(prospect.data.samples)
     elif request.limit is not None:

@@ -18,7 +18,7 @@ from reproduce.evaluate import records
 from reproduce.evaluate.harness import Outcome, evaluate
 from reproduce.judge.verdict import Verdict, judge_reference
 from reproduce.paper import load_tolerances
-from reproduce.tasks import DATA, job_class
+from reproduce.tasks import TASKS
 from reproduce.weights import registry, store
 
 
@@ -105,13 +105,13 @@ def _evaluate(
     workers: int,
 ) -> Outcome:
     if root is None:
-        raise DataNotFound(f'it takes {DATA[entry.task]} at --data')
+        raise DataNotFound(f'it takes {TASKS[entry.task].validation_set} at --data')
     options = {}
     if entry.task == 'imagenet':
         options['preprocessing'] = entry.preprocessing
     if entry.task == 'ade20k':
         options['multi_scale'] = entry.multi_scale
-    job = job_class(entry.task)(
+    job = TASKS[entry.task].job_class(
         model=entry.model,
         arguments=entry.arguments,
         checkpoint=path,

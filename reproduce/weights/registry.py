@@ -15,12 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from reproduce.errors import UserError
 from reproduce.paper import read_toml
 from reproduce.systems import System, load_systems
+from reproduce.tasks import TASKS
 from reproduce.weights.published import publication
 
 MANIFEST = Path(__file__).parent / 'checkpoints.toml'
-
-# The whole validation set of each task.
-IMAGES = {'imagenet': 50_000, 'coco': 5_000, 'ade20k': 2_000}
 
 
 class Reference(BaseModel):
@@ -86,10 +84,10 @@ class Released(BaseModel):
         if (self.file is None) == (self.url is None):
             raise ValueError(f'{self.name} needs either file or url')
         for reference in self.reference:
-            if not reference.fingerprint and reference.images != IMAGES[self.task]:
+            if not reference.fingerprint and reference.images != TASKS[self.task].images:
                 raise ValueError(
                     f'{self.name} has a reference on {reference.images} images: one on less than '
-                    f"all {IMAGES[self.task]} of {self.task}'s needs a fingerprint"
+                    f"all {TASKS[self.task].images} of {self.task}'s needs a fingerprint"
                 )
         return self
 
@@ -155,6 +153,7 @@ def _public(system: System) -> Public:
     # Only the UPerNet rows have a multi-scale column, and it costs twelve times the time.
     multi_scale = system.framework == 'upernet'
     metrics = {m: v for m, v in published.metrics.items() if m != 'ms_miou' or multi_scale}
+    images = TASKS[system.task].images
     return Public(
         name=system.weights,
         system=system.name,
@@ -164,7 +163,7 @@ def _public(system: System) -> Public:
         url=published.url,
         sha256=published.sha256,
         licence=published.licence,
-        reference=[Reference(images=IMAGES[system.task], metrics=metrics, source=published.source)],
+        reference=[Reference(images=images, metrics=metrics, source=published.source)],
         protocol=system.protocol,
     )
 
