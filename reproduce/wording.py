@@ -1,7 +1,21 @@
 """Phrases that messages share: lists that are cut short, plurals, names that are nearly right."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Sized
 from difflib import get_close_matches
+
+
+def shortened(items: Sequence[object], most: int = 5) -> str:
+    """Return the first `most` items separated by commas, and how many more there are.
+
+    For example, `shortened(['a', 'b', 'c'], 1)` is 'a and 2 more'.
+    """
+    first = ', '.join(map(str, items[:most]))
+    return f'{first} and {len(items) - most:,} more' if len(items) > most else first
+
+
+def by_number(items: Sized, singular: str, plural: str) -> str:
+    """Return `singular` if there is one item, and `plural` if there is none or several."""
+    return singular if len(items) == 1 else plural
 
 
 def nearest(name: str, existing: Iterable[str], most: int = 4) -> list[str]:
