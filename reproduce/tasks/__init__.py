@@ -45,12 +45,17 @@ class Task:
         return import_module(f'reproduce.tasks.{self.name}').Job
 
 
+def _task(name: str, validation_set: str, batch_size: int) -> Task:
+    images = import_module(f'datasets.{name}').NUM_IMAGES['val']
+    return Task(name, images, validation_set.format(images), batch_size)
+
+
 TASKS = {
     task.name: task
     for task in (
-        Task('imagenet', 50_000, "ImageNet-1K's 50,000 validation images", batch_size=64),
+        _task('imagenet', "ImageNet-1K's {:,} validation images", batch_size=64),
         # Several images are padded to the largest of their batch, which changes the detections.
-        Task('coco', 5_000, "COCO's 5,000 images of val2017", batch_size=1),
-        Task('ade20k', 2_000, "ADE20K's 2,000 validation images", batch_size=1),
+        _task('coco', "COCO's {:,} images of val2017", batch_size=1),
+        _task('ade20k', "ADE20K's {:,} validation images", batch_size=1),
     )
 }
