@@ -121,7 +121,7 @@ def main(
         found = load(data, limit=images)
         job = Job(model, '', data, batch_size=batch_size, workers=workers)
         config = preprocessing(model, {}, {})
-        classifier = timm.create_model(model, num_classes=len(found.wnids)).eval()
+        classifier = timm.create_model(model, num_classes=len(found.classes)).eval()
         classifier = classifier.to(group.device)
         ways = {'bare forward': bare_forward, 'evaluate': predict, "timm's loop": timm_loop}
         with open(os.devnull, 'w') as nowhere, contextlib.redirect_stderr(nowhere):

@@ -1,6 +1,7 @@
-"""ImageNet-1K, COCO 2017, ADE20K: where they lie, what they must contain, how they are read.
+"""ImageNet-1K, COCO 2017 and ADE20K: where they lie, what they must contain, how they are read.
 
-`datasets.shapes` writes small embedded data in the formats of all three.
+Each data set has a module, whose import needs neither torch nor timm. `datasets.shapes` writes
+small embedded data in the formats of all three.
 """
 
 from importlib import import_module
@@ -9,10 +10,16 @@ from typing import Any
 
 
 def load(task: str, root: Path, split: str = 'val', limit: int | None = None) -> Any:
-    """The data set of `task`, 'imagenet', 'coco' or 'ade20k', under `root`; see its own module.
+    """Return a split of the data set `task` under `root`, as `load` of its module does.
+
+    Args:
+        task: 'imagenet', 'coco' or 'ade20k'.
+        root: the folder of the data set, or one above.
+        split: 'val' or 'train'.
+        limit: take only that many images, evenly spaced.
 
     Raises:
-        DataNotFound: if it is not there.
-        UserError: if it is not what it should be.
+        DataNotFound: if the folder does not hold the data set.
+        UserError: if the data set is incomplete in a way that makes it unusable.
     """
     return import_module(f'datasets.{task}').load(root, split, limit)

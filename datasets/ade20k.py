@@ -1,18 +1,17 @@
-"""ADE20K's scene parsing benchmark as it lies on people's disks: found, paired, checked and read.
+"""ADE20K's scene parsing benchmark as it lies on people's disks: found, paired, checked, and read.
 
     ROOT/images/{training,validation}/NAME.jpg
     ROOT/annotations/{training,validation}/NAME.png
     ROOT/objectInfo150.txt                              the names of the classes
 
-ROOT is the folder `ADEChallengeData2016` of the archive, the one above, or one above `ade20k` or
-`ade`.
+ROOT is the archive's folder `ADEChallengeData2016`, the folder that contains it, or one that
+contains it in `ade20k` or `ade`.
 
-A label map is a PNG with a byte a pixel: 0 is "other" and ignored, 1 the first of the classes.
+A label map is a PNG with one byte per pixel: 0 is "other" and ignored, 1 is the first class.
 """
 
 import hashlib
 import os
-import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +23,10 @@ from zipfile import Path as ZipPath
 import numpy as np
 from PIL import Image
 
-from datasets.exif import upright_size
+from datasets.image_files import DECODING_ERRORS, unreadable, upright_size
+from datasets.subset import check_request, evenly_spaced
 from reproduce.errors import DataNotFound, UserError
+from reproduce.wording import by_number, shortened
 
 NUM_CLASSES = 150
 NUM_IMAGES = {'train': 20_210, 'val': 2_000}
@@ -36,23 +37,19 @@ _PLACES = (
     *('.', 'ADEChallengeData2016'),
     *('ade20k/ADEChallengeData2016', 'ade/ADEChallengeData2016'),
 )
-_UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error),
-    *(BadZipFile, Image.DecompressionBombError),
-)
 
 
 @dataclass(frozen=True)
 class ADE20K:
-    """One split: its images with their label maps, and what keeps it from being the full one.
+    """One split: its images with their label maps, and why it is not the complete one.
 
     Attributes:
-        root: the folder `ADEChallengeData2016`, whatever it is called.
+        root: the folder that holds `images/` and `annotations/`.
         split: 'val' or 'train'.
-        samples: (image, label map), by name.
-        classes: their names; label 1 is the first.
+        samples: the files of each image and its label map, ordered by name.
+        classes: the names of the classes; label 1 is the first.
         complete: whether this is all of ADE20K's split.
-        problems: what is missing or left out, in words; empty when complete.
+        problems: a phrase for each thing that is missing, extra or left out; none when complete.
         fingerprint: 16 hex digits of a SHA-256 over every image's name, size in pixels and labels.
             It does not depend on where the files lie or on how the images are compressed.
     """
@@ -72,26 +69,23 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ADE20K:
     Every label map is decoded once: 2,000 of 512 x 683 pixels take about 6 s of one core.
 
     Args:
-        limit: take that many images, evenly spaced.
+        root: the folder in one of the layouts above.
+        split: 'val' or 'train'.
+        limit: take only that many images, evenly spaced over the sorted names.
 
     Raises:
         DataNotFound: if there is no image in the folder.
-        UserError: if there is no such folder, an image has no label map or a label map no image,
-            a label map has another size than its image or a label without a class, or a file
-            cannot be read.
+        UserError: if there is no such folder or split, the limit is below 1, an image has no label
+            map or a label map no image, a label map has another size than its image or a label
+            without a class, or a file cannot be read.
     """
     root = Path(root)
-    if split not in NUM_IMAGES:
-        raise UserError(f"ADE20K has no split '{split}': name train or val.")
-    if not root.is_dir():
-        raise UserError(
-            f'{root} is not a folder: expected ADE20K with images/{FOLDERS[split]}/*.jpg in it; '
-            'name the folder that holds it.'
-        )
+    layout = f'images/{FOLDERS.get(split)}/*.jpg'
+    check_request('ADE20K', root, layout, split, NUM_IMAGES, limit)
     folder = _find(root, split)
     classes = class_names(folder)
     samples = _pairs(folder / 'images' / FOLDERS[split], folder / 'annotations' / FOLDERS[split])
-    taken = part(samples, limit)
+    taken = evenly_spaced(samples, limit)
     problems = incomplete(split, classes, [image.stem for image, _ in samples], len(taken))
     digest = hashlib.sha256()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -109,13 +103,16 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ADE20K:
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The first name of each class in the `objectInfo150.txt` of `folder`; ADE20K's without one.
+    """Return the first name of each class in the file `objectInfo150.txt` of `folder`.
+
+    The names of ADE20K's 150 classes are returned if there is no such file.
 
     Raises:
-        UserError: if the file has not one line a class, with its number and its names.
+        UserError: if the file does not have one line per class with its number and its names.
     """
     path = folder / CLASS_FILE
     if not path.is_file():
+        # mmseg imports torch, which takes seconds; whoever has the file does not wait for it.
         from mmseg.utils.class_names import ade_classes
 
         return tuple(name.strip() for name in ade_classes())
@@ -135,24 +132,17 @@ def class_names(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def part(items: Sequence, limit: int | None) -> Sequence:
-    """`limit` of `items`, evenly spaced; all of them without a limit, or if they are no more.
-
-    Raises:
-        UserError: if it is less than 1.
-    """
-    if limit is None:
-        return items
-    if limit < 1:
-        raise UserError(f'a limit of {limit} images leaves nothing: give 1 or more.')
-    n = min(limit, len(items))
-    return [items[i * len(items) // n] for i in range(n)]
-
-
 def incomplete(
     split: str, classes: Sequence[str], names: Sequence[str], taken: int
 ) -> tuple[str, ...]:
-    """What keeps `taken` of the images with these names from being ADE20K's split, in words."""
+    """Return a phrase for each difference of a data set from ADE20K's split.
+
+    Args:
+        split: 'val' or 'train'.
+        classes: the names of its classes.
+        names: the names of its images, without the suffix.
+        taken: the number of these images that were asked for.
+    """
     problems, expected = [], NUM_IMAGES[split]
     wanted = {f'ADE_{split}_{number:08d}' for number in range(1, expected + 1)}
     if len(classes) != NUM_CLASSES:
@@ -160,36 +150,35 @@ def incomplete(
     if len(names) != expected:
         problems.append(f'{len(names):,} images instead of {expected:,}')
     if missing := sorted(wanted - set(names)):
-        problems.append(f'{_named(missing)} {"is" if len(missing) == 1 else "are"} missing')
+        problems.append(f'{shortened(missing, 1)} {by_number(missing, "is", "are")} missing')
     if foreign := sorted(set(names) - wanted):
-        problems.append(f'not of ADE20K: {_named(foreign)}')
+        problems.append(f'not of ADE20K: {shortened(foreign, 1)}')
     if taken < len(names):
         problems.append(f'{taken:,} of {len(names):,} images were asked for')
     return tuple(problems)
 
 
 def label_maps(folder: Path | ZipPath) -> dict[str, Path | ZipPath]:
-    """The PNGs in `folder`, by name without the suffix, sorted."""
+    """Return the PNGs in `folder` by their names without the suffix, in sorted order."""
     return _files(folder, '.png')
 
 
 def read_label_map(path: Path | ZipPath, classes: int) -> np.ndarray:
-    """The labels (H, W) in uint8, 0 for no class and 1 to `classes`.
+    """Return the labels of a PNG, (H, W) in uint8: 0 for no class, and 1 to `classes`.
 
     Raises:
-        UserError: if the file cannot be read, is no PNG of one byte a pixel, or has a larger label.
+        UserError: if the file cannot be read, is not a PNG of one byte per pixel, or has a larger
+            label.
     """
     try:
         with path.open('rb') as file, Image.open(file) as image:
-            # A palette's pixels are its indices, of any depth; grey levels of less are scaled.
+            # Pillow returns the indices of a palette at any depth, but scales grey levels of less
+            # than 8 bits.
             bytewise = image.mode == 'P' or [tile[3] for tile in image.tile] == ['L']
             labels = np.asarray(image) if image.format == 'PNG' and bytewise else None
             found = f'a {image.format} of mode {image.mode}'
-    except _UNREADABLE as error:
-        reason = 'it does not exist' if isinstance(error, FileNotFoundError) else error
-        raise UserError(
-            f'cannot read the label map {path}: {reason}; restore it from where it came.'
-        ) from error
+    except (*DECODING_ERRORS, BadZipFile) as error:
+        raise unreadable('label map', path, error) from error
     if labels is None:
         raise UserError(
             f'{path} is {found}: expected a label map, a PNG with one channel of 8 bits.'
@@ -197,13 +186,13 @@ def read_label_map(path: Path | ZipPath, classes: int) -> np.ndarray:
     if (largest := int(labels.max())) > classes:
         raise UserError(
             f'{path} has the label {largest}: expected 0 for no class, or 1 to {classes}; restore '
-            'it, or name the data that it belongs to.'
+            'it, or name the data set that it belongs to.'
         )
     return labels
 
 
 def _find(root: Path, split: str) -> Path:
-    """The folder that holds `images` and `annotations`."""
+    """Return the folder that holds `images` and `annotations`."""
     for place in _PLACES:
         folder = root / place
         if _files(folder / 'images' / FOLDERS[split], '.jpg'):
@@ -226,31 +215,28 @@ def _files(folder: Path | ZipPath, suffix: str) -> dict[str, Path | ZipPath]:
 
 
 def _pairs(images: Path, annotations: Path) -> list[tuple[Path, Path]]:
+    """Return each image with the label map of the same name."""
     found, labels = _files(images, '.jpg'), label_maps(annotations)
     if without := sorted(found.keys() - labels.keys()):
         raise UserError(
-            f'{_named(without, ".jpg")} in {images} {_has_have(without)} no label map: expected '
+            f'{shortened([f"{name}.jpg" for name in without], 1)} in {images} '
+            f'{by_number(without, "has", "have")} no label map: expected '
             f'{annotations}/{without[0]}.png; restore it.'
         )
     if without := sorted(labels.keys() - found.keys()):
         raise UserError(
-            f'{_named(without, ".png")} in {annotations} {_has_have(without)} no image: expected '
-            f'{images}/{without[0]}.jpg; restore it.'
+            f'{shortened([f"{name}.png" for name in without], 1)} in {annotations} '
+            f'{by_number(without, "has", "have")} no image: expected {images}/{without[0]}.jpg; '
+            'restore it.'
         )
     return [(found[name], labels[name]) for name in found]
 
 
 def _described(sample: tuple[Path, Path], classes: int) -> bytes:
-    """What the fingerprint covers of an image and its label map, which it checks."""
+    """Check an image and its label map, and return what the fingerprint covers of them."""
     image, label_map = sample
     labels = read_label_map(label_map, classes)
-    try:
-        with Image.open(image) as file:
-            width, height = upright_size(file)
-    except _UNREADABLE as error:
-        raise UserError(
-            f'cannot read the image {image}: {error}; restore it from the original archive.'
-        ) from error
+    width, height = upright_size(image)
     if labels.shape != (height, width):
         raise UserError(
             f'the label map {label_map} has {labels.shape[1]} x {labels.shape[0]} pixels and its '
@@ -258,12 +244,3 @@ def _described(sample: tuple[Path, Path], classes: int) -> bytes:
         )
     pixels = hashlib.sha256(np.ascontiguousarray(labels)).hexdigest()
     return f'{image.stem} {width} {height} {pixels}\n'.encode()
-
-
-def _named(names: Sequence[str], suffix: str = '') -> str:
-    more = f' and {len(names) - 1:,} more' if len(names) > 1 else ''
-    return f'{names[0]}{suffix}{more}'
-
-
-def _has_have(names: Sequence[str]) -> str:
-    return 'has' if len(names) == 1 else 'have'

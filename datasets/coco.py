@@ -1,21 +1,21 @@
-"""COCO 2017 as it lies on people's disks: found, checked, and listed.
+"""COCO 2017 as it lies on people's disks: found and checked.
 
     ROOT/annotations/instances_val2017.json
     ROOT/val2017/*.jpg                              or ROOT/images/val2017/*.jpg
 
-ROOT may also be the folder above, with COCO in ROOT/coco. A file of fewer images, or of other
-classes, is read as well, and marked as not complete.
+ROOT may also be the folder above, with COCO in ROOT/coco. A file of fewer images or of other
+classes is read as well, and marked as not complete.
 """
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
-from PIL import Image
 from pydantic import (
     AfterValidator,
     Field,
@@ -27,14 +27,16 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from datasets.exif import upright_size
+from datasets.image_files import upright_size
+from datasets.subset import check_request, evenly_spaced
 from reproduce.errors import DataNotFound, UserError
+from reproduce.wording import by_number, shortened
 
 NUM_IMAGES = {'train': 118_287, 'val': 5_000}
 NUM_ANNOTATIONS = {'train': 860_001, 'val': 36_781}
 CATEGORY_IDS = tuple(sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}))
 
-# What the folder is called inside one that holds several data sets.
+# The names of COCO's folder inside one that holds several data sets.
 _NAMES = ('coco', 'COCO', 'coco2017', 'COCO2017', 'mscoco', 'MSCOCO')
 
 
@@ -44,7 +46,7 @@ def _not_negative(box: list[float]) -> list[float]:
     return box
 
 
-# x, y, width, height in pixels. pycocotools takes lists only.
+# x, y, width, height in pixels; a list, since pycocotools does not accept tuples.
 Box = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4), AfterValidator(_not_negative)]
 
 
@@ -90,11 +92,11 @@ class Annotations:
 
     Attributes:
         path: the file.
-        images: id, file_name, height, width of each image, by id.
-        instances: id, image_id, category_id, bbox (x, y, width, height in pixels), area, iscrowd
-            and, where there is one, segmentation of each object, in the order of the file, which
-            decides between equal overlaps when they are scored.
-        categories: id and name of each class, by id.
+        images: a dictionary with id, file_name, height and width of each image, ordered by id.
+        instances: a dictionary with id, image_id, category_id, bbox (x, y, width, height in
+            pixels), area, iscrowd and, where there is one, segmentation of each object. They keep
+            the order of the file, which decides between equal overlaps when they are scored.
+        categories: a dictionary with id and name of each class, ordered by id.
     """
 
     path: Path
@@ -102,13 +104,18 @@ class Annotations:
     instances: tuple[dict[str, Any], ...]
     categories: tuple[dict[str, Any], ...]
 
-    def take(self, limit: int) -> 'Annotations':
-        """The part of `limit` images, evenly spaced over their ids."""
-        n = len(self.images)
-        return self.of(self.images[i * n // limit]['id'] for i in range(min(limit, n)))
+    def take(self, limit: int | None) -> 'Annotations':
+        """Return the part of `limit` images, evenly spaced over the sorted ids.
+
+        Everything is returned if the limit is None or exceeds the number of images.
+
+        Raises:
+            UserError: if the limit is below 1.
+        """
+        return self.of(image['id'] for image in evenly_spaced(self.images, limit))
 
     def of(self, image_ids: Iterable[int]) -> 'Annotations':
-        """The part of the images with these ids."""
+        """Return the part of the images with these ids."""
         kept = set(image_ids)
         return replace(
             self,
@@ -118,7 +125,7 @@ class Annotations:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over all of it, in an order that is not the file's."""
+        """16 hex digits of a SHA-256 over the whole content, whatever the order in the file."""
         digest = hashlib.sha256()
         for part in (self.categories, self.images, sorted(self.instances, key=_id)):
             for entry in part:
@@ -128,20 +135,20 @@ class Annotations:
 
 @dataclass(frozen=True)
 class COCO:
-    """One split: its images with their ids, and what keeps it from being the full one.
+    """One split: its images with their ids, and why it is not the complete one.
 
     Attributes:
         root: the folder that holds `annotations/`.
         split: 'val' or 'train'.
         annotations: the instances file.
         images: the folder of the images.
-        samples: (file, image id), by image id.
-        classes: the names of the categories, by category id.
-        category_ids: their ids.
+        samples: the file and the image id of each image, ordered by id.
+        classes: the names of the categories, ordered by category id.
+        category_ids: the category ids in the same order.
         complete: whether this is all of COCO 2017's split.
-        problems: what is missing, extra or left out, in words; empty when complete.
-        fingerprint: of `Annotations`; the same wherever the files lie and however the JPEGs were
-            encoded.
+        problems: a phrase for each thing that is missing, extra or left out; none when complete.
+        fingerprint: that of `Annotations`. It depends neither on where the files lie nor on how
+            the JPEGs are encoded.
     """
 
     root: Path
@@ -160,29 +167,23 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
     """Find `split` under `root` and check that its images are those of its annotations.
 
     Args:
-        limit: take that many images, evenly spaced over their ids.
+        root: the folder in one of the layouts above.
+        split: 'val' or 'train'.
+        limit: take only that many images, evenly spaced over the sorted ids.
 
     Raises:
         DataNotFound: if there is no COCO in the folder.
-        UserError: if there is no such folder, the annotations are not COCO's instances, or an image
-            is missing or has another size than they say.
+        UserError: if there is no such folder or split, the limit is below 1, the annotations are
+            not COCO's instances, or an image is missing or has another size than they say.
     """
     root = Path(root)
-    if split not in NUM_IMAGES:
-        raise UserError(f"COCO has no split '{split}': name train or val.")
-    if limit is not None and limit < 1:
-        raise UserError(f'a limit of {limit} images leaves nothing: give 1 or more.')
-    if not root.is_dir():
-        raise UserError(
-            f'{root} is not a folder: expected COCO with annotations/instances_{split}2017.json in '
-            'it; name the folder that holds it.'
-        )
+    layout = f'annotations/instances_{split}2017.json'
+    check_request('COCO', root, layout, split, NUM_IMAGES, limit)
     path, folder = _find(root, split)
-    content = read(path)
-    problems = lacks(content, split)
-    if limit is not None and limit < len(content.images):
-        problems.append(f'{limit:,} of {len(content.images):,} images were asked for')
-        content = content.take(limit)
+    whole = read(path)
+    content, problems = whole.take(limit), lacks(whole, split)
+    if len(content.images) < len(whole.images):
+        problems.append(f'{len(content.images):,} of {len(whole.images):,} images were asked for')
     if not any(not instance['iscrowd'] for instance in content.instances):
         raise UserError(
             f'{path} has no object in the {len(content.images):,} images that were asked for: '
@@ -204,10 +205,11 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
 
 
 def read(path: Path) -> Annotations:
-    """The content of the instances file at `path`, checked, without its images.
+    """Return the checked content of the instances file at `path`, without looking at its images.
 
     Raises:
-        UserError: if it is not COCO's instances, or contradicts itself.
+        UserError: if the file cannot be read, is not in the form of COCO's instances, or
+            contradicts itself.
     """
     try:
         content = _FILE.validate_json(path.read_bytes(), strict=True)
@@ -216,33 +218,33 @@ def read(path: Path) -> Annotations:
             f"the annotations {path} are not COCO's instances: {reason(error)}; name a file like "
             'annotations/instances_val2017.json.'
         ) from error
-    told = f'the annotations {path} contradict themselves'
+    contradiction = f'the annotations {path} contradict themselves'
     for part in ('images', 'annotations', 'categories'):
         ids = Counter(entry['id'] for entry in content[part])
         if doubled := [i for i, n in ids.items() if n > 1]:
             raise UserError(
-                f'{told}: {part} have the id {doubled[0]}{_more(doubled)} more than once; expected '
-                'each once.'
+                f'{contradiction}: {part} have the id {shortened(doubled, 1)} more than once; '
+                'expected each once.'
             )
-    listed = [category['id'] for category in content['categories']]
-    if listed != sorted(listed):
+    category_ids = [category['id'] for category in content['categories']]
+    if category_ids != sorted(category_ids):
         raise UserError(
-            f'{path} lists its categories in another order than by id: sort them; detectors number '
-            'their classes by the order.'
+            f'{path} lists its categories in another order than by id: sort them by id; detectors '
+            'number their classes in the order of the file.'
         )
     names = Counter(category['name'] for category in content['categories'])
     if doubled := [name for name, n in names.items() if n > 1]:
         raise UserError(
-            f'{told}: categories have the name {doubled[0]}{_more(doubled)} more than once; '
+            f'{contradiction}: categories have the name {shortened(doubled, 1)} more than once; '
             'expected each once.'
         )
     for key, part in (('image_id', 'images'), ('category_id', 'categories')):
         known = {entry['id'] for entry in content[part]}
         if unknown := [a for a in content['annotations'] if a[key] not in known]:
             raise UserError(
-                f'{told}: {len(unknown):,} of {len(content["annotations"]):,} annotations have no '
-                f'known {key}, first {unknown[0]["id"]} with {unknown[0][key]}, which is not among '
-                f'the {part}; restore the file.'
+                f'{contradiction}: {len(unknown):,} of {len(content["annotations"]):,} annotations '
+                f'have no known {key}, first {unknown[0]["id"]} with {unknown[0][key]}, '
+                f'which is not among the {part}; restore the file.'
             )
     annotations = Annotations(
         path,
@@ -250,12 +252,23 @@ def read(path: Path) -> Annotations:
         tuple(content['annotations']),
         tuple(sorted(content['categories'], key=_id)),
     )
-    _check_run_lengths(told, annotations)
+    sizes = {image['id']: [image['height'], image['width']] for image in annotations.images}
+    for instance in annotations.instances:
+        mask, size = instance.get('segmentation'), sizes[instance['image_id']]
+        if isinstance(mask, dict) and mask['size'] != size:
+            raise UserError(
+                f'{contradiction}: the segmentation of the annotation {instance["id"]} has the '
+                f'size {mask["size"]} and its image {size}; restore the file.'
+            )
     return annotations
 
 
 def lacks(content: Annotations, split: str = 'val') -> list[str]:
-    """What keeps `content` from being that of COCO 2017's `split`, in words."""
+    """Return a phrase for each difference of `content` from the annotations of COCO 2017's split.
+
+    Args:
+        split: 'val' or 'train'.
+    """
     problems = []
     ids = {category['id'] for category in content.categories}
     missing = [str(i) for i in CATEGORY_IDS if i not in ids]
@@ -263,8 +276,8 @@ def lacks(content: Annotations, split: str = 'val') -> list[str]:
         problems.append(f'{len(ids):,} classes of its own instead of the {len(CATEGORY_IDS)}')
     elif missing:
         problems.append(
-            f'{len(ids)} of {len(CATEGORY_IDS)} categories: {_some(missing)} {_is_are(missing)} '
-            'missing'
+            f'{len(ids)} of {len(CATEGORY_IDS)} categories: {shortened(missing)} '
+            f'{by_number(missing, "is", "are")} missing'
         )
     for kind, count, wanted in (
         ('images', len(content.images), NUM_IMAGES[split]),
@@ -276,11 +289,11 @@ def lacks(content: Annotations, split: str = 'val') -> list[str]:
 
 
 def reason(error: Exception) -> str:
-    """Why a file cannot be read: the first thing that is wrong in it, and where."""
+    """Return why a file cannot be read: the first thing that is wrong in it, and where."""
     if not isinstance(error, ValidationError):
         return getattr(error, 'strerror', None) or str(error)
     first = error.errors(include_url=False, include_input=False)[0]
-    # Deeper names are those of alternatives, not of the file.
+    # pydantic appends the names of a union's alternatives, which do not occur in the file.
     places = [str(p) for i, p in enumerate(first['loc']) if i < 3 or isinstance(p, int)]
     return ': '.join(('.'.join(places), first['msg'])) if places else first['msg']
 
@@ -289,19 +302,8 @@ def _id(entry: dict[str, Any]) -> int:
     return entry['id']
 
 
-def _check_run_lengths(told: str, annotations: Annotations) -> None:
-    sizes = {image['id']: [image['height'], image['width']] for image in annotations.images}
-    for instance in annotations.instances:
-        mask, size = instance.get('segmentation'), sizes[instance['image_id']]
-        if isinstance(mask, dict) and mask['size'] != size:
-            raise UserError(
-                f'{told}: the segmentation of the annotation {instance["id"]} has the size '
-                f'{mask["size"]} and its image {size}; restore the file.'
-            )
-
-
 def _find(root: Path, split: str) -> tuple[Path, Path]:
-    """The instances file of `split`, and the folder of its images."""
+    """Return the instances file of `split` and the folder of its images."""
     bases = [root, *(root / name for name in _NAMES)]
     for base in bases:
         path = base / 'annotations' / f'instances_{split}2017.json'
@@ -325,19 +327,14 @@ def _find(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def _check_images(folder: Path, path: Path, images: Sequence[dict[str, Any]]) -> None:
+    """Check that `folder` holds the images of the instances file `path`, in the sizes it says."""
     missing = []
     for image in images:
         file = folder / image['file_name']
-        try:
-            with Image.open(file) as opened:
-                width, height = upright_size(opened)
-        except FileNotFoundError:
+        if not os.path.exists(file):
             missing.append(image['file_name'])
             continue
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f'cannot read the image {file}: {error}; restore it from the original archive.'
-            ) from error
+        width, height = upright_size(file)
         if (height, width) != (image['height'], image['width']):
             raise UserError(
                 f'the image {file} has {width} x {height} pixels and {path} says {image["width"]} '
@@ -345,19 +342,7 @@ def _check_images(folder: Path, path: Path, images: Sequence[dict[str, Any]]) ->
             )
     if missing:
         raise UserError(
-            f'{len(missing):,} of {len(images):,} images of {path} {_is_are(missing)} not in '
-            f'{folder}: {_some(missing)}; restore {"it" if len(missing) == 1 else "them"}, or take '
-            'annotations of those there are.'
+            f'{len(missing):,} of {len(images):,} images of {path} '
+            f'{by_number(missing, "is", "are")} not in {folder}: {shortened(missing)}; restore '
+            f'{by_number(missing, "it", "them")}, or take annotations of those there are.'
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(names[:5]) + (f' and {len(names) - 5:,} more' if len(names) > 5 else '')
-
-
-def _more(found: Sequence[Any]) -> str:
-    return f' and {len(found) - 1:,} more' if len(found) > 1 else ''
-
-
-def _is_are(names: Sequence[str]) -> str:
-    return 'is' if len(names) == 1 else 'are'

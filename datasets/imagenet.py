@@ -3,37 +3,40 @@
     ROOT/{train,val}/WNID/*.JPEG                  class folders
     ROOT/ILSVRC/Data/CLS-LOC/{train,val}/...      the same under Kaggle's folders
     ROOT/[val/]ILSVRC2012_val_*.JPEG              as released: flat, with its labels in a file
+    ROOT/{train,val}/NAME/*.jpg                   another data set, in class folders of any name
 
 ROOT may also be the folder above, with ImageNet in ROOT/imagenet.
 
 The labels of flat images come from the devkit (`ILSVRC2012_validation_ground_truth.txt` and
 `meta.mat`) or from a text file of `name wnid` lines. Class i is the i-th WordNet id in sorted
 order. A folder that holds some classes of ImageNet-1K keeps their indices among the 1,000; one
-that holds none of them has classes of its own.
+that holds none of them has classes of its own, numbered in sorted order. Such a data set is never
+complete, so that nothing measured on it is compared with the paper.
 """
 
 import hashlib
 import os
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import scipy.io
 from PIL import Image
-from scipy.io.matlab import MatReadError
-from timm.data import ImageNetInfo
 
+from datasets.image_files import DECODING_ERRORS, unreadable
+from datasets.subset import check_request, evenly_spaced
 from reproduce.errors import DataNotFound, UserError
+from reproduce.wording import by_number, shortened
 
 NUM_CLASSES = 1000
 NUM_IMAGES = {'train': 1_281_167, 'val': 50_000}
 VAL_IMAGES_PER_CLASS = 50
 
-# What the folder is called inside one that holds several data sets.
+# The names of ImageNet's folder inside one that holds several data sets.
 _NAMES = ('imagenet', 'ImageNet', 'imagenet-1k', 'ILSVRC2012')
 
 _WNID = re.compile(r'n\d{8}')
@@ -44,18 +47,21 @@ _META = 'meta.mat'
 _LABEL_FILES = ('val_labels.txt', 'ILSVRC2012_val.txt', 'val.txt', 'LOC_val_solution.csv')
 _DEVKIT = ('.', 'data', 'ILSVRC2012_devkit_t12/data', 'devkit/data', 'devkit')
 
+# What Linux keeps at the root of a disk: it is no class, and often cannot be read.
+_LOST_AND_FOUND = 'lost+found'
+
 
 @dataclass(frozen=True)
 class ImageNet:
-    """One split: its images with their class indices, and what keeps it from being the full one.
+    """One split: its images with their class indices, and why it is not the complete one.
 
     Attributes:
         root: the folder that was asked for.
         split: 'val' or 'train'.
-        samples: (file, class index), ordered by class and name.
-        wnids: the WordNet id of every class index, sorted.
+        samples: the file and the class index of each image, ordered by class and name.
+        classes: the name of every class, sorted: WordNet ids, or the names of the class folders.
         complete: whether this is all of ImageNet-1K's split.
-        problems: what is missing, extra or left out, in words; empty when complete.
+        problems: a phrase for each thing that is missing, extra or left out; none when complete.
         fingerprint: 16 hex digits of a SHA-256 over every image's class, name and size in bytes.
             It does not depend on where the files lie or on which of the layouts they are in.
     """
@@ -63,67 +69,71 @@ class ImageNet:
     root: Path
     split: str
     samples: tuple[tuple[Path, int], ...]
-    wnids: tuple[str, ...]
+    classes: tuple[str, ...]
     complete: bool
     problems: tuple[str, ...]
     fingerprint: str
 
+
+class _LabelledFile(NamedTuple):
+    """A file with its size in bytes and the name of its class."""
+
+    path: Path
+    size: int
+    name: str
+
     @property
-    def classes(self) -> tuple[str, ...]:
-        """As the other data sets call them."""
-        return self.wnids
+    def is_image(self) -> bool:
+        return self.path.suffix.lower() in _SUFFIXES
+
+
+class _Found(NamedTuple):
+    """The images of a folder, the names of their classes, and a phrase for what was left out."""
+
+    images: list[_LabelledFile]
+    names: list[str]
+    left_out: list[str]
 
 
 def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
     """Find the images of `split` under `root`, label them and check that none is missing.
 
     Args:
-        limit: take that many images, evenly spaced over the classes.
+        root: the folder in one of the layouts above.
+        split: 'val' or 'train'.
+        limit: take only that many images, evenly spaced over the classes.
 
     Raises:
         DataNotFound: if there is no image in the folder.
-        UserError: if there is no such folder, a class folder is empty, or the
-            labels of flat images are missing, unreadable or do not fit the images.
+        UserError: if there is no such folder or split, the limit is below 1, the folder of a
+            WordNet id is empty, or the labels of flat images are missing, unreadable or do not fit
+            the images.
     """
     root = Path(root)
-    if split not in NUM_IMAGES:
-        raise UserError(f"ImageNet has no split '{split}': name train or val.")
-    if limit is not None and limit < 1:
-        raise UserError(f'a limit of {limit} images leaves nothing: give 1 or more.')
-    if not root.is_dir():
-        raise UserError(
-            f'{root} is not a folder: expected ImageNet with {split}/WNID/*.JPEG in it; '
-            'name the folder that holds it.'
-        )
-    folder = _find(root, split)
-    folders = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != '.')
-    wnids = [name for name in folders if _WNID.fullmatch(name)]
-    problems = _extra('folder', [name for name in folders if name not in wnids]) if wnids else []
-    if wnids:
-        images = _in_class_folders(folder, wnids)
-    else:
-        flat = sorted(e.name for e in os.scandir(folder) if _FLAT.fullmatch(e.name))
-        labels, wnids = _flat_labels(root, folder, flat)
-        images = [(folder / name, os.stat(folder / name).st_size, labels[name]) for name in flat]
+    check_request('ImageNet', root, f'{split}/WNID/*.JPEG', split, NUM_IMAGES, limit)
+    images, names, problems = _find(root, split)
 
-    classes, foreign = _classes(wnids)
-    problems += _extra('class', foreign)
-    index = {wnid: i for i, wnid in enumerate(classes)}
+    imagenet = _imagenet_classes()
+    own = set(names).isdisjoint(imagenet)
+    classes = tuple(sorted(set(names))) if own else imagenet
+    if foreign := sorted(set(names) - set(classes)):
+        problems.append(f"no class of ImageNet-1K's, and left out: {shortened(foreign)}")
+    index = {name: i for i, name in enumerate(classes)}
     found = sorted(
-        (index[wnid], path.name, path, size) for path, size, wnid in images if wnid in index
+        (index[name], path.name, path, size) for path, size, name in images if name in index
     )
-    problems += _problems(split, classes, Counter(label for label, *_ in found))
-    if limit is not None and limit < len(found):
-        problems.append(f'{limit:,} of {len(found):,} images were asked for')
-        found = [found[i * len(found) // limit] for i in range(limit)]
+    problems += _problems(split, classes, own, Counter(label for label, *_ in found))
+    taken = evenly_spaced(found, limit)
+    if len(taken) < len(found):
+        problems.append(f'{len(taken):,} of {len(found):,} images were asked for')
     digest = hashlib.sha256()
-    for label, name, _, size in found:
+    for label, name, _, size in taken:
         digest.update(f'{label} {classes[label]}/{name} {size}\n'.encode())
     return ImageNet(
         root=root,
         split=split,
-        samples=tuple((path, label) for label, _, path, _ in found),
-        wnids=classes,
+        samples=tuple((path, label) for label, _, path, _ in taken),
+        classes=classes,
         complete=not problems,
         problems=tuple(problems),
         fingerprint=digest.hexdigest()[:16],
@@ -131,70 +141,115 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The whole image at `path`, decoded, in RGB, as its pixels lie (EXIF rotation ignored).
+    """Return the whole image at `path`, decoded, in RGB, as its pixels lie.
 
-    Reads what the file is, not what its name says: ImageNet has a PNG and CMYK JPEGs under
-    `.JPEG`.
+    The EXIF orientation is ignored. The format is recognised by the content and not by the name:
+    ImageNet has a PNG and CMYK JPEGs under `.JPEG`.
 
     Raises:
-        UserError: if it is missing, truncated or no image.
+        UserError: if the file is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as image:
             return image.convert('RGB')
-    except (
-        *(OSError, SyntaxError, ValueError, EOFError, struct.error),
-        Image.DecompressionBombError,
-    ) as error:
-        reason = 'it does not exist' if isinstance(error, FileNotFoundError) else error
-        raise UserError(
-            f'cannot read the image {path}: {reason}; restore it from the original archive.'
-        ) from error
+    except DECODING_ERRORS as error:
+        raise unreadable('image', path, error) from error
 
 
-def _find(root: Path, split: str) -> Path:
-    """The folder that directly holds the class folders or the flat images of `split`."""
-    for folder in (
-        base / place
-        for base in (root, *(root / name for name in _NAMES))
-        for place in (split, f'ILSVRC/Data/CLS-LOC/{split}', '.')
-    ):
-        if folder.is_dir() and any(
-            _WNID.fullmatch(e.name) or (split == 'val' and _FLAT.fullmatch(e.name))
-            for e in os.scandir(folder)
-        ):
-            return folder
+def _find(root: Path, split: str) -> _Found:
+    """Return the labelled images of the first folder in or below `root` that has any."""
+    bases = (root, *(root / name for name in _NAMES))
+    for base, place in product(bases, (split, f'ILSVRC/Data/CLS-LOC/{split}', '.')):
+        folder = base / place
+        if not folder.is_dir():
+            continue
+        entries = list(os.scandir(folder))
+        if any(_WNID.fullmatch(entry.name) and entry.is_dir() for entry in entries):
+            return _in_wnid_folders(folder)
+        flat = sorted(entry.name for entry in entries if _FLAT.fullmatch(entry.name))
+        if split == 'val' and flat:
+            labels, wnids = _flat_labels(root, folder, flat)
+            paths = [folder / name for name in flat]
+            images = [_LabelledFile(path, path.stat().st_size, labels[path.name]) for path in paths]
+            return _Found(images, wnids, [])
+    for base in bases:
+        if (found := _in_named_folders(base / split)) is not None:
+            return found
     flat = ' or ILSVRC2012_val_*.JPEG' if split == 'val' else ''
     raise DataNotFound(
-        f'no ImageNet images in {root}: expected class folders {split}/WNID/*.JPEG{flat}; '
-        'name the folder that holds them.'
+        f'no ImageNet images in {root}: expected class folders {split}/WNID/*.JPEG{flat}, or two '
+        f'or more class folders of other names with *.jpg, *.jpeg or *.png in {split}; name the '
+        'folder that holds them.'
     )
 
 
-def _in_class_folders(folder: Path, wnids: Sequence[str]) -> list[tuple[Path, int, str]]:
+def _in_wnid_folders(folder: Path) -> _Found:
+    """Return the images in the folders that are named by a WordNet id."""
+    folders = _visible_folders(folder)
+    wnids = [name for name in folders if _WNID.fullmatch(name)]
     images = []
     for wnid in wnids:
-        found = [
-            (Path(e.path), e.stat().st_size, wnid)
-            for e in os.scandir(folder / wnid)
-            if os.path.splitext(e.name)[1].lower() in _SUFFIXES and e.name[0] != '.'
-        ]
+        found = [file for file in _visible_files(folder / wnid) if file.is_image]
         if not found:
             raise UserError(
                 f'the class folder {folder / wnid} holds no image: expected *.JPEG; '
                 'restore its images or remove the folder.'
             )
         images += found
-    return images
+    others = [name for name in folders if name not in wnids]
+    left_out = [f"no folder of ImageNet-1K's, and left out: {shortened(others)}"] if others else []
+    return _Found(images, wnids, left_out)
+
+
+def _in_named_folders(folder: Path) -> _Found | None:
+    """Return the images in folders of any name that hold some; None for fewer than two classes.
+
+    A folder without an image is not a class: archives and file systems leave such ones behind.
+    A single one would rather be the `images` of a detection data set.
+    """
+    if not folder.is_dir():
+        return None
+    folders = _visible_folders(folder)
+    readable = [name for name in folders if name != _LOST_AND_FOUND]
+    files = [file for name in readable for file in _visible_files(folder / name)]
+    images = [file for file in files if file.is_image]
+    names = sorted({image.name for image in images})
+    if len(names) < 2:
+        return None
+    left_out = []
+    if empty := [name for name in folders if name not in names]:
+        left_out.append(f'folders without images, left out: {shortened(empty)}')
+    if others := [f'{f.name}/{f.path.name}' for f in files if f.name in names and not f.is_image]:
+        left_out.append(f'files that are not *.jpg, *.jpeg or *.png, left out: {shortened(others)}')
+    return _Found(images, names, left_out)
+
+
+def _visible_folders(folder: Path) -> list[str]:
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != '.')
+
+
+def _visible_files(folder: Path) -> list[_LabelledFile]:
+    """Return the files that lie directly in `folder`, labelled by its name."""
+    try:
+        return [
+            _LabelledFile(Path(entry.path), entry.stat().st_size, folder.name)
+            for entry in os.scandir(folder)
+            if entry.name[0] != '.' and not entry.is_dir()
+        ]
+    except OSError as error:  # no permission, or a link to a file that is not there
+        raise UserError(
+            f'cannot read {error.filename}: {error.strerror}; make it readable, or remove it from '
+            'the data.'
+        ) from error
 
 
 def _flat_labels(
     root: Path, folder: Path, names: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """The WordNet id of every flat image, by name, and all ids that the labels know."""
+    """Return the WordNet id of every flat image by its name, and all ids that have a label."""
     places = list(dict.fromkeys((root, folder, folder.parent)))
-    if ground_truth := _first(p / d / _GROUND_TRUTH for p in places for d in _DEVKIT):
-        meta = _first(
+    if ground_truth := _first_file(p / d / _GROUND_TRUTH for p in places for d in _DEVKIT):
+        meta = _first_file(
             (ground_truth.parent / _META, *(p / d / _META for p in places for d in _DEVKIT))
         )
         if meta is None:
@@ -203,7 +258,7 @@ def _flat_labels(
                 f"expected its {_META} beside it; copy it from the devkit's data folder."
             )
         return _devkit_labels(ground_truth, meta, names)
-    if path := _first(place / name for place in places for name in _LABEL_FILES):
+    if path := _first_file(place / name for place in places for name in _LABEL_FILES):
         return _listed_labels(path, names)
     raise UserError(
         f'the images in {folder} are not in class folders and have no labels: expected '
@@ -215,6 +270,10 @@ def _flat_labels(
 def _devkit_labels(
     ground_truth: Path, meta: Path, names: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
+    # Only the devkit's own labels need SciPy, which takes as long to import as all the rest.
+    import scipy.io
+    from scipy.io.matlab import MatReadError
+
     try:
         synsets = np.atleast_1d(scipy.io.loadmat(meta, squeeze_me=True)['synsets'])
         wnids = {
@@ -262,62 +321,55 @@ def _listed_labels(path: Path, names: Sequence[str]) -> tuple[dict[str, str], li
 def _check_labels(path: Path, labels: dict[str, str], names: Sequence[str]) -> None:
     if missing := sorted(set(labels) - set(names)):
         raise UserError(
-            f'{path} labels {missing[0]}{_more(missing)}, which {_is_are(missing)} not there: '
-            'expected an image for every label; restore the images or remove the labels.'
+            f'{path} labels {shortened(missing, 1)}, which {by_number(missing, "is", "are")} not '
+            'there: expected an image for every label; restore the images or remove the labels.'
         )
     if unlabelled := sorted(set(names) - set(labels)):
         raise UserError(
-            f'{path} has no label for {unlabelled[0]}{_more(unlabelled)}: '
+            f'{path} has no label for {shortened(unlabelled, 1)}: '
             'expected one for every image; complete it.'
         )
 
 
-def _classes(wnids: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The classes that `wnids` are of, and those of `wnids` that are not among them."""
-    imagenet = tuple(sorted(ImageNetInfo('imagenet-1k').label_names()))
-    if set(wnids).isdisjoint(imagenet):
-        return tuple(sorted(wnids)), []
-    return imagenet, sorted(set(wnids) - set(imagenet))
+def _imagenet_classes() -> tuple[str, ...]:
+    """Return the WordNet ids of ImageNet-1K's classes, sorted."""
+    # timm imports torch, which takes seconds; whoever only imports this module does not wait.
+    from timm.data import ImageNetInfo
+
+    return tuple(sorted(ImageNetInfo('imagenet-1k').label_names()))
 
 
-def _problems(split: str, classes: Sequence[str], count: Counter[int]) -> list[str]:
+def _problems(split: str, classes: Sequence[str], own: bool, count: Counter[int]) -> list[str]:
+    """Return a phrase for each difference of the images from those of ImageNet-1K's split.
+
+    Args:
+        classes: the names of the classes.
+        own: whether they are other classes than ImageNet-1K's.
+        count: the number of images of each class index.
+    """
     problems = []
-    missing = [wnid for i, wnid in enumerate(classes) if i not in count]
-    if len(classes) != NUM_CLASSES:
-        problems.append(f'{len(classes):,} classes of its own instead of the {NUM_CLASSES:,}')
+    missing = [name for i, name in enumerate(classes) if i not in count]
+    if own:
+        problems.append(
+            f"{len(classes):,} classes of its own instead of ImageNet-1K's {NUM_CLASSES:,}"
+        )
     if missing:
         problems.append(
             f'{len(classes) - len(missing):,} of {len(classes):,} classes: '
-            f'{_some(missing)} {_is_are(missing)} missing'
+            f'{shortened(missing)} {by_number(missing, "is", "are")} missing'
         )
     if count.total() != NUM_IMAGES[split]:
         problems.append(f'{count.total():,} images instead of {NUM_IMAGES[split]:,}')
-    if split == 'val' and len(classes) == NUM_CLASSES:
+    if split == 'val' and not own:
         uneven = [
             f'{classes[i]} ({n})' for i, n in sorted(count.items()) if n != VAL_IMAGES_PER_CLASS
         ]
         if uneven:
-            problems.append(f'not {VAL_IMAGES_PER_CLASS} images in every class: {_some(uneven)}')
+            problems.append(
+                f'not {VAL_IMAGES_PER_CLASS} images in every class: {shortened(uneven)}'
+            )
     return problems
 
 
-def _extra(kind: str, names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    return [f"no {kind} of ImageNet-1K's, and left out: {_some(names)}"]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(names[:5]) + (f' and {len(names) - 5:,} more' if len(names) > 5 else '')
-
-
-def _more(names: Sequence[str]) -> str:
-    return f' and {len(names) - 1:,} more' if len(names) > 1 else ''
-
-
-def _is_are(names: Sequence[str]) -> str:
-    return 'is' if len(names) == 1 else 'are'
-
-
-def _first(paths: Iterable[Path]) -> Path | None:
+def _first_file(paths: Iterable[Path]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)

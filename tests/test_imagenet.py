@@ -9,9 +9,10 @@ import pytest
 import scipy.io
 from PIL import Image
 from timm.data import ImageNetInfo
+from torchvision.datasets import ImageFolder
 
 from datasets import imagenet
-from reproduce.errors import UserError
+from reproduce.errors import DataNotFound, UserError
 
 REAL = tuple(sorted(ImageNetInfo('imagenet-1k').label_names()))
 OWN = ('n00000001', 'n00000002', 'n00000003')
@@ -59,7 +60,7 @@ def test_the_full_validation_set_is_complete(full):
     data = imagenet.load(full)
     assert data.complete
     assert data.problems == ()
-    assert data.wnids == REAL
+    assert data.classes == REAL
     assert Counter(label for _, label in data.samples) == dict.fromkeys(range(1000), 50)
 
 
@@ -144,10 +145,95 @@ def test_folders_that_are_no_class_of_imagenet_are_named_and_left_out(tmp_path):
 def test_classes_of_its_own_are_numbered_among_themselves(tmp_path):
     class_folders(tmp_path, OWN)
     data = imagenet.load(tmp_path)
-    assert data.wnids == OWN
+    assert data.classes == OWN
     assert not data.complete
-    assert '3 classes of its own instead of the 1,000' in data.problems
+    assert "3 classes of its own instead of ImageNet-1K's 1,000" in data.problems
     assert len(imagenet.load(tmp_path / 'val').samples) == 12  # the folder itself will do
+
+
+def test_as_many_classes_and_images_as_imagenet_are_still_not_imagenet(tmp_path):
+    class_folders(tmp_path, [f'n{i:08d}' for i in range(1000)], 50)
+    data = imagenet.load(tmp_path)
+    assert len(data.samples) == 50_000
+    assert data.problems == ("1,000 classes of its own instead of ImageNet-1K's 1,000",)
+    assert not data.complete
+
+
+def named_folders(root):
+    """Three classes, with an upper-case name, every suffix that images may have, and a `.png`."""
+    for split, each in (('train', 4), ('val', 2)):
+        for name in ('truck', 'Zebra', 'air plane'):
+            for i, suffix in zip(range(each), ('jpg', 'jpeg', 'PNG', 'JPEG'), strict=False):
+                touch(root / split / name / f'{i}.{suffix}', 10 + i)
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_class_folders_of_any_name_are_those_of_torchvision(tmp_path, split):
+    named_folders(tmp_path)
+    data = imagenet.load(tmp_path, split)
+    expected = ImageFolder(tmp_path / split)
+    assert data.classes == ('Zebra', 'air plane', 'truck') == tuple(expected.classes)
+    assert [(str(path), label) for path, label in data.samples] == expected.samples
+    images, complete = (12, '1,281,167') if split == 'train' else (6, '50,000')
+    assert data.problems == (
+        "3 classes of its own instead of ImageNet-1K's 1,000",
+        f'{images} images instead of {complete}',
+    )
+    assert not data.complete
+    half = imagenet.load(tmp_path, split, limit=3)
+    assert [label for _, label in half.samples] == [0, 1, 2]
+    assert half.problems[-1] == f'3 of {images} images were asked for'
+    (tmp_path / 'above').mkdir()
+    (tmp_path / 'above/imagenet').symlink_to(tmp_path)
+    assert imagenet.load(tmp_path / 'above', split).fingerprint == data.fingerprint
+
+
+def test_what_is_no_class_is_left_out_and_said(tmp_path):
+    named_folders(tmp_path)
+    before = imagenet.load(tmp_path)
+    touch(tmp_path / 'val/.cache/a.jpg', 1)
+    touch(tmp_path / 'val/truck/.thumbnail.jpg', 1)
+    touch(tmp_path / 'val/list.txt', 1)
+    assert imagenet.load(tmp_path) == before
+
+    touch(tmp_path / 'val/__MACOSX/truck/._0.jpg', 1)
+    touch(tmp_path / 'val/docs/readme.txt', 1)
+    (tmp_path / 'val/lost+found').mkdir()
+    (tmp_path / 'val/@eaDir/0.jpg').mkdir(parents=True)  # a folder, whatever its name
+    touch(tmp_path / 'val/truck/7.webp', 1)
+    data = imagenet.load(tmp_path)
+    assert data.problems == (
+        'folders without images, left out: @eaDir, __MACOSX, docs, lost+found',
+        'files that are not *.jpg, *.jpeg or *.png, left out: truck/7.webp',
+        *before.problems,
+    )
+    assert (data.samples, data.classes) == (before.samples, before.classes)
+    assert data.fingerprint == before.fingerprint
+
+
+def test_a_class_that_cannot_be_read_is_named(tmp_path):
+    named_folders(tmp_path)
+    link = tmp_path / 'val/truck/9.jpg'
+    link.symlink_to(tmp_path / 'nowhere.jpg')
+    with pytest.raises(UserError, match=r'cannot read .*9\.jpg: No such file'):
+        imagenet.load(tmp_path)
+
+
+def test_one_folder_of_images_is_no_classification_data_set(tmp_path):
+    for i in range(3):
+        touch(tmp_path / f'val/images/{i}.jpg', 1)
+        touch(tmp_path / f'val/labels/{i}.txt', 1)
+    with pytest.raises(DataNotFound, match='two or more class folders of other names'):
+        imagenet.load(tmp_path)
+
+
+def test_one_wordnet_id_makes_other_folders_no_classes(tmp_path):
+    named_folders(tmp_path)
+    class_folders(tmp_path, REAL[:1], 2)
+    data = imagenet.load(tmp_path)
+    assert data.classes == REAL
+    assert {label for _, label in data.samples} == {0}
+    assert "no folder of ImageNet-1K's, and left out: Zebra, air plane, truck" in data.problems
 
 
 def test_the_fingerprint_sees_names_sizes_and_classes(tmp_path):

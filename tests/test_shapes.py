@@ -51,7 +51,7 @@ def test_the_validation_images_do_not_depend_on_how_many_are_for_training(root, 
 def test_the_imagenet_view_has_as_many_images_of_every_class(root):
     for split in ('train', 'val'):
         data = imagenet.load(root / 'imagenet', split)
-        assert data.wnids == shapes.WNIDS
+        assert data.classes == shapes.WNIDS
         count = Counter(label for _, label in data.samples)
         assert len(count) == 10
         assert len(set(count.values())) == 1

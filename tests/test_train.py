@@ -252,7 +252,7 @@ def micro(token_labeling=False, **changes):
 def test_every_training_image_has_a_label_map(root, labels):
     data = imagenet.load(root, 'train')
     for path, label in data.samples:
-        loaded = load_label_map(labels / data.wnids[label] / f'{path.stem}.pt')
+        loaded = load_label_map(labels / data.classes[label] / f'{path.stem}.pt')
         assert loaded.shape == (2, 5, 3, 3)
         assert loaded.dtype == torch.float16
     assert len(list(labels.rglob('*.pt'))) == len(data.samples)

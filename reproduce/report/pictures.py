@@ -8,8 +8,9 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from datasets.ade20k import ADE20K, label_maps, part, read_label_map
+from datasets.ade20k import ADE20K, label_maps, read_label_map
 from datasets.imagenet import open_image
+from datasets.subset import evenly_spaced
 from reproduce.score.ade20k import check_names, opened
 
 _INCHES = 2.5  # the width of a panel, and the height of a row
@@ -32,7 +33,7 @@ def side_by_side(data: ADE20K, predictions: Path, n: int) -> bytes:
     with opened(predictions) as folder:
         found = label_maps(folder)
         check_names(predictions, found, {path.stem: path for _, path in data.samples})
-        for image, label_map in part(data.samples, n):
+        for image, label_map in evenly_spaced(data.samples, n):
             maps = (label_map, found[label_map.stem])
             rows.append((open_image(image), *(read_label_map(m, len(data.classes)) for m in maps)))
     figure = Figure((3 * _INCHES + 1.5, len(rows) * _INCHES), layout='constrained')

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.ade20k import class_names, incomplete, label_maps, part, read_label_map
+from datasets.ade20k import class_names, incomplete, label_maps, read_label_map
+from datasets.subset import evenly_spaced
 from reproduce.errors import UserError
+from reproduce.wording import by_number, shortened
 
 # The folder, in a folder or an archive of predictions, of those at several scales.
 MULTI_SCALE = 'multi_scale'
@@ -130,7 +132,7 @@ def score_folder(predictions: Path, annotations: Path, limit: int | None = None)
             f'{annotations} has no label map: expected a folder of PNGs, such as '
             'ADEChallengeData2016/annotations/validation.'
         )
-    taken = {name: labels[name] for name in part(list(labels), limit)}
+    taken = {name: labels[name] for name in evenly_spaced(list(labels), limit)}
     with opened(predictions) as folder:
         found = label_maps(folder)
         check_names(predictions, found, taken)
@@ -179,15 +181,15 @@ def check_names(where: Path, found: Mapping[str, object], wanted: Mapping[str, P
         UserError: naming one that is missing or too many.
     """
     told = f'the predictions {where} do not fit the {len(wanted):,} label maps: '
-    if missing := [name for name in wanted if name not in found]:
+    if missing := [f'{name}.png' for name in wanted if name not in found]:
         raise UserError(
-            f'{told}{_first(missing)} missing; expected one for each, or name the same part with '
-            '--limit.'
+            f'{told}{shortened(missing, 1)} {by_number(missing, "is", "are")} missing; expected '
+            'one for each, or name the same part with --limit.'
         )
-    if extra := [name for name in found if name not in wanted]:
+    if extra := [f'{name}.png' for name in found if name not in wanted]:
         raise UserError(
-            f'{told}{_first(extra)} predicted but not there; name the annotations, and the '
-            '--limit, that they were predicted for.'
+            f'{told}{shortened(extra, 1)} {by_number(extra, "is", "are")} predicted but not there; '
+            'name the annotations, and the --limit, that they were predicted for.'
         )
 
 
@@ -215,9 +217,3 @@ def _check_size(path: Path | zipfile.Path, prediction: np.ndarray, label: np.nda
             f'{wanted_width} x {wanted_height}: expected the same; predict at the size of the '
             'original image.'
         )
-
-
-def _first(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return f'{names[0]}.png is'
-    return f'{names[0]}.png and {len(names) - 1:,} more are'

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from datasets.coco import Annotations, Box, reason
 from reproduce.errors import UserError
+from reproduce.wording import by_number
 
 # pycocotools calls what it compares 'bbox' or 'segm'; a result has it under the key beside it.
 KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}
@@ -218,4 +219,4 @@ def _masks(entries: Sequence[dict[str, Any]]) -> bool:
 
 
 def _detections(found: Sequence[Any]) -> str:
-    return '1 detection has' if len(found) == 1 else f'{len(found):,} detections have, first,'
+    return f'{len(found):,} {by_number(found, "detection has", "detections have, first,")}'

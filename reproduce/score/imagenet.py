@@ -13,6 +13,7 @@ from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
 from datasets.imagenet import ImageNet
 from reproduce.errors import UserError
+from reproduce.wording import by_number, shortened
 
 TOP = 5
 _FIXED = ['file', 'label']
@@ -80,7 +81,7 @@ def names(data: ImageNet) -> tuple[str, ...]:
     files = tuple(path.name for path, _ in data.samples)
     if len(set(files)) == len(files):
         return files
-    return tuple(f'{data.wnids[label]}/{path.name}' for path, label in data.samples)
+    return tuple(f'{data.classes[label]}/{path.name}' for path, label in data.samples)
 
 
 def matched(predictions: Predictions, data: ImageNet, path: Path) -> Predictions:
@@ -93,17 +94,18 @@ def matched(predictions: Predictions, data: ImageNet, path: Path) -> Predictions
     told = f'the predictions {path} do not fit the {len(wanted):,} images of {data.root}: '
     if doubled := [name for name in count if count[name] > 1]:
         raise UserError(
-            f'{told}{_first(doubled)} predicted more than once; expected one prediction for each.'
+            f'{told}{shortened(doubled, 1)} {by_number(doubled, "is", "are")} predicted more than '
+            'once; expected one prediction for each.'
         )
     if missing := [name for name in wanted if name not in count]:
         raise UserError(
-            f'{told}{_first(missing)} not predicted; evaluate again, or name the same part with '
-            '--limit.'
+            f'{told}{shortened(missing, 1)} {by_number(missing, "is", "are")} not predicted; '
+            'evaluate again, or name the same part with --limit.'
         )
     if unknown := sorted(count.keys() - set(wanted)):
         raise UserError(
-            f'{told}{_first(unknown)} predicted but not there; name the folder, and the --limit, '
-            'that they were predicted on.'
+            f'{told}{shortened(unknown, 1)} {by_number(unknown, "is", "are")} predicted but not '
+            'there; name the folder, and the --limit, that they were predicted on.'
         )
     place = {name: i for i, name in enumerate(predictions.files)}
     order = [place[name] for name in wanted]
@@ -135,9 +137,3 @@ def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
-
-
-def _first(files: list[str]) -> str:
-    if len(files) == 1:
-        return f'{files[0]} is'
-    return f'{files[0]} and {len(files) - 1:,} more are'

@@ -150,7 +150,7 @@ class _Training:
         self.val_data = load(job.data, 'val')
         _check_split(self.train_data, self.val_data, self.recipe, group.size)
         seed_everything(self.recipe.seed)
-        model = build(self.recipe, len(self.train_data.wnids)).to(group.device)
+        model = build(self.recipe, len(self.train_data.classes)).to(group.device)
         config = {
             **resolve_data_config({}, model=model),
             'input_size': (3, self.recipe.img_size, self.recipe.img_size),
@@ -201,7 +201,7 @@ class _Training:
             sampler=range(group.rank, len(self.val_data.samples), group.size),
             **shared,
         )
-        self.targets = targets_of(self.recipe, model, len(self.train_data.wnids))
+        self.targets = targets_of(self.recipe, model, len(self.train_data.classes))
         self.history: list[dict[str, float]] = []
 
     def run(self) -> list[dict[str, float]]:
@@ -297,7 +297,7 @@ class _Training:
                 'data': {
                     data.split: {
                         'images': len(data.samples),
-                        'classes': len(data.wnids),
+                        'classes': len(data.classes),
                         'fingerprint': data.fingerprint,
                         'problems': data.problems,
                     }
@@ -368,7 +368,7 @@ class _Training:
         weights = {k: v.contiguous().cpu() for k, v in self.ema.module.state_dict().items()}
         metadata = {
             'model': self.recipe.model,
-            'num_classes': str(len(self.train_data.wnids)),
+            'num_classes': str(len(self.train_data.classes)),
             'token_labeling': str(self.recipe.token_labeling).lower(),
             'img_size': str(self.recipe.img_size),
             'recipe': self.recipe.model_dump_json(),
@@ -478,10 +478,10 @@ def plot(history: list[dict[str, float]], path: Path) -> None:
 
 
 def _check_split(train: ImageNet, val: ImageNet, recipe: Recipe, processes: int) -> None:
-    if train.wnids != val.wnids:
+    if train.classes != val.classes:
         raise UserError(
-            f'train and val of {train.root} have {len(train.wnids)} and {len(val.wnids)} classes '
-            'that are not the same: expected the same class folders in both.'
+            f'train and val of {train.root} have {len(train.classes)} and {len(val.classes)} '
+            'classes that are not the same: expected the same class folders in both.'
         )
     if len(train.samples) < recipe.batch_size:
         raise UserError(

@@ -77,7 +77,7 @@ class TrainingImages(Dataset):
             image = self.to_tensor(self.augment(TF.hflip(image) if flip else image))
         item = {'image': image, 'label': label}
         if self.labels is not None:
-            wnid = self.data.wnids[label]
+            wnid = self.data.classes[label]
             item |= {
                 'map': load_label_map(label_map_path(self.labels, path, wnid)),
                 'box': torch.tensor(self.crop.box),

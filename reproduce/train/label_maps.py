@@ -74,15 +74,15 @@ def _make(
     images = load(data, 'train')
     if not timm.is_model(name):
         raise UserError(f"timm has no model '{name}': see timm.list_models().")
-    if not TOP <= len(images.wnids) <= 2048:
+    if not TOP <= len(images.classes) <= 2048:
         raise UserError(
-            f'{data} has {len(images.wnids)} classes: a label map numbers {TOP} to 2048.'
+            f'{data} has {len(images.classes)} classes: a label map numbers {TOP} to 2048.'
         )
     with join(device) as group:
         config = timm.get_pretrained_cfg(name)
         size = {'img_size': img_size} if img_size and config and config.fixed_input_size else {}
         annotator = timm.create_model(
-            name, pretrained=checkpoint is None, num_classes=len(images.wnids), **size
+            name, pretrained=checkpoint is None, num_classes=len(images.classes), **size
         )
         if checkpoint is not None:
             loading.load(annotator, checkpoint)
@@ -160,7 +160,7 @@ class _WholeImages(Dataset):
 
     def path(self, index: int) -> Path:
         path, label = self.data.samples[index]
-        return label_map_path(self.output, path, self.data.wnids[label])
+        return label_map_path(self.output, path, self.data.classes[label])
 
     def __len__(self) -> int:
         return len(self.indices)
