@@ -1,4 +1,7 @@
-"""The one definition of MAFormer, and its rivals; importing it registers the variants with timm."""
+"""The one definition of MAFormer, and of the networks that the paper compares it with.
+
+Importing this package registers their variants with timm.
+"""
 
 from model import cswin as cswin
 from model import focal as focal

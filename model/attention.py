@@ -1,8 +1,12 @@
-"""Attention of MAFormer and CSWin: in cross-shaped or shifted windows, or over all tokens.
+"""Attention in cross-shaped or shifted windows, and over all tokens.
 
-Every module maps a channels-last map (B, H, W, C) to one of the same shape. Heads lie along the
-channels, so a head is a slice and `scaled_dot_product_attention` reads it in place.
+Every module maps a channels-last map (B, H, W, C) to one of the same shape. Its arguments are the
+channels `dim`, the number of heads, sizes of windows in tokens, and whether the projections to
+queries, keys and values have biases. A head is a slice of the channels, which
+`scaled_dot_product_attention` reads without a copy.
 """
+
+import math
 
 import torch
 import torch.nn as nn
@@ -24,7 +28,7 @@ class SelfAttention(nn.Module):
         return self.proj(out)
 
     def _attended(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What attention gives (B, H, W, C), and the values (B, heads, H*W, d) it weighted."""
+        """Return the output of the attention (B, H, W, C) and its values (B, heads, H*W, d)."""
         B, H, W, C = x.shape
         qkv = self.qkv(x).view(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, H*W, d) each
@@ -39,6 +43,9 @@ class CrossShapedAttention(nn.Module):
     the second half inside stripes of full width and `stripe_width` rows. LePE, a 3x3 depthwise
     convolution of V that sees zeros beyond its stripe, is added to each stripe's output. A side
     that `stripe_width` does not divide is padded on both ends with zero q, k and v, unmasked.
+
+    Raises:
+        ValueError: if the number of heads is odd.
     """
 
     def __init__(
@@ -63,10 +70,10 @@ class CrossShapedAttention(nn.Module):
         return self.proj(torch.cat([tall.transpose(1, 2), wide], dim=-1))
 
     def _stripes(self, qkv: torch.Tensor, lepe: nn.Conv2d, transposed: bool) -> torch.Tensor:
-        """Attention in stripes of `stripe_width` rows of (B, R, L, 3, c); returns (B, R, L, c).
+        """Attend within stripes of `stripe_width` rows: (B, R, L, 3, c) to (B, R, L, c).
 
-        A full-height stripe is a full-width one of the transposed map: the same code serves both,
-        and only LePE's kernel has to be transposed with it.
+        A full-height stripe is a full-width stripe of the transposed map, so that the same code
+        serves both. LePE's kernel has to be transposed as well.
         """
         B, R, L, _, c = qkv.shape
         S, heads = self.stripe_width, self.num_heads // 2
@@ -90,7 +97,7 @@ class CrossShapedAttention(nn.Module):
 
 
 class LePEAttention(SelfAttention):
-    """Multi-head attention over all tokens with LePE: a single stripe that is the whole map."""
+    """Multi-head attention over all tokens with LePE, as if the whole map were one stripe."""
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__(dim, num_heads, qkv_bias)
@@ -102,21 +109,50 @@ class LePEAttention(SelfAttention):
         return self.proj(out + self.lepe(values).permute(0, 2, 3, 1))
 
 
-def relative_position_index(window_size: int) -> torch.Tensor:
-    """Row of the bias table for each query and key of a window: (window_size**2, window_size**2).
+def to_windows(x: torch.Tensor, window_size: int) -> torch.Tensor:
+    """Cut a map of whole windows (B, H, W, c) into (B, windows, window_size**2, c)."""
+    B, H, W, c = x.shape
+    w = window_size
+    x = x.view(B, H // w, w, W // w, w, c).transpose(2, 3)
+    return x.reshape(B, -1, w * w, c)
 
-    The table has one row for each of the (2 * window_size - 1)**2 differences, as Swin's.
+
+def from_windows(x: torch.Tensor, H: int, W: int) -> torch.Tensor:
+    """Join windows (B, windows, window_size**2, c) to the map (B, H, W, c)."""
+    B, _, n, c = x.shape
+    w = math.isqrt(n)
+    return x.view(B, H // w, W // w, w, w, c).transpose(2, 3).reshape(B, H, W, c)
+
+
+class RelativePositionBias(nn.Module):
+    """Base of window attentions with Swin's relative position bias.
+
+    The bias table has a row for each of the (2 * window_size - 1)**2 differences between the
+    positions of a query and a key, and a column for each head.
     """
-    y, x = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing='ij')
-    dy, dx = (a.reshape(-1, 1) - a.reshape(1, -1) + window_size - 1 for a in (y, x))
-    return dy * (2 * window_size - 1) + dx
+
+    def add_bias_table(self, num_heads: int, window_size: int) -> None:
+        """Add the table as a parameter; a constructor calls this where its parameters need it."""
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window_size - 1) ** 2, num_heads)
+        )
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        side = torch.arange(window_size)
+        y, x = torch.meshgrid(side, side, indexing='ij')
+        dy, dx = (a.reshape(-1, 1) - a.reshape(1, -1) + window_size - 1 for a in (y, x))
+        index = dy * (2 * window_size - 1) + dx
+        self.register_buffer('relative_position_index', index, persistent=False)
+
+    def position_bias(self) -> torch.Tensor:
+        """Return the bias of every query and key of a window, (heads, n, n), n = window_size**2."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
 
 
-class ShiftedWindowAttention(nn.Module):
-    """Window attention with relative position bias; `shift_size` > 0 gives Swin's shifted windows.
+class ShiftedWindowAttention(RelativePositionBias):
+    """Window attention with relative position bias, in Swin's shifted windows if `shift_size` > 0.
 
-    Maps are padded at the bottom and right to whole windows, after normalisation as in Swin. A map
-    that fits into one window is not shifted.
+    Maps are padded at the bottom and right to whole windows with zeros, after normalisation as in
+    Swin. A map that fits into one window is not shifted.
     """
 
     def __init__(
@@ -133,18 +169,14 @@ class ShiftedWindowAttention(nn.Module):
         self.shift_size = shift_size
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.relative_position_bias_table = nn.Parameter(
-            torch.zeros((2 * window_size - 1) ** 2, num_heads)
-        )
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
-        index = relative_position_index(window_size)
-        self.register_buffer('relative_position_index', index, persistent=False)
+        self.add_bias_table(num_heads, window_size)
 
     def _bias(self, H: int, W: int, shift: tuple[int, int]) -> torch.Tensor:
-        """Relative position bias, and the mask of a shifted map: (1 or windows, heads, n, n)."""
-        n = self.window_size**2
-        bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
-        bias = bias.view(1, n, n, self.num_heads).permute(0, 3, 1, 2)
+        """Return the position bias plus the mask of a shifted map: (1 or windows, heads, n, n).
+
+        The mask keeps tokens apart that only the shift has brought into one window.
+        """
+        bias = self.position_bias()[None]
         if not any(shift):
             return bias
         rows, columns = (
@@ -152,17 +184,10 @@ class ShiftedWindowAttention(nn.Module):
             + (torch.arange(side, device=bias.device) >= side - s).int() * (s > 0)
             for side, s in zip((H, W), shift, strict=True)
         )
-        region = self._partition((rows[:, None] * 3 + columns[None, :])[None, :, :, None])
-        region = region.view(-1, 1, n)
+        region = (rows[:, None] * 3 + columns[None, :])[None, :, :, None]
+        region = to_windows(region, self.window_size)[0]  # (windows, n, 1)
         apart = region != region.mT  # (windows, n, n)
         return bias + torch.zeros_like(apart, dtype=bias.dtype).masked_fill(apart, -100.0)[:, None]
-
-    def _partition(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, c) to (B * windows, n, c)."""
-        B, H, W, c = x.shape
-        w = self.window_size
-        x = x.view(B, H // w, w, W // w, w, c).transpose(2, 3)
-        return x.reshape(-1, w * w, c)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
@@ -172,11 +197,10 @@ class ShiftedWindowAttention(nn.Module):
             x = x.roll((-shift[0], -shift[1]), (1, 2))
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
         _, Hp, Wp, _ = x.shape
-        qkv = self._partition(self.qkv(x)).view(B, -1, w * w, 3, heads, C // heads)
+        qkv = to_windows(self.qkv(x), w).view(B, -1, w * w, 3, heads, C // heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # (B, windows, heads, n, d) each
         x = F.scaled_dot_product_attention(q, k, v, self._bias(Hp, Wp, shift).to(q.dtype))
-        x = x.transpose(2, 3).reshape(B, Hp // w, Wp // w, w, w, C).transpose(2, 3)
-        x = x.reshape(B, Hp, Wp, C)[:, :H, :W]
+        x = from_windows(x.transpose(2, 3).reshape(B, -1, w * w, C), Hp, Wp)[:, :H, :W]
         if any(shift):
             x = x.roll(shift, (1, 2))
         return self.proj(x)

@@ -1,9 +1,9 @@
-"""The parameters in a checkpoint file, read without running any code of it."""
+"""Read parameters from a checkpoint file without running code in it; rename and compare them."""
 
 import pickletools
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import torch
 from timm.models import load_state_dict
 from torch.serialization import safe_globals
 
-# What a pickle may ask for by name, besides what torch itself lets through.
+# A function or class that a pickle may call, besides those that torch allows, and its full name.
 Allowed = tuple[Callable, str]
 
-# NumPy's own arrays and numbers, under the names of its first and of its second version.
+# NumPy's arrays and scalars. NumPy 2 renamed the package `numpy.core`; files use both names.
 NUMPY: tuple[Allowed, ...] = (
     (np.ndarray, 'numpy.ndarray'),
     (np.dtype, 'numpy.dtype'),
@@ -33,11 +33,11 @@ NUMPY: tuple[Allowed, ...] = (
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not there, cannot be read safely or does not fit the model."""
+    """A checkpoint does not exist, cannot be read safely or does not fit the model."""
 
 
 class _Unread:
-    """Takes the place of the logs in a training checkpoint of which only parameters are wanted."""
+    """Replaces the logs in a training checkpoint from which only the parameters are read."""
 
     def __init__(self, *arguments: Any) -> None:
         pass
@@ -57,17 +57,18 @@ _LOGS: tuple[Allowed, ...] = (
 
 
 def read(path: str | Path) -> dict[str, torch.Tensor]:
-    """The parameters of a checkpoint, by name.
+    """Return the parameters of a checkpoint by name.
 
-    The file may hold the parameters themselves or one of timm's or OpenMMLab's training checkpoints
-    around them; averaged weights are preferred where it has both, and `module.` prefixes go.
+    The file holds either the parameters themselves or a training checkpoint of timm or OpenMMLab.
+    Of a training checkpoint with averaged weights these are returned. The prefix `module.` of
+    distributed training is removed.
 
     Raises:
-        CheckpointError: if the file is missing, is no file of parameters, or would run code.
+        CheckpointError: if the file is missing, does not hold parameters, or would run code.
     """
     path = Path(path)
     state = _reading(path, _LOGS, lambda: load_state_dict(str(path), weights_only=True))
-    # `n_averaged` is what torch's AveragedModel counts with.
+    # torch's AveragedModel stores the number of averaged models beside the parameters.
     state = {name: value for name, value in state.items() if name != 'n_averaged'}
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         strange = [f'{name} ({type(v).__name__})' for name, v in state.items()][:3]
@@ -81,14 +82,14 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
 def read_whole(
     path: str | Path, allowed: tuple[Allowed, ...], map_location: Any = 'cpu'
 ) -> dict[str, Any]:
-    """All that a checkpoint holds: parameters, and what a training keeps beside them.
+    """Return the whole content of a checkpoint: parameters, and the state of the training.
 
     Args:
-        allowed: what the file may ask for by name besides NumPy's arrays and what torch allows.
-        map_location: as `torch.load` takes it.
+        allowed: functions and classes that the file may use besides those of torch and NumPy.
+        map_location: the device for the tensors, in one of the forms of `torch.load`.
 
     Raises:
-        CheckpointError: if the file is missing, is no checkpoint, or would run code.
+        CheckpointError: if the file is missing, is not a checkpoint, or would run code.
     """
     path = Path(path)
     if path.suffix == '.safetensors':
@@ -111,16 +112,42 @@ def _reading(path: Path, allowed: tuple[Allowed, ...], read: Callable[[], Any]) 
         raise CheckpointError(f'the checkpoint {path} is empty: fetch it again')
     try:
         with (
-            warnings.catch_warnings(action='ignore'),  # about pickles that it then refuses
+            warnings.catch_warnings(action='ignore'),  # torch warns of pickles that it refuses
             safe_globals([*NUMPY, *allowed]),
         ):
             return read()
-    except Exception as error:  # whatever torch, pickle and safetensors make of a bad file
+    except Exception as error:  # torch, pickle and safetensors raise many kinds for a bad file
         raise CheckpointError(_explain(path, error)) from error
 
 
+def renamed(
+    state: Mapping[str, torch.Tensor],
+    names: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]],
+    without: str = r'(?!)',
+) -> dict[str, torch.Tensor]:
+    """Return the parameters under other names.
+
+    Args:
+        names: regular expressions and their replacements, as `re.sub` takes them, which are applied
+            to every name one after the other.
+        without: a regular expression of the original names that are left out; none by default.
+    """
+    result = {}
+    for name, value in state.items():
+        if not re.search(without, name):
+            for pattern, replacement in names:
+                name = re.sub(pattern, replacement, name)
+            result[name] = value
+    return result
+
+
 def differences(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """One phrase for each parameter that `state` and `wanted` do not share in name and shape."""
+    """Return a phrase for each parameter whose name or shape differs between the two.
+
+    Args:
+        state: the parameters in a file.
+        wanted: the parameters of the model.
+    """
     return [
         f'{name} is {_shape(state, name)} in the file and {_shape(wanted, name)} in the model'
         for name in sorted(wanted.keys() | state.keys())
@@ -129,7 +156,7 @@ def differences(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 
 
 def listed(differing: list[str], most: int = 3) -> str:
-    """The first `most` of the phrases, and how many more there are."""
+    """Return the first `most` of the phrases of `differences`, and how many more there are."""
     more = f'; and {len(differing) - most} more' if len(differing) > most else ''
     return '; '.join(differing[:most]) + more
 
@@ -149,7 +176,7 @@ def _explain(path: Path, error: Exception) -> str:
 
 
 def _imported_by(path: Path) -> str | None:
-    """The first name outside torch that a bare pickle asks for, read without running it."""
+    """Return the first name outside torch and NumPy that a bare pickle uses, without running it."""
     strings: list[str] = []
     if path.suffix == '.safetensors':
         return None
@@ -162,7 +189,7 @@ def _imported_by(path: Path) -> str | None:
                     name = '.'.join(strings[-1 if opcode.name == 'GLOBAL' else -2 :])
                     if not name.startswith(('torch.', 'collections.', 'numpy.')):
                         return name
-    except (ValueError, OSError):  # it is no pickle after all
+    except (ValueError, OSError):  # the file is not a pickle
         pass
     return None
 

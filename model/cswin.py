@@ -1,28 +1,28 @@
-"""CSWin Transformer (Dong et al., 2022), MAFormer's rival with the same cross-shaped attention.
+"""CSWin Transformer (Dong et al., 2022), whose cross-shaped attention MAFormer uses.
 
-Blocks are pre-norm transformer blocks: cross-shaped attention with LePE in stages 1 to 3, attention
-over all tokens with LePE in stage 4. The released code defines what the paper leaves open;
-`checkpoint_filter_fn` translates the parameter names of the released weights.
+Blocks are pre-norm transformer blocks, with cross-shaped attention and LePE in stages 1 to 3, and
+with attention over all tokens and LePE in stage 4. What the paper leaves open follows the released
+code. `checkpoint_filter_fn` renames the parameters of the released weights.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn as nn
 from timm.layers import calculate_drop_path_rates
-from timm.models import generate_default_cfgs
 
 from model.attention import CrossShapedAttention, LePEAttention
+from model.checkpoint import renamed
 from model.pyramid import Pyramid, Stage, TransformerBlock, init_weights
-from model.registration import default_cfg, register
+from model.registration import describe, register
 
 
 class ConvDownsample(nn.Module):
     """Overlapping convolution and LayerNorm: the stem (7x7, stride 4) and the merging (3x3, 2).
 
-    A map of side s becomes one of side (s + 1) // 4 and ceil(s / 2), as in the released code.
+    The stem turns a side of s pixels into (s + 1) // 4 tokens, the merging s tokens into
+    ceil(s / 2), as in the released code.
     """
 
     def __init__(self, in_dim: int, dim: int, kernel_size: int, stride: int, padding: int) -> None:
@@ -37,34 +37,29 @@ class ConvDownsample(nn.Module):
 
 
 class CSWin(Pyramid):
-    """CSWin for classification, and as a feature pyramid through `forward_intermediates`.
+    """CSWin as a classifier, and as a feature pyramid through `forward_intermediates`.
 
     Args:
-        img_size: size in pixels, kept as an attribute; images of any size from 32 x 32 run.
         in_chans: channels of the input image.
-        num_classes: classes of the head; 0 for features only.
-        global_pool: pooling of the head, 'avg' or '' for none.
         embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
-        stripe_widths: stripe width of the cross-shaped attention in stages 1 to 3.
-        mlp_ratio: hidden width of every MLP over its input's.
-        qkv_bias: biases of the projections to queries, keys and values.
-        drop_rate, drop_path_rate: dropout before the head, stochastic depth of the last block.
+        stripe_widths: stripe width of the cross-shaped attention in stages 1 to 3, in tokens.
+        mlp_ratio: hidden width of every MLP divided by the width of its input.
+        qkv_bias: whether the projections to queries, keys and values have biases.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         embed_dims: Sequence[int] = (64, 128, 256, 512),
         depths: Sequence[int] = (1, 2, 21, 1),
         num_heads: Sequence[int] = (2, 4, 8, 16),
         stripe_widths: Sequence[int] = (1, 2, 7),
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         def downsample(stage: int) -> nn.Module:
             if stage == 0:
@@ -87,16 +82,13 @@ class CSWin(Pyramid):
                 for i in range(4)
             ],
             embed_dims=embed_dims,
-            img_size=img_size,
             in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
+            **kwargs,
         )
         self.apply(init_weights)
 
 
-# Names of the released weights, as regular expressions, and what they are here.
+# Regular expressions of the released parameter names, and their replacements.
 _RELEASED_NAMES = (
     (r'^stage1_conv_embed\.0\.', 'stem.proj.'),
     (r'^stage1_conv_embed\.2\.', 'stem.norm.'),
@@ -108,20 +100,15 @@ _RELEASED_NAMES = (
     (r'^(stage\d\.\d+)\.norm1\.', r'\1.norm.'),
     (r'^(stage\d\.\d+)\.norm2\.', r'\1.mlp.norm.'),
     (r'^head\.(weight|bias)$', r'head.fc.\1'),
+    (r'^stage(\d)\.', lambda match: f'stages.{int(match[1]) - 1}.blocks.'),
 )
 
 
 def checkpoint_filter_fn(
     state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
 ) -> dict[str, torch.Tensor]:
-    """Parameters under the names of the released weights to ours; those under ours stay."""
-    return {_translated(name): value for name, value in state_dict.items()}
-
-
-def _translated(name: str) -> str:
-    for released, ours in _RELEASED_NAMES:
-        name = re.sub(released, ours, name)
-    return re.sub(r'^stage(\d)\.', lambda match: f'stages.{int(match[1]) - 1}.blocks.', name)
+    """Return released parameters under the names of this module; names of this module stay."""
+    return renamed(state_dict, _RELEASED_NAMES)
 
 
 SMALL: dict[str, Any] = {'depths': (2, 4, 32, 2)}
@@ -136,11 +123,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = generate_default_cfgs(
-    {
-        name: default_cfg(first_conv='stem.proj', classifier='head.fc', license='mit')
-        for name in VARIANTS
-    }
-)
+default_cfgs = describe(VARIANTS, first_conv='stem.proj', classifier='head.fc', license='mit')
 
 register(CSWin, VARIANTS, filter_fn=checkpoint_filter_fn)

@@ -1,11 +1,10 @@
-"""Focal Transformer (Yang et al., 2021): near tokens one by one, far ones by the window.
+"""Focal Transformer (Yang et al., 2021): fine attention nearby, coarse attention farther away.
 
 A query attends to the tokens of its window, to those within `expand_size` around it, and to the
-windows around it, each pooled to one token. The released code defines what the paper leaves open;
-`checkpoint_filter_fn` translates the parameter names of the released weights.
+windows around it, each pooled to one token. What the paper leaves open follows the released code.
+`checkpoint_filter_fn` renames the parameters of the released weights.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,24 +12,28 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import calculate_drop_path_rates, trunc_normal_
-from timm.models import generate_default_cfgs
 
-from model.attention import relative_position_index
+from model.attention import RelativePositionBias, from_windows, to_windows
+from model.checkpoint import renamed
 from model.pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
-from model.registration import default_cfg, register
+from model.registration import describe, register
 
 
-class FocalAttention(nn.Module):
-    """Focal self-attention of two levels, from (B, H, W, C) to the same.
+class FocalAttention(RelativePositionBias):
+    """Focal self-attention of two levels, from (B, H, W, C) to the same shape.
 
     Maps are padded at the bottom and right to whole windows with zeros. As in the released code,
-    the tokens around a window at the border of the map are those of the opposite border, and the
-    tokens diagonal to a window count twice where two of the four shifted maps hold them.
+    the tokens around a window at the border of the map are those of the opposite border, and a
+    token that lies in two of the four shifted maps is attended to twice.
 
     Args:
-        window_size: side of the windows of queries.
-        expand_size: how far around its window a query sees tokens; 0 for its window alone.
-        focal_window: side of the square of pooled windows, with a query's in the middle; odd.
+        dim: channels C.
+        num_heads: attention heads.
+        window_size: side of the windows of queries, in tokens.
+        expand_size: distance around its window, in tokens, in which a query sees single tokens; 0
+            for its window alone.
+        focal_window: side of the square of pooled windows that a query sees, its own in the middle;
+            an odd number.
     """
 
     def __init__(
@@ -45,12 +48,11 @@ class FocalAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * w - 1) ** 2, num_heads))
+        self.add_bias_table(num_heads, window_size)
         self.relative_position_bias_table_to_windows = nn.Parameter(
             torch.zeros(num_heads, (w + focal_window - 1) ** 2)
         )
-        tables = [self.relative_position_bias_table, self.relative_position_bias_table_to_windows]
-        self.register_buffer('index', relative_position_index(w), persistent=False)
+        trunc_normal_(self.relative_position_bias_table_to_windows, std=0.02)
         index = _index_to_windows(w, focal_window)
         self.register_buffer('index_to_windows', index, persistent=False)
         if expand_size:
@@ -60,9 +62,7 @@ class FocalAttention(nn.Module):
             self.relative_position_bias_table_to_neighbors = nn.Parameter(
                 torch.zeros(1, num_heads, w * w, len(tokens))
             )
-            tables.append(self.relative_position_bias_table_to_neighbors)
-        for table in tables:
-            trunc_normal_(table, std=0.02)
+            trunc_normal_(self.relative_position_bias_table_to_neighbors, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
@@ -71,15 +71,15 @@ class FocalAttention(nn.Module):
         rows, columns = x.shape[1] // w, x.shape[2] // w
 
         qkv = self.qkv(x)
-        inside = self._windows(qkv)  # (B, windows, w*w, 3*C)
+        inside = to_windows(qkv, w)  # (B, windows, w*w, 3*C)
         q, seen = inside[..., :C], [inside[..., C:]]  # keys and values side by side
-        biases = [self.relative_position_bias_table[self.index].permute(2, 0, 1)]
+        biases = [self.position_bias()]
         if self.expand_size:
             kv = qkv[..., C:]
-            shifted = [self._windows(kv.roll(shift, (1, 2))) for shift in self.shifts]
+            shifted = [to_windows(kv.roll(shift, (1, 2)), w) for shift in self.shifts]
             seen.append(torch.cat(shifted, dim=2)[:, :, self.around])
             biases.append(self.relative_position_bias_table_to_neighbors[0])
-        pooled = self.pool(self._windows(x).mT)[..., 0].view(B, rows, columns, C)
+        pooled = self.pool(to_windows(x, w).mT)[..., 0].view(B, rows, columns, C)
         seen.append(self._squares(self.qkv(pooled)[..., C:]))
         biases.append(self.relative_position_bias_table_to_windows[:, self.index_to_windows])
 
@@ -89,32 +89,31 @@ class FocalAttention(nn.Module):
         )
         bias = torch.cat(biases, dim=-1) + self._outside(rows, columns, k)
         x = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype))
-        x = x.transpose(2, 3).reshape(B, rows, columns, w, w, C).transpose(2, 3)
-        return self.proj(x.reshape(B, rows * w, columns * w, C)[:, :H, :W])
-
-    def _windows(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, c) to (B, windows, w*w, c)."""
-        B, H, W, c = x.shape
-        w = self.window_size
-        x = x.view(B, H // w, w, W // w, w, c).transpose(2, 3)
-        return x.reshape(B, -1, w * w, c)
+        x = x.transpose(2, 3).reshape(B, rows * columns, w * w, C)
+        return self.proj(from_windows(x, rows * w, columns * w)[:, :H, :W])
 
     def _squares(self, x: torch.Tensor) -> torch.Tensor:
-        """Around every token of (B, h, w, c) its square, zeros beyond: (B, h*w, square, c)."""
+        """Return the square around every token of (B, h, w, c) as (B, h*w, square, c).
+
+        Beyond the border of the map it is filled with zeros.
+        """
         B, h, w, c = x.shape
         side = self.focal_window
         x = F.unfold(x.permute(0, 3, 1, 2), side, padding=side // 2)  # (B, c*square, h*w)
         return x.view(B, c, side * side, h * w).permute(0, 3, 2, 1)
 
     def _outside(self, rows: int, columns: int, k: torch.Tensor) -> torch.Tensor:
-        """-100 for pooled windows beyond the map, else 0: (windows, 1, 1, keys)."""
+        """Return a mask (windows, 1, 1, keys): -100 for pooled windows beyond the map, else 0."""
         ones = self._squares(k.new_ones(1, rows, columns, 1))[0, :, :, 0]  # (windows, square)
         mask = (1 - ones) * -100
         return F.pad(mask, (k.shape[3] - mask.shape[1], 0))[:, None, None]
 
 
 def _index_to_windows(window_size: int, focal_window: int) -> torch.Tensor:
-    """Entry of the bias table for each query of a window and each pooled one around it."""
+    """Return the entry of the bias table for each query of a window and each pooled window.
+
+    The result is (window_size**2, focal_window**2).
+    """
     q, k = torch.arange(window_size), torch.arange(focal_window)
     difference = q[:, None] - k[None, :] + focal_window - 1  # (w, f)
     y = difference[:, None, :, None] * (window_size + focal_window - 1)
@@ -123,7 +122,10 @@ def _index_to_windows(window_size: int, focal_window: int) -> torch.Tensor:
 
 
 def _around(window_size: int, expand_size: int) -> tuple[list[tuple[int, int]], torch.Tensor]:
-    """Four shifts of the map, and which tokens of the four shifted windows lie around the own."""
+    """Return four shifts of a map, and which tokens of the shifted windows surround a window.
+
+    A shift is (dy, dx) in tokens. A token is numbered within the concatenation of the four windows.
+    """
     side, e = range(window_size), expand_size
     shifts = [(dy, dx) for dy in (-e, e) for dx in (-e, e)]
     own = [y - dy in side and x - dx in side for dy, dx in shifts for y in side for x in side]
@@ -131,28 +133,23 @@ def _around(window_size: int, expand_size: int) -> tuple[list[tuple[int, int]], 
 
 
 class Focal(Pyramid):
-    """Focal Transformer for classification, and as a feature pyramid.
+    """Focal Transformer as a classifier, and as a feature pyramid.
 
     Args:
-        img_size: size in pixels, kept as an attribute; images of any size from 32 x 32 run.
         in_chans: channels of the input image.
-        num_classes: classes of the head; 0 for features only.
-        global_pool: pooling of the head, 'avg' or '' for none.
         embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
-        window_size: window side of the attention.
-        expand_sizes: how far around its window a query sees tokens; none in stage 4, which has a
+        window_size: side of the windows of the attention, in tokens.
+        expand_sizes: `expand_size` of the attention in the four stages; 0 in stage 4, which has a
             single window at 224 x 224.
-        focal_windows: side of the square of pooled windows that a query sees.
-        mlp_ratio: hidden width of every MLP over its input's.
-        drop_rate, drop_path_rate: dropout before the head, stochastic depth of the last block.
+        focal_windows: `focal_window` of the attention in the four stages.
+        mlp_ratio: hidden width of every MLP divided by the width of its input.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         embed_dims: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
@@ -160,8 +157,8 @@ class Focal(Pyramid):
         expand_sizes: Sequence[int] = (3, 3, 3, 0),
         focal_windows: Sequence[int] = (7, 5, 3, 1),
         mlp_ratio: float = 4.0,
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         def block(i: int, drop_path: float) -> nn.Module:
             attention = FocalAttention(
@@ -176,22 +173,19 @@ class Focal(Pyramid):
                 Stage(
                     Downsample(embed_dims[i - 1], embed_dims[i], stride=2) if i else nn.Identity(),
                     [block(i, rate) for rate in rates[i]],
-                    # Beside q, k and v, the keys and values of four shifted maps.
+                    # Queries, keys and values, and the keys and values of four shifted maps.
                     expansion=max(mlp_ratio, 3 + 4 * 2 * (expand_sizes[i] > 0)),
                 )
                 for i in range(4)
             ],
             embed_dims=embed_dims,
-            img_size=img_size,
             in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
+            **kwargs,
         )
         self.apply(init_weights)
 
 
-# Names of the released weights, as regular expressions, and what they are here.
+# Regular expressions of the released parameter names, and their replacements.
 _RELEASED_NAMES = (
     (r'^patch_embed\.', 'stem.'),
     (r'^(layers\.\d\.blocks\.\d+)\.norm1\.', r'\1.norm.'),
@@ -201,27 +195,16 @@ _RELEASED_NAMES = (
     (r'_to_windows\.0$', '_to_windows'),
     (r'^layers\.(\d)\.blocks\.', r'stages.\1.blocks.'),
     (r'^head\.(weight|bias)$', r'head.fc.\1'),
+    (r'^layers\.(\d)\.downsample\.', lambda match: f'stages.{int(match[1]) + 1}.downsample.'),
 )
-_RELEASED_BUFFERS = re.compile(r'\.(relative_position_index(_0)?|valid_ind_rolled)$')
+_RELEASED_BUFFERS = r'\.(relative_position_index(_0)?|valid_ind_rolled)$'
 
 
 def checkpoint_filter_fn(
     state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
 ) -> dict[str, torch.Tensor]:
-    """Parameters under the names of the released weights to ours; those under ours stay."""
-    return {
-        _translated(name): value
-        for name, value in state_dict.items()
-        if not _RELEASED_BUFFERS.search(name)
-    }
-
-
-def _translated(name: str) -> str:
-    for released, ours in _RELEASED_NAMES:
-        name = re.sub(released, ours, name)
-    return re.sub(
-        r'^layers\.(\d)\.downsample\.', lambda m: f'stages.{int(m[1]) + 1}.downsample.', name
-    )
+    """Return released parameters under the names of this module; names of this module stay."""
+    return renamed(state_dict, _RELEASED_NAMES, without=_RELEASED_BUFFERS)
 
 
 SMALL: dict[str, Any] = {'depths': (2, 2, 18, 2)}
@@ -236,11 +219,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = generate_default_cfgs(
-    {
-        name: default_cfg(first_conv='stem.proj', classifier='head.fc', license='mit')
-        for name in VARIANTS
-    }
-)
+default_cfgs = describe(VARIANTS, first_conv='stem.proj', classifier='head.fc', license='mit')
 
 register(Focal, VARIANTS, filter_fn=checkpoint_filter_fn)

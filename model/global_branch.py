@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 
 def resize(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Bilinear, antialiased resize of a channels-last map to (B, size, size, C).
+    """Resize a channels-last map to (B, size, size, C), bilinearly and with antialiasing.
 
     Half precision goes through float32: the CPU has no half-precision antialiased kernel.
     """
@@ -19,9 +19,14 @@ class GLD(nn.Module):
     """X_G = Pos(Y) + FC(Y) (eq. 2): (B, H, W, C) to (B, r*g, r*g, C), g the grid and r the ratio.
 
     FC acts along the tokens and is shared by all channels: the map is resized to a grid of g x g
-    tokens and one linear layer maps them to r*g x r*g. Pos is the map resized to r*g x r*g.
-    The fixed grid is what the paper's parameter counts force: a layer from all 56 x 56 tokens of
-    stage 1 would be 15 M parameters in MAFormer-S alone.
+    tokens, which one linear layer maps to r*g x r*g. Pos is the map resized to r*g x r*g.
+    The paper's parameter counts rule out a layer without a fixed grid: from all 56 x 56 tokens of
+    stage 1 it would add 15 M parameters to MAFormer-S.
+
+    Args:
+        dim: unused, since FC does not depend on the channels.
+        grid_size: tokens along each side of the grid.
+        ratio: N of Section 3.2, taken per side.
     """
 
     def __init__(self, dim: int, grid_size: int = 14, ratio: float = 0.5) -> None:
@@ -38,7 +43,10 @@ class GLD(nn.Module):
 
 
 class ConvGlobalBranch(nn.Module):
-    """The convolution that Table 2 puts in GLD's place: 3x3, stride 1/r, on the same grid."""
+    """The convolution that replaces GLD in Table 2: 3x3, stride 1/ratio, on the same grid.
+
+    It maps (B, H, W, C) to (B, r*g, r*g, C) as GLD does, and takes the same arguments.
+    """
 
     def __init__(self, dim: int, grid_size: int = 14, ratio: float = 0.5) -> None:
         super().__init__()

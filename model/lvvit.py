@@ -1,11 +1,10 @@
-"""LV-ViT (Jiang et al., 2021), the rival that is trained with token labeling: timm's ViT with a
-convolutional stem, scaled residuals and an auxiliary head on its tokens.
+"""LV-ViT (Jiang et al., 2021), the network for which token labeling was proposed.
 
-The released code defines what the paper leaves open; `checkpoint_filter_fn` translates the
-parameter names of the released weights. MixToken belongs to the training and is not here.
+It is timm's ViT with a convolutional stem, scaled residual branches and an auxiliary head on its
+tokens. What the paper leaves open follows the released code. `checkpoint_filter_fn` renames the
+parameters of the released weights. MixToken belongs to the training and is not here.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
@@ -14,14 +13,20 @@ from typing import Any
 import torch
 import torch.nn as nn
 from timm.layers import PatchEmbed, trunc_normal_
-from timm.models import generate_default_cfgs
 from timm.models.vision_transformer import Block, VisionTransformer
 
-from model.registration import default_cfg, register
+from model.auxiliary_head import AuxiliaryHead
+from model.checkpoint import renamed
+from model.registration import describe, register
 
 
 class ConvPatchEmbed(PatchEmbed):
-    """Four convolutions in place of ViT's one: 7x7 of stride 2, two of 3x3, and the projection."""
+    """Four convolutions instead of ViT's one: 7x7 of stride 2, two of 3x3, and the projection.
+
+    Args:
+        width: channels of the first three convolutions.
+        kwargs: further arguments of timm's PatchEmbed.
+    """
 
     def __init__(
         self,
@@ -46,7 +51,7 @@ class ConvPatchEmbed(PatchEmbed):
 
 
 class Divide(nn.Module):
-    """What a block adds to its input is divided by a constant."""
+    """Division of a residual branch by a constant."""
 
     def __init__(self, divisor: float) -> None:
         super().__init__()
@@ -66,17 +71,17 @@ class ScaledBlock(Block):
 
 
 class LVViT(VisionTransformer):
-    """LV-ViT for classification, by its class token.
+    """LV-ViT, which classifies by its class token.
 
     Args:
-        img_size: size in pixels; the position embedding has one entry for each of its patches.
+        img_size: size of the images in pixels; the position embedding has an entry for each patch.
         embed_dim, depth, num_heads: channels, blocks and heads.
         stem_width: channels of the stem's convolutions.
         skip_lam: divisor of every residual branch.
-        token_labeling: add the auxiliary head that classifies every token. In training mode the
-            output is then (logits (B, K), token logits (B, H, W, K)).
-        add_token_max: with `token_labeling`, add half of the maximum over tokens of the token
-            logits to the logits in evaluation mode, as the released code does.
+        token_labeling: whether to add the auxiliary head that classifies every token. In training
+            mode the output is then (logits (B, K), token logits (B, H, W, K)).
+        add_token_max: with `token_labeling`, whether to add half of the maximum over tokens of the
+            token logits to the logits in evaluation mode, as the released code does.
         kwargs: further arguments of timm's VisionTransformer.
     """
 
@@ -113,11 +118,13 @@ class LVViT(VisionTransformer):
         super().reset_classifier(num_classes, global_pool)
         self.aux_head = self._aux_head()
 
-    def _aux_head(self) -> nn.Module | None:
+    def _aux_head(self) -> AuxiliaryHead | None:
         if not (self.token_labeling and self.num_classes):
             return None
         like = self.cls_token
-        head = nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
+        head = AuxiliaryHead(
+            self.num_features, self.num_classes, device=like.device, dtype=like.dtype
+        )
         trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
         return head
@@ -125,24 +132,23 @@ class LVViT(VisionTransformer):
     def forward_head(
         self, x: torch.Tensor, pre_logits: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (B, 1 + H*W, C) to logits (B, K); see `token_labeling` for its training output."""
+        """Map tokens (B, 1 + H*W, C) to logits (B, K), in training mode with token logits.
+
+        With `pre_logits` pooled features (B, C) are returned.
+        """
         logits = super().forward_head(x, pre_logits)
-        if pre_logits or self.aux_head is None or not (self.training or self.add_token_max):
+        if pre_logits or self.aux_head is None:
             return logits
-        token_logits = self.aux_head(x[:, self.num_prefix_tokens :])  # (B, H*W, K)
-        if self.training:
-            return logits, token_logits.unflatten(1, self.patch_embed.grid_size)
-        if logits.ndim > 2:  # unpooled: every token has its own logits
-            return logits
-        return logits + 0.5 * token_logits.amax(1)
+        tokens = x[:, self.num_prefix_tokens :].unflatten(1, self.patch_embed.grid_size)
+        return self.aux_head.combine(logits, tokens, self.training, self.add_token_max)
 
 
 def checkpoint_filter_fn(
     state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
 ) -> dict[str, torch.Tensor]:
-    """Parameters under the names of the released weights to ours; those under ours stay."""
-    released, ours = r'^patch_embed\.((?:conv|bn)\d|proj)\.(\w+)$', r'patch_embed.proj.\1.\2'
-    return {re.sub(released, ours, name): value for name, value in state_dict.items()}
+    """Return released parameters under the names of this module; names of this module stay."""
+    stem = r'^patch_embed\.((?:conv|bn)\d|proj)\.(\w+)$', r'patch_embed.proj.\1.\2'
+    return renamed(state_dict, [stem])
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -158,23 +164,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return default_cfg(
-        pool_size=None,
-        fixed_input_size=True,
-        first_conv='patch_embed.proj.conv1',
-        classifier='head',
-        license='apache-2.0',
-        **kwargs,
-    )
-
-
-default_cfgs = generate_default_cfgs(
-    {
-        'lvvit_small': _cfg(),
-        'lvvit_medium': _cfg(crop_pct=1.0),
-        'lvvit_large': _cfg(crop_pct=1.0, input_size=(3, 288, 288)),
-    }
+default_cfgs = describe(
+    VARIANTS,
+    different={
+        'lvvit_medium': {'crop_pct': 1.0},
+        'lvvit_large': {'crop_pct': 1.0, 'input_size': (3, 288, 288)},
+    },
+    pool_size=None,
+    fixed_input_size=True,
+    first_conv='patch_embed.proj.conv1',
+    classifier='head',
+    license='apache-2.0',
 )
 
 register(LVViT, VARIANTS, out_indices=3, filter_fn=checkpoint_filter_fn)

@@ -1,10 +1,11 @@
-"""MAFormer: a vision transformer with multi-scale attention fusion, read top to bottom.
+"""MAFormer: a vision transformer with multi-scale attention fusion.
 
 Stages 1 and 2 are MAF blocks (eqs. 1-4 of the paper), stages 3 and 4 plain pre-norm transformer
 blocks. Maps are channels-last, (B, H, W, C), from the stem to the head.
 
-There is no public code of the paper. What it leaves open (the size of GLD's layer, the heads, the
-second MLP) is read off its own parameter and FLOP figures; each reading is an argument.
+The paper has no public code. What it leaves open (the size of GLD's layer, the heads, the second
+MLP) was chosen so that its printed parameters and FLOPs are met, and is an argument where the
+printed figures do not decide.
 """
 
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates
-from timm.models import generate_default_cfgs
 
 from model.attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
+from model.auxiliary_head import AuxiliaryHead
 from model.global_branch import GLD, ConvGlobalBranch
 from model.pyramid import (
     Downsample,
@@ -27,13 +28,14 @@ from model.pyramid import (
     check_choice,
     init_weights,
 )
-from model.registration import default_cfg, register
+from model.registration import describe, register
 
 
 class FusionAttention(nn.Module):
     """softmax(Q_L K_G^T / sqrt(d)) V_G (eqs. 3 and 4), multi-head, without output projection.
 
-    Local tokens (B, H, W, C) ask, global tokens (B, h, w, C) answer: (B, H, W, C).
+    Queries come from the local tokens x_l (B, H, W, C), keys and values from the global tokens x_g
+    (B, h, w, C). The output is (B, H, W, C).
     """
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
@@ -56,9 +58,19 @@ class FusionAttention(nn.Module):
 class MAFBlock(nn.Module):
     """Local attention and a global branch, fused by attention (Fig. 2).
 
-    Multi-scale fusion (Fig. 2c) gives the normalised input to both branches; local-enhanced fusion
+    Multi-scale fusion (Fig. 2c) feeds the normalised input to both branches; local-enhanced fusion
     (Fig. 2b) derives the global tokens from the local branch's output. Without a global branch the
-    block is the local attention and its MLP.
+    block consists of the local attention and its MLP.
+
+    Args:
+        dim: channels C.
+        num_heads: heads of the fusion.
+        local_attention: maps (B, H, W, C) to the same shape.
+        global_branch: maps (B, H, W, C) to (B, h, w, C), or None.
+        local_enhanced: whether the fusion is local-enhanced.
+        mlp_ratio: hidden width of both MLPs divided by `dim`.
+        qkv_bias: whether the projections of the fusion have biases.
+        drop_path: stochastic depth of every residual branch.
     """
 
     def __init__(
@@ -96,35 +108,34 @@ class MAFBlock(nn.Module):
 
 
 class MAFormer(Pyramid):
-    """MAFormer for classification, and as a feature pyramid through `forward_intermediates`.
+    """MAFormer as a classifier, and as a feature pyramid through `forward_intermediates`.
 
     Args:
-        img_size: size in pixels, kept as an attribute; images of any size from 32 x 32 run.
         in_chans: channels of the input image.
-        num_classes: classes of the head; 0 for features only.
-        global_pool: pooling of the head, 'avg' or '' for none.
         embed_dims, depths, num_heads: channels, blocks and heads of the four stages (Table 1).
-        mlp_ratio: hidden width of every MLP over its input's (Table 1: 4).
-        qkv_bias: biases of the projections to queries, keys and values.
+        mlp_ratio: hidden width of every MLP divided by the width of its input (Table 1: 4).
+        qkv_bias: whether the projections to queries, keys and values have biases.
         local_attention: 'cross_shaped' (default) or 'shifted_window' (Table 2).
-        stripe_widths: stripe width of the cross-shaped attention in stages 1 and 2.
-        window_size: window side of the shifted-window attention.
+        stripe_widths: stripe width of the cross-shaped attention in stages 1 and 2, in tokens.
+        window_size: side of the windows of the shifted-window attention, in tokens.
         global_branch: 'gld' (default), 'conv' (Table 2) or 'none'.
-        grid_size, gld_ratio: GLD's grid side, and N of Section 3.2, per side.
+        grid_size: side of GLD's grid, in tokens.
+        gld_ratio: N of Section 3.2, taken per side.
         fusion: 'multi_scale' (Fig. 2c, default) or 'local_enhanced' (Fig. 2b, Table 3).
-        drop_rate, drop_path_rate: dropout before the head, stochastic depth of the last block.
-        token_labeling: add the auxiliary head that classifies every token. In training mode the
-            output is then (logits (B, K), token logits (B, H, W, K)).
-        add_token_max: with `token_labeling`, add half of the maximum over tokens of the token
-            logits to the logits in evaluation mode, as LV-ViT's released code does.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        token_labeling: whether to add the auxiliary head that classifies every token. In training
+            mode the output is then (logits (B, K), token logits (B, H, W, K)).
+        add_token_max: with `token_labeling`, whether to add half of the maximum over tokens of the
+            token logits to the logits in evaluation mode, as LV-ViT's released code does.
+        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
+
+    Raises:
+        ValueError: if `local_attention`, `global_branch` or `fusion` is none of the above.
     """
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         embed_dims: Sequence[int] = (64, 128, 320, 512),
         depths: Sequence[int] = (3, 5, 8, 3),
         num_heads: Sequence[int] = (2, 4, 10, 16),
@@ -137,10 +148,10 @@ class MAFormer(Pyramid):
         grid_size: int = 14,
         gld_ratio: float = 0.5,
         fusion: str = 'multi_scale',
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         token_labeling: bool = False,
         add_token_max: bool = True,
+        **kwargs: Any,
     ) -> None:
         check_choice('local_attention', local_attention, ('cross_shaped', 'shifted_window'))
         check_choice('global_branch', global_branch, ('gld', 'conv', 'none'))
@@ -183,11 +194,8 @@ class MAFormer(Pyramid):
                 for i in range(4)
             ],
             embed_dims=embed_dims,
-            img_size=img_size,
             in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
+            **kwargs,
         )
         self.add_token_max = add_token_max
         self.token_labeling = token_labeling
@@ -198,27 +206,25 @@ class MAFormer(Pyramid):
         super().reset_classifier(num_classes, global_pool)
         self.aux_head = self._aux_head()
 
-    def _aux_head(self) -> nn.Module | None:
+    def _aux_head(self) -> AuxiliaryHead | None:
         if not (self.token_labeling and self.num_classes):
             return None
         like = self.stem.proj.weight
-        return nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
+        return AuxiliaryHead(
+            self.num_features, self.num_classes, device=like.device, dtype=like.dtype
+        )
 
     def forward_head(
         self, x: torch.Tensor, pre_logits: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Features (B, H, W, C) to logits (B, K); see `token_labeling` for its training output."""
-        if pre_logits:
-            return self.head(x, pre_logits=True)
-        logits = self.head(x)
-        if self.aux_head is None or not (self.training or self.add_token_max):
+        """Map features (B, H, W, C) to logits (B, K), in training mode with token logits.
+
+        With `pre_logits` pooled features (B, C) are returned.
+        """
+        logits = self.head(x, pre_logits=pre_logits)
+        if pre_logits or self.aux_head is None:
             return logits
-        token_logits = self.aux_head(x)  # (B, H, W, K)
-        if self.training:
-            return logits, token_logits
-        if logits.ndim > 2:  # unpooled: every token has its own logits
-            return logits
-        return logits + 0.5 * token_logits.amax((1, 2))
+        return self.aux_head.combine(logits, x, self.training, self.add_token_max)
 
 
 SMALL = {'embed_dims': (64, 128, 320, 512), 'depths': (3, 5, 8, 3), 'num_heads': (2, 4, 10, 16)}
@@ -233,8 +239,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         'depths': (1, 1, 2, 1),
         'num_heads': (2, 4, 6, 8),
     },
-    # As printed in Table 1. Its FLOPs miss those of Tables 1, 4, 5 and 7; two MAF blocks fewer fit
-    # all tables, and maformer_small_3383 stands for the depths that do.
+    # As printed in Table 1. Its FLOPs differ from those of Tables 1, 4, 5 and 7. Two MAF blocks
+    # fewer fit all tables; maformer_small_3383 is one of the three ways to have two fewer.
     'maformer_small': SMALL,
     'maformer_small_shifted_window': SMALL | SHIFTED_WINDOW,  # Table 2
     'maformer_small_conv_global': SMALL | CONV_GLOBAL,  # Table 2
@@ -251,11 +257,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = generate_default_cfgs(
-    {
-        name: default_cfg(first_conv='stem.proj', classifier='head.fc', license='apache-2.0')
-        for name in VARIANTS
-    }
+default_cfgs = describe(
+    VARIANTS, first_conv='stem.proj', classifier='head.fc', license='apache-2.0'
 )
 
 register(MAFormer, VARIANTS)

@@ -1,8 +1,8 @@
 """MixFormer (Chen et al., 2022): window attention and depthwise convolution side by side.
 
-Either branch steers the other: the convolution's mean says how much each channel of the values
-counts, the attention's output how much each token of the convolution. The released code, written
-for PaddlePaddle, defines what the paper leaves open.
+Each branch weights the other: the mean of the convolution weights the channels of the values, and
+the output of the attention weights the tokens of the convolution. What the paper leaves open
+follows the released code, which is written for PaddlePaddle.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, calculate_drop_path_rates, trunc_normal_
-from timm.models import generate_default_cfgs
+from timm.layers import ClassifierHead, calculate_drop_path_rates
 
-from model.attention import relative_position_index
+from model.attention import RelativePositionBias
 from model.pyramid import BatchNormDownsample, Pyramid, Stage, TransformerBlock, init_weights
-from model.registration import default_cfg, register
+from model.registration import describe, register
 
 
-class MixingAttention(nn.Module):
-    """Half of the output from window attention, half from a depthwise convolution (B, H, W, C).
+class MixingAttention(RelativePositionBias):
+    """Window attention for one half of the channels, depthwise convolution for the other.
 
-    Maps are padded at the bottom and right to whole windows with zeros, which both branches see.
+    It maps (B, H, W, C) to the same shape. Maps are padded at the bottom and right to whole windows
+    with zeros, which both branches see.
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
@@ -46,12 +46,7 @@ class MixingAttention(nn.Module):
         self.convolution_out = nn.Conv2d(dim, half, 1)
         self.convolution_norm = nn.BatchNorm2d(half)
         self.qkv = nn.Linear(half, 3 * half)
-        self.relative_position_bias_table = nn.Parameter(
-            torch.zeros((2 * window_size - 1) ** 2, num_heads)
-        )
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
-        index = relative_position_index(window_size)
-        self.register_buffer('relative_position_index', index, persistent=False)
+        self.add_bias_table(num_heads, window_size)
         self.spatial_interaction = nn.Sequential(
             nn.Conv2d(half, dim // 16, 1),
             nn.BatchNorm2d(dim // 16),
@@ -68,28 +63,27 @@ class MixingAttention(nn.Module):
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
 
         conv = self.convolution(self.convolution_in(x).permute(0, 3, 1, 2))
-        of_channels = self.channel_interaction(conv)  # (B, C/2, 1, 1)
-        attended = self._attention(self.attention_in(x), of_channels[:, :, 0, 0])
-        of_tokens = self.spatial_interaction(attended.permute(0, 3, 1, 2))  # (B, 1, H, W)
-        conv = self.convolution_norm(of_tokens * self.convolution_out(conv))
+        channel_weights = self.channel_interaction(conv)  # (B, C/2, 1, 1)
+        attended = self._attention(self.attention_in(x), channel_weights[:, :, 0, 0])
+        token_weights = self.spatial_interaction(attended.permute(0, 3, 1, 2))  # (B, 1, H, W)
+        conv = self.convolution_norm(token_weights * self.convolution_out(conv))
 
         x = torch.cat([self.attention_norm(attended), conv.permute(0, 2, 3, 1)], dim=-1)
         return self.proj(x[:, :H, :W])
 
-    def _attention(self, x: torch.Tensor, of_channels: torch.Tensor) -> torch.Tensor:
-        """Attention in windows of (B, H, W, c), values multiplied by `of_channels` (B, c)."""
+    def _attention(self, x: torch.Tensor, channel_weights: torch.Tensor) -> torch.Tensor:
+        """Attend in the windows of (B, H, W, c), with values multiplied by weights (B, c)."""
         B, H, W, c = x.shape
         w, heads = self.window_size, self.num_heads
         qkv = self.qkv(x).view(B, H // w, w, W // w, w, 3, heads, c // heads)
         q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, B, -1, heads, w * w, c // heads)
-        v = v * of_channels.view(B, 1, heads, 1, c // heads)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        x = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype))
+        v = v * channel_weights.view(B, 1, heads, 1, c // heads)
+        x = F.scaled_dot_product_attention(q, k, v, self.position_bias().to(q.dtype))
         x = x.view(B, H // w, W // w, heads, w, w, c // heads)
         return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(B, H, W, c)
 
 
-class Stem(nn.Module):
+class MixFormerStem(nn.Module):
     """Three 3x3 convolutions with batch norm and GELU, a 2x2 projection and LayerNorm: stride 4.
 
     A side that 4 does not divide is padded with zeros at its end.
@@ -106,30 +100,28 @@ class Stem(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) to (B, ceil(H / 4), ceil(W / 4), dim)."""
+        """Map (B, H, W, in_chans) to (B, ceil(H / 4), ceil(W / 4), dim)."""
         _, H, W, _ = x.shape
         x = F.pad(x, (0, 0, 0, -W % 4, 0, -H % 4)).permute(0, 3, 1, 2)
         return self.norm(self.proj(self.convs(x)).permute(0, 2, 3, 1))
 
 
 class MixFormer(Pyramid):
-    """MixFormer for classification, and as a feature pyramid through `forward_intermediates`.
+    """MixFormer as a classifier, and as a feature pyramid through `forward_intermediates`.
 
     Args:
-        img_size: size in pixels, kept as an attribute; images of any size from 32 x 32 run.
         in_chans: channels of the input image.
-        num_classes: classes of the head; 0 for features only.
-        global_pool: pooling of the head, 'avg' or '' for none.
+        num_classes, global_pool, drop_rate: as for `Pyramid`.
         embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
-        window_size: window side of the attention.
-        mlp_ratio: hidden width of every MLP over its input's.
+        window_size: side of the windows of the attention, in tokens.
+        mlp_ratio: hidden width of every MLP divided by the width of its input.
         head_width: width of the layer between the last stage and the classifier.
-        drop_rate, drop_path_rate: dropout before the head, stochastic depth of the last block.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        kwargs: `img_size` of `Pyramid`.
     """
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
@@ -141,6 +133,7 @@ class MixFormer(Pyramid):
         head_width: int = 1280,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
 
@@ -155,12 +148,12 @@ class MixFormer(Pyramid):
             return Stage(merging, [block(i, rate) for rate in rates[i]], expansion=None)
 
         super().__init__(
-            stem=Stem(in_chans, embed_dims[0]),
+            stem=MixFormerStem(in_chans, embed_dims[0]),
             stages=[stage(i) for i in range(4)],
             embed_dims=embed_dims,
-            img_size=img_size,
             in_chans=in_chans,
             num_classes=num_classes,
+            **kwargs,
         )
         self.head_hidden_size = head_width
         self.last_proj = nn.Linear(self.num_features, head_width)
@@ -181,17 +174,14 @@ class MixFormer(Pyramid):
         return take
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features (B, H, W, C) to logits (B, K), or pooled features (B, head_width)."""
+        """Map features (B, H, W, C) to logits (B, K), or to pooled features (B, head_width)."""
         return self.head(F.gelu(self.last_proj(x)), pre_logits=pre_logits)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {'mixformer_b4': {}}
 
-default_cfgs = generate_default_cfgs(
-    {
-        name: default_cfg(first_conv='stem.convs.0', classifier='head.fc', license='apache-2.0')
-        for name in VARIANTS
-    }
+default_cfgs = describe(
+    VARIANTS, first_conv='stem.convs.0', classifier='head.fc', license='apache-2.0'
 )
 
 register(MixFormer, VARIANTS)

@@ -1,15 +1,16 @@
-"""MAFormer and its rivals as backbones of mmdet's detectors and mmseg's segmenters.
+"""The networks of `model` as backbones of mmdet's detectors and mmseg's segmenters.
 
-Importing this module registers `MAFormer`, `CSWin`, `Shuffle` and `MixFormer` in mmengine's root
-registry, where every OpenMMLab package looks after its own. A config file asks for it with
+Importing this module registers every network with four stages (`MAFormer`, `CSWin`, `Focal`,
+`MixFormer` and `Shuffle`) under the name of its class in mmengine's root registry, in which every
+OpenMMLab package searches after its own. A config file imports this module with
 `custom_imports = dict(imports=['model.openmmlab'])`.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import timm
 import torch
@@ -19,36 +20,36 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.models._features import feature_take_indices
 
-from model import checkpoint, cswin, maformer, mixformer, shuffle
+from model import checkpoint
 from model.checkpoint import CheckpointError
+from model.pyramid import Pyramid
+from model.registration import NETWORKS
 
-# What a classifier has after its last stage. A backbone has one norm per output instead.
+# The layers of a classifier after its last stage. A backbone has one norm per output instead.
 _CLASSIFIER_ONLY = ('norm.', 'head.', 'aux_head.', 'last_proj.')
 
 
 class PyramidBackbone(BaseModule):
-    """The stages of the timm model `arch`, each output through a LayerNorm of its own.
+    """The stages of a network, each output normalised by a LayerNorm of its own.
 
-    The norm per output is what Swin's and CSWin's OpenMMLab backbones have; the paper is silent.
+    A norm per output is what Swin's and CSWin's OpenMMLab backbones have; the paper does not say.
 
     Args:
-        arch: one of `variants`, such as 'maformer_small' or 'cswin_tiny'.
-        out_indices: stages whose maps are returned, of strides 4, 8, 16, 32.
+        arch: a variant of a network of four stages, such as 'maformer_small' or 'cswin_tiny'.
+        out_indices: the stages whose maps are returned, 0 to 3, of strides 4, 8, 16, 32.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with their
-            norms. Frozen means no gradient, and evaluation mode also while the rest trains.
-        with_cp: recompute every block in the backward pass instead of keeping its activations.
+            norms. Frozen parts have no gradient and stay in evaluation mode during training.
+        with_cp: whether to recompute every block in the backward pass instead of keeping its
+            activations.
         init_cfg: `dict(type='Pretrained', checkpoint=path)` of a classification checkpoint, a file
-            of safetensors or of what `torch.load(weights_only=True)` reads; its head is ignored.
-            None, or a checkpoint of None, trains from scratch.
+            of safetensors or one that `torch.load(weights_only=True)` reads; its head is ignored.
+            With None, or a checkpoint of None, the weights stay random.
         kwargs: further arguments of the network.
 
     Raises:
-        ValueError: if `arch` or `init_cfg` is none of the above.
+        ValueError: if `init_cfg` has another form.
     """
-
-    family: ClassVar[str]
-    variants: ClassVar[Mapping[str, Any]]
 
     def __init__(
         self,
@@ -61,9 +62,6 @@ class PyramidBackbone(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(init_cfg=None)
-        if arch not in self.variants:
-            near = ', '.join(get_close_matches(arch, self.variants, cutoff=0) or self.variants)
-            raise ValueError(f"arch '{arch}' is not a {self.family}; the nearest are {near}")
         if init_cfg is not None and (
             not isinstance(init_cfg, Mapping)
             or init_cfg.get('type') != 'Pretrained'
@@ -90,10 +88,10 @@ class PyramidBackbone(BaseModule):
         self._freeze()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Images (B, 3, H, W) to one map (B, C_i, H_i, W_i) per output.
+        """Map images (B, 3, H, W) to one map (B, C_i, H_i, W_i) per output.
 
-        Each side is the image's over the output's stride, rounded up; CSWin's stem makes
-        (H + 1) // 4 of it.
+        A side of a map is the side of the image divided by the stride, rounded up; but CSWin's
+        first map has a height of (H + 1) // 4.
         """
         maps = self.network.forward_intermediates(
             x,
@@ -108,16 +106,16 @@ class PyramidBackbone(BaseModule):
         )
 
     def train(self, mode: bool = True) -> 'PyramidBackbone':
-        """Set the mode of everything that is not frozen."""
+        """Set training or evaluation mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         self._freeze()
         return self
 
     def init_weights(self) -> None:
-        """Load the classification checkpoint of `init_cfg`; without one keep the random weights.
+        """Load the classification checkpoint of `init_cfg`; without one the weights stay random.
 
         Raises:
-            CheckpointError: if it is not there, cannot be read safely or does not fit.
+            CheckpointError: if the file does not exist, cannot be read safely or does not fit.
         """
         if self.checkpoint is None:
             print_log(
@@ -139,48 +137,20 @@ class PyramidBackbone(BaseModule):
             module.eval().requires_grad_(False)
 
 
-@MODELS.register_module(name='MAFormer')
-class MAFormerBackbone(PyramidBackbone):
-    """MAFormer's stages."""
-
-    family = 'MAFormer'
-    variants = maformer.VARIANTS
-
-
-@MODELS.register_module(name='CSWin')
-class CSWinBackbone(PyramidBackbone):
-    """CSWin's stages."""
-
-    family = 'CSWin'
-    variants = cswin.VARIANTS
-
-
-@MODELS.register_module(name='Shuffle')
-class ShuffleBackbone(PyramidBackbone):
-    """Shuffle Transformer's stages."""
-
-    family = 'Shuffle'
-    variants = shuffle.VARIANTS
-
-
-@MODELS.register_module(name='MixFormer')
-class MixFormerBackbone(PyramidBackbone):
-    """MixFormer's stages."""
-
-    family = 'MixFormer'
-    variants = mixformer.VARIANTS
-
-
 def load_classifier(network: nn.Module, path: str | Path, arch: str) -> None:
-    """Load a classification checkpoint into the stages of `network`, named `arch` in errors.
+    """Load a classification checkpoint into the stages of a network.
 
-    The file may hold the parameters themselves or one of timm's or OpenMMLab's training checkpoints
-    around them; averaged weights are preferred where it has both. Names of the network's first
-    release are translated.
+    The file has one of the forms of `checkpoint.read`. Parameters under the names of the network's
+    first release are renamed, and its head is ignored.
+
+    Args:
+        network: a network of four stages, or its first stages.
+        path: the checkpoint.
+        arch: the name of the network in errors.
 
     Raises:
-        CheckpointError: if the file is missing, unreadable, or its parameters are not those of
-            `network` in name and shape.
+        CheckpointError: if the file is missing, cannot be read safely, or its parameters differ
+            from those of the network in name or shape.
     """
     state = checkpoint.read(path)
     module = sys.modules[type(network).__module__]
@@ -193,3 +163,20 @@ def load_classifier(network: nn.Module, path: str | Path, arch: str) -> None:
             f'the backbone checkpoint {path} is not one of {arch}: {checkpoint.listed(differ)}'
         )
     network.load_state_dict(state)
+
+
+def _builder(name: str, variants: Iterable[str]) -> Callable[..., PyramidBackbone]:
+    def build(arch: str, **kwargs: Any) -> PyramidBackbone:
+        if arch not in variants:
+            near = ', '.join(get_close_matches(arch, variants, cutoff=0) or variants)
+            raise ValueError(f"arch '{arch}' is not a {name}; the nearest are {near}")
+        return PyramidBackbone(arch, **kwargs)
+
+    build.__name__ = name
+    build.__doc__ = f'Return a backbone of {name}; see `PyramidBackbone`.'
+    return build
+
+
+for network, variants in NETWORKS.items():
+    if issubclass(network, Pyramid):
+        MODELS.register_module(network.__name__, module=_builder(network.__name__, variants))

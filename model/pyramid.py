@@ -1,4 +1,7 @@
-"""What MAFormer and its rivals share: four stages of blocks on channels-last maps, as in timm."""
+"""The parts that MAFormer and other networks of four stages share, with timm's interface.
+
+Maps are channels-last, (B, H, W, C), from the stem to the head.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +17,13 @@ from model.workspace import in_pieces, recorded
 
 
 class Mlp(nn.Module):
-    """X + MLP(LN(X)), the second line of MAFormer's eq. 1."""
+    """X + MLP(LN(X)), the second line of MAFormer's eq. 1.
+
+    Args:
+        dim: channels.
+        mlp_ratio: hidden width divided by `dim`.
+        drop_path: stochastic depth of the residual branch.
+    """
 
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -25,7 +34,7 @@ class Mlp(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) to the same."""
+        """Map (B, H, W, C) to the same shape."""
         tokens = x.reshape(-1, x.shape[-1])
         update = in_pieces(self._update, tokens, self.expansion).view(x.shape)
         return x + self.drop_path(update)
@@ -37,7 +46,7 @@ class Mlp(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm transformer block around an attention from (B, H, W, C) to the same."""
+    """Pre-norm transformer block around an attention that keeps the shape (B, H, W, C)."""
 
     def __init__(
         self, dim: int, attention: nn.Module, mlp_ratio: float = 4.0, drop_path: float = 0.0
@@ -64,7 +73,7 @@ class Downsample(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), dim)."""
+        """Map (B, H, W, in_dim) to (B, ceil(H / stride), ceil(W / stride), dim)."""
         _, H, W, _ = x.shape
         stride = self.proj.stride[0]
         x = F.pad(x, (0, 0, 0, -W % stride, 0, -H % stride))
@@ -81,18 +90,21 @@ class BatchNormDownsample(nn.Module):
         self.reduction = nn.Conv2d(in_dim, dim, 2, 2, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), dim)."""
+        """Map (B, H, W, in_dim) to (B, ceil(H / 2), ceil(W / 2), dim)."""
         x = self.norm(x.permute(0, 3, 1, 2))
         x = self.reduction(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
         return x.permute(0, 2, 3, 1)
 
 
 class Stage(nn.Module):
-    """Patch merging (but for the first stage, which the stem feeds) and the blocks of one scale.
+    """The patch merging and the blocks of one scale.
 
     Args:
-        expansion: size of the blocks' widest intermediate over their input's; inference then works
-            on a few images at a time. None where images depend on each other: batch norm.
+        downsample: the patch merging; an identity in the first stage, which follows the stem.
+        blocks: map (B, H, W, C) to the same shape.
+        expansion: size of the blocks' widest intermediate divided by that of their input, by which
+            inference works on a few images at a time; None for stages with batch norm, where the
+            whole batch is processed at once.
     """
 
     def __init__(
@@ -116,18 +128,20 @@ class Stage(nn.Module):
 class Pyramid(nn.Module):
     """A stem, four stages of strides 4 to 32, a norm, the mean over tokens and a linear head.
 
-    It classifies, and is a feature pyramid through `forward_intermediates`.
+    It is a classifier, and through `forward_intermediates` a feature pyramid. Its methods are those
+    that timm expects of a network.
 
     Args:
-        stem: images (B, H, W, in_chans) to the first stage's input.
+        stem: maps images (B, H, W, in_chans) to the input of the first stage.
         stages: the four stages.
         embed_dims: channels of the stages' outputs.
-        img_size: size in pixels, kept as an attribute.
+        img_size: size of the images in pixels. It is kept as an attribute only: images of any size
+            from 32 x 32 can be processed.
         in_chans: channels of the input image.
         num_classes: classes of the head; 0 for features only.
         global_pool: pooling of the head, 'avg' or '' for none.
         drop_rate: dropout before the head.
-        norm_layer: the norm after the last stage, of as many channels as it is told.
+        norm_layer: class of the norm after the last stage, built with the number of channels.
     """
 
     def __init__(
@@ -160,15 +174,17 @@ class Pyramid(nn.Module):
         )
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Set the size in pixels that `img_size` tells; no parameter depends on it."""
+        """Set the attribute `img_size`, in pixels; no parameter depends on it."""
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters without weight decay besides biases and norms."""
         return {n for n, _ in self.named_parameters() if 'relative_position_bias_table' in n}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return the patterns by which timm groups parameters by depth, for layer-wise rates."""
         return {
             'stem': r'^stem',
             'blocks': r'^stages\.(\d+)'
@@ -182,14 +198,17 @@ class Pyramid(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every block in the backward pass instead of keeping its activations."""
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
+        """Return the linear layer of the head."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a new one; without `global_pool` the pooling stays."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
@@ -202,15 +221,19 @@ class Pyramid(nn.Module):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """The maps after the stages in `indices` (all by default), (B, C, H, W) or as 'NHWC'.
+        """Return the maps after some of the stages.
 
         Args:
             x: images (B, in_chans, H, W).
-            indices: stages 0-3, an int for the last n.
-            norm: apply the final LayerNorm to the last stage's map.
-            stop_early: do not run the stages after the last one taken.
-            output_fmt: 'NCHW' or 'NHWC'.
-            intermediates_only: return the maps alone, not (final features (B, H, W, C), maps).
+            indices: the stages, 0 to 3; an int n stands for the last n, None for all.
+            norm: whether to apply the final norm to the last stage's map.
+            stop_early: whether to skip the stages after the last one in `indices`.
+            output_fmt: layout of the maps, 'NCHW' or 'NHWC'.
+            intermediates_only: whether to return the list of maps alone, instead of the final
+                features (B, H, W, C) and the list.
+
+        Raises:
+            ValueError: if `output_fmt` is neither of the two.
         """
         check_choice('output_fmt', output_fmt, ('NCHW', 'NHWC'))
         take, last = feature_take_indices(len(self.stages), indices)
@@ -233,7 +256,16 @@ class Pyramid(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop what `forward_intermediates(indices=...)` does not need; returns the indices."""
+        """Remove what `forward_intermediates` does not need for the stages in `indices`.
+
+        Args:
+            indices: as for `forward_intermediates`.
+            prune_norm: whether to remove the final norm.
+            prune_head: whether to remove the head.
+
+        Returns:
+            the stages as a list.
+        """
         take, last = feature_take_indices(len(self.stages), indices)
         self.stages = self.stages[: last + 1]
         if prune_norm:
@@ -243,26 +275,31 @@ class Pyramid(nn.Module):
         return take
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (B, in_chans, H, W) to normalised features (B, ceil(H/32), ceil(W/32), C)."""
+        """Map images (B, in_chans, H, W) to features (B, ceil(H/32), ceil(W/32), C)."""
         x = self.stem(x.permute(0, 2, 3, 1))  # (B, H/4, W/4, C_1)
         return self.norm(self.stages(x))
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Features (B, H, W, C) to logits (B, K), or pooled features (B, C)."""
+        """Map features (B, H, W, C) to logits (B, K), or to pooled features (B, C)."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map images (B, in_chans, H, W) to logits (B, K)."""
         return self.forward_head(self.forward_features(x))
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Raise a ValueError that names the argument if `value` is none of `choices`."""
+    """Check an argument of a constructor or method.
+
+    Raises:
+        ValueError: naming the argument, if its value is not one of `choices`.
+    """
     if value not in choices:
         raise ValueError(f'{name} must be one of {choices}, got {value!r}')
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialise one linear layer; convolutions and norms keep torch's initial values."""
+    """Initialise a module if it is a linear layer; all others keep torch's initial values."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

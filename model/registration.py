@@ -1,17 +1,29 @@
-"""Registering the named variants of a network with timm."""
+"""Register the named variants of a network with timm."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+# The variants of every registered network, by the class of the network.
+NETWORKS: dict[type[nn.Module], Mapping[str, Mapping[str, Any]]] = {}
 
 
-def default_cfg(**kwargs: Any) -> dict[str, Any]:
-    """timm's description of a classifier of ImageNet-1K at 224 x 224, with `kwargs` on top."""
-    return {
+def describe(
+    variants: Iterable[str], different: Mapping[str, Mapping[str, Any]] | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """Return timm's descriptions of classifiers of ImageNet-1K at 224 x 224, by variant.
+
+    timm looks for them under the name `default_cfgs` in the module of the network.
+
+    Args:
+        different: fields in which a variant differs from the others, by variant.
+        kwargs: fields of all variants, such as `first_conv` and `classifier`.
+    """
+    common = {
         'url': '',
         'num_classes': 1000,
         'input_size': (3, 224, 224),
@@ -22,6 +34,8 @@ def default_cfg(**kwargs: Any) -> dict[str, Any]:
         'std': IMAGENET_DEFAULT_STD,
         **kwargs,
     }
+    different = different or {}
+    return generate_default_cfgs({name: common | different.get(name, {}) for name in variants})
 
 
 def register(
@@ -30,14 +44,16 @@ def register(
     out_indices: int | Sequence[int] = (0, 1, 2, 3),
     filter_fn: Callable[..., Any] | None = None,
 ) -> None:
-    """Register each of `variants`, constructor arguments of `network` by name, with timm.
+    """Register the variants of a network with timm.
 
-    timm looks for `default_cfgs` of these names in the module of `network`.
+    The module of `network` has to define `default_cfgs`; see `describe`.
 
     Args:
-        out_indices: what `features_only=True` returns by default.
-        filter_fn: translates the parameter names of the network's first release.
+        variants: the constructor arguments of each variant, by name.
+        out_indices: the maps that `features_only=True` returns by default.
+        filter_fn: renames the parameters of the network's first release.
     """
+    NETWORKS[network] = variants
     for variant, arguments in variants.items():
         create = partial(_create, network, variant, arguments, out_indices, filter_fn)
         create.__name__, create.__module__ = variant, network.__module__
@@ -51,7 +67,7 @@ def _create(
     arguments: Mapping[str, Any],
     out_indices: int | Sequence[int],
     filter_fn: Callable[..., Any] | None,
-    /,  # what follows is timm's, and may have the same names
+    /,  # the arguments below come from timm's caller, who may use the same names
     pretrained: bool = False,
     **kwargs: Any,
 ) -> nn.Module:

@@ -2,11 +2,10 @@
 
 A block is window attention, a depthwise convolution as wide as a window, and an MLP, each after a
 batch norm. In every second block the windows are shuffled: a window is every n-th token of a row
-and of a column. The released code defines what the paper leaves open; `checkpoint_filter_fn`
-translates the parameter names of the released weights.
+and of a column. What the paper leaves open follows the released code. `checkpoint_filter_fn`
+renames the parameters of the released weights.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,19 +13,19 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
-from timm.models import generate_default_cfgs
 
-from model.attention import relative_position_index
+from model.attention import RelativePositionBias
+from model.checkpoint import renamed
 from model.pyramid import BatchNormDownsample, Pyramid, Stage
-from model.registration import default_cfg, register
+from model.registration import describe, register
 
 
-class WindowAttention(nn.Module):
-    """Attention in windows of `window_size` x `window_size` tokens with relative position bias.
+class ShuffledWindowAttention(RelativePositionBias):
+    """Attention in windows of `window_size` x `window_size` tokens, (B, C, H, W) to the same shape.
 
     A window is a square of neighbours or, with `shuffle`, takes every n-th row and column, n being
     the number of windows along them. Maps are padded at the bottom and right to whole windows with
-    zero q, k and v: the released code has no other sizes than whole windows.
+    zero q, k and v: the released code only runs on maps of whole windows.
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int, shuffle: bool) -> None:
@@ -36,15 +35,9 @@ class WindowAttention(nn.Module):
         self.shuffle = shuffle
         self.to_qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
         self.proj = nn.Conv2d(dim, dim, 1)
-        self.relative_position_bias_table = nn.Parameter(
-            torch.zeros((2 * window_size - 1) ** 2, num_heads)
-        )
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
-        index = relative_position_index(window_size)
-        self.register_buffer('relative_position_index', index, persistent=False)
+        self.add_bias_table(num_heads, window_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) to the same."""
         _, C, H, W = x.shape
         w, heads = self.window_size, self.num_heads
         qkv = F.pad(self.to_qkv(x), (0, -W % w, 0, -H % w))
@@ -57,17 +50,19 @@ class WindowAttention(nn.Module):
             qkv = qkv.view(B, 3, heads, C // heads, rows, w, columns, w)
             qkv = qkv.permute(1, 0, 4, 6, 2, 5, 7, 3)
         q, k, v = qkv.reshape(3, B * rows * columns, heads, w * w, C // heads)
-        bias = self.relative_position_bias_table[self.relative_position_index]
-        bias = bias.permute(2, 0, 1)[None].to(q.dtype)  # (1, heads, w*w, w*w)
-        out = F.scaled_dot_product_attention(q, k, v, bias)
+        out = F.scaled_dot_product_attention(q, k, v, self.position_bias()[None].to(q.dtype))
         out = out.reshape(B, rows, columns, heads, w, w, C // heads)
         order = (0, 3, 6, 4, 1, 5, 2) if self.shuffle else (0, 3, 6, 1, 4, 2, 5)
         out = out.permute(order).reshape(B, C, Hp, Wp)[:, :, :H, :W]
         return self.proj(out)
 
 
-class Block(nn.Module):
-    """Window attention, depthwise convolution and MLP, each a residual branch after its norm."""
+class ShuffleBlock(nn.Module):
+    """Window attention, depthwise convolution and MLP, each a residual branch after a batch norm.
+
+    The attention and the MLP have stochastic depth; the convolution has none, as in the released
+    code.
+    """
 
     def __init__(
         self,
@@ -81,7 +76,7 @@ class Block(nn.Module):
         super().__init__()
         hidden = int(dim * mlp_ratio)
         self.norm1 = nn.BatchNorm2d(dim)
-        self.attn = WindowAttention(dim, num_heads, window_size, shuffle)
+        self.attn = ShuffledWindowAttention(dim, num_heads, window_size, shuffle)
         self.norm2 = nn.BatchNorm2d(dim)
         self.local = nn.Conv2d(
             dim, dim, window_size, padding=window_size // 2, groups=dim, bias=False
@@ -93,7 +88,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) to the same; inside, the channels go first, as batch norms want them."""
+        """Map (B, H, W, C) to the same shape. Inside, channels come first, as in batch norms."""
         x = x.permute(0, 3, 1, 2)
         x = x + self.drop_path(self.attn(self.norm1(x)))
         x = x + self.local(self.norm2(x))
@@ -101,8 +96,8 @@ class Block(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
-class Stem(nn.Module):
-    """Two 3x3 convolutions of stride 2, batch norm and ReLU6 after each, and a 1x1 convolution."""
+class ShuffleStem(nn.Module):
+    """Two 3x3 convolutions of stride 2, each with batch norm and ReLU6, and a 1x1 convolution."""
 
     def __init__(self, in_chans: int, width: int, dim: int) -> None:
         super().__init__()
@@ -115,48 +110,44 @@ class Stem(nn.Module):
         self.conv3 = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) to (B, ceil(H / 4), ceil(W / 4), dim)."""
+        """Map (B, H, W, in_chans) to (B, ceil(H / 4), ceil(W / 4), dim)."""
         x = self.conv3(self.conv2(self.conv1(x.permute(0, 3, 1, 2))))
         return x.permute(0, 2, 3, 1)
 
 
 class Shuffle(Pyramid):
-    """Shuffle Transformer for classification, and as a feature pyramid.
+    """Shuffle Transformer as a classifier, and as a feature pyramid.
 
     Args:
-        img_size: size in pixels, kept as an attribute; images of any size from 32 x 32 run.
         in_chans: channels of the input image.
-        num_classes: classes of the head; 0 for features only.
-        global_pool: pooling of the head, 'avg' or '' for none.
         embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
         stem_width: channels between the stem's convolutions.
-        window_size: window side of the attention, and kernel side of the depthwise convolutions.
-        mlp_ratio: hidden width of every MLP over its input's.
-        drop_rate, drop_path_rate: dropout before the head, stochastic depth of the last stage; the
-            same in all blocks of a stage, as in the released code.
+        window_size: side of the windows of the attention, in tokens, and of the kernels of the
+            depthwise convolutions.
+        mlp_ratio: hidden width of every MLP divided by the width of its input.
+        drop_path_rate: stochastic depth of the last stage; all blocks of a stage have the same, as
+            in the released code.
+        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         embed_dims: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
         stem_width: int = 32,
         window_size: int = 7,
         mlp_ratio: float = 4.0,
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         def stage(i: int) -> Stage:
             merging = nn.Identity()
             if i:
                 merging = BatchNormDownsample(embed_dims[i - 1], embed_dims[i], bias=False)
             blocks = [
-                Block(
+                ShuffleBlock(
                     embed_dims[i],
                     num_heads[i],
                     window_size,
@@ -169,15 +160,12 @@ class Shuffle(Pyramid):
             return Stage(merging, blocks, expansion=None)
 
         super().__init__(
-            stem=Stem(in_chans, stem_width, embed_dims[0]),
+            stem=ShuffleStem(in_chans, stem_width, embed_dims[0]),
             stages=[stage(i) for i in range(4)],
             embed_dims=embed_dims,
-            img_size=img_size,
             in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
             norm_layer=nn.Identity,
+            **kwargs,
         )
         self.apply(_init_weights)
 
@@ -189,26 +177,25 @@ def _init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+# Regular expressions of the released parameter names, and their replacements.
+_RELEASED_NAMES = (
+    (r'^to_token\.', 'stem.'),
+    (r'^head\.(weight|bias)$', r'head.fc.\1'),
+    (r'\.patch_partition\.', '.downsample.'),
+    (r'\.mlp\.fc(\d)\.', lambda match: f'.mlp.{2 * int(match[1]) - 2}.'),
+    (
+        r'\.layers\.(\d+)\.(\d)\.',
+        lambda match: f'.blocks.{2 * int(match[1]) + int(match[2])}.',
+    ),
+    (r'^stage(\d)\.', lambda match: f'stages.{int(match[1]) - 1}.'),
+)
+
+
 def checkpoint_filter_fn(
     state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
 ) -> dict[str, torch.Tensor]:
-    """Parameters under the names of the released weights to ours; those under ours stay."""
-    return {
-        _translated(name): value
-        for name, value in state_dict.items()
-        if not name.endswith('.relative_position_index')
-    }
-
-
-def _translated(name: str) -> str:
-    name = re.sub(r'^to_token\.', 'stem.', name)
-    name = re.sub(r'^head\.(weight|bias)$', r'head.fc.\1', name)
-    name = re.sub(r'\.patch_partition\.', '.downsample.', name)
-    name = re.sub(r'\.mlp\.fc(\d)\.', lambda m: f'.mlp.{2 * int(m[1]) - 2}.', name)
-    name = re.sub(
-        r'\.layers\.(\d+)\.(\d)\.', lambda m: f'.blocks.{2 * int(m[1]) + int(m[2])}.', name
-    )
-    return re.sub(r'^stage(\d)\.', lambda m: f'stages.{int(m[1]) - 1}.', name)
+    """Return released parameters under the names of this module; names of this module stay."""
+    return renamed(state_dict, _RELEASED_NAMES, without=r'\.relative_position_index$')
 
 
 SMALL: dict[str, Any] = {'depths': (2, 2, 18, 2)}
@@ -223,8 +210,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = generate_default_cfgs(
-    {name: default_cfg(first_conv='stem.conv1.0', classifier='head.fc') for name in VARIANTS}
-)
+default_cfgs = describe(VARIANTS, first_conv='stem.conv1.0', classifier='head.fc')
 
 register(Shuffle, VARIANTS, filter_fn=checkpoint_filter_fn)

@@ -1,13 +1,13 @@
 """Bounded working memory for inference.
 
 The wide intermediates of attentions and MLPs (3 and 4 times the channels) are most of what a
-forward pass allocates. Where no gradient is recorded nothing needs them afterwards, so stages work
+forward pass allocates. Where no gradient is recorded, nothing needs them afterwards. So stages work
 on a few images at a time and MLPs on a few tokens, and the peak memory no longer grows with them.
 
-The bound is a device's own. On a CPU, buffers beyond a few MB leave the caches, and the C library
-gives them back to the system after every use, to be paid for again in page faults. A GPU's
-allocator keeps its memory and wants large kernels, so there the bound is far beyond what fills the
-device: it costs nothing and caps the peak.
+The bound depends on the device. On a CPU, buffers of more than a few MB do not fit into the caches,
+and the C library returns them to the system after every use, which costs page faults at the next.
+A GPU's allocator keeps its memory, and large kernels run best there, so that the bound is far above
+what fills the device: it costs nothing and still limits the peak.
 
 A forward hook on a block or an MLP sees the pieces; one on a stage sees the whole batch.
 """
@@ -22,17 +22,19 @@ ACCELERATOR_WORKSPACE = 2**26
 
 
 def recorded() -> bool:
-    """Whether this pass is recorded, for gradients or as a graph, and so has to be in one piece."""
+    """Return whether the pass is recorded, for gradients or as a graph, and has to stay whole."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def in_pieces(
     function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, expansion: float
 ) -> torch.Tensor:
-    """`function(x)`, for a function that treats the entries of the first axis independently.
+    """Return `function(x)`, computed in pieces along the first axis where nothing is recorded.
 
     Args:
-        expansion: size of the widest intermediate that `function` makes, over that of `x`.
+        function: treats the entries of the first axis independently of each other.
+        x: (N, ...).
+        expansion: size of the widest intermediate that `function` makes, divided by that of `x`.
     """
     if recorded():
         return function(x)

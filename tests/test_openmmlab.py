@@ -14,12 +14,14 @@ pytest.importorskip('mmseg')
 import mmdet.registry
 import mmseg.registry
 
-from model.openmmlab import CheckpointError, MAFormerBackbone
+from model.openmmlab import CheckpointError, PyramidBackbone
 from reproduce.complexity import measure
 from reproduce.errors import UserError
 from reproduce.openmmlab import configs
 from reproduce.openmmlab.configs import CONFIGS, load_config
 from reproduce.openmmlab.models import build, load_backbone, published_forward
+
+STRIDES = (4, 8, 16, 32)
 
 SYSTEMS = [
     system
@@ -30,17 +32,43 @@ SYSTEMS = [
 
 def micro(**kwargs):
     torch.manual_seed(0)
-    return MAFormerBackbone('maformer_micro', **kwargs)
+    return PyramidBackbone('maformer_micro', **kwargs)
 
 
 def images(size=(70, 93)):
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
-def test_registered_for_mmdet_and_mmseg():
+@pytest.mark.parametrize(
+    ('name', 'arch'),
+    [
+        ('MAFormer', 'maformer_small'),
+        ('CSWin', 'cswin_tiny'),
+        ('Focal', 'focal_tiny'),
+        ('MixFormer', 'mixformer_b4'),
+        ('Shuffle', 'shuffle_tiny'),
+    ],
+)
+def test_registered_for_mmdet_and_mmseg(name, arch):
+    dims = (16, 32, 48, 64)
+    settings = {
+        'type': name,
+        'arch': arch,
+        'embed_dims': dims,
+        'depths': (1, 1, 1, 1),
+        'num_heads': (2, 2, 4, 4),
+    }
     for registry in (mmdet.registry.MODELS, mmseg.registry.MODELS):
-        backbone = registry.build({'type': 'MAFormer', 'arch': 'maformer_micro'})
-        assert isinstance(backbone, MAFormerBackbone)
+        backbone = registry.build(settings)
+        assert isinstance(backbone, PyramidBackbone)
+        assert type(backbone.network).__name__ == name
+        maps = backbone(torch.randn(2, 3, 64, 96))
+        expected = [
+            (2, dim, 64 // stride, 96 // stride) for dim, stride in zip(dims, STRIDES, strict=True)
+        ]
+        assert [tuple(m.shape) for m in maps] == expected
+        sum(m.square().sum() for m in maps).backward()
+        assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
 
 
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2), (3,)])
@@ -186,7 +214,9 @@ def test_backbone_checkpoint_of_a_detector(tmp_path):
 
 def test_wrong_arguments_are_one_line():
     with pytest.raises(ValueError, match=r"'maformer_smal' is not .* nearest are maformer_small,"):
-        MAFormerBackbone('maformer_smal')
+        mmdet.registry.MODELS.build({'type': 'MAFormer', 'arch': 'maformer_smal'})
+    with pytest.raises(ValueError, match=r"'cswin_tiny' is not a MAFormer; the nearest are "):
+        mmdet.registry.MODELS.build({'type': 'MAFormer', 'arch': 'cswin_tiny'})
     with pytest.raises(ValueError, match=r"type='Pretrained'.*got \{'type': 'Normal'\}"):
         micro(init_cfg={'type': 'Normal'})
 

@@ -1,0 +1,30 @@
+"""The auxiliary head of token labeling (Jiang et al., 2021), which classifies every token."""
+
+import torch
+import torch.nn as nn
+
+
+class AuxiliaryHead(nn.Linear):
+    """Linear classifier of tokens beside the head that classifies the image."""
+
+    def combine(
+        self, logits: torch.Tensor, tokens: torch.Tensor, training: bool, add_token_max: bool
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return the output of a network from its class logits and its tokens.
+
+        Args:
+            logits: (B, K), or of a higher rank where the tokens were not pooled; such logits belong
+                to single tokens already, and nothing is added to them.
+            tokens: (B, H, W, C).
+            training: whether the network is in training mode.
+            add_token_max: whether to add half of the maximum of the token logits over the tokens in
+                evaluation mode, as LV-ViT's released code does.
+
+        Returns:
+            in training mode `logits` and the token logits (B, H, W, K), otherwise logits alone.
+        """
+        if training:
+            return logits, self(tokens)
+        if not add_token_max or logits.ndim > 2:
+            return logits
+        return logits + 0.5 * self(tokens).amax((1, 2))
