@@ -1,22 +1,24 @@
 """Embedded data: drawn shapes on textured grounds, the same scenes in three data sets' formats.
 
-    ROOT/imagenet/{train,val}/WNID/*.JPEG                            one shape an image
+    ROOT/imagenet/{train,val}/WNID/*.JPEG                            cut around one shape each
     ROOT/coco/{train2017,val2017}/*.jpg, annotations/instances_*.json
     ROOT/ade20k/ADEChallengeData2016/{images,annotations}/{training,validation}/*
 
 `python -m datasets.shapes ROOT` writes it in seconds. The same seed gives the same bytes.
 
-A scene is a textured ground with shapes of ten classes on it, in random sizes and turns. A class
-has a hue that most of its shapes have, and the others have any. They hide each other, and noise
-lies over all. Some scenes have a crowd of small shapes of one
-class, some a scribble of no class, some nothing but the ground, and some are grey-scale.
+A scene is a textured ground with shapes of ten classes on it, in random sizes and rotations. Most
+shapes of a class have the hue of the class, the others any hue. Shapes overlap, and the whole image
+is noisy. Some scenes have a crowd of small shapes of one class, some a scribble of no class, some
+nothing but the ground, and some are grey-scale.
 
-* COCO has an instance for every shape of which enough is visible, as the visible mask: the polygon
-  drawn where it is whole, run lengths where it is not. A crowd is one `iscrowd` region.
-* ADE20K labels every pixel: the shapes' classes 1-10, the grounds' 11-15, 0 the scribbles.
-* The ImageNet view is a square cut around a shape, and **its class is the class whose shapes have
-  the most visible pixels in it**. A shape for which that is another class, or not by half as much
-  again as the next one, is not cut out. Every class has the same number of images.
+* COCO has an instance for every shape of which enough is visible. Its mask is what is visible of
+  it: a polygon where the shape is whole, run lengths where it is not. A crowd is one `iscrowd`
+  region.
+* ADE20K labels every pixel: 1-10 are the classes of shapes, 11-15 those of grounds, 0 is a
+  scribble.
+* An ImageNet image is a square cut around a shape, and **its class is the class whose shapes have
+  the most visible pixels in it**. A shape is left out if that is another class, or if the next
+  class has two thirds as many pixels or more. Every class has the same number of images.
 """
 
 import colorsys
@@ -40,53 +42,76 @@ CLASSES = (
 )
 WNIDS = tuple(f'n{i:08d}' for i in range(1, len(CLASSES) + 1))
 GROUNDS = ('stripes', 'checks', 'dots', 'clouds', 'grain')
-COCO_IDS = (1, 2, 3, 5, 7, 8, 11, 13, 17, 18)  # with gaps, as COCO's own
-MIN_VISIBLE = 0.3  # of an instance's area; less is no instance
-OWN_HUE = 0.7  # of a class's shapes have the hue of their class
-ONE_RIGHT_CLASS = 1.5  # times the pixels of the next class in an ImageNet image
+COCO_IDS = (1, 2, 3, 5, 7, 8, 11, 13, 17, 18)  # with gaps, as COCO's own have
+MIN_VISIBLE = 0.3  # the part of a shape's area that has to be visible to make it an instance
+OWN_HUE = 0.7  # the part of a class's shapes that have the hue of the class
+ONE_RIGHT_CLASS = 1.5  # the pixels of an ImageNet image's class divided by those of the next class
 
 _ANTIALIASING = 4
 
 
 @dataclass
 class Shape:
-    """One drawn shape: `polygon` (N, 2) in pixels, and which pixels (H, W) of it are visible."""
+    """A drawn shape.
+
+    Attributes:
+        category: index of its class in `CLASSES`.
+        polygon: its outline (N, 2) as x, y in pixels.
+        hole: the outline of its hole (N, 2), or None.
+        visible: (H, W) bool, its pixels that nothing covers.
+        area: number of its pixels, covered ones included.
+    """
 
     category: int
     polygon: np.ndarray
     hole: np.ndarray | None
     visible: np.ndarray
-    area: int  # pixels of the whole shape, hidden ones included
+    area: int
 
     @property
     def whole(self) -> bool:
+        """Whether the polygon alone describes what is visible of the shape."""
         return self.hole is None and int(self.visible.sum()) == self.area
 
 
 @dataclass
 class Scene:
-    """`image` (H, W, 3) in 0-255; everything else is what was drawn into it."""
+    """A drawn image and its content.
+
+    Attributes:
+        image: (H, W, 3) in uint8.
+        grey: whether the image is to be saved in grey-scale.
+        ground: index of its texture in `GROUNDS`.
+        shapes: the shapes in the order in which they were drawn.
+        crowds: regions of many small shapes of one class.
+        unlabelled: (H, W) bool, the pixels of a scribble, or None.
+    """
 
     image: np.ndarray
     grey: bool
     ground: int
     shapes: list[Shape] = field(default_factory=list)
     crowds: list[Shape] = field(default_factory=list)
-    unlabelled: np.ndarray | None = None  # (H, W)
+    unlabelled: np.ndarray | None = None
 
     def instances(self) -> list[Shape]:
-        """The shapes of which enough is visible to be annotated."""
+        """Return the shapes of which enough is visible to be annotated."""
         return [s for s in self.shapes if s.visible.sum() >= MIN_VISIBLE * s.area]
 
     def to_pil(self, box: tuple[int, int, int, int] | None = None) -> Image.Image:
-        """The image, or its part in `box` (left, top, right, bottom)."""
+        """Return the image, or its part in `box`: left, top, right, bottom in pixels."""
         image = Image.fromarray(self.image)
         image = image.convert('L') if self.grey else image
         return image.crop(box) if box else image
 
 
 def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene:
-    """A scene from the random stream; `categories()` says what the next shape is."""
+    """Return a scene drawn at random.
+
+    Args:
+        rng: decides everything but the classes.
+        categories: returns the class of the next shape.
+    """
     height, width = (int(n) for n in rng.integers(150, 225, 2))
     ground = int(rng.integers(len(GROUNDS)))
     base = _colour(rng)
@@ -109,10 +134,15 @@ def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene
 
 
 def write(root: Path, train: int = 600, val: int = 120, seed: int = 0) -> None:
-    """Draw `train` and `val` scenes and write them in all three formats under `root`.
+    """Draw scenes and write them in all three formats under `root`.
+
+    Args:
+        root: the folder to write `imagenet`, `coco` and `ade20k` into.
+        train, val: number of scenes of each split; the scenes of one do not depend on the other.
+        seed: the same seed gives the same files.
 
     Raises:
-        UserError: if so few scenes are asked for that a class has no image of its own.
+        UserError: if there are so few scenes that a class has no image in the ImageNet format.
     """
     root = Path(root)
     for split, scenes_asked, stream in (('train', train, 0), ('val', val, 1)):
@@ -159,7 +189,14 @@ def _write_imagenet(root: Path, split: str, scenes: list[Scene], rng: np.random.
 def _box_around(
     rng: np.random.Generator, shape: Shape, size: tuple[int, ...]
 ) -> tuple[int, int, int, int]:
-    """A square of 1.2 to 2 times the shape's extent, off centre, inside the scene."""
+    """Return a square around a shape, of 1.2 to 2 times its extent, off centre, inside the scene.
+
+    Args:
+        size: height and width of the scene.
+
+    Returns:
+        left, top, right, bottom in pixels.
+    """
     low, high = shape.polygon.min(0), shape.polygon.max(0)
     side = int(min((high - low).max() * rng.uniform(1.2, 2.0), *size[:2]))
     centre = (low + high) / 2 + rng.uniform(-0.12, 0.12, 2) * side
@@ -171,7 +208,7 @@ def _box_around(
 
 
 def _right_class(scene: Scene, box: tuple[int, int, int, int]) -> int | None:
-    """The class with the most visible pixels in `box`, if it leads by `ONE_RIGHT_CLASS`."""
+    """Return the class with the most visible pixels in `box`, if it leads by `ONE_RIGHT_CLASS`."""
     left, top, right, bottom = box
     pixels = np.zeros(len(CLASSES))
     for shape in (*scene.shapes, *scene.crowds):
@@ -227,7 +264,7 @@ def _annotation(shape: Shape, crowd: int) -> dict[str, Any]:
 
 
 def _run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run lengths of a mask, column by column, the first one of zeros."""
+    """Return COCO's uncompressed run lengths of a mask, column by column, zeros first."""
     pixels = mask.T.ravel().astype(np.int8)
     changes = np.flatnonzero(np.diff(pixels)) + 1
     runs = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()
@@ -247,14 +284,17 @@ def _write_ade20k(root: Path, split: str, scenes: list[Scene]) -> None:
 
 
 def _object_info() -> str:
-    """The classes in the form of ADE20K's own list of them, but for what it counts of each."""
+    """Return the classes in the form of ADE20K's list, without its columns of frequencies."""
     rows = [('Idx', 'Stuff', 'Name')]
     rows += [(i, int(i > len(CLASSES)), name) for i, name in enumerate((*CLASSES, *GROUNDS), 1)]
     return ''.join('\t'.join(map(str, row)) + '\n' for row in rows)
 
 
 def label_map(scene: Scene) -> np.ndarray:
-    """(H, W) in uint8: 0 no class, then the shapes' classes from 1, then the grounds'."""
+    """Return the label map of a scene, (H, W) in uint8.
+
+    0 is no class; the classes of shapes start at 1, and those of grounds follow.
+    """
     labels = np.full(scene.image.shape[:2], 1 + len(CLASSES) + scene.ground, np.uint8)
     if scene.unlabelled is not None:
         labels[scene.unlabelled] = 0
@@ -268,7 +308,7 @@ def _save_jpeg(image: Image.Image, path: Path) -> None:
 
 
 def _outline(rng: np.random.Generator, category: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Outline (N, 2) of radius about 1 around the origin, and its hole, if it has one."""
+    """Return the outline (N, 2) of a shape, of radius about 1 around the origin, and of its hole."""
     name = CLASSES[category]
     hole = None
     match name:
@@ -311,7 +351,7 @@ def _regular(corners: int) -> np.ndarray:
 def _shape(
     rng: np.random.Generator, canvas: np.ndarray, category: int, radius: float, ground: np.ndarray
 ) -> Shape:
-    """Draw a shape at a random place of `canvas`."""
+    """Draw a shape at a random place of `canvas` (H, W, 3)."""
     height, width = canvas.shape[:2]
     centre = rng.uniform(0.5, 0.95, 2) * radius
     centre = np.array([rng.uniform(c, n - c) for c, n in zip(centre, (width, height), strict=True)])
@@ -349,7 +389,7 @@ def _draw(
 def _crowd(
     rng: np.random.Generator, canvas: np.ndarray, category: int, ground: np.ndarray
 ) -> Shape:
-    """Small shapes of one class, too many and too close to be told apart, as one region."""
+    """Draw many small shapes of one class close together, and return them as one region."""
     height, width = canvas.shape[:2]
     middle = np.array([rng.uniform(45, width - 45), rng.uniform(45, height - 45)])
     colour = _contrasting(rng, ground, category)
@@ -369,7 +409,7 @@ def _crowd(
 
 
 def _scribble(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Draw a thick line of no class; returns its pixels (H, W)."""
+    """Draw a thick line of no class, and return its pixels (H, W) as bool."""
     height, width = canvas.shape[:2]
     points = rng.uniform(0, 1, (5, 2)) * [width, height]
     stroke = Image.new('1', (width, height))
@@ -380,7 +420,7 @@ def _scribble(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 
 
 def _hide_what_is_behind(scene: Scene) -> None:
-    """Take from every visible mask what was drawn over it later."""
+    """Remove from every visible mask the pixels that were drawn over later."""
     regions = [*scene.crowds, *scene.shapes]
     for behind, region in enumerate(regions):
         for front in regions[behind + 1 :]:
@@ -394,13 +434,13 @@ def _hide_what_is_behind(scene: Scene) -> None:
 
 
 def _rasterise(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W): the pixels that COCO's own tools take a polygon to be."""
+    """Return the pixels (H, W) of a polygon, as COCO's own tools rasterise it."""
     encoded = rle.frPyObjects([polygon.ravel().tolist()], height, width)
     return rle.decode(encoded)[:, :, 0].astype(bool)
 
 
 def _coverage(polygon: np.ndarray, hole: np.ndarray | None, height: int, width: int) -> np.ndarray:
-    """(H, W) in 0-1: how much of every pixel the polygon covers."""
+    """Return the part of every pixel that the polygon covers, (H, W) in 0-1."""
     large = Image.new('L', (width * _ANTIALIASING, height * _ANTIALIASING))
     draw = ImageDraw.Draw(large)
     draw.polygon([tuple(p) for p in polygon * _ANTIALIASING], 255)
@@ -410,13 +450,14 @@ def _coverage(polygon: np.ndarray, hole: np.ndarray | None, height: int, width: 
 
 
 def _colour(rng: np.random.Generator, hue: float | None = None) -> np.ndarray:
+    """Return a random colour (3,) in 0-255, of the given hue in 0-1 or of any."""
     hue = rng.random() if hue is None else hue
     rgb = colorsys.hsv_to_rgb(hue, rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.95))
     return np.array(rgb) * 255
 
 
 def _contrasting(rng: np.random.Generator, ground: np.ndarray, category: int) -> np.ndarray:
-    """A colour for a shape that can be told from the ground's."""
+    """Return a colour for a shape of a class that contrasts with the colour of the ground."""
     while True:
         own = category / len(CLASSES) + rng.normal(0, 0.02)
         colour = _colour(rng, own % 1 if rng.random() < OWN_HUE else None)
@@ -425,11 +466,12 @@ def _contrasting(rng: np.random.Generator, ground: np.ndarray, category: int) ->
 
 
 def _tint(rng: np.random.Generator) -> np.ndarray:
+    """Return how strongly a texture changes each colour channel, (3,)."""
     return rng.uniform(10, 35) * rng.uniform(0.6, 1.4, 3)
 
 
 def _ground(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    """Texture (H, W), about -1 to 1."""
+    """Return a texture (H, W) of values from about -1 to 1."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     turn, period = rng.uniform(0, np.pi), rng.uniform(6, 20)
     u = (np.cos(turn) * x + np.sin(turn) * y) * 2 * np.pi / period

@@ -1,11 +1,11 @@
-"""`mmcv._ext` for an mmcv that was installed without its compiled operators.
+"""A replacement of `mmcv._ext` for an mmcv that was installed without its compiled operators.
 
-`nms` and `roi_align` are torchvision's, on CPU and CUDA: all that Mask R-CNN and its cascade call.
-Every other operator can be looked up, so that `mmcv.ops` and all that is built on it imports, and
-raises `NotImplementedError` when it is called.
+`nms` and `roi_align` call torchvision, on CPU and CUDA; Mask R-CNN and its cascade need no others.
+Every other operator can be looked up, so that `mmcv.ops` and everything built on it can be
+imported, and raises `NotImplementedError` when it is called.
 
-Where mmcv was built with its operators, `mmcv/_ext.*.so` lies in the same folder and is the one
-that is imported: Python's file finder tries extension modules before source files.
+Where mmcv was built with its operators, `mmcv/_ext.*.so` lies in the same folder and is imported
+instead: Python's file finder prefers extension modules to source files.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from torch import Tensor
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Greedy non-maximum suppression with mmcv's convention for a box's size.
+    """Return the boxes that greedy non-maximum suppression keeps.
 
     Args:
-        boxes: (N, 4), as x1, y1, x2, y2.
+        boxes: (N, 4), as x1, y1, x2, y2 in pixels.
         scores: (N,).
-        iou_threshold: a box goes when it overlaps a kept one by more than this.
-        offset: 0, or 1 for pixel coordinates: a side is x2 - x1 + offset.
+        iou_threshold: a box is removed if its IoU with a kept box is larger than this.
+        offset: mmcv's convention for the side of a box, x2 - x1 + offset; 0 or 1.
 
     Returns:
-        (K,) int64, the kept boxes by falling score.
+        (K,) int64, the indices of the kept boxes in the order of falling scores.
     """
-    # torchvision wants one dtype; under autocast mmdet hands over fp32 boxes and fp16 scores.
+    # torchvision expects one dtype; under autocast mmdet passes fp32 boxes and fp16 scores.
     dtype = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
     if offset:
-        # Unions and intersections are differences of x2 and x1, so the offset may go into x2.
+        # Areas and overlaps depend only on differences of x2 and x1, so that adding the offset to
+        # x2 is enough.
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     return torchvision.ops.nms(boxes, scores, iou_threshold)
 
@@ -53,17 +54,19 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Write RoIAlign by averages into `output`; the names are mmcv's.
+    """Write the average-pooled RoIAlign of `input` into `output`; the argument names are mmcv's.
 
     Args:
         input: (N, C, H, W).
         rois: (K, 5), as image index, x1, y1, x2, y2.
         output: (K, C, aligned_height, aligned_width).
-        argmax_y, argmax_x: unused, for pooling by the maximum.
+        argmax_y, argmax_x: unused; they belong to pooling by the maximum.
+        aligned_height, aligned_width: number of bins along each side of a region.
         spatial_scale: pixels of `input` per pixel of `rois`.
         sampling_ratio: samples along each side of a bin, 0 for one per pixel of `input`.
-        pool_mode: 1, averages.
-        aligned: whether a pixel's value is that of its centre.
+        pool_mode: 1 for pooling by the average.
+        aligned: whether coordinates are shifted by half a pixel, so that they refer to the centres
+            of pixels.
 
     Raises:
         NotImplementedError: for pooling by the maximum.
@@ -91,7 +94,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Write the gradient of `roi_align_forward` for its `input` into `grad_input`."""
+    """Write the gradient of `roi_align_forward` with respect to `input` into `grad_input`."""
     grad_input.copy_(
         torch.ops.torchvision._roi_align_backward(
             grad_output,
@@ -107,12 +110,12 @@ def roi_align_backward(
 
 
 def get_compiler_version() -> str:
-    """What mmcv's environment report prints as the compiler of its operators."""
+    """Return what mmcv's environment report prints as the compiler of its operators."""
     return 'none (torchvision stand-in)'
 
 
 def get_compiling_cuda_version() -> str:
-    """What mmcv's environment report prints as the CUDA version of its operators."""
+    """Return what mmcv's environment report prints as the CUDA version of its operators."""
     return 'none (torchvision stand-in)'
 
 
@@ -124,7 +127,7 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
 
 
 def _missing(name: str, *args: object, **kwargs: object) -> NoReturn:
-    # mmcv's build compiles its operators if it finds torch, which build isolation would hide.
+    # mmcv compiles its operators only if its build finds torch, which build isolation would hide.
     raise NotImplementedError(
         f"mmcv's operator {name} is not here: this mmcv has no compiled operators. Build it with "
         'them where torch is installed: pip install --force-reinstall --no-deps '
