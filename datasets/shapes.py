@@ -308,7 +308,7 @@ def _save_jpeg(image: Image.Image, path: Path) -> None:
 
 
 def _outline(rng: np.random.Generator, category: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the outline (N, 2) of a shape, of radius about 1 around the origin, and of its hole."""
+    """Return the outline (N, 2) of a shape of radius 1 around the origin, and that of its hole."""
     name = CLASSES[category]
     hole = None
     match name:

