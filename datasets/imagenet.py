@@ -202,10 +202,10 @@ def _in_wnid_folders(folder: Path) -> _Found:
 
 
 def _in_named_folders(folder: Path) -> _Found | None:
-    """Return the images in folders of any name that hold some; None for fewer than two classes.
+    """Return the images in class folders of any name; None if fewer than two folders have any.
 
-    A folder without an image is not a class: archives and file systems leave such ones behind.
-    A single one would rather be the `images` of a detection data set.
+    A folder without an image is not a class: archives and file systems leave such folders behind.
+    A single folder with images is more likely the `images` of a detection data set than a class.
     """
     if not folder.is_dir():
         return None
@@ -219,8 +219,11 @@ def _in_named_folders(folder: Path) -> _Found | None:
     left_out = []
     if empty := [name for name in folders if name not in names]:
         left_out.append(f'folders without images, left out: {shortened(empty)}')
-    if others := [f'{f.name}/{f.path.name}' for f in files if f.name in names and not f.is_image]:
-        left_out.append(f'files that are not *.jpg, *.jpeg or *.png, left out: {shortened(others)}')
+    others = {f'{f.name}/{f.path.name}' for f in files if f.name in names and not f.is_image}
+    if others:
+        left_out.append(
+            f'files that are not *.jpg, *.jpeg or *.png, left out: {shortened(sorted(others))}'
+        )
     return _Found(images, names, left_out)
 
 

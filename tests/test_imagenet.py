@@ -1,6 +1,7 @@
 """ImageNet as it lies on people's disks, complete and not."""
 
 import itertools
+import json
 import shutil
 from collections import Counter
 
@@ -186,6 +187,24 @@ def test_class_folders_of_any_name_are_those_of_torchvision(tmp_path, split):
     (tmp_path / 'above').mkdir()
     (tmp_path / 'above/imagenet').symlink_to(tmp_path)
     assert imagenet.load(tmp_path / 'above', split).fingerprint == data.fingerprint
+
+
+def test_an_evaluation_takes_class_folders_of_any_name(run, embedded, sound, tmp_path):
+    """The classes of the embedded data under other names in the same order: the same scores."""
+    for i, folder in enumerate(sorted((embedded / 'val').iterdir())):
+        shutil.copytree(folder, tmp_path / f'named/val/class {i}')
+    found = []
+    for root in (embedded, tmp_path / 'named'):
+        code, out, err = run(
+            *('evaluate', 'imagenet', 'maformer_micro', '--checkpoint', sound, '--data', root),
+            *('--format', 'json', '--workers', 0),
+        )
+        assert (code, err) == (0, '')
+        found.append(json.loads(out))
+    assert found[0]['metrics'] == found[1]['metrics']
+    assert found[0]['metrics']['top1'] > 50
+    assert [result['data']['complete'] for result in found] == [False, False]
+    assert found[0]['data']['fingerprint'] != found[1]['data']['fingerprint']
 
 
 def test_what_is_no_class_is_left_out_and_said(tmp_path):
