@@ -1,10 +1,106 @@
-"""Folders that can hold results, and files that are replaced whole or not at all."""
+"""Files that are checked against a schema when they are read, and replaced whole or not at all."""
 
+import csv
+import math
 import os
 import tempfile
+import tomllib
 from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
 from reproduce.errors import UserError
+
+Schema = TypeVar('Schema')
+Line = TypeVar('Line', bound=BaseModel)
+
+
+def _number_text(text: str) -> str:
+    try:
+        finite = not text or math.isfinite(float(text))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise ValueError(f'{text!r} is not a number; expected digits, or nothing')
+    return text
+
+
+# A field of a CSV file with a number or nothing: as it stands there, or as its value.
+NumberText = Annotated[str, AfterValidator(_number_text)]
+OptionalNumber = Annotated[
+    float | None,
+    BeforeValidator(lambda text: (_number_text(text) or None) if isinstance(text, str) else text),
+]
+
+
+def columns(schema: type[BaseModel]) -> list[str]:
+    """Return the columns of the CSV file that holds lines of `schema`."""
+    return [name for name, field in schema.model_fields.items() if not field.exclude]
+
+
+def read_csv(path: Path, schema: type[Line]) -> list[tuple[int, Line]]:
+    """Return the lines of a CSV file whose columns are the fields of `schema`, in any order.
+
+    Those with a default may be absent.
+
+    Returns:
+        each line with its number in the file, counted from 1 for the header.
+
+    Raises:
+        UserError: if the file cannot be read, or its header or a field is not as expected, naming
+            the line and the column.
+    """
+    expected = columns(schema)
+    try:
+        with path.open(newline='') as file:
+            reader = csv.DictReader(file, restval=None)
+            header = reader.fieldnames or []
+            required = {name for name in expected if schema.model_fields[name].is_required()}
+            if len(header) != len(set(header)) or not required <= set(header) <= set(expected):
+                raise UserError(
+                    f'{path}, line 1: the columns are {",".join(header)}; '
+                    f'expected {",".join(expected)}.'
+                )
+            records = [(reader.line_num, record) for record in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'{path} cannot be read as CSV: {error}.') from None
+    lines = []
+    for number, record in records:
+        if None in record or None in record.values():
+            raise UserError(f'{path}, line {number}: expected {len(header)} fields.')
+        try:
+            lines.append((number, schema.model_validate(record)))
+        except ValidationError as error:
+            place, reason = first_error(error)
+            raise UserError(f'{path}, line {number}, column {place}: {reason}.') from None
+    return lines
+
+
+def read_toml(path: Path, schema: type[Schema]) -> Schema:
+    """Return the content of a TOML file, validated against `schema`.
+
+    Raises:
+        UserError: if the file cannot be read or does not fit, naming the first offending entry.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+        return TypeAdapter(schema).validate_python(content)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f'{path} cannot be read as TOML: {error}.') from None
+    except ValidationError as error:
+        place, reason = first_error(error)
+        raise UserError(f'{path}, entry {place}: {reason}.') from None
+
+
+def first_error(error: ValidationError) -> tuple[str, str]:
+    """Return where the first error of a validation is, as a dotted path, and what it is."""
+    first = error.errors()[0]
+    reason = first['msg'].removeprefix('Value error, ')
+    if first['type'] == 'enum':
+        expected = first['ctx']['expected'].replace("'", '').replace(' or ', ', ')
+        reason = f'{first["input"]!r}; expected one of {expected}'
+    return '.'.join(map(str, first['loc'])), reason
 
 
 def check_writable(folder: Path) -> None:
@@ -28,7 +124,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` to `path`, whose folder exists.
 
     Raises:
-        UserError: if it cannot be written; what stood there is as it was.
+        UserError: if it cannot be written; an earlier file at `path` is unchanged then.
     """
     temporary = None
     try:

@@ -13,7 +13,7 @@ from model.maformer import VARIANTS
 from reproduce import paper
 from reproduce.audit.claims import ClaimVerdict
 from reproduce.audit.expressions import evaluate
-from reproduce.audit.measured import Measured
+from reproduce.audit.measured import MeasuredTables
 from reproduce.audit.readings import Reading, count, targets
 from reproduce.audit.run import audit
 from reproduce.complexity import measure
@@ -26,7 +26,7 @@ NOT_HELD = {ClaimVerdict.FAILS, ClaimVerdict.UNLIKE}
 
 @pytest.fixture(scope='module')
 def tables():
-    return {number: paper.load_table(number) for number in paper.METRICS}
+    return {number: paper.load_table(number) for number in paper.TABLES}
 
 
 @pytest.fixture(scope='module')
@@ -222,7 +222,7 @@ def test_the_closed_form_counts_what_the_model_has(variant, arguments, reading, 
 
 def test_what_a_framework_adds_to_one_backbone_it_adds_to_the_others(tables):
     """Told from B, it foretells every measured cell of S, which has other depths."""
-    measured = Measured(RESULTS)
+    measured = MeasuredTables(RESULTS)
     variants, cells = targets(tables, measured, paper.load_tolerances())
     assert len(cells) == 26
     small = [cell for cell in cells if cell.model == 'MAFormer-S']
@@ -264,7 +264,7 @@ def test_other_figures_favour_another_reading(folder, found):
         ('claims.csv', 'MAFormer-S,83.7', 'MAFormer-S,', 'its digits there'),
         ('claims.csv', '1.6e-3,,No table prints it.', '1.6e-3,,', 'a note that says why'),
         ('claims.csv', 'place,says', 'where,says', 'claims.csv, line 1'),
-        ('misprints.csv', '1,MAFormer-S', '8,MAFormer-S', "no Table '8'"),
+        ('misprints.csv', '1,MAFormer-S', '8,MAFormer-S', 'there is no Table 8'),
         ('table1.csv', '3-8-20-7', '3-8-20', "depths '3-8-20'"),
         ('table6.csv', 'X101-64', 'MAFormer-X', 'Table 6 has MAFormer-X'),
         ('sources/sources.toml', 'paper = "UniFormer', 'pages = "UniFormer', 'uniformer'),

@@ -189,10 +189,10 @@ def test_released_weights_are_verified(tmp_path):
     listed = manifest(tmp_path / 'm.toml', sha256)
     (entry,) = load_manifest(listed)
     assert obtain(entry, listed) == path
-    found = registry.reference(sha256, 'abc', False, [entry])
-    assert found.metrics == {'top1': 50.0}
-    assert registry.reference(sha256, 'other', True, [entry]) is None
-    assert registry.reference('0' * 64, 'abc', False, [entry]) is None
+    assert registry.released(sha256, register=[entry]) == entry
+    assert registry.released('0' * 64, register=[entry]) is None
+    assert entry.reference_on('abc', False).metrics == {'top1': 50.0}
+    assert entry.reference_on('other', True) is None
     other = load_file(path)
     other['head.fc.bias'] += 1
     save_file(other, path)

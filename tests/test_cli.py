@@ -10,7 +10,7 @@ import pytest
 from reproduce import complexity, paper
 from reproduce.complexity import Complexity
 from reproduce.errors import UserError
-from reproduce.judge import assembly
+from reproduce.judge import known_deviations
 from reproduce.judge.cells import Cell, write
 from reproduce.judge.verdict import Verdict
 from reproduce.systems import load_systems
@@ -151,8 +151,8 @@ def test_a_damaged_paper_file_is_one_line(run, monkeypatch, tmp_path):
 def test_the_register_may_name_only_cells():
     rows = paper.load_table(1)
     with pytest.raises(UserError, match='misspelt'):
-        assembly.check_known([(1, 'misspelt', 'flops_g')], rows, load_systems())
-    assembly.check_known([(2, 'misspelt', 'flops_g')], rows, load_systems())
+        known_deviations.check_known([(1, 'misspelt', 'flops_g')], rows, load_systems())
+    known_deviations.check_known([(2, 'misspelt', 'flops_g')], rows, load_systems())
 
 
 def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):
@@ -175,7 +175,10 @@ def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):
 
 
 def test_a_failed_write_leaves_the_old_file_whole(monkeypatch, tmp_path):
-    cell = Cell(1, 'M', 's', 'top1', '', '', '', None, None, None, Verdict.NOT_RUN, None, '')
+    verdicts = dict.fromkeys(('verdict', 'reference_verdict'), Verdict.NOT_RUN)
+    numbers = dict.fromkeys(('measured', 'difference', 'tolerance'))
+    texts = dict.fromkeys(('convention', 'paper', 'reference', 'reason'), '')
+    cell = Cell(table=1, model='M', system='s', metric='top1', **verdicts, **numbers, **texts)
     (tmp_path / 'table1.csv').write_text('old\n')
 
     def full_disk(*_):

@@ -5,8 +5,9 @@ import shutil
 import pytest
 
 from reproduce import paper
+from reproduce.audit.misprints import load_misprints
 from reproduce.errors import UserError
-from reproduce.judge.assembly import load_known
+from reproduce.judge.known_deviations import load_known
 from reproduce.systems import load_systems
 
 
@@ -28,7 +29,7 @@ def cell(table, metric, **description):
 
 
 def test_every_printed_row_is_there():
-    assert [len(paper.load_table(n)) for n in paper.METRICS] == [3, 5, 3, 32, 26, 12, 15]
+    assert [len(paper.load_table(n)) for n in paper.TABLES] == [3, 5, 3, 32, 26, 12, 15]
 
 
 # Numbers that the paper's text repeats in its sentences, each held against its table's cell.
@@ -89,30 +90,28 @@ def test_what_is_not_printed_is_empty_and_odd_digits_stay():
 
 
 def test_misprints_are_listed_apart_and_stay_as_printed():
-    columns = {'table', 'model', 'metric', 'printed', 'likely', 'reason'}
-    misprints = paper.read_csv(paper.FOLDER / 'misprints.csv', columns)
-    for _, m in misprints:
+    for misprint in load_misprints():
         printed = {
-            row.description.get(m['metric']) or row.cells[m['metric']].text
-            for row in paper.load_table(int(m['table']))
-            if row.model == m['model']
+            row.description.get(misprint.metric) or row.cells[misprint.metric].text
+            for row in paper.load_table(misprint.table)
+            if row.model == misprint.model
         }
-        assert printed == {m['printed']}
-        assert m['reason'] and m['likely'] != m['printed']
+        assert printed == {misprint.printed}
+        assert misprint.reason and misprint.likely != misprint.printed
 
 
 def test_every_row_is_a_system_in_every_framework_that_it_prints():
     systems = load_systems()
-    for table in paper.METRICS:
+    for table in paper.TABLES:
         for row in paper.load_table(table):
-            filled = {c for s in systems if s.stands_for(row) for c in s.columns(table)}
+            filled = {c.name for s in systems if s.stands_for(row) for c in s.columns(table)}
             printed = {c for c, value in row.cells.items() if value}
             assert printed <= filled, (table, row.model)
 
 
 def test_every_small_row_has_both_depths():
     systems = load_systems()
-    for table in paper.METRICS:
+    for table in paper.TABLES:
         for row in paper.load_table(table):
             if row.model == 'MAFormer-S':
                 names = [s.name for s in systems if s.stands_for(row)]

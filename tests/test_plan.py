@@ -47,7 +47,7 @@ def test_the_plan_is_what_the_table_does(run, embedded, tmp_path):
     frame = pd.read_csv('results/table4.csv', keep_default_na=False).set_index(['system', 'metric'])
     cells = {(c['system'], c['metric']): c for c in told['cells']}
     assert cells.keys() == set(frame.index)
-    assert {c['state'] for c in cells.values()} == set(planning.State)
+    assert {c['state'] for c in cells.values()} == set(planning.CellState)
     for key, cell in cells.items():
         then = frame.loc[key]
         match cell['state']:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 
 import pytest
 import timm
@@ -11,9 +12,11 @@ from timm.data import resolve_data_config
 from datasets import shapes
 from datasets.imagenet import load
 from reproduce import paper
+from reproduce.complexity import Complexity
 from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.coverage import Coverage, coverage
+from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge import assembly
 from reproduce.judge.verdict import Verdict, judge
 from reproduce.openmmlab.configs import load_config
@@ -28,6 +31,7 @@ from reproduce.weights.store import State, released_name, state
 PUBLIC = {entry.system: entry for entry in load_public()}
 SYSTEMS = {system.name: system for system in load_systems()}
 FPN_R50 = 'fpn_r50_4xb4-160k_ade20k-512x512'
+COUNTED = Complexity(1, 1, 1)
 
 
 def test_what_is_public():
@@ -109,12 +113,12 @@ def test_what_differs_is_said():
     differ = set()
     for entry in load_public():
         system = SYSTEMS[entry.system]
-        for row in (row for table in paper.METRICS for row in paper.load_table(table)):
+        for row in (row for table in paper.TABLES for row in paper.load_table(table)):
             for column in system.columns(row.table) if system.stands_for(row) else ():
-                metric = paper.unprefixed(column)
-                value, target = entry.reference[0].metrics.get(metric), row.cells[column]
+                metric, target = column.metric, row.cells[column.name]
+                value = entry.reference[0].metrics.get(metric.name)
                 if value is not None and target is not None:
-                    verdict = judge(metric, value, target, tolerances[metric])
+                    verdict = judge(metric, value, target, tolerances[metric.name], False)
                     if verdict is not Verdict.MATCH:
                         differ.add(entry.system)
     assert len(differ) > 5
@@ -233,7 +237,8 @@ def test_weights_of_another_protocol(sha256, measured, verdict, reference_verdic
     rows = [row for row in paper.load_table(7) if row.model == 'Res50']
     record = evaluation(FPN_R50, sha256 + '0' * 56, {'miou': measured})
     cells = assembly.assemble(
-        rows, [SYSTEMS[FPN_R50]], {}, paper.load_tolerances(), {}, {(FPN_R50, 'miou'): record}
+        *(rows, [SYSTEMS[FPN_R50]], {FPN_R50: COUNTED}, paper.load_tolerances(), {}),
+        {(FPN_R50, 'miou'): record},
     )
     cell = next(cell for cell in cells if cell.metric == 'sem_fpn_miou')
     assert (cell.verdict, cell.reference_verdict) == (verdict, reference_verdict)
@@ -242,10 +247,14 @@ def test_weights_of_another_protocol(sha256, measured, verdict, reference_verdic
 
 def test_the_coverage_of_the_tables():
     """Counted another way: Top-1 of ten systems, Swin-T's in two tables; six APs; (ms) mIoU."""
-    rows = [row for table in paper.METRICS for row in paper.load_table(table)]
+    rows = [row for table in paper.TABLES for row in paper.load_table(table)]
     counts = coverage(rows, load_systems(), [])
     assert counts[Coverage.PUBLIC] == 11 + 5 * 6 + 6 + 8 * 2
-    cells = assembly.assemble(rows, load_systems(), {}, paper.load_tolerances(), {}, {})
+    complexities = dict.fromkeys(SYSTEMS, COUNTED)
+    accuracies = defaultdict(NotRun)
+    cells = assembly.assemble(
+        rows, load_systems(), complexities, paper.load_tolerances(), {}, accuracies
+    )
     assert sum(counts.values()) == len(cells)
     cited = [cell for cell in cells if cell.verdict is Verdict.CITED]
     assert counts[Coverage.CITED] == len(cited)

@@ -3,7 +3,7 @@
 import pytest
 
 from reproduce.judge.verdict import Verdict, judge
-from reproduce.paper import Printed, Tolerance, load_tolerances
+from reproduce.paper import METRICS, Printed, Tolerance, load_tolerances
 
 TWO_PERCENT = Tolerance(relative=0.02, half_unit=True, reason='')
 
@@ -39,4 +39,4 @@ def test_complexity_tolerance_is_half_a_unit_plus_two_percent():
 )
 def test_judge(metric, measured, target, known, verdict):
     printed = Printed(target) if target else None
-    assert judge(metric, measured, printed, TWO_PERCENT, known) is verdict
+    assert judge(METRICS[metric], measured, printed, TWO_PERCENT, known) is verdict

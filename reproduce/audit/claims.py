@@ -6,13 +6,14 @@ from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from reproduce import paper
 from reproduce.audit.expressions import Result, evaluate
 from reproduce.audit.rows import Tables, same_model
 from reproduce.errors import UserError
+from reproduce.files import read_csv
 from reproduce.paper import Printed, Row
-
-COLUMNS = {'place', 'says', 'printed', 'cells', 'note'}
 
 
 class ClaimVerdict(StrEnum):
@@ -27,8 +28,7 @@ class ClaimVerdict(StrEnum):
     UNCHECKED = 'cannot be checked'
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(BaseModel):
     """A statement of the text.
 
     Attributes:
@@ -40,6 +40,7 @@ class Claim:
         note: how it was read, or why it cannot be checked.
     """
 
+    model_config = ConfigDict(frozen=True)
     place: str
     says: str
     printed: str
@@ -65,14 +66,14 @@ def load_claims(folder: Path = paper.FOLDER) -> list[Claim]:
     """
     path = folder / 'claims.csv'
     claims = []
-    for line, record in paper.read_csv(path, COLUMNS):
-        if not record['place'] or not record['says']:
+    for line, claim in read_csv(path, Claim):
+        if not claim.place or not claim.says:
             raise UserError(f'{path}, line {line}: a claim needs a place and what it says.')
-        if not record['cells'] and not record['note']:
+        if not claim.cells and not claim.note:
             raise UserError(
                 f'{path}, line {line}: a claim without cells needs a note that says why.'
             )
-        claims.append(Claim(**record))
+        claims.append(claim)
     return claims
 
 

@@ -6,23 +6,29 @@ from decimal import Decimal
 from itertools import combinations
 
 from reproduce.audit.findings import Finding
-from reproduce.audit.measured import Measured
+from reproduce.audit.measured import MeasuredTables
 from reproduce.audit.rows import Tables, accuracies, same_model
-from reproduce.paper import DETECTION_SIZE, Row
+from reproduce.paper import DETECTION_SIZE, TABLES, Row
 
 
 @dataclass(frozen=True)
 class _Framework:
+    """A framework as it is called here, its name in the tables, and the tables that print it."""
+
     name: str
+    key: str
     tables: tuple[int, ...]
-    prefix: str = ''
+
+    def column(self, metric: str) -> str:
+        """Return the name of the column of `metric`."""
+        return TABLES[self.tables[0]].column(self.key, metric).name
 
 
-_CLASSIFIER = _Framework('classification', (4, 1))
-_MASK_RCNN = _Framework('Mask R-CNN', (5,))
-_CASCADE = _Framework('Cascade Mask R-CNN', (6,))
-_SEM_FPN = _Framework('Semantic FPN', (7,), 'sem_fpn_')
-_UPERNET = _Framework('UPerNet', (7,), 'upernet_')
+_CLASSIFIER = _Framework('classification', 'classifier', (4, 1))
+_MASK_RCNN = _Framework('Mask R-CNN', 'mask_rcnn', (5,))
+_CASCADE = _Framework('Cascade Mask R-CNN', 'cascade_mask_rcnn', (6,))
+_SEM_FPN = _Framework('Semantic FPN', 'sem_fpn', (7,))
+_UPERNET = _Framework('UPerNet', 'upernet', (7,))
 _FRAMEWORKS = (_CLASSIFIER, _MASK_RCNN, _CASCADE, _SEM_FPN, _UPERNET)
 
 # What the second framework adds to the first is the same for every backbone: both take it through
@@ -55,7 +61,7 @@ class _Difference:
         return abs(self.value - value) <= self.slack
 
 
-def contradictions(tables: Tables, measured: Measured) -> list[Finding]:
+def contradictions(tables: Tables, measured: MeasuredTables) -> list[Finding]:
     """All that the tables contradict each other in, in the order of the rules below."""
     return [
         *same_quantity(tables),
@@ -90,7 +96,7 @@ def same_quantity(tables: Tables) -> list[Finding]:
     return findings
 
 
-def framework_constants(tables: Tables, measured: Measured) -> list[Finding]:
+def framework_constants(tables: Tables, measured: MeasuredTables) -> list[Finding]:
     """Rows in which a framework adds another amount than it adds to the other backbones."""
     findings = []
     for first, second, metric in _SAME_FOR_EVERY_BACKBONE:
@@ -138,7 +144,7 @@ def backbone_differences(tables: Tables) -> list[Finding]:
     return findings
 
 
-def flops_below_growth(tables: Tables, measured: Measured) -> list[Finding]:
+def flops_below_growth(tables: Tables, measured: MeasuredTables) -> list[Finding]:
     """Classifiers whose FLOPs a detector's contradict.
 
     At more pixels a backbone's FLOPs grow at least in proportion: layers do, attention does more
@@ -223,7 +229,7 @@ def _cell(
     """The printed number and half a unit of its last digit."""
     for number in framework.tables:
         for row in tables.get(number, ()):
-            printed = row.cells.get(framework.prefix + metric)
+            printed = row.cells.get(framework.column(metric))
             if row.model == model and printed:
                 return Decimal(printed.text), Decimal(str(printed.half_unit))
     return None
@@ -252,11 +258,11 @@ def _difference(
 
 
 def _mixed(
-    measured: Measured, model: str, metric: str, first: _Framework, second: _Framework
+    measured: MeasuredTables, model: str, metric: str, first: _Framework, second: _Framework
 ) -> str:
     """Why FLOPs may differ: those of one table count attention, those of the other do not."""
     counted = [
-        measured.convention(framework.tables[0], model, framework.prefix + metric)
+        measured.convention(framework.tables[0], model, framework.column(metric))
         for framework in (first, second)
     ]
     if sorted(map(str, counted)) != ['layer', 'total']:
@@ -277,11 +283,11 @@ def _odd_ones(differences: Sequence[_Difference]) -> list[tuple[_Difference, str
 
 
 def _place(framework: _Framework, model: str, metric: str) -> tuple[int, str, str]:
-    return framework.tables[0], model, framework.prefix + metric
+    return framework.tables[0], model, framework.column(metric)
 
 
 def _names(*frameworks: _Framework) -> str:
     numbers = list(dict.fromkeys(framework.tables[0] for framework in frameworks))
     tables = f'Table{"s" * (len(numbers) > 1)} {" and ".join(map(str, sorted(numbers)))}'
-    kinds = ' '.join(f.name for f in frameworks if f.prefix)
+    kinds = ' '.join(f.name for f in frameworks if len(TABLES[f.tables[0]].frameworks) > 1)
     return f'{tables} {kinds}'.strip()

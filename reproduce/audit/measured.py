@@ -6,7 +6,7 @@ from pathlib import Path
 from reproduce.judge.cells import Cell, load_results
 
 
-class Measured:
+class MeasuredTables:
     """The cells of all tables.
 
     Raises:

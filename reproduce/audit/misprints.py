@@ -1,59 +1,78 @@
 """The listed misprints with what was measured, and what else was measured otherwise."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from reproduce import paper
+from pydantic import BaseModel, ConfigDict, field_validator
+
 from reproduce.audit.findings import Finding
-from reproduce.audit.measured import Measured
-from reproduce.errors import UserError
-from reproduce.judge.verdict import COMPLEXITY_METRICS, Verdict
-from reproduce.paper import unprefixed
-
-COLUMNS = {'table', 'model', 'metric', 'printed', 'likely', 'reason'}
+from reproduce.audit.measured import MeasuredTables
+from reproduce.files import read_csv
+from reproduce.judge.verdict import Verdict
+from reproduce.paper import FOLDER, TABLES
 
 
-@dataclass(frozen=True)
-class Misprint:
-    """A line of `misprints.csv`; `measured` is what this project measured for the cell."""
+class Misprint(BaseModel):
+    """A line of `misprints.csv`: a printed value that is likely another."""
 
+    model_config = ConfigDict(frozen=True)
     table: int
     model: str
     metric: str
     printed: str
     likely: str
     reason: str
+
+    @field_validator('table')
+    @classmethod
+    def _exists(cls, table: int) -> int:
+        if table not in TABLES:
+            raise ValueError(f'there is no Table {table}')
+        return table
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        return self.table, self.model, self.metric
+
+
+class MeasuredMisprint(Misprint):
+    """A misprint and what this project measured for its cell."""
+
     measured: str
 
 
-def load_misprints(measured: Measured, folder: Path = paper.FOLDER) -> list[Misprint]:
-    """The listed misprints, each with the measured values of its cell.
+def load_misprints(folder: Path = FOLDER) -> list[Misprint]:
+    """Return the listed misprints.
 
     Raises:
         UserError: if the file is missing or malformed.
     """
-    path = folder / 'misprints.csv'
-    misprints = []
-    for line, record in paper.read_csv(path, COLUMNS):
-        if not record['table'].isdecimal() or int(record['table']) not in paper.METRICS:
-            raise UserError(f"{path}, line {line}: there is no Table '{record['table']}'.")
-        table = int(record.pop('table'))
-        values = [
-            f'{cell.measured:.4g} ({cell.system})'
-            for cell in measured.of(table, record['model'], record['metric'])
-            if cell.measured is not None
-        ]
-        misprints.append(Misprint(table=table, measured='; '.join(values), **record))
-    return misprints
+    return [misprint for _, misprint in read_csv(folder / 'misprints.csv', Misprint)]
 
 
-def measured_otherwise(measured: Measured, misprints: Sequence[Misprint]) -> list[Finding]:
+def measure_misprints(
+    misprints: Iterable[Misprint], measured: MeasuredTables
+) -> list[MeasuredMisprint]:
+    """Return each misprint with the measured values of its cell."""
+    return [
+        MeasuredMisprint(
+            **misprint.model_dump(),
+            measured='; '.join(
+                f'{cell.measured:.4g} ({cell.system})'
+                for cell in measured.of(*misprint.key)
+                if cell.measured is not None
+            ),
+        )
+        for misprint in misprints
+    ]
+
+
+def measured_otherwise(measured: MeasuredTables, misprints: Sequence[Misprint]) -> list[Finding]:
     """Parameters and FLOPs that no system of their row comes to, those in `misprints` left out."""
-    listed = {(m.table, m.model, m.metric) for m in misprints}
+    listed = {misprint.key for misprint in misprints}
     rows: dict[tuple[int, str, str], list] = {}
     for cell in measured.cells:
-        if cell.measured is not None and unprefixed(cell.metric) in COMPLEXITY_METRICS:
+        if cell.measured is not None and cell.column.metric.is_complexity:
             rows.setdefault((cell.table, cell.model, cell.metric), []).append(cell)
     return [
         Finding(

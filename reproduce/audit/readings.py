@@ -13,13 +13,13 @@ from itertools import product
 
 import numpy as np
 
-from reproduce.audit.measured import Measured
+from reproduce.audit.measured import MeasuredTables
 from reproduce.audit.rows import Tables, family
 from reproduce.errors import UserError
-from reproduce.paper import DETECTION_SIZE, SEGMENTATION_SIZE, Row, Tolerance, unprefixed
+from reproduce.paper import TABLES, Column, Row, Tolerance
 
-# Pixels (height, width) at which each table counts FLOPs.
-_IMAGES = {1: (224, 224), 5: DETECTION_SIZE, 6: DETECTION_SIZE, 7: SEGMENTATION_SIZE}
+# The tables that print parameters and FLOPs of all of MAFormer's sizes.
+_TABLES = (1, 5, 6, 7)
 _STRIPES = (1, 2)
 _SEARCHED_DEPTHS = 2  # blocks more than printed that are tried in each stage
 
@@ -177,7 +177,7 @@ def readings() -> Iterator[Reading]:
 
 
 def targets(
-    tables: Tables, measured: Measured, tolerances: Mapping[str, Tolerance]
+    tables: Tables, measured: MeasuredTables, tolerances: Mapping[str, Tolerance]
 ) -> tuple[dict[str, Variant], list[Target]]:
     """What Table 1 prints of MAFormer's sizes, and the parameter and FLOP cells of all of them.
 
@@ -187,7 +187,7 @@ def targets(
     """
     variants = {row.model: _variant(row) for row in tables[1]}
     found = []
-    for table, image in _IMAGES.items():
+    for table in _TABLES:
         for row in tables[table]:
             if family(row) != 'MAFormer':
                 continue
@@ -196,17 +196,18 @@ def targets(
                     f'Table {table} has {row.model}: expected the models of Table 1, '
                     f'{", ".join(_MEASURED_ON)}.'
                 )
-            for metric, printed in row.cells.items():
-                name = unprefixed(metric)
-                if name not in ('params_m', 'flops_g') or printed is None:
+            for column in TABLES[table].columns.values():
+                printed, name = row.cells[column.name], column.metric.name
+                if not column.metric.is_complexity or printed is None:
                     continue
                 unit = 1e6 if name == 'params_m' else 1e9
+                image = TABLES[table].image
                 like = _MEASURED_ON[row.model]
-                measure, rest = _rest(table, like, variants[like], metric, image, measured)
+                measure, rest = _rest(column, table, like, variants[like], measured)
                 width = tolerances[name].width(printed)
                 found.append(
                     Target(
-                        *(table, row.model, metric, printed.value * unit, width * unit),
+                        *(table, row.model, column.name, printed.value * unit, width * unit),
                         *(measure, image, rest),
                     )
                 )
@@ -280,24 +281,19 @@ def _value(
 
 
 def _rest(
-    table: int,
-    model: str,
-    built: Variant,
-    metric: str,
-    image: tuple[int, int],
-    measured: Measured,
+    column: Column, table: int, model: str, built: Variant, measured: MeasuredTables
 ) -> tuple[int, float]:
-    """Which count the cell of `model` is, and what its framework adds to the backbone."""
-    cell = next(measured.of(table, model, metric), None)
-    counts = {'': 0} if unprefixed(metric) == 'params_m' else {'layer': 1, 'total': 2}
+    """Return which count the cell of `model` is, and what its framework adds to the backbone."""
+    cell = next(measured.of(table, model, column.name), None)
+    counts = {'': 0} if column.metric.name == 'params_m' else {'layer': 1, 'total': 2}
     if cell is None or cell.measured is None or cell.convention not in counts:
         raise UserError(
-            f'the results have no measured {metric} of {model} in Table {table}: write them with '
-            '`make reproduce`.'
+            f'the results have no measured {column.name} of {model} in Table {table}: write them '
+            'with `make reproduce`.'
         )
     measure = counts[cell.convention]
     unit = 1e6 if measure == 0 else 1e9
-    backbone = count(Reading(), built.embed_dims, built.depths, image)[measure]
+    backbone = count(Reading(), built.embed_dims, built.depths, TABLES[table].image)[measure]
     return measure, cell.measured * unit - backbone
 
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from reproduce.errors import UserError
-from reproduce.judge.verdict import COMPLEXITY_METRICS
-from reproduce.paper import Row, unprefixed
+from reproduce.paper import TABLES, Row
 
 Tables = Mapping[int, Sequence[Row]]
 
@@ -37,9 +36,9 @@ def find_row(tables: Tables, table: int, selectors: str) -> Row:
 def accuracies(row: Row) -> dict[str, Decimal]:
     """The printed accuracies of `row`."""
     return {
-        metric: Decimal(printed.text)
-        for metric, printed in row.cells.items()
-        if printed and unprefixed(metric) not in COMPLEXITY_METRICS
+        name: Decimal(printed.text)
+        for name, column in TABLES[row.table].columns.items()
+        if not column.metric.is_complexity and (printed := row.cells[name])
     }
 
 

@@ -8,8 +8,13 @@ from reproduce import paper
 from reproduce.audit.claims import ClaimVerdict, JudgedClaim, judge_claim, load_claims
 from reproduce.audit.contradictions import contradictions
 from reproduce.audit.findings import Finding, merged
-from reproduce.audit.measured import Measured
-from reproduce.audit.misprints import Misprint, load_misprints, measured_otherwise
+from reproduce.audit.measured import MeasuredTables
+from reproduce.audit.misprints import (
+    MeasuredMisprint,
+    load_misprints,
+    measure_misprints,
+    measured_otherwise,
+)
 from reproduce.audit.readings import Reading, Search, count, nearest, search, show, targets
 from reproduce.audit.sources import differences, load_sources, omissions
 
@@ -24,7 +29,7 @@ class Audit:
     claims: tuple[JudgedClaim, ...]
     contradictions: tuple[Finding, ...]
     sources: tuple[Finding, ...]
-    misprints: tuple[Misprint, ...]
+    misprints: tuple[MeasuredMisprint, ...]
     measured_otherwise: tuple[Finding, ...]
     search: Search
     findings: tuple[Finding, ...]
@@ -40,19 +45,27 @@ def audit(results: Path, folder: Path = paper.FOLDER) -> Audit:
     Raises:
         UserError: if a file is missing or malformed.
     """
-    tables = {number: paper.load_table(number, folder) for number in paper.METRICS}
-    measured = Measured(results)
+    tables = {number: paper.load_table(number, folder) for number in paper.TABLES}
+    measured = MeasuredTables(results)
     claims = [judge_claim(claim, tables) for claim in load_claims(folder)]
     contradicting = contradictions(tables, measured)
     sources = load_sources(folder / 'sources')
     sourced = [*differences(tables, sources), *omissions(tables, sources)]
-    misprints = load_misprints(measured, folder)
-    otherwise = measured_otherwise(measured, misprints)
+    listed = load_misprints(folder)
+    misprints = measure_misprints(listed, measured)
+    otherwise = measured_otherwise(measured, listed)
     searched = search(*targets(tables, measured, paper.load_tolerances(folder)))
-    listed = [_finding(misprint) for misprint in misprints]
     findings = [
         *_claimed([claim for claim in claims if claim.verdict in _NOT_HELD]),
-        *merged([*listed, *_of_readings(searched), *contradicting, *sourced, *otherwise]),
+        *merged(
+            [
+                *map(_finding, misprints),
+                *_of_readings(searched),
+                *contradicting,
+                *sourced,
+                *otherwise,
+            ]
+        ),
     ]
     return Audit(
         *map(tuple, (claims, contradicting, sourced, misprints, otherwise)),
@@ -75,14 +88,14 @@ def _claimed(claims: Sequence[JudgedClaim]) -> list[Finding]:
     return list(findings.values())
 
 
-def _finding(misprint: Misprint) -> Finding:
+def _finding(misprint: MeasuredMisprint) -> Finding:
     likely = f', likely {misprint.likely}' if misprint.likely else ''
-    measured = f' Measured: {misprint.measured}.' if misprint.measured else ''
+    measured = f' MeasuredTables: {misprint.measured}.' if misprint.measured else ''
     return Finding(
         f'Table {misprint.table}, {misprint.model}',
         f'{misprint.metric} {misprint.printed}{likely}',
         misprint.reason + measured,
-        ((misprint.table, misprint.model, misprint.metric),),
+        (misprint.key,),
     )
 
 

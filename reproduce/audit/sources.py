@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from reproduce import paper
 from reproduce.audit.findings import Finding
 from reproduce.audit.rows import Tables, accuracies, family, group
+from reproduce.files import read_toml
 from reproduce.paper import Printed, Row
 
 FOLDER = paper.FOLDER / 'sources'
@@ -34,13 +35,13 @@ def load_sources(folder: Path = FOLDER) -> list[Source]:
     Raises:
         UserError: if a file is missing or malformed.
     """
-    entries = paper.read_toml(folder / 'sources.toml', dict[str, _Entry])
+    entries = read_toml(folder / 'sources.toml', dict[str, _Entry])
     return [
         Source(
             entry.paper,
             {
                 number: paper.load_table(number, folder / name)
-                for number in paper.METRICS
+                for number in paper.TABLES
                 if (folder / name / f'table{number}.csv').exists()
             },
         )

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from reproduce.audit.claims import ClaimVerdict, JudgedClaim
 from reproduce.audit.findings import Finding
-from reproduce.audit.misprints import Misprint
+from reproduce.audit.misprints import MeasuredMisprint
 from reproduce.audit.readings import GLOBAL_BRANCHES, Reading, Search, nearest, show
 from reproduce.audit.run import Audit
 
@@ -66,7 +66,7 @@ def _findings(findings: Sequence[Finding]) -> str:
     return _table(rows, ['place', 'printed', 'evidence'], [24, 26, 46]) if rows else 'None.'
 
 
-def _misprints(misprints: Sequence[Misprint]) -> str:
+def _misprints(misprints: Sequence[MeasuredMisprint]) -> str:
     rows = [
         [f'T{m.table} {m.model}', m.metric, m.printed, m.likely, f'{m.reason} {m.measured}'.strip()]
         for m in misprints

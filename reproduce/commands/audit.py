@@ -1,8 +1,7 @@
 """`python -m reproduce audit`: the paper against itself."""
 
-from dataclasses import asdict
-
 import typer
+from pydantic_core import to_jsonable_python
 
 from reproduce.audit import text
 from reproduce.audit.run import audit as run_audit
@@ -21,6 +20,6 @@ def audit(results: options.Results = RESULTS, format: options.Format = OutputFor
     """
     found = run_audit(results)
     if format is OutputFormat.JSON:
-        print_json(asdict(found))
+        print_json(to_jsonable_python(found))
     else:
         print(text.render(found))

@@ -132,17 +132,16 @@ def _entry(
     public: 'Public', system: 'System', rows: 'Sequence[Row]', folder: Path | None
 ) -> dict[str, Any]:
     """What is listed of one: everything known about it, and the paper's values beside."""
-    from reproduce.paper import unprefixed
     from reproduce.weights.store import in_folder, state
 
     reference = public.reference[0]
     path = folder and in_folder(folder, public.system)
     of_system = [row for row in rows if system.stands_for(row)]
     printed = {
-        unprefixed(column): cell.text
+        column.metric.name: cell.text
         for row in of_system
         for column in system.columns(row.table)
-        if (cell := row.cells[column]) and unprefixed(column) in reference.metrics
+        if (cell := row.cells[column.name]) and column.metric.name in reference.metrics
     }
     return {
         'system': public.system,

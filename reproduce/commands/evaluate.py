@@ -219,36 +219,26 @@ def _run(job: 'Job', processes: int, output: Path, format: OutputFormat) -> Path
 
 
 def _report(outcome: 'Outcome', path: Path, format: OutputFormat) -> None:
-    from reproduce.judge.verdict import judge_reference
-    from reproduce.paper import load_tolerances
-    from reproduce.weights import registry
+    from reproduce.judge.references import check_reference
 
     e = outcome.evaluation
-    weights, data = e.checkpoint, e.data
-    found = registry.reference(
-        weights.sha256, data.fingerprint, data.complete, name=weights.released
-    )
-    tolerance = load_tolerances()['reference']
-    verdicts = {
-        metric: judge_reference(e.metrics[metric], target, e.data.images, tolerance)
-        for metric, target in (found.metrics if found else {}).items()
-        if metric in e.metrics
-    }
+    check = check_reference(e)
     kept = path.with_name(f'{path.stem}{e.predictions}')
     if format is OutputFormat.JSON:
         result = {
             **e.model_dump(mode='json'),
             'predictions': str(kept),
-            'reference': found and found.model_dump(),
-            'reference_verdicts': verdicts,
+            'reference': check.reference and check.reference.model_dump(),
+            'reference_verdicts': check.verdicts,
             'written': str(path),
         }
         print_json(result)
         return
     print(f'{e.system or e.model}, {extent(e.data.images, e.data.complete, e.data.problems)}')
     print_metrics(e.metrics, e.intervals)
-    for metric, verdict in verdicts.items():
-        print(f'{metric}: reference {found.metrics[metric]:.2f}: {verdict} ({found.source})')
+    for metric, verdict in check.verdicts.items():
+        source = check.reference.source
+        print(f'{metric}: reference {check.value(metric):.2f}: {verdict} ({source})')
     rate = e.data.images / e.provenance.seconds
     print(
         f'{e.precision} on {e.provenance.processes} x {e.provenance.device}, '

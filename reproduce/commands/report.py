@@ -12,7 +12,7 @@ from reproduce.evaluate.records import load_all
 from reproduce.files import check_writable, write_atomically
 from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
-from reproduce.paper import METRICS
+from reproduce.paper import TABLES
 from reproduce.report import page
 
 app = typer.Typer(**SETTINGS)
@@ -30,6 +30,6 @@ def report(
     """
     check_writable(output.parent)
     found = load_results(results)
-    findings = audit(results).findings if {cell.table for cell in found} == set(METRICS) else ()
+    findings = audit(results).findings if {cell.table for cell in found} == set(TABLES) else ()
     write_atomically(output, page.render(found, load_all(results / 'evaluations'), findings))
     print(f'The report: {output}')

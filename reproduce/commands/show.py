@@ -5,7 +5,8 @@ import typer
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.folders import EVALUATIONS, RESULTS
-from reproduce.judge.lookup import find, render
+from reproduce.judge.lookup import find
+from reproduce.report import details
 
 app = typer.Typer(**SETTINGS)
 
@@ -23,6 +24,6 @@ def show(
     """
     shown = find(names, results, evaluations)
     if format is OutputFormat.JSON:
-        print_json(shown.as_dict())
+        print_json(details.as_dict(shown))
     else:
-        print(render(shown))
+        print(details.render(shown))

@@ -1,6 +1,5 @@
 """`python -m reproduce table`: measure, judge and write the cells of the paper's tables."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,22 +50,22 @@ def table(
         # Imported here, so that `--help` does not wait for torch.
         from reproduce import complexity, paper
         from reproduce.evaluate import accuracies
-        from reproduce.judge import assembly, cells
+        from reproduce.judge import assembly, cells, known_deviations
         from reproduce.report import terminal
 
         rows, systems = rows_and_systems(tables)
         folder = output or (None if models else RESULTS)
         if folder is not None:
             files.check_writable(folder)
-        tolerances, known = paper.load_tolerances(), assembly.load_known()
-        assembly.check_known(known, rows, systems)
+        tolerances, known = paper.load_tolerances(), known_deviations.load_known()
+        known_deviations.check_known(known, rows, systems)
         if models:
             rows, systems = select(rows, systems, models)
         complexities = complexity.measure_systems(systems)
         request = accuracies.Request(
             data, checkpoints, evaluations, processes, limit, batch_size, workers, amp and amp.value
         )
-        measured = accuracies.standing(systems, request)
+        measured = accuracies.measure(systems, request)
         judged = assembly.assemble(rows, systems, complexities, tolerances, known, measured)
         written = cells.write(judged, folder) if folder is not None else []
 
@@ -76,7 +75,7 @@ def table(
         print_json(
             {
                 'tables': {
-                    n: [asdict(cell) for cell in judged if cell.table == n] for n in numbers
+                    n: [c.model_dump(mode='json') for c in judged if c.table == n] for n in numbers
                 },
                 'summary': assembly.count(judged),
                 'written': [str(path) for path in written],

@@ -4,20 +4,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import load
 from reproduce.distributed import check_alone
 from reproduce.errors import DataNotFound, UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import DataSet, Job, evaluate
 from reproduce.evaluate.records import Evaluation
+from reproduce.evaluate.unmeasured import Accuracy, Failed, NotRun
 from reproduce.folders import EVALUATIONS
-from reproduce.judge.verdict import COMPLEXITY_METRICS
-from reproduce.paper import METRICS, unprefixed
 from reproduce.systems import System
 from reproduce.tasks import TASKS
-from reproduce.weights import store
-
-Standing = Mapping[tuple[str, str], Evaluation | Exception | str]
+from reproduce.weights.folder import expected, in_folder
 
 
 @dataclass(frozen=True)
@@ -27,7 +23,7 @@ class Request:
     Attributes:
         data: the folder of a data set, or of several; or None.
         weights: a folder with one checkpoint for each system, or None.
-        folder: where the records lie.
+        folder: of the evaluation records.
         processes, limit, batch_size, workers, amp: as for one evaluation; a batch size of None is
             the task's own.
     """
@@ -43,26 +39,21 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Prospect:
-    """What the evaluation of a system takes, as far as it is there.
-
-    Attributes:
-        checkpoint: its file, or None.
-        data: the images, or None.
-    """
+class Inputs:
+    """The checkpoint and the images that a system is evaluated with, as far as they are there."""
 
     system: System
     checkpoint: Path | None
     data: DataSet | None
 
     @property
-    def runs(self) -> bool:
+    def complete(self) -> bool:
         """Whether the system can be evaluated now."""
         return self.checkpoint is not None and self.data is not None
 
 
-def prospects(systems: Iterable[System], request: Request) -> list[Prospect]:
-    """Of each system that is not only cited what there is to evaluate it with.
+def find_inputs(systems: Iterable[System], request: Request) -> list[Inputs]:
+    """Return what there is to evaluate each system with, those that are only cited left out.
 
     Raises:
         UserError: if the folder of the data or of the weights is not what it should be.
@@ -71,24 +62,24 @@ def prospects(systems: Iterable[System], request: Request) -> list[Prospect]:
     if request.weights is not None and not request.weights.is_dir():
         raise UserError(
             f'{request.weights} is not a folder: expected one with a checkpoint for each system, '
-            f'such as {store.expected(request.weights, "maformer_small")}.'
+            f'such as {expected(request.weights, "maformer_small")}.'
         )
-    data = _data({s.task for s in chosen}, request)
+    data = _load_data({s.task for s in chosen}, request)
     return [
-        Prospect(
+        Inputs(
             system,
-            request.weights and store.in_folder(request.weights, system.name),
+            request.weights and in_folder(request.weights, system.name),
             data.get(system.task),
         )
         for system in chosen
     ]
 
 
-def standing(systems: Iterable[System], request: Request) -> Standing:
-    """Of each system and metric its evaluation on the complete data, or why there is none.
+def measure(systems: Iterable[System], request: Request) -> Mapping[tuple[str, str], Accuracy]:
+    """Return the evaluation of each system and metric on the complete data, or why there is none.
 
-    Those whose checkpoint is there are evaluated now; each leaves its record at once. One that
-    fails does not keep the others from being evaluated.
+    Systems whose checkpoint and data are there are evaluated now, and each leaves its record at
+    once. One that fails does not keep the others from being evaluated.
 
     Raises:
         UserError: if the folder of the data or of the weights is not what it should be, or a
@@ -96,51 +87,56 @@ def standing(systems: Iterable[System], request: Request) -> Standing:
     """
     if request.data is not None:
         check_alone()
-    found = prospects(systems, request)
+    inputs = find_inputs(systems, request)
     earlier = records.load_all(request.folder)
-    failures: dict[str, Exception] = {}
-    for prospect in found:
-        if not prospect.runs:
+    failures: dict[str, Failed] = {}
+    for one in inputs:
+        if not one.complete:
             continue
         try:
-            outcome = evaluate(job(prospect, request), request.processes)
+            outcome = evaluate(job(one, request), request.processes)
             outcome.save(request.folder)
-        except Exception as error:  # whatever a foreign model raises is its own cell's
-            # Its frames hold the model, on the device that the next one needs.
-            failures[prospect.system.name] = error.with_traceback(None)
+        except Exception as error:  # whatever a foreign model raises concerns its own cells only
+            failures[one.system.name] = Failed(str(error))
         else:
             earlier.append(outcome.evaluation)
     return {
-        (prospect.system.name, metric): failures.get(prospect.system.name)
-        or on_record(prospect, metric, request, earlier)
-        for prospect in found
-        for metric in _metrics(prospect.system)
+        (one.system.name, metric): failures.get(one.system.name)
+        or on_record(one, metric, request, earlier)
+        for one in inputs
+        for metric in one.system.accuracies
     }
 
 
 def on_record(
-    prospect: Prospect, metric: str, request: Request, earlier: Collection[Evaluation]
-) -> Evaluation | str:
-    """The last evaluation of a system on the complete data, or why there is none."""
-    return records.latest(earlier, prospect.system.name, metric) or _missing(
-        prospect, metric, request, earlier
+    inputs: Inputs, metric: str, request: Request, earlier: Collection[Evaluation]
+) -> Evaluation | NotRun:
+    """Return the latest evaluation of a system on the complete data, or why there is none."""
+    system = inputs.system
+    if (found := records.latest(earlier, system.name, metric)) is not None:
+        return found
+    part = records.latest(earlier, system.name, metric, complete=False)
+    data, validation_set = '', TASKS[system.task].validation_set
+    if inputs.data is None:
+        data = f'{validation_set} at {request.data or "DATA"}'
+    elif part is not None and inputs.checkpoint is not None:
+        data = f'all of {validation_set} at {request.data}'
+    return NotRun(
+        weights_folder=str(request.weights or 'CHECKPOINTS') if inputs.checkpoint is None else '',
+        data=data,
+        part=part and (part.metrics[metric], part.data.images, part.stem),
     )
 
 
-def _metrics(system: System) -> set[str]:
-    columns = {name for table in METRICS for name in system.columns(table)}
-    return {unprefixed(name) for name in columns} - set(COMPLEXITY_METRICS)
-
-
-def job(prospect: Prospect, request: Request) -> Job:
-    """How the system is evaluated; to be run, it takes a checkpoint and data."""
-    system = prospect.system
+def job(inputs: Inputs, request: Request) -> Job:
+    """Return how the system is evaluated; running it needs a checkpoint and data."""
+    system = inputs.system
     options = {} if request.batch_size is None else {'batch_size': request.batch_size}
-    if system.framework == 'upernet':
+    if 'ms_miou' in system.accuracies:
         options['multi_scale'] = True
     return TASKS[system.task].job_class(
         model=system.name,
-        checkpoint=prospect.checkpoint,
+        checkpoint=inputs.checkpoint,
         data=request.data,
         limit=request.limit,
         workers=request.workers,
@@ -149,8 +145,8 @@ def job(prospect: Prospect, request: Request) -> Job:
     )
 
 
-def _data(tasks: set[str], request: Request) -> dict[str, DataSet]:
-    """The data set of each of `tasks` whose own is in the folder of the data.
+def _load_data(tasks: set[str], request: Request) -> dict[str, DataSet]:
+    """Return the data set of each of `tasks` whose own is in the folder of the data.
 
     Raises:
         UserError: if none is, or one is not what it should be.
@@ -160,30 +156,9 @@ def _data(tasks: set[str], request: Request) -> dict[str, DataSet]:
     found, missing = {}, None
     for task in sorted(tasks):
         try:
-            found[task] = load(task, request.data, limit=request.limit)
+            found[task] = TASKS[task].load_data(request.data, limit=request.limit)
         except DataNotFound as error:
             missing = error
     if not found and missing is not None:
         raise missing
     return found
-
-
-def _missing(
-    prospect: Prospect, metric: str, request: Request, earlier: Collection[Evaluation]
-) -> str:
-    system = prospect.system
-    subset = records.latest(earlier, system.name, metric, complete=False)
-    takes = []
-    if prospect.checkpoint is None:
-        takes.append(store.expected(request.weights or 'CHECKPOINTS', system.name))
-    if prospect.data is None:
-        takes.append(f'{TASKS[system.task].validation_set} at {request.data or "DATA"}')
-    elif subset is not None and prospect.checkpoint is not None:
-        takes.append(f'all of {TASKS[system.task].validation_set} at {request.data}')
-    told = 'no evaluation on record'
-    if subset is not None:
-        told = (
-            f'only a part was evaluated, {subset.metrics[metric]:.2f} on {subset.data.images:,} '
-            'images, which is not held against the paper'
-        )
-    return f'{told}; it takes {" and ".join(takes)}'

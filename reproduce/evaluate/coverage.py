@@ -4,8 +4,7 @@ from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 from reproduce.evaluate.records import Evaluation, latest
-from reproduce.judge.verdict import COMPLEXITY_METRICS
-from reproduce.paper import Row, unprefixed
+from reproduce.paper import Metric, Row
 from reproduce.systems import System
 
 
@@ -29,7 +28,7 @@ def coverage(
         for system in systems:
             if system.stands_for(row):
                 for column in system.columns(row.table):
-                    counts[_covered(system, unprefixed(column), evaluations)] += 1
+                    counts[_covered(system, column.metric, evaluations)] += 1
     return counts
 
 
@@ -44,11 +43,11 @@ def told(counts: dict[Coverage, int]) -> str:
     )
 
 
-def _covered(system: System, metric: str, evaluations: list[Evaluation]) -> Coverage:
+def _covered(system: System, metric: Metric, evaluations: list[Evaluation]) -> Coverage:
     if system.cited is not None:
         return Coverage.CITED
-    if metric in COMPLEXITY_METRICS:
+    if metric.is_complexity:
         return Coverage.COMPLEXITY
-    if latest(evaluations, system.name, metric) is not None:
+    if latest(evaluations, system.name, metric.name) is not None:
         return Coverage.EVALUATED
     return Coverage.UNRELEASED if system.weights is None else Coverage.PUBLIC

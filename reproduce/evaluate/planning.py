@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import timm
@@ -22,12 +23,12 @@ from tqdm import tqdm
 from reproduce import complexity
 from reproduce.errors import UserError
 from reproduce.evaluate import accuracies, records
-from reproduce.evaluate.accuracies import Prospect, Request
+from reproduce.evaluate.accuracies import Inputs, Request
 from reproduce.evaluate.harness import PRECISIONS, Job
 from reproduce.evaluate.records import Evaluation
-from reproduce.judge.verdict import COMPLEXITY_METRICS
+from reproduce.evaluate.unmeasured import NotRun
 from reproduce.openmmlab import configs, models
-from reproduce.paper import Row, unprefixed
+from reproduce.paper import Column, Row
 from reproduce.systems import System
 from reproduce.tasks import TASKS
 
@@ -49,8 +50,10 @@ EFFICIENCY = {'fp32': 0.5, 'fp16': 0.2, 'bf16': 0.2}
 CALIBRATION = 'maformer_small_3383'
 _BATCH = {'cpu': 4, 'cuda': 64}
 
+_PART = 'a part, which is not held against the paper'
 
-class State(StrEnum):
+
+class CellState(StrEnum):
     """What would become of a cell."""
 
     COUNT = 'count'  # parameters and FLOPs take neither weights nor data
@@ -61,19 +64,30 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One number of one row, and what would become of it."""
+class PlannedCell:
+    """One number of one row, and what would become of it.
+
+    Attributes:
+        reason: a sentence on the evaluation or on what is missing; '' where there is none.
+        missing: what keeps the cell from being measured.
+    """
 
     table: int
     model: str
     system: str
     metric: str
-    state: State
-    reason: str
+    state: CellState
+    reason: str = ''
+    missing: NotRun | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        content = asdict(self)
+        del content['missing']
+        return content
 
 
 @dataclass(frozen=True)
-class Device:
+class Devices:
     """What would compute: `count` of them, each with `rate` multiply-adds a second."""
 
     name: str
@@ -107,15 +121,15 @@ class Cost:
 class Step:
     """A system: what is found of what it takes, and its cost, where there is one or why not."""
 
-    prospect: Prospect
+    inputs: Inputs
     cost: Cost | Exception | None
 
     def as_dict(self) -> dict[str, Any]:
-        p = self.prospect
+        p = self.inputs
         return {
             'system': p.system.name,
             'task': p.system.task,
-            'runs': p.runs,
+            'runs': p.complete,
             'checkpoint': p.checkpoint and str(p.checkpoint),
             'data': p.data and str(p.data.root),
             'complete': p.data and p.data.complete,
@@ -128,22 +142,22 @@ class Step:
 class Plan:
     """The cells in printed order, the systems that are not only cited, and what would compute."""
 
-    cells: list[Cell]
+    cells: list[PlannedCell]
     steps: list[Step]
-    device: Device
+    device: Devices
 
     def seconds(self, runs: bool) -> float:
         """Of the systems that would be evaluated, or of those that lack something."""
         return sum(
             step.cost.seconds
             for step in self.steps
-            if isinstance(step.cost, Cost) and step.prospect.runs is runs
+            if isinstance(step.cost, Cost) and step.inputs.complete is runs
         )
 
     def as_dict(self) -> dict[str, Any]:
         return {
             'device': asdict(self.device),
-            'cells': [asdict(cell) for cell in self.cells],
+            'cells': [cell.as_dict() for cell in self.cells],
             'systems': [step.as_dict() for step in self.steps],
             'seconds': self.seconds(True),
             'seconds_of_missing': self.seconds(False),
@@ -175,48 +189,45 @@ def plan(
         if n is not None and n < 1:
             raise UserError(f'{option} {n} leaves nothing to evaluate: give 1 or more.')
     on = named(device, request) if device is not None else calibrated(request)
-    prospects = {p.system.name: p for p in accuracies.prospects(systems, request)}
+    inputs = {one.system.name: one for one in accuracies.find_inputs(systems, request)}
     earlier = records.load_all(request.folder)
     cells = [
-        _cell(row, system, column, prospects.get(system.name), request, earlier)
+        _cell(row, system, column, inputs.get(system.name), request, earlier)
         for row in rows
         for system in systems
         if system.stands_for(row)
         for column in system.columns(row.table)
     ]
-    costly = {c.system for c in cells if c.state in (State.EVALUATE, State.MISSING)}
+    costly = {c.system for c in cells if c.state in (CellState.EVALUATE, CellState.MISSING)}
     steps = []
-    for prospect in tqdm(prospects.values(), 'counting', leave=False, disable=None):
-        wanted = prospect.system.name in costly
-        steps.append(Step(prospect, _tried(prospect, request, on) if wanted else None))
+    for one in tqdm(inputs.values(), 'counting', leave=False, disable=None):
+        wanted = one.system.name in costly
+        steps.append(Step(one, _tried(one, request, on) if wanted else None))
     return Plan(cells, steps, on)
 
 
 def _cell(
     row: Row,
     system: System,
-    column: str,
-    prospect: Prospect | None,
+    column: Column,
+    inputs: Inputs | None,
     request: Request,
     earlier: Collection[Evaluation],
-) -> Cell:
-    metric = unprefixed(column)
-    if prospect is None:
-        state, reason = State.CITED, system.cited
-    elif metric in COMPLEXITY_METRICS:
-        state, reason = State.COUNT, ''
-    elif prospect.runs:
-        state = State.EVALUATE
-        reason = '' if prospect.data.complete else 'a part, which is not held against the paper'
-    else:
-        found = accuracies.on_record(prospect, metric, request, earlier)
-        recorded = isinstance(found, Evaluation)
-        state = State.RECORD if recorded else State.MISSING
-        reason = found.origin if recorded else found
-    return Cell(row.table, row.model, system.name, column, state, reason)
+) -> PlannedCell:
+    cell = partial(PlannedCell, row.table, row.model, system.name, column.name)
+    if inputs is None:
+        return cell(CellState.CITED, system.cited)
+    if column.metric.is_complexity:
+        return cell(CellState.COUNT)
+    if inputs.complete:
+        return cell(CellState.EVALUATE, '' if inputs.data.complete else _PART)
+    found = accuracies.on_record(inputs, column.metric.name, request, earlier)
+    if isinstance(found, Evaluation):
+        return cell(CellState.RECORD, found.origin)
+    return cell(CellState.MISSING, found.sentence(system.name), found)
 
 
-def named(device: str, request: Request) -> Device:
+def named(device: str, request: Request) -> Devices:
     """The GPUs that `device` names; without a number, one for each process.
 
     Raises:
@@ -233,7 +244,7 @@ def named(device: str, request: Request) -> Device:
     if precision not in PEAKS[name]:
         raise UserError(f'the {name} has no {precision}: take --amp fp16, or fp32 throughout.')
     peak, part = PEAKS[name][precision], EFFICIENCY[precision]
-    return Device(
+    return Devices(
         name=name,
         count=int(found[1] or request.processes),
         rate=peak * 1e12 / 2 * part,  # a multiply-add is two operations
@@ -241,7 +252,7 @@ def named(device: str, request: Request) -> Device:
     )
 
 
-def calibrated(request: Request) -> Device:
+def calibrated(request: Request) -> Devices:
     """This machine: its GPUs, one a process, or its processor; a second of CALIBRATION tells."""
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     batch, config = _BATCH[device.type], timm.get_pretrained_cfg(CALIBRATION)
@@ -260,7 +271,7 @@ def calibrated(request: Request) -> Device:
     _, flops, _ = _forwarded(
         classifier, lambda m: m(torch.empty(1, *config.input_size, device='meta'))
     )
-    return Device(
+    return Devices(
         name=records.device_name(device),
         # Processes on a CPU share its cores.
         count=request.processes if device.type == 'cuda' else 1,
@@ -269,29 +280,29 @@ def calibrated(request: Request) -> Device:
     )
 
 
-def _tried(prospect: Prospect, request: Request, device: Device) -> Cost | Exception:
+def _tried(inputs: Inputs, request: Request, device: Devices) -> Cost | Exception:
     try:
-        return cost(prospect, request, device)
+        return cost(inputs, request, device)
     except UserError:
         raise
     except Exception as error:  # whatever a foreign model raises is its own system's
         return error
 
 
-def cost(prospect: Prospect, request: Request, device: Device) -> Cost:
+def cost(inputs: Inputs, request: Request, device: Devices) -> Cost:
     """What the evaluation of a system takes on `device`, with or without its weights and data.
 
     Raises:
         UserError: if a package or a config file that the system needs is missing.
     """
-    system, job = prospect.system, accuracies.job(prospect, request)
+    system, job = inputs.system, accuracies.job(inputs, request)
     if system.task == 'imagenet':
         size, params, flops, intermediates = _classifier(system, job)
     else:
         size, params, flops, intermediates = _openmmlab(system, job)
     images = TASKS[system.task].images
-    if prospect.data is not None:
-        images = len(prospect.data.samples)
+    if inputs.data is not None:
+        images = len(inputs.data.samples)
     elif request.limit is not None:
         images = min(images, request.limit)
     return Cost(
@@ -381,33 +392,40 @@ class _Live(TorchDispatchMode):
 
 
 def render(plan: Plan) -> str:
-    """The plan as text: the systems that take an evaluation, what is found and missing, sums."""
-    steps = {step.prospect.system.name: step for step in plan.steps}
-    groups: dict[tuple[str, State, str], list[Cell]] = {}
+    """Return the plan as text: the systems to evaluate, what is found and missing, sums."""
+    steps = {step.inputs.system.name: step for step in plan.steps}
+    groups: dict[tuple[str, CellState, str], list[PlannedCell]] = {}
+    missing: dict[NotRun, set[str]] = {}
     for cell in plan.cells:
-        if cell.state not in (State.COUNT, State.CITED):
+        if cell.state not in (CellState.COUNT, CellState.CITED):
             groups.setdefault((cell.system, cell.state, cell.reason), []).append(cell)
+        if cell.missing is not None:
+            missing.setdefault(cell.missing, set()).add(cell.system)
     lines = [
-        [name, _names(cells), state, *_told(steps[name].cost, state)]
+        [name, _names(cells), state, *_costs(steps[name].cost, state)]
         for (name, state, _), cells in groups.items()
     ]
     heads = ['system', 'cells', '', 'images', 'pixels', 'G/image', 'time', 'GiB']
     parts = [tabulate(lines, heads, 'simple', maxcolwidths=[None, 36], disable_numparse=True)]
-    parts += [_found(step) for step in plan.steps if step.prospect.runs]
-    told = [(name, reason) for name, state, reason in groups if state is State.RECORD]
-    parts += [f'record, {name}: {reason}.' for name, reason in told]
-    parts += _missing(groups)
+    parts += [_found(step) for step in plan.steps if step.inputs.complete]
     parts += [
-        f'error, {step.prospect.system.name}: {step.cost}.'
+        f'record, {name}: {reason}.' for name, state, reason in groups if state is CellState.RECORD
+    ]
+    parts += [
+        f'missing, {len(systems)} systems: {what.sentence("SYSTEM")}.'
+        for what, systems in missing.items()
+    ]
+    parts += [
+        f'error, {step.inputs.system.name}: {step.cost}.'
         for step in plan.steps
         if isinstance(step.cost, Exception)
     ]
-    counts = {state: sum(cell.state is state for cell in plan.cells) for state in State}
+    counts = {state: sum(cell.state is state for cell in plan.cells) for state in CellState}
     device = plan.device
     parts += [
         f'{len(plan.cells)} cells: ' + ', '.join(f'{n} {s}' for s, n in counts.items() if n) + '.',
         f'{device.count} x {device.name}, {device.rate / 1e9:,.0f} G multiply-adds/s each '
-        f'({device.basis}): {sum(s.prospect.runs for s in plan.steps)} evaluations take '
+        f'({device.basis}): {sum(s.inputs.complete for s in plan.steps)} evaluations take '
         f'{duration(plan.seconds(True))}; what is missing would take '
         f'{duration(plan.seconds(False))}. Forward passes only: reading images and, of detectors, '
         'NMS and masks come on top. Memory is in fp32, without what the device itself needs.',
@@ -415,15 +433,15 @@ def render(plan: Plan) -> str:
     return '\n\n'.join(parts)
 
 
-def _names(cells: Iterable[Cell]) -> str:
+def _names(cells: Iterable[PlannedCell]) -> str:
     of_table: dict[int, dict[str, None]] = {}
     for cell in cells:
         of_table.setdefault(cell.table, {})[cell.metric] = None
     return '; '.join(f'T{table} {", ".join(names)}' for table, names in of_table.items())
 
 
-def _told(cost: Cost | Exception | None, state: State) -> list[str]:
-    if not isinstance(cost, Cost) or state is State.RECORD:
+def _costs(cost: Cost | Exception | None, state: CellState) -> list[str]:
+    if not isinstance(cost, Cost) or state is CellState.RECORD:
         return [''] * 5
     return [
         f'{cost.images:,}',
@@ -435,24 +453,16 @@ def _told(cost: Cost | Exception | None, state: State) -> list[str]:
 
 
 def _found(step: Step) -> str:
-    checkpoint, data = step.prospect.checkpoint, step.prospect.data
-    told = 'complete' if data.complete else 'a part, which is not held against the paper'
+    checkpoint, data = step.inputs.checkpoint, step.inputs.data
+    extent = 'complete' if data.complete else _PART
     return (
-        f'evaluate, {step.prospect.system.name}: {checkpoint} on {data.root}, '
-        f'{len(data.samples):,} images, {told}.'
+        f'evaluate, {step.inputs.system.name}: {checkpoint} on {data.root}, '
+        f'{len(data.samples):,} images, {extent}.'
     )
 
 
-def _missing(groups: Iterable[tuple[str, State, str]]) -> list[str]:
-    systems: dict[str, set[str]] = {}
-    for name, state, reason in groups:
-        if state is State.MISSING:
-            systems.setdefault(reason.replace(name, 'SYSTEM'), set()).add(name)
-    return [f'missing, {len(names)} systems: {reason}.' for reason, names in systems.items()]
-
-
 def duration(seconds: float) -> str:
-    """It in the unit that fits."""
+    """Return a duration in the unit that fits."""
     units = (('d', 86400), ('h', 3600), ('min', 60), ('s', 1))
     unit, length = next((u for u in units if seconds >= 1.5 * u[1]), units[-1])
     n = seconds / length

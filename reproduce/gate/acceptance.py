@@ -18,12 +18,12 @@ from datasets import load, shapes
 from reproduce.errors import UserError
 from reproduce.evaluate.records import Evaluation
 from reproduce.files import write_atomically
-from reproduce.judge.verdict import COMPLEXITY_METRICS
-from reproduce.paper import METRICS, unprefixed
+from reproduce.paper import METRICS
 from reproduce.weights import registry, store
 from reproduce.weights.registry import Released
 
-_ACCURACIES = {unprefixed(m) for ms in METRICS.values() for m in ms} - set(COMPLEXITY_METRICS)
+# The metrics that a reference holds.
+_ACCURACIES = {metric.name for metric in METRICS.values() if not metric.is_complexity}
 
 
 @dataclass(frozen=True)

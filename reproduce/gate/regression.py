@@ -16,8 +16,8 @@ from reproduce.distributed import check_alone
 from reproduce.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import Outcome, evaluate
-from reproduce.judge.verdict import Verdict, judge_reference
-from reproduce.paper import load_tolerances
+from reproduce.judge.references import check_reference
+from reproduce.judge.verdict import Verdict
 from reproduce.tasks import TASKS
 from reproduce.weights import registry, store
 
@@ -83,7 +83,7 @@ def check(
                     outcome = _evaluate(entry, path, root, processes, workers)
                     if output is not None:
                         outcome.save(output)
-                    checks += _held(entry, reference, outcome.evaluation)
+                    checks += _compared(entry, reference, outcome.evaluation)
                 except (CheckpointNotFound, DataNotFound) as error:
                     checks += _unmeasured(entry, reference, Verdict.NOT_RUN, error)
                 except Exception as error:  # its own error, and the others still count
@@ -139,10 +139,10 @@ def _data(entry: registry.Released, reference: registry.Reference) -> str:
     return entry.task if reference.data == 'full' else reference.data
 
 
-def _held(
+def _compared(
     entry: registry.Released, reference: registry.Reference, evaluation: records.Evaluation
 ) -> list[Check]:
-    data, tolerance = evaluation.data, load_tolerances()['reference']
+    data = evaluation.data
     fits = reference.holds_for(data.fingerprint, data.complete)
     reason = f'{data.images:,} images'
     if not fits:
@@ -151,19 +151,20 @@ def _held(
             f'{data.fingerprint}, expected {reference.images:,}'
             + (f' with {reference.fingerprint}' if reference.fingerprint else '')
         )
-    checks = []
-    for metric, target in reference.metrics.items():
-        value = evaluation.metrics.get(metric)
-        told = (entry.name, _data(entry, reference), metric, target, value)
-        if value is None:
-            gap = 'the evaluation does not give this metric'
-            checks.append(Check(*told, Verdict.ERROR, entry.licence, gap))
-        elif not fits:
-            checks.append(Check(*told, Verdict.ERROR, entry.licence, reason))
-        else:
-            verdict = judge_reference(value, target, data.images, tolerance)
-            checks.append(Check(*told, verdict, entry.licence, reason))
-    return checks
+    verdicts = check_reference(evaluation, entry, reference).verdicts
+    return [
+        Check(
+            name=entry.name,
+            data=_data(entry, reference),
+            metric=metric,
+            reference=target,
+            measured=evaluation.metrics.get(metric),
+            verdict=verdicts.get(metric, Verdict.ERROR) if fits else Verdict.ERROR,
+            licence=entry.licence,
+            reason=reason if metric in verdicts else 'the evaluation does not give this metric',
+        )
+        for metric, target in reference.metrics.items()
+    ]
 
 
 def exit_code(checks: Collection[Check]) -> int:

@@ -1,45 +1,71 @@
 """The cells of the results: what `results/tableN.csv` holds, one line a cell."""
 
-import math
+import csv
+import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
 
 from reproduce.errors import UserError
-from reproduce.files import write_atomically
+from reproduce.evaluate.unmeasured import NotRun
+from reproduce.files import NumberText, OptionalNumber, columns, read_csv, write_atomically
 from reproduce.folders import RESULTS
 from reproduce.judge.verdict import Verdict
-from reproduce.paper import METRICS, read_csv
+from reproduce.paper import TABLES, Column
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One number of one row. Every field but the last is a column of the CSV, in this order.
+class Cell(BaseModel):
+    """One number of one row. The fields but the last two are the columns of the CSV, in this order.
 
-    `metric` is the column of the paper's table. `layer_flops_g` and `total_flops_g` give both
-    counts where `metric` is a FLOP figure; `measured` is the one that `convention` names.
-    `satisfied_by` is another system of the same row whose accuracy makes up for this one's.
+    Attributes:
+        model: the printed row.
+        system: what was built for it.
+        metric: the name of the table's column.
+        convention: which FLOPs the printed value counts, 'layer' or 'total'; '' for other metrics.
+        paper: the printed value; '' where nothing is printed.
+        reference: the value published with the evaluated weights.
+        measured: the measured value; of FLOPs, the count that `convention` names.
+        difference, tolerance: measured less printed, and how much is allowed.
+        verdict, reference_verdict: against the printed value and against the reference.
+        layer_flops_g, total_flops_g: both counts where the metric is FLOPs.
+        record: the stem of the evaluation record that the value comes from, or of the one on a
+            part of the data where there is no other.
+        satisfied_by: another system of the same row whose accuracy makes up for this one's.
+        missing: what kept the accuracy from being measured.
     """
 
+    model_config = ConfigDict(extra='forbid', frozen=True)
     table: int
     model: str
     system: str
     metric: str
     convention: str
-    paper: str
-    reference: str
-    measured: float | None
-    difference: float | None
-    tolerance: float | None
+    paper: NumberText
+    reference: NumberText
+    measured: OptionalNumber
+    difference: OptionalNumber
+    tolerance: OptionalNumber
     verdict: Verdict
     reference_verdict: Verdict
     reason: str
-    layer_flops_g: float | None = None
-    total_flops_g: float | None = None
-    satisfied_by: str = field(default='', metadata={'column': False})
+    layer_flops_g: OptionalNumber = None
+    total_flops_g: OptionalNumber = None
+    record: str = ''
+    satisfied_by: str = Field('', exclude=True)
+    missing: NotRun | None = Field(None, exclude=True)
+
+    @property
+    def column(self) -> Column:
+        """The column of the paper's table, which knows its metric and its framework."""
+        return TABLES[self.table].columns[self.metric]
+
+    @property
+    def key(self) -> tuple[int, str, str, str]:
+        """What tells the cell from all others."""
+        return self.table, self.model, self.system, self.metric
 
     @property
     def deviates(self) -> bool:
@@ -55,31 +81,38 @@ class Cell:
         return float(self.paper) if self.paper else None
 
 
-COLUMNS = tuple(f.name for f in fields(Cell) if f.metadata.get('column', True))
-
-
 def write(cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """Write `tableN.csv` for each table in `cells`; a file is replaced whole or not at all.
+    """Write `tableN.csv` for each table in `cells`, and return the paths.
 
-    The content depends on nothing but the cells, so the same inputs give the same bytes.
+    A file is replaced whole or not at all. The content depends on nothing but the cells, so the
+    same inputs give the same bytes.
 
     Raises:
-        UserError: if a file cannot be written; those that stood there are as they were.
+        UserError: if a file cannot be written; earlier files are unchanged then.
     """
     paths = []
-    for table in METRICS:
-        chosen = [asdict(cell) for cell in cells if cell.table == table]
+    for table in TABLES:
+        chosen = [cell for cell in cells if cell.table == table]
         if not chosen:
             continue
-        frame = pd.DataFrame(chosen, columns=COLUMNS)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns(Cell), lineterminator='\n')
+        writer.writeheader()
+        for cell in chosen:
+            values = cell.model_dump(mode='json').items()
+            writer.writerow({name: _field(value) for name, value in values})
         path = folder / f'table{table}.csv'
-        write_atomically(path, frame.to_csv(index=False, float_format='%.6f'))
+        write_atomically(path, text.getvalue())
         paths.append(path)
     return paths
 
 
-def load_results(folder: Path = RESULTS, tables: Iterable[int] = METRICS) -> list[Cell]:
-    """The cells of the `tables`, in the order of the files.
+def _field(value: Any) -> Any:
+    return f'{value:.6f}' if isinstance(value, float) else value
+
+
+def load_results(folder: Path = RESULTS, tables: Iterable[int] = TABLES) -> list[Cell]:
+    """Return the cells of the `tables`, in the order of the files.
 
     Raises:
         UserError: if a file is missing or malformed, or holds a cell twice.
@@ -88,60 +121,23 @@ def load_results(folder: Path = RESULTS, tables: Iterable[int] = METRICS) -> lis
 
 
 def load_cells(path: Path, table: int) -> list[Cell]:
-    """The cells of one file, all of which belong to `table`, in its order.
+    """Return the cells of one file, all of which belong to `table`, in its order.
 
     Raises:
         UserError: if it is missing or malformed, naming the line and the column.
     """
     if not path.is_file():
         raise UserError(f'{path} does not exist: write it with `make reproduce-table{table}`.')
-    cells = [
-        Cell(**{name: _field(path, line, name, record) for name in COLUMNS})
-        for line, record in read_csv(path, set(COLUMNS))
-    ]
+    cells = [cell for _, cell in read_csv(path, Cell)]
     for cell in cells:
         if cell.table != table:
             raise UserError(f'{path}, column table: {cell.table}; expected {table}.')
-        if cell.metric not in METRICS[table]:
+        if cell.metric not in TABLES[table].columns:
             raise UserError(
                 f'{path}, column metric: {cell.metric!r} is no column of Table {table}; expected '
-                f'one of {", ".join(METRICS[table])}.'
+                f'one of {", ".join(TABLES[table].columns)}.'
             )
-    keys = Counter((cell.model, cell.system, cell.metric) for cell in cells)
+    keys = Counter(cell.key for cell in cells)
     if doubled := [key for key, n in keys.items() if n > 1]:
-        raise UserError(f'{path} holds {", ".join(doubled[0])} twice: remove one line.')
+        raise UserError(f'{path} holds {", ".join(doubled[0][1:])} twice: remove one line.')
     return cells
-
-
-def number(path: Path, line: int, column: str, text: str) -> float:
-    """The finite number in a field of a CSV file.
-
-    Raises:
-        UserError: if it is none, naming the column.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f'{path}, line {line}, column {column}: {text!r} is not a number.')
-    return value
-
-
-def _field(path: Path, line: int, name: str, record: Mapping[str, str]) -> object:
-    text = record[name]
-    if name == 'table':
-        return int(number(path, line, name, text))
-    if name in ('verdict', 'reference_verdict'):
-        try:
-            return Verdict(text)
-        except ValueError:
-            known = ', '.join(Verdict)
-            raise UserError(
-                f'{path}, line {line}, column {name}: {text!r}; expected one of {known}.'
-            ) from None
-    if Cell.__annotations__[name] == float | None:
-        return number(path, line, name, text) if text else None
-    if name in ('paper', 'reference') and text:
-        number(path, line, name, text)
-    return text

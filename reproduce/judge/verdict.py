@@ -3,11 +3,11 @@
 import math
 from enum import StrEnum
 
-from reproduce.paper import Printed, Tolerance
+from reproduce.paper import Direction, Metric, Printed, Tolerance
 
 
 class Verdict(StrEnum):
-    """The states of a cell; every cell has one."""
+    """The verdict on a cell; every cell has one."""
 
     MATCH = 'match'  # within the tolerance of the target
     BETTER = 'better'  # beyond it on the good side (accuracy only)
@@ -23,17 +23,12 @@ class Verdict(StrEnum):
         return self not in (Verdict.NOT_RUN, Verdict.CITED, Verdict.ERROR)
 
 
-# Less is not better: fewer parameters than printed are another model.
-COMPLEXITY_METRICS = ('params_m', 'flops_g')
-
-
 def judge(
-    metric: str, measured: float, target: Printed | None, tolerance: Tolerance, known: bool = False
+    metric: Metric, measured: float, target: Printed | None, tolerance: Tolerance, known: bool
 ) -> Verdict:
-    """Hold `measured` against `target`.
+    """Compare `measured` with the printed `target`.
 
     Args:
-        metric: unprefixed name; accuracies may be better than their target, complexities not.
         known: whether the cell is registered as a known deviation. One that matches all the same
             is an error, so that the register stays true.
     """
@@ -44,7 +39,7 @@ def judge(
     difference = measured - target.value
     if abs(difference) <= tolerance.width(target):
         return Verdict.ERROR if known else Verdict.MATCH
-    if difference > 0 and metric not in COMPLEXITY_METRICS:
+    if difference > 0 and metric.direction is Direction.HIGHER:
         return Verdict.BETTER
     return Verdict.KNOWN if known else Verdict.WORSE
 
@@ -52,10 +47,10 @@ def judge(
 def judge_reference(
     measured: float, target: float | None, images: int, tolerance: Tolerance
 ) -> Verdict:
-    """Hold an accuracy against what the very same weights scored on the very same images.
+    """Compare an accuracy with what the same weights scored on the same images.
 
     Args:
-        measured, target: in percent; without a target there is nothing to hold it against.
+        measured, target: in percent; without a target there is nothing to compare with.
         images: how many images; on few of them one image may be more than `tolerance` allows.
     """
     if not math.isfinite(measured):

@@ -1,30 +1,19 @@
 """The lines of a shown table, which its cells form, and their headings."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from reproduce.errors import UserError
 from reproduce.judge.cells import Cell
-from reproduce.paper import METRICS, PREFIXES, Row, load_table, unprefixed
+from reproduce.paper import TABLES, Row, load_table
 from reproduce.systems import System, load_systems
 
 # The tables that compare models of like size, block by block; each block ends with MAFormer.
 COMPARISONS = (4, 5, 6, 7)
 
-HEADINGS = {
-    'params_m': 'Params (M)',
-    'flops_g': 'FLOPs (G)',
-    'top1': 'Top-1 (%)',
-    'box_ap': 'APᵇ',
-    'box_ap50': 'APᵇ₅₀',
-    'box_ap75': 'APᵇ₇₅',
-    'mask_ap': 'APᵐ',
-    'mask_ap50': 'APᵐ₅₀',
-    'mask_ap75': 'APᵐ₇₅',
-    'miou': 'mIoU (%)',
-    'ms_miou': 'MS mIoU (%)',
+# Of the columns that say what a row is.
+_DESCRIPTIONS = {
     'embed_dims': 'Dim',
     'depths': 'Blocks',
     'local_attention': 'Local attention',
@@ -36,11 +25,11 @@ HEADINGS = {
 
 # The columns after the model, in printed order. Token labeling is a dagger at the model's name.
 COLUMNS: dict[int, tuple[str, ...]] = {
-    **METRICS,
-    1: ('embed_dims', 'depths', *METRICS[1]),
+    **{number: tuple(table.columns) for number, table in TABLES.items()},
+    1: ('embed_dims', 'depths', *TABLES[1].columns),
     2: ('params_m', 'local_attention', 'global_features', 'top1'),
     3: ('params_m', 'dual_stream', 'top1'),
-    4: ('train_size', 'test_size', *METRICS[4]),
+    4: ('train_size', 'test_size', *TABLES[4].columns),
 }
 
 
@@ -49,7 +38,7 @@ class Line:
     """One line of a shown table: a printed row, in one of the ways it is built.
 
     Attributes:
-        variant: what tells it from the row's first system, '3-3-8-3'; '' for that one.
+        variant: the system's; '' for the first system of a row.
         description: the columns that say what the row is.
         block: the MAFormer that the row is compared with; '' in the tables without blocks.
         cells: by column; Table 7's hold two systems, one a framework.
@@ -74,17 +63,25 @@ class Line:
         return tuple(dict.fromkeys(cell.system for cell in self.cells.values()))
 
 
-def heading(column: str) -> str:
-    return HEADINGS[unprefixed(column)]
+def heading(table: int, column: str) -> str:
+    """Return the heading of a column of numbers, or of one that says what a row is."""
+    columns = TABLES[table].columns
+    return columns[column].metric.heading if column in columns else _DESCRIPTIONS[column]
 
 
 def group(table: int, column: str) -> str:
-    """The heading above the column's own, '' where there is none."""
-    if table == 7:
-        return 'Semantic FPN 80K' if column.startswith('sem_fpn_') else 'UPerNet 160K'
-    if column.startswith(('box_ap', 'mask_ap')):
-        return {5: 'Mask R-CNN 1× schedule', 6: 'Cascade R-CNN 3× schedule'}[table]
-    return ''
+    """Return the heading above the column's own, '' where there is none."""
+    columns = TABLES[table].columns
+    return columns[column].group if column in columns else ''
+
+
+def off_by(cell: Cell) -> str:
+    """Return how far the measured value is from the printed one; '' where one is missing."""
+    if cell.difference is None:
+        return ''
+    if cell.column.metric.is_complexity:
+        return f'{cell.difference:+.2f} ({cell.difference / float(cell.paper):+.1%})'
+    return f'{cell.difference:+.2f}'
 
 
 def described(line: Line, column: str) -> str:
@@ -118,14 +115,13 @@ def lines_of_row(row: Row, block: str, cells: Sequence[Cell], added: bool = Fals
     """The cells of one row as lines: the n-th system of each framework share the n-th line."""
     systems: dict[str, list[str]] = {}
     for cell in cells:
-        names = systems.setdefault(_prefix(cell.metric), [])
+        names = systems.setdefault(cell.column.framework.name, [])
         if cell.system not in names:
             names.append(cell.system)
     found = []
     for index in range(max(map(len, systems.values()))):
         chosen = [names[index] for names in systems.values() if index < len(names)]
-        first = [names[0] for names in systems.values() if index < len(names)]
-        variant = _variant(chosen[0], first[0])
+        variant = _variant(chosen[0]) if index else ''
         description = dict(row.description)
         if variant and 'depths' in description:
             description['depths'] = variant
@@ -134,16 +130,9 @@ def lines_of_row(row: Row, block: str, cells: Sequence[Cell], added: bool = Fals
     return found
 
 
-def _variant(system: str, first: str) -> str:
-    """What one name has more than the other: '3-3-8-3' of maformer_small_3383."""
-    words = Counter(system.replace('-', '_').split('_'))
-    words.subtract(first.replace('-', '_').split('_'))
-    more = [word for word, n in words.items() if n > 0]
-    return ' '.join('-'.join(word) if word.isdigit() else word for word in more)
-
-
-def _prefix(column: str) -> str:
-    return next((p for p in PREFIXES.values() if column.startswith(p)), '')
+def _variant(system: str) -> str:
+    known = _systems().get(system)
+    return known.variant if known else ''
 
 
 def _blocks(rows: Sequence[Row]) -> list[str]:

@@ -3,19 +3,21 @@
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from pydantic import create_model
 from tabulate import tabulate
 
 from reproduce.errors import UserError
-from reproduce.judge.cells import Cell, load_cells, number
-from reproduce.judge.verdict import COMPLEXITY_METRICS, Verdict
-from reproduce.paper import DESCRIPTIONS, METRICS, TITLES, Row, read_csv, unprefixed
+from reproduce.files import NumberText, read_csv
+from reproduce.judge.cells import Cell, load_cells
+from reproduce.judge.verdict import Verdict
+from reproduce.paper import TABLES, Row
 from reproduce.report.layout import COLUMNS, Line, described, group, heading, lines_of_row
+from reproduce.wording import nearest
 
 
 class Mark(StrEnum):
@@ -71,14 +73,6 @@ _LATEX_SYMBOLS = {
     Mark.CITED: r'$\circ$',
     Mark.ADDED: r'$\star$',
 }
-_LATEX_HEADINGS = {
-    'box_ap': r'AP$^{b}$',
-    'box_ap50': r'AP$^{b}_{50}$',
-    'box_ap75': r'AP$^{b}_{75}$',
-    'mask_ap': r'AP$^{m}$',
-    'mask_ap50': r'AP$^{m}_{50}$',
-    'mask_ap75': r'AP$^{m}_{75}$',
-}
 _LATEX_CHARACTERS = str.maketrans(
     {
         '\\': r'\textbackslash{}',
@@ -104,20 +98,23 @@ def markdown(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str
     """One table in Markdown: a title, the table, and what its marks mean."""
     table = lines[0].table
     values = _values(lines, columns, style)
-    plain = [heading(column) for column in columns]
+    plain = [heading(table, column) for column in columns]
     heads = [
         f'{group(table, column)}: {head}' if plain.count(head) > 1 else head
         for column, head in zip(columns, plain, strict=True)
     ]
     rows = _fields(lines, columns, values, str, lambda _, value: _markdown(value), '–')
-    aligned = ['right' if column in METRICS[table] else 'left' for column in columns]
+    aligned = ['right' if column in TABLES[table].columns else 'left' for column in columns]
     # Pipes part the columns, and a model may be called anything.
     rows = [[field.replace('|', '\\|') for field in row] for row in rows]
     body = tabulate(
         rows, ['Model', *heads], 'pipe', disable_numparse=True, colalign=['left', *aligned]
     )
     legend = _legend(values.values(), style, lambda mark: _SYMBOLS[mark])
-    return '\n\n'.join(filter(None, (f'**Table {table}.** {TITLES[table]}', body, legend))) + '\n'
+    return (
+        '\n\n'.join(filter(None, (f'**Table {table}.** {TABLES[table].title}', body, legend)))
+        + '\n'
+    )
 
 
 def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
@@ -133,11 +130,11 @@ def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
         lines, columns, values, _escaped, lambda column, value: padding[column].latex(value), '--'
     )
     groups = ['', *(_escaped(group(table, column)) for column in columns)]
-    heads = ['Model', *(_latex_heading(column) for column in columns)]
+    heads = ['Model', *(_latex_heading(table, column) for column in columns)]
     frame = pd.DataFrame(rows, columns=pd.MultiIndex.from_arrays([groups, heads]))
     if not any(groups):
         frame.columns = heads
-    aligned = ''.join('r' if column in METRICS[table] else 'l' for column in columns)
+    aligned = ''.join('r' if column in TABLES[table].columns else 'l' for column in columns)
     tabular = frame.to_latex(
         index=False, escape=False, column_format=f'l{aligned}', multicolumn_format='c'
     )
@@ -148,7 +145,7 @@ def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
             *_commands(values.values()),
             r'\begin{table*}[htbp]',
             r'\centering',
-            f'\\caption{{{_escaped(TITLES[table])}.}}',
+            f'\\caption{{{_escaped(TABLES[table].title)}.}}',
             f'\\label{{tab:maformer-{table}}}',
             r'\small',
             # A table that is wider than the text is scaled down to it, others stay as they are.
@@ -196,10 +193,16 @@ def select_columns(tables: Iterable[int], names: Sequence[str]) -> dict[int, lis
         UserError: if a name is that of no column.
     """
     columns = {table: COLUMNS[table] for table in tables}
-    existing = {n for of_table in columns.values() for c in of_table for n in (c, unprefixed(c))}
-    _check_names(names, existing, '--columns')
+    called = {
+        (table, column): {column, found.metric.name}
+        if (found := TABLES[table].columns.get(column))
+        else {column}
+        for table, of_table in columns.items()
+        for column in of_table
+    }
+    _check_names(names, set().union(*called.values()), '--columns')
     return {
-        table: [c for c in of_table if not names or {c, unprefixed(c)} & set(names)]
+        table: [c for c in of_table if not names or called[table, c] & set(names)]
         for table, of_table in columns.items()
     }
 
@@ -219,15 +222,12 @@ def add(lines: Mapping[int, Sequence[Line]], path: Path) -> dict[int, list[Line]
             header = next(csv.reader(file), [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path} cannot be read as CSV: {error}.') from None
-    records = read_csv(path, set(header))
-    if not records:
-        raise UserError(f'{path} has no rows: expected a line for each model.')
     if 'metric' in header:
-        found = _added_cells(path, {record.get('table', '') for _, record in records}, lines)
+        found = _added_cells(path, lines)
     elif len(lines) == 1:
         (table,) = lines
         blocks = list(dict.fromkeys(line.block for line in lines[table]))
-        found = [_added_row(path, n, record, table, blocks) for n, record in records]
+        found = _added_rows(path, header, table, blocks)
     else:
         raise UserError(
             f'{path} has the columns of one table: name that table, as in '
@@ -241,64 +241,79 @@ def add(lines: Mapping[int, Sequence[Line]], path: Path) -> dict[int, list[Line]
     return together
 
 
-def _added_cells(path: Path, tables: set[str], lines: Mapping[int, Sequence[Line]]) -> list[Line]:
-    if len(tables) != 1 or not tables <= {str(table) for table in lines}:
+def _added_cells(path: Path, lines: Mapping[int, Sequence[Line]]) -> list[Line]:
+    cells = [cell for _, cell in read_csv(path, Cell)]
+    if not cells:
+        raise UserError(f'{path} has no rows: expected a line for each cell.')
+    tables = {cell.table for cell in cells}
+    if len(tables) != 1 or not tables <= set(lines):
         raise UserError(
-            f'{path}, column table: {", ".join(sorted(tables)) or "empty"}; expected one of the '
+            f'{path}, column table: {", ".join(map(str, sorted(tables)))}; expected one of the '
             f'tables shown, {", ".join(map(str, lines))}.'
         )
-    (table,) = map(int, tables)
+    (table,) = tables
     models: dict[str, list[Cell]] = {}
     for cell in load_cells(path, table):
         models.setdefault(cell.model, []).append(cell)
     return [
         line
-        for model, cells in models.items()
-        for line in lines_of_row(Row(table, {'model': model}, {}), '', cells, added=True)
+        for model, of_model in models.items()
+        for line in lines_of_row(Row(table, {'model': model}, {}), '', of_model, added=True)
     ]
 
 
-def _added_row(
-    path: Path, line: int, record: Mapping[str, str], table: int, blocks: Iterable[str]
-) -> Line:
-    columns = ('block', *DESCRIPTIONS[table], *METRICS[table])
-    if unknown := [name for name in record if name not in columns]:
+def _added_rows(path: Path, header: Sequence[str], table: int, blocks: Sequence[str]) -> list[Line]:
+    descriptions, metrics = TABLES[table].descriptions, TABLES[table].columns
+    known = ('block', *descriptions, *metrics)
+    if unknown := [name for name in header if name not in known]:
         raise UserError(
             f'{path}, column {unknown[0]}: Table {table} has no such column; expected any of '
-            f'{", ".join(columns)}.'
+            f'{", ".join(known)}.'
         )
-    if not record.get('model'):
-        raise UserError(f'{path}, line {line}, column model: empty; expected the name of a model.')
-    block = record.get('block', '')
-    if block and block not in blocks:
-        raise UserError(
-            f'{path}, line {line}, column block: {block!r} ends no block of Table {table}; '
-            f'expected {" or ".join(filter(None, blocks)) or "nothing, as it has none"}.'
-        )
-    cells = {
-        metric: _added_cell(path, line, metric, record, table)
-        for metric in METRICS[table]
-        if record.get(metric)
-    }
-    if not cells:
-        raise UserError(
-            f'{path}, line {line}: no value; expected one in any of {", ".join(METRICS[table])}.'
-        )
-    description = {name: record.get(name, '') for name in DESCRIPTIONS[table]}
-    return Line(table, record['model'], '', description, block, cells, added=True)
+    if 'model' not in header:
+        raise UserError(f'{path}, line 1: there is no column model; expected one.')
+    fields = {name: (NumberText if name in metrics else str, ...) for name in header}
+    records = read_csv(path, create_model('AddedRow', **fields))
+    if not records:
+        raise UserError(f'{path} has no rows: expected a line for each model.')
+    found = []
+    for line, added in records:
+        values = added.model_dump()
+        if not values['model']:
+            raise UserError(
+                f'{path}, line {line}, column model: empty; expected the name of a model.'
+            )
+        block = values.get('block', '')
+        if block and block not in blocks:
+            raise UserError(
+                f'{path}, line {line}, column block: {block!r} ends no block of Table {table}; '
+                f'expected {" or ".join(filter(None, blocks)) or "nothing, as it has none"}.'
+            )
+        cells = {
+            column: _added_cell(path, line, table, column, values)
+            for column in metrics
+            if values.get(column)
+        }
+        if not cells:
+            raise UserError(
+                f'{path}, line {line}: no value; expected one in any of {", ".join(metrics)}.'
+            )
+        description = {name: values.get(name, '') for name in descriptions}
+        found.append(Line(table, values['model'], '', description, block, cells, added=True))
+    return found
 
 
-def _added_cell(path: Path, line: int, metric: str, record: Mapping[str, str], table: int) -> Cell:
-    value = number(path, line, metric, record[metric])
-    accuracy = unprefixed(metric) not in COMPLEXITY_METRICS
+def _added_cell(path: Path, line: int, table: int, column: str, values: Mapping[str, str]) -> Cell:
+    value = float(values[column])
+    accuracy = not TABLES[table].columns[column].metric.is_complexity
     if value <= (1 if accuracy else 0) or (accuracy and value > 100):
         expected = 'percent, from 1 to 100' if accuracy else 'a positive number'
-        raise UserError(f'{path}, line {line}, column {metric}: {value:g}; expected {expected}.')
+        raise UserError(f'{path}, line {line}, column {column}: {value:g}; expected {expected}.')
     return Cell(
         table=table,
-        model=record['model'],
+        model=values['model'],
         system='',
-        metric=metric,
+        metric=column,
         convention='',
         paper='',
         reference='',
@@ -308,19 +323,15 @@ def _added_cell(path: Path, line: int, metric: str, record: Mapping[str, str], t
         verdict=Verdict.UNPRINTED,
         reference_verdict=Verdict.UNPRINTED,
         reason='',
-        layer_flops_g=None,
-        total_flops_g=None,
     )
 
 
 def _check_names(names: Iterable[str], existing: set[str], option: str) -> None:
     for name in names:
         if name not in existing:
-            lower = {known.lower(): known for known in existing}
-            near = [lower[n] for n in get_close_matches(name.lower(), lower, n=4, cutoff=0.3)]
             raise UserError(
                 f"{option}: nothing in these tables is called '{name}'; the nearest are "
-                f'{", ".join(near or sorted(existing))}.'
+                f'{", ".join(nearest(name, existing) or sorted(existing))}.'
             )
 
 
@@ -335,7 +346,8 @@ def _values(
         if column in line.cells and (value := _shown(line.cells[column], line.added, style)).text
     }
     for column in columns:
-        if unprefixed(column) in COMPLEXITY_METRICS:
+        found = TABLES[lines[0].table].columns.get(column)
+        if found is None or found.metric.is_complexity:
             continue
         for block in {line.block for line in lines}:
             keys = [key for key in values if key[1] == column and lines[key[0]].block == block]
@@ -375,7 +387,7 @@ def _fields(
     for index, line in enumerate(lines):
         row = [text(line.label)]
         for column in columns:
-            if column not in METRICS[line.table]:
+            if column not in TABLES[line.table].columns:
                 row.append(text(described(line, column)))
             elif (index, column) in values:
                 row.append(number(column, values[index, column]))
@@ -426,9 +438,11 @@ def _escaped(text: str) -> str:
     return text.translate(_LATEX_CHARACTERS)
 
 
-def _latex_heading(column: str) -> str:
-    name = unprefixed(column)
-    return _LATEX_HEADINGS.get(name) or _escaped(heading(column))
+def _latex_heading(table: int, column: str) -> str:
+    columns = TABLES[table].columns
+    if column in columns:
+        return columns[column].metric.latex_heading
+    return _escaped(heading(table, column))
 
 
 def _commands(values: Iterable[Value]) -> list[str]:

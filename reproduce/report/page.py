@@ -13,14 +13,16 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reproduce.audit.findings import Finding
+from reproduce.audit.misprints import load_misprints
 from reproduce.evaluate.records import Evaluation
+from reproduce.judge.assembly import count
 from reproduce.judge.cells import Cell
-from reproduce.judge.verdict import COMPLEXITY_METRICS, Verdict
-from reproduce.paper import FOLDER as PAPER
-from reproduce.paper import METRICS, TITLES, load_tolerances, read_csv, unprefixed
+from reproduce.judge.verdict import Verdict
+from reproduce.paper import TABLES, load_tolerances
 from reproduce.report import plots
-from reproduce.report.layout import COLUMNS, Line, described, group, heading, lines
+from reproduce.report.layout import COLUMNS, Line, described, group, heading, lines, off_by
 from reproduce.systems import System, load_systems
+from reproduce.tasks import TASKS
 
 _MARKS = {
     Verdict.MATCH: '✓',
@@ -79,7 +81,7 @@ def render(
     }
     return environment.get_template('page.html.j2').render(
         tables=[_table(number, of_table) for number, of_table in tables.items()],
-        verdicts=_count(cells),
+        verdicts=list(count(cells).items()),
         meanings=_MEANINGS,
         total=len(cells),
         deviations=[
@@ -90,7 +92,7 @@ def render(
                 'metric': _metric(cell),
                 'paper': cell.paper,
                 'measured': _number(cell.measured),
-                'off': _off(cell),
+                'off': off_by(cell),
                 'verdict': cell.verdict,
                 'reason': cell.reason,
             }
@@ -101,8 +103,8 @@ def render(
             {'name': name, 'title': title, 'svg': _svg(figure, name, title)}
             for name, (title, figure) in plots.figures(cells).items()
         ],
-        missing=_missing(cells, Verdict.NOT_RUN),
-        cited=_missing(cells, Verdict.CITED),
+        missing=_missing(cells),
+        cited=_cited(cells),
         records=[_record(record) for record in records],
         findings=findings,
         provenance=_provenance(cells, labels, records),
@@ -114,8 +116,8 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
     columns = [
         {
             'name': column,
-            'heading': heading(column),
-            'numeric': column in METRICS[number],
+            'heading': heading(number, column),
+            'numeric': column in TABLES[number].columns,
             'group': group(number, column),
         }
         for column in COLUMNS[number]
@@ -123,7 +125,7 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
     spans = [(name, len(list(members))) for name, members in groupby(columns, lambda c: c['group'])]
     return {
         'number': number,
-        'title': TITLES[number],
+        'title': TABLES[number].title,
         'columns': columns,
         'spans': spans if any(name for name, _ in spans) else [],
         'rows': [
@@ -149,8 +151,8 @@ def _field(line: Line, column: str, beside: int) -> dict[str, Any]:
     cell = line.cells.get(column)
     if cell is None:
         text = described(line, column)
-        return {'cell': False, 'text': text or '–', 'numeric': column in METRICS[line.table]}
-    told = f'measured {_number(cell.measured)}' if cell.measured is not None else 'not measured'
+        return {'cell': False, 'text': text or '–', 'numeric': column in TABLES[line.table].columns}
+    measured = f'measured {_number(cell.measured)}' if cell.measured is not None else 'not measured'
     return {
         'cell': True,
         'key': _key(cell),
@@ -160,34 +162,41 @@ def _field(line: Line, column: str, beside: int) -> dict[str, Any]:
         'verdict': cell.verdict,
         'mark': _MARKS.get(cell.verdict, ''),
         'beside': beside,
-        'told': f'{line.label}, {_metric(cell)}: {told}, printed {cell.paper or "nowhere"}, '
-        f'{cell.verdict}',
+        'description': f'{line.label}, {_metric(cell)}: {measured}, printed '
+        f'{cell.paper or "nowhere"}, {cell.verdict}',
     }
 
 
-def _count(cells: Iterable[Cell]) -> list[tuple[Verdict, int]]:
-    counts = Counter(cell.verdict for cell in cells)
-    return [(verdict, counts[verdict]) for verdict in Verdict if counts[verdict]]
-
-
-def _missing(cells: Iterable[Cell], verdict: Verdict) -> list[dict[str, Any]]:
-    """The cells of a verdict by their reason, with what would make them run."""
-    found: dict[str, list[Cell]] = {}
+def _missing(cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """Return the cells that were not run, by what is missing, with what would make them run."""
+    systems = {system.name: system for system in load_systems()}
+    found: dict[tuple[bool, str], list[Cell]] = {}
     for cell in cells:
-        if cell.verdict is verdict:
-            found.setdefault(cell.reason.replace(cell.system, 'SYSTEM'), []).append(cell)
+        if cell.verdict is Verdict.NOT_RUN:
+            system = systems[cell.system]
+            found.setdefault((system.weights is not None, system.task), []).append(cell)
     return [
         {
-            'reason': reason,
-            'cells': len(of_reason),
-            'systems': list(dict.fromkeys(cell.system for cell in of_reason)),
+            'reason': f'{"public weights" if public else "weights that nobody has released"} and '
+            f'{TASKS[task].validation_set}',
+            'cells': len(missing),
+            'systems': list(dict.fromkeys(cell.system for cell in missing)),
             'commands': [
-                f'make reproduce-table{table} DATA=/data CHECKPOINTS=/weights'
-                for table in dict.fromkeys(cell.table for cell in of_reason)
+                command
+                for table in dict.fromkeys(cell.table for cell in missing)
+                for command in (
+                    *([f'make checkpoints TABLE={table} CHECKPOINTS=/weights'] if public else []),
+                    f'make reproduce-table{table} DATA=/data CHECKPOINTS=/weights',
+                )
             ],
         }
-        for reason, of_reason in found.items()
+        for (public, task), missing in sorted(found.items(), key=lambda item: not item[0][0])
     ]
+
+
+def _cited(cells: Iterable[Cell]) -> list[tuple[str, int]]:
+    """Return why cells are only cited, and how many."""
+    return list(Counter(c.reason for c in cells if c.verdict is Verdict.CITED).items())
 
 
 def _provenance(
@@ -196,7 +205,8 @@ def _provenance(
     """What the page tells of each cell, by its key; what is empty is left out."""
     systems = {system.name: system for system in load_systems()}
     tolerances = load_tolerances()
-    misprints = _misprints()
+    misprints = {misprint.key: misprint.reason for misprint in load_misprints()}
+    by_stem = {record.stem: record for record in records}
     return {
         _key(cell): {
             'title': f'Table {cell.table} · {labels[_key(cell)]} · {_metric(cell)}',
@@ -208,10 +218,10 @@ def _provenance(
             'facts': [
                 (name, text)
                 for name, text in (
-                    *_judged(cell, tolerances[unprefixed(cell.metric)].reason),
+                    *_judged(cell, tolerances[cell.column.metric.name].reason),
                     ('Misprint', misprints.get((cell.table, cell.model, cell.metric), '')),
                     *_built(systems[cell.system], cell.reason),
-                    *_measured(cell, records),
+                    *_measured(cell, by_stem.get(cell.record)),
                     ('Again', _again(cell)),
                 )
                 if text
@@ -230,7 +240,7 @@ def _judged(cell: Cell, tolerance: str) -> list[tuple[str, str]]:
             f'{"former" if cell.convention == "layer" else "latter"} ({cell.convention})'
         )
     return [
-        ('Off by', _off(cell)),
+        ('Off by', off_by(cell)),
         ('Tolerance', f'± {cell.tolerance:g}. {tolerance}' if cell.tolerance is not None else ''),
         ('Reason', cell.reason),
         ('FLOPs', flops),
@@ -250,26 +260,20 @@ def _built(system: System, reason: str) -> list[tuple[str, str]]:
     ]
 
 
-def _measured(cell: Cell, records: Sequence[Evaluation]) -> list[tuple[str, str]]:
-    """What is on record about the evaluation that gave the cell its value."""
-    metric = unprefixed(cell.metric)
-    if cell.measured is None or metric in COMPLEXITY_METRICS:
+def _measured(cell: Cell, record: Evaluation | None) -> list[tuple[str, str]]:
+    """Return what is on record about the evaluation that the cell comes from."""
+    if record is None:
         return []
-    for record in records:
-        value = record.metrics.get(metric)
-        if record.system == cell.system and value is not None and _same(value, cell.measured):
-            break
-    else:
-        return []
-    told = _record(record)
+    metric, facts = cell.column.metric.name, _record(record)
     low, high = record.intervals.get(metric, ('', ''))
     return [
-        ('Evaluated', f'{told["date"]}, {told["images"]}, {told["precision"]}'),
+        ('Evaluated', f'{facts["date"]}, {facts["images"]}, {facts["precision"]}'),
         ('95 % interval', f'{low:.2f} to {high:.2f}' if metric in record.intervals else ''),
         ('Checkpoint', f'{record.checkpoint.file}, SHA-256 {record.checkpoint.sha256}'),
-        ('Device', told['device']),
-        ('Versions', told['versions']),
+        ('Device', facts['device']),
+        ('Versions', facts['versions']),
         ('Command', record.provenance.command),
+        ('Record', record.stem),
     ]
 
 
@@ -291,44 +295,25 @@ def _record(record: Evaluation) -> dict[str, Any]:
     }
 
 
-def _misprints() -> dict[tuple[int, str, str], str]:
-    columns = {'table', 'model', 'metric', 'printed', 'likely', 'reason'}
-    return {
-        (int(entry['table']), entry['model'], entry['metric']): entry['reason']
-        for _, entry in read_csv(PAPER / 'misprints.csv', columns)
-    }
-
-
 def _again(cell: Cell) -> str:
     weights = ''
-    if unprefixed(cell.metric) not in COMPLEXITY_METRICS:
+    if not cell.column.metric.is_complexity:
         weights = ' DATA=/data CHECKPOINTS=/weights'
     return f'make reproduce-table{cell.table} ARGS="--models {cell.system}"{weights}'
 
 
-def _same(value: float, other: float) -> bool:
-    return abs(value - other) < 1e-6  # the CSVs keep six digits
-
-
 def _key(cell: Cell) -> str:
-    return f'{cell.table}/{cell.model}/{cell.system}/{cell.metric}'
+    return '/'.join(map(str, cell.key))
 
 
 def _metric(cell: Cell) -> str:
-    framework = group(cell.table, cell.metric) if cell.table == 7 else ''
-    return f'{framework} {heading(cell.metric)}'.strip()
+    column = cell.column
+    several = len(TABLES[cell.table].frameworks) > 1
+    return f'{column.group if several else ""} {column.metric.heading}'.strip()
 
 
 def _number(value: float | None) -> str:
     return '' if value is None else f'{value:.2f}'
-
-
-def _off(cell: Cell) -> str:
-    if cell.difference is None:
-        return ''
-    if unprefixed(cell.metric) in COMPLEXITY_METRICS:
-        return f'{cell.difference:+.2f} ({cell.difference / float(cell.paper):+.1%})'
-    return f'{cell.difference:+.2f}'
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:

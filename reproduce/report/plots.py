@@ -24,8 +24,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarForm
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
-from reproduce.paper import PREFIXES, TITLES
-from reproduce.report.layout import Line, group, heading, lines
+from reproduce.paper import METRICS, TABLES, Column
+from reproduce.report.layout import Line, lines
 from reproduce.report.placement import place
 
 BLUE, VERMILION, GREEN, SKY, ORANGE = '#0072b2', '#d55e00', '#009e73', '#56b4e9', '#e69f00'
@@ -54,15 +54,15 @@ STYLE: dict[str, Any] = {
     'svg.hashsalt': 'maformer',
 }
 
-# The accuracies that are drawn over FLOPs and parameters: table, prefix of its columns, metric.
-_TASKS = {
-    'imagenet_top1': (4, '', 'top1'),
-    'mask_rcnn_box_ap': (5, '', 'box_ap'),
-    'mask_rcnn_mask_ap': (5, '', 'mask_ap'),
-    'cascade_box_ap': (6, '', 'box_ap'),
-    'cascade_mask_ap': (6, '', 'mask_ap'),
-    'sem_fpn_miou': (7, 'sem_fpn_', 'miou'),
-    'upernet_miou': (7, 'upernet_', 'miou'),
+# The accuracies that are drawn over FLOPs and parameters: table, framework, metric.
+_ACCURACIES = {
+    'imagenet_top1': (4, 'classifier', 'top1'),
+    'mask_rcnn_box_ap': (5, 'mask_rcnn', 'box_ap'),
+    'mask_rcnn_mask_ap': (5, 'mask_rcnn', 'mask_ap'),
+    'cascade_box_ap': (6, 'cascade_mask_rcnn', 'box_ap'),
+    'cascade_mask_ap': (6, 'cascade_mask_rcnn', 'mask_ap'),
+    'sem_fpn_miou': (7, 'sem_fpn', 'miou'),
+    'upernet_miou': (7, 'upernet', 'miou'),
 }
 _MARKERS = {'measured': 'o', 'printed': 'o', 'cited': '^'}
 _MEANINGS = {
@@ -106,10 +106,10 @@ def figures(
     """
     tables = {n: lines(cells, n) for n in sorted({cell.table for cell in cells})}
     drawn: dict[str, tuple[str, Figure]] = {}
-    for name, (table, prefix, metric) in _TASKS.items():
-        if table in tables:
-            title = _title(table, f'{prefix}{metric}')
-            drawn[name] = (title, accuracy(tables[table], prefix, metric))
+    for name, (number, framework, metric) in _ACCURACIES.items():
+        if number in tables:
+            column = TABLES[number].column(framework, metric)
+            drawn[name] = (_title(number, column), accuracy(tables[number], column))
     drawn['deviations'] = (
         'Deviations from the paper, all cells',
         _deviations(cells, _labels(tables)),
@@ -128,11 +128,12 @@ def save(figure: Figure, path: Path | BinaryIO, format: str) -> None:
     figure.savefig(path, format=format, dpi=200, metadata=undated.get(format))
 
 
-def points(of_table: Sequence[Line], prefix: str, metric: str, cost: str) -> list[Point]:
-    """The models of a table that have both the accuracy `metric` and the cost `cost`."""
+def points(of_table: Sequence[Line], column: Column, cost: str) -> list[Point]:
+    """Return the models of a table that have both the accuracy in `column` and the cost `cost`."""
     found = []
     for line in of_table:
-        x, y = line.cells.get(prefix + cost), line.cells.get(prefix + metric)
+        cost_column = TABLES[line.table].column(column.framework.name, cost)
+        x, y = line.cells.get(cost_column.name), line.cells.get(column.name)
         if x is None or y is None or x.value is None or y.value is None:
             continue
         kind = 'printed'
@@ -155,26 +156,22 @@ def by_class(record: Evaluation) -> dict[str, dict[str, float]]:
     return found
 
 
-def _title(table: int, column: str) -> str:
-    name = group(table, column) or TITLES[table].split(',')[-1].strip()
-    return f'{name}: {heading(column)}'
+def _title(table: int, column: Column) -> str:
+    name = column.group or TABLES[table].title.rpartition(',')[2].strip()
+    return f'{name}: {column.metric.heading}'
 
 
 @matplotlib.rc_context(STYLE)
-def accuracy(of_table: Sequence[Line], prefix: str, metric: str) -> Figure:
-    """The accuracy `metric` of a table's models over their FLOPs and over their parameters.
-
-    Args:
-        prefix: of the table's columns, '' but in Table 7.
-    """
+def accuracy(of_table: Sequence[Line], column: Column) -> Figure:
+    """Draw the accuracy in `column` of a table's models over their FLOPs and their parameters."""
     figure = Figure(figsize=(10, 4.6 + 0.1 * max(0, len(of_table) - 20)))
     axes = figure.subplots(1, 2, sharey=True)
     # Labels are placed in the axes as they stay: no layout may move them afterwards.
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.11, top=0.91, wspace=0.04)
     drawn = []
     for axis, cost in zip(axes, ('flops_g', 'params_m'), strict=True):
-        found = points(of_table, prefix, metric, cost)
-        axis.set_xlabel(heading(cost))
+        found = points(of_table, column, cost)
+        axis.set_xlabel(METRICS[cost].heading)
         values = [point.x for point in found]
         if values and max(values) > 10 * min(values):
             axis.set_xscale('log')
@@ -187,7 +184,7 @@ def accuracy(of_table: Sequence[Line], prefix: str, metric: str) -> Figure:
     for axis, found in zip(axes, drawn, strict=True):
         axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())  # labels do not move them any more
         _label(axis, found)
-    axes[0].set_ylabel(heading(metric))
+    axes[0].set_ylabel(column.metric.heading)
     used = {point.kind for found in drawn for point in found}
     if any(point.printed is not None for found in drawn for point in found):
         used.add('printed')
@@ -341,10 +338,11 @@ def _dot(colour: str) -> dict[str, Any]:
     return {'ms': 4.5, 'mfc': colour, 'mec': INK, 'mew': 0.4, 'ls': '', 'alpha': 0.9}
 
 
-def _row_name(table: int, column: str) -> str:
-    framework = next((name for name, p in PREFIXES.items() if column.startswith(p)), '')
-    short = {'sem_fpn': 'FPN ', 'upernet': 'UPerNet ', '': ''}[framework]
-    return f'Table {table}  {short}{heading(column)}'
+def _row_name(table: int, name: str) -> str:
+    column = TABLES[table].columns[name]
+    return ' '.join(
+        filter(None, (f'Table {table} ', column.framework.short_heading, column.metric.heading))
+    )
 
 
 def _classes(values: Mapping[str, float], metric: str) -> Figure:

@@ -4,10 +4,12 @@ from collections.abc import Collection, Iterable
 
 from tabulate import tabulate
 
+from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge.assembly import count
 from reproduce.judge.cells import Cell
-from reproduce.judge.verdict import COMPLEXITY_METRICS, Verdict
-from reproduce.paper import TITLES, unprefixed
+from reproduce.judge.verdict import Verdict
+from reproduce.paper import TABLES
+from reproduce.report.layout import off_by
 
 _MARKS = {
     Verdict.MATCH: '✓',
@@ -20,19 +22,6 @@ _LEGEND = (
     'measured/paper ✓ match  ▲ better  ✗ worse  ≈ known deviation  ! error  '
     '·/paper not measured (not-run or cited)'
 )
-_HEADS = {
-    'params_m': 'params M',
-    'flops_g': 'FLOPs G',
-    'top1': 'top-1',
-    'box_ap': 'APb',
-    'box_ap50': 'APb50',
-    'box_ap75': 'APb75',
-    'mask_ap': 'APm',
-    'mask_ap50': 'APm50',
-    'mask_ap75': 'APm75',
-    'miou': 'mIoU',
-    'ms_miou': 'MS mIoU',
-}
 
 
 def render(cells: Collection[Cell]) -> str:
@@ -61,14 +50,14 @@ def _table(cells: list[Cell]) -> str:
     metrics: dict[str, str] = {}  # column to heading, in printed order
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for cell in cells:
-        metric = unprefixed(cell.metric)
-        metrics.setdefault(metric, _HEADS[metric])
-        lines.setdefault((cell.model, cell.system), {})[metric] = _cell(cell)
+        metric = cell.column.metric
+        metrics.setdefault(metric.name, metric.heading)
+        lines.setdefault((cell.model, cell.system), {})[metric.name] = _cell(cell)
     rows = [
         [model, *(line.get(metric, '') for metric in metrics), system]
         for (model, system), line in lines.items()
     ]
-    title = f'Table {cells[0].table}. {TITLES[cells[0].table]}'
+    title = f'Table {cells[0].table}. {TABLES[cells[0].table].title}'
     return f'{title}\n' + tabulate(rows, ['row', *metrics.values(), 'system'], 'simple')
 
 
@@ -76,14 +65,6 @@ def _cell(cell: Cell) -> str:
     if cell.measured is None:
         return f'·/{cell.paper}' if cell.paper else ''
     return f'{cell.measured:.4g}/{cell.paper or "–"} {_MARKS.get(cell.verdict, "")}'
-
-
-def _off_by(cell: Cell) -> str:
-    if cell.difference is None:
-        return ''
-    if unprefixed(cell.metric) in COMPLEXITY_METRICS:
-        return f'{cell.difference / float(cell.paper):+.1%}'
-    return f'{cell.difference:+.2f}'
 
 
 def _deviations(cells: Iterable[Cell]) -> list[str]:
@@ -96,7 +77,7 @@ def _deviations(cells: Iterable[Cell]) -> list[str]:
             cell.metric + (f' ({cell.convention})' if cell.convention else ''),
             cell.paper,
             '' if cell.measured is None else f'{cell.measured:.4g}',
-            _off_by(cell),
+            off_by(cell),
             cell.verdict,
             f'{cell.system}: {cell.reason}',
         ]
@@ -118,11 +99,11 @@ def _references(cells: Iterable[Cell]) -> list[str]:
 
 
 def _missing(cells: Iterable[Cell]) -> list[str]:
-    missing: dict[str, list[str]] = {}
+    missing: dict[NotRun, list[str]] = {}
     for cell in cells:
-        if cell.verdict is Verdict.NOT_RUN:
-            missing.setdefault(cell.reason.replace(cell.system, 'SYSTEM'), []).append(cell.system)
+        if cell.missing is not None:
+            missing.setdefault(cell.missing, []).append(cell.system)
     return [
-        f'not-run, {len(systems)} cells of {len(set(systems))} systems: {reason}.'
-        for reason, systems in missing.items()
+        f'not-run, {len(systems)} cells of {len(set(systems))} systems: {what.sentence("SYSTEM")}.'
+        for what, systems in missing.items()
     ]

@@ -11,17 +11,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from reproduce.errors import UserError
-from reproduce.paper import METRICS, PREFIXES, Row, load_table, read_toml
+from reproduce.files import read_toml
+from reproduce.paper import FRAMEWORKS, TABLES, Column, Row, load_table
 
 FOLDER = Path(__file__).parent
 FILES = ('imagenet.toml', 'coco.toml', 'ade20k.toml')
-TASKS = {
-    'classifier': 'imagenet',
-    'mask_rcnn': 'coco',
-    'cascade_mask_rcnn': 'coco',
-    'sem_fpn': 'ade20k',
-    'upernet': 'ade20k',
-}
 
 
 class System(BaseModel):
@@ -40,6 +34,7 @@ class System(BaseModel):
         cited: why the system cannot be built here, in place of `model` and `config`.
         flops: what the row's printed FLOPs count, 'layer' or 'total'; None where a cited row does
             not tell. Those of classifiers are total.
+        variant: what tells it from the other systems of its rows, such as the depths '3-3-8-3'.
         source: where the definition comes from.
         note: how the definition is known to differ from the row's.
     """
@@ -59,6 +54,7 @@ class System(BaseModel):
     protocol: str = ''
     cited: str | None = None
     flops: Literal['layer', 'total'] | None = None
+    variant: str = ''
     source: str = ''
     note: str = ''
 
@@ -80,7 +76,7 @@ class System(BaseModel):
     @property
     def task(self) -> str:
         """What the system is evaluated on."""
-        return TASKS[self.framework]
+        return FRAMEWORKS[self.framework].task
 
     @property
     def evaluated_config(self) -> str | None:
@@ -94,10 +90,17 @@ class System(BaseModel):
             for selector in self.rows
         )
 
-    def columns(self, table: int) -> list[str]:
-        """The table's columns that this system fills."""
-        prefix = PREFIXES.get(self.framework, '')
-        return [name for name in METRICS[table] if name.startswith(prefix)]
+    def columns(self, table: int) -> list[Column]:
+        """Return the table's columns that this system fills."""
+        columns = TABLES[table].columns.values()
+        return [column for column in columns if column.framework.name == self.framework]
+
+    @property
+    def accuracies(self) -> list[str]:
+        """The names of the accuracies that its rows have columns for."""
+        tables = sorted({int(selector['table']) for selector in self.rows})
+        metrics = [column.metric for table in tables for column in self.columns(table)]
+        return list(dict.fromkeys(m.name for m in metrics if not m.is_complexity))
 
 
 class _File(BaseModel):
@@ -116,7 +119,7 @@ def load_systems(folder: Path = FOLDER) -> tuple[System, ...]:
     systems = tuple(s for file in FILES for s in read_toml(folder / file, _File).system)
     if doubled := [name for name, n in Counter(s.name for s in systems).items() if n > 1]:
         raise UserError(f'{folder}: the system {doubled[0]} is defined twice.')
-    tables = {number: load_table(number) for number in METRICS}
+    tables = {number: load_table(number) for number in TABLES}
     for system in systems:
         for selector in system.rows:
             named = system.model_copy(update={'rows': [selector]})

@@ -12,13 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import timm
 import yaml
-from huggingface_hub import hf_hub_url
 from pydantic import BaseModel, ConfigDict
 
 from reproduce.errors import UserError
-from reproduce.paper import read_toml
+from reproduce.files import read_toml
 
 TIMM_RESULTS = Path(__file__).parent / 'timm_results.toml'
 
@@ -90,6 +88,10 @@ class _TimmResults(BaseModel):
 
 
 def _of_timm(name: str) -> Publication:
+    # Imported here: they bring torch, and who reads results without such weights needs neither.
+    import timm
+    from huggingface_hub import hf_hub_url
+
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError:  # a tag that it does not know

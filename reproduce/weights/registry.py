@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reproduce.errors import UserError
-from reproduce.paper import read_toml
+from reproduce.files import read_toml
 from reproduce.systems import System, load_systems
 from reproduce.tasks import TASKS
 from reproduce.weights.published import publication
@@ -151,7 +151,7 @@ def load_public() -> tuple[Public, ...]:
 def _public(system: System) -> Public:
     published = publication(system.weights)
     # Only the UPerNet rows have a multi-scale column, and it costs twelve times the time.
-    multi_scale = system.framework == 'upernet'
+    multi_scale = 'ms_miou' in system.accuracies
     metrics = {m: v for m, v in published.metrics.items() if m != 'ms_miou' or multi_scale}
     images = TASKS[system.task].images
     return Public(
@@ -186,20 +186,3 @@ def released(
         if sha256.startswith(entry.sha256) if entry.sha256 else entry.name == name:
             return entry
     return None
-
-
-def reference(
-    sha256: str,
-    fingerprint: str,
-    complete: bool,
-    manifest: Iterable[Released] | None = None,
-    name: str = '',
-) -> Reference | None:
-    """What these weights score on these images according to their publisher, if he tells.
-
-    Args:
-        sha256, name: as in `released`.
-        manifest: released checkpoints; all that are registered if it is None.
-    """
-    entry = released(sha256, name, manifest)
-    return entry and entry.reference_on(fingerprint, complete)

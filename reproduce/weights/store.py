@@ -10,10 +10,8 @@ import torch
 
 from reproduce.errors import CheckpointNotFound, UserError
 from reproduce.weights import download, registry
+from reproduce.weights.folder import expected, in_folder
 from reproduce.weights.registry import MANIFEST, Public, Released
-
-# The same weights may lie there twice: safetensors, which cannot hold code, goes first.
-SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
 
 
 class State(StrEnum):
@@ -61,17 +59,6 @@ def find(where: str | Path, name: str) -> Path:
         f'the checkpoint {where} does not exist: expected a file, a folder with {name}.safetensors '
         f'in it, or a released checkpoint ({", ".join(near or entries) or "there is none"}).'
     )
-
-
-def in_folder(folder: Path, name: str) -> Path | None:
-    """The file of the system or model `name` in `folder`, safetensors first, if there is one."""
-    candidates = (folder / f'{name}{suffix}' for suffix in SUFFIXES)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def expected(folder: str | Path, name: str) -> str:
-    """The file in `folder` that the system or model `name` is looked for in."""
-    return f'{folder}/{name}{SUFFIXES[0]}'
 
 
 def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = None) -> Path:

@@ -1,0 +1,60 @@
+"""Evaluations compared with what the publisher of the weights measured on the same images."""
+
+from dataclasses import dataclass
+
+from reproduce.evaluate.records import Evaluation
+from reproduce.judge.verdict import Verdict, judge_reference
+from reproduce.paper import load_tolerances
+from reproduce.weights import registry
+from reproduce.weights.registry import Reference, Released
+
+
+@dataclass(frozen=True)
+class ReferenceCheck:
+    """An evaluation beside the reference of its weights.
+
+    Attributes:
+        release: the released weights that were evaluated, if they are some.
+        reference: what they score on these images according to their publisher, if that is known.
+        verdicts: on each metric of the reference that was measured.
+    """
+
+    release: Released | None
+    reference: Reference | None
+    verdicts: dict[str, Verdict]
+
+    @property
+    def protocol(self) -> str:
+        """How the weights differ from what the paper's row is about; '' if they do not."""
+        return self.release.protocol if self.release else ''
+
+    def value(self, metric: str) -> float | None:
+        """Return the published value of `metric`, in percent, if there is one."""
+        return self.reference and self.reference.metrics.get(metric)
+
+    def verdict(self, metric: str) -> Verdict:
+        """Return the verdict on `metric`, which was measured."""
+        return self.verdicts.get(metric, Verdict.UNPRINTED)
+
+
+def check_reference(
+    evaluation: Evaluation, release: Released | None = None, reference: Reference | None = None
+) -> ReferenceCheck:
+    """Compare an evaluation with the published values of its weights on its images.
+
+    Args:
+        release, reference: those to compare with; by default the registered ones, of the weights
+            that the record names by hash or by name.
+    """
+    data, weights = evaluation.data, evaluation.checkpoint
+    if release is None:
+        release = registry.released(weights.sha256, weights.released)
+    if reference is None and release is not None:
+        reference = release.reference_on(data.fingerprint, data.complete)
+    tolerance = load_tolerances()['reference']
+    verdicts = {
+        metric: judge_reference(evaluation.metrics[metric], value, data.images, tolerance)
+        for metric, value in (reference.metrics if reference else {}).items()
+        if metric in evaluation.metrics
+    }
+    return ReferenceCheck(release, reference, verdicts)

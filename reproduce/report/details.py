@@ -1,0 +1,132 @@
+"""Cells and records with everything that is known about them, as text and as JSON."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reproduce.evaluate.records import Evaluation
+from reproduce.judge.cells import Cell
+from reproduce.judge.lookup import Found, address
+from reproduce.judge.references import check_reference
+from reproduce.judge.verdict import Verdict
+from reproduce.wording import extent
+
+
+def render(found: Found) -> str:
+    """Return cells and records as text, a block each."""
+    blocks = [_cell(cell, found) for cell in found.cells]
+    blocks += [_evaluation(path, e) for path, e in found.evaluations.items()]
+    return '\n\n'.join(blocks)
+
+
+def as_dict(found: Found) -> dict[str, Any]:
+    """Return cells and records as plain data."""
+    return {
+        'cells': [{**cell.model_dump(mode='json'), 'repeat': repeat(cell)} for cell in found.cells],
+        'evaluations': [
+            {
+                'file': str(path),
+                'config_sha256': e.config_sha256,
+                **e.model_dump(mode='json'),
+                'references': _references(e),
+            }
+            for path, e in found.evaluations.items()
+        ],
+    }
+
+
+def repeat(cell: Cell) -> str:
+    """Return the command that measures parameters or FLOPs again; '' for other cells."""
+    if not cell.column.metric.is_complexity or cell.verdict is Verdict.CITED:
+        return ''
+    return f'python -m reproduce table {cell.table} --models {cell.system}'
+
+
+def _cell(cell: Cell, found: Found) -> str:
+    convention = f' ({cell.convention} FLOPs)' if cell.convention else ''
+    paper = cell.paper and f'{cell.paper} ± {cell.tolerance:.4g}'
+    difference = ''
+    if cell.difference is not None:
+        difference = f' ({cell.difference:+.4g} against the paper)'
+    lines = {
+        'row': f'{cell.model}{convention}',
+        'paper': paper,
+        'reference': cell.reference,
+        'measured': '' if cell.measured is None else f'{cell.measured:.6f}{difference}',
+        'verdict': cell.verdict,
+        'against the reference': cell.reference_verdict,
+        'reason': cell.reason,
+        'layer FLOPs': _giga(cell.layer_flops_g),
+        'total FLOPs': _giga(cell.total_flops_g),
+        'record': cell.record,
+        'repeat': repeat(cell),
+        'note': _outdated(cell, found),
+    }
+    return _block(address(cell), lines)
+
+
+def _giga(flops: float | None) -> str:
+    return '' if flops is None else f'{flops:.6f} G'
+
+
+def _outdated(cell: Cell, found: Found) -> str:
+    latest = found.latest.get(cell.key)
+    if latest is None or not latest.data.complete:
+        return ''
+    value = latest.metrics[cell.column.metric.name]
+    # A record that was measured again keeps its name; the tables have six decimals.
+    same = cell.measured is not None and abs(cell.measured - value) < 1e-6
+    if same and cell.record == latest.stem:
+        return ''
+    return f'the record says {value:.2f}: write the table again'
+
+
+def _evaluation(path: Path, evaluation: Evaluation) -> str:
+    e, p = evaluation, evaluation.provenance
+    metrics = {
+        name: f'{value:.2f}'
+        + (' (95 %: {:.2f} to {:.2f})'.format(*e.intervals[name]) if name in e.intervals else '')
+        for name, value in e.metrics.items()
+    }
+    lines = {
+        'task': e.task,
+        'model': e.model + ''.join(f' {name}={value}' for name, value in e.arguments.items()),
+        'config': f'SHA-256 {e.config_sha256}',
+        'checkpoint': f'{e.checkpoint.file}, SHA-256 {e.checkpoint.sha256}',
+        'data': f'{e.data.split}, {extent(e.data.images, e.data.complete, e.data.problems)}, '
+        f'{e.data.classes} classes, fingerprint {e.data.fingerprint}',
+        'preprocessing': ', '.join(f'{k}={v}' for k, v in e.preprocessing.items()),
+        'set by hand': ', '.join(e.overridden),
+        'metrics': ', '.join(f'{name} {text}' for name, text in metrics.items()),
+        **{
+            f'reference {metric}': f'{r["value"]:.2f}, {r["verdict"]}: {r["source"]}'
+            for metric, r in _references(e).items()
+        },
+        'date': p.date,
+        'command': p.command,
+        'commit': p.commit or 'not recorded',
+        'device': f'{p.processes} x {p.device}, {e.precision}, batches of {p.batch_size}, '
+        f'{p.seconds:.1f} s',
+        'versions': ', '.join(f'{name} {version}' for name, version in p.versions.items()),
+        'predictions': str(path.parent / e.predictions),
+    }
+    return _block(str(path), lines)
+
+
+def _references(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """What the released weights score on these images, by metric, and the verdict on it."""
+    check = check_reference(evaluation)
+    return {
+        metric: {
+            'value': check.value(metric),
+            'verdict': verdict,
+            'source': check.reference.source,
+        }
+        for metric, verdict in check.verdicts.items()
+    }
+
+
+def _block(title: str, lines: Mapping[str, str]) -> str:
+    shown = {name: text for name, text in lines.items() if text}
+    width = max(map(len, shown))
+    return '\n'.join([title, *(f'  {name:{width}}  {text}' for name, text in shown.items())])
