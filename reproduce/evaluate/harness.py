@@ -7,16 +7,16 @@ the data are prepared and how predictions become metrics. Everything else is her
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from reproduce.distributed import Group, in_group, join, launch
+from reproduce.data_loader import ErrorPreservingLoader
+from reproduce.distributed import Group, run
 from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.quiet import quiet_libraries
@@ -139,60 +139,55 @@ def evaluate(job: Job, processes: int = 1) -> Outcome | None:
         UserError: if the checkpoint, the data or an option is not what it should be, or an image
             cannot be read.
     """
-    if processes < 1:
-        raise UserError(f'{processes} processes cannot evaluate anything: give 1 or more.')
-    if processes > 1 and not in_group():
-        return launch(run, (job,), processes)
-    return run(job)
+    return run(_evaluate, job, processes=processes, device=job.device)
 
 
 @quiet_libraries()
-def run(job: Job) -> Outcome | None:
-    """The part of this process; see `evaluate`."""
+def _evaluate(group: Group, job: Job) -> Outcome | None:
+    """Do the part of this process; see `evaluate`."""
     if job.amp is not None and job.amp not in PRECISIONS:
         raise UserError(f"--amp '{job.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
     if job.batch_size < 1:
         raise UserError(f'a batch of {job.batch_size} images is none: give 1 or more.')
     # fp32 means fp32: cuDNN would round the inputs of convolutions to TF32.
     torch.backends.cudnn.allow_tf32 = False
-    with join(job.device) as group:
-        with agreeing(group, job):
-            prepared = job.prepare()
-            sha256 = store.sha256(prepared.checkpoint)
-        start = time.perf_counter()
-        measured = prepared.measure(group)
-        seconds = time.perf_counter() - start
-        if measured is None:
-            return None
-        data = prepared.data
-        evaluation = records.Evaluation(
-            task=job.task,
-            system=prepared.system,
-            model=prepared.model,
-            arguments=prepared.arguments,
-            checkpoint=records.Checkpoint(
-                file=prepared.checkpoint.name,
-                sha256=sha256,
-                released=store.released_name(prepared.checkpoint, sha256),
-            ),
-            data=records.Data(
-                split=data.split,
-                images=len(data.samples),
-                classes=len(data.classes),
-                fingerprint=data.fingerprint,
-                complete=data.complete,
-                problems=data.problems,
-            ),
-            precision=job.amp or 'fp32',
-            preprocessing=prepared.preprocessing,
-            overridden=prepared.overridden,
-            metrics=measured.metrics,
-            intervals=measured.intervals,
-            per_class=measured.per_class,
-            predictions=measured.suffix,
-            provenance=records.provenance(group.device, group.size, job.batch_size, seconds),
-        )
-        return Outcome(evaluation, measured.predictions)
+    prepared = job.prepare()
+    sha256 = store.sha256(prepared.checkpoint)
+    group.agree()
+    start = time.perf_counter()
+    measured = prepared.measure(group)
+    seconds = time.perf_counter() - start
+    if measured is None:
+        return None
+    data = prepared.data
+    evaluation = records.Evaluation(
+        task=job.task,
+        system=prepared.system,
+        model=prepared.model,
+        arguments=prepared.arguments,
+        checkpoint=records.Checkpoint(
+            file=prepared.checkpoint.name,
+            sha256=sha256,
+            released=store.released_name(prepared.checkpoint, sha256),
+        ),
+        data=records.Data(
+            split=data.split,
+            images=len(data.samples),
+            classes=len(data.classes),
+            fingerprint=data.fingerprint,
+            complete=data.complete,
+            problems=data.problems,
+        ),
+        precision=job.amp or 'fp32',
+        preprocessing=prepared.preprocessing,
+        overridden=prepared.overridden,
+        metrics=measured.metrics,
+        intervals=measured.intervals,
+        per_class=measured.per_class,
+        predictions=measured.suffix,
+        provenance=records.provenance(group.device, group.size, job.batch_size, seconds),
+    )
+    return Outcome(evaluation, measured.predictions)
 
 
 def batches(
@@ -209,70 +204,18 @@ def batches(
     n = len(dataset)
     cut = [range(i, min(i + job.batch_size, n)) for i in range(0, n, job.batch_size)]
     mine = cut[group.rank :: group.size]
-    loader = DataLoader(
-        _Indexed(dataset),
+    loader = ErrorPreservingLoader(
+        dataset,
+        collate,
         batch_sampler=mine,
         num_workers=min(job.workers, len(mine)),
-        collate_fn=_Collate(collate),
         pin_memory=group.device.type == 'cuda',
     )
     with tqdm(total=n, unit='image', disable=True if group.rank else None, smoothing=0.05) as bar:
-        for i, (indices, batch) in enumerate(loader):
-            # As an exception of the loader's process it would bring that process's traceback along.
-            if isinstance(batch, UserError):
-                raise batch
+        for i, (indices, batch) in enumerate(zip(mine, loader, strict=True)):
             if group.failed:
                 return
-            yield indices, batch
+            yield list(indices), batch
             # This process is the first, and its i-th batch the first of a round of all.
             begin = i * group.size * job.batch_size
             bar.update(min(group.size * job.batch_size, n - begin))
-
-
-@contextmanager
-def agreeing(group: Group, job: Job) -> Iterator[None]:
-    """What a process computes alone; at its end all go on, or all raise what stopped one of them.
-
-    Raises:
-        UserError: if one of them raised one, or its memory does not hold a batch.
-    """
-    own = None
-    try:
-        yield
-    except UserError as error:
-        own = error
-        group.fail(str(error))
-    except torch.OutOfMemoryError:
-        group.fail(
-            f'a batch of {job.batch_size} images does not fit the memory: lower --batch-size.'
-        )
-    try:
-        group.agree()
-    except UserError as first:
-        raise own or first from None
-
-
-class _Indexed(Dataset):
-    """Each item with its index; one that cannot be read as its error."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[int, Any]:
-        try:
-            return index, self.dataset[index]
-        except UserError as error:
-            return index, error
-
-
-class _Collate:
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, items: list[tuple[int, Any]]) -> tuple[list[int], Any]:
-        indices, contents = zip(*items, strict=True)
-        unreadable = next((c for c in contents if isinstance(c, UserError)), None)
-        return list(indices), unreadable or self.collate(list(contents))

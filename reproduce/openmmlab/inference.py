@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from model.checkpoint import CheckpointError, differences, listed, read
 from reproduce.distributed import Group
 from reproduce.errors import UserError
-from reproduce.evaluate.harness import PRECISIONS, Job, agreeing, batches
+from reproduce.evaluate.harness import PRECISIONS, Job, batches
 from reproduce.openmmlab import configs, models
 from reproduce.systems import load_systems
 from reproduce.weights.loading import check_finite
@@ -170,13 +170,11 @@ class _EachImageOnce(BaseLoop):
         model = self.runner.model.eval()
         kind, precision = self.group.device.type, PRECISIONS.get(self.job.amp)
         kept = []
-        with (
-            agreeing(self.group, self.job),
-            torch.autocast(kind, precision, enabled=precision is not None),
-        ):
+        with torch.autocast(kind, precision, enabled=precision is not None):
             for indices, batch in self.dataloader:
                 predictions = model.test_step(batch)
                 kept += [(i, self.keep(i, p)) for i, p in zip(indices, predictions, strict=True)]
+        self.group.agree()
         self.runner.call_hook('after_test_epoch', metrics={})
         self.runner.call_hook('after_test')
         return kept

@@ -19,7 +19,7 @@ from datasets.imagenet import ImageNet, load, open_image
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.evaluate import harness
-from reproduce.evaluate.harness import PRECISIONS, Measured, Prepared, agreeing, batches
+from reproduce.evaluate.harness import PRECISIONS, Measured, Prepared, batches
 from reproduce.score.imagenet import TOP, Predictions, names, score
 from reproduce.systems import load_systems
 from reproduce.weights import loading, store
@@ -153,14 +153,14 @@ def predict(
     classes = torch.zeros(n, k, dtype=torch.int64, device=device)
     scores = torch.zeros(n, k, device=device)
     seen = torch.zeros(n, dtype=torch.int64, device=device)
-    with agreeing(group, job):
-        for indices, images in batches(_Images(data.samples, config), torch.stack, group, job):
-            logits = forward(images.to(device, non_blocking=True))
-            best = logits.topk(k).indices
-            part = slice(indices[0], indices[-1] + 1)
-            classes[part] = best
-            scores[part] = logits.softmax(-1).gather(1, best)
-            seen[part] += 1
+    for indices, images in batches(_Images(data.samples, config), torch.stack, group, job):
+        logits = forward(images.to(device, non_blocking=True))
+        best = logits.topk(k).indices
+        part = slice(indices[0], indices[-1] + 1)
+        classes[part] = best
+        scores[part] = logits.softmax(-1).gather(1, best)
+        seen[part] += 1
+    group.agree()
     classes, scores, seen = (group.add(t).numpy() for t in (classes, scores, seen))
     if not (seen == 1).all():
         raise RuntimeError(f'image {seen.argmax()} was predicted {seen.max()} times')

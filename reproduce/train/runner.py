@@ -31,7 +31,8 @@ from safetensors.torch import save
 
 from datasets import load
 from model.checkpoint import CheckpointError, read
-from reproduce.distributed import Group, in_group, join, launch
+from reproduce import distributed
+from reproduce.distributed import Group, in_group
 from reproduce.errors import UserError
 from reproduce.files import check_writable, write_atomically
 from reproduce.openmmlab import safe_loading
@@ -98,27 +99,17 @@ def train(job: Job, processes: int = 1) -> list[dict[str, float]]:
         UserError: if config, data, weights and output folder do not go together, or the loss is no
             longer finite.
     """
-    if processes < 1:
-        raise UserError(f'{processes} processes cannot train: expected 1 or more.')
-    if in_group() or processes == 1:
-        return run(job)
-    return launch(run, (job,), processes)
+    return distributed.run(_run, job, processes=processes)
 
 
-def run(job: Job) -> list[dict[str, float]]:
-    """The part of this process; see `train`."""
+def _run(group: Group, job: Job) -> list[dict[str, float]]:
     safe_loading.install()
     prepared = prepare(job)
-    with join() as group:
-        try:
-            return _train(job, prepared, group)
-        except (UserError, CheckpointError) as error:
-            group.fail(str(error))
-            raise UserError(str(error)) from error
-        except RuntimeError:
-            if group.size > 1 and group.failed:  # another process ended, and the connection broke
-                raise UserError(group.store.get('failure').decode()) from None
-            raise
+    group.agree()  # the first one writes into the folder that all have looked at
+    try:
+        return _train(job, prepared, group)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
 
 
 def prepare(job: Job) -> Prepared:
