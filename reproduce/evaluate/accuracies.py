@@ -135,17 +135,16 @@ def _metrics(system: System) -> set[str]:
 def job(prospect: Prospect, request: Request) -> Job:
     """How the system is evaluated; to be run, it takes a checkpoint and data."""
     system = prospect.system
-    options = {} if request.batch_size is None else {'batch_size': request.batch_size}
-    if system.framework == 'upernet':
-        options['multi_scale'] = True
-    return TASKS[system.task].job_class(
+    return Job(
+        task=system.task,
         model=system.name,
         checkpoint=prospect.checkpoint,
         data=request.data,
         limit=request.limit,
+        batch_size=request.batch_size,
         workers=request.workers,
         amp=request.amp,
-        **options,
+        multi_scale=system.framework == 'upernet',
     )
 
 
