@@ -21,6 +21,7 @@ import torch
 import torch.nn as nn
 import typer
 from PIL import Image
+from safetensors.torch import save_file
 from tabulate import tabulate
 from timm.data import create_dataset, create_loader
 from timm.utils import AverageMeter, accuracy
@@ -28,13 +29,15 @@ from timm.utils import AverageMeter, accuracy
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
 from reproduce.distributed import Group, join
-from reproduce.tasks.imagenet import Job, predict, preprocessing
+from reproduce.evaluate.harness import Job, Prepared, collect
+from reproduce.score.imagenet import ClassesFile, TopScorer, names
+from reproduce.tasks import TASKS
 
 CLASSES = 10
 
 
 def write_images(root: Path, images: int, size: tuple[int, int], seed: int = 0) -> None:
-    """`images` JPEGs of `size` (width, height) in class folders, of smooth colours."""
+    """Write `images` JPEGs of `size` (width, height), of smooth colours, into class folders."""
     rng = np.random.default_rng(seed)
     for i in range(images):
         folder = root / 'val' / f'n{i % CLASSES + 1:08d}'
@@ -43,21 +46,29 @@ def write_images(root: Path, images: int, size: tuple[int, int], seed: int = 0) 
         small.resize(size, Image.Resampling.BICUBIC).save(folder / f'{i:06d}.JPEG', quality=90)
 
 
-def bare_forward(
-    classifier: nn.Module, data: ImageNet, config: dict, group: Group, job: Job
-) -> None:
-    """As many forward passes of as large batches, their normalised images in memory."""
-    n, device = len(data.samples), group.device
-    images = torch.randn(job.batch_size, *config['input_size'], device=device)
+def bare_forward(classifier: nn.Module, prepared: Prepared, group: Group, job: Job) -> None:
+    """Do as many forward passes of as large batches, their normalised images in memory."""
+    n, device = len(prepared.images), group.device
+    images = torch.randn(job.batch_size, *prepared.preprocessing['input_size'], device=device)
     with torch.inference_mode():
         for i in range(0, n, job.batch_size):
             classifier(images[: min(job.batch_size, n - i)])
 
 
-def timm_loop(classifier: nn.Module, data: ImageNet, config: dict, group: Group, job: Job) -> None:
-    """The loop of timm's validate.py."""
-    device = group.device
-    dataset = create_dataset('', root=str(data.root), split='val')
+def evaluation(classifier: nn.Module, prepared: Prepared, group: Group, job: Job) -> None:
+    """Do what `evaluate` does, up to the metrics and the file of predictions."""
+    data: ImageNet = prepared.data
+    labels = [label for _, label in data.samples]
+    scorer, file = TopScorer(labels), ClassesFile(names(data), labels)
+    collect(prepared, [scorer, file], group, job)
+    scorer.compute()
+    file.to_bytes()
+
+
+def timm_loop(classifier: nn.Module, prepared: Prepared, group: Group, job: Job) -> None:
+    """Run the loop of timm's validate.py."""
+    device, config = group.device, prepared.preprocessing
+    dataset = create_dataset('', root=str(prepared.data.root), split='val')
     loader = create_loader(
         dataset,
         input_size=tuple(config['input_size']),
@@ -88,7 +99,7 @@ def timm_loop(classifier: nn.Module, data: ImageNet, config: dict, group: Group,
 def seconds(
     ways: dict[str, Callable[..., object]], rounds: int, device: torch.device, *arguments: object
 ) -> dict[str, list[float]]:
-    """Seconds of each way in each round, one round of all at a time; the first warms up."""
+    """Return the seconds of each way in each round, one round of all at a time; one warms up."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
@@ -118,15 +129,18 @@ def main(
         if data is None:
             data = Path(folder)
             write_images(data, images, size)
-        found = load(data, limit=images)
-        job = Job(model, '', data, batch_size=batch_size, workers=workers)
-        config = preprocessing(model, {}, {})
-        classifier = timm.create_model(model, num_classes=len(found.classes)).eval()
+        classes = len(load(data).classes)
+        classifier = timm.create_model(model, num_classes=classes).eval()
+        weights = Path(folder) / 'weights.safetensors'
+        save_file(classifier.state_dict(), weights)
+        options = {'limit': images, 'batch_size': batch_size, 'workers': workers}
+        job = Job('imagenet', model, weights, data, **options)
+        prepared = TASKS['imagenet'].prepare(job, group.device)
         classifier = classifier.to(group.device)
-        ways = {'bare forward': bare_forward, 'evaluate': predict, "timm's loop": timm_loop}
+        ways = {'bare forward': bare_forward, 'evaluate': evaluation, "timm's loop": timm_loop}
         with open(os.devnull, 'w') as nowhere, contextlib.redirect_stderr(nowhere):
-            taken = seconds(ways, rounds, group.device, classifier, found, config, group, job)
-    n = len(found.samples)
+            taken = seconds(ways, rounds, group.device, classifier, prepared, group, job)
+    n = len(prepared.images)
     middle = {name: n / statistics.median(times) for name, times in taken.items()}
     rows = [
         [name, rate, rate / middle['bare forward'], n / max(taken[name]), n / min(taken[name])]

@@ -74,7 +74,7 @@ def run() -> None:
     try:
         app()
     except UserError as error:
-        if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == error.rank:
             print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:

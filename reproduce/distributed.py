@@ -1,23 +1,65 @@
-"""Several processes, on one node or many, that count every sample exactly once."""
+"""Work on several processes, on one machine or many, that all succeed or all fail with one error.
 
+`run` is the one way in: it starts the processes, or joins those that torchrun or srun started, and
+calls a function with the `Group` in each of them.
+"""
+
+import json
 import logging
 import os
+import pickle
 import re
 import signal
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.agent.server.api import SignalException
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from reproduce.errors import UserError
+from reproduce.files import write_atomically
+
+# So many seconds are given to the process that failed first to say why.
+_PATIENCE = 5.0
+
+_POLL = 0.02
+
+
+def run(
+    function: Callable[..., Any], *arguments: Any, processes: int = 1, device: str | None = None
+) -> Any:
+    """Call `function(group, *arguments)` in each of several processes.
+
+    Under torchrun or srun these are the processes that it started, and this one is one of them;
+    otherwise `processes` are started on this machine, and for one this process does the work.
+
+    Args:
+        function: an importable function; it and the arguments are pickled.
+        device: 'cpu' or 'cuda'; None takes GPUs where there are some.
+
+    Returns:
+        what the function returned in the first process; None in the others of a launcher.
+
+    Raises:
+        UserError: if `processes` is not positive, or if any process fails in a way that its user
+            can mend: the same sentence in all of them.
+    """
+    if processes < 1:
+        raise UserError(f'{processes} processes can do no work: give 1 or more.')
+    if processes > 1 and not in_group():
+        return _launch(function, arguments, processes, device)
+    return _work(function, arguments, device)
 
 
 @dataclass(frozen=True)
@@ -28,6 +70,7 @@ class Group:
         rank, size: which of how many this one is.
         local_size: how many share this machine.
         device: what this one computes on.
+        store: values that all processes read and write.
     """
 
     rank: int
@@ -36,44 +79,100 @@ class Group:
     device: torch.device
     store: dist.Store
 
-    def fail(self, message: str) -> None:
-        """Tell the others what stops the job; the first message counts."""
-        self.store.compare_set('failure', '', message)
-
     @property
     def failed(self) -> bool:
-        """Whether one of the processes has called `fail`."""
+        """Whether one of the processes has failed."""
         return self.store.check(['failure'])
 
     def agree(self) -> None:
-        """Wait for the others.
+        """Wait until every process has come here, however long one of them takes.
 
         Raises:
-            UserError: in all processes, if one of them has failed.
+            UserError: if one of them has failed instead, with its sentence.
         """
-        if self.size > 1:
-            dist.barrier()
-        if self.failed:
-            raise UserError(self.store.get('failure').decode())
+        # The n-th arrival completes round n / size: nobody enters a round before the last is over.
+        arrival = self.store.add('arrivals', 1)
+        last = -(-arrival // self.size) * self.size
+        while True:
+            if self.failed:
+                raise self._first_failure()
+            if self.store.add('arrivals', 0) >= last:
+                return
+            time.sleep(_POLL)
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Let a failure of this process end the others, and one of theirs end this one.
+
+        The processes that are not waiting for the one that failed find out when they look at
+        `failed`, or call `agree`.
+
+        Raises:
+            UserError: if a process raised one, ran out of memory, or ended without a word: the same
+                sentence in all processes.
+        """
+        try:
+            yield
+        except UserError as error:
+            raise self._first_failure(error) from error.__cause__
+        except torch.OutOfMemoryError:
+            raise self._first_failure(
+                UserError(
+                    f'the memory of {self.device} does not hold a batch: lower the batch size.'
+                )
+            ) from None
+        except Exception as error:
+            if self.size == 1:
+                raise
+            if isinstance(error, RuntimeError) and self._hears_of_failure(_PATIENCE):
+                raise self._first_failure() from None
+            if _is_broken_connection(error):
+                raise UserError(
+                    f'process {self.rank} of {self.size} lost its connection to another one, which '
+                    'ended without an error: look for its end in the log of its machine.'
+                ) from error
+            self._first_failure(UserError(_described(self.rank, self.size, error)))
+            raise
 
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, on the CPU."""
+        """Return the sum of `tensor` over all processes, on the CPU."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor.cpu()
 
     def gather(self, part: list[Any]) -> list[Any] | None:
-        """The parts of all processes in one list, in the first of them; None in the others."""
+        """Return the parts of all processes in one list; None in all but the first of them."""
         if self.size == 1:
             return part
         parts = [None] * self.size if self.rank == 0 else None
         dist.gather_object(part, parts)
         return None if parts is None else [item for part in parts for item in part]
 
+    def _first_failure(self, own: UserError | None = None) -> UserError:
+        """Return the error of the process that failed first, which is this one if none did."""
+        if own is None:
+            first = self.store.get('failure')
+        else:
+            first = self.store.compare_set('failure', '', json.dumps([self.rank, str(own)]))
+        rank, message = json.loads(first)
+        error = own if own is not None and str(own) == message else UserError(message)
+        error.rank = rank
+        return error
+
+    def _hears_of_failure(self, seconds: float) -> bool:
+        """Whether another process says within so many seconds that it failed."""
+        end = time.monotonic() + seconds
+        try:
+            while not self.failed and time.monotonic() < end:
+                time.sleep(_POLL)
+            return self.failed
+        except dist.DistError:  # the process that kept the store has ended
+            return False
+
 
 @contextmanager
 def join(device: str | None = None) -> Iterator[Group]:
-    """The group that torchrun, srun or `launch` started this process in, or one of it alone.
+    """Join the group that torchrun, srun or `run` started this process in, or one of it alone.
 
     NCCL connects GPUs, gloo CPUs. Processes on CPUs share the cores of their machine.
 
@@ -84,7 +183,7 @@ def join(device: str | None = None) -> Iterator[Group]:
         UserError: if there are fewer GPUs than processes on this machine.
     """
     if _in_slurm():
-        _as_torchrun()
+        _set_torchrun_variables()
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     local_rank = int(os.environ.get('LOCAL_RANK', 0))
     local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
@@ -112,13 +211,19 @@ def join(device: str | None = None) -> Iterator[Group]:
     )
     try:
         yield Group(rank, size, local_size, chosen, dist.PrefixStore('job', store))
-    finally:
-        dist.destroy_process_group()
-        torch.set_num_threads(threads)
+    except BaseException:
+        # NCCL takes its leave together with the others, who may never come.
+        if device == 'cuda':
+            dist.group.WORLD.abort()
+        else:
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+    torch.set_num_threads(threads)
 
 
 def in_group() -> bool:
-    """Whether torchrun, srun (with more than one task) or `launch` started this process."""
+    """Return whether torchrun, srun (with more than one task) or `run` started this process."""
     return dist.is_torchelastic_launched() or _in_slurm()
 
 
@@ -140,8 +245,8 @@ def _in_slurm() -> bool:
     return 'SLURM_PROCID' in os.environ and int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1
 
 
-def _as_torchrun() -> None:
-    """Tell torch what srun told this process, as torchrun would."""
+def _set_torchrun_variables() -> None:
+    """Set the environment variables of torchrun from those of srun."""
     step = os.environ['SLURM_STEP_NODELIST']
     # The first of 'node[03-05,08]' or 'node03,node08'.
     first = re.sub(r'\[(\d+)[^\]]*\]', r'\1', step).split(',')[0]
@@ -157,15 +262,24 @@ def _as_torchrun() -> None:
         os.environ.setdefault(name, value)
 
 
-def launch(function: Callable[..., Any], arguments: tuple, processes: int) -> Any:
-    """What `function(*arguments)` returns in the first of `processes` processes on this machine.
+def _work(function: Callable[..., Any], arguments: tuple, device: str | None) -> Any:
+    """Do the part of this process; return the first one's result, and None in the others."""
+    try:
+        with join(device) as group, group.failing_together():
+            result = function(group, *arguments)
+    except UserError as error:
+        if error.rank != int(os.environ.get('RANK', 0)):
+            # A launcher ends all processes once one has ended: this must not be the first one to.
+            time.sleep(_PATIENCE)
+        raise
+    return result if group.rank == 0 else None
 
-    They are started by torchrun's own launcher. `function` is importable.
 
-    Raises:
-        UserError: if they raise one, once for all of them, or if one of them is lost.
-    """
-    with tempfile.TemporaryDirectory() as logs, _quiet_launcher():
+def _launch(
+    function: Callable[..., Any], arguments: tuple, processes: int, device: str | None
+) -> Any:
+    """Call `function` in `processes` processes that torchrun's own launcher starts."""
+    with tempfile.TemporaryDirectory() as folder, _quiet_launcher():
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -174,28 +288,54 @@ def launch(function: Callable[..., Any], arguments: tuple, processes: int) -> An
             rdzv_endpoint='localhost:0',
             run_id=uuid.uuid4().hex,
             max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
+        reported = Path(folder) / 'error.pickle'
         try:
-            outcome = elastic_launch(config, _work)(function, arguments)[0]
+            return elastic_launch(config, _work_reporting)(function, arguments, device, reported)[0]
         except SignalException as stop:
             raise KeyboardInterrupt from stop
-        except dist.elastic.multiprocessing.errors.ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            raise UserError(
-                f'process {rank} of {processes} was lost: {failure.message}'.splitlines()[0]
-            ) from error
-    if isinstance(outcome, UserError):
-        raise outcome
-    return outcome
+        except ChildFailedError as error:
+            if reported.exists():
+                failure = pickle.loads(reported.read_bytes())
+                failure.rank = 0  # here it is this process that prints it
+            else:
+                failure = _unreported(*error.get_first_failure(), processes)
+            raise failure from None
 
 
-def _work(function: Callable[..., Any], arguments: tuple) -> Any:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher hears it too, and ends this one
+def _work_reporting(
+    function: Callable[..., Any], arguments: tuple, device: str | None, reported: Path
+) -> Any:
+    """Do the part of a process that `_launch` started; leave a `UserError` in a file for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and ends this process
     try:
-        return function(*arguments)
+        return _work(function, arguments, device)
     except UserError as error:
-        return error.with_traceback(None)
+        write_atomically(reported, pickle.dumps(error))
+    sys.exit(2)  # then the launcher ends the others
+
+
+def _unreported(rank: int, failure: ProcessFailure, processes: int) -> Exception:
+    """Return the error for a process that a signal, or an error that is no `UserError`, ended."""
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        reason = ', as when the memory of the machine is full' if name == 'SIGKILL' else ''
+        return UserError(f'process {rank} of {processes} was ended by the signal {name}{reason}.')
+    if not isinstance(failure.message, dict):
+        return UserError(f'process {rank} of {processes} ended with status {failure.exitcode}.')
+    error = RuntimeError(f'process {rank} of {processes} failed: {failure.message["message"]}')
+    error.add_note(failure.message['extraInfo']['py_callstack'])
+    return error
+
+
+def _is_broken_connection(error: Exception) -> bool:
+    # gloo raises nothing more special, and names its source file.
+    return isinstance(error, dist.DistError) or '/gloo/transport/' in str(error)
+
+
+def _described(rank: int, size: int, error: Exception) -> str:
+    return f'process {rank} of {size} failed: {type(error).__name__}: {error}'.splitlines()[0]
 
 
 @contextmanager

@@ -5,7 +5,12 @@ class UserError(Exception):
     """A wrong path, name or file: one sentence that names it, what was expected, what to do.
 
     The command line prints it on one line and exits with status 2; it never shows a traceback.
+
+    Attributes:
+        rank: the process that prints it, where several raise the same.
     """
+
+    rank = 0
 
 
 class DataNotFound(UserError):

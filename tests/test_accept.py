@@ -11,8 +11,8 @@ from conftest import record, weights, write_manifest
 from safetensors.torch import load_file, save_file
 
 from reproduce.evaluate import records
-from reproduce.evaluate.harness import evaluate
-from reproduce.tasks.imagenet import Job, preprocessing
+from reproduce.evaluate.harness import Job, evaluate
+from reproduce.tasks.imagenet import preprocessing
 from reproduce.weights import store
 from reproduce.weights.registry import load_manifest
 
@@ -26,7 +26,7 @@ def test_the_gate_fails_and_passes_again(run, embedded, sound, tmp_path):
     torch.manual_seed(0)
     state['head.fc.weight'] += 0.5 * torch.randn(state['head.fc.weight'].shape)
     save_file(state, tmp_path / 'perturbed.safetensors')
-    outcome = evaluate(Job('maformer_micro', sound, embedded, workers=0))
+    outcome = evaluate(Job('imagenet', 'maformer_micro', sound, embedded, workers=0))
     top1 = outcome.evaluation.metrics['top1']
     manifest = write_manifest(tmp_path, outcome, modest=top1 - 10, perturbed=top1)
     manifest.write_text('# ours\n' + manifest.read_text().replace('= "me"', '= "me"  # long ago'))

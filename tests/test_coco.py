@@ -17,7 +17,15 @@ from pycocotools.cocoeval import COCOeval
 
 from datasets import coco, shapes
 from reproduce.errors import DataNotFound, UserError
-from reproduce.score.coco import METRICS, check, evaluated, read, score, to_json
+from reproduce.score.coco import (
+    METRICS,
+    DetectionScorer,
+    check,
+    evaluated,
+    of_images,
+    read,
+    to_json,
+)
 
 SIZES = ('ap', 'ap50', 'ap75', 'ap_s', 'ap_m')  # no drawn shape is large
 
@@ -314,6 +322,15 @@ def shifted(annotations, seed=0):
     return results
 
 
+def score(results, annotations, fast=False, masks=None):
+    """The metrics and those of the classes, of results given image by image."""
+    scorer = DetectionScorer(annotations, masks, fast)
+    for index, found in enumerate(of_images(results, annotations)):
+        scorer.update([index], [found])
+    scores = scorer.compute()
+    return scores.metrics, scores.per_class
+
+
 @pytest.mark.parametrize('fast', [False, True])
 def test_the_truth_scores_100_in_every_cell(annotations, fast):
     assert any(instance['iscrowd'] for instance in annotations.instances)
@@ -563,7 +580,7 @@ def test_annotations_without_masks_score_boxes_alone(drawn, tmp_path):
     with pytest.raises(UserError, match=r'no segmentation for .* of its .* objects'):
         score(results, truth)
     with pytest.raises(UserError, match='has no object in these 0 images'):
-        score(boxes, truth.of([]))
+        score([], truth.of([]))
 
 
 def test_the_command_scores_a_file(run, drawn, annotations, tmp_path):

@@ -14,12 +14,12 @@ from PIL import Image
 from datasets import shapes
 from datasets.ade20k import load
 from reproduce.errors import UserError
-from reproduce.evaluate.harness import evaluate
+from reproduce.evaluate.harness import Job, evaluate
 from reproduce.openmmlab import configs, models
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.report.pictures import side_by_side
 from reproduce.score.ade20k import score_folder
-from reproduce.tasks.ade20k import Job, pipeline
+from reproduce.tasks.ade20k import pipeline
 
 FPN, UPERNET = 'fpn_maformer-micro_shapes.py', 'upernet_maformer-micro_shapes.py'
 SCALE = (320, 80)
@@ -59,7 +59,7 @@ def job(root, weights, model=FPN, arguments=None, **kwargs):
         'device': 'cpu',
         'arguments': SMALL | (arguments or {}),
     }
-    return Job(model, weights / f'{model}.pth', root, **options | kwargs)
+    return Job('ade20k', model, weights / f'{model}.pth', root, **options | kwargs)
 
 
 def opened(predictions):
@@ -223,7 +223,8 @@ def test_a_model_of_other_classes(root, weights):
     with pytest.raises(UserError, match=r'num_classes is 150, and .* has 15 classes'):
         evaluate(job(root, weights, arguments=arguments))
     with pytest.raises(UserError, match='is a config for coco, not for ade20k'):
-        evaluate(Job('mask-rcnn_maformer-base_fpn_1x_coco.py', weights / f'{FPN}.pth', root))
+        detector = 'mask-rcnn_maformer-base_fpn_1x_coco.py'
+        evaluate(Job('ade20k', detector, weights / f'{FPN}.pth', root))
 
 
 def test_a_model_with_one_score_for_two_classes(root, tmp_path):

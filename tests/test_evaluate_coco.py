@@ -20,13 +20,13 @@ from pycocotools import mask as run_lengths
 
 from datasets import coco, shapes
 from reproduce.errors import UserError
-from reproduce.evaluate.harness import evaluate
+from reproduce.evaluate.harness import Job, evaluate
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build
 from reproduce.openmmlab.transforms import LoadWholeImage
-from reproduce.score.coco import check, read, score
-from reproduce.tasks.coco import Job, detections
+from reproduce.score.coco import DetectionScorer, check, of_images, read
+from reproduce.tasks.coco import detections
 
 IMAGES = 11  # which neither 2 nor 3 divides
 
@@ -135,7 +135,7 @@ def data(tmp_path_factory, config, weights):
 
 
 def job(config, weights, data, **kwargs):
-    return Job(str(config), weights, data, **{'workers': 0, 'device': 'cpu', **kwargs})
+    return Job('coco', str(config), weights, data, **{'workers': 0, 'device': 'cpu', **kwargs})
 
 
 def read_predictions(outcome, folder):
@@ -195,8 +195,11 @@ def test_the_record_says_what_was_measured(alone, data, config, tmp_path):
     annotations = coco.read(data / 'annotations/instances_val2017.json')
     results = read_predictions(alone, tmp_path)
     check(results, annotations, tmp_path)
-    assert score(results, annotations) == (record.metrics, record.per_class)
-    assert score(results, annotations, fast=True) == (record.metrics, record.per_class)
+    for fast in (False, True):
+        scorer = DetectionScorer(annotations, fast=fast)
+        scorer.update(range(IMAGES), of_images(results, annotations))
+        scores = scorer.compute()
+        assert (scores.metrics, scores.per_class) == (record.metrics, record.per_class)
 
 
 @pytest.mark.parametrize('processes', [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -303,11 +306,11 @@ def changed(weights, path, **changes):
 
 def test_mistakes_are_told_before_anything_is_predicted(config, weights, data, tmp_path):
     with pytest.raises(UserError, match=r'num_classes is 80.* has 10 classes'):
-        evaluate(Job('mask-rcnn_maformer-small_fpn_1x_coco.py', weights, data))
+        evaluate(Job('coco', 'mask-rcnn_maformer-small_fpn_1x_coco.py', weights, data))
     with pytest.raises(UserError, match='is a config for ade20k, not for coco'):
-        evaluate(Job('fpn_maformer-small_8xb2-80k_ade20k-512x512.py', weights, data))
+        evaluate(Job('coco', 'fpn_maformer-small_8xb2-80k_ade20k-512x512.py', weights, data))
     with pytest.raises(UserError, match='cannot be evaluated, only cited'):
-        evaluate(Job('mask_rcnn_vil_small', weights, data))
+        evaluate(Job('coco', 'mask_rcnn_vil_small', weights, data))
     with pytest.raises(UserError, match='there is no config'):
         evaluate(job('nowhere.py', weights, data))
     with pytest.raises(UserError, match=r'is not one of mask-rcnn_maformer-micro_fpn\.py: .*mask'):

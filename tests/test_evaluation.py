@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from safetensors.torch import save_file
 from scipy.stats import binomtest
 
 from datasets.imagenet import load
+from reproduce import distributed
 from reproduce.errors import UserError
-from reproduce.evaluate.harness import evaluate
-from reproduce.score.imagenet import Predictions, matched, read, score, wilson
-from reproduce.tasks.imagenet import Job, preprocessing, resolve
+from reproduce.evaluate import harness
+from reproduce.evaluate.harness import Job, collect, evaluate
+from reproduce.score import Scorer, Scores
+from reproduce.score.imagenet import Predictions, TopClasses, TopScorer, matched, read, wilson
+from reproduce.tasks import TASKS
+from reproduce.tasks.imagenet import preprocessing, resolve
 from reproduce.weights import store
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +55,7 @@ def weights(tmp_path_factory):
 
 def job(data, weights, **kwargs):
     options = {'batch_size': 4, 'workers': 0, 'preprocessing': {'img_size': 32}, 'device': 'cpu'}
-    return Job('maformer_micro', weights, data, **options | kwargs)
+    return Job('imagenet', 'maformer_micro', weights, data, **options | kwargs)
 
 
 def evaluate_command(data, weights, *more):
@@ -109,6 +114,67 @@ def test_any_number_of_processes_predicts_the_same(data, weights, alone, predict
     assert together.evaluation.intervals == alone.evaluation.intervals
     assert together.evaluation.key == alone.evaluation.key
     assert together.evaluation.provenance.processes == processes
+
+
+class ErrorsByClass(Scorer):
+    """A metric that the task does not have: how many images of each class are not right at once."""
+
+    def __init__(self, labels):
+        self.labels, self.collected = labels, Counter()
+
+    def update(self, indices, predictions):
+        for index, classes in zip(indices, predictions.classes, strict=True):
+            if classes[0] != self.labels[index]:
+                self.collected[self.labels[index]] += 1
+
+    def merge(self, collected):
+        self.collected += collected
+
+    def compute(self):
+        return Scores({f'errors{label}': float(n) for label, n in self.collected.items()})
+
+
+def with_a_second_metric(group, job):
+    prepared = TASKS['imagenet'].prepare(job, group.device)
+    scorer = ErrorsByClass([label for _, label in prepared.data.samples])
+    if collect(prepared, [prepared.scorer, scorer], group, job):
+        return prepared.scorer.compute().metrics, scorer.compute().metrics
+    return None
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_second_metric_on_the_same_pass(data, weights, alone, predictions, processes):
+    top, errors = distributed.run(
+        with_a_second_metric, job(data, weights), processes=processes, device='cpu'
+    )
+    assert top == alone.evaluation.metrics
+    predicted = predictions(alone)
+    wrong = predicted.labels[predicted.classes[:, 0] != predicted.labels].tolist()
+    assert errors == {f'errors{label}': n for label, n in Counter(wrong).items()}
+
+
+def test_an_image_that_is_predicted_twice_or_not_at_all_is_found(data, weights, monkeypatch):
+    everything = harness._batches
+
+    def some(*arguments):
+        first, *rest = everything(*arguments)
+        return [first, first, *rest[1:]]
+
+    monkeypatch.setattr(harness, '_batches', some)
+    with pytest.raises(RuntimeError, match='image 0 was predicted 2 times'):
+        evaluate(job(data, weights))
+
+
+def test_a_task_has_options_of_its_own(data, weights):
+    with pytest.raises(UserError, match=r'on imagenet has no option multi_scale.* of ade20k'):
+        job(data, weights, multi_scale=True)
+    with pytest.raises(UserError, match=r'on coco has no option preprocessing.* of imagenet'):
+        Job('coco', 'a.py', weights, data, preprocessing={'img_size': 32})
+    assert {name: Job(name, 'a', 'b', data).batch_size for name in TASKS} == {
+        'imagenet': 64,
+        'coco': 1,
+        'ade20k': 1,
+    }
 
 
 @pytest.fixture
@@ -206,10 +272,13 @@ def test_wilson_interval(count, n):
 
 
 def test_score():
-    labels = np.array([3, 1, 4, 9])
+    scorer = TopScorer([3, 1, 4, 9])
     classes = np.array([[3, 1, 0, 2, 5], [0, 2, 3, 4, 1], [4, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
-    metrics, _ = score(labels, classes)
-    assert metrics == {'top1': 50.0, 'top5': 75.0}
+    scorer.update([0, 1], TopClasses(classes[:2], None))
+    other = TopScorer([3, 1, 4, 9])
+    other.update([3, 2], TopClasses(classes[[3, 2]], None))
+    scorer.merge(other.collected)
+    assert scorer.compute().metrics == {'top1': 50.0, 'top5': 75.0}
 
 
 def test_a_model_is_a_system_where_it_is_one():
@@ -245,7 +314,7 @@ def test_preprocessing_is_the_models_own_unless_told():
         (('--limit', 0), 'give 1 or more'),
         (('--batch-size', 0), 'give 1 or more'),
         (('--processes', 0), 'give 1 or more'),
-        (('--model-kwargs', 'depth'), 'expected name=value'),
+        (('--model-kwargs', 'depth'), 'is no KEY=VALUE'),
         (('--model-kwargs', 'depht=3'), 'cannot be built with'),
     ],
 )
@@ -268,7 +337,7 @@ def test_a_diverged_model_is_an_error(data, tmp_path):
     state['norm.weight'] *= 1e30
     state['head.fc.weight'] *= 1e30
     save_file(state, tmp_path / 'large.safetensors')
-    with pytest.raises(UserError, match=r'NaN or infinity for \d+ of 17 images, first .*JPEG'):
+    with pytest.raises(UserError, match=r'NaN or infinity for \d+\.JPEG: its weights'):
         evaluate(job(data, tmp_path / 'large.safetensors'))
 
 
@@ -276,7 +345,8 @@ def test_a_model_of_another_input_size(data, tmp_path):
     model = timm.create_model('deit_tiny_patch16_224', num_classes=CLASSES)
     save_file(model.state_dict(), tmp_path / 'deit_tiny_patch16_224.safetensors')
     with pytest.raises(UserError, match=r'does not take images of 100 x 100 pixels.* img_size=100'):
-        evaluate(Job('deit_tiny_patch16_224', tmp_path, data, preprocessing={'img_size': 100}))
+        size = {'img_size': 100}
+        evaluate(Job('imagenet', 'deit_tiny_patch16_224', tmp_path, data, preprocessing=size))
 
 
 def test_half_precision_is_recorded(data, weights, alone):

@@ -1,13 +1,22 @@
-"""Processes that a scheduler starts."""
+"""Several processes: started here or by a scheduler, and ended together by the failure of one."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+import timm
 import torch
+from torch.utils.data import Dataset
 
+from datasets import shapes
+from reproduce import distributed
+from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import in_group, join
+from reproduce.errors import DataNotFound, UserError
 
 WORK = """
 import torch
@@ -51,8 +60,6 @@ def test_srun_starts_a_group():
     ],
 )
 def test_the_first_node_of_a_list(monkeypatch, nodes, first):
-    from reproduce import distributed
-
     for name, value in {
         'SLURM_JOB_ID': '1234567',
         'SLURM_STEP_NUM_TASKS': '16',
@@ -66,7 +73,7 @@ def test_the_first_node_of_a_list(monkeypatch, nodes, first):
         monkeypatch.setenv(name, '')  # so that they are restored
         monkeypatch.delenv(name)
     monkeypatch.setenv('MASTER_PORT', '29500')  # one's own choice stays
-    distributed._as_torchrun()
+    distributed._set_torchrun_variables()
     assert os.environ['MASTER_ADDR'] == first
     assert (os.environ['RANK'], os.environ['WORLD_SIZE']) == ('9', '16')
     assert (os.environ['LOCAL_RANK'], os.environ['LOCAL_WORLD_SIZE']) == ('1', '8')
@@ -90,3 +97,150 @@ def test_what_evaluates_several_models_is_started_alone(run, monkeypatch):
         code, out, err = run(*command)
         assert (code, out) == (2, '')
         assert 'evaluate one model at a time' in err
+
+
+def product(group, factor):
+    return factor * int(group.add(torch.tensor(group.rank + 1)))
+
+
+def test_the_result_is_that_of_the_first_process():
+    assert distributed.run(product, 10, device='cpu') == 10
+    assert distributed.run(product, 10, processes=2, device='cpu') == 30
+    with pytest.raises(UserError, match='0 processes can do no work'):
+        distributed.run(product, 10, processes=0)
+
+
+def waits_for(group, end, waiting):
+    """The process 1 comes to an end, while the process 0 waits for it."""
+    if group.rank == 1:
+        end()
+    elif waiting == 'agree':
+        group.agree()
+    elif waiting == 'gather':
+        group.gather([0])
+    else:
+        time.sleep(300)
+
+
+def raises():
+    raise DataNotFound('there is no image: give one.')
+
+
+def breaks():
+    raise ValueError('seven is no number')
+
+
+def runs_out_of_memory():
+    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate\nmore than there is')
+
+
+def is_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leaves():
+    os._exit(0)
+
+
+@pytest.mark.parametrize('waiting', ['agree', 'sleep'])
+def test_a_failure_ends_the_others_whatever_they_do(waiting):
+    start = time.monotonic()
+    with pytest.raises(DataNotFound, match=r'^there is no image: give one\.$') as error:
+        distributed.run(waits_for, raises, waiting, processes=2, device='cpu')
+    assert error.value.rank == 0  # of this test, which the command line would print it from
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize(
+    ('end', 'sentence'),
+    [
+        (runs_out_of_memory, r'the memory of cpu does not hold a batch: lower the batch size\.'),
+        (is_killed, r'process 1 of 2 was ended by the signal SIGKILL, as when .* is full\.'),
+        (leaves, r'process 0 of 2 lost its connection to another one, .*log of its machine\.'),
+    ],
+)
+def test_every_way_to_end_is_one_sentence(end, sentence):
+    with pytest.raises(UserError, match=f'^{sentence}$'):
+        distributed.run(waits_for, end, 'gather', processes=2, device='cpu')
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match=r'^process 1 of 2 failed: ValueError: seven') as error:
+        distributed.run(waits_for, breaks, 'agree', processes=2, device='cpu')
+    assert 'in breaks' in error.value.__notes__[0]
+    with pytest.raises(ValueError, match='seven'):
+        distributed.run(lambda group: breaks(), device='cpu')
+
+
+FAIL = """
+import sys
+from reproduce import cli, distributed
+from reproduce.errors import UserError
+
+def fail(group):
+    if group.rank == 1:
+        raise UserError('one has failed: mend it.')
+    group.gather([0])
+
+cli.app = lambda: distributed.run(fail, device='cpu')
+cli.run()
+"""
+
+
+def test_under_srun_the_process_that_failed_says_so_and_all_end():
+    variables = {
+        'SLURM_JOB_ID': str(os.getpid() + 1),
+        'SLURM_STEP_NUM_TASKS': '2',
+        'SLURM_STEP_NODELIST': 'localhost',
+        'SLURM_STEP_TASKS_PER_NODE': '2',
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, '-c', FAIL],
+            env={**os.environ, **variables, 'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    printed = [task.communicate(timeout=60)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [2, 2]
+    assert printed == ['', 'error: one has failed: mend it.\n']
+
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        if index == 4:
+            raise UserError(f'cannot read the number {index}: restore it.')
+        return index
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_an_error_of_a_loader_keeps_its_sentence(workers):
+    read = []
+    with pytest.raises(UserError, match=r'^cannot read the number 4: restore it\.$'):
+        for batch in ErrorPreservingLoader(Numbers(), batch_size=2, num_workers=workers):
+            read += batch.tolist()
+    assert read == [0, 1, 2, 3]
+
+
+def test_label_maps_on_two_processes_stop_at_a_damaged_image(run, tmp_path):
+    shapes.write(tmp_path, train=40, val=20)
+    bad = sorted((tmp_path / 'imagenet/train').rglob('*.JPEG'))[5]
+    bad.write_bytes(bad.read_bytes()[:300])
+    network = timm.create_model('test_resnet', num_classes=10)
+    torch.save(network.state_dict(), tmp_path / 'annotator.pth')
+    start = time.monotonic()
+    code, out, err = run(
+        *('labels', 'test_resnet', '--data', tmp_path / 'imagenet', '--output', 'maps'),
+        *('--checkpoint', tmp_path / 'annotator.pth', '--img-size', 64, '--workers', 1),
+        *('--processes', 2, '--device', 'cpu', '--batch-size', 2),
+    )
+    assert (code, out) == (2, '')
+    assert err.startswith(f'error: cannot read the image {bad}: ')
+    assert err.count('\n') == 1
+    assert not Path('maps/labels.json').exists()
+    assert time.monotonic() - start < 60

@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from reproduce.errors import UserError
 from reproduce.evaluate import records
-from reproduce.evaluate.harness import evaluate
+from reproduce.evaluate.harness import Job, evaluate
 from reproduce.judge.verdict import Verdict, judge_reference
 from reproduce.paper import load_tolerances
-from reproduce.tasks.imagenet import Job
 from reproduce.weights import registry, store
 from reproduce.weights.registry import Reference, Released, load_manifest
 from reproduce.weights.store import obtain
@@ -228,7 +227,7 @@ def test_the_regression_gate(run, embedded, sound, tmp_path):
     save_file(state, tmp_path / 'sound.safetensors')
     state['head.fc.weight'] += 0.5 * torch.randn(state['head.fc.weight'].shape)
     save_file(state, tmp_path / 'perturbed.safetensors')
-    outcome = evaluate(Job('maformer_micro', sound, embedded, workers=0))
+    outcome = evaluate(Job('imagenet', 'maformer_micro', sound, embedded, workers=0))
     top1 = outcome.evaluation.metrics['top1']
     assert top1 > 80
     options = ('--data', embedded, '--workers', 0)
@@ -252,7 +251,7 @@ def test_the_regression_gate(run, embedded, sound, tmp_path):
 
 
 def test_the_gate_knows_other_images(run, embedded, sound, tmp_path):
-    outcome = evaluate(Job('maformer_micro', sound, embedded, workers=0, limit=5))
+    outcome = evaluate(Job('imagenet', 'maformer_micro', sound, embedded, workers=0, limit=5))
     save_file(load_file(sound), tmp_path / 'sound.safetensors')
     manifest = write_manifest(tmp_path, outcome, sound=100.0)
     code, out, _ = run('regress', '--manifest', manifest, '--data', embedded, '--workers', 0)

@@ -1,21 +1,28 @@
 """`python -m reproduce evaluate`: the accuracy of one model."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from datasets.ade20k import load
 from reproduce import files
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json, print_metrics
-from reproduce.errors import UserError
+from reproduce.commands.options import (
+    KEY_VALUES,
+    SETTINGS,
+    DeviceKind,
+    KeyValueCommand,
+    OutputFormat,
+    Precision,
+    print_json,
+    print_metrics,
+)
 from reproduce.folders import EVALUATIONS
-from reproduce.quiet import quiet_libraries
 from reproduce.wording import extent
 
 if TYPE_CHECKING:
-    from reproduce.evaluate.harness import Job, Outcome
+    from reproduce.evaluate.harness import Outcome
 
 PICTURED = 5  # images in a picture of predictions
 
@@ -39,13 +46,14 @@ Config = Annotated[
 ConfigOptions = Annotated[
     list[str] | None,
     typer.Option(
-        help="name=value in place of the config's, such as model.test_cfg.rcnn.score_thr=0.01; "
-        'repeat for more.'
+        '--cfg-options',
+        metavar=KEY_VALUES,
+        help="Values in place of the config's, such as model.test_cfg.rcnn.score_thr=0.01.",
     ),
 ]
 
 
-@app.command('imagenet')
+@app.command('imagenet', cls=KeyValueCommand)
 def imagenet(
     model: Annotated[
         str, typer.Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
@@ -73,14 +81,16 @@ def imagenet(
     ] = None,
     model_kwargs: Annotated[
         list[str] | None,
-        typer.Option(help='Constructor arguments, such as token_labeling=true; repeat for more.'),
+        typer.Option(
+            '--model-kwargs',
+            metavar=KEY_VALUES,
+            help='Constructor arguments, such as token_labeling=True.',
+        ),
     ] = None,
     output: Output = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Measure Top-1 and Top-5 on ImageNet-1K's validation images, every image exactly once."""
-    from reproduce.tasks.imagenet import Job
-
     overrides = {
         'img_size': img_size,
         'crop_pct': crop_pct,
@@ -88,22 +98,24 @@ def imagenet(
         'mean': mean,
         'std': std,
     }
-    job = Job(
+    _run(
+        *(processes, output, format),
+        task='imagenet',
         model=model,
         checkpoint=checkpoint,
         data=data,
-        arguments=_arguments('--model-kwargs', model_kwargs or []),
+        arguments=model_kwargs,
+        option='--model-kwargs',
         limit=limit,
-        **({} if batch_size is None else {'batch_size': batch_size}),
+        batch_size=batch_size,
         workers=workers,
-        amp=amp and amp.value,
-        device=device and device.value,
+        amp=amp,
+        device=device,
         preprocessing={k: v for k, v in overrides.items() if v is not None},
     )
-    _run(job, processes, output, format)
 
 
-@app.command('coco')
+@app.command('coco', cls=KeyValueCommand)
 def coco(
     config: Config,
     checkpoint: options.Checkpoint,
@@ -119,24 +131,22 @@ def coco(
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Measure box and mask AP on COCO's val2017, every image exactly once."""
-    with quiet_libraries():
-        from reproduce.tasks.coco import Job
-
-    job = Job(
+    _run(
+        *(processes, output, format),
+        task='coco',
         model=config,
         checkpoint=checkpoint,
         data=data,
-        arguments=_arguments('--cfg-options', cfg_options or []),
+        arguments=cfg_options,
         limit=limit,
-        **({} if batch_size is None else {'batch_size': batch_size}),
+        batch_size=batch_size,
         workers=workers,
-        amp=amp and amp.value,
-        device=device and device.value,
+        amp=amp,
+        device=device,
     )
-    _run(job, processes, output, format)
 
 
-@app.command('ade20k')
+@app.command('ade20k', cls=KeyValueCommand)
 def ade20k(
     config: Config,
     checkpoint: options.Checkpoint,
@@ -162,53 +172,57 @@ def ade20k(
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Measure mIoU on ADE20K's validation images, every image exactly once."""
-    with quiet_libraries():
-        from reproduce.tasks.ade20k import Job
-
-    job = Job(
+    if picture is not None:
+        files.check_writable(picture.parent)
+    record = _run(
+        *(processes, output, format),
+        task='ade20k',
         model=config,
         checkpoint=checkpoint,
         data=data,
-        arguments=_arguments('--cfg-options', cfg_options or []),
+        arguments=cfg_options,
         limit=limit,
-        **({} if batch_size is None else {'batch_size': batch_size}),
+        batch_size=batch_size,
         workers=workers,
-        amp=amp and amp.value,
-        device=device and device.value,
+        amp=amp,
+        device=device,
         multi_scale=multi_scale,
     )
-    if picture is not None:
-        files.check_writable(picture.parent)
-    record = _run(job, processes, output, format)
     if record is not None and picture is not None:
-        from datasets.ade20k import load
+        # Imported here, so that evaluations without a picture do not wait for matplotlib.
         from reproduce.report.pictures import side_by_side
 
         drawn = side_by_side(load(data, limit=limit), record.with_suffix('.zip'), PICTURED)
         files.write_atomically(picture, drawn)
 
 
-def _arguments(option: str, entries: list[str]) -> dict[str, Any]:
-    """What 'name=value' entries say; values are JSON where they can be."""
-    arguments = {}
-    for entry in entries:
-        name, equals, value = entry.partition('=')
-        if not equals or not name.replace('.', '_').isidentifier():
-            raise UserError(
-                f"{option} '{entry}' is no argument: expected name=value, such as "
-                'token_labeling=true.'
-            )
-        try:
-            arguments[name] = json.loads(value.lower() if value in ('True', 'False') else value)
-        except json.JSONDecodeError:
-            arguments[name] = value
-    return arguments
+def _run(
+    processes: int,
+    output: Path,
+    format: OutputFormat,
+    *,
+    arguments: list[str] | None,
+    amp: Precision | None,
+    device: DeviceKind | None,
+    option: str = '--cfg-options',
+    **fields: Any,
+) -> Path | None:
+    """Evaluate and report; return the record's path, or None in all but a launcher's first process.
 
+    Args:
+        arguments: the entries of `option`.
+        fields: further fields of the `Job`.
+    """
+    # Imported here, so that `--help` does not wait for torch.
+    from reproduce.evaluate.harness import Job, evaluate
+    from reproduce.openmmlab.cfg_options import parse
 
-def _run(job: 'Job', processes: int, output: Path, format: OutputFormat) -> Path | None:
-    """Evaluate and report; the record, in the first of the processes that a launcher started."""
-    from reproduce.evaluate.harness import evaluate
-
+    job = Job(
+        arguments=parse(arguments or [], option),
+        amp=amp and amp.value,
+        device=device and device.value,
+        **fields,
+    )
     files.check_writable(output)
     outcome = evaluate(job, processes)
     if outcome is None:
@@ -219,6 +233,7 @@ def _run(job: 'Job', processes: int, output: Path, format: OutputFormat) -> Path
 
 
 def _report(outcome: 'Outcome', path: Path, format: OutputFormat) -> None:
+    # Imported here, so that `--help` does not wait for the register of weights.
     from reproduce.judge.references import check_reference
 
     e = outcome.evaluation

@@ -1,12 +1,15 @@
 """Options that several commands have, and how their results are printed."""
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from tabulate import tabulate
+from typer.core import TyperCommand
 
 
 class OutputFormat(StrEnum):
@@ -37,6 +40,32 @@ SETTINGS: dict[str, Any] = {
     'rich_markup_mode': None,
     'context_settings': {'help_option_names': ['-h', '--help']},
 }
+
+# The metavar of options that take KEY=VALUE entries.
+KEY_VALUES = 'KEY=VALUE ...'
+
+
+class KeyValueCommand(TyperCommand):
+    """A command whose options of KEY_VALUES take several entries after one flag, or repeated."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the flag before every entry, which is how click takes several."""
+        flags = {flag for p in self.params if p.metavar == KEY_VALUES for flag in p.opts}
+        spelled_out: list[str] = []
+        flag, awaits_entry = None, False
+        for arg in args:
+            name, equals, _ = arg.partition('=')
+            if name in flags:
+                flag, awaits_entry = name, not equals
+            elif awaits_entry:
+                awaits_entry = False
+            elif flag is not None and re.match(r'[\w.]+=', arg):
+                spelled_out.append(flag)
+            else:
+                flag = None
+            spelled_out.append(arg)
+        return super().parse_args(ctx, spelled_out)
+
 
 Tables = Annotated[
     list[int] | None, typer.Argument(help='Tables of the paper, 1-7; all if none is named.')

@@ -1,10 +1,11 @@
-"""`python -m reproduce score`."""
+"""`python -m reproduce score`: kept predictions, scored without the model."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from datasets import coco as coco_data
 from reproduce.commands import options
 from reproduce.commands.options import (
     SETTINGS,
@@ -13,6 +14,9 @@ from reproduce.commands.options import (
     print_json,
     print_metrics,
 )
+from reproduce.score import ade20k as ade20k_scores
+from reproduce.score import coco as coco_scores
+from reproduce.score.coco import DetectionScorer
 from reproduce.wording import extent
 
 app = typer.Typer(
@@ -28,21 +32,23 @@ def imagenet(
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Compute Top-1 and Top-5 of kept predictions from the labels that the data has."""
+    # Imported here, so that the other tasks do not wait for pandas and timm.
     from datasets.imagenet import load
-    from reproduce.score.imagenet import matched, read, score
+    from reproduce.score.imagenet import TopClasses, TopScorer, matched, read
 
     stored = read(predictions)
     images = load(data, limit=limit)
     fitting = matched(stored, images, predictions)
-    metrics, intervals = score(fitting.labels, fitting.classes)
-    told = dict(zip(stored.files, stored.labels.tolist(), strict=True))
-    changed = sum(
-        told[f] != label for f, label in zip(fitting.files, fitting.labels.tolist(), strict=True)
-    )
+    scorer = TopScorer(fitting.labels)
+    scorer.update(range(len(fitting.files)), TopClasses(fitting.classes, fitting.scores))
+    scores = scorer.compute()
+    before = dict(zip(stored.files, stored.labels.tolist(), strict=True))
+    now = dict(zip(fitting.files, fitting.labels.tolist(), strict=True))
+    changed = sum(before[file] != label for file, label in now.items())
     if format is OutputFormat.JSON:
         result = {
-            'metrics': metrics,
-            'intervals': intervals,
+            'metrics': scores.metrics,
+            'intervals': scores.intervals,
             'images': len(fitting.files),
             'fingerprint': images.fingerprint,
             'complete': images.complete,
@@ -52,7 +58,7 @@ def imagenet(
         print_json(result)
         return
     print(f'{predictions}, {extent(len(fitting.files), images.complete, images.problems)}')
-    print_metrics(metrics, intervals)
+    print_metrics(scores.metrics, scores.intervals)
     if changed:
         print(f'{changed:,} labels are not those that the predictions were made with.')
 
@@ -78,21 +84,19 @@ def coco(
 
     Every image of the annotations counts, also one without detections.
     """
-    from datasets.coco import lacks, read
-    from reproduce.score.coco import check, score
-    from reproduce.score.coco import read as read_results
-
-    truth = read(annotations)
+    truth = coco_data.read(annotations)
     if limit is not None:
         truth = truth.take(limit)
-    found = read_results(results)
-    check(found, truth, results)
-    metrics, per_class = score(found, truth, fast)
-    problems = lacks(truth)
+    found = coco_scores.read(results)
+    coco_scores.check(found, truth, results)
+    scorer = DetectionScorer(truth, fast=fast)
+    scorer.update(range(len(truth.images)), coco_scores.of_images(found, truth))
+    scores = scorer.compute()
+    problems = coco_data.lacks(truth)
     if format is OutputFormat.JSON:
         result = {
-            'metrics': metrics,
-            'per_class': per_class,
+            'metrics': scores.metrics,
+            'per_class': scores.per_class,
             'images': len(truth.images),
             'detections': len(found),
             'fingerprint': truth.fingerprint,
@@ -103,8 +107,8 @@ def coco(
         print_json(result)
         return
     print(f'{results}, {extent(len(truth.images), not problems, problems)}')
-    print_metrics(metrics)
-    print_classes(per_class)
+    print_metrics(scores.metrics)
+    print_classes(scores.per_class)
 
 
 @app.command('ade20k')
@@ -125,9 +129,7 @@ def ade20k(
 
     In a label map 0 is ignored and 1 the first class.
     """
-    from reproduce.score.ade20k import score_folder
-
-    scored = score_folder(predictions, annotations, limit)
+    scored = ade20k_scores.score_folder(predictions, annotations, limit)
     if format is OutputFormat.JSON:
         result = {
             'metrics': scored.metrics,

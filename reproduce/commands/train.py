@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS
+from reproduce.commands.options import KEY_VALUES, SETTINGS, KeyValueCommand
 from reproduce.errors import UserError
 
 
@@ -75,7 +75,7 @@ def train_imagenet(
     train(job, processes)
 
 
-@app.command('config')
+@app.command('config', cls=KeyValueCommand)
 def train_config(
     config: Annotated[
         str,
@@ -96,7 +96,7 @@ def train_config(
     ] = None,
     cfg_options: Annotated[
         list[str] | None,
-        typer.Option('--cfg-options', help='KEY=VALUE: change the config; can be repeated.'),
+        typer.Option('--cfg-options', metavar=KEY_VALUES, help="Values in place of the config's."),
     ] = None,
     resume: Annotated[
         bool, typer.Option('--resume', help='Go on from the last checkpoint in --output.')

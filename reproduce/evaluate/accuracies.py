@@ -131,17 +131,16 @@ def on_record(
 def job(inputs: Inputs, request: Request) -> Job:
     """Return how the system is evaluated; running it needs a checkpoint and data."""
     system = inputs.system
-    options = {} if request.batch_size is None else {'batch_size': request.batch_size}
-    if 'ms_miou' in system.accuracies:
-        options['multi_scale'] = True
-    return TASKS[system.task].job_class(
+    return Job(
+        task=system.task,
         model=system.name,
         checkpoint=inputs.checkpoint,
         data=request.data,
         limit=request.limit,
+        batch_size=request.batch_size,
         workers=request.workers,
         amp=request.amp,
-        **options,
+        multi_scale='ms_miou' in system.accuracies,
     )
 
 

@@ -1,32 +1,37 @@
-"""What the three evaluations share: the job, its processes, its batches, and the record it leaves.
+"""The evaluation of a model: a loop over batches, whose predictions are scored and kept.
 
-A task's module (`imagenet`, `coco`, `ade20k`) has a `Job` of its own, which says how the model and
-the data are prepared and how predictions become metrics. Everything else is here.
+Model, data and metrics are separate. A task says how a `Job` is prepared (`reproduce.tasks.NAME`):
+which images the model reads, how it predicts a batch, what scores the predictions and what keeps
+them. `collect` is the loop; it feeds any number of scorers in one pass over the images, on any
+number of processes.
 """
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from reproduce.distributed import Group, in_group, join, launch
+from reproduce.data_loader import ErrorPreservingLoader
+from reproduce.distributed import Group, run
 from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.quiet import quiet_libraries
+from reproduce.score import Collector, PredictionFile, Scorer
+from reproduce.tasks import TASKS
 from reproduce.weights import store
 
 PRECISIONS = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
 class DataSet(Protocol):
-    """What `datasets` finds on a disk, whatever the task."""
+    """The data set of a task, as `datasets` finds it on a disk."""
 
     root: Path
     split: str
@@ -38,22 +43,56 @@ class DataSet(Protocol):
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What came out.
+class Job:
+    """What to evaluate, and how.
 
     Attributes:
-        metrics: in percent.
-        predictions: what they were computed from, as the file that is kept beside the record.
-        suffix: that file's.
-        intervals: the 95 % interval of those metrics that have one, in percent.
-        per_class: metrics of single classes, by class, in percent.
+        task: 'imagenet', 'coco' or 'ade20k'.
+        model: a system of the paper's tables, a timm model, or an OpenMMLab config.
+        checkpoint: a file, a folder with `SYSTEM.safetensors` in it, or a released checkpoint.
+        data: the data set's folder, or the one above.
+        arguments: constructor arguments of the timm model, or values that replace the config's.
+        preprocessing: of classifiers only: what replaces the model's own img_size, crop_pct,
+            interpolation, mean or std.
+        multi_scale: of segmenters only: whether to predict at several scales and mirrored, too.
+        limit: evaluate that many images only.
+        batch_size: images a batch, in each process; None becomes the task's own.
+        workers: processes that read images, for each process that computes.
+        amp: 'fp16' or 'bf16'; None computes in fp32.
+        device: 'cpu' or 'cuda'; None takes GPUs where there are some.
+
+    Raises:
+        UserError: if the task has no such option, or a value is out of range.
     """
 
-    metrics: dict[str, float]
-    predictions: bytes
-    suffix: str
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    task: str
+    model: str
+    checkpoint: str | Path
+    data: Path
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    multi_scale: bool = False
+    limit: int | None = None
+    batch_size: int | None = None
+    workers: int = 4
+    amp: str | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        task = TASKS[self.task]
+        for option in {name for other in TASKS.values() for name in other.options}:
+            if getattr(self, option) and option not in task.options:
+                owners = [other.name for other in TASKS.values() if option in other.options]
+                raise UserError(
+                    f'an evaluation on {self.task} has no option {option}: leave it out; it is one '
+                    f'of {" and ".join(owners)}.'
+                )
+        if self.batch_size is None:
+            object.__setattr__(self, 'batch_size', task.batch_size)
+        if self.batch_size < 1:
+            raise UserError(f'a batch of {self.batch_size} images is none: give 1 or more.')
+        if self.amp is not None and self.amp not in PRECISIONS:
+            raise UserError(f"--amp '{self.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
 
 
 @dataclass(frozen=True)
@@ -64,8 +103,13 @@ class Prepared:
         system: the system of the paper's tables that this is, if it is one.
         model, arguments, preprocessing, overridden: as in a record.
         checkpoint: the file of the weights, which are loaded.
-        data: the images.
-        measure: predicts all images with the other processes of a group; None in all but the first.
+        data: the data set.
+        images: what the model reads of each image of `data`, by index.
+        collate: makes a batch of a list of these.
+        predict: returns the predictions for a batch, given the indices of its images and the batch;
+            on the CPU, in the form that the task's scorer takes.
+        scorer: computes the metrics of the record.
+        file: keeps the predictions.
     """
 
     system: str | None
@@ -74,45 +118,12 @@ class Prepared:
     checkpoint: Path
     data: DataSet
     preprocessing: dict[str, Any]
-    measure: Callable[[Group], Measured | None]
-    overridden: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Job(ABC):
-    """What to evaluate, and how.
-
-    Attributes:
-        model: a system of the paper's tables, a timm model, or an OpenMMLab config.
-        checkpoint: a file, a folder with `SYSTEM.safetensors` in it, or a released checkpoint.
-        data: the data set's folder, or the one above.
-        arguments: constructor arguments of the timm model, or values that replace the config's.
-        limit: take that many images only.
-        batch_size: images a batch, in each process.
-        workers: processes that read images, for each process that computes.
-        amp: 'fp16' or 'bf16'; None computes in fp32.
-        device: 'cpu' or 'cuda'; None takes GPUs where there are some.
-    """
-
-    task: ClassVar[str]
-
-    model: str
-    checkpoint: str | Path
-    data: Path
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    limit: int | None = None
-    batch_size: int = 1
-    workers: int = 4
-    amp: str | None = None
-    device: str | None = None
-
-    @abstractmethod
-    def prepare(self) -> Prepared:
-        """Find and check the data, build the model, load its weights.
-
-        Raises:
-            UserError: if the checkpoint, the data or an option is not what it should be.
-        """
+    overridden: tuple[str, ...]
+    images: Dataset
+    collate: Callable[[list[Any]], Any]
+    predict: Callable[[Sequence[int], Any], Any]
+    scorer: Scorer
+    file: PredictionFile
 
 
 @dataclass(frozen=True)
@@ -123,14 +134,14 @@ class Outcome:
     predictions: bytes
 
     def save(self, folder: Path) -> Path:
-        """Keep both in `folder`; returns the record's path."""
+        """Write both into `folder`; return the record's path."""
         return records.save(self.evaluation, self.predictions, folder)
 
 
 def evaluate(job: Job, processes: int = 1) -> Outcome | None:
     """Evaluate on `processes` processes of this machine, or on those that a launcher started.
 
-    Every image counts exactly once, and an image meets the same batch on any number of processes.
+    Every image counts exactly once, and an image is in the same batch on any number of processes.
 
     Returns:
         the outcome; None in all but the first of the processes that a launcher started.
@@ -139,140 +150,122 @@ def evaluate(job: Job, processes: int = 1) -> Outcome | None:
         UserError: if the checkpoint, the data or an option is not what it should be, or an image
             cannot be read.
     """
-    if processes < 1:
-        raise UserError(f'{processes} processes cannot evaluate anything: give 1 or more.')
-    if processes > 1 and not in_group():
-        return launch(run, (job,), processes)
-    return run(job)
+    return run(_evaluate, job, processes=processes, device=job.device)
 
 
 @quiet_libraries()
-def run(job: Job) -> Outcome | None:
-    """The part of this process; see `evaluate`."""
-    if job.amp is not None and job.amp not in PRECISIONS:
-        raise UserError(f"--amp '{job.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
-    if job.batch_size < 1:
-        raise UserError(f'a batch of {job.batch_size} images is none: give 1 or more.')
+def _evaluate(group: Group, job: Job) -> Outcome | None:
+    """Do the part of this process; see `evaluate`."""
     # fp32 means fp32: cuDNN would round the inputs of convolutions to TF32.
     torch.backends.cudnn.allow_tf32 = False
-    with join(job.device) as group:
-        with agreeing(group, job):
-            prepared = job.prepare()
-            sha256 = store.sha256(prepared.checkpoint)
-        start = time.perf_counter()
-        measured = prepared.measure(group)
-        seconds = time.perf_counter() - start
-        if measured is None:
-            return None
-        data = prepared.data
-        evaluation = records.Evaluation(
-            task=job.task,
-            system=prepared.system,
-            model=prepared.model,
-            arguments=prepared.arguments,
-            checkpoint=records.Checkpoint(
-                file=prepared.checkpoint.name,
-                sha256=sha256,
-                released=store.released_name(prepared.checkpoint, sha256),
-            ),
-            data=records.Data(
-                split=data.split,
-                images=len(data.samples),
-                classes=len(data.classes),
-                fingerprint=data.fingerprint,
-                complete=data.complete,
-                problems=data.problems,
-            ),
-            precision=job.amp or 'fp32',
-            preprocessing=prepared.preprocessing,
-            overridden=prepared.overridden,
-            metrics=measured.metrics,
-            intervals=measured.intervals,
-            per_class=measured.per_class,
-            predictions=measured.suffix,
-            provenance=records.provenance(group.device, group.size, job.batch_size, seconds),
-        )
-        return Outcome(evaluation, measured.predictions)
+    prepared = TASKS[job.task].prepare(job, group.device)
+    sha256 = store.sha256(prepared.checkpoint)
+    group.agree()
+    start = time.perf_counter()
+    if not collect(prepared, [prepared.scorer, prepared.file], group, job):
+        return None
+    scores = prepared.scorer.compute()
+    seconds = time.perf_counter() - start
+    data = prepared.data
+    evaluation = records.Evaluation(
+        task=job.task,
+        system=prepared.system,
+        model=prepared.model,
+        arguments=prepared.arguments,
+        checkpoint=records.Checkpoint(
+            file=prepared.checkpoint.name,
+            sha256=sha256,
+            released=store.released_name(prepared.checkpoint, sha256),
+        ),
+        data=records.Data(
+            split=data.split,
+            images=len(data.samples),
+            classes=len(data.classes),
+            fingerprint=data.fingerprint,
+            complete=data.complete,
+            problems=data.problems,
+        ),
+        precision=job.amp or 'fp32',
+        preprocessing=prepared.preprocessing,
+        overridden=prepared.overridden,
+        metrics=scores.metrics,
+        intervals=scores.intervals,
+        per_class=scores.per_class,
+        predictions=prepared.file.suffix,
+        provenance=records.provenance(group.device, group.size, job.batch_size, seconds),
+    )
+    return Outcome(evaluation, prepared.file.to_bytes())
 
 
-def batches(
-    dataset: Dataset, collate: Callable[[list[Any]], Any], group: Group, job: Job
+def collect(prepared: Prepared, collectors: Sequence[Collector], group: Group, job: Job) -> bool:
+    """Predict every image once, and give the predictions of each batch to all `collectors`.
+
+    Returns:
+        whether this is the first process, in which the collectors have the predictions of all.
+
+    Raises:
+        UserError: if an image cannot be read, the model gives no number, or another process has
+            failed.
+    """
+    predicted: list[int] = []
+    with inference(group.device, job.amp):
+        for indices, batch in _batches(prepared.images, prepared.collate, group, job):
+            predictions = prepared.predict(indices, batch)
+            for collector in collectors:
+                collector.update(indices, predictions)
+            predicted += indices
+    group.agree()
+    # In one message, in which a prediction that several collectors have is one object.
+    parts = group.gather([(predicted, [collector.collected for collector in collectors])])
+    if parts is None:
+        return False
+    for indices, collected in parts[1:]:
+        predicted += indices
+        for collector, theirs in zip(collectors, collected, strict=True):
+            collector.merge(theirs)
+    times = np.bincount(predicted, minlength=len(prepared.images))
+    if (times != 1).any():
+        wrong = int((times != 1).argmax())
+        raise RuntimeError(f'image {wrong} was predicted {times[wrong]} times')
+    return True
+
+
+@contextmanager
+def inference(device: torch.device, amp: str | None) -> Iterator[None]:
+    """Compute without gradients, and under autocast to the precision `amp` if there is one."""
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, PRECISIONS.get(amp), enabled=amp is not None),
+    ):
+        yield
+
+
+def _batches(
+    images: Dataset, collate: Callable[[list[Any]], Any], group: Group, job: Job
 ) -> Iterator[tuple[list[int], Any]]:
-    """The batches of this process, each with the indices of its images; shows the progress.
+    """Yield the batches of this process, with the indices of their images; show the progress.
 
-    Batches are cut before they are dealt to the processes, so an image meets the same batch, and
+    Batches are cut before they are dealt to the processes, so an image is in the same batch, and
     gets the same prediction, on any number of them. Ends early when another process has failed.
 
     Raises:
         UserError: at the first image that cannot be read.
     """
-    n = len(dataset)
-    cut = [range(i, min(i + job.batch_size, n)) for i in range(0, n, job.batch_size)]
+    n = len(images)
+    cut = [list(range(i, min(i + job.batch_size, n))) for i in range(0, n, job.batch_size)]
     mine = cut[group.rank :: group.size]
-    loader = DataLoader(
-        _Indexed(dataset),
+    loader = ErrorPreservingLoader(
+        images,
+        collate,
         batch_sampler=mine,
         num_workers=min(job.workers, len(mine)),
-        collate_fn=_Collate(collate),
         pin_memory=group.device.type == 'cuda',
     )
     with tqdm(total=n, unit='image', disable=True if group.rank else None, smoothing=0.05) as bar:
-        for i, (indices, batch) in enumerate(loader):
-            # As an exception of the loader's process it would bring that process's traceback along.
-            if isinstance(batch, UserError):
-                raise batch
+        for i, (indices, batch) in enumerate(zip(mine, loader, strict=True)):
             if group.failed:
                 return
             yield indices, batch
             # This process is the first, and its i-th batch the first of a round of all.
             begin = i * group.size * job.batch_size
             bar.update(min(group.size * job.batch_size, n - begin))
-
-
-@contextmanager
-def agreeing(group: Group, job: Job) -> Iterator[None]:
-    """What a process computes alone; at its end all go on, or all raise what stopped one of them.
-
-    Raises:
-        UserError: if one of them raised one, or its memory does not hold a batch.
-    """
-    own = None
-    try:
-        yield
-    except UserError as error:
-        own = error
-        group.fail(str(error))
-    except torch.OutOfMemoryError:
-        group.fail(
-            f'a batch of {job.batch_size} images does not fit the memory: lower --batch-size.'
-        )
-    try:
-        group.agree()
-    except UserError as first:
-        raise own or first from None
-
-
-class _Indexed(Dataset):
-    """Each item with its index; one that cannot be read as its error."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[int, Any]:
-        try:
-            return index, self.dataset[index]
-        except UserError as error:
-            return index, error
-
-
-class _Collate:
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, items: list[tuple[int, Any]]) -> tuple[list[int], Any]:
-        indices, contents = zip(*items, strict=True)
-        unreadable = next((c for c in contents if isinstance(c, UserError)), None)
-        return list(indices), unreadable or self.collate(list(contents))

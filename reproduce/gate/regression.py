@@ -15,7 +15,7 @@ from datasets import shapes
 from reproduce.distributed import check_alone
 from reproduce.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.evaluate import records
-from reproduce.evaluate.harness import Outcome, evaluate
+from reproduce.evaluate.harness import Job, Outcome, evaluate
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
 from reproduce.tasks import TASKS
@@ -106,18 +106,15 @@ def _evaluate(
 ) -> Outcome:
     if root is None:
         raise DataNotFound(f'it takes {TASKS[entry.task].validation_set} at --data')
-    options = {}
-    if entry.task == 'imagenet':
-        options['preprocessing'] = entry.preprocessing
-    if entry.task == 'ade20k':
-        options['multi_scale'] = entry.multi_scale
-    job = TASKS[entry.task].job_class(
+    job = Job(
+        task=entry.task,
         model=entry.model,
         arguments=entry.arguments,
         checkpoint=path,
         data=root,
         workers=workers,
-        **options,
+        preprocessing=entry.preprocessing,
+        multi_scale=entry.multi_scale,
     )
     return evaluate(job, processes)
 

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproduce.errors import UserError
+from reproduce.tasks import TASKS
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-
-_TASKS = {'mmdet': 'coco', 'mmseg': 'ade20k'}
 
 _DISTRIBUTIONS = {
     'mmengine': 'onedl-mmengine',
@@ -38,13 +37,13 @@ def load_config(name: str | Path) -> 'Config':
             'mmcv has neither its compiled operators nor the stand-in for them: run '
             '`pip install --no-deps ./operators` in the checkout'
         )
-    from mmengine.config import Config
+    from mmengine.config import Config  # here, so that a missing package is the error above
 
     return Config.fromfile(_find(str(name)))
 
 
 def config_name(name: str | Path) -> str:
-    """The same config always by the same name: relative to `reproduce/configs` where it is there.
+    """Return the one name of a config: relative to `reproduce/configs` where it is there.
 
     Raises:
         UserError: if there is no such file.
@@ -54,18 +53,19 @@ def config_name(name: str | Path) -> str:
 
 
 def task_of(config: 'Config') -> str:
-    """'coco' or 'ade20k': what a model of `config` is evaluated on.
+    """Return the name of the task that a model of `config` is evaluated on: 'coco' or 'ade20k'.
 
     Raises:
-        UserError: if it is neither a detector of mmdet's nor a segmenter of mmseg's.
+        UserError: if it is neither a detector of mmdet nor a segmenter of mmseg.
     """
     scope = config.get('default_scope')
-    if scope not in _TASKS or 'model' not in config:
+    names = {task.scope: task.name for task in TASKS.values() if task.scope}
+    if scope not in names or 'model' not in config:
         raise UserError(
             f'{config.filename} is no config of a detector or segmenter: expected a model and '
-            f"default_scope 'mmdet' or 'mmseg', found {scope!r}."
+            f'default_scope {" or ".join(map(repr, names))}, found {scope!r}.'
         )
-    return _TASKS[scope]
+    return names[scope]
 
 
 def _require(*packages: str) -> None:

@@ -1,4 +1,4 @@
-"""Predicted label maps, kept beside a result or lying in a folder, and what they score."""
+"""Predicted label maps: what they score, and the archive that keeps them."""
 
 import io
 import zipfile
@@ -13,6 +13,7 @@ from PIL import Image
 from datasets.ade20k import class_names, incomplete, label_maps, read_label_map
 from datasets.subset import evenly_spaced
 from reproduce.errors import UserError
+from reproduce.score import PredictionFile, Scorer, Scores
 from reproduce.wording import by_number, shortened
 
 # The folder, in a folder or an archive of predictions, of those at several scales.
@@ -21,25 +22,116 @@ MULTI_SCALE = 'multi_scale'
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
+class LabelMapScorer(Scorer):
+    """mIoU, mAcc and aAcc, as mmseg's IoUMetric has them.
+
+    The means leave out what is 0 / 0: mIoU the classes that neither a label nor a prediction has,
+    mAcc those that no label has. A class that only predictions have counts with an IoU of 0. Pixels
+    with label 0 do not count.
+
+    Args:
+        label_maps: the file of the labels of each image.
+        classes: the names of the K classes.
+        multi_scale: whether predictions come in twos, and the second ones are scored as well, as
+            `ms_miou` and so on.
+    """
+
+    def __init__(
+        self, label_maps: Sequence[Path], classes: Sequence[str], multi_scale: bool = False
+    ) -> None:
+        self.label_maps, self.classes = label_maps, classes
+        k = len(classes)
+        self.collected = np.zeros((1 + multi_scale, k, k + 1), np.int64)
+
+    def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
+        """Add the predictions for a batch.
+
+        Args:
+            predictions: of each image, (P, H, W) in uint8 at the size of its label map: P is 1, or
+                2 with `multi_scale`; 1 is the first class and 0 is none.
+
+        Raises:
+            UserError: if one has another size than its label map, or a label map cannot be read.
+        """
+        for index, maps in zip(indices, predictions, strict=True):
+            label = read_label_map(self.label_maps[index], len(self.classes))
+            for total, prediction in zip(self.collected, maps, strict=True):
+                if prediction.shape != label.shape:
+                    (height, width), (right_height, right_width) = prediction.shape, label.shape
+                    raise UserError(
+                        f'the prediction for {self.label_maps[index]} has {width} x {height} '
+                        f'pixels and its label map {right_width} x {right_height}: expected the '
+                        'same; predict at the size of the original image.'
+                    )
+                total += confusion(prediction, label, len(self.classes))
+
+    def merge(self, collected: np.ndarray) -> None:
+        """Add the confusion matrices of other images."""
+        self.collected += collected
+
+    def compute(self) -> Scores:
+        """Return the metrics, and the IoU of each class that is not left out.
+
+        Raises:
+            UserError: if no pixel has a class.
+        """
+        metrics: dict[str, float] = {}
+        per_class: dict[str, dict[str, float]] = {}
+        for prefix, total in zip(('', 'ms_'), self.collected, strict=False):
+            values, ious = means(total)
+            metrics |= {f'{prefix}{name}': value for name, value in values.items()}
+            for i, iou in ious.items():
+                per_class.setdefault(self.classes[i], {})[f'{prefix}iou'] = iou
+        return Scores(metrics, per_class=per_class)
+
+
+class LabelMapsFile(PredictionFile):
+    """The predicted label maps as an archive of PNGs, those at several scales in a folder of it.
+
+    Args:
+        names: the file name of each label map.
+    """
+
+    suffix = '.zip'
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.collected: dict[int, list[bytes]] = {}
+
+    def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
+        """Add the predictions for a batch, as `LabelMapScorer.update` takes them."""
+        for index, maps in zip(indices, predictions, strict=True):
+            self.collected[index] = [to_png(labels) for labels in maps]
+
+    def merge(self, collected: dict[int, list[bytes]]) -> None:
+        """Add the PNGs of other images."""
+        self.collected.update(collected)
+
+    def to_bytes(self) -> bytes:
+        """Return the archive, the label maps in the order of the images."""
+        files = {}
+        for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
+            for index, pngs in sorted(self.collected.items()):
+                if scale < len(pngs):
+                    files[f'{folder}{self.names[index]}'] = pngs[scale]
+        return to_zip(files)
+
+
 @dataclass(frozen=True)
-class Scored:
+class FolderScores(Scores):
     """What a folder of predictions scores.
 
     Attributes:
-        metrics: in percent.
-        per_class: the IoU of each class that occurs, in percent.
         images: how many.
-        problems: what keeps them from being ADE20K's whole validation set, in words.
+        problems: what keeps them from being ADE20K's whole validation set, a phrase for each.
     """
 
-    metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    images: int
-    problems: tuple[str, ...]
+    images: int = 0
+    problems: tuple[str, ...] = ()
 
 
 def confusion(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
-    """Pixels by their class and their predicted class, (K, K + 1) in int64.
+    """Return the pixels by their class and their predicted class, (K, K + 1) in int64.
 
     Row i is class i + 1. Column j is prediction j: column 0 has the pixels predicted to be of no
     class. Pixels with label 0 are not counted.
@@ -61,21 +153,11 @@ def confusion(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.nda
     return counts.reshape(classes + 1, classes + 1)[1:]
 
 
-def score(
-    confusion: np.ndarray, classes: Sequence[str]
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """mIoU, mAcc and aAcc, and the IoU of each class, in percent.
-
-    As in mmseg's IoUMetric, the means leave out what is 0 / 0: mIoU the classes that neither a
-    label nor a prediction has, mAcc those that no label has. A class that only predictions have
-    counts with an IoU of 0. Predictions on pixels with label 0 do not count.
+def means(confusion: np.ndarray) -> tuple[dict[str, float], dict[int, float]]:
+    """Return miou, macc and aacc, and the IoU of each class that occurs by its index, in percent.
 
     Args:
         confusion: (K, K + 1), as `confusion` gives it, summed over the images.
-        classes: K names.
-
-    Returns:
-        the metrics; the IoU of each class that is not left out, by its name.
 
     Raises:
         UserError: if no pixel has a class.
@@ -92,24 +174,10 @@ def score(
         'macc': float(accuracy.mean()),
         'aacc': float(100 * right.sum() / labelled.sum()),
     }
-    occurring = [name for name, pixels in zip(classes, union, strict=True) if pixels]
-    return metrics, {n: {'iou': float(v)} for n, v in zip(occurring, iou, strict=True)}
+    return metrics, dict(zip(np.flatnonzero(union).tolist(), iou.tolist(), strict=True))
 
 
-def score_both(
-    single: np.ndarray, multi: np.ndarray | None, classes: Sequence[str]
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """`score` of the predictions at one scale and, with names in `ms_`, at several scales."""
-    metrics, per_class = score(single, classes)
-    if multi is not None:
-        more, more_per_class = score(multi, classes)
-        metrics |= {f'ms_{name}': value for name, value in more.items()}
-        for name, values in more_per_class.items():
-            per_class.setdefault(name, {})['ms_iou'] = values['iou']
-    return metrics, per_class
-
-
-def score_folder(predictions: Path, annotations: Path, limit: int | None = None) -> Scored:
+def score_folder(predictions: Path, annotations: Path, limit: int | None = None) -> FolderScores:
     """Score predicted label maps against those of a data set, without a model.
 
     The classes are those of the data set's `objectInfo150.txt`, two folders above `annotations`,
@@ -134,27 +202,21 @@ def score_folder(predictions: Path, annotations: Path, limit: int | None = None)
         )
     taken = {name: labels[name] for name in evenly_spaced(list(labels), limit)}
     with opened(predictions) as folder:
-        found = label_maps(folder)
-        check_names(predictions, found, taken)
-        more = label_maps(folder / MULTI_SCALE)
-        if more:
+        scales = [label_maps(folder)]
+        check_names(predictions, scales[0], taken)
+        if more := label_maps(folder / MULTI_SCALE):
             check_names(predictions / MULTI_SCALE, more, taken)
-        totals = [np.zeros((len(classes), len(classes) + 1), np.int64) for _ in range(2)]
-        for name, path in taken.items():
-            label = read_label_map(path, len(classes))
-            for total, maps in zip(totals, (found, more), strict=True):
-                if maps:
-                    prediction = read_label_map(maps[name], len(classes))
-                    _check_size(maps[name], prediction, label)
-                    total += confusion(prediction, label, len(classes))
-    metrics, per_class = score_both(totals[0], totals[1] if more else None, classes)
+            scales.append(more)
+        scorer = LabelMapScorer(list(taken.values()), classes, multi_scale=len(scales) > 1)
+        for i, name in enumerate(taken):
+            scorer.update([i], [[read_label_map(maps[name], len(classes)) for maps in scales]])
     problems = incomplete('val', classes, list(labels), len(taken))
-    return Scored(metrics, per_class, len(taken), problems)
+    return FolderScores(**vars(scorer.compute()), images=len(taken), problems=problems)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path | zipfile.Path]:
-    """The folder of predictions at `path`, or in the archive there.
+    """Open the folder of predictions at `path`, or in the archive there.
 
     Raises:
         UserError: if it is neither.
@@ -175,45 +237,35 @@ def opened(path: Path) -> Iterator[Path | zipfile.Path]:
 
 
 def check_names(where: Path, found: Mapping[str, object], wanted: Mapping[str, Path]) -> None:
-    """Hold the names of predictions in `where` against those of the label maps.
+    """Check that the predictions in `where` have the names of the label maps.
 
     Raises:
-        UserError: naming one that is missing or too many.
+        UserError: if one is missing or too many; it is named.
     """
-    told = f'the predictions {where} do not fit the {len(wanted):,} label maps: '
+    misfit = f'the predictions {where} do not fit the {len(wanted):,} label maps: '
     if missing := [f'{name}.png' for name in wanted if name not in found]:
         raise UserError(
-            f'{told}{shortened(missing, 1)} {by_number(missing, "is", "are")} missing; expected '
+            f'{misfit}{shortened(missing, 1)} {by_number(missing, "is", "are")} missing; expected '
             'one for each, or name the same part with --limit.'
         )
     if extra := [f'{name}.png' for name in found if name not in wanted]:
         raise UserError(
-            f'{told}{shortened(extra, 1)} {by_number(extra, "is", "are")} predicted but not there; '
-            'name the annotations, and the --limit, that they were predicted for.'
+            f'{misfit}{shortened(extra, 1)} {by_number(extra, "is", "are")} predicted but not '
+            'there; name the annotations, and the --limit, that they were predicted for.'
         )
 
 
 def to_png(labels: np.ndarray) -> bytes:
-    """The labels (H, W) in uint8 as a PNG."""
+    """Return the labels (H, W) in uint8 as a PNG."""
     content = io.BytesIO()
     Image.fromarray(labels).save(content, 'PNG', compress_level=3)
     return content.getvalue()
 
 
 def to_zip(files: Mapping[str, bytes]) -> bytes:
-    """An archive of `files`, by name; the same content, the same bytes."""
+    """Return an archive of `files` by name; the same files give the same bytes."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, 'w') as archive:
         for name, file in files.items():
             archive.writestr(zipfile.ZipInfo(name, _FIRST_DAY), file)
     return content.getvalue()
-
-
-def _check_size(path: Path | zipfile.Path, prediction: np.ndarray, label: np.ndarray) -> None:
-    if prediction.shape != label.shape:
-        (height, width), (wanted_height, wanted_width) = prediction.shape, label.shape
-        raise UserError(
-            f'the prediction {path} has {width} x {height} pixels and its label map '
-            f'{wanted_width} x {wanted_height}: expected the same; predict at the size of the '
-            'original image.'
-        )

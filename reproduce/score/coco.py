@@ -1,4 +1,4 @@
-"""Detections in COCO's result format, and their average precision."""
+"""Detections in COCO's result format: their average precision, and the file that keeps them."""
 
 import contextlib
 import gzip
@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from datasets.coco import Annotations, Box, reason
 from reproduce.errors import UserError
+from reproduce.score import PredictionFile, Scorer, Scores
 from reproduce.wording import by_number
 
 # pycocotools calls what it compares 'bbox' or 'segm'; a result has it under the key beside it.
@@ -43,19 +44,98 @@ class _Detection(TypedDict):
 _DETECTIONS = TypeAdapter(list[_Detection])
 
 
+class _OfEachImage:
+    """Collects the detections of each image, which is a list of COCO's result objects."""
+
+    def __init__(self) -> None:
+        self.collected: dict[int, list[dict[str, Any]]] = {}
+
+    def update(self, indices: Sequence[int], predictions: Sequence[list[dict[str, Any]]]) -> None:
+        """Add the detections of each image of a batch."""
+        self.collected.update(zip(indices, predictions, strict=True))
+
+    def merge(self, collected: dict[int, list[dict[str, Any]]]) -> None:
+        """Add the detections of other images."""
+        self.collected.update(collected)
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """All detections, in the order of the images."""
+        return [found for i in sorted(self.collected) for found in self.collected[i]]
+
+
+class DetectionScorer(_OfEachImage, Scorer):
+    """Average precision of boxes and of masks.
+
+    `box_ap` is the mean over IoU 0.50:0.95, `box_ap50` and `box_ap75` are those at one IoU,
+    `box_ap_s`, `_m`, `_l` those of objects of up to 32², of 32² to 96², of 96² pixels and more;
+    `mask_ap` and so on likewise. Where nothing is detected they are 0; a size or a class without an
+    object has no precision, and is left out. A detection has the size of its box where boxes are
+    compared, and of its mask where masks are.
+
+    Args:
+        annotations: of all images that were looked at, those without a detection too.
+        masks: whether masks are scored where nothing at all was detected; None scores them if the
+            annotations have some.
+        fast: count by hotcoco instead of pycocotools, which is the metric of record.
+    """
+
+    def __init__(
+        self, annotations: Annotations, masks: bool | None = None, fast: bool = False
+    ) -> None:
+        super().__init__()
+        self.annotations, self.fast = annotations, fast
+        self.masks = _any_mask(annotations.instances) if masks is None else masks
+
+    def compute(self) -> Scores:
+        """Return the metrics, and the AP and AP50 of each class.
+
+        Raises:
+            UserError: if the annotations have no object, or no masks to score masks against.
+        """
+        results, categories = self.results, self.annotations.categories
+        kinds = [k for k, (_, key) in KINDS.items() if any(key in result for result in results)]
+        if not results:
+            kinds = ['box', 'mask'] if self.masks else ['box']
+        metrics: dict[str, float] = {}
+        per_class: dict[str, dict[str, float]] = {c['name']: {} for c in categories}
+        for kind in kinds:
+            evaluation = evaluated(results, self.annotations, kind, self.fast)
+            values = dict(zip(METRICS, evaluation.stats, strict=False))
+            metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
+            # By IoU, recall, class, size and detections an image; -1 where there is no object.
+            precision = evaluation.eval['precision'][:, :, :, 0, -1]
+            for i, category in enumerate(categories):
+                if (precision[:, :, i] >= 0).any():
+                    own = per_class[category['name']]
+                    own[f'{kind}_ap'] = 100 * float(precision[:, :, i].mean())
+                    own[f'{kind}_ap50'] = 100 * float(precision[0, :, i].mean())
+        return Scores(metrics, per_class={name: own for name, own in per_class.items() if own})
+
+
+class DetectionsFile(_OfEachImage, PredictionFile):
+    """The detections of all images as one gzipped file in COCO's result format."""
+
+    suffix = '.json.gz'
+
+    def to_bytes(self) -> bytes:
+        """Return the file, the detections in the order of the images."""
+        return to_json(self.results)
+
+
 def to_json(results: Sequence[dict[str, Any]]) -> bytes:
-    """COCO's result file, gzipped; the same content, the same bytes."""
+    """Return the results as a gzipped file; the same results give the same bytes."""
     return gzip.compress(json.dumps(results, separators=(',', ':')).encode(), 6, mtime=0)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The detections in a file of COCO's result format, gzipped or not.
+    """Read the detections from a file of COCO's result format, gzipped or not.
 
     Each has image_id, category_id, score and bbox (x, y, width, height in pixels), or segmentation
     (compressed run lengths), or both.
 
     Raises:
-        UserError: if it is missing, or no such file.
+        UserError: if it is missing, or is not such a file.
     """
     try:
         content = path.read_bytes()
@@ -69,35 +149,47 @@ def read(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
+def of_images(
+    results: Sequence[dict[str, Any]], annotations: Annotations
+) -> list[list[dict[str, Any]]]:
+    """Return the results of each image of `annotations`, as a detector would have given them."""
+    by_id: dict[int, list[dict[str, Any]]] = {image['id']: [] for image in annotations.images}
+    for result in results:
+        by_id[result['image_id']].append(result)
+    return list(by_id.values())
+
+
 def check(results: Sequence[dict[str, Any]], annotations: Annotations, path: Path) -> None:
-    """Hold the results of the file `path` against the images that they should be of.
+    """Check that the results of the file `path` are for the images of `annotations`.
 
     Raises:
         UserError: if one has an image or a category that `annotations` has not, or a mask of
             another size than its image; if some have boxes or masks and others have none.
     """
-    told = f'the results {path} do not fit {annotations.path}'
+    misfit = f'the results {path} do not fit {annotations.path}'
     for key, known in (('image_id', annotations.images), ('category_id', annotations.categories)):
         ids = {entry['id'] for entry in known}
         if unknown := [result[key] for result in results if result[key] not in ids]:
             raise UserError(
-                f'{told}: {_detections(unknown)} the {key} {unknown[0]}, which is not there; name '
-                'the annotations that they were made for.'
+                f'{misfit}: {_detections(unknown)} the {key} {unknown[0]}, which is not there; '
+                'name the annotations that they were made for.'
             )
     for _, key in KINDS.values():
         without = [result['image_id'] for result in results if key not in result]
-        if 0 < len(without) < len(results) or (key == 'bbox' and without and not _masks(results)):
+        if 0 < len(without) < len(results) or (
+            key == 'bbox' and without and not _any_mask(results)
+        ):
             raise UserError(
                 f'the results {path} have no {key} in {len(without):,} of {len(results):,} '
                 f'detections, first on the image {without[0]}: expected one in each or in none.'
             )
-    if not _masks(results):
+    if not _any_mask(results):
         return
     sizes = {image['id']: [image['height'], image['width']] for image in annotations.images}
     wrong = [r for r in results if r['segmentation']['size'] != sizes[r['image_id']]]
     if wrong:
         raise UserError(
-            f'{told}: {_detections(wrong)} a segmentation of another size than its image, first '
+            f'{misfit}: {_detections(wrong)} a segmentation of another size than its image, first '
             f'{wrong[0]["segmentation"]["size"]} on the image {wrong[0]["image_id"]}, which has '
             f'{sizes[wrong[0]["image_id"]]}; take the masks at the size of the images.'
         )
@@ -111,7 +203,7 @@ def check(results: Sequence[dict[str, Any]], annotations: Annotations, path: Pat
 
 
 def check_masks(annotations: Annotations) -> None:
-    """See that masks can be scored.
+    """Check that masks can be scored.
 
     Raises:
         UserError: if an object has none.
@@ -125,56 +217,13 @@ def check_masks(annotations: Annotations) -> None:
         )
 
 
-def score(
-    results: Sequence[dict[str, Any]],
-    annotations: Annotations,
-    fast: bool = False,
-    masks: bool | None = None,
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Average precision of boxes and of masks, in percent, and that of each class.
-
-    `box_ap` is the mean over IoU 0.50:0.95, `box_ap50` and `box_ap75` are those at one IoU,
-    `box_ap_s`, `_m`, `_l` those of objects of up to 32², of 32² to 96², of 96² pixels and more;
-    `mask_ap` and so on likewise. Where nothing is detected they are 0; a size or a class without an
-    object has no precision, and is left out. A detection has the size of its box where boxes are
-    compared, and of its mask where masks are.
-
-    Args:
-        results: as `read` gives them, and `check` has passed.
-        annotations: of all images that were looked at, those without a detection too.
-        fast: count by hotcoco instead of pycocotools, which is the metric of record.
-        masks: whether the results have masks; None looks, and takes the annotations' word where
-            there is no result.
-
-    Raises:
-        UserError: if there is nothing to hold the results against.
-    """
-    kinds = [kind for kind, (_, key) in KINDS.items() if any(key in result for result in results)]
-    if masks is not None or not results:
-        masks = _masks(annotations.instances) if masks is None else masks
-        kinds = ['box', 'mask'] if masks else ['box']
-    metrics: dict[str, float] = {}
-    per_class: dict[str, dict[str, float]] = {c['name']: {} for c in annotations.categories}
-    for kind in kinds:
-        evaluation = evaluated(results, annotations, kind, fast)
-        values = dict(zip(METRICS, evaluation.stats, strict=False))
-        metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
-        # By IoU, recall, class, size and detections an image; -1 where there is no object.
-        precision = evaluation.eval['precision'][:, :, :, 0, -1]
-        for i, category in enumerate(annotations.categories):
-            if (precision[:, :, i] >= 0).any():
-                per_class[category['name']][f'{kind}_ap'] = 100 * float(precision[:, :, i].mean())
-                per_class[category['name']][f'{kind}_ap50'] = 100 * float(precision[0, :, i].mean())
-    return metrics, {name: values for name, values in per_class.items() if values}
-
-
 def evaluated(
     results: Sequence[dict[str, Any]], annotations: Annotations, kind: str, fast: bool = False
 ) -> COCOeval:
-    """pycocotools' `COCOeval` of 'box' or 'mask', with its twelve `stats` and its tables in `eval`.
+    """Return pycocotools' `COCOeval` of 'box' or 'mask': its `stats` and the tables in its `eval`.
 
     Raises:
-        UserError: if the annotations have no object, or no masks for masks.
+        UserError: if the annotations have no object, or no masks to score masks against.
     """
     if not any(not instance['iscrowd'] for instance in annotations.instances):
         raise UserError(
@@ -214,7 +263,7 @@ def _dataset(annotations: Annotations, instances: Iterable[dict[str, Any]]) -> d
     }
 
 
-def _masks(entries: Sequence[dict[str, Any]]) -> bool:
+def _any_mask(entries: Sequence[dict[str, Any]]) -> bool:
     return any('segmentation' in entry for entry in entries)
 
 

@@ -1,32 +1,111 @@
-"""Predicted classes, kept beside a result, and what they score."""
+"""Predicted classes of images: what they score, and the file that keeps them."""
 
 import gzip
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
-from datasets.imagenet import ImageNet
 from reproduce.errors import UserError
+from reproduce.score import PredictionFile, Scorer, Scores
 from reproduce.wording import by_number, shortened
+
+if TYPE_CHECKING:
+    from datasets.imagenet import ImageNet
 
 TOP = 5
 _FIXED = ['file', 'label']
 
 
+class TopClasses(NamedTuple):
+    """The best classes of a batch of images, the best first.
+
+    Attributes:
+        classes: (B, K) class indices; K is 5, or all classes where there are fewer.
+        probabilities: (B, K) in float32.
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+class TopScorer(Scorer):
+    """Top-1 and Top-5 accuracy, each with its 95 % Wilson interval.
+
+    Args:
+        labels: the right class of every image.
+    """
+
+    def __init__(self, labels: Sequence[int]) -> None:
+        self.labels = np.asarray(labels)
+        self.collected = np.zeros(3, np.int64)  # images, and those right at once and within five
+
+    def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
+        """Add the `TopClasses` of a batch."""
+        hits = predictions.classes == self.labels[indices][:, None]
+        self.collected += (len(hits), hits[:, 0].sum(), hits[:, :TOP].any(1).sum())
+
+    def merge(self, collected: np.ndarray) -> None:
+        """Add the counts of other images."""
+        self.collected += collected
+
+    def compute(self) -> Scores:
+        """Return `top1` and `top5`."""
+        images, *counts = self.collected.tolist()
+        hits = dict(zip(('top1', 'top5'), counts, strict=True))
+        return Scores(
+            metrics={name: 100 * count / images for name, count in hits.items()},
+            intervals={name: wilson(count, images) for name, count in hits.items()},
+        )
+
+
+class ClassesFile(PredictionFile):
+    """The best classes of every image as a gzipped CSV; see `Predictions.to_csv`.
+
+    Args:
+        files: the name of each image, as `names` gives them.
+        labels: the right class of each.
+    """
+
+    suffix = '.csv.gz'
+
+    def __init__(self, files: Sequence[str], labels: Sequence[int]) -> None:
+        self.files, self.labels = tuple(files), np.asarray(labels)
+        self.collected: list[tuple[Sequence[int], TopClasses]] = []
+
+    def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
+        """Add the `TopClasses` of a batch."""
+        self.collected.append((indices, predictions))
+
+    def merge(self, collected: list[tuple[Sequence[int], TopClasses]]) -> None:
+        """Add the batches of another process."""
+        self.collected += collected
+
+    def to_bytes(self) -> bytes:
+        """Return the CSV, a row for each image in the order of the data set."""
+        indices, predictions = zip(*self.collected, strict=True)
+        order = np.argsort(np.concatenate(indices))
+        classes, probabilities = (
+            np.concatenate(parts)[order] for parts in zip(*predictions, strict=True)
+        )
+        return Predictions(self.files, self.labels, classes, probabilities).to_csv()
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """The best classes of N images, the best first; K is 5, or all classes where there are fewer.
+    """The predictions of a file: the best classes of N images.
 
     Attributes:
         files: N names, as `names` gives them.
         labels: (N,) the right class of each.
-        classes: (N, K) class indices.
+        classes: (N, K) class indices, the best first, as in `TopClasses`.
         scores: (N, K) their probabilities.
     """
 
@@ -36,7 +115,10 @@ class Predictions:
     scores: np.ndarray
 
     def to_csv(self) -> bytes:
-        """A gzipped CSV: file, label, class1 ..., score1 ...; the same content, the same bytes."""
+        """Return a gzipped CSV with the columns file, label, class1, ..., score1, ...
+
+        The same predictions give the same bytes.
+        """
         ranks = range(1, self.classes.shape[1] + 1)
         frame = pd.DataFrame({'file': self.files, 'label': self.labels})
         frame[[f'class{i}' for i in ranks]] = self.classes
@@ -45,10 +127,10 @@ class Predictions:
 
 
 def read(path: Path) -> Predictions:
-    """The predictions in a CSV, gzipped or not.
+    """Read the predictions from a CSV, gzipped or not.
 
     Raises:
-        UserError: if it is missing, or no such file.
+        UserError: if it is missing, or is not such a file.
     """
     try:
         frame = pd.read_csv(path, dtype={'file': str}, keep_default_na=False)
@@ -76,35 +158,35 @@ def read(path: Path) -> Predictions:
     )
 
 
-def names(data: ImageNet) -> tuple[str, ...]:
-    """The name of each image: that of its file, or with its class where file names repeat."""
+def names(data: 'ImageNet') -> tuple[str, ...]:
+    """Return the name of each image: that of its file, with its class where file names repeat."""
     files = tuple(path.name for path, _ in data.samples)
     if len(set(files)) == len(files):
         return files
     return tuple(f'{data.classes[label]}/{path.name}' for path, label in data.samples)
 
 
-def matched(predictions: Predictions, data: ImageNet, path: Path) -> Predictions:
-    """`predictions` in the order of the images of `data`, with the labels of `data`.
+def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictions:
+    """Return `predictions` in the order of the images of `data`, with the labels of `data`.
 
     Raises:
-        UserError: naming an image without a prediction, with two, or that `data` does not have.
+        UserError: if an image has no prediction or two, or `data` does not have it; it is named.
     """
     wanted, count = names(data), Counter(predictions.files)
-    told = f'the predictions {path} do not fit the {len(wanted):,} images of {data.root}: '
+    misfit = f'the predictions {path} do not fit the {len(wanted):,} images of {data.root}: '
     if doubled := [name for name in count if count[name] > 1]:
         raise UserError(
-            f'{told}{shortened(doubled, 1)} {by_number(doubled, "is", "are")} predicted more than '
-            'once; expected one prediction for each.'
+            f'{misfit}{shortened(doubled, 1)} {by_number(doubled, "is", "are")} predicted more '
+            'than once; expected one prediction for each.'
         )
     if missing := [name for name in wanted if name not in count]:
         raise UserError(
-            f'{told}{shortened(missing, 1)} {by_number(missing, "is", "are")} not predicted; '
+            f'{misfit}{shortened(missing, 1)} {by_number(missing, "is", "are")} not predicted; '
             'evaluate again, or name the same part with --limit.'
         )
     if unknown := sorted(count.keys() - set(wanted)):
         raise UserError(
-            f'{told}{shortened(unknown, 1)} {by_number(unknown, "is", "are")} predicted but not '
+            f'{misfit}{shortened(unknown, 1)} {by_number(unknown, "is", "are")} predicted but not '
             'there; name the folder, and the --limit, that they were predicted on.'
         )
     place = {name: i for i, name in enumerate(predictions.files)}
@@ -113,25 +195,8 @@ def matched(predictions: Predictions, data: ImageNet, path: Path) -> Predictions
     return Predictions(wanted, labels, predictions.classes[order], predictions.scores[order])
 
 
-def score(
-    labels: np.ndarray, classes: np.ndarray
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Top-1 and Top-5 in percent, and the 95 % Wilson interval of each.
-
-    Args:
-        labels: (N,) the right classes.
-        classes: (N, K) the predicted ones, the best first.
-    """
-    hits = classes == labels[:, None]
-    counts = {'top1': int(hits[:, 0].sum()), 'top5': int(hits[:, :TOP].any(1).sum())}
-    return (
-        {name: 100 * count / len(labels) for name, count in counts.items()},
-        {name: wilson(count, len(labels)) for name, count in counts.items()},
-    )
-
-
 def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of `count` successes out of `n`, in percent."""
+    """Return the Wilson score interval of `count` successes out of `n`, in percent."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     p = count / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)

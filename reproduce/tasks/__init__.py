@@ -1,8 +1,8 @@
 """The three tasks behind one interface: everything that differs between them is found here.
 
 The facts about a task are here and need no torch. How its models are evaluated is in the module of
-its name, `reproduce.tasks.NAME`, which is imported when it is asked for; how its data lie on a disk
-in `datasets.NAME`; what its predictions score in `reproduce.score.NAME`.
+its name, `reproduce.tasks.NAME`, which is imported when it is needed; how its data lie on a disk in
+`datasets.NAME`; what its predictions score in `reproduce.score.NAME`.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reproduce.evaluate.harness import Job
+    import torch
+
+    from reproduce.evaluate.harness import Job, Prepared
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,27 @@ class Task:
 
     Attributes:
         name: 'imagenet', 'coco' or 'ade20k'.
-        images: the number of images of the complete validation set.
-        validation_set: what that set is called in messages.
+        complete_data: what the complete validation set is called, with a place for its size.
         batch_size: images a batch in an evaluation, unless an option names another number.
+        options: the fields of a `Job` that only some tasks have, and this one has.
+        scope: the `default_scope` of the OpenMMLab configs of its models; '' if they have none.
     """
 
     name: str
-    images: int
-    validation_set: str
+    complete_data: str
     batch_size: int
+    options: tuple[str, ...] = ()
+    scope: str = ''
+
+    @property
+    def images(self) -> int:
+        """The number of images of the complete validation set."""
+        return import_module(f'datasets.{self.name}').NUM_IMAGES['val']
+
+    @property
+    def validation_set(self) -> str:
+        """What the complete validation set is called in messages."""
+        return self.complete_data.format(self.images)
 
     def load_data(self, root: Path, split: str = 'val', limit: int | None = None) -> Any:
         """Return the task's data set under `root`; see `datasets.NAME.load`.
@@ -39,23 +53,36 @@ class Task:
         """
         return import_module(f'datasets.{self.name}').load(root, split, limit)
 
+    def prepare(self, job: 'Job', device: 'torch.device') -> 'Prepared':
+        """Find and check what a job needs, and build its model on `device`, with its weights.
+
+        Raises:
+            UserError: if the checkpoint, the data or an option is not what it should be.
+        """
+        return self._module.prepare(job, device)
+
+    def point_dataset(self, dataset: Any, data: Any) -> None:
+        """Let a dataset of an OpenMMLab config read `data`, and call its classes by name.
+
+        Args:
+            dataset: the dataset of one of the config's loaders; changed in place.
+            data: as `load_data` returns it.
+        """
+        self._module.point_dataset(dataset, data)
+
     @property
-    def job_class(self) -> 'type[Job]':
-        """The job that evaluates a model of this task; imports torch and the task's libraries."""
-        return import_module(f'reproduce.tasks.{self.name}').Job
-
-
-def _task(name: str, validation_set: str, batch_size: int) -> Task:
-    images = import_module(f'datasets.{name}').NUM_IMAGES['val']
-    return Task(name, images, validation_set.format(images), batch_size)
+    def _module(self) -> Any:
+        return import_module(f'reproduce.tasks.{self.name}')
 
 
 TASKS = {
     task.name: task
     for task in (
-        _task('imagenet', "ImageNet-1K's {:,} validation images", batch_size=64),
+        Task('imagenet', "ImageNet-1K's {:,} validation images", 64, options=('preprocessing',)),
         # Several images are padded to the largest of their batch, which changes the detections.
-        _task('coco', "COCO's {:,} images of val2017", batch_size=1),
-        _task('ade20k', "ADE20K's {:,} validation images", batch_size=1),
+        Task('coco', "COCO's {:,} images of val2017", 1, scope='mmdet'),
+        Task(
+            'ade20k', "ADE20K's {:,} validation images", 1, options=('multi_scale',), scope='mmseg'
+        ),
     )
 }

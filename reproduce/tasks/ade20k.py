@@ -1,77 +1,96 @@
-"""mIoU of a segmenter on ADE20K, at one scale and at several."""
+"""mIoU of a segmenter on ADE20K: a system of Table 7, or any config of mmseg's.
 
-import contextlib
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+Images of a batch are read together and segmented one after the other: they differ in size.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn as nn
 from mmengine.config import Config
-from mmengine.dataset import Compose
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
-from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch.utils.data import Dataset
 
-from datasets.ade20k import ADE20K, load, read_label_map
-from reproduce.distributed import Group
+from datasets.ade20k import ADE20K, load
 from reproduce.errors import UserError
-from reproduce.evaluate import harness
-from reproduce.evaluate.harness import Measured, Prepared
+from reproduce.evaluate.harness import Job, Prepared
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.data_paths import check_classes
 from reproduce.openmmlab.transforms import kind, with_whole_images
-from reproduce.score.ade20k import MULTI_SCALE, confusion, score_both, to_png, to_zip
+from reproduce.quiet import quiet_libraries
+from reproduce.score.ade20k import LabelMapScorer, LabelMapsFile
 from reproduce.weights import store
+
+with quiet_libraries():  # it prints, and registers the steps of pipelines
+    from mmseg.datasets import ADE20KDataset
 
 # Times the size of the one scale, which comes first; each also mirrored.
 RATIOS = (1.0, 0.5, 0.75, 1.25, 1.5, 1.75)
 
 
-@dataclass(frozen=True)
-class Job(harness.Job):
-    """A segmenter: a system of Table 7, or any config of mmseg's.
+def prepare(job: Job, device: torch.device) -> Prepared:
+    """Find and check what the job needs, and build its segmenter on `device`.
 
-    Images of a batch are read together and segmented one after the other: they differ in size.
-
-    Attributes:
-        multi_scale: average over RATIOS and mirror images, too.
+    Raises:
+        UserError: if the checkpoint, the data or an option is not what it should be.
     """
-
-    task: ClassVar[str] = 'ade20k'
-
-    multi_scale: bool = False
-
-    def prepare(self) -> Prepared:
-        system, name, config = inference.resolve(self.model, self.arguments, self.task)
-        path = store.find(self.checkpoint, inference.checkpoint_name(system, name))
-        steps = pipeline(config, self.multi_scale)
-        data = load(self.data, limit=self.limit)
-        check_classes(config, data)
-        segmenter = inference.build(config, path)
-        if segmenter.out_channels != len(data.classes):
-            raise UserError(
-                f'{name} gives {segmenter.out_channels} scores a pixel for the '
-                f'{len(data.classes)} classes of {data.root}: expected one for each.'
-            )
-        return Prepared(
-            system=system,
-            model=name,
-            arguments=dict(self.arguments),
-            checkpoint=path,
-            data=data,
-            preprocessing=inference.described(config, steps),
-            measure=partial(measure, segmenter, data, config, steps, self),
-            overridden=tuple(sorted(self.arguments)),
+    system, name, config = inference.resolve(job.model, job.arguments, job.task)
+    path = store.find(job.checkpoint, inference.checkpoint_name(system, name))
+    steps = pipeline(config, job.multi_scale)
+    data = load(job.data, limit=job.limit)
+    check_classes(config, data)
+    segmenter = inference.build(config, path)
+    if segmenter.out_channels != len(data.classes):
+        raise UserError(
+            f'{name} gives {segmenter.out_channels} scores a pixel for the {len(data.classes)} '
+            f'classes of {data.root}: expected one for each.'
         )
+    test_step = inference.tester(segmenter, config, device)
+
+    def predict(indices: Sequence[int], batch: Mapping[str, list[list[Any]]]) -> list[np.ndarray]:
+        # In the batch is a list for each view, with one item for each image.
+        views, samples = (zip(*batch[key], strict=True) for key in ('inputs', 'data_samples'))
+        found = [segment(test_step, *image) for image in zip(views, samples, strict=True)]
+        return [maps.cpu().numpy() for maps in found]
+
+    label_maps = [label_map for _, label_map in data.samples]
+    return Prepared(
+        system=system,
+        model=name,
+        arguments=dict(job.arguments),
+        checkpoint=path,
+        data=data,
+        preprocessing=inference.described(config, steps),
+        overridden=tuple(sorted(job.arguments)),
+        images=_Images(data, config, steps),
+        collate=pseudo_collate,
+        predict=predict,
+        scorer=LabelMapScorer(label_maps, data.classes, job.multi_scale),
+        file=LabelMapsFile([path.name for path in label_maps]),
+    )
+
+
+def point_dataset(dataset: Any, data: ADE20K) -> None:
+    """Let a dataset of a config of mmseg read `data`, and call its classes by name."""
+    image, label_map = data.samples[0]
+    dataset.data_root = str(data.root.absolute())
+    dataset.data_prefix = {
+        'img_path': str(image.parent.absolute()),
+        'seg_map_path': str(label_map.parent.absolute()),
+    }
+    if tuple(data.classes) != tuple(ADE20KDataset.METAINFO['classes']):
+        # ADE20KDataset takes no other names.
+        dataset.type = 'BaseSegDataset'
+        dataset.metainfo = {'classes': tuple(data.classes)}  # mmseg draws a palette
+        dataset.img_suffix, dataset.seg_map_suffix = image.suffix, label_map.suffix
+        dataset.reduce_zero_label = True
 
 
 def pipeline(config: Config, multi_scale: bool) -> list[dict[str, Any]]:
-    """The test pipeline of `config` without labels: these are read at their own size.
+    """Return the test pipeline of `config` without labels: these are read at their own size.
 
     Its Resize, in ADE20K's configs the shorter side to 512 and the longer to at most 2048, makes
     the one scale. With `multi_scale` there are 12 views: both limits times each of RATIOS, as it is
@@ -105,58 +124,12 @@ def pipeline(config: Config, multi_scale: bool) -> list[dict[str, Any]]:
     return [*steps[:place], {'type': 'TestTimeAug', 'transforms': views}]
 
 
-def measure(
-    segmenter: nn.Module,
-    data: ADE20K,
-    config: Config,
-    steps: list[dict[str, Any]],
-    job: Job,
-    group: Group,
-) -> Measured | None:
-    """mIoU, mAcc and aAcc and the predictions, in the first process of `group`.
-
-    Raises:
-        UserError: if an image cannot be read, the model gives no number, or the memory does not
-            hold a batch; in all processes.
-    """
-    classes = len(data.classes)
-    scales = 1 + job.multi_scale
-    total = np.zeros((scales, classes, classes + 1), np.int64)
-
-    def keep(index: int, prediction: SegDataSample) -> list[bytes]:
-        label = read_label_map(data.samples[index][1], classes)
-        # Class i is label i + 1; there are fewer than 256.
-        maps = (prediction.pred_sem_seg.data + 1).to(torch.uint8).cpu().numpy()
-        for scale, labels in enumerate(maps):
-            total[scale] += confusion(labels, label, classes)
-        return [to_png(labels) for labels in maps]
-
-    images = _Images(data, config, steps)
-    kept = inference.predict(_Views(segmenter), images, keep, config, group, job)
-    total = group.add(torch.from_numpy(total).to(group.device)).numpy()
-    if kept is None:
-        return None
-    metrics, per_class = score_both(total[0], total[1] if job.multi_scale else None, data.classes)
-    names = [label_map.name for _, label_map in data.samples]
-    files = {
-        f'{folder}{name}': pngs[scale]
-        for scale, folder in enumerate(['', f'{MULTI_SCALE}/'][:scales])
-        for name, pngs in zip(names, kept, strict=True)
-    }
-    return Measured(metrics, to_zip(files), '.zip', per_class=per_class)
-
-
 class _Images(Dataset):
     """Each image in its views: `inputs` (3, H, W) and `data_samples`, lists with one of each."""
 
     def __init__(self, data: ADE20K, config: Config, steps: list[dict[str, Any]]) -> None:
         self.files = [str(image) for image, _ in data.samples]
-        with (
-            contextlib.redirect_stdout(io.StringIO()),  # mmseg prints where it imports
-            DefaultScope.overwrite_default_scope(config.default_scope),
-        ):
-            import mmseg.datasets  # noqa: F401  (registers the steps)
-
+        with DefaultScope.overwrite_default_scope(config.default_scope):
             self.transform = Compose(with_whole_images(steps))
 
     def __len__(self) -> int:
@@ -167,44 +140,42 @@ class _Images(Dataset):
         return {k: v if isinstance(v, list) else [v] for k, v in views.items()}
 
 
-class _Views(nn.Module):
-    """A segmenter of images in several views: by the first, and by the mean of all of them.
+def segment(
+    test_step: inference.Tester, views: Sequence[torch.Tensor], samples: Sequence[SegDataSample]
+) -> torch.Tensor:
+    """Return the label maps of an image in several views: by the first, and by the mean of all.
 
     mmseg's SegTTAModel gives that mean. It holds the scores of all views at once, several GB for
     twelve views of 150 classes, and averages in the precision of the model.
+
+    Args:
+        test_step: of a segmenter of K classes.
+        views, samples: what its pipeline makes of the image.
+
+    Returns:
+        (P, H, W) in uint8, where 1 is the first class: P is 1 for one view and 2 for several.
+
+    Raises:
+        UserError: if the segmenter gives a score that is not finite.
     """
+    found, logits = _one(test_step, views[0], samples[0])
+    if len(views) > 1:
+        total = logits.softmax(0)
+        for view, sample in zip(views[1:], samples[1:], strict=True):
+            total += _one(test_step, view, sample)[1].softmax(0)
+        found = torch.cat([found, total.argmax(0, keepdim=True)])
+    return (found + 1).to(torch.uint8)  # there are fewer than 256 classes
 
-    def __init__(self, segmenter: nn.Module) -> None:
-        super().__init__()
-        self.segmenter = segmenter
 
-    def test_step(self, batch: Mapping[str, list[list[Any]]]) -> list[SegDataSample]:
-        """Samples of which `pred_sem_seg` (P, H, W) has the classes: P is 1, or 2 with the mean's.
-
-        Args:
-            batch: `inputs` and `data_samples`, a list for each view with one for each image.
-        """
-        views, samples = (zip(*batch[key], strict=True) for key in ('inputs', 'data_samples'))
-        return [self._segment(*image) for image in zip(views, samples, strict=True)]
-
-    def _segment(
-        self, views: tuple[torch.Tensor, ...], samples: tuple[SegDataSample, ...]
-    ) -> SegDataSample:
-        found, logits = self._one(views[0], samples[0])
-        if len(views) > 1:
-            total = logits.softmax(0)
-            for view, sample in zip(views[1:], samples[1:], strict=True):
-                total += self._one(view, sample)[1].softmax(0)
-            found = torch.cat([found, total.argmax(0, keepdim=True)])
-        return SegDataSample(pred_sem_seg=PixelData(data=found))
-
-    def _one(self, view: torch.Tensor, sample: SegDataSample) -> tuple[torch.Tensor, torch.Tensor]:
-        """The classes (1, H, W) of a view, and its logits (K, H, W) in fp32."""
-        found = self.segmenter.test_step({'inputs': [view], 'data_samples': [sample]})[0]
-        logits = found.seg_logits.data.float()
-        if not torch.isfinite(logits).all():
-            raise UserError(
-                f'the model gives NaN or infinity for {sample.img_path}: its weights are not '
-                'sound, or --amp overflows.'
-            )
-        return found.pred_sem_seg.data, logits
+def _one(
+    test_step: inference.Tester, view: torch.Tensor, sample: SegDataSample
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the classes (1, H, W) of a view, and its logits (K, H, W) in fp32."""
+    found = test_step({'inputs': [view], 'data_samples': [sample]})[0]
+    logits = found.seg_logits.data.float()
+    if not torch.isfinite(logits).all():
+        raise UserError(
+            f'the model gives NaN or infinity for {sample.img_path}: its weights are not sound, or '
+            '--amp overflows.'
+        )
+    return found.pred_sem_seg.data, logits

@@ -1,13 +1,14 @@
-"""Box and mask AP of a detector on COCO."""
+"""Box and mask AP of a detector on COCO: a system of Tables 5 and 6, or any config of mmdet's.
+
+A batch has one image unless a job says otherwise: several are padded to the size of the largest,
+which changes what a detector sees beyond their borders, and with it the AP.
+"""
 
 import contextlib
 import io
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,92 +16,82 @@ import torch.nn as nn
 from mmdet.registry import DATASETS
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as run_lengths
 from torch.utils.data import Subset
 
-from datasets.coco import COCO, Annotations, load, read
-from reproduce.distributed import Group
+from datasets.coco import COCO, load, read
 from reproduce.errors import UserError
-from reproduce.evaluate import harness
-from reproduce.evaluate.harness import Measured, Prepared
+from reproduce.evaluate.harness import Job, Prepared
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.transforms import kind, with_whole_images
-from reproduce.score.coco import check_masks, score, to_json
+from reproduce.quiet import quiet_libraries
+from reproduce.score.coco import DetectionScorer, DetectionsFile, check_masks
 from reproduce.weights import store
+
+with quiet_libraries():  # it prints
+    from mmdet.datasets import CocoDataset
 
 # The modules whose outputs the next ones take, or the predictions are made of.
 _FEATURES = re.compile(r'(backbone|neck)$')
 _LOGITS = re.compile(r'\w*head(\.\d+)?$')
 
 
-@dataclass(frozen=True)
-class Job(harness.Job):
-    """A detector: a system of Tables 5 and 6, or any config of mmdet's for COCO.
+def prepare(job: Job, device: torch.device) -> Prepared:
+    """Find and check what the job needs, and build its detector on `device`.
 
-    A batch holds one image unless told otherwise: several are padded to the size of the largest,
-    which changes what a detector sees beyond their borders, and with it the AP.
+    Raises:
+        UserError: if the checkpoint, the data or an option is not what it should be.
     """
+    system, name, config = inference.resolve(job.model, job.arguments, job.task)
+    path = store.find(job.checkpoint, inference.checkpoint_name(system, name))
+    data = load(job.data, limit=job.limit)
+    point_at(config, data, 'test')
+    annotations = read(data.annotations).of(image_id for _, image_id in data.samples)
+    images, category_ids = images_to_test(config, data)
+    model = inference.build(config, path)
+    if model.with_mask:
+        check_masks(annotations)
+    refuse_nan(model, job.amp)
+    test_step = inference.tester(model, config, device)
 
-    task: ClassVar[str] = 'coco'
+    def predict(indices: Sequence[int], batch: Any) -> list[list[dict[str, Any]]]:
+        found = [sample.pred_instances.cpu() for sample in test_step(batch)]
+        samples = [data.samples[index] for index in indices]
+        return [
+            detections(instances, image_id, category_ids, file.name)
+            for instances, (file, image_id) in zip(found, samples, strict=True)
+        ]
 
-    def prepare(self) -> Prepared:
-        system, name, config = inference.resolve(self.model, self.arguments, self.task)
-        path = store.find(self.checkpoint, inference.checkpoint_name(system, name))
-        data = load(self.data, limit=self.limit)
-        point_at(config, data, 'test')
-        annotations = read(data.annotations).of(image_id for _, image_id in data.samples)
-        images, category_ids = images_to_test(config, data)
-        model = inference.build(config, path)
-        if model.with_mask:
-            check_masks(annotations)
-        return Prepared(
-            system=system,
-            model=name,
-            arguments=dict(self.arguments),
-            checkpoint=path,
-            data=data,
-            preprocessing=inference.described(config, config.test_dataloader.dataset.pipeline),
-            measure=partial(measure, model, images, category_ids, data, annotations, config, self),
-            overridden=tuple(sorted(self.arguments)),
-        )
+    return Prepared(
+        system=system,
+        model=name,
+        arguments=dict(job.arguments),
+        checkpoint=path,
+        data=data,
+        preprocessing=inference.described(config, config.test_dataloader.dataset.pipeline),
+        overridden=tuple(sorted(job.arguments)),
+        images=images,
+        collate=pseudo_collate,
+        predict=predict,
+        scorer=DetectionScorer(annotations, masks=model.with_mask),
+        file=DetectionsFile(),
+    )
 
 
-def measure(
-    model: nn.Module,
-    images: Subset,
-    category_ids: list[int],
-    data: COCO,
-    annotations: Annotations,
-    config: Config,
-    job: Job,
-    group: Group,
-) -> Measured | None:
-    """The average precisions and the detections, in the first process of `group`.
-
-    Args:
-        images, category_ids: of `images_to_test`.
-        annotations: of the same images.
-    """
-
-    def keep(index: int, prediction: BaseDataElement) -> tuple[bool, list[dict[str, Any]]]:
-        path, image_id = data.samples[index]
-        found = prediction.pred_instances
-        return 'masks' in found, detections(found, image_id, category_ids, path.name)
-
-    with _without_nan(model, job):
-        kept = inference.predict(model, images, keep, config, group, job)
-    if kept is None:
-        return None
-    results = [detection for _, found in kept for detection in found]
-    metrics, per_class = score(results, annotations, masks=any(masks for masks, _ in kept))
-    return Measured(metrics, to_json(results), '.json.gz', per_class=per_class)
+def point_dataset(dataset: Any, data: COCO) -> None:
+    """Let a `CocoDataset` of a config read `data`, and call its classes by name."""
+    dataset.data_root = str(data.root.absolute())
+    dataset.ann_file = str(data.annotations.absolute())
+    dataset.data_prefix = {**dataset.get('data_prefix', {}), 'img': str(data.images.absolute())}
+    dataset.metainfo = {'classes': tuple(data.classes)}
 
 
 def images_to_test(config: Config, data: COCO) -> tuple[Subset, list[int]]:
-    """The images of `data` in its order, through the config's test pipeline.
+    """Return the images of `data` in its order, through the config's test pipeline.
 
     Changes the pipeline in `config`: images are read whole or not at all, annotations not at all.
 
@@ -121,11 +112,9 @@ def images_to_test(config: Config, data: COCO) -> tuple[Subset, list[int]]:
         step for step in with_whole_images(settings.pipeline) if kind(step) != 'LoadAnnotations'
     ]
     with (
-        contextlib.redirect_stdout(io.StringIO()),  # mmdet prints where it imports, and pycocotools
+        contextlib.redirect_stdout(io.StringIO()),  # pycocotools prints
         DefaultScope.overwrite_default_scope(config.default_scope),
     ):
-        from mmdet.datasets import CocoDataset
-
         form = DATASETS.get(settings.type) if isinstance(settings.type, str) else settings.type
         if form is None or not issubclass(form, CocoDataset):
             raise UserError(
@@ -140,18 +129,18 @@ def images_to_test(config: Config, data: COCO) -> tuple[Subset, list[int]]:
 def detections(
     found: BaseDataElement, image_id: int, category_ids: list[int], name: str
 ) -> list[dict[str, Any]]:
-    """What a detector found on an image, in COCO's result format, in its order.
+    """Return what a detector found on an image, in its order, as objects of COCO's result format.
 
     Args:
-        found: bboxes (N, 4) as x1, y1, x2, y2 in pixels of the image, scores (N,), labels (N,) and,
-            of some, masks (N, H, W).
-        name: the image's file, for the error.
+        found: on the CPU, bboxes (N, 4) as x1, y1, x2, y2 in pixels of the image, scores (N,),
+            labels (N,) and, of some detectors, masks (N, H, W).
+        name: the name of the image's file, for the error.
 
     Raises:
         UserError: if a box or a score is no number.
     """
-    boxes = get_box_tensor(found.bboxes).double().cpu().numpy()
-    scores, labels = found.scores.double().cpu().numpy(), found.labels.cpu().numpy()
+    boxes = get_box_tensor(found.bboxes).cpu().double().numpy()
+    scores, labels = found.scores.double().numpy(), found.labels.numpy()
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise UserError(
             f'the model gives NaN or infinity for a box or a score on {name}: its weights are not '
@@ -169,9 +158,9 @@ def detections(
 
 
 def _run_lengths(mask: torch.Tensor | dict[str, Any]) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask (H, W); some of mmdet's heads give them already."""
+    """Return COCO's compressed run lengths of a mask (H, W), which some heads give already."""
     if isinstance(mask, torch.Tensor):
-        mask = run_lengths.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
+        mask = run_lengths.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
     counts = mask['counts']
     return {
         'size': [int(side) for side in mask['size']],
@@ -179,18 +168,17 @@ def _run_lengths(mask: torch.Tensor | dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _without_nan(model: nn.Module, job: Job) -> Iterator[None]:
-    """Raise UserError where a part of `model` gives NaN: mmdet drops such boxes without a word.
+def refuse_nan(model: nn.Module, amp: str | None) -> None:
+    """Make `model` raise `UserError` where a part of it gives NaN: mmdet drops such boxes silently.
 
-    What the parts give is in fp32, also under autocast: boxes are decoded from it, and in half
-    precision their corners would lie pixels off.
+    What the parts give becomes fp32, also under autocast: boxes are decoded from it, and in half
+    precision their corners would be pixels off.
     """
 
     def hook(name: str, wrong: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
         def check(module: nn.Module, inputs: Any, outputs: Any) -> Any:
             if any(wrong(tensor).any() for tensor in _tensors(outputs)):
-                overflow = f', or --amp {job.amp} overflows' if job.amp else ''
+                overflow = f', or --amp {amp} overflows' if amp else ''
                 raise UserError(
                     f'the model gives NaN or infinity in its {name}: its weights are not '
                     f'sound{overflow}.'
@@ -199,17 +187,11 @@ def _without_nan(model: nn.Module, job: Job) -> Iterator[None]:
 
         return check
 
-    handles = []
     for name, module in model.named_modules():
         if _FEATURES.match(name):
-            handles.append(module.register_forward_hook(hook(name, _not_finite)))
+            module.register_forward_hook(hook(name, _not_finite))
         elif _LOGITS.fullmatch(name.removeprefix('roi_head.')):
-            handles.append(module.register_forward_hook(hook(name, _not_below_infinity)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+            module.register_forward_hook(hook(name, _not_below_infinity))
 
 
 def _not_finite(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,9 @@
-"""Top-1 and Top-5 of a classifier on ImageNet-1K."""
+"""Top-1 and Top-5 of a classifier on ImageNet-1K: a system of Tables 1-4, or any timm model."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import timm
@@ -15,68 +13,64 @@ from timm.data import create_transform, resolve_data_config
 from torch.utils.data import Dataset
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from datasets.imagenet import ImageNet, load, open_image
-from reproduce.distributed import Group
+from datasets.imagenet import load, open_image
 from reproduce.errors import UserError
-from reproduce.evaluate import harness
-from reproduce.evaluate.harness import PRECISIONS, Measured, Prepared, agreeing, batches
-from reproduce.score.imagenet import TOP, Predictions, names, score
+from reproduce.evaluate.harness import Job, Prepared, inference
+from reproduce.score.imagenet import TOP, ClassesFile, TopClasses, TopScorer, names
 from reproduce.systems import load_systems
 from reproduce.weights import loading, store
 
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
 
 
-@dataclass(frozen=True)
-class Job(harness.Job):
-    """A classifier: a system of Tables 1-4, a MAFormer or any timm model.
+def prepare(job: Job, device: torch.device) -> Prepared:
+    """Find and check what the job needs, and build its classifier on `device`.
 
-    Attributes:
-        preprocessing: what replaces the model's own: img_size, crop_pct, interpolation, mean, std.
+    Raises:
+        UserError: if the checkpoint, the data or an option is not what it should be.
     """
+    system, name, arguments = resolve(job.model, job.arguments)
+    config = preprocessing(name, arguments, job.preprocessing)
+    path = store.find(job.checkpoint, system or name)
+    data = load(job.data, limit=job.limit)
+    classifier = build(name, arguments, len(data.classes))
+    loading.load(classifier, path, classes=str(job.data))
+    network = _Network(classifier, config).to(device)
+    with inference(device, job.amp):
+        network.check_size()
+    files, labels = names(data), [label for _, label in data.samples]
 
-    task: ClassVar[str] = 'imagenet'
+    def predict(indices: Sequence[int], images: torch.Tensor) -> TopClasses:
+        found = network(images.to(device, non_blocking=True)).cpu()
+        probabilities, classes = found.numpy()
+        if not (finite := np.isfinite(probabilities).all(1)).all():
+            raise UserError(
+                f'the model gives NaN or infinity for {files[indices[finite.argmin()]]}: its '
+                'weights are not sound, or --amp overflows.'
+            )
+        return TopClasses(classes.astype(int), probabilities)
 
-    batch_size: int = 64
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-
-    def prepare(self) -> Prepared:
-        system, name, arguments = resolve(self.model, self.arguments)
-        config = preprocessing(name, arguments, self.preprocessing)
-        path = store.find(self.checkpoint, system or name)
-        data = load(self.data, limit=self.limit)
-        classifier = build(name, arguments, len(data.classes))
-        loading.load(classifier, path, classes=str(self.data))
-        return Prepared(
-            system=system,
-            model=name,
-            arguments=arguments,
-            checkpoint=path,
-            data=data,
-            preprocessing=config,
-            measure=partial(measure, classifier, data, config, self),
-            overridden=tuple(sorted(self.preprocessing)),
-        )
-
-
-def measure(
-    classifier: nn.Module, data: ImageNet, config: Mapping[str, Any], job: Job, group: Group
-) -> Measured | None:
-    """Top-1 and Top-5 and the predictions, in the first process of `group`; see `predict`."""
-    classes, scores = predict(classifier, data, config, group, job)
-    if group.rank:
-        return None
-    labels = np.array([label for _, label in data.samples])
-    metrics, intervals = score(labels, classes)
-    kept = Predictions(names(data), labels, classes, scores)
-    return Measured(metrics, kept.to_csv(), '.csv.gz', intervals)
+    return Prepared(
+        system=system,
+        model=name,
+        arguments=arguments,
+        checkpoint=path,
+        data=data,
+        preprocessing=config,
+        overridden=tuple(sorted(job.preprocessing)),
+        images=_Images(data.samples, config),
+        collate=torch.stack,
+        predict=predict,
+        scorer=TopScorer(labels),
+        file=ClassesFile(files, labels),
+    )
 
 
 def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, dict[str, Any]]:
-    """The system of the tables that this is, if it is one; the timm model; its arguments.
+    """Return the system of the tables that this is, or None; the timm model; and its arguments.
 
     Raises:
-        UserError: if `model` is neither, or a system that is only cited.
+        UserError: if there is no such system or model, or it is a system that is only cited.
     """
     systems = {s.name: s for s in load_systems() if s.framework == 'classifier'}
     if model in systems:
@@ -90,8 +84,8 @@ def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, 
             *get_close_matches(model, systems, n=2, cutoff=0.3),
             *get_close_matches(model, timm.list_models(), n=3, cutoff=0.3),
         ]
-        told = ', '.join(dict.fromkeys(near)) or 'listed by timm.list_models()'
-        raise UserError(f"there is no model '{model}'; the nearest are {told}.")
+        listed = ', '.join(dict.fromkeys(near)) or 'listed by timm.list_models()'
+        raise UserError(f"there is no model '{model}'; the nearest are {listed}.")
     system = next(
         (s.name for s in systems.values() if (s.model, s.arguments) == (name, merged)), None
     )
@@ -101,7 +95,7 @@ def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, 
 def preprocessing(
     name: str, arguments: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """How images become the model's input: its own config with `overrides` in place.
+    """Return how images become the model's input: by its own config, changed by `overrides`.
 
     Raises:
         UserError: if an override is out of range.
@@ -124,7 +118,7 @@ def preprocessing(
 
 
 def build(name: str, arguments: Mapping[str, Any], classes: int) -> nn.Module:
-    """The classifier, with random weights.
+    """Return the classifier in evaluation mode, with random weights.
 
     Raises:
         UserError: if it does not take these arguments.
@@ -138,66 +132,50 @@ def build(name: str, arguments: Mapping[str, Any], classes: int) -> nn.Module:
         ) from error
 
 
-def predict(
-    classifier: nn.Module, data: ImageNet, config: Mapping[str, Any], group: Group, job: Job
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best classes (N, K) of the N images of `data`, in their order, and their probabilities.
+class _Network(nn.Module):
+    """A classifier with the normalisation of its input before it and the best classes behind it.
 
-    Raises:
-        UserError: if an image cannot be read, the model does not take images of this size, gives
-            no number, or the memory does not hold a batch; in all processes.
+    Args:
+        classifier: pixels (B, 3, H, W), normalised, to logits (B, K).
+        config: as `preprocessing` returns it.
     """
-    device, n, k = group.device, len(data.samples), min(TOP, len(data.classes))
-    classifier = classifier.to(device)
-    forward = _forward(classifier, config, device, job.amp)
-    classes = torch.zeros(n, k, dtype=torch.int64, device=device)
-    scores = torch.zeros(n, k, device=device)
-    seen = torch.zeros(n, dtype=torch.int64, device=device)
-    with agreeing(group, job):
-        for indices, images in batches(_Images(data.samples, config), torch.stack, group, job):
-            logits = forward(images.to(device, non_blocking=True))
-            best = logits.topk(k).indices
-            part = slice(indices[0], indices[-1] + 1)
-            classes[part] = best
-            scores[part] = logits.softmax(-1).gather(1, best)
-            seen[part] += 1
-    classes, scores, seen = (group.add(t).numpy() for t in (classes, scores, seen))
-    if not (seen == 1).all():
-        raise RuntimeError(f'image {seen.argmax()} was predicted {seen.max()} times')
-    if not (finite := np.isfinite(scores).all(1)).all():
-        first = data.samples[int(finite.argmin())][0]
-        raise UserError(
-            f'the model gives NaN or infinity for {(~finite).sum():,} of {n:,} images, first '
-            f'{first}: its weights are not sound, or --amp {job.amp} overflows.'
-        )
-    return classes, scores
 
+    def __init__(self, classifier: nn.Module, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.classifier, self.size = classifier, config['input_size']
+        for name in ('mean', 'std'):
+            value = torch.tensor(config[name]).view(1, -1, 1, 1) * 255
+            self.register_buffer(name, value, persistent=False)
 
-def _forward(
-    classifier: nn.Module, config: Mapping[str, Any], device: torch.device, amp: str | None
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Pixels (B, 3, H, W), 0-255 as uint8, to logits (B, K) in fp32."""
-    mean, std = (
-        torch.tensor(config[name], device=device).view(1, -1, 1, 1) * 255
-        for name in ('mean', 'std')
-    )
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities and the indices of the best classes (2, B, K) in fp32.
 
-    @torch.inference_mode()
-    def forward(images: torch.Tensor) -> torch.Tensor:
-        images = (images.float() - mean) / std
-        with torch.autocast(device.type, PRECISIONS.get(amp), enabled=amp is not None):
-            return classifier(images).float()
+        One tensor leaves the device in one piece; fp32 holds indices up to 2^24.
 
-    size = config['input_size']
-    try:
-        forward(torch.zeros(1, *size, dtype=torch.uint8, device=device))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f'the model does not take images of {size[1]} x {size[2]} pixels '
-            f'({str(error).splitlines()[0]}): give another --img-size, or build it for this one '
-            f'with --model-kwargs img_size={size[1]}.'
-        ) from error
-    return forward
+        Args:
+            images: (B, 3, H, W) in uint8.
+        """
+        logits = self.classifier((images.float() - self.mean) / self.std).float()
+        best = logits.topk(min(TOP, logits.shape[1])).indices
+        return torch.stack([logits.softmax(-1).gather(1, best), best.float()])
+
+    def check_size(self) -> None:
+        """Check that the classifier takes images of the size that it will get.
+
+        Raises:
+            UserError: if it does not.
+        """
+        try:
+            self(torch.zeros(1, *self.size, dtype=torch.uint8, device=self.mean.device))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError, ValueError) as error:
+            _, height, width = self.size
+            raise UserError(
+                f'the model does not take images of {height} x {width} pixels '
+                f'({str(error).splitlines()[0]}): give another --img-size, or build it for this '
+                f'one with --model-kwargs img_size={height}.'
+            ) from error
 
 
 class _Images(Dataset):

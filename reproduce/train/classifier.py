@@ -36,16 +36,17 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
-from reproduce.distributed import Group, in_group, join, launch
+from reproduce import distributed
+from reproduce.data_loader import ErrorPreservingLoader
+from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
 from reproduce.train.curve import Panel, draw
-from reproduce.train.images import Batches, TrainingImages, ValidationImages, read, seed_everything
+from reproduce.train.images import Batches, TrainingImages, ValidationImages, seed_everything
 from reproduce.train.recipes import Recipe
 from reproduce.train.token_labeling import dense_labels, mix_tokens, token_grid, token_labeling_loss
 
@@ -83,32 +84,19 @@ def train(job: Job, processes: int = 1) -> list[dict[str, float]]:
     """Train on `processes` processes of this machine, or on those that `torchrun` started.
 
     Returns:
-        the log: a row an epoch, of the earlier epochs too if the training was resumed.
+        the log: a row an epoch, of the earlier epochs too if the training was resumed; None in all
+        but the first of the processes that a launcher started.
 
     Raises:
         UserError: if the job does not fit the data, the machine or what `output` holds already,
             an image or a label map cannot be read, or the loss is no longer finite.
     """
-    if processes < 1:
-        raise UserError(f'{processes} processes cannot train: expected 1 or more.')
-    if in_group() or processes == 1:
-        return run(job)
-    return launch(run, (job,), processes)
+    return distributed.run(_run, job, processes=processes, device=job.device)
 
 
-def run(job: Job) -> list[dict[str, float]]:
-    """The part of this process; see `train`."""
+def _run(group: Group, job: Job) -> list[dict[str, float]]:
     check(job)
-    with join(job.device) as group:
-        try:
-            return _Training(job, group).run()
-        except UserError as error:
-            group.fail(str(error))
-            raise
-        except RuntimeError:
-            if group.size > 1 and group.failed:  # another process ended, and the connection broke
-                raise UserError(group.store.get('failure').decode()) from None
-            raise
+    return _Training(job, group).run()
 
 
 def check(job: Job) -> None:
@@ -190,12 +178,12 @@ class _Training:
             'pin_memory': group.device.type == 'cuda',
             'persistent_workers': job.workers > 0,
         }
-        self.train_loader = DataLoader(
+        self.train_loader = ErrorPreservingLoader(
             TrainingImages(self.train_data, self.recipe, config, job.labels),
             batch_sampler=self.batches,
             **shared,
         )
-        self.val_loader = DataLoader(
+        self.val_loader = ErrorPreservingLoader(
             ValidationImages(self.val_data, config),
             batch_size=max(1, self.recipe.batch_size // group.size),
             sampler=range(group.rank, len(self.val_data.samples), group.size),
@@ -244,7 +232,7 @@ class _Training:
         device = self.group.device
         total = torch.zeros(2, dtype=torch.float64, device=device)
         steps = tqdm(
-            read(self.train_loader),
+            self.train_loader,
             f'epoch {epoch + 1}/{self.recipe.total_epochs}',
             len(self.batches),
             leave=False,
@@ -276,7 +264,7 @@ class _Training:
         """Top-1 on the validation images in percent, every image exactly once."""
         model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.group.device)
-        for images, labels in read(self.val_loader):
+        for images, labels in self.val_loader:
             with self._autocast():
                 logits = model(images.to(self.group.device))
             correct += (logits.argmax(1) == labels.to(self.group.device)).sum()

@@ -5,7 +5,7 @@ processes and workers nor an interruption changes the images that a training see
 """
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import functional as TF
 
 from datasets.imagenet import ImageNet, open_image
-from reproduce.errors import UserError
 from reproduce.train.recipes import Recipe
 from reproduce.train.token_labeling import label_map_path, load_label_map
 
@@ -149,15 +148,3 @@ def seed_everything(*key: int) -> None:
 
 def _seeds(key: tuple[int, ...]) -> list[int]:
     return np.random.SeedSequence(key).generate_state(3).tolist()
-
-
-def read(loader: DataLoader) -> Iterable[Any]:
-    """The loader's batches; an error of the user's keeps its one sentence.
-
-    Raises:
-        UserError: as the dataset raises it, in whichever process that was.
-    """
-    try:
-        yield from loader
-    except UserError as error:
-        raise UserError(str(error).rpartition('UserError: ')[2].strip()) from None

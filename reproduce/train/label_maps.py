@@ -13,15 +13,16 @@ import timm
 import torch
 import torch.nn as nn
 from timm.data import create_transform, resolve_data_config
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load, open_image
-from reproduce.distributed import in_group, join, launch
+from reproduce import distributed
+from reproduce.data_loader import ErrorPreservingLoader
+from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
-from reproduce.train.images import read
 from reproduce.train.token_labeling import label_map_path
 from reproduce.weights import loading, store
 
@@ -54,14 +55,12 @@ def make_labels(
         UserError: if the model is unknown, has fewer than five classes, more than half precision
             can number, or others than the data; or an image or the checkpoint cannot be read.
     """
-    arguments = (model, data, output, checkpoint, img_size, batch_size, workers, device)
-    if in_group() or processes == 1:
-        _make(*arguments)
-    else:
-        launch(_make, arguments, processes)
+    arguments = (model, data, output, checkpoint, img_size, batch_size, workers)
+    distributed.run(_make, *arguments, processes=processes, device=device)
 
 
 def _make(
+    group: Group,
     name: str,
     data: Path,
     output: Path,
@@ -69,7 +68,6 @@ def _make(
     img_size: int | None,
     batch_size: int,
     workers: int,
-    device: str | None,
 ) -> None:
     images = load(data, 'train')
     if not timm.is_model(name):
@@ -78,40 +76,41 @@ def _make(
         raise UserError(
             f'{data} has {len(images.classes)} classes: a label map numbers {TOP} to 2048.'
         )
-    with join(device) as group:
-        config = timm.get_pretrained_cfg(name)
-        size = {'img_size': img_size} if img_size and config and config.fixed_input_size else {}
-        annotator = timm.create_model(
-            name, pretrained=checkpoint is None, num_classes=len(images.classes), **size
-        )
+    config = timm.get_pretrained_cfg(name)
+    size = {'img_size': img_size} if img_size and config and config.fixed_input_size else {}
+    annotator = timm.create_model(
+        name, pretrained=checkpoint is None, num_classes=len(images.classes), **size
+    )
+    if checkpoint is not None:
+        loading.load(annotator, checkpoint)
+    annotator.eval().to(group.device)
+    settings = resolve_data_config({}, model=annotator)
+    side = img_size or settings['input_size'][-1]
+    mine = _WholeImages(images, output, settings, side, group.rank, group.size)
+    loader = ErrorPreservingLoader(mine, batch_size=batch_size, num_workers=workers)
+    progress = tqdm(
+        total=len(mine), desc='label maps', disable=True if group.rank else None, leave=False
+    )
+    for batch, indices in loader:
+        if group.failed:
+            break
+        with torch.inference_mode():
+            maps = label_maps(annotator, batch.to(group.device)).cpu()
+        for label_map, index in zip(maps, indices.tolist(), strict=True):
+            path = mine.path(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            buffer = io.BytesIO()
+            torch.save(label_map.clone(), buffer)
+            write_atomically(path, buffer.getvalue())
+        progress.update(len(batch))
+    progress.close()
+    group.agree()
+    if group.rank == 0:
+        record = {'annotator': name, 'img_size': side, 'images': len(images.samples)}
+        record |= {'fingerprint': images.fingerprint}
         if checkpoint is not None:
-            loading.load(annotator, checkpoint)
-        annotator.eval().to(group.device)
-        settings = resolve_data_config({}, model=annotator)
-        side = img_size or settings['input_size'][-1]
-        mine = _WholeImages(images, output, settings, side, group.rank, group.size)
-        loader = DataLoader(mine, batch_size, num_workers=workers)
-        progress = tqdm(
-            total=len(mine), desc='label maps', disable=True if group.rank else None, leave=False
-        )
-        for batch, indices in read(loader):
-            with torch.inference_mode():
-                maps = label_maps(annotator, batch.to(group.device)).cpu()
-            for label_map, index in zip(maps, indices.tolist(), strict=True):
-                path = mine.path(index)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                buffer = io.BytesIO()
-                torch.save(label_map.clone(), buffer)
-                write_atomically(path, buffer.getvalue())
-            progress.update(len(batch))
-        progress.close()
-        group.agree()
-        if group.rank == 0:
-            record = {'annotator': name, 'img_size': side, 'images': len(images.samples)}
-            record |= {'fingerprint': images.fingerprint}
-            if checkpoint is not None:
-                record['checkpoint_sha256'] = store.sha256(checkpoint)
-            write_atomically(output / 'labels.json', json.dumps(record, indent=2) + '\n')
+            record['checkpoint_sha256'] = store.sha256(checkpoint)
+        write_atomically(output / 'labels.json', json.dumps(record, indent=2) + '\n')
 
 
 def label_maps(annotator: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,6 @@ epochs the augmentations are the same too; its loop over iterations draws them a
 
 import json
 import math
-from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from uuid import uuid4
 
 import torch
 import torch.nn as nn
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
@@ -31,10 +30,11 @@ from safetensors.torch import save
 
 from datasets import load
 from model.checkpoint import CheckpointError, read
-from reproduce.distributed import Group, in_group, join, launch
+from reproduce import distributed
+from reproduce.distributed import Group, in_group
 from reproduce.errors import UserError
 from reproduce.files import check_writable, write_atomically
-from reproduce.openmmlab import safe_loading
+from reproduce.openmmlab import cfg_options, safe_loading
 from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build, load_backbone
@@ -98,27 +98,17 @@ def train(job: Job, processes: int = 1) -> list[dict[str, float]]:
         UserError: if config, data, weights and output folder do not go together, or the loss is no
             longer finite.
     """
-    if processes < 1:
-        raise UserError(f'{processes} processes cannot train: expected 1 or more.')
-    if in_group() or processes == 1:
-        return run(job)
-    return launch(run, (job,), processes)
+    return distributed.run(_run, job, processes=processes)
 
 
-def run(job: Job) -> list[dict[str, float]]:
-    """The part of this process; see `train`."""
+def _run(group: Group, job: Job) -> list[dict[str, float]]:
     safe_loading.install()
     prepared = prepare(job)
-    with join() as group:
-        try:
-            return _train(job, prepared, group)
-        except (UserError, CheckpointError) as error:
-            group.fail(str(error))
-            raise UserError(str(error)) from error
-        except RuntimeError:
-            if group.size > 1 and group.failed:  # another process ended, and the connection broke
-                raise UserError(group.store.get('failure').decode()) from None
-            raise
+    group.agree()  # the first one writes into the folder that all have looked at
+    try:
+        return _train(job, prepared, group)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
 
 
 def prepare(job: Job) -> Prepared:
@@ -128,7 +118,7 @@ def prepare(job: Job) -> Prepared:
         UserError: if they do not go together, before anything is built or written.
     """
     config = load_config(job.config)
-    merge(config, job.options)
+    cfg_options.merge(config, cfg_options.parse(job.options))
     task = task_of(config)
     if not config.get('train_cfg') or not config.get('optim_wrapper'):
         raise UserError(
@@ -156,24 +146,6 @@ def prepare(job: Job) -> Prepared:
     by_epoch = config.train_cfg.get('by_epoch', 'Iter' not in config.train_cfg.get('type', ''))
     loader.persistent_workers = not by_epoch and loader.get('num_workers', 0) > 0
     return Prepared(config, record, notes)
-
-
-def merge(config: Config, options: Sequence[str]) -> None:
-    """Change `config` by 'KEY=VALUE's as OpenMMLab's own tools take them.
-
-    Raises:
-        UserError: if one is none, or the config has no place for it.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument('--options', nargs='+', action=DictAction)
-    for option in options:
-        try:
-            config.merge_from_dict(parser.parse_args(['--options', option]).options)
-        except (ValueError, KeyError, TypeError, AttributeError, ArgumentTypeError) as error:
-            raise UserError(
-                f"--cfg-options '{option}' does not fit ({error}): expected KEY=VALUE, such as "
-                'train_cfg.max_epochs=12.'
-            ) from error
 
 
 def _point_at_data(config: Config, folder: Path, task: str) -> tuple[dict[str, str], list[str]]:

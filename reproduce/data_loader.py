@@ -1,0 +1,65 @@
+"""Reading a data set in worker processes, with errors that stay one sentence."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from reproduce.errors import UserError
+
+
+class ErrorPreservingLoader(DataLoader):
+    """torch's `DataLoader`, which raises a `UserError` of the data set as the data set raised it.
+
+    torch's own carries an exception of a worker process to this one as text, with the traceback.
+    Here it travels as a value, in place of the batch.
+
+    Args:
+        dataset: a data set with indices.
+        collate: makes a batch of a list of items.
+        options: further arguments of `DataLoader`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        collate: Callable[[list[Any]], Any] = default_collate,
+        **options: Any,
+    ) -> None:
+        super().__init__(_Caught(dataset), collate_fn=_CollateCaught(collate), **options)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches.
+
+        Raises:
+            UserError: at the first batch with an item that cannot be read.
+        """
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Caught(Dataset):
+    """The items of a data set; in place of one that cannot be read, its error."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.dataset[index]
+        except UserError as error:
+            return error
+
+
+class _CollateCaught:
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        error = next((item for item in items if isinstance(item, UserError)), None)
+        return self.collate(items) if error is None else error

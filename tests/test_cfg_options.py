@@ -1,0 +1,142 @@
+"""KEY=VALUE entries: one grammar in evaluation and training, held against OpenMMLab's own."""
+
+import json
+from argparse import ArgumentParser
+
+import pytest
+import torch
+import typer
+from mmengine.config import DictAction
+
+from datasets import shapes
+from reproduce.commands import evaluate, train
+from reproduce.errors import UserError
+from reproduce.openmmlab import cfg_options, configs, inference, models
+from reproduce.train.runner import Job, prepare
+
+FPN = 'fpn_maformer-micro_shapes.py'
+ENTRIES = [
+    'model.decode_head.loss_decode.class_weight=None',
+    'model.test_cfg.crop_size=(512,2048)',
+    'model.test_cfg.stride=[3,4]',
+    'model.decode_head.dropout_ratio=2e-1',
+    'model.decode_head.align_corners=True',
+    'model.backbone.init_cfg=None',
+    'model.data_preprocessor.test_cfg.size_divisor=32',
+    'model.decode_head.names=a,b',
+    'model.decode_head.sizes=[(1,2),(3,4)]',
+]
+
+
+def test_values_are_those_of_openmmlabs_tools():
+    parser = ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    assert cfg_options.parse(ENTRIES) == parser.parse_args(['--cfg-options', *ENTRIES]).cfg_options
+    assert cfg_options.parse(ENTRIES)['model.test_cfg.crop_size'] == (512, 2048)
+    assert cfg_options.parse(ENTRIES)['model.backbone.init_cfg'] is None
+    assert cfg_options.parse(['a=1', 'a=2', '--b=3', 'c=']) == {'a': 2, '--b': 3, 'c': ''}
+
+
+@pytest.mark.parametrize(
+    ('entry', 'message'),
+    [
+        ('epochs', "'epochs' is no KEY=VALUE: write for example --model-kwargs"),
+        ('=3', "'=3' is no KEY=VALUE"),
+        ('a..b=3', 'is no KEY=VALUE'),
+        ('a=(1,2', 'cannot be read: Imbalanced brackets'),
+        ('a.b={"c":1}', r'is a dictionary: write .* --model-kwargs a\.b\.NAME=VALUE'),
+    ],
+)
+def test_entries_that_are_none(entry, message):
+    with pytest.raises(UserError, match=message) as error:
+        cfg_options.parse([entry], '--model-kwargs')
+    assert '\n' not in str(error.value)
+
+
+def test_a_value_that_has_no_place():
+    config = configs.load_config(FPN)
+    with pytest.raises(UserError, match=r'do not fit .*shapes\.py: model\.type\.x=3 has no place'):
+        cfg_options.merge(config, {'model.type.x': 3})
+
+
+def test_a_value_read_back_from_json_is_the_same_value():
+    values = cfg_options.parse(ENTRIES)
+    first, second = configs.load_config(FPN), configs.load_config(FPN)
+    cfg_options.merge(first, values)
+    cfg_options.merge(second, json.loads(json.dumps(values)))
+    assert first.model == second.model
+    assert second.model.decode_head.sizes == [(1, 2), (3, 4)]
+
+
+def test_evaluation_and_training_agree(tmp_path):
+    shapes.write(tmp_path, train=40, val=40)
+    data = tmp_path / 'ade20k'
+    _, _, evaluated = inference.resolve(FPN, cfg_options.parse(ENTRIES), 'ade20k')
+    trained = prepare(Job(FPN, data, tmp_path / 'output', options=ENTRIES)).config
+    assert trained.model == evaluated.model != configs.load_config(FPN).model
+    assert trained.model.test_cfg.crop_size == (512, 2048)
+
+
+@pytest.mark.parametrize(
+    ('app', 'command', 'option', 'others'),
+    [
+        (
+            evaluate.app,
+            'coco',
+            'cfg_options',
+            ['--config', 'a.py', '--checkpoint', 'b', '--data', 'c'],
+        ),
+        (
+            evaluate.app,
+            'ade20k',
+            'cfg_options',
+            ['--config', 'a.py', '--checkpoint', 'b', '--data', 'c'],
+        ),
+        (
+            evaluate.app,
+            'imagenet',
+            'model_kwargs',
+            ['resnet18', '--checkpoint', 'b', '--data', 'c'],
+        ),
+        (train.app, 'config', 'cfg_options', ['a.py', '--data', 'c', '--output', 'd']),
+    ],
+)
+def test_several_entries_after_one_flag(app, command, option, others):
+    command = typer.main.get_command(app).commands[command]
+    flag = f'--{option.replace("_", "-")}'
+    for written in (
+        [flag, 'a.b=1', 'c=(2,3)', *others],
+        [*others, flag, 'a.b=1', flag, 'c=(2,3)'],
+        [*others, f'{flag}=a.b=1', 'c=(2,3)'],
+    ):
+        context = command.make_context('test', written)
+        assert context.params[option] == ['a.b=1', 'c=(2,3)']
+        assert {str(value) for value in context.params.values()} >= {'c'}
+
+
+def test_a_position_after_the_entries_is_not_one_of_them():
+    command = typer.main.get_command(train.app).commands['config']
+    written = ['--data', 'c', '--output', 'd', '--cfg-options', 'a=1', 'b=2', 'runs/lr=3/own.py']
+    context = command.make_context('test', written)
+    assert context.params['cfg_options'] == ['a=1', 'b=2']
+    assert context.params['config'] == 'runs/lr=3/own.py'
+
+
+def test_what_was_set_is_in_the_record_as_json(run, tmp_path):
+    shapes.write(tmp_path, train=0, val=40)
+    torch.save(models.build(configs.load_config(FPN), 'cpu').state_dict(), 'fpn.pth')
+    code, out, err = run(
+        *('evaluate', 'ade20k', '--config', FPN, '--checkpoint', 'fpn.pth', '--data', tmp_path),
+        *('--limit', 2, '--workers', 0, '--device', 'cpu', '--format', 'json'),
+        *('--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(320,80)'),
+        *('model.backbone.init_cfg=None', '--output', 'kept'),
+    )
+    assert code == 0, err
+    result = json.loads(out)
+    arguments = {
+        'test_dataloader.dataset.pipeline.1.scale': [320, 80],
+        'model.backbone.init_cfg': None,
+    }
+    assert result['arguments'] == arguments
+    assert result['overridden'] == sorted(arguments)
+    assert result['preprocessing']['pipeline'][1]['scale'] == [320, 80]
