@@ -8,6 +8,7 @@ import pytest
 from conftest import record
 
 from reproduce.evaluate import records
+from reproduce.folders import EVALUATIONS
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference, Released
 
@@ -152,3 +153,21 @@ def test_the_commit_of_the_checkout(tmp_path, monkeypatch):
     assert records._commit() == git('rev-parse', 'HEAD')
     (tmp_path / 'code.py').write_text('2')
     assert records._commit() == git('rev-parse', 'HEAD') + '-dirty'
+
+
+def test_weights_that_timm_published_have_their_reference(run):
+    """The record names them, since their publisher names no hash that would tell what they are."""
+    system = 'swin_tiny_patch4_window7_224'
+    weights = {'file': f'{system}.safetensors', 'sha256': 'c' * 64}
+    weights['released'] = f'timm:{system}.ms_in1k'
+    kept = records.save(record(system, 81.376, checkpoint=weights), b'', EVALUATIONS)
+    run('table', 4, '--models', system, '--output', 'results')
+    code, out, _ = run('show', kept.stem, '--format', 'json')
+    assert code == 0
+    found = json.loads(out)
+    assert found['evaluations'][0]['references']['top1']['value'] == 81.376
+    assert found['evaluations'][0]['references']['top1']['verdict'] == 'match'
+    # The table says the same, and names the record.
+    (cell,) = (cell for cell in found['cells'] if cell['metric'] == 'top1')
+    assert (cell['reference'], cell['reference_verdict']) == ('81.376', 'match')
+    assert cell['record'] == kept.stem

@@ -21,7 +21,7 @@ import model as _maformer  # noqa: F401
 from datasets import imagenet, shapes
 from reproduce.commands.train import train_imagenet
 from reproduce.errors import UserError
-from reproduce.train.classifier import Job, build, scaling, targets_of, train
+from reproduce.train.classifier import TrainingJob, build, scaling, targets_of, train
 from reproduce.train.images import Batches, RememberedCrop, TrainingImages
 from reproduce.train.label_maps import label_maps, make_labels
 from reproduce.train.recipes import RECIPES, recipe_for
@@ -341,12 +341,12 @@ def curve(rows):
 def test_a_resumed_training_is_the_uninterrupted_one(root, labels, tmp_path, token_labeling):
     recipe = micro(token_labeling, drop_path=0.2)
     shared = {'data': root, 'labels': labels if token_labeling else None, 'device': 'cpu'}
-    whole = train(Job(recipe, output=tmp_path / 'whole', workers=0, **shared))
+    whole = train(TrainingJob(recipe, output=tmp_path / 'whole', workers=0, **shared))
     assert len(whole) == 3
-    cut = Job(recipe, output=tmp_path / 'cut', until=1, workers=1, **shared)
+    cut = TrainingJob(recipe, output=tmp_path / 'cut', until=1, workers=1, **shared)
     assert len(train(cut)) == 1
     assert not (tmp_path / 'cut/model.safetensors').exists()
-    rest = train(Job(recipe, output=tmp_path / 'cut', resume=True, workers=0, **shared))
+    rest = train(TrainingJob(recipe, output=tmp_path / 'cut', resume=True, workers=0, **shared))
     assert curve(rest) == curve(whole)
     logged = pd.read_csv(tmp_path / 'cut/log.csv')
     assert logged['loss'].tolist() == pytest.approx([row['loss'] for row in whole])
@@ -356,7 +356,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(root, labels, tmp_path, tok
 
 def test_what_a_training_leaves_behind(root, tmp_path):
     output = tmp_path / 'run'
-    rows = train(Job(micro(epochs=1), root, output, workers=0, device='cpu'))
+    rows = train(TrainingJob(micro(epochs=1), root, output, workers=0, device='cpu'))
     assert {path.name for path in output.iterdir()} == {
         *('recipe.json', 'train.log', 'log.csv', 'last.pth', 'model.safetensors', 'curve.png')
     }
@@ -371,26 +371,26 @@ def test_what_a_training_leaves_behind(root, tmp_path):
         assert picture.size == (960, 360)
 
     with pytest.raises(UserError, match='holds a training already'):
-        train(Job(micro(epochs=1), root, output, workers=0))
+        train(TrainingJob(micro(epochs=1), root, output, workers=0))
     with pytest.raises(UserError, match=r'trained with epochs = 1, not 2'):
-        train(Job(micro(epochs=2), root, output, workers=0, resume=True))
+        train(TrainingJob(micro(epochs=2), root, output, workers=0, resume=True))
     (output / 'last.pth').write_bytes(b'PK broken')
     with pytest.raises(UserError, match=r'cannot read .*last\.pth'):
-        train(Job(micro(epochs=1), root, output, workers=0, resume=True))
+        train(TrainingJob(micro(epochs=1), root, output, workers=0, resume=True))
 
 
 def test_two_processes_train_as_one_does(root, labels, tmp_path):
     """Without what is drawn in each process by itself: mixing and stochastic depth."""
     recipe = micro(True, mix_prob=0, drop_path=0, epochs=2)
     shared = {'data': root, 'labels': labels, 'device': 'cpu'}
-    one = train(Job(recipe, output=tmp_path / 'one', workers=0, **shared))
-    two = train(Job(recipe, output=tmp_path / 'two', workers=0, **shared), processes=2)
+    one = train(TrainingJob(recipe, output=tmp_path / 'one', workers=0, **shared))
+    two = train(TrainingJob(recipe, output=tmp_path / 'two', workers=0, **shared), processes=2)
     for a, b in zip(one, two, strict=True):
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-4)
         assert a['lr'] == b['lr']
     assert 'batch 16 = 2 x 8' in (tmp_path / 'two/train.log').read_text()
     with pytest.raises(UserError, match='holds a training already'):
-        train(Job(recipe, output=tmp_path / 'two', workers=0, **shared))
+        train(TrainingJob(recipe, output=tmp_path / 'two', workers=0, **shared))
 
 
 def test_an_error_in_one_of_two_processes_ends_both_with_its_sentence(root, tmp_path):
@@ -399,7 +399,7 @@ def test_an_error_in_one_of_two_processes_ends_both_with_its_sentence(root, tmp_
     path = sorted((broken / 'train').rglob('*.JPEG'))[3]
     path.write_bytes(path.read_bytes()[:300])
     for processes, workers in ((1, 1), (2, 0)):
-        job = Job(micro(epochs=1), broken, tmp_path / 'run', workers=workers, device='cpu')
+        job = TrainingJob(micro(epochs=1), broken, tmp_path / 'run', workers=workers, device='cpu')
         with pytest.raises(UserError, match=f'^cannot read the image {path}'):
             train(job, processes)
         shutil.rmtree(tmp_path / 'run')
@@ -408,7 +408,7 @@ def test_an_error_in_one_of_two_processes_ends_both_with_its_sentence(root, tmp_
 def test_a_job_that_does_not_fit_is_explained(root, labels, tmp_path):
     def refused(match, recipe=None, **job):
         with pytest.raises(UserError, match=match):
-            train(Job(recipe or micro(), **{'data': root, 'output': tmp_path / 'x'} | job))
+            train(TrainingJob(recipe or micro(), **{'data': root, 'output': tmp_path / 'x'} | job))
 
     refused('needs the annotator', micro(True))
     refused('for token labeling only', labels=labels)

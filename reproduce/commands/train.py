@@ -57,11 +57,11 @@ def train_imagenet(
     device: options.Device = None,
 ) -> None:
     """Train a classifier by the paper's recipe."""
-    from reproduce.train.classifier import Job, train
+    from reproduce.train.classifier import TrainingJob, train
     from reproduce.train.recipes import recipe_for
 
     chosen = recipe_for(model, token_labeling, recipe).changed(**_parse(changes or []))
-    job = Job(
+    job = TrainingJob(
         recipe=chosen,
         data=data,
         output=output,
@@ -108,9 +108,11 @@ def train_config(
     ] = True,
 ) -> None:
     """Train a detector or segmenter: any config of this project, mmdet or mmseg."""
-    from reproduce.train.runner import Job, train
+    from reproduce.train.runner import RunnerJob, train
 
-    job = Job(config, data, output, checkpoint, tuple(cfg_options or ()), resume, amp, scale_lr)
+    job = RunnerJob(
+        config, data, output, checkpoint, tuple(cfg_options or ()), resume, amp, scale_lr
+    )
     train(job, processes)
 
 

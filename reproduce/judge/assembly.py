@@ -3,8 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from reproduce.complexity import Complexity
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import Accuracy, Failed
 from reproduce.judge.cells import Cell
@@ -14,11 +14,14 @@ from reproduce.judge.verdict import Verdict, judge
 from reproduce.paper import Column, Printed, Row, Tolerance
 from reproduce.systems import System
 
+if TYPE_CHECKING:  # it needs torch, and readers of results do without
+    from reproduce.complexity import Complexity
+
 
 def assemble(
     rows: Collection[Row],
     systems: Collection[System],
-    complexities: Mapping[str, Complexity | Exception],
+    complexities: 'Mapping[str, Complexity | Exception]',
     tolerances: Mapping[str, Tolerance],
     known: Mapping[tuple[int, str, str], str],
     accuracies: Mapping[tuple[str, str], Accuracy],
@@ -59,7 +62,7 @@ def assemble(
 def _counted(
     system: System,
     column: Column,
-    complexity: Complexity | Exception,
+    complexity: 'Complexity | Exception',
     target: Printed | None,
     tolerance: Tolerance,
     deviation: str | None,

@@ -54,7 +54,7 @@ PRECISIONS = {'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A training and where it takes place.
 
     Attributes:
@@ -80,7 +80,7 @@ class Job:
     device: str | None = None
 
 
-def train(job: Job, processes: int = 1) -> list[dict[str, float]]:
+def train(job: TrainingJob, processes: int = 1) -> list[dict[str, float]]:
     """Train on `processes` processes of this machine, or on those that `torchrun` started.
 
     Returns:
@@ -94,12 +94,12 @@ def train(job: Job, processes: int = 1) -> list[dict[str, float]]:
     return distributed.run(_run, job, processes=processes, device=job.device)
 
 
-def _run(group: Group, job: Job) -> list[dict[str, float]]:
+def _run(group: Group, job: TrainingJob) -> list[dict[str, float]]:
     check(job)
     return _Training(job, group).run()
 
 
-def check(job: Job) -> None:
+def check(job: TrainingJob) -> None:
     """Hold the job against itself and against what its output folder holds.
 
     Raises:
@@ -132,7 +132,7 @@ def check(job: Job) -> None:
 
 
 class _Training:
-    def __init__(self, job: Job, group: Group) -> None:
+    def __init__(self, job: TrainingJob, group: Group) -> None:
         self.job, self.group, self.recipe = job, group, job.recipe
         self.train_data = load(job.data, 'train')
         self.val_data = load(job.data, 'val')

@@ -47,7 +47,7 @@ _METRICS = {'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP', 'mIoU': 'mIoU
 
 
 @dataclass(frozen=True)
-class Job:
+class RunnerJob:
     """A training and where it takes place.
 
     Attributes:
@@ -73,7 +73,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A config that is pointed at the data, weights and folder of its job.
 
     Attributes:
@@ -87,7 +87,7 @@ class Prepared:
     notes: list[str]
 
 
-def train(job: Job, processes: int = 1) -> list[dict[str, float]]:
+def train(job: RunnerJob, processes: int = 1) -> list[dict[str, float]]:
     """Train on `processes` processes of this machine, or on those that `torchrun` started.
 
     Returns:
@@ -101,7 +101,7 @@ def train(job: Job, processes: int = 1) -> list[dict[str, float]]:
     return distributed.run(_run, job, processes=processes)
 
 
-def _run(group: Group, job: Job) -> list[dict[str, float]]:
+def _run(group: Group, job: RunnerJob) -> list[dict[str, float]]:
     safe_loading.install()
     prepared = prepare(job)
     group.agree()  # the first one writes into the folder that all have looked at
@@ -111,7 +111,7 @@ def _run(group: Group, job: Job) -> list[dict[str, float]]:
         raise UserError(str(error)) from error
 
 
-def prepare(job: Job) -> Prepared:
+def prepare(job: RunnerJob) -> PreparedRun:
     """Read the config of the job, and hold it against its data, weights and output folder.
 
     Raises:
@@ -145,7 +145,7 @@ def prepare(job: Job) -> Prepared:
     # Workers that are started anew with every epoch draw the same augmentations after a resumption.
     by_epoch = config.train_cfg.get('by_epoch', 'Iter' not in config.train_cfg.get('type', ''))
     loader.persistent_workers = not by_epoch and loader.get('num_workers', 0) > 0
-    return Prepared(config, record, notes)
+    return PreparedRun(config, record, notes)
 
 
 def _point_at_data(config: Config, folder: Path, task: str) -> tuple[dict[str, str], list[str]]:
@@ -183,7 +183,7 @@ def _choose_backbone(config: Config, checkpoint: str | None) -> None:
         load_backbone(build(config, 'cpu'), backbone.init_cfg.checkpoint)
 
 
-def _choose_start(config: Config, job: Job, record: dict[str, Any]) -> None:
+def _choose_start(config: Config, job: RunnerJob, record: dict[str, Any]) -> None:
     """Hold the job against what its output folder holds, and find what to go on from."""
     check_writable(job.output)
     last = _last_checkpoint(job.output)
@@ -222,7 +222,7 @@ def _record(config: Config, fingerprints: dict[str, str]) -> dict[str, Any]:
     return json.loads(json.dumps({'model': model, 'data': fingerprints}, default=str))
 
 
-def _check_same(record: dict[str, Any], job: Job) -> None:
+def _check_same(record: dict[str, Any], job: RunnerJob) -> None:
     path = job.output / 'run.json'
     try:
         before = json.loads(path.read_text())
@@ -246,7 +246,7 @@ def _scale_lr(config: Config, wanted: bool) -> str:
     return f'the learning rate is for a batch of {base} and scaled with the batch'
 
 
-def _train(job: Job, prepared: Prepared, group: Group) -> list[dict[str, float]]:
+def _train(job: RunnerJob, prepared: PreparedRun, group: Group) -> list[dict[str, float]]:
     config = prepared.config
     if in_group():
         config.launcher = 'pytorch'
@@ -332,7 +332,7 @@ def plot(rows: list[dict[str, float]], runner: Runner, path: Path) -> None:
     draw(panels, path)
 
 
-def _export(job: Job, runner: Runner) -> None:
+def _export(job: RunnerJob, runner: Runner) -> None:
     """The last weights, and in the file's metadata what makes the model they belong to."""
     weights = {name: t.contiguous() for name, t in read(_last_checkpoint(job.output)).items()}
     classes = runner.train_dataloader.dataset.metainfo.get('classes', ())

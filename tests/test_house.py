@@ -1,0 +1,70 @@
+"""The layout of the code: one name for one module and one class, and nothing imported in vain."""
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from reproduce.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+FILES = [
+    path
+    for folder in ('model', 'datasets', 'reproduce', 'benchmarks')
+    for path in sorted((ROOT / folder).rglob('*.py'))
+    if 'configs' not in path.parts
+]
+# Each layer may have a module for each task.
+TASK_MODULES = {'__init__', '__main__', 'imagenet', 'coco', 'ade20k'}
+
+
+def doubled(names):
+    return [name for name, n in Counter(names).items() if n > 1]
+
+
+def test_module_names_are_unique():
+    assert not doubled(path.stem for path in FILES if path.stem not in TASK_MODULES)
+
+
+def test_public_class_names_are_unique():
+    classes = [
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith('_')
+    ]
+    assert not doubled(classes)
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_command_has_its_help(run, command):
+    """The list of commands says what the command's own help says first."""
+    code, out, _ = run(command, '--help')
+    assert code == 0
+    text = ' '.join(out.split())
+    assert COMMANDS[command].rstrip('.') in text
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ('--help',),
+        *((command, '--help') for command in COMMANDS),
+        ('show', 'table4/Swin-T/top1'),
+        ('tables', '4'),
+        ('audit',),
+        ('score', 'coco', '--help'),
+    ],
+)
+def test_what_only_reads_does_not_wait_for_torch(arguments):
+    code = (
+        'import sys\nfrom reproduce.cli import run\n'
+        f'sys.argv = ["reproduce", *{arguments!r}]\n'
+        'try:\n    run()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n'
+        'assert "torch" not in sys.modules and "timm" not in sys.modules\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
