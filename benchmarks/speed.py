@@ -51,7 +51,7 @@ def peak_memory(name: str) -> float:
 
 
 def _peak_memory_here(name: str) -> float:
-    # Swin checks the size of its input unless it is told it.
+    # Swin checks the size of its input unless the argument says which.
     size = {'img_size': DETECTION_SIZE} if name.startswith(('swin', 'deit')) else {}
     network = timm.create_model(name, features_only=True, **size).eval()
     image = torch.randn(1, 3, *DETECTION_SIZE)

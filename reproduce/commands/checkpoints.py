@@ -2,22 +2,26 @@
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from tabulate import tabulate
 
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.errors import UserError
+from reproduce.evaluate import records
+from reproduce.evaluate.coverage import coverage, summary
 from reproduce.folders import EVALUATIONS
-
-if TYPE_CHECKING:
-    from reproduce.paper import Row
-    from reproduce.systems import System
-    from reproduce.weights.registry import Public
-
+from reproduce.paper import Row
+from reproduce.systems import System
+from reproduce.systems.selection import rows_and_systems
+from reproduce.weights import registry
+from reproduce.weights.folder import in_folder
+from reproduce.weights.registry import Public
+from reproduce.weights.store import obtain, state, stored
+from reproduce.wording import nearest
 
 app = typer.Typer(**SETTINGS)
 
@@ -51,15 +55,8 @@ def checkpoints(
 
     Exits with 2 if one that is to be fetched cannot be, or is another file than the published one.
     """
-    from reproduce import paper
-    from reproduce.evaluate import records
-    from reproduce.evaluate.coverage import coverage, told
-    from reproduce.systems import load_systems
-    from reproduce.weights.registry import load_public
-
-    rows = [row for number in paper.table_numbers(tables) for row in paper.load_table(number)]
-    systems = [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
-    chosen = _chosen(load_public(), systems, names or [])
+    rows, systems = rows_and_systems(tables)
+    chosen = _chosen(registry.load_public(), systems, names or [])
     if download and folder is None:
         raise UserError('--download needs a folder to fetch to: name it with --checkpoints.')
     if download and not (names or tables):
@@ -85,20 +82,18 @@ def checkpoints(
     else:
         print(_render(listed))
         if not names:
-            print(f'\n{told(counts)}')
+            print(f'\n{summary(counts)}')
     raise typer.Exit(code)
 
 
-def _chosen(
-    public: 'Sequence[Public]', systems: 'Sequence[System]', names: list[str]
-) -> 'list[Public]':
+def _chosen(public: Sequence[Public], systems: Sequence[System], names: list[str]) -> list[Public]:
     """The public weights of `systems`, or of those of them that are named."""
     existing = {system.name for system in systems}
     available = [entry for entry in public if entry.system in existing]
     with_weights = [entry.system for entry in available]
     for name in names:
         if name not in existing:
-            near = get_close_matches(name, with_weights, n=3, cutoff=0.3)
+            near = nearest(name, with_weights, 3)
             raise UserError(
                 f"there is no system '{name}' in these tables; the nearest with public weights are "
                 f'{", ".join(near or with_weights)}.'
@@ -108,13 +103,11 @@ def _chosen(
     return [entry for entry in available if not names or entry.system in names]
 
 
-def _fetched(chosen: 'Sequence[Public]', folder: Path) -> list[str]:
+def _fetched(chosen: Sequence[Public], folder: Path) -> list[str]:
     """Fetch what is absent; one line for each that failed, which does not stop the others.
 
     A file that is there is never replaced, whatever it is.
     """
-    from reproduce.weights.store import in_folder, obtain, stored
-
     failures = []
     for public in chosen:
         try:
@@ -129,11 +122,9 @@ def _fetched(chosen: 'Sequence[Public]', folder: Path) -> list[str]:
 
 
 def _entry(
-    public: 'Public', system: 'System', rows: 'Sequence[Row]', folder: Path | None
+    public: Public, system: System, rows: Sequence[Row], folder: Path | None
 ) -> dict[str, Any]:
     """What is listed of one: everything known about it, and the paper's values beside."""
-    from reproduce.weights.store import in_folder, state
-
     reference = public.reference[0]
     path = folder and in_folder(folder, public.system)
     of_system = [row for row in rows if system.stands_for(row)]
@@ -161,8 +152,6 @@ def _entry(
 
 
 def _render(listed: list[dict[str, Any]]) -> str:
-    from tabulate import tabulate
-
     rows = [
         [
             ', '.join(map(str, entry['tables'])),

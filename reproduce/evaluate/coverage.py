@@ -32,8 +32,8 @@ def coverage(
     return counts
 
 
-def told(counts: dict[Coverage, int]) -> str:
-    """The counts in one sentence."""
+def summary(counts: dict[Coverage, int]) -> str:
+    """Return the counts as one sentence."""
     return (
         f'Of {sum(counts.values())} cells, {counts[Coverage.COMPLEXITY]} are parameters and FLOPs, '
         f'which need no weights; {counts[Coverage.EVALUATED]} accuracies are on record, '

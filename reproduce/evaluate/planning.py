@@ -30,7 +30,8 @@ from reproduce.evaluate.unmeasured import NotRun
 from reproduce.openmmlab import configs, models
 from reproduce.paper import Column, Row
 from reproduce.systems import System
-from reproduce.tasks import TASKS
+from reproduce.tasks import TASKS, imagenet
+from reproduce.tasks.ade20k import RATIOS
 
 # The makers' dense peaks, in 1e12 floating-point operations a second: fp32 outside the tensor
 # cores, as the evaluation computes it, and in them with sums in fp32.
@@ -296,7 +297,7 @@ def cost(inputs: Inputs, request: Request, device: Devices) -> Cost:
         UserError: if a package or a config file that the system needs is missing.
     """
     system, job = inputs.system, accuracies.job(inputs, request)
-    if system.task == 'imagenet':
+    if system.model is not None:
         size, params, flops, intermediates = _classifier(system, job)
     else:
         size, params, flops, intermediates = _openmmlab(system, job)
@@ -316,8 +317,6 @@ def cost(inputs: Inputs, request: Request, device: Devices) -> Cost:
 
 
 def _classifier(system: System, job: Job) -> tuple[tuple[int, int], int, int, int]:
-    from reproduce.tasks import imagenet
-
     _, name, arguments = imagenet.resolve(system.name, {})
     shape = imagenet.preprocessing(name, arguments, {})['input_size']
     with torch.device('meta'):
@@ -333,9 +332,7 @@ def _openmmlab(system: System, job: Job) -> tuple[tuple[int, int], int, int, int
     config = configs.load_config(system.evaluated_config)
     network, size = models.build(config), models.evaluated_size(config)
     params, flops, intermediates = _forwarded(network, lambda m: models.evaluated_forward(m, size))
-    if system.task == 'ade20k' and job.multi_scale:
-        from reproduce.tasks.ade20k import RATIOS
-
+    if job.multi_scale:
         largest = max(RATIOS)
         scaled = tuple(int(side * largest) for side in size)
         _, flops_of_largest, intermediates = _forwarded(
@@ -343,7 +340,7 @@ def _openmmlab(system: System, job: Job) -> tuple[tuple[int, int], int, int, int
         )
         flops = _of_all_views(flops, flops_of_largest, largest, RATIOS)
     # A batch of a segmenter's is segmented one image after the other.
-    together = job.batch_size if system.task == 'coco' else 1
+    together = job.batch_size if TASKS[system.task].padded_batches else 1
     return size, params, flops, intermediates * together
 
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from reproduce.errors import UserError
 from reproduce.files import check_writable, write_atomically
 from reproduce.folders import EVALUATIONS
+from reproduce.tasks import TASKS
 
 if TYPE_CHECKING:
     import torch
@@ -117,8 +118,7 @@ class Evaluation(_Part):
         )
         what['checkpoint'] = self.checkpoint.sha256
         what['data'] = self.data.fingerprint
-        if self.task == 'coco':
-            # Several images are padded to the largest of their batch, which changes the detections.
+        if TASKS[self.task].padded_batches:
             what['batch_size'] = self.provenance.batch_size
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -192,7 +192,7 @@ def _commit() -> str:
 def device_name(device: 'torch.device') -> str:
     """What the GPU or the processor calls itself."""
     if device.type == 'cuda':
-        import torch  # only here: who reads records does not wait for it
+        import torch  # imported here, so that readers of records do not wait for it
 
         return torch.cuda.get_device_name(device)
     try:

@@ -19,6 +19,7 @@ from reproduce.errors import UserError
 from reproduce.evaluate.records import Evaluation
 from reproduce.files import write_atomically
 from reproduce.paper import METRICS
+from reproduce.tasks import TASKS
 from reproduce.weights import registry, store
 from reproduce.weights.registry import Released
 
@@ -122,7 +123,7 @@ def _entry_of(
         UserError: if there is none, or several.
     """
     sha256 = evaluation.checkpoint.sha256
-    told = f'{evaluation.checkpoint.file}, SHA-256 {sha256[:16]}...,'
+    weights = f'{evaluation.checkpoint.file}, SHA-256 {sha256[:16]}...,'
     hashes = {entry.name: entry.sha256 for entry in entries}
     if name is not None and name not in hashes:
         raise UserError(
@@ -130,15 +131,16 @@ def _entry_of(
         )
     if name is not None and hashes[name] != sha256:
         raise UserError(
-            f'the record is of other weights than {name}: {told} expected {hashes[name][:16]}...; '
-            'give them an entry of their own, with another --name, --licence and --weights.'
+            f'the record is of other weights than {name}: {weights} expected '
+            f'{hashes[name][:16]}...; give them an entry of their own, with another --name, '
+            '--licence and --weights.'
         )
     if name is not None:
         return name
     fitting = [known for known, hashed in hashes.items() if hashed == sha256]
     if not fitting:
         raise UserError(
-            f'{manifest} has no entry for the weights of the record, {told} to add one, give '
+            f'{manifest} has no entry for the weights of the record, {weights} to add one, give '
             '--name, --licence and --weights.'
         )
     if len(fitting) > 1:
@@ -181,11 +183,11 @@ def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, A
 
 
 def _overrides(evaluation: Evaluation) -> dict[str, Any]:
-    """What was set by hand of a classifier's preprocessing, under the names of the options."""
-    if evaluation.task != 'imagenet':
+    """Return the preprocessing that options replaced, under the names of the options."""
+    if 'preprocessing' not in TASKS[evaluation.task].options:
         return {}
-    told = evaluation.preprocessing | {'img_size': evaluation.preprocessing['input_size'][-1]}
-    return {name: told[name] for name in evaluation.overridden}
+    values = evaluation.preprocessing | {'img_size': evaluation.preprocessing['input_size'][-1]}
+    return {name: values[name] for name in evaluation.overridden}
 
 
 def _check_same(evaluation: Evaluation, entry: Released) -> None:
@@ -194,23 +196,14 @@ def _check_same(evaluation: Evaluation, entry: Released) -> None:
     Raises:
         UserError: naming the first difference.
     """
-    if entry.task == evaluation.task == 'imagenet':
-        from reproduce.tasks import imagenet
-
-        _, model, arguments = imagenet.resolve(entry.model, entry.arguments)
-        preprocessing = imagenet.preprocessing(model, arguments, entry.preprocessing)
-    else:
-        from reproduce.openmmlab import inference
-
-        _, model, _ = inference.resolve(entry.model, entry.arguments, entry.task)
-        arguments, preprocessing = entry.arguments, evaluation.preprocessing
-    pairs = {
-        'task': (evaluation.task, entry.task),
-        'model': (evaluation.model, model),
-        'arguments': (evaluation.arguments, arguments),
-        **{k: (v, preprocessing.get(k)) for k, v in evaluation.preprocessing.items()},
-        'multi_scale': ('ms_miou' in evaluation.metrics, entry.multi_scale),
-    }
+    pairs = {'task': (evaluation.task, entry.task)}
+    if entry.task == evaluation.task:
+        identity = TASKS[entry.task].identify(entry.model, entry.arguments, entry.preprocessing)
+        pairs |= {k: (getattr(evaluation, k), v) for k, v in identity.items()}
+        if expected := identity.get('preprocessing'):
+            pairs |= {k: (v, expected.get(k)) for k, v in evaluation.preprocessing.items()}
+            del pairs['preprocessing']
+    pairs['multi_scale'] = ('ms_miou' in evaluation.metrics, entry.multi_scale)
     for what, (measured, expected) in pairs.items():
         if measured != expected:
             raise UserError(
@@ -278,7 +271,7 @@ def _source(evaluation: Evaluation, reason: str) -> str:
     return (
         f'{reason.strip().rstrip(".")}; accepted by {who}, {datetime.now(UTC):%Y-%m-%d}, from '
         f'{evaluation.stem}: {evaluation.origin}'
-        + ''.join(f', {told}' for told in (versions, p.commit and f'commit {p.commit}') if told)
+        + ''.join(f', {part}' for part in (versions, p.commit and f'commit {p.commit}') if part)
         + f', `{p.command}`'
     )
 

@@ -62,7 +62,7 @@ def render(
     """The page as HTML; the same inputs give the same bytes.
 
     Args:
-        records: the evaluations, of which the cells' provenance is told.
+        records: the evaluations that the cells' provenance is taken from.
         findings: what the audit found not to hold in the paper.
     """
     environment = Environment(

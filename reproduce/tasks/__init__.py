@@ -25,6 +25,8 @@ class Task:
         complete_data: what the complete validation set is called, with a place for its size.
         batch_size: images a batch in an evaluation, unless an option names another number.
         options: the fields of a `Job` that only some tasks have, and this one has.
+        padded_batches: whether images of a batch are padded to the largest of them, which changes
+            what is predicted for them.
         scope: the `default_scope` of the OpenMMLab configs of its models; '' if they have none.
     """
 
@@ -33,6 +35,7 @@ class Task:
     batch_size: int
     options: tuple[str, ...] = ()
     scope: str = ''
+    padded_batches: bool = False
 
     @property
     def images(self) -> int:
@@ -61,6 +64,18 @@ class Task:
         """
         return self._module.prepare(job, device)
 
+    def identify(
+        self, model: str, arguments: dict[str, Any], preprocessing: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a record says of such an evaluation: model, arguments, preprocessing.
+
+        Only what follows from the arguments of this method is in it.
+
+        Raises:
+            UserError: if there is no such model.
+        """
+        return self._module.identify(model, arguments, preprocessing)
+
     def point_dataset(self, dataset: Any, data: Any) -> None:
         """Let a dataset of an OpenMMLab config read `data`, and call its classes by name.
 
@@ -79,8 +94,7 @@ TASKS = {
     task.name: task
     for task in (
         Task('imagenet', "ImageNet-1K's {:,} validation images", 64, options=('preprocessing',)),
-        # Several images are padded to the largest of their batch, which changes the detections.
-        Task('coco', "COCO's {:,} images of val2017", 1, scope='mmdet'),
+        Task('coco', "COCO's {:,} images of val2017", 1, scope='mmdet', padded_batches=True),
         Task(
             'ade20k', "ADE20K's {:,} validation images", 1, options=('multi_scale',), scope='mmseg'
         ),

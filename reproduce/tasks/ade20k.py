@@ -73,6 +73,14 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     )
 
 
+def identify(
+    model: str, arguments: Mapping[str, Any], preprocessing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """See `Task.identify`; the config decides the preprocessing."""
+    _, name, _ = inference.resolve(model, arguments, 'ade20k')
+    return {'model': name, 'arguments': dict(arguments)}
+
+
 def point_dataset(dataset: Any, data: ADE20K) -> None:
     """Let a dataset of a config of mmseg read `data`, and call its classes by name."""
     image, label_map = data.samples[0]

@@ -7,7 +7,7 @@ which changes what a detector sees beyond their borders, and with it the AP.
 import contextlib
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,14 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         scorer=DetectionScorer(annotations, masks=model.with_mask),
         file=DetectionsFile(),
     )
+
+
+def identify(
+    model: str, arguments: Mapping[str, Any], preprocessing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """See `Task.identify`; the config decides the preprocessing."""
+    _, name, _ = inference.resolve(model, arguments, 'coco')
+    return {'model': name, 'arguments': dict(arguments)}
 
 
 def point_dataset(dataset: Any, data: COCO) -> None:

@@ -92,6 +92,15 @@ def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, 
     return system, name, merged
 
 
+def identify(
+    model: str, arguments: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """See `Task.identify`."""
+    _, name, merged = resolve(model, arguments)
+    config = preprocessing(name, merged, overrides)
+    return {'model': name, 'arguments': merged, 'preprocessing': config}
+
+
 def preprocessing(
     name: str, arguments: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:

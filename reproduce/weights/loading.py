@@ -81,13 +81,13 @@ def _misfit(
     classes: str,
 ) -> str:
     name = model.pretrained_cfg['architecture']
-    told = f'the checkpoint {path} is not one of {name}: {listed(differ)}'
+    message = f'the checkpoint {path} is not one of {name}: {listed(differ)}'
     stored = _classes(state, name)
     if classes and stored not in (None, model.num_classes):
-        told += f'; it classifies {stored} classes, {classes} has {model.num_classes}'
+        message += f'; it classifies {stored} classes, {classes} has {model.num_classes}'
     if resembled := looks_like(state, model):
-        told += f'; this looks like {resembled}'
-    return f'{told}.'
+        message += f'; this looks like {resembled}'
+    return f'{message}.'
 
 
 def looks_like(state: Mapping[str, torch.Tensor], model: nn.Module) -> str | None:

@@ -6,8 +6,6 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import torch
-
 from reproduce.errors import CheckpointNotFound, UserError
 from reproduce.weights import download, registry
 from reproduce.weights.folder import expected, in_folder
@@ -55,9 +53,10 @@ def find(where: str | Path, name: str) -> Path:
     if str(where) in entries:
         return obtain(entries[str(where)])
     near = get_close_matches(str(where), entries, n=3)
+    known = ', '.join(near) or '`python -m reproduce checkpoints` lists them'
     raise UserError(
         f'the checkpoint {where} does not exist: expected a file, a folder with {name}.safetensors '
-        f'in it, or a released checkpoint ({", ".join(near or entries) or "there is none"}).'
+        f'in it, or a released checkpoint ({known}).'
     )
 
 
@@ -75,7 +74,10 @@ def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = Non
         if not path.is_file():
             raise UserError(f'the released checkpoint {path} does not exist: restore the checkout.')
     else:
-        folder = folder or Path(torch.hub.get_dir()) / 'checkpoints'
+        if folder is None:
+            import torch  # imported here, so that listing the weights does not wait for it
+
+            folder = Path(torch.hub.get_dir()) / 'checkpoints'
         path = folder / entry.filename
         if not path.is_file():
             download.fetch(entry.url, path, entry.sha256)
