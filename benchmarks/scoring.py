@@ -1,4 +1,4 @@
-"""How long it takes to score predictions, by the metric of record and by the fast one.
+"""The time to score predictions, by the metric of record and by the fast one.
 
 One run on made predictions of the size that the real data set has, each scorer in turn, reading of
 files not counted. The two must agree to the digit, or the run fails.
@@ -31,7 +31,7 @@ def _main() -> None:
 
 
 def blob(rng: np.random.Generator, height: int, width: int) -> tuple[float, ...]:
-    """Centre and radii of an object, log-uniform in size as COCO's roughly are, in pixels."""
+    """Return centre and radii of an object in pixels, log-uniform in size, roughly as in COCO."""
     radius = np.exp(rng.uniform(np.log(8), np.log(height / 2)))
     return (*rng.uniform(0, (width, height)), *(radius * rng.uniform(0.6, 1.4, 2)))
 
@@ -39,7 +39,7 @@ def blob(rng: np.random.Generator, height: int, width: int) -> tuple[float, ...]
 def outlined(
     rng: np.random.Generator, shape: tuple[float, ...], height: int, width: int
 ) -> tuple[dict[str, Any], list[float]]:
-    """A wobbly ellipse as run lengths, and its box."""
+    """Return a wobbly ellipse as run lengths, and its box."""
     x, y, right, down = shape
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     wobble = rng.uniform(0.85, 1.15, turn.size)
@@ -50,7 +50,7 @@ def outlined(
 
 
 def made(images: int, detections: int, seed: int = 0) -> tuple[Annotations, list[dict[str, Any]]]:
-    """As many objects an image as COCO has, and detections of which a third are near one."""
+    """Return as many objects an image as COCO has, and detections, a third of them near one."""
     rng = np.random.default_rng(seed)
     infos, objects, results = [], [], []
     for image_id in range(images):
@@ -91,7 +91,7 @@ def coco(
     images: Annotated[int, typer.Option(help='How many images.')] = NUM_IMAGES['val'],
     detections: Annotated[int, typer.Option(help='Detections an image, with masks.')] = 100,
 ) -> None:
-    """pycocotools beside hotcoco."""
+    """Compare pycocotools and hotcoco."""
     annotations, results = made(images, detections)
     rows = []
     for kind in ('box', 'mask'):
@@ -113,7 +113,7 @@ def coco(
 def label_maps(
     n: int, height: int, width: int, classes: int, seed: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`n` predictions with their labels, (H, W) in uint8: patches with rough borders, some of 0."""
+    """Return `n` predictions with their labels, (H, W) in uint8: patches with rough borders."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
 
@@ -132,7 +132,7 @@ def label_maps(
 
 
 def mmseg_sample(prediction: np.ndarray, label: np.ndarray) -> dict[str, dict[str, torch.Tensor]]:
-    """As IoUMetric takes them: int64, the classes from 0, and 255 where there is none."""
+    """Return both as IoUMetric takes them: int64, classes from 0, and 255 where there is none."""
     maps = {'pred_sem_seg': prediction, 'gt_sem_seg': label}
     return {k: {'data': torch.from_numpy(m - np.uint8(1)).long()[None]} for k, m in maps.items()}
 
@@ -143,7 +143,7 @@ def ade20k(
     size: Annotated[tuple[int, int], typer.Option(help='Height and width, pixels.')] = (512, 683),
     distinct: Annotated[int, typer.Option(help='So many are made, and taken in turn.')] = 40,
 ) -> None:
-    """Our confusion matrix beside mmseg's IoUMetric."""
+    """Compare our confusion matrix and mmseg's IoUMetric."""
     classes = ade20k_data.class_names(Path())
     made = label_maps(distinct, *size, len(classes))
     samples = [mmseg_sample(*pair) for pair in made]

@@ -1,4 +1,4 @@
-"""Images/s and peak memory of the MAFormers beside Swin-T and DeiT-S, in one run: `make benchmark`.
+"""Images/s and peak memory of the MAFormers, Swin-T and DeiT-S, in one run: `make benchmark`.
 
 Images/s: inference at 224 x 224, fp32, eager; the models take turns, so that a slow moment of the
 machine hits them all, and the median round counts. Peak memory: what the features of one 800 x 1280
@@ -29,7 +29,7 @@ DETECTION_SIZE = (800, 1280)
 
 
 def images_per_second(names: list[str], batch_size: int, rounds: int) -> dict[str, float]:
-    """The median over `rounds` of images/s of each model, one round of all models at a time."""
+    """Return the median images/s of each model over `rounds`, one round of all models at a time."""
     models = {name: timm.create_model(name).eval() for name in names}
     images = torch.randn(batch_size, 3, 224, 224)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -44,14 +44,14 @@ def images_per_second(names: list[str], batch_size: int, rounds: int) -> dict[st
 
 
 def peak_memory(name: str) -> float:
-    """Peak MiB that the four feature maps of one 800 x 1280 image add, in a process of its own."""
+    """Return the peak MiB that the features of one 800 x 1280 image add, in a new process."""
     command = [sys.executable, '-m', 'benchmarks.speed', '--only-memory', name]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
 def _peak_memory_here(name: str) -> float:
-    # Swin checks the size of its input unless the argument says which.
+    # Swin checks the size of its input unless it is given.
     size = {'img_size': DETECTION_SIZE} if name.startswith(('swin', 'deit')) else {}
     network = timm.create_model(name, features_only=True, **size).eval()
     image = torch.randn(1, 3, *DETECTION_SIZE)
@@ -62,7 +62,7 @@ def _peak_memory_here(name: str) -> float:
 
 
 def _peak() -> float:
-    # getrusage would tell the parent's peak where that was higher.
+    # getrusage would report the parent's peak where that was higher.
     return int(re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024
 
 

@@ -41,7 +41,7 @@ class ErrorPreservingLoader(DataLoader):
 
 
 class _Caught(Dataset):
-    """The items of a data set; in place of one that cannot be read, its error."""
+    """A data set whose item is its error where it cannot be read."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

@@ -153,13 +153,13 @@ def alone(config, weights, data):
 def mmdet_says(config, weights, data, tmp_path_factory):
     """The numbers and the result files of mmdet's own loader, loop and metric on these weights."""
     folder = tmp_path_factory.mktemp('mmdet')
-    told = load_config(config)
-    told.work_dir, told.load_from = str(folder), str(weights)
-    told.test_evaluator.outfile_prefix = str(folder / 'results')
-    point_at(told, coco.load(data), 'test')
-    told.log_level = 'ERROR'
+    own = load_config(config)
+    own.work_dir, own.load_from = str(folder), str(weights)
+    own.test_evaluator.outfile_prefix = str(folder / 'results')
+    point_at(own, coco.load(data), 'test')
+    own.log_level = 'ERROR'
     with DefaultScope.overwrite_default_scope('mmdet'):
-        metrics = Runner.from_cfg(told).test()
+        metrics = Runner.from_cfg(own).test()
     return metrics, folder
 
 
@@ -304,7 +304,7 @@ def changed(weights, path, **changes):
     return path
 
 
-def test_mistakes_are_told_before_anything_is_predicted(config, weights, data, tmp_path):
+def test_mistakes_are_reported_before_anything_is_predicted(config, weights, data, tmp_path):
     with pytest.raises(UserError, match=r'num_classes is 80.* has 10 classes'):
         evaluate(Job('coco', 'mask-rcnn_maformer-small_fpn_1x_coco.py', weights, data))
     with pytest.raises(UserError, match='is a config for ade20k, not for coco'):

@@ -296,12 +296,12 @@ def test_a_model_is_a_system_where_it_is_one():
         resolve('swin_tny', {})
 
 
-def test_preprocessing_is_the_models_own_unless_told():
+def test_preprocessing_is_the_models_own_unless_overridden():
     own = preprocessing('crossvit_15_240', {}, {})
     assert own['input_size'] == [3, 240, 240]
     assert own['crop_pct'] == 0.875
-    told = preprocessing('crossvit_15_240', {}, {'crop_pct': 1.0, 'interpolation': 'bilinear'})
-    assert told == {**own, 'crop_pct': 1.0, 'interpolation': 'bilinear'}
+    changed = preprocessing('crossvit_15_240', {}, {'crop_pct': 1.0, 'interpolation': 'bilinear'})
+    assert changed == {**own, 'crop_pct': 1.0, 'interpolation': 'bilinear'}
     with pytest.raises(UserError, match='out of range'):
         preprocessing('crossvit_15_240', {}, {'crop_pct': 7.0})
 

@@ -31,7 +31,7 @@ with join('cpu') as group:
 
 def test_srun_starts_a_group():
     job = os.getpid()
-    told = {
+    variables = {
         'SLURM_JOB_ID': str(job),
         'SLURM_STEP_NUM_TASKS': '3',
         'SLURM_STEP_NODELIST': 'localhost',
@@ -40,7 +40,7 @@ def test_srun_starts_a_group():
     tasks = [
         subprocess.Popen(
             [sys.executable, '-c', WORK],
-            env={**os.environ, **told, 'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)},
+            env={**os.environ, **variables, 'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)},
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -159,7 +159,7 @@ def ade20k(
     ] = False,
     picture: Annotated[
         Path | None,
-        typer.Option('--picture', help='A PNG of some images beside their labels and predictions.'),
+        typer.Option('--picture', help='A PNG of some images with their labels and predictions.'),
     ] = None,
     processes: options.Processes = 1,
     limit: options.Limit = None,

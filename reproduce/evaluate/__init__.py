@@ -1,1 +1,1 @@
-"""What measures an accuracy: one harness a task, each result a record of its own."""
+"""What measures an accuracy: one harness for all tasks, each result a record of its own."""

@@ -80,7 +80,7 @@ def _require(*packages: str) -> None:
 def _find(name: str) -> Path:
     package, _, relative = name.rpartition('::')
     if package not in ('', 'mmdet', 'mmseg'):
-        raise UserError(f"'{name}' is no config: before '::' stands mmdet or mmseg")
+        raise UserError(f"'{name}' is no config: expected mmdet or mmseg before '::'")
     root = _installed_configs(package) if package else CONFIGS
     candidates = [root / relative] if package else [Path(name), root / name]
     for path in candidates:

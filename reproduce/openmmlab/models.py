@@ -26,10 +26,12 @@ ASPECT = 4 / 3
 
 
 def build(config: 'Config', device: str | torch.device = 'meta') -> nn.Module:
-    """The model of `config` in evaluation mode, without gradients and without loading any weights.
+    """Return the model of `config` in evaluation mode, without gradients; no weights are loaded.
 
     On the `meta` device, the default, it has shapes but no numbers: no time, no memory.
     """
+    # Imported here, so that Tables 1-4 do not wait for them, and a missing package is the error of
+    # `configs.load_config`.
     import mmdet.models  # noqa: F401
     import mmseg.models  # noqa: F401
     from mmengine.registry import MODELS, DefaultScope
@@ -43,9 +45,9 @@ def load_backbone(model: nn.Module, checkpoint: str | Path) -> None:
     """Load a classification checkpoint into the MAFormer of a detector or segmenter.
 
     Raises:
-        UserError: if it is not there, cannot be read safely or does not fit.
+        UserError: if the file is missing, cannot be read safely, or is not for this backbone.
     """
-    from model.openmmlab import CheckpointError, load_classifier
+    from model.openmmlab import CheckpointError, load_classifier  # here, as in `build`
 
     try:
         load_classifier(model.backbone.network, checkpoint, model.backbone.arch)
@@ -54,7 +56,7 @@ def load_backbone(model: nn.Module, checkpoint: str | Path) -> None:
 
 
 def published_forward(config: 'Config') -> Callable[[nn.Module], None]:
-    """The forward pass on the `meta` device that the published FLOPs of such a model count.
+    """Return the forward pass that the published FLOPs of such a model count, on the `meta` device.
 
     A detector's is its backbone, neck and RPN head at 800x1280, every box head on 1000 and every
     mask head on 100 RoIs. A segmenter's is its backbone, neck and decode head at 512x2048: the
@@ -64,7 +66,7 @@ def published_forward(config: 'Config') -> Callable[[nn.Module], None]:
 
 
 def evaluated_size(config: 'Config') -> tuple[int, int]:
-    """Height and width that the test pipeline of `config` gives an image of ASPECT.
+    """Return the height and width that the test pipeline of `config` gives an image of ASPECT.
 
     Raises:
         ValueError: if it has no Resize that keeps within two sides.
@@ -81,7 +83,7 @@ def evaluated_size(config: 'Config') -> tuple[int, int]:
 
 
 def evaluated_forward(model: nn.Module, size: tuple[int, int]) -> None:
-    """The forward pass of an evaluation, on the `meta` device, of one image.
+    """Do the forward pass of an evaluation of one image, on the `meta` device.
 
     A detector's has as many proposals and masks as the published FLOPs; a segmenter's is in windows
     where its config says so, and ends with the scores of every pixel of the image.
@@ -116,12 +118,12 @@ def _segmenter_forward(model: nn.Module) -> None:
 
 
 def _stages(module: nn.Module) -> list[nn.Module]:
-    """A cascade has a list where the others have one module."""
+    """Return the modules of all stages: a cascade has a list where others have one module."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
-    """Backbones read the numbers of `torch.linspace`, their drop path rates, in the constructor."""
+    """Keeps `torch.linspace` on the CPU: constructors read its numbers, their drop path rates."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None

@@ -31,7 +31,7 @@ Loader = Callable[..., dict[str, Any]]
 
 
 def _statistic(owner: Any, name: str) -> Callable:
-    """The only attributes that mmengine's logs ask for; `getattr` itself would reach any object."""
+    """Return what mmengine's logs ask `getattr` for; `getattr` itself would reach any object."""
     if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
     raise UnpicklingError(f'GLOBAL builtins.getattr: {name} is no statistic')
@@ -44,7 +44,7 @@ _LOGS = (
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
-    """All that a checkpoint of mmengine holds: `state_dict`, `optimizer`, `message_hub`, ...
+    """Return all that a checkpoint of mmengine holds: `state_dict`, `optimizer`, `message_hub`, ...
 
     Raises:
         UserError: if the file is missing, is no checkpoint, or would run code.
@@ -63,7 +63,7 @@ def install() -> None:
     """Make mmengine read every checkpoint of this process without running code of it.
 
     Files are local or fetched from http(s), torchvision's or OpenMMLab's addresses; where the file
-    name carries a hash, the file is held to it. Other schemes are refused.
+    name carries a hash, the file is checked by it. Other schemes are refused.
     """
     loaders = {
         '': load_from_file,
@@ -84,12 +84,12 @@ def install() -> None:
 
 
 def load_from_file(name: str, map_location: Any = None) -> dict[str, Any]:
-    """See `read_checkpoint`."""
+    """Read a local file; see `read_checkpoint`."""
     return read_checkpoint(name, map_location)
 
 
 def load_from_web(url: str, map_location: Any = None) -> dict[str, Any]:
-    """The checkpoint at an address, fetched once into torch's cache and held to its hash."""
+    """Read a checkpoint from the web, fetched once into torch's cache and checked by its hash."""
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / 'checkpoints' / name
     if get_rank() == 0:
@@ -130,7 +130,7 @@ def _listed(models: Callable[[], Mapping[str, str]]) -> Loader:
 
 
 def load_from_mmcls(name: str, map_location: Any = None) -> dict[str, Any]:
-    """The backbone of one of OpenMMLab's published classifiers."""
+    """Read the backbone of one of OpenMMLab's published classifiers."""
     return _process_mmcls_checkpoint(_listed(get_mmcls_models)(name, map_location))
 
 

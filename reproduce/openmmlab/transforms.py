@@ -13,7 +13,7 @@ from reproduce.errors import UserError
 
 @TRANSFORMS.register_module()
 class LoadWholeImage(LoadImageFromFile):
-    """mmcv's `LoadImageFromFile`, the same pixels; but a damaged file is an error that names it.
+    """mmcv's `LoadImageFromFile`, with the same pixels; a damaged file is an error that names it.
 
     Some releases of OpenCV decode the missing part of a truncated JPEG to grey.
     """
@@ -43,7 +43,7 @@ class LoadWholeImage(LoadImageFromFile):
 
 
 def with_whole_images(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A copy of `pipeline` in which `LoadWholeImage` reads the images."""
+    """Return a copy of `pipeline` in which `LoadWholeImage` reads the images."""
     whole = {'type': LoadWholeImage.__name__}
     return [
         {**step, **whole} if kind(step) == LoadImageFromFile.__name__ else dict(step)
@@ -52,6 +52,6 @@ def with_whole_images(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def kind(step: Mapping[str, Any]) -> str:
-    """The name of a pipeline step's transform, without the package that may stand before it."""
+    """Return the name of a step's transform, without the name of its package."""
     name = step['type'] if isinstance(step['type'], str) else step['type'].__name__
     return name.rpartition('.')[2]

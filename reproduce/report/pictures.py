@@ -1,4 +1,4 @@
-"""Predicted label maps beside the images and their labels, as a picture."""
+"""A picture of images with their labels and their predicted label maps."""
 
 import io
 from pathlib import Path
@@ -18,7 +18,7 @@ _GOLDEN = 0.618034  # turns of the hue from class to class: neighbours differ mo
 
 
 def side_by_side(data: ADE20K, predictions: Path, n: int) -> bytes:
-    """A PNG with a row for each of `n` images, evenly spaced: image, labels, prediction.
+    """Draw a PNG with a row for each of `n` images, evenly spaced: image, labels, prediction.
 
     A class has one colour throughout, pixels of no class are black, and the legend names the
     classes that occur.
@@ -27,7 +27,7 @@ def side_by_side(data: ADE20K, predictions: Path, n: int) -> bytes:
         predictions: of `data`, as `score_folder` takes them; those at one scale are shown.
 
     Raises:
-        UserError: if they do not fit the images, or a file cannot be read.
+        UserError: if the predictions are not those of the images, or a file cannot be read.
     """
     colours, rows = _colours(len(data.classes)), []
     with opened(predictions) as folder:
@@ -55,7 +55,7 @@ def side_by_side(data: ADE20K, predictions: Path, n: int) -> bytes:
 
 
 def _colours(classes: int) -> np.ndarray:
-    """(K + 1, 3) in 0-1: black, then a colour for each class."""
+    """Return colours (K + 1, 3) in 0-1: black, then one for each class."""
     i = np.arange(classes)
     hsv = np.stack([i * _GOLDEN % 1, np.where(i % 2, 0.5, 0.9), np.where(i % 3, 0.95, 0.6)], 1)
     return np.concatenate([np.zeros((1, 3)), hsv_to_rgb(hsv)])

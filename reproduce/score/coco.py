@@ -21,7 +21,7 @@ from reproduce.errors import UserError
 from reproduce.score import PredictionFile, Scorer, Scores
 from reproduce.wording import by_number
 
-# pycocotools calls what it compares 'bbox' or 'segm'; a result has it under the key beside it.
+# What pycocotools calls the kind of a comparison, and the key under which a result has the object.
 KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}
 
 # The first six of pycocotools' twelve numbers.

@@ -133,7 +133,7 @@ def pipeline(config: Config, multi_scale: bool) -> list[dict[str, Any]]:
 
 
 class _Images(Dataset):
-    """Each image in its views: `inputs` (3, H, W) and `data_samples`, lists with one of each."""
+    """The images, each as lists with its views: `inputs` (3, H, W) and `data_samples`."""
 
     def __init__(self, data: ADE20K, config: Config, steps: list[dict[str, Any]]) -> None:
         self.files = [str(image) for image, _ in data.samples]

@@ -188,7 +188,7 @@ class _Network(nn.Module):
 
 
 class _Images(Dataset):
-    """The images as uint8 (3, H, W)."""
+    """The images, resized and cropped, as uint8 (3, H, W)."""
 
     def __init__(self, samples: Sequence[tuple[Path, int]], config: Mapping[str, Any]) -> None:
         self.files = [str(path) for path, _ in samples]
