@@ -22,7 +22,13 @@ from datasets import imagenet, shapes
 from reproduce.commands.train import train_imagenet
 from reproduce.errors import UserError
 from reproduce.train.classifier import TrainingJob, build, scaling, targets_of, train
-from reproduce.train.images import Batches, RememberedCrop, TrainingImages
+from reproduce.train.images import (
+    Batches,
+    RememberedCrop,
+    TrainingImages,
+    allow_no_bits,
+    seeded,
+)
 from reproduce.train.label_maps import label_maps, make_labels
 from reproduce.train.recipes import RECIPES, recipe_for
 from reproduce.train.token_labeling import (
@@ -471,3 +477,31 @@ def test_label_smoothing_without_mixing_is_the_plain_loss():
     logits = torch.randn(4, 10)
     expected = F.cross_entropy(logits, batch['label'], label_smoothing=0.1)
     torch.testing.assert_close(loss_of(logits), expected)
+
+
+def policy(recipe):
+    """The random operations of a recipe, as a training applies them."""
+    transforms = timm.data.create_transform(
+        32, is_training=True, auto_augment=recipe.rand_augment, separate=True
+    )
+    allow_no_bits(transforms[1])
+    return transforms[1]
+
+
+@pytest.mark.parametrize('name', ['maformer_small', 'maformer_base', 'maformer_large'])
+def test_the_real_policy_is_legal_at_every_level_that_it_draws(name):
+    """Pillow refuses to posterize to 0 bits, which two of a thousand images come to."""
+    augment = policy(RECIPES[name])
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
+    with seeded(0):
+        for _ in range(5000):
+            assert augment(image).size == (8, 8)
+
+
+@pytest.mark.parametrize('bits', range(9))
+def test_posterize_keeps_the_highest_bits(bits):
+    augment = policy(RECIPES['maformer_small'])
+    (operation,) = (op for op in augment.transforms[0].ops if op.name == 'PosterizeIncreasing')
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert('RGB')
+    expected = np.asarray(image) >> (8 - bits) << (8 - bits)
+    assert np.array_equal(np.asarray(operation.aug_fn(image, bits)), expected)

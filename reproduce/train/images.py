@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data import auto_augment, create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import functional as TF
@@ -63,6 +63,7 @@ class TrainingImages(Dataset):
             re_mode='pixel',
             separate=True,
         )
+        allow_no_bits(self.augment)
 
     def __len__(self) -> int:
         return len(self.data.samples)
@@ -83,6 +84,29 @@ class TrainingImages(Dataset):
                 'flip': flip,
             }
         return item
+
+
+def allow_no_bits(augment: Any) -> None:
+    """Let the `posterize` of timm's RandAugment keep 0 bits, which is a black image.
+
+    'PosterizeIncreasing' keeps 4 bits less four tenths of the drawn level, so none at level 10,
+    which 'rand-m9-mstd0.5-inc1' draws for two of a thousand images. Pillow used to return a black
+    image then, and recent releases raise an error instead.
+
+    Args:
+        augment: the second of the transforms that `timm.data.create_transform` returns with
+            `separate=True`; changed in place.
+    """
+    for policy in getattr(augment, 'transforms', ()):
+        for operation in getattr(policy, 'ops', ()):
+            if getattr(operation, 'aug_fn', None) is auto_augment.posterize:
+                operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
+    if bits_to_keep == 0:
+        return Image.new(image.mode, image.size)
+    return auto_augment.posterize(image, bits_to_keep)
 
 
 class ValidationImages(Dataset):
