@@ -61,7 +61,7 @@ def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity
 
 
 def measure_systems(systems: Iterable[System]) -> dict[str, Complexity | Exception]:
-    """The complexity of every system that is not only cited, by name, or why it has none.
+    """Return the complexity of every system that is not only cited, by name, or why it has none.
 
     A system that fails to build or to run does not keep the others from being measured.
 

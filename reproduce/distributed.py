@@ -160,7 +160,7 @@ class Group:
         return error
 
     def _hears_of_failure(self, seconds: float) -> bool:
-        """Whether another process says within so many seconds that it failed."""
+        """Return whether another process says within so many seconds that it failed."""
         end = time.monotonic() + seconds
         try:
             while not self.failed and time.monotonic() < end:

@@ -14,7 +14,7 @@ from reproduce.errors import UserError
 from reproduce.weights import registry, store
 from reproduce.weights.download import fetch, receipt
 from reproduce.weights.registry import load_public
-from reproduce.weights.store import State
+from reproduce.weights.store import FileState
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -242,7 +242,7 @@ def test_the_command_fetches_what_is_asked_for(run, offered, tmp_path):
     code, out, err = run('checkpoints', *options, '--download', '--format', 'json')
     states = {entry['system']: entry['state'] for entry in json.loads(out)['checkpoints']}
     assert code == 2
-    assert states == {DEIT: State.PRESENT, SWIN: State.ABSENT, TWINS: State.PRESENT}
+    assert states == {DEIT: FileState.PRESENT, SWIN: FileState.ABSENT, TWINS: FileState.PRESENT}
     assert [line for line in err.splitlines() if line.startswith('error')] == [
         f'error: {json.loads(out)["failures"][0]}'
     ]

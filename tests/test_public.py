@@ -26,7 +26,7 @@ from reproduce.weights import registry, store
 from reproduce.weights.download import Receipt
 from reproduce.weights.published import publication
 from reproduce.weights.registry import Reference, load_public, released
-from reproduce.weights.store import State, released_name, state
+from reproduce.weights.store import FileState, released_name, state
 
 PUBLIC = {entry.system: entry for entry in load_public()}
 SYSTEMS = {system.name: system for system in load_systems()}
@@ -163,33 +163,33 @@ def test_a_file_whose_name_has_its_hash(tmp_path, monkeypatch):
     entry, path, _ = registered(
         'deit_small_patch16_224', b'weights', tmp_path, monkeypatch, sha256=sha256[:8]
     )
-    assert state(entry, path) is State.PRESENT
+    assert state(entry, path) is FileState.PRESENT
     assert released_name(path, sha256) == entry.name
     assert released(sha256) == entry
     path.write_bytes(b'others')
-    assert state(entry, path) is State.BAD_HASH
+    assert state(entry, path) is FileState.BAD_HASH
     assert released_name(path, store.sha256(path)) == ''
-    assert state(entry, None) is State.ABSENT
+    assert state(entry, None) is FileState.ABSENT
 
 
 def test_a_file_whose_hash_is_in_its_receipt(tmp_path, monkeypatch):
     entry, path, sha256 = registered('twins_svt_base', b'weights', tmp_path, monkeypatch)
-    assert state(entry, path) is State.UNVERIFIED
+    assert state(entry, path) is FileState.UNVERIFIED
     assert released_name(path, sha256) == ''
     kept = tmp_path / f'{path.name}.receipt.json'
     wrote = Receipt(url=entry.url, sha256=sha256, size=7, date='2026-01-01')
     kept.write_text(wrote.model_dump_json())
-    assert state(entry, path) is State.PRESENT
+    assert state(entry, path) is FileState.PRESENT
     assert released_name(path, sha256) == entry.name
     assert released(sha256) is None
     assert released(sha256, entry.name) == entry
     assert released(sha256, 'something else') is None
     path.write_bytes(b'changed')
-    assert state(entry, path) is State.BAD_HASH
+    assert state(entry, path) is FileState.BAD_HASH
     assert released_name(path, store.sha256(path)) == ''
     for other in (wrote.model_copy(update={'url': 'https://elsewhere'}).model_dump_json(), '{'):
         kept.write_text(other)
-        assert state(entry, path) is State.UNVERIFIED
+        assert state(entry, path) is FileState.UNVERIFIED
 
 
 def evaluation(system, sha256, metrics, images=2_000):

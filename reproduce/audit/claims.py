@@ -59,7 +59,7 @@ class JudgedClaim:
 
 
 def load_claims(folder: Path = paper.FOLDER) -> list[Claim]:
-    """The claims of `claims.csv`, in the order of the text.
+    """Return the claims of `claims.csv`, in the order of the text.
 
     Raises:
         UserError: if the file is missing or malformed, or a claim lacks what its kind needs.
@@ -141,7 +141,7 @@ def _agrees(claim: Claim, result: Result) -> bool:
 
 
 def _unlike(claim: Claim, reading: str, result: Result, tables: Tables) -> str:
-    """What the comparison of a token-labeled with a plain model comes to among like rows."""
+    """Return what the comparison of a token-labeled with a plain model comes to among like rows."""
     if '.top1' not in reading and 'leads(' not in reading:
         return ''
     labels = {token_labeling(row, tables) for row in result.rows}

@@ -62,7 +62,7 @@ class _Difference:
 
 
 def contradictions(tables: Tables, measured: MeasuredTables) -> list[Finding]:
-    """All that the tables contradict each other in, in the order of the rules below."""
+    """Return all that the tables contradict each other in, in the order of the rules below."""
     return [
         *same_quantity(tables),
         *framework_constants(tables, measured),
@@ -73,7 +73,7 @@ def contradictions(tables: Tables, measured: MeasuredTables) -> list[Finding]:
 
 
 def same_quantity(tables: Tables) -> list[Finding]:
-    """Numbers of one model that Tables 1-4 print differently.
+    """Return numbers of one model that Tables 1-4 print differently.
 
     Table 4 prints a model with and without token labeling; the other tables' Top-1 is held against
     both. Of a model's ablations in Tables 2 and 3 the best row is the model itself.
@@ -97,7 +97,7 @@ def same_quantity(tables: Tables) -> list[Finding]:
 
 
 def framework_constants(tables: Tables, measured: MeasuredTables) -> list[Finding]:
-    """Rows in which a framework adds another amount than it adds to the other backbones."""
+    """Return rows in which a framework adds another amount than it adds to the other backbones."""
     findings = []
     for first, second, metric in _SAME_FOR_EVERY_BACKBONE:
         models = [row.model for row in tables.get(second.tables[0], ())]
@@ -121,7 +121,7 @@ def framework_constants(tables: Tables, measured: MeasuredTables) -> list[Findin
 
 
 def backbone_differences(tables: Tables) -> list[Finding]:
-    """Frameworks in which two backbones of the same widths differ as they do in no other."""
+    """Return frameworks in which two backbones of the same widths differ as they do in no other."""
     findings = []
     for small, large in (*_SAME_WIDTHS, *_same_embed_dims(tables.get(1, ()))):
         differences = {
@@ -145,7 +145,7 @@ def backbone_differences(tables: Tables) -> list[Finding]:
 
 
 def flops_below_growth(tables: Tables, measured: MeasuredTables) -> list[Finding]:
-    """Classifiers whose FLOPs a detector's contradict.
+    """Return classifiers whose FLOPs a detector's contradict.
 
     At more pixels a backbone's FLOPs grow at least in proportion: layers do, attention does more
     than that. So two backbones of the same widths differ by at least so much. It takes rows whose
@@ -183,7 +183,7 @@ def flops_below_growth(tables: Tables, measured: MeasuredTables) -> list[Finding
 
 
 def masks_above_boxes(tables: Tables) -> list[Finding]:
-    """Rows whose masks score as high as their boxes, or higher, which no other row does."""
+    """Return rows whose masks score as high as their boxes, or higher, which no other row does."""
     findings = []
     for number in (5, 6):
         differences = {
@@ -226,7 +226,7 @@ def _same_embed_dims(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def _cell(
     tables: Tables, framework: _Framework, model: str, metric: str
 ) -> tuple[Decimal, Decimal] | None:
-    """The printed number and half a unit of its last digit."""
+    """Return the printed number and half a unit of its last digit."""
     for number in framework.tables:
         for row in tables.get(number, ()):
             printed = row.cells.get(framework.column(metric))
@@ -272,7 +272,7 @@ def _mixed(
 
 
 def _odd_ones(differences: Sequence[_Difference]) -> list[tuple[_Difference, str]]:
-    """Those that cannot equal the value which most can equal, each with what most print."""
+    """Return those that cannot equal the value which most can equal, each with what most print."""
     if not differences:
         return []
     ends = [d.value + end for d in differences for end in (-d.slack, d.slack)]

@@ -18,7 +18,7 @@ class Finding:
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """One finding for each suspected cell: later evidence joins the first that suspects it."""
+    """Return one finding for each suspected cell, which has all the evidence about it."""
     result: list[Finding] = []
     for finding in findings:
         for i, first in enumerate(result):

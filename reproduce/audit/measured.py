@@ -17,11 +17,11 @@ class MeasuredTables:
         self.cells = load_results(folder)
 
     def of(self, table: int, model: str, metric: str) -> Iterator[Cell]:
-        """The cells of the rows printed as `model`, one for each of their systems."""
+        """Return the cells of the rows printed as `model`, one for each of their systems."""
         for cell in self.cells:
             if (cell.table, cell.model, cell.metric) == (table, model, metric):
                 yield cell
 
     def convention(self, table: int, model: str, metric: str) -> str | None:
-        """What the printed FLOPs count, 'layer', 'total', or '' where the row does not tell."""
+        """Return what the printed FLOPs count: 'layer', 'total', or '' where that is unknown."""
         return next((cell.convention for cell in self.of(table, model, metric)), None)

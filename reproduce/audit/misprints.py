@@ -68,7 +68,7 @@ def measure_misprints(
 
 
 def measured_otherwise(measured: MeasuredTables, misprints: Sequence[Misprint]) -> list[Finding]:
-    """Parameters and FLOPs that no system of their row comes to, those in `misprints` left out."""
+    """Return parameters and FLOPs that no system of their row has, listed misprints left out."""
     listed = {misprint.key for misprint in misprints}
     rows: dict[tuple[int, str, str], list] = {}
     for cell in measured.cells:

@@ -153,7 +153,7 @@ def count(
 def parts(
     reading: Reading, embed_dims: tuple[int, ...], image: tuple[int, int]
 ) -> tuple[Count, Count]:
-    """The count of stem and mergings (3,), and of one block of each stage (stages, 3)."""
+    """Return the count of stem and mergings (3,), and of one block of each stage (stages, 3)."""
     H, W = (-(-side // 4) for side in image)
     kernel = 7 if reading.overlapping else 4
     base = _linear(3 * kernel**2, embed_dims[0], H * W) + _norm(embed_dims[0])
@@ -168,7 +168,7 @@ def parts(
 
 
 def readings() -> Iterator[Reading]:
-    """All that are searched."""
+    """Return all that are searched."""
     for fields in product(GLOBAL_BRANCHES, (0, 1, 2), (False, True), (False, True)):
         reading = Reading(*fields)
         # Without a global branch there is nothing to fuse.
@@ -179,7 +179,7 @@ def readings() -> Iterator[Reading]:
 def targets(
     tables: Tables, measured: MeasuredTables, tolerances: Mapping[str, Tolerance]
 ) -> tuple[dict[str, Variant], list[Target]]:
-    """What Table 1 prints of MAFormer's sizes, and the parameter and FLOP cells of all of them.
+    """Return what Table 1 prints of MAFormer's sizes, and all their parameter and FLOP cells.
 
     Raises:
         UserError: if Table 1 is malformed or lacks a model, or the results lack a cell from which
@@ -264,7 +264,7 @@ def search(variants: Mapping[str, Variant], cells: Sequence[Target]) -> Search:
 
 
 def nearest(depths: Sequence[tuple[int, ...]], printed: Sequence[int]) -> list[tuple[int, ...]]:
-    """Those of `depths` with the fewest blocks more or less than `printed`."""
+    """Return those of `depths` with the fewest blocks more or less than `printed`."""
     changes = [sum(abs(a - b) for a, b in zip(d, printed, strict=True)) for d in depths]
     return [d for d, change in zip(depths, changes, strict=True) if change == min(changes)]
 
@@ -321,7 +321,7 @@ def _linear(inputs: int, outputs: int, tokens: int) -> Count:
 
 
 def _attention(C: int, queries: int, keys: int) -> Count:
-    """The two matrix products."""
+    """Return the two matrix products."""
     return np.array([0, 0, 2 * C * queries * keys])
 
 
@@ -330,7 +330,7 @@ def _mlp(C: int, tokens: int) -> Count:
 
 
 def _block(C: int, tokens: int) -> Count:
-    """A plain transformer block."""
+    """Return a plain transformer block."""
     return (
         _norm(C)
         + _linear(C, 3 * C, tokens)

@@ -13,7 +13,7 @@ _ALIASES = {'DS-Net': 'DS-Net-S'}
 
 
 def find_row(tables: Tables, table: int, selectors: str) -> Row:
-    """The row of `table` that 'MODEL, column=value, ...' names.
+    """Return the row of `table` that 'MODEL, column=value, ...' names.
 
     Raises:
         UserError: if that is not exactly one row.
@@ -34,7 +34,7 @@ def find_row(tables: Tables, table: int, selectors: str) -> Row:
 
 
 def accuracies(row: Row) -> dict[str, Decimal]:
-    """The printed accuracies of `row`."""
+    """Return the printed accuracies of `row`."""
     return {
         name: Decimal(printed.text)
         for name, column in TABLES[row.table].columns.items()
@@ -48,7 +48,7 @@ def family(row: Row) -> str:
 
 
 def group(rows: Sequence[Row], row: Row) -> list[Row]:
-    """The rows of the same group of sizes as `row`."""
+    """Return the rows of the same group of sizes as `row`."""
     groups: list[list[Row]] = [[]]
     for i, each in enumerate(rows):
         groups[-1].append(each)
@@ -59,5 +59,5 @@ def group(rows: Sequence[Row], row: Row) -> list[Row]:
 
 
 def same_model(a: Row, b: Row) -> bool:
-    """Whether both rows are of the model of one name."""
+    """Return whether both rows are of the model of one name."""
     return _ALIASES.get(a.model, a.model) == _ALIASES.get(b.model, b.model)

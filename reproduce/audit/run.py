@@ -75,7 +75,7 @@ def audit(results: Path, folder: Path = paper.FOLDER) -> Audit:
 
 
 def _claimed(claims: Sequence[JudgedClaim]) -> list[Finding]:
-    """A finding for each, those that the text makes twice as one."""
+    """Return a finding for each, those that the text makes twice as one."""
     findings: dict[tuple[str, str], Finding] = {}
     for judged in claims:
         claim = judged.claim
@@ -100,7 +100,7 @@ def _finding(misprint: MeasuredMisprint) -> Finding:
 
 
 def _of_readings(searched: Search) -> list[Finding]:
-    """Findings about the block: the depths of the smallest model, and the size of GLD's layer."""
+    """Return findings about the block: the smallest model's depths, the size of GLD's layer."""
     small = next(iter(searched.variants))
     variant = searched.variants[small]
     built = next(r for r in searched.ranked if r.reading == Reading())

@@ -30,7 +30,7 @@ class Source:
 
 
 def load_sources(folder: Path = FOLDER) -> list[Source]:
-    """The publications of `sources.toml`, each with the tables in its folder.
+    """Return the publications of `sources.toml`, each with the tables in its folder.
 
     Raises:
         UserError: if a file is missing or malformed.
@@ -50,7 +50,7 @@ def load_sources(folder: Path = FOLDER) -> list[Source]:
 
 
 def differences(tables: Tables, sources: Sequence[Source]) -> list[Finding]:
-    """Cells that at least one source prints, and none as the paper does, up to rounding."""
+    """Return cells that at least one source prints, and none as the paper does, up to rounding."""
     findings = []
     for number, rows in tables.items():
         for row in rows:
@@ -78,7 +78,7 @@ def differences(tables: Tables, sources: Sequence[Source]) -> list[Finding]:
 
 
 def omissions(tables: Tables, sources: Sequence[Source]) -> list[Finding]:
-    """Rows that a table leaves out though others have them, and that score above its MAFormer.
+    """Return rows that a table leaves out, others have, and that score above its MAFormer.
 
     Which MAFormer a row is compared with is that of its group in another table.
     """
@@ -112,7 +112,7 @@ def _printed(row: Row, field: str) -> str:
 
 
 def _same(ours: str, theirs: str) -> bool:
-    """Whether `theirs` is `ours`, or rounds to it."""
+    """Return whether `theirs` is `ours`, or rounds to it."""
     try:
         distance = abs(Decimal(ours) - Decimal(theirs))
     except ArithmeticError:

@@ -17,7 +17,7 @@ _READINGS = 10  # the best ones are shown, and GLD over all tokens in the block 
 
 
 def render(audit: Audit) -> str:
-    """All sections, ending with the list of what does not hold and one line of summary."""
+    """Return all sections, ending with the list of what does not hold and one line of summary."""
     checked = [c for c in audit.claims if c.verdict is not ClaimVerdict.UNCHECKED]
     unchecked = [c for c in audit.claims if c.verdict is ClaimVerdict.UNCHECKED]
     sections = [
@@ -35,7 +35,7 @@ def render(audit: Audit) -> str:
 
 
 def summary(audit: Audit) -> str:
-    """One line: the claims by verdict, and how many things do not hold."""
+    """Return one line: the claims by verdict, and how many things do not hold."""
     counts = Counter(claim.verdict for claim in audit.claims)
     verdicts = ', '.join(f'{counts[v]} {v}' for v in ClaimVerdict if counts[v])
     return f'{len(audit.claims)} claims: {verdicts}. {len(audit.findings)} findings.'

@@ -87,7 +87,7 @@ def checkpoints(
 
 
 def _chosen(public: Sequence[Public], systems: Sequence[System], names: list[str]) -> list[Public]:
-    """The public weights of `systems`, or of those of them that are named."""
+    """Return the public weights of `systems`, or of those of them that are named."""
     existing = {system.name for system in systems}
     available = [entry for entry in public if entry.system in existing]
     with_weights = [entry.system for entry in available]
@@ -124,7 +124,7 @@ def _fetched(chosen: Sequence[Public], folder: Path) -> list[str]:
 def _entry(
     public: Public, system: System, rows: Sequence[Row], folder: Path | None
 ) -> dict[str, Any]:
-    """What is listed of one: everything known about it, and the paper's values beside."""
+    """Return what is listed of one: everything known about it, and the paper's values beside."""
     reference = public.reference[0]
     path = folder and in_folder(folder, public.system)
     of_system = [row for row in rows if system.stands_for(row)]

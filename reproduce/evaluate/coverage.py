@@ -21,7 +21,7 @@ class Coverage(StrEnum):
 def coverage(
     rows: Collection[Row], systems: Collection[System], records: Iterable[Evaluation]
 ) -> dict[Coverage, int]:
-    """How many of the cells that `table` writes are in each state; they add up to all of them."""
+    """Return how many of the cells that `table` writes are in each state."""
     evaluations = list(records)
     counts = dict.fromkeys(Coverage, 0)
     for row in rows:

@@ -171,7 +171,7 @@ def plan(
     request: Request,
     device: str | None = None,
 ) -> Plan:
-    """What `accuracies.standing` would evaluate for `rows`, and what it takes.
+    """Return what `accuracies.standing` would evaluate for `rows`, and what it takes.
 
     Args:
         device: such as '8xV100' or 'A100', of PEAKS; None measures this machine.
@@ -229,7 +229,7 @@ def _cell(
 
 
 def named(device: str, request: Request) -> Devices:
-    """The GPUs that `device` names; without a number, one for each process.
+    """Return the GPUs that `device` names; without a number, one for each process.
 
     Raises:
         UserError: if they are unknown or do not compute in the precision.
@@ -291,7 +291,7 @@ def _tried(inputs: Inputs, request: Request, device: Devices) -> Cost | Exceptio
 
 
 def cost(inputs: Inputs, request: Request, device: Devices) -> Cost:
-    """What the evaluation of a system takes on `device`, with or without its weights and data.
+    """Return what the evaluation of a system costs on `device`, its weights and data there or not.
 
     Raises:
         UserError: if a package or a config file that the system needs is missing.
@@ -355,7 +355,7 @@ def _of_all_views(first: int, scaled: int, ratio: float, ratios: Collection[floa
 
 
 def _forwarded(model: nn.Module, forward: Callable[[nn.Module], Any]) -> tuple[int, int, int]:
-    """Parameters of `model`; multiply-adds and most bytes at a time of `forward(model)`."""
+    """Return parameters of `model`; multiply-adds and most bytes at a time of `forward(model)`."""
     live = _Live()
 
     def watched(model: nn.Module) -> None:

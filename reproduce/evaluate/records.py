@@ -152,7 +152,7 @@ class Evaluation(_Part):
 def provenance(
     device: 'torch.device', processes: int, batch_size: int, seconds: float
 ) -> Provenance:
-    """The provenance of what this process is measuring now."""
+    """Return the provenance of what this process is measuring now."""
     packages = (
         *('torch', 'torchvision', 'timm', 'pillow', 'numpy', 'pycocotools'),
         *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation'),
@@ -190,7 +190,7 @@ def _commit() -> str:
 
 
 def device_name(device: 'torch.device') -> str:
-    """What the GPU or the processor calls itself."""
+    """Return what the GPU or the processor calls itself."""
     if device.type == 'cuda':
         import torch  # imported here, so that readers of records do not wait for it
 
@@ -219,7 +219,7 @@ def save(evaluation: Evaluation, predictions: bytes, folder: Path = EVALUATIONS)
 
 
 def load_all(folder: Path = EVALUATIONS) -> list[Evaluation]:
-    """All records in `folder`, by name; none if it does not exist.
+    """Return all records in `folder`, by name; none if it does not exist.
 
     Raises:
         UserError: if one is malformed.
@@ -228,7 +228,7 @@ def load_all(folder: Path = EVALUATIONS) -> list[Evaluation]:
 
 
 def load(path: Path) -> Evaluation:
-    """The record in the file `path`.
+    """Return the record in the file `path`.
 
     Raises:
         UserError: if it is malformed.
@@ -250,7 +250,7 @@ def latest(
     complete: bool = True,
     sha256: str | None = None,
 ) -> Evaluation | None:
-    """The last measurement of `system` with the preprocessing of its own config, if there is one.
+    """Return the latest evaluation of `system` with its own preprocessing, if there is one.
 
     One in fp32 goes before one in less.
 

@@ -117,7 +117,7 @@ def _check_sound(evaluation: Evaluation) -> None:
 def _entry_of(
     evaluation: Evaluation, entries: Sequence[Released], manifest: Path, name: str | None
 ) -> str:
-    """The name of the one of `entries` that the evaluation is of; `name`, if it is that.
+    """Return the name of the one of `entries` that the evaluation is of; `name`, if it is that.
 
     Raises:
         UserError: if there is none, or several.
@@ -151,7 +151,7 @@ def _entry_of(
 
 
 def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, Any]:
-    """The entry of weights that are new to the manifest.
+    """Return the entry of weights that are new to the manifest.
 
     Raises:
         UserError: if their file is not there or is not the one that was evaluated.
@@ -248,7 +248,7 @@ def _reference(evaluation: Evaluation, metrics: Mapping[str, float], source: str
 
 
 def _embedded(task: str) -> str:
-    """The fingerprint of the embedded data, as the gate draws them."""
+    """Return the fingerprint of the embedded data, as the gate draws them."""
     with TemporaryDirectory() as folder:
         shapes.write(Path(folder), train=0)
         return load(task, Path(folder)).fingerprint
@@ -277,7 +277,7 @@ def _source(evaluation: Evaluation, reason: str) -> str:
 
 
 def render(accepted: Accepted) -> str:
-    """What changed, a line for each metric."""
+    """Return what changed, a line for each metric."""
     width = max(map(len, accepted.changes))
     lines = [
         f'{metric:{width}}  {"none" if old is None else f"{old:.2f}"} -> {new:.2f}'

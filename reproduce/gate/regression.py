@@ -171,7 +171,7 @@ def exit_code(checks: Collection[Check]) -> int:
 
 
 def render(checks: Collection[Check], every: bool = False) -> str:
-    """The checks as a table; those that were not run are counted, and listed only with `every`."""
+    """Return the checks as a table; those not run are counted, and listed only with `every`."""
     shown = [check for check in checks if every or check.verdict is not Verdict.NOT_RUN]
     rows = [
         [

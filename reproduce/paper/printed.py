@@ -103,7 +103,7 @@ _COCO = (*_COST, 'box_ap', 'box_ap50', 'box_ap75', 'mask_ap', 'mask_ap50', 'mask
 
 
 def _columns(framework: str, *metrics: str) -> dict[str, Column]:
-    """The columns of a table with one framework, whose heading stands above its accuracies."""
+    """Return the columns of a table with one framework, whose heading is above its accuracies."""
     of, found = FRAMEWORKS[framework], {}
     for name in metrics:
         group = '' if METRICS[name].is_complexity else of.heading
@@ -112,7 +112,7 @@ def _columns(framework: str, *metrics: str) -> dict[str, Column]:
 
 
 def _prefixed_columns(framework: str, *metrics: str) -> dict[str, Column]:
-    """The columns of one framework among several, whose heading stands above all of them."""
+    """Return the columns of one framework among several, whose heading stands above all of them."""
     of = FRAMEWORKS[framework]
     columns = [Column(f'{framework}_{n}', METRICS[n], of, of.heading) for n in metrics]
     return {column.name: column for column in columns}

@@ -114,7 +114,7 @@ def _evaluation(path: Path, evaluation: Evaluation) -> str:
 
 
 def _references(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    """What the released weights score on these images, by metric, and the verdict on it."""
+    """Return what the released weights score on these images, by metric, and the verdict on it."""
     check = check_reference(evaluation)
     return {
         metric: {

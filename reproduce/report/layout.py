@@ -85,7 +85,7 @@ def off_by(cell: Cell) -> str:
 
 
 def described(line: Line, column: str) -> str:
-    """A descriptive field as the paper writes it: '[3, 5, 8, 3]', '224²'."""
+    """Return a descriptive field as the paper writes it: '[3, 5, 8, 3]', '224²'."""
     text = line.description.get(column, '')
     if column in ('embed_dims', 'depths') and text:
         return f'[{text.replace("-", ", ")}]'
@@ -93,7 +93,7 @@ def described(line: Line, column: str) -> str:
 
 
 def lines(cells: Sequence[Cell], table: int) -> list[Line]:
-    """The lines of `table`, in printed order; rows of which there is no cell are left out.
+    """Return the lines of `table`, in printed order; rows of which there is no cell are left out.
 
     Raises:
         UserError: if a cell's system stands for no printed row of that name.
@@ -112,7 +112,7 @@ def lines(cells: Sequence[Cell], table: int) -> list[Line]:
 
 
 def lines_of_row(row: Row, block: str, cells: Sequence[Cell], added: bool = False) -> list[Line]:
-    """The cells of one row as lines: the n-th system of each framework share the n-th line."""
+    """Return the cells of one row as lines; the n-th systems of its frameworks share a line."""
     systems: dict[str, list[str]] = {}
     for cell in cells:
         names = systems.setdefault(cell.column.framework.name, [])

@@ -95,7 +95,7 @@ TABLES
 
 
 def markdown(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
-    """One table in Markdown: a title, the table, and what its marks mean."""
+    """Return one table in Markdown: a title, the table, and what its marks mean."""
     table = lines[0].table
     values = _values(lines, columns, style)
     plain = [heading(table, column) for column in columns]
@@ -118,7 +118,7 @@ def markdown(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str
 
 
 def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
-    r"""One table in LaTeX, to be `\input`: a `table*` with caption, label and legend.
+    r"""Return one table in LaTeX, to be `\input`: a `table*` with caption, label and legend.
 
     It needs booktabs and graphicx. The marks are commands, which a document may define otherwise
     before it inputs the table.
@@ -159,12 +159,12 @@ def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
 
 
 def document(names: Iterable[str]) -> str:
-    r"""A LaTeX document that inputs the tables `names`."""
+    r"""Return a LaTeX document that inputs the tables `names`."""
     return _DOCUMENT.replace('TABLES', '\n'.join(rf'\input{{{name}}}' for name in names))
 
 
 def select_rows(lines: Mapping[int, Sequence[Line]], names: Sequence[str]) -> dict[int, list[Line]]:
-    """The lines of each table that `names` names: by printed name, label or system; all if none.
+    """Return the lines of each table with these printed names, labels or systems; all if none.
 
     Added lines always stay.
 
@@ -185,7 +185,7 @@ def select_rows(lines: Mapping[int, Sequence[Line]], names: Sequence[str]) -> di
 
 
 def select_columns(tables: Iterable[int], names: Sequence[str]) -> dict[int, list[str]]:
-    """The columns of each table that `names` names, in printed order; all if none.
+    """Return the columns of each table that `names` names, in printed order; all if none.
 
     A metric's own name, such as 'miou', stands for those of both frameworks of Table 7.
 
@@ -338,7 +338,7 @@ def _check_names(names: Iterable[str], existing: set[str], option: str) -> None:
 def _values(
     lines: Sequence[Line], columns: Sequence[str], style: Style
 ) -> dict[tuple[int, str], Value]:
-    """What each cell shows, by its line and column, with the best of each block."""
+    """Return what each cell shows, by its line and column, with the best of each block."""
     values = {
         (index, column): value
         for index, line in enumerate(lines)
@@ -382,7 +382,7 @@ def _fields(
     number: Callable[[str, Value], str],
     gap: str,
 ) -> list[list[str]]:
-    """The fields of every line, its label first; `text` and `number` set them, `gap` fills."""
+    """Return the fields of every line, its label first, as `text` and `number` write them."""
     rows = []
     for index, line in enumerate(lines):
         row = [text(line.label)]

@@ -59,7 +59,7 @@ _COLOURS = {
 def render(
     cells: Sequence[Cell], records: Sequence[Evaluation] = (), findings: Sequence[Finding] = ()
 ) -> str:
-    """The page as HTML; the same inputs give the same bytes.
+    """Return the page as HTML; the same inputs give the same bytes.
 
     Args:
         records: the evaluations that the cells' provenance is taken from.
@@ -142,7 +142,7 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
 
 
 def _beside(of_table: Iterable[Line], column: str) -> int:
-    """How many characters the printed values of a column take beside its measured ones."""
+    """Return how many characters the printed values of a column take beside its measured ones."""
     cells = (line.cells.get(column) for line in of_table)
     return max((len(c.paper) for c in cells if c and c.measured is not None), default=0)
 
@@ -202,7 +202,7 @@ def _cited(cells: Iterable[Cell]) -> list[tuple[str, int]]:
 def _provenance(
     cells: Iterable[Cell], labels: Mapping[str, str], records: Sequence[Evaluation]
 ) -> dict[str, dict[str, Any]]:
-    """What the page tells of each cell, by its key; what is empty is left out."""
+    """Return what the page tells of each cell, by its key; what is empty is left out."""
     systems = {system.name: system for system in load_systems()}
     tolerances = load_tolerances()
     misprints = {misprint.key: misprint.reason for misprint in load_misprints()}
@@ -317,7 +317,7 @@ def _number(value: float | None) -> str:
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:
-    """The figure as an SVG element in the page's colours, its ids its own on the page."""
+    """Return the figure as an SVG element in the page's colours, its ids its own on the page."""
     buffer = io.BytesIO()
     figure.patch.set_alpha(0)
     for axes in figure.axes:

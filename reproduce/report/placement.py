@@ -98,18 +98,18 @@ def _boxes(centres: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which of (N, 4) boxes overlap which of (M, 4): (N, M)."""
+    """Return which of (N, 4) boxes overlap which of (M, 4): (N, M)."""
     (left, low, right, high), (x, y, to_x, to_y) = boxes.T[:, :, None], others.T
     return (left < to_x) & (x < right) & (low < to_y) & (y < high)
 
 
 def _contain(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Which of (N, 4) boxes contain which of (M, 2) points: (N, M)."""
+    """Return which of (N, 4) boxes contain which of (M, 2) points: (N, M)."""
     (left, low, right, high), (x, y) = boxes.T[:, :, None], points.T
     return (left < x) & (x < right) & (low < y) & (y < high)
 
 
 def _gaps(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """How far (N, 4) boxes are from (M, 2) points: (N, M)."""
+    """Return how far (N, 4) boxes are from (M, 2) points: (N, M)."""
     nearest = np.clip(points[None], boxes[:, None, :2], boxes[:, None, 2:])
     return np.hypot(*np.moveaxis(nearest - points[None], -1, 0))

@@ -99,7 +99,7 @@ class Point:
 def figures(
     cells: Sequence[Cell], records: Iterable[Evaluation] = ()
 ) -> dict[str, tuple[str, Figure]]:
-    """All figures that the cells and the evaluation records allow: by file name, title and figure.
+    """Return all figures that cells and records allow: title and figure by file name.
 
     Args:
         records: of these, those with results by class are drawn.
@@ -148,7 +148,7 @@ def points(of_table: Sequence[Line], column: Column, cost: str) -> list[Point]:
 
 
 def by_class(record: Evaluation) -> dict[str, dict[str, float]]:
-    """The results of an evaluation record in percent, by metric and class; {} if it has none."""
+    """Return a record's results of single classes in percent, by metric and class."""
     found: dict[str, dict[str, float]] = {}
     for name, metrics in record.per_class.items():
         for metric, value in metrics.items():
@@ -218,7 +218,7 @@ def _scatter(axis: Axes, found: Sequence[Point]) -> None:
 
 
 def _line(found: Iterable[Point]) -> list[tuple[float, float]]:
-    """One point for each size of MAFormer, with token labeling where there are both."""
+    """Return one point for each size of MAFormer, with token labeling where there are both."""
     sizes = {p.label.rstrip('†'): (p.x, p.y) for p in found if p.ours and '(' not in p.label}
     return sorted(sizes.values())
 
@@ -241,7 +241,7 @@ def _label(axis: Axes, found: Sequence[Point]) -> None:
 
 
 def _labels(tables: Mapping[int, Sequence[Line]]) -> dict[tuple[int, str], str]:
-    """What each system is called in each table."""
+    """Return what each system is called in each table."""
     return {
         (table, system): line.label
         for table, of_table in tables.items()
@@ -251,7 +251,7 @@ def _labels(tables: Mapping[int, Sequence[Line]]) -> dict[tuple[int, str], str]:
 
 
 def _deviations(cells: Sequence[Cell], labels: Mapping[tuple[int, str], str]) -> Figure:
-    """Every cell: left how far from the printed value, right how many have which verdict."""
+    """Return every cell: left how far from the printed value, right how many have which verdict."""
     kinds = list(dict.fromkeys((cell.table, cell.metric) for cell in cells))
     rows = {kind: index for index, kind in enumerate(kinds)}
     figure = Figure(figsize=(10, 1.3 + 0.21 * len(kinds)))
@@ -346,7 +346,7 @@ def _row_name(table: int, name: str) -> str:
 
 
 def _classes(values: Mapping[str, float], metric: str) -> Figure:
-    """One bar a class, the best on top."""
+    """Return one bar a class, the best on top."""
     ordered = sorted(values.items(), key=lambda item: (-item[1], item[0]))
     figure = Figure(figsize=(10, 1.0 + 0.16 * len(ordered)))
     axis = figure.subplots()

@@ -25,7 +25,7 @@ _LEGEND = (
 
 
 def render(cells: Collection[Cell]) -> str:
-    """All of `cells` as text: a table each, then deviations, what is missing, and the summary."""
+    """Return the cells as text: tables, then deviations, what is missing, and the summary."""
     parts = [_table([c for c in cells if c.table == n]) for n in sorted({c.table for c in cells})]
     return '\n\n'.join(
         [
@@ -40,7 +40,7 @@ def render(cells: Collection[Cell]) -> str:
 
 
 def summary(cells: Collection[Cell]) -> str:
-    """One line: the tables, and how many cells have each verdict."""
+    """Return one line: the tables, and how many cells have each verdict."""
     tables = sorted({cell.table for cell in cells})
     counts = ', '.join(f'{n} {verdict}' for verdict, n in count(cells).items())
     return f'Table {", ".join(map(str, tables))}: {len(cells)} cells: {counts}.'

@@ -110,7 +110,7 @@ class _File(BaseModel):
 
 @cache
 def load_systems(folder: Path = FOLDER) -> tuple[System, ...]:
-    """All systems, in the order of the files.
+    """Return all systems, in the order of the files.
 
     Raises:
         UserError: if a file is malformed, a name occurs twice, or a row selector does not name

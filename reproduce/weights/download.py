@@ -37,7 +37,7 @@ class Receipt(BaseModel):
 
 
 def receipt(path: Path) -> Receipt | None:
-    """The receipt of the file at `path`, if it has one that can be read."""
+    """Return the receipt of the file at `path`, if it has one that can be read."""
     try:
         return Receipt.model_validate_json(_receipt_path(path).read_bytes())
     except (OSError, ValidationError):
@@ -80,7 +80,7 @@ def fetch(url: str, path: Path, sha256: str = '') -> None:
 
 
 def _linked(file: BinaryIO) -> bool:
-    """Whether the open file still has a name."""
+    """Return whether the open file still has a name."""
     return os.fstat(file.fileno()).st_nlink > 0
 
 

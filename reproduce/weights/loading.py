@@ -91,7 +91,7 @@ def _misfit(
 
 
 def looks_like(state: Mapping[str, torch.Tensor], model: nn.Module) -> str | None:
-    """The MAFormer, or the relative of a timm model, whose parameters `state` holds instead."""
+    """Return the name of another model whose parameters `state` holds, if it resembles one."""
     name = model.pretrained_cfg['architecture']
     asked = (name, getattr(model, 'aux_head', None) is not None)
     if any('.local_attention.' in key for key in state):
@@ -117,7 +117,7 @@ def looks_like(state: Mapping[str, torch.Tensor], model: nn.Module) -> str | Non
 
 
 def _classes(state: Mapping[str, torch.Tensor], name: str) -> int | None:
-    """How many classes `state` tells apart if it is of the timm model `name`."""
+    """Return how many classes `state` tells apart if it is of the timm model `name`."""
     config = timm.get_pretrained_cfg(name)
     head = config.classifier if config is not None else None
     weight = state.get(f'{head[0] if isinstance(head, list | tuple) else head}.weight')

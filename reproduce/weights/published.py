@@ -54,7 +54,7 @@ class Publication:
 
 
 def publication(weights: str) -> Publication:
-    """What is published about `weights`.
+    """Return what is published about `weights`.
 
     Args:
         weights: 'timm:' and a model with its pretrained tag, or 'mmdet:' or 'mmseg:' and a name in
@@ -158,7 +158,7 @@ def _metafiles(package: str) -> Path:
 
 
 def _entries(path: Path, name: str) -> list[dict[str, Any]]:
-    """The entries of a metafile with this name."""
+    """Return the entries of a metafile with this name."""
     if f'Name: {name}\n' not in path.read_text():
         return []  # parsing all of them takes a minute
     return [entry for entry in _parsed(path)['Models'] if entry['Name'] == name]
@@ -177,6 +177,6 @@ def _licence(package: str) -> str:
 
 
 def _named_hash(url: str) -> str:
-    """The 8 hex digits that end the name of a file of torch's, timm's and OpenMMLab's; or ''."""
+    """Return the 8 hex digits of a hash at the end of a file's name; '' if there are none."""
     found = re.search(r'-([0-9a-f]{8})\.pth$', url)
     return found[1] if found else ''

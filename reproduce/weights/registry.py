@@ -1,8 +1,8 @@
-"""Checkpoints: found, verified, loaded, and explained where they do not fit.
+"""The register of released and of public weights, and what each scores.
 
 `checkpoints.toml` is the manifest of this project's released weights: where each file is, its
 SHA-256, its licence, and what it scores according to whoever released it. The public weights of the
-paper's other systems, which `systems/*.toml` names, join it from `public.py`.
+paper's other systems, which `systems/*.toml` names, join it from `published.py`.
 """
 
 from collections.abc import Iterable
@@ -46,7 +46,7 @@ class Reference(BaseModel):
         return self
 
     def holds_for(self, fingerprint: str, complete: bool) -> bool:
-        """Whether it is about these images: the whole set, or the ones with its fingerprint."""
+        """Return whether it is about these images: the whole set, or those of its fingerprint."""
         return self.fingerprint == fingerprint if self.fingerprint else complete
 
 
@@ -97,7 +97,7 @@ class Released(BaseModel):
         return f'{self.sha256[:8]}-{self.url.rpartition("/")[2]}'
 
     def reference_on(self, fingerprint: str, complete: bool) -> Reference | None:
-        """What the weights score on these images, if that is published."""
+        """Return what the weights score on these images, if that is published."""
         fitting = (r for r in self.reference if r.holds_for(fingerprint, complete))
         return next(fitting, None)
 
@@ -126,7 +126,7 @@ class _Manifest(BaseModel):
 
 @cache
 def load_manifest(path: Path = MANIFEST) -> tuple[Released, ...]:
-    """The released checkpoints.
+    """Return the released checkpoints.
 
     Raises:
         UserError: if the file is malformed or a name occurs twice.
@@ -140,7 +140,7 @@ def load_manifest(path: Path = MANIFEST) -> tuple[Released, ...]:
 
 @cache
 def load_public() -> tuple[Public, ...]:
-    """The public weights of the paper's systems, in the order of the systems.
+    """Return the public weights of the paper's systems, in the order of the systems.
 
     Raises:
         UserError: if a system names weights that the installed packages do not know.
@@ -169,14 +169,14 @@ def _public(system: System) -> Public:
 
 
 def registered() -> tuple[Released, ...]:
-    """The manifest's checkpoints, and the public ones."""
+    """Return the manifest's checkpoints, and the public ones."""
     return (*load_manifest(), *load_public())
 
 
 def released(
     sha256: str, name: str = '', register: Iterable[Released] | None = None
 ) -> Released | None:
-    """The released weights that a file is, if it is some.
+    """Return the released weights that a file is, if it is some.
 
     Args:
         name: what they were called when the file was verified, see `released_name`: the only way to

@@ -12,8 +12,8 @@ from reproduce.weights.folder import expected, in_folder
 from reproduce.weights.registry import MANIFEST, Public, Released
 
 
-class State(StrEnum):
-    """Of the file of released weights."""
+class FileState(StrEnum):
+    """The state of the file of released weights."""
 
     PRESENT = 'present'
     ABSENT = 'absent'
@@ -22,7 +22,7 @@ class State(StrEnum):
 
 
 def released_name(path: Path, sha256: str) -> str:
-    """The name of the released weights that the file at `path` is; '' if it is none of them."""
+    """Return the name of the released weights that the file holds; '' if it holds none."""
     entry = registry.released(sha256)
     if entry is None and (kept := download.receipt(path)) and kept.sha256 == sha256:
         entry = next(
@@ -32,7 +32,7 @@ def released_name(path: Path, sha256: str) -> str:
 
 
 def find(where: str | Path, name: str) -> Path:
-    """The checkpoint file that `where` tells for the system or model `name`.
+    """Return the checkpoint file that `where` tells for the system or model `name`.
 
     Args:
         where: a file; a folder with one file for each system, such as `NAME.safetensors`; or the
@@ -61,7 +61,7 @@ def find(where: str | Path, name: str) -> Path:
 
 
 def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = None) -> Path:
-    """The verified file of a released checkpoint; a URL is fetched once.
+    """Return the verified file of a released checkpoint; a URL is fetched once.
 
     Args:
         folder: where it is fetched to; torch's cache if it is None.
@@ -85,7 +85,7 @@ def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = Non
 
 
 def stored(entry: Public, folder: Path | None) -> Path:
-    """The verified file of public weights that lies in `folder` for their system.
+    """Return the verified file of public weights that lies in `folder` for their system.
 
     Raises:
         CheckpointNotFound: if none lies there.
@@ -97,31 +97,31 @@ def stored(entry: Public, folder: Path | None) -> Path:
     return _verified(entry, path)
 
 
-def state(entry: Public, path: Path | None) -> State:
-    """Whether the file at `path`, which may be none, is the published one."""
-    return State.ABSENT if path is None else _held(entry, path, sha256(path))
+def state(entry: Public, path: Path | None) -> FileState:
+    """Return whether the file at `path`, which may be none, is the published one."""
+    return FileState.ABSENT if path is None else _held(entry, path, sha256(path))
 
 
-def _held(entry: Released, path: Path, digest: str) -> State:
+def _held(entry: Released, path: Path, digest: str) -> FileState:
     known = {entry.sha256} - {''}
     if (kept := download.receipt(path)) and _same_place(entry.url, kept.url):
         known.add(kept.sha256)
     if not known:
-        return State.UNVERIFIED
-    return State.PRESENT if all(map(digest.startswith, known)) else State.BAD_HASH
+        return FileState.UNVERIFIED
+    return FileState.PRESENT if all(map(digest.startswith, known)) else FileState.BAD_HASH
 
 
 def _same_place(url: str, other: str) -> bool:
-    """Whether they name the same file, maybe on a mirror of the other's server."""
+    """Return whether they name the same file, maybe on a mirror of the other's server."""
     return urlsplit(url).path == urlsplit(other).path
 
 
 def _verified(entry: Released, path: Path) -> Path:
     digest = sha256(path)
     match _held(entry, path, digest):
-        case State.PRESENT:
+        case FileState.PRESENT:
             return path
-        case State.UNVERIFIED:
+        case FileState.UNVERIFIED:
             raise UserError(
                 f'{path} may be another file than the released {entry.name}, whose publisher names '
                 'no hash: move it away and fetch it with `python -m reproduce checkpoints`.'
@@ -134,6 +134,6 @@ def _verified(entry: Released, path: Path) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits."""
+    """Return the SHA-256 of a file, 64 hex digits."""
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
