@@ -4,6 +4,7 @@
 calls a function with the `Group` in each of them.
 """
 
+import gc
 import json
 import logging
 import os
@@ -293,15 +294,19 @@ def _launch(
         reported = Path(folder) / 'error.pickle'
         try:
             return elastic_launch(config, _work_reporting)(function, arguments, device, reported)[0]
-        except SignalException as stop:
-            raise KeyboardInterrupt from stop
+        except SignalException:
+            failure = KeyboardInterrupt()
         except ChildFailedError as error:
             if reported.exists():
                 failure = pickle.loads(reported.read_bytes())
                 failure.rank = 0  # here it is this process that prints it
             else:
                 failure = _unreported(*error.get_first_failure(), processes)
-            raise failure from None
+        finally:
+            # The launcher's store joins its thread when it is deleted. Left to chance that could be
+            # in a process forked from this one, which does not have the thread, and would crash.
+            gc.collect()
+    raise failure
 
 
 def _work_reporting(

@@ -127,9 +127,6 @@ class ErrorsByClass(Scorer):
             if classes[0] != self.labels[index]:
                 self.collected[self.labels[index]] += 1
 
-    def merge(self, collected):
-        self.collected += collected
-
     def compute(self):
         return Scores({f'errors{label}': float(n) for label, n in self.collected.items()})
 

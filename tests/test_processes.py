@@ -1,5 +1,6 @@
 """Several processes: started here or by a scheduler, and ended together by the failure of one."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.utils.data import Dataset
 
 from datasets import shapes
@@ -170,6 +172,14 @@ def test_a_fault_of_the_program_keeps_its_traceback():
     assert 'in breaks' in error.value.__notes__[0]
     with pytest.raises(ValueError, match='seven'):
         distributed.run(lambda group: breaks(), device='cpu')
+
+
+def test_nothing_is_left_of_the_launcher_after_a_failure():
+    """Its store joins a thread when it is deleted, which crashes in a process forked later."""
+    with pytest.raises(UserError) as error:
+        distributed.run(waits_for, raises, 'agree', processes=2, device='cpu')
+    assert not [o for o in gc.get_objects() if type(o) is C10dRendezvousBackend]
+    assert str(error.value)  # which was still there
 
 
 FAIL = """

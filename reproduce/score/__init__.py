@@ -30,7 +30,8 @@ class Collector(ABC):
     """Collects something from the predictions for a data set, batch by batch.
 
     Attributes:
-        collected: what was collected so far; this alone travels between processes.
+        collected: what was collected so far, which `+=` adds up: an array, a list or a counter.
+            This alone travels between processes.
     """
 
     collected: Any
@@ -44,9 +45,9 @@ class Collector(ABC):
             predictions: those of the images, in the form of the task.
         """
 
-    @abstractmethod
     def merge(self, collected: Any) -> None:
         """Add what a collector of the same kind collected from other images."""
+        self.collected += collected
 
 
 class Scorer(Collector):

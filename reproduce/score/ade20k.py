@@ -65,10 +65,6 @@ class LabelMapScorer(Scorer):
                     )
                 total += confusion(prediction, label, len(self.classes))
 
-    def merge(self, collected: np.ndarray) -> None:
-        """Add the confusion matrices of other images."""
-        self.collected += collected
-
     def compute(self) -> Scores:
         """Return the metrics, and the IoU of each class that is not left out.
 
@@ -96,22 +92,18 @@ class LabelMapsFile(PredictionFile):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self.collected: dict[int, list[bytes]] = {}
+        self.collected: list[tuple[int, list[bytes]]] = []
 
     def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
         """Add the predictions for a batch, as `LabelMapScorer.update` takes them."""
         for index, maps in zip(indices, predictions, strict=True):
-            self.collected[index] = [to_png(labels) for labels in maps]
-
-    def merge(self, collected: dict[int, list[bytes]]) -> None:
-        """Add the PNGs of other images."""
-        self.collected.update(collected)
+            self.collected.append((index, [to_png(labels) for labels in maps]))
 
     def to_bytes(self) -> bytes:
         """Return the archive, the label maps in the order of the images."""
         files = {}
         for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
-            for index, pngs in sorted(self.collected.items()):
+            for index, pngs in sorted(self.collected):
                 if scale < len(pngs):
                     files[f'{folder}{self.names[index]}'] = pngs[scale]
         return to_zip(files)

@@ -6,6 +6,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -48,20 +49,18 @@ class _OfEachImage:
     """Collects the detections of each image, which is a list of COCO's result objects."""
 
     def __init__(self) -> None:
-        self.collected: dict[int, list[dict[str, Any]]] = {}
+        self.collected: list[tuple[int, list[dict[str, Any]]]] = []
 
     def update(self, indices: Sequence[int], predictions: Sequence[list[dict[str, Any]]]) -> None:
         """Add the detections of each image of a batch."""
-        self.collected.update(zip(indices, predictions, strict=True))
-
-    def merge(self, collected: dict[int, list[dict[str, Any]]]) -> None:
-        """Add the detections of other images."""
-        self.collected.update(collected)
+        self.collected += zip(indices, predictions, strict=True)
 
     @property
     def results(self) -> list[dict[str, Any]]:
         """All detections, in the order of the images."""
-        return [found for i in sorted(self.collected) for found in self.collected[i]]
+        return [
+            result for _, found in sorted(self.collected, key=itemgetter(0)) for result in found
+        ]
 
 
 class DetectionScorer(_OfEachImage, Scorer):

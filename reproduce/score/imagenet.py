@@ -52,10 +52,6 @@ class TopScorer(Scorer):
         hits = predictions.classes == self.labels[indices][:, None]
         self.collected += (len(hits), hits[:, 0].sum(), hits[:, :TOP].any(1).sum())
 
-    def merge(self, collected: np.ndarray) -> None:
-        """Add the counts of other images."""
-        self.collected += collected
-
     def compute(self) -> Scores:
         """Return `top1` and `top5`."""
         images, *counts = self.collected.tolist()
@@ -83,10 +79,6 @@ class ClassesFile(PredictionFile):
     def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
         """Add the `TopClasses` of a batch."""
         self.collected.append((indices, predictions))
-
-    def merge(self, collected: list[tuple[Sequence[int], TopClasses]]) -> None:
-        """Add the batches of another process."""
-        self.collected += collected
 
     def to_bytes(self) -> bytes:
         """Return the CSV, a row for each image in the order of the data set."""
