@@ -226,7 +226,7 @@ def test_wrong_arguments_are_one_line():
     [
         ('mask-rcnn_maformer-smal_fpn_1x_coco.py', 'mask-rcnn_maformer-small_fpn_1x_coco.py'),
         ('mmdet::swin/mask-rcnn_swin-t_fpn_1x.py', 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_co'),
-        ('mmcls::resnet.py', "before '::' stands mmdet or mmseg"),
+        ('mmcls::resnet.py', "expected mmdet or mmseg before '::'"),
     ],
 )
 def test_a_config_that_does_not_exist(name, expected):
