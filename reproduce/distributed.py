@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ from reproduce.files import write_atomically
 _PATIENCE = 5.0
 
 _POLL = 0.02
+
+# One process may score all of COCO, which takes pycocotools minutes, while the others wait in a
+# collective operation. NCCL's own limit is ten minutes.
+_TIMEOUT = timedelta(hours=2)
 
 
 def run(
@@ -187,13 +192,9 @@ def join(device: str | None = None) -> Iterator[Group]:
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     local_rank = int(os.environ.get('LOCAL_RANK', 0))
     local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    if device == 'cuda' and local_size > torch.cuda.device_count():
-        raise UserError(
-            f'{local_size} processes have {torch.cuda.device_count()} GPUs on this machine: '
-            'expected one for each; start fewer, or take --device cpu.'
-        )
-    chosen = torch.device(device, local_rank) if device == 'cuda' else torch.device(device)
+    chosen = torch.device(device)
     if device == 'cuda':
+        chosen = torch.device(device, _gpu_of(local_rank, local_size, torch.cuda.device_count()))
         torch.cuda.set_device(chosen)
     if not in_group():
         yield Group(0, 1, 1, chosen, dist.HashStore())
@@ -207,6 +208,7 @@ def join(device: str | None = None) -> Iterator[Group]:
         store=dist.PrefixStore('group', store),
         rank=rank,
         world_size=size,
+        timeout=_TIMEOUT,
         device_id=chosen if device == 'cuda' else None,
     )
     try:
@@ -238,6 +240,20 @@ def check_alone() -> None:
             'this evaluates several models, one after the other: start it once and give '
             '--processes; under torchrun or srun, evaluate one model at a time.'
         )
+
+
+def _gpu_of(local_rank: int, local_size: int, gpus: int) -> int:
+    """Return the index of a process's GPU among the `gpus` that it sees."""
+    # With --gpus-per-task=1 a task of srun sees no GPU but its own. MMEngine reads LOCAL_RANK too.
+    if _in_slurm() and gpus == 1:
+        os.environ['LOCAL_RANK'] = '0'
+        return 0
+    if local_size > gpus:
+        raise UserError(
+            f'{local_size} processes have {gpus} GPUs on this machine: expected one for each; '
+            'start fewer, or take --device cpu.'
+        )
+    return local_rank
 
 
 def _in_slurm() -> bool:
@@ -289,16 +305,17 @@ def _launch(
             run_id=uuid.uuid4().hex,
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle='SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1',
         )
         reported = Path(folder) / 'error.pickle'
         try:
             return elastic_launch(config, _work_reporting)(function, arguments, device, reported)[0]
-        except SignalException as stop:
-            raise KeyboardInterrupt from stop
-        except ChildFailedError as error:
+        except (SignalException, ChildFailedError) as error:
             if reported.exists():
                 failure = pickle.loads(reported.read_bytes())
                 failure.rank = 0  # here it is this process that prints it
+            elif isinstance(error, SignalException):
+                failure = KeyboardInterrupt()
             else:
                 failure = _unreported(*error.get_first_failure(), processes)
             raise failure from None
@@ -342,7 +359,8 @@ def _described(rank: int, size: int, error: Exception) -> str:
 def _quiet_launcher() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = {number: signal.getsignal(number) for number in caught}
     try:
         yield
     finally:

@@ -40,7 +40,7 @@ from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build, load_backbone
 from reproduce.train.curve import Panel, draw
-from reproduce.train.images import seed_everything
+from reproduce.train.seeds import seed_everything
 from reproduce.weights import store
 
 # The metrics in the curve: mmdet's and mmseg's names and ours.
