@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,11 @@ def _launch(
 ) -> Any:
     """Call `function` in `processes` processes that torchrun's own launcher starts."""
     with tempfile.TemporaryDirectory() as folder, _quiet_launcher():
+        # A scheduler's warning, SIGUSR1, reaches every process of a job. This helper of
+        # multiprocessing ignores SIGTERM only: it would end, and its successor print errors.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        resource_tracker.ensure_running()
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
