@@ -26,9 +26,9 @@ from reproduce.train import classifier, classifier_steps, tensorboard
 from reproduce.train.classifier import TrainingJob, best_epoch, train
 from reproduce.train.classifier_steps import ClassifierTraining, build, default_precision
 from reproduce.train.images import RememberedCrop, TrainingBatches, TrainingImages
-from reproduce.train.label_maps import label_maps, make_labels
+from reproduce.train.label_maps import make_labels
 from reproduce.train.recipes import recipe_for
-from reproduce.train.token_labeling import load_label_map, origin
+from reproduce.train.token_labeling import origin
 
 # ------------------------------------------------------------------------------------------------
 # Images
@@ -67,35 +67,6 @@ def labels(root, tmp_path_factory):
 def micro(token_labeling=False, **changes):
     small = {'img_size': 32, 'epochs': 3, 'warmup_epochs': 1, 'batch_size': 16, 'ema_decay': 0.9}
     return recipe_for('maformer_micro', token_labeling).changed(**small | changes)
-
-
-def test_every_training_image_has_a_label_map(root, labels):
-    data = imagenet.load(root, 'train')
-    for path, label in data.samples:
-        loaded = load_label_map(labels / data.classes[label] / f'{path.stem}.pt')
-        assert loaded.shape == (2, 5, 3, 3)
-        assert loaded.dtype == torch.float16
-    assert len(list(labels.rglob('*.pt'))) == len(data.samples)
-    assert json.loads((labels / 'labels.json').read_text())['annotator'] == 'test_resnet'
-
-
-@pytest.mark.parametrize(
-    'name', ['test_resnet', 'test_convnext', 'maformer_micro', 'vit_tiny_patch16_224']
-)
-def test_a_label_map_is_the_classifier_at_every_position(name):
-    """Heads that are affine after pooling: the maps' mean is the prediction of the whole image."""
-    size = {'img_size': 64} if 'vit' in name or 'maformer' in name else {}
-    pool = {'global_pool': 'avg', 'class_token': False} if 'vit' in name else {}
-    annotator = timm.create_model(name, num_classes=5, **size, **pool).eval()
-    images = torch.rand(2, 3, 64, 64)
-    with torch.inference_mode():
-        maps = label_maps(annotator, images)
-        assert maps.shape[:3] == (2, 2, 5)
-        assert (maps[:, 0].diff(dim=1) <= 0).all()
-        if name in ('test_resnet', 'maformer_micro'):
-            whole = torch.zeros(2, 5, *maps.shape[3:])
-            whole.scatter_(1, maps[:, 1].long(), maps[:, 0].float())
-            torch.testing.assert_close(whole.mean((2, 3)), annotator(images), atol=2e-3, rtol=2e-3)
 
 
 def test_augmentation_depends_on_seed_epoch_and_image_alone(root, labels):
