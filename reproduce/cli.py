@@ -69,14 +69,14 @@ def main() -> None:
 
 
 def run() -> None:
-    """Run the command line; print a `UserError` as one line, and exit with status 2."""
+    """Run the command line; print a `UserError` as one line, and exit with its status, mostly 2."""
     sys.stdout.reconfigure(errors='replace')  # a terminal that cannot show ✓ shows ?
     try:
         app()
     except UserError as error:
         if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == error.rank:
-            print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+            print(f'{error.label}: {error}', file=sys.stderr)
+        sys.exit(error.status)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns an interrupt into a silent exit with status 130.
         if isinstance(stop, SystemExit) and stop.code != 130:

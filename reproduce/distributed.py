@@ -18,6 +18,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,10 @@ from reproduce.files import write_atomically
 _PATIENCE = 5.0
 
 _POLL = 0.02
+
+# One process may score all of COCO, which takes pycocotools minutes, while the others wait in a
+# collective operation. NCCL's own limit is ten minutes.
+_TIMEOUT = timedelta(hours=2)
 
 
 def run(
@@ -188,13 +194,9 @@ def join(device: str | None = None) -> Iterator[Group]:
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     local_rank = int(os.environ.get('LOCAL_RANK', 0))
     local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    if device == 'cuda' and local_size > torch.cuda.device_count():
-        raise UserError(
-            f'{local_size} processes have {torch.cuda.device_count()} GPUs on this machine: '
-            'expected one for each; start fewer, or take --device cpu.'
-        )
-    chosen = torch.device(device, local_rank) if device == 'cuda' else torch.device(device)
+    chosen = torch.device(device)
     if device == 'cuda':
+        chosen = torch.device(device, _gpu_of(local_rank, local_size, torch.cuda.device_count()))
         torch.cuda.set_device(chosen)
     if not in_group():
         yield Group(0, 1, 1, chosen, dist.HashStore())
@@ -208,6 +210,7 @@ def join(device: str | None = None) -> Iterator[Group]:
         store=dist.PrefixStore('group', store),
         rank=rank,
         world_size=size,
+        timeout=_TIMEOUT,
         device_id=chosen if device == 'cuda' else None,
     )
     try:
@@ -239,6 +242,20 @@ def check_alone() -> None:
             'this evaluates several models, one after the other: start it once and give '
             '--processes; under torchrun or srun, evaluate one model at a time.'
         )
+
+
+def _gpu_of(local_rank: int, local_size: int, gpus: int) -> int:
+    """Return the index of a process's GPU among the `gpus` that it sees."""
+    # With --gpus-per-task=1 a task of srun sees no GPU but its own. MMEngine reads LOCAL_RANK too.
+    if _in_slurm() and gpus == 1:
+        os.environ['LOCAL_RANK'] = '0'
+        return 0
+    if local_size > gpus:
+        raise UserError(
+            f'{local_size} processes have {gpus} GPUs on this machine: expected one for each; '
+            'start fewer, or take --device cpu.'
+        )
+    return local_rank
 
 
 def _in_slurm() -> bool:
@@ -281,6 +298,11 @@ def _launch(
 ) -> Any:
     """Call `function` in `processes` processes that torchrun's own launcher starts."""
     with tempfile.TemporaryDirectory() as folder, _quiet_launcher():
+        # A scheduler's warning, SIGUSR1, reaches every process of a job. This helper of
+        # multiprocessing ignores SIGTERM only: it would end, and its successor print errors.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        resource_tracker.ensure_running()
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -290,16 +312,17 @@ def _launch(
             run_id=uuid.uuid4().hex,
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle='SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1',
         )
         reported = Path(folder) / 'error.pickle'
         try:
             return elastic_launch(config, _work_reporting)(function, arguments, device, reported)[0]
-        except SignalException:
-            failure = KeyboardInterrupt()
-        except ChildFailedError as error:
+        except (SignalException, ChildFailedError) as error:
             if reported.exists():
                 failure = pickle.loads(reported.read_bytes())
                 failure.rank = 0  # here it is this process that prints it
+            elif isinstance(error, SignalException):
+                failure = KeyboardInterrupt()
             else:
                 failure = _unreported(*error.get_first_failure(), processes)
         finally:
@@ -347,7 +370,8 @@ def _described(rank: int, size: int, error: Exception) -> str:
 def _quiet_launcher() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = {number: signal.getsignal(number) for number in caught}
     try:
         yield
     finally:

@@ -8,9 +8,13 @@ class UserError(Exception):
 
     Attributes:
         rank: the process that prints it, where several raise the same.
+        label: what is printed before it.
+        status: the exit status of the command.
     """
 
     rank = 0
+    label = 'error'
+    status = 2
 
 
 class DataNotFound(UserError):

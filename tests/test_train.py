@@ -1,7 +1,6 @@
-"""Training: recipes, token labeling against brute force, resuming, several processes."""
+"""Training classifiers: images, label maps, resuming, several processes, half precision."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -10,210 +9,29 @@ import pandas as pd
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.data import resolve_data_config
 from torchvision.transforms import functional as TF
 
 import model as _maformer  # noqa: F401
 from datasets import imagenet, shapes
 from reproduce.commands.train import train_imagenet
+from reproduce.distributed import join
 from reproduce.errors import UserError
-from reproduce.train.classifier import TrainingJob, build, scaling, targets_of, train
-from reproduce.train.images import (
-    Batches,
-    RememberedCrop,
-    TrainingImages,
-    allow_no_bits,
-    seeded,
-)
-from reproduce.train.label_maps import label_maps, make_labels
-from reproduce.train.recipes import RECIPES, recipe_for
-from reproduce.train.token_labeling import (
-    dense_labels,
-    load_label_map,
-    mix_tokens,
-    token_grid,
-    token_labeling_loss,
-)
+from reproduce.train import classifier, classifier_steps, tensorboard
+from reproduce.train.classifier import TrainingJob, best_epoch, train
+from reproduce.train.classifier_steps import ClassifierTraining, build, default_precision
+from reproduce.train.images import RememberedCrop, TrainingBatches, TrainingImages
+from reproduce.train.label_maps import make_labels
+from reproduce.train.recipes import recipe_for
+from reproduce.train.token_labeling import origin
 
 # ------------------------------------------------------------------------------------------------
-# Recipes
-
-
-def test_the_paper_s_recipes():
-    """Section 4.2 of the paper, and what it takes from LV-ViT."""
-    for size, lr, drop_path in (
-        ('small', 1.6e-3, 0.1),
-        ('base', 1.6e-3, 0.3),
-        ('large', 1.2e-3, 0.4),
-    ):
-        for token_labeling in (False, True):
-            recipe = recipe_for(f'maformer_{size}', token_labeling)
-            assert (recipe.lr, recipe.drop_path) == (lr, drop_path)
-            assert recipe.token_labeling == token_labeling
-            assert (recipe.batch_size, recipe.epochs, recipe.weight_decay) == (1024, 300, 0.05)
-            assert recipe.token_loss_weight == 0.5
-            assert recipe.scaled_lr == lr
-
-
-def test_a_variant_follows_its_size_s_recipe():
-    recipe = recipe_for('maformer_small_3383_conv_global')
-    assert recipe == RECIPES['maformer_small'].changed(model='maformer_small_3383_conv_global')
-    assert recipe_for('resnet18', name='maformer_base').drop_path == 0.3
-    with pytest.raises(UserError, match='name one of maformer_micro'):
-        recipe_for('resnet18')
-    with pytest.raises(UserError, match="no recipe 'maformer_huge'"):
-        recipe_for('resnet18', name='maformer_huge')
-
-
-def test_batch_and_learning_rate_scale_together_and_the_log_says_so():
-    recipe = recipe_for('maformer_small').changed(batch_size='256')
-    assert recipe.scaled_lr == pytest.approx(4e-4)
-    assert scaling(recipe, 8) == (
-        'batch 256 = 8 x 32, learning rate 0.0004: scaled with the batch from 0.0016 at 1024 '
-        '(x 0.25)'
-    )
-    assert 'nothing was scaled' in scaling(recipe_for('maformer_small'), 8)
-
-
-def test_a_wrong_change_of_a_recipe_is_explained():
-    recipe = recipe_for('maformer_small')
-    with pytest.raises(UserError, match="no 'batchsize': did you mean batch_size"):
-        recipe.changed(batchsize=3)
-    with pytest.raises(UserError, match="'many' is no epochs"):
-        recipe.changed(epochs='many')
-
-
-# ------------------------------------------------------------------------------------------------
-# Token labeling
-
-
-def bilinear(plane, y, x):
-    """`plane` (H, W) at a point whose integer coordinates are the cells' centres."""
-    H, W = plane.shape
-    y, x = min(max(y, 0), H - 1), min(max(x, 0), W - 1)
-    top, left = min(int(y), H - 2), min(int(x), W - 2)
-    dy, dx = y - top, x - left
-    rows = plane[top : top + 2, left : left + 2]
-    return np.array([1 - dy, dy]) @ rows @ np.array([1 - dx, dx])
-
-
-def brute_force_crop(plane, box, size):
-    """`plane` (H, W) in `box`, averaged over a regular grid of points in each of size x size."""
-    H, W = plane.shape
-    left, top, right, bottom = box[0] * W, box[1] * H, box[2] * W, box[3] * H
-    height, width = (bottom - top) / size, (right - left) / size
-    rows, columns = math.ceil(height), math.ceil(width)
-    return np.array(
-        [
-            [
-                np.mean(
-                    [
-                        bilinear(
-                            plane,
-                            top + height * (i + (a + 0.5) / rows) - 0.5,
-                            left + width * (j + (b + 0.5) / columns) - 0.5,
-                        )
-                        for a in range(rows)
-                        for b in range(columns)
-                    ]
-                )
-                for j in range(size)
-            ]
-            for i in range(size)
-        ]
-    )
-
-
-def some_maps(batch=3, classes=7, height=5, width=5, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(batch, classes, height, width, generator=generator) * 3
-    values, indices = logits.topk(5, 1)
-    return torch.stack([values, indices.float()], 1).half()
-
-
-def test_dense_labels_are_the_cropped_maps():
-    maps = some_maps()
-    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.1, 0.3, 0.8, 0.65], [0.5, 0.05, 0.95, 0.9]])
-    flips = torch.tensor([False, False, True])
-    labels, tokens = dense_labels(maps, boxes, flips, 7, (2, 2), smoothing=0.1)
-    assert labels.shape == (3, 7)
-    assert tokens.shape == (3, 2, 2, 7)
-    for b in range(3):
-        planes = np.zeros((7, 5, 5))
-        for k in range(5):
-            for i in range(5):
-                for j in range(5):
-                    planes[int(maps[b, 1, k, i, j]), i, j] = float(maps[b, 0, k, i, j])
-        for found, size in ((labels[b, None, None], 1), (tokens[b], 2)):
-            logits = np.stack([brute_force_crop(p, boxes[b].tolist(), size) for p in planes], -1)
-            if flips[b]:
-                logits = logits[:, ::-1]
-            expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-            expected = expected * 0.9 + 0.1 / 7
-            np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
-
-
-def test_mixtoken_against_the_written_out_formula():
-    rng = np.random.default_rng(0)
-    images = torch.rand(4, 3, 128, 96)
-    labels = torch.rand(4, 6).softmax(1)
-    tokens = torch.rand(4, 4, 3, 6).softmax(3)
-    shares = set()
-    for seed in rng.integers(0, 1000, 20):
-        np.random.seed(seed)
-        mixed, mixed_labels, mixed_tokens = mix_tokens(images, labels, tokens, 32)
-        swapped = 0
-        for i in range(4):
-            for j in range(3):
-                cell = np.s_[:, :, 32 * i : 32 * i + 32, 32 * j : 32 * j + 32]
-                other = torch.equal(mixed[cell], images.flip(0)[cell])
-                assert other or torch.equal(mixed[cell], images[cell])
-                source = tokens.flip(0) if other else tokens
-                assert torch.equal(mixed_tokens[:, i, j], source[:, i, j])
-                swapped += other
-        share = 1 - swapped / 12
-        shares.add(share)
-        expected = share * labels + (1 - share) * labels[[3, 2, 1, 0]]
-        torch.testing.assert_close(mixed_labels, expected)
-    assert len(shares) > 3
-
-
-def test_cutting_pixels_is_cutting_tokens_of_the_patch_embedding():
-    """The stem sees every patch by itself: MixToken may work on pixels."""
-    stem = timm.create_model('maformer_micro').stem
-    images = torch.rand(2, 3, 64, 64)
-    np.random.seed(3)
-    mixed, _, _ = mix_tokens(images, torch.rand(2, 5), torch.rand(2, 2, 2, 5), 32)
-    whole, cut = (stem(x.permute(0, 2, 3, 1)) for x in (images, mixed))
-    changed = (mixed != images).any(1)[:, ::4, ::4]
-    assert 0 < changed.float().mean() < 1
-    torch.testing.assert_close(cut, torch.where(changed[..., None], whole.flip(0), whole))
-
-
-def test_the_loss_against_the_written_out_formula():
-    logits, token_logits = torch.randn(2, 5), torch.randn(2, 3, 2, 5)
-    labels, tokens = torch.rand(2, 5).softmax(1), torch.rand(2, 3, 2, 5).softmax(3)
-    image_part = -np.mean([sum(labels[b] * logits[b].log_softmax(0)).item() for b in range(2)])
-    token_part = -np.mean(
-        [
-            sum(tokens[b, i, j] * token_logits[b, i, j].log_softmax(0)).item()
-            for b in range(2)
-            for i in range(3)
-            for j in range(2)
-        ]
-    )
-    found = token_labeling_loss((logits, token_logits), labels, tokens, 0.5)
-    assert found.item() == pytest.approx(image_part + 0.5 * token_part, rel=1e-5)
-
-
-def test_images_that_are_no_whole_number_of_tokens_are_refused():
-    assert token_grid(torch.empty(1, 3, 64, 96), 32) == (2, 3)
-    with pytest.raises(UserError, match='80 x 64 are no whole number of tokens'):
-        token_grid(torch.empty(1, 3, 80, 64), 32)
+# Images
 
 
 def test_the_crop_tells_where_it_was():
@@ -227,10 +45,6 @@ def test_the_crop_tells_where_it_was():
         assert pixels[:, -1, 1].mean() == pytest.approx(200 * right, abs=4)
         assert pixels[0, :, 0].mean() == pytest.approx(100 * top, abs=4)
         assert pixels[-1, :, 0].mean() == pytest.approx(100 * bottom, abs=4)
-
-
-# ------------------------------------------------------------------------------------------------
-# Data, label maps and training on the embedded data
 
 
 @pytest.fixture(scope='module')
@@ -255,41 +69,12 @@ def micro(token_labeling=False, **changes):
     return recipe_for('maformer_micro', token_labeling).changed(**small | changes)
 
 
-def test_every_training_image_has_a_label_map(root, labels):
-    data = imagenet.load(root, 'train')
-    for path, label in data.samples:
-        loaded = load_label_map(labels / data.classes[label] / f'{path.stem}.pt')
-        assert loaded.shape == (2, 5, 3, 3)
-        assert loaded.dtype == torch.float16
-    assert len(list(labels.rglob('*.pt'))) == len(data.samples)
-    assert json.loads((labels / 'labels.json').read_text())['annotator'] == 'test_resnet'
-
-
-@pytest.mark.parametrize(
-    'name', ['test_resnet', 'test_convnext', 'maformer_micro', 'vit_tiny_patch16_224']
-)
-def test_a_label_map_is_the_classifier_at_every_position(name):
-    """Heads that are affine after pooling: the maps' mean is the prediction of the whole image."""
-    size = {'img_size': 64} if 'vit' in name or 'maformer' in name else {}
-    pool = {'global_pool': 'avg', 'class_token': False} if 'vit' in name else {}
-    annotator = timm.create_model(name, num_classes=5, **size, **pool).eval()
-    images = torch.rand(2, 3, 64, 64)
-    with torch.inference_mode():
-        maps = label_maps(annotator, images)
-        assert maps.shape[:3] == (2, 2, 5)
-        assert (maps[:, 0].diff(dim=1) <= 0).all()
-        if name in ('test_resnet', 'maformer_micro'):
-            whole = torch.zeros(2, 5, *maps.shape[3:])
-            whole.scatter_(1, maps[:, 1].long(), maps[:, 0].float())
-            torch.testing.assert_close(whole.mean((2, 3)), annotator(images), atol=2e-3, rtol=2e-3)
-
-
 def test_augmentation_depends_on_seed_epoch_and_image_alone(root, labels):
     data = imagenet.load(root, 'train')
     config = resolve_data_config({}, model=timm.create_model('maformer_micro'))
 
     def item(epoch, index):
-        return TrainingImages(data, micro(True), config, labels)[epoch, index]
+        return TrainingImages(data, micro(True), config, labels)[epoch, index, 0]
 
     state = torch.get_rng_state()
     first = item(0, 5)
@@ -298,49 +83,79 @@ def test_augmentation_depends_on_seed_epoch_and_image_alone(root, labels):
     again, later = item(0, 5), item(1, 5)
     assert torch.equal(first['image'], again['image'])
     assert not torch.equal(first['image'], later['image'])
-    assert set(first) == {'image', 'label', 'map', 'box', 'flip'}
+    assert set(first) == {'image', 'label', 'map', 'box'}
 
 
-def test_box_and_flip_are_those_of_the_image(root, labels):
-    """The recorded crop and flip, applied by hand, give the image that was trained on."""
+def test_the_box_is_the_one_of_the_image(root, labels):
+    """The recorded crop, applied by hand, gives the image that was trained on, or its mirror."""
     data = imagenet.load(root, 'train')
-    recipe = micro(True, rand_augment='', random_erasing=0, interpolation='bicubic')
+    recipe = micro(True, rand_augment='', color_jitter=0, random_erasing=0, interpolation='bicubic')
     config = resolve_data_config({}, model=timm.create_model('maformer_micro'))
     images = TrainingImages(data, recipe, config, labels)
     flips = set()
     for index in range(6):
-        item = images[0, index]
+        item = images[0, index, 0]
         image = imagenet.open_image(data.samples[index][0])
         left, top, right, bottom = (
             round(float(c) * n) for c, n in zip(item['box'], image.size * 2, strict=True)
         )
-        crop = TF.resized_crop(
-            image, top, left, bottom - top, right - left, [32, 32], Image.BICUBIC
-        )
-        crop = TF.to_tensor(TF.hflip(crop) if item['flip'] else crop)
-        expected = TF.normalize(crop, config['mean'], config['std'])
-        # timm's transforms jitter the colours where there is no RandAugment: compare the form.
-        correlation = torch.corrcoef(torch.stack([item['image'].ravel(), expected.ravel()]))[0, 1]
-        wrong = torch.corrcoef(torch.stack([item['image'].ravel(), expected.flip(2).ravel()]))[0, 1]
-        assert correlation > 0.8
-        assert correlation > wrong
-        flips.add(bool(item['flip']))
+        found = []
+        for flip in (False, True):  # the image is flipped before it is cropped
+            whole = TF.hflip(image) if flip else image
+            crop = TF.resized_crop(
+                whole, top, left, bottom - top, right - left, [32, 32], Image.BICUBIC
+            )
+            expected = TF.normalize(TF.to_tensor(crop), config['mean'], config['std'])
+            found.append(torch.allclose(item['image'], expected, atol=1e-5))
+        assert sum(found) == 1
+        flips.add(found[1])
     assert flips == {True, False}
 
 
 def test_a_batch_is_dealt_to_the_processes_whole():
-    one = Batches(50, 8, 0, 1, seed=1)
-    two = [Batches(50, 8, rank, 2, seed=1) for rank in range(2)]
+    one = TrainingBatches(50, 8, 0, 1, seed=1)
+    two = [TrainingBatches(50, 8, rank, 2, seed=1) for rank in range(2)]
     assert len(one) == 6
-    for whole, *parts in zip(one, *two, strict=True):
-        assert whole == parts[0] + parts[1]
-    first = list(one)
-    one.epoch = 1
-    assert [index for batch in one for _, index in batch] != [i for b in first for _, i in b]
+    whole = list(one)
+    for batch, *parts in zip(whole, *two, strict=True):
+        assert sorted(batch) == sorted(parts[0] + parts[1])
+        assert len(parts[0]) == len(parts[1])
+    assert len({index for batch in whole for _, index, _ in batch}) == 48
+    one.first = 4
+    assert (len(one), list(one)) == (2, whole[4:])
+    one.epoch, one.first = 1, 0
+    assert [key[1] for batch in one for key in batch] != [k[1] for batch in whole for k in batch]
+
+
+def test_repeats_of_an_image_are_augmented_anew_and_meet_different_processes(root):
+    """DeiT's repeated augmentation: an epoch is as long, and has a third of the images."""
+    parts = [list(TrainingBatches(50, 8, rank, 4, 1, repeats=3)) for rank in range(4)]
+    assert [len(part) for part in parts] == [6] * 4
+    keys = [key for part in parts for batch in part for key in batch]
+    assert len(set(keys)) == len(keys) == 48
+    assert len({index for _, index, _ in keys}) == 16
+    for batches in zip(*parts, strict=True):
+        for batch in batches:
+            assert len({index for _, index, _ in batch}) == len(batch)
+    config = resolve_data_config({}, model=timm.create_model('maformer_micro'))
+    images = TrainingImages(imagenet.load(root, 'train'), micro(), config, None)
+    assert not torch.equal(images[0, 3, 0]['image'], images[0, 3, 1]['image'])
+
+
+# ------------------------------------------------------------------------------------------------
+# Training
 
 
 def curve(rows):
     return [(row['loss'], row['top1'], row['ema_top1'], row['lr']) for row in rows]
+
+
+def weights_of(folder, name='model.safetensors'):
+    return load_file(folder / name)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.mark.parametrize('token_labeling', [False, True])
@@ -356,18 +171,22 @@ def test_a_resumed_training_is_the_uninterrupted_one(root, labels, tmp_path, tok
     assert curve(rest) == curve(whole)
     logged = pd.read_csv(tmp_path / 'cut/log.csv')
     assert logged['loss'].tolist() == pytest.approx([row['loss'] for row in whole])
-    a, b = (load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'cut'))
-    assert all(torch.equal(a[key], b[key]) for key in a)
+    for name in ('model.safetensors', 'best.safetensors'):
+        assert same(*(weights_of(tmp_path / folder, name) for folder in ('whole', 'cut')))
 
 
 def test_what_a_training_leaves_behind(root, tmp_path):
     output = tmp_path / 'run'
-    rows = train(TrainingJob(micro(epochs=1), root, output, workers=0, device='cpu'))
+    job = TrainingJob(
+        micro(epochs=2, test_crops=(0.9, 1.0)), root, output, workers=0, tensorboard=True
+    )
+    rows = train(job)
     assert {path.name for path in output.iterdir()} == {
-        *('recipe.json', 'train.log', 'log.csv', 'last.pth', 'model.safetensors', 'curve.png')
+        *('recipe.json', 'train.log', 'log.csv', 'last.pth', 'summary.json', 'curve.png', '.lock'),
+        *('model.safetensors', 'best.safetensors', 'tensorboard'),
     }
     with safe_open(output / 'model.safetensors', 'pt') as file:
-        assert file.metadata()['img_size'] == '32'
+        assert (file.metadata()['img_size'], file.metadata()['epoch']) == ('32', '2')
     network = timm.create_model('maformer_micro', num_classes=10)
     network.load_state_dict(load_file(output / 'model.safetensors'))
     log = (output / 'train.log').read_text()
@@ -375,14 +194,46 @@ def test_what_a_training_leaves_behind(root, tmp_path):
     assert f'loss {rows[0]["loss"]:.4f}' in log
     with Image.open(output / 'curve.png') as picture:
         assert picture.size == (960, 360)
+    events = EventAccumulator(str(output / 'tensorboard')).Reload()
+    logged = {event.step: event.value for event in events.Scalars('epoch/loss')}
+    steps = len(TrainingBatches(len(imagenet.load(root, 'train').samples), 16, 0, 1, 0))
+    assert logged == {row['epoch'] * steps: pytest.approx(row['loss'], rel=1e-5) for row in rows}
 
     with pytest.raises(UserError, match='holds a training already'):
         train(TrainingJob(micro(epochs=1), root, output, workers=0))
-    with pytest.raises(UserError, match=r'trained with epochs = 1, not 2'):
-        train(TrainingJob(micro(epochs=2), root, output, workers=0, resume=True))
+    with pytest.raises(UserError, match=r'trained with epochs = 2, not 3'):
+        train(TrainingJob(micro(epochs=3), root, output, workers=0, resume=True))
     (output / 'last.pth').write_bytes(b'PK broken')
     with pytest.raises(UserError, match=r'cannot read .*last\.pth'):
         train(TrainingJob(micro(epochs=1), root, output, workers=0, resume=True))
+
+
+def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(root, tmp_path):
+    # Weights that are hardly averaged and learn fast: the last epoch is not the best one.
+    recipe = micro(epochs=4, lr=0.02, lr_batch_size=16, ema_decay=0.1, test_crops=(0.9, 0.5))
+    rows = train(TrainingJob(recipe, root, tmp_path, workers=0, device='cpu'))
+    best = best_epoch(rows)
+    assert best < 4
+    assert rows[best - 1]['ema_top1'] == max(row['ema_top1'] for row in rows)
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    for name, epoch, file in (('last', 4, 'model'), ('best', best, 'best')):
+        assert summary[name]['epoch'] == epoch
+        assert summary[name]['file'] == f'{file}.safetensors'
+        assert summary[name]['top1']['0.9'] == rows[epoch - 1]['ema_top1']
+        with safe_open(tmp_path / f'{file}.safetensors', 'pt') as opened:
+            assert opened.metadata()['epoch'] == str(epoch)
+        # Another harness on the same weights, at the other crop.
+        network = timm.create_model('maformer_micro', num_classes=10).eval()
+        network.load_state_dict(weights_of(tmp_path, f'{file}.safetensors'))
+        config = {**resolve_data_config({}, model=network), 'input_size': (3, 32, 32)}
+        transform = timm.data.create_transform(**config | {'crop_pct': 0.5})
+        samples = imagenet.load(root, 'val').samples
+        images = torch.stack([transform(imagenet.open_image(path)) for path, _ in samples])
+        with torch.inference_mode():
+            right = network(images).argmax(1) == torch.tensor([label for _, label in samples])
+        assert summary[name]['top1']['0.5'] == pytest.approx(100 * right.float().mean().item())
+    log = (tmp_path / 'train.log').read_text()
+    assert f'averaged weights of the best epoch, {best}: top-1' in log
 
 
 def test_two_processes_train_as_one_does(root, labels, tmp_path):
@@ -399,6 +250,143 @@ def test_two_processes_train_as_one_does(root, labels, tmp_path):
         train(TrainingJob(recipe, output=tmp_path / 'two', workers=0, **shared))
 
 
+@pytest.mark.parametrize('processes', [1, 2])
+def test_accumulated_gradients_are_those_of_the_whole_batch(root, labels, tmp_path, processes):
+    recipe = micro(True, mix_prob=0, drop_path=0, epochs=1)
+    shared = {'data': root, 'labels': labels, 'device': 'cpu', 'workers': 0}
+    (whole,) = train(TrainingJob(recipe, output=tmp_path / 'whole', **shared))
+    parts = recipe.changed(accumulation=4)
+    (summed,) = train(TrainingJob(parts, output=tmp_path / 'parts', **shared), processes)
+    assert summed['loss'] == pytest.approx(whole['loss'], rel=1e-4)
+    a, b = (weights_of(tmp_path / name) for name in ('whole', 'parts'))
+    # Adam divides by the gradients' size: where they nearly vanish, their last bits count.
+    close = [torch.isclose(a[name], b[name], atol=2e-4).float().mean() for name in a]
+    assert min(close) > 0.98
+
+
+def test_gradient_checkpointing_changes_the_memory_and_not_the_result(root, tmp_path):
+    recipe = micro(epochs=2, drop_path=0.2)
+    shared = {'data': root, 'device': 'cpu', 'workers': 0}
+    train(TrainingJob(recipe, output=tmp_path / 'kept', **shared))
+    # A training may be resumed with it, when its memory turned out to be too small.
+    train(TrainingJob(recipe, output=tmp_path / 'again', until=1, **shared))
+    recipe = recipe.changed(grad_checkpointing=True)
+    train(TrainingJob(recipe, output=tmp_path / 'again', resume=True, **shared))
+    assert same(weights_of(tmp_path / 'kept'), weights_of(tmp_path / 'again'))
+
+    def kept_for_backward(recipe):
+        numbers = []
+        network = build(recipe.changed(drop_path=0), 10).train()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: numbers.append(tensor.numel()), lambda nothing: None
+        ):
+            network(torch.rand(2, 3, 32, 32))
+        return sum(numbers)
+
+    assert kept_for_backward(recipe) < 0.5 * kept_for_backward(micro())
+    with pytest.raises(UserError, match="'convit_tiny' has no gradient checkpointing"):
+        build(micro(model='convit_tiny', img_size=224, grad_checkpointing=True), 10)
+
+
+# ------------------------------------------------------------------------------------------------
+# Precision, and steps whose gradients are not finite
+
+
+def prepared(root, recipe, precision='fp32'):
+    with join('cpu') as group:
+        return ClassifierTraining(recipe, root, group, workers=0, precision=precision)
+
+
+def state_of(training):
+    averaged = {f'ema.{k}': v.clone() for k, v in training.ema.module.state_dict().items()}
+    return averaged | {k: v.clone() for k, v in training.model.state_dict().items()}
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
+def test_a_step_whose_gradients_are_not_finite_is_skipped_and_counted(root, precision):
+    training = prepared(root, micro(mix_prob=0), precision)
+    batch = next(training.batches())
+    bad = {**batch, 'image': torch.full_like(batch['image'], torch.nan)}
+    training.take_step(batch)
+    good = state_of(training)
+    scale = training.scaler.get_scale()
+    for _ in range(2):
+        training.take_step(bad)
+    assert training.skipped_steps() == (2, 2)
+    skipped = state_of(training)
+    weights = [name for name in good if not name.startswith('ema.')]
+    assert all(torch.equal(good[name], skipped[name]) for name in weights)
+    assert all(torch.isfinite(tensor).all() for tensor in skipped.values())
+    training.take_step(batch)
+    assert training.skipped_steps() == (2, 0)
+    assert not same(skipped, state_of(training))
+    assert training.step == 4
+    assert np.isfinite(training.mean_loss())
+    # fp16 tries a smaller scale of the loss; the others have none.
+    assert (scale, training.scaler.get_scale()) == (
+        (65536, 16384) if precision == 'fp16' else (1, 1)
+    )
+
+
+def test_many_skipped_steps_in_a_row_end_the_training_inside_its_epoch(root, tmp_path, monkeypatch):
+    def broken(recipe, num_classes):
+        network = build(recipe, num_classes)
+        network.head.fc.weight.data[0, 0] = torch.nan
+        return network
+
+    monkeypatch.setattr(classifier_steps, 'build', broken)
+    monkeypatch.setattr(classifier, 'LOG_STEPS', 2)
+    monkeypatch.setattr(classifier, 'MOST_SKIPPED_IN_A_ROW', 4)
+    job = TrainingJob(micro(batch_size=4), root, tmp_path / 'run', workers=0, device='cpu')
+    with pytest.raises(
+        UserError, match='gradients of the last 4 steps were not finite, in epoch 1'
+    ):
+        train(job)
+    assert not (tmp_path / 'run/log.csv').exists()
+
+
+def test_the_weights_do_not_wait_for_the_host(root, monkeypatch):
+    """A step reads no number back from the device."""
+    training = prepared(root, micro(True, epochs=1).changed(token_labeling=False))
+    batch = next(training.batches())
+    training.take_step(batch)
+    read = []
+    for name in ('item', 'tolist', '__bool__', '__float__', '__int__', 'cpu', 'numpy'):
+        original = getattr(torch.Tensor, name)
+
+        def recorded(tensor, *arguments, original=original, name=name, **options):
+            read.append(name)
+            return original(tensor, *arguments, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, recorded)
+    training.take_step(batch)
+    assert read == []
+
+
+def test_bf16_is_taken_where_a_gpu_has_it_and_fp16_where_not(monkeypatch):
+    assert default_precision(torch.device('cpu')) == 'fp32'
+    for supported, expected in ((True, 'bf16'), (False, 'fp16')):
+        monkeypatch.setattr(
+            torch.cuda, 'is_bf16_supported', lambda including_emulation, s=supported: s
+        )
+        assert default_precision(torch.device('cuda', 0)) == expected
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_a_training_in_half_precision_goes_on_as_if_uninterrupted(root, tmp_path, precision):
+    shared = {'data': root, 'device': 'cpu', 'workers': 0, 'precision': precision}
+    recipe = micro(epochs=2)
+    train(TrainingJob(recipe, output=tmp_path / 'whole', **shared))
+    train(TrainingJob(recipe, output=tmp_path / 'cut', until=1, **shared))
+    train(TrainingJob(recipe, output=tmp_path / 'cut', resume=True, **shared))
+    assert same(weights_of(tmp_path / 'whole'), weights_of(tmp_path / 'cut'))
+    assert f'; {precision}' in (tmp_path / 'cut/train.log').read_text()
+
+
+# ------------------------------------------------------------------------------------------------
+# What is refused
+
+
 def test_an_error_in_one_of_two_processes_ends_both_with_its_sentence(root, tmp_path):
     broken = tmp_path / 'data'
     shutil.copytree(root, broken)
@@ -411,24 +399,61 @@ def test_an_error_in_one_of_two_processes_ends_both_with_its_sentence(root, tmp_
         shutil.rmtree(tmp_path / 'run')
 
 
-def test_a_job_that_does_not_fit_is_explained(root, labels, tmp_path):
+def test_a_job_that_does_not_fit_is_explained(root, labels, tmp_path, monkeypatch):
     def refused(match, recipe=None, **job):
         with pytest.raises(UserError, match=match):
             train(TrainingJob(recipe or micro(), **{'data': root, 'output': tmp_path / 'x'} | job))
+        assert not Path(tmp_path / 'x').exists()
 
     refused('needs the annotator', micro(True))
     refused('for token labeling only', labels=labels)
     refused('is not a folder', micro(True), labels=tmp_path / 'absent')
     refused(r'there is no label map .*\.pt', micro(True), labels=tmp_path, workers=1)
-    shutil.rmtree(tmp_path / 'x')
     refused('do not fill a batch', micro(batch_size=1024))
     refused('cannot be mixed in pairs', micro(batch_size=15))
+    refused('in 4 parts: choose a batch_size that 8 divides', micro(batch_size=12, accumulation=4))
     refused('nothing to train', until=0)
+    refused('--checkpoint-steps 0', checkpoint_steps=0)
     refused(r'no .*last\.pth to resume', resume=True)
     refused("'resnet18' has no auxiliary head", micro(True, model='resnet18'), labels=labels)
     refused("timm has no model 'resnet'", micro(model='resnet'))
-    refused('--amp', amp='fp8')
-    assert not Path(tmp_path / 'x').exists()
+    refused("precision 'fp8' is unknown", precision='fp8')
+    monkeypatch.setattr(tensorboard, 'find_spec', lambda name: None)
+    refused('--tensorboard needs TensorBoard, which is not installed', tensorboard=True)
+
+
+def test_an_output_folder_belongs_to_one_training(root, tmp_path):
+    job = TrainingJob(micro(epochs=1), root, tmp_path / 'run', workers=0, device='cpu')
+    (tmp_path / 'run').mkdir()
+    with (
+        FileLock(tmp_path / 'run/.lock'),
+        pytest.raises(UserError, match=r'another process writes into .*run: wait'),
+    ):
+        train(job)
+    train(job)
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_before_data_is_read(tmp_path):
+    (tmp_path / 'file').touch()
+    job = TrainingJob(micro(), tmp_path / 'absent', tmp_path / 'file/run', workers=0)
+    with pytest.raises(UserError, match=r'file/run cannot hold results'):
+        train(job)
+
+
+def test_label_maps_of_another_origin_are_refused(root, labels, tmp_path):
+    shutil.copytree(labels, tmp_path / 'maps')
+    record = json.loads((labels / 'labels.json').read_text())
+    assert origin(labels) == {k: v for k, v in record.items() if k != 'complete'}
+    shared = {'data': root, 'output': tmp_path / 'run', 'workers': 0, 'device': 'cpu'}
+    train(TrainingJob(micro(True, epochs=2), labels=labels, until=1, **shared))
+    (tmp_path / 'maps/labels.json').write_text(json.dumps({**record, 'annotator': 'other'}))
+    with pytest.raises(UserError, match='label maps of another origin'):
+        train(TrainingJob(micro(True, epochs=2), labels=tmp_path / 'maps', resume=True, **shared))
+    path = next((tmp_path / 'maps').rglob('*.pt'))
+    torch.save(torch.zeros(2, 5, 4, 4), path)
+    fresh = {**shared, 'output': tmp_path / 'other'}
+    with pytest.raises(UserError, match=r'is \[2, 5, \d, \d\] and the first label map \[2, 5, \d'):
+        train(TrainingJob(micro(True, epochs=1), labels=tmp_path / 'maps', **fresh))
 
 
 def test_the_command(root, tmp_path):
@@ -437,71 +462,3 @@ def test_the_command(root, tmp_path):
     assert '16 = 1 x 16, learning rate 0.0005: scaled' in (tmp_path / 'run/train.log').read_text()
     with pytest.raises(UserError, match="'epochs' is no NAME=VALUE"):
         train_imagenet('maformer_micro', root, tmp_path, changes=['epochs'])
-
-
-def test_a_broken_label_map_is_named(tmp_path):
-    path = tmp_path / 'image.pt'
-    path.write_bytes(b'nothing')
-    with pytest.raises(UserError, match=r'cannot read the label map .*image\.pt'):
-        load_label_map(path)
-    torch.save(torch.zeros(5, 3), path)
-    with pytest.raises(UserError, match=r'holds \[5, 3\]'):
-        load_label_map(path)
-
-
-def test_the_true_class_has_its_share_of_the_target():
-    batch = {
-        'image': torch.rand(4, 3, 32, 32),
-        'label': torch.tensor([0, 1, 2, 6]),
-        'map': some_maps(4),
-        'box': torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 4),
-        'flip': torch.zeros(4, dtype=torch.bool),
-    }
-    output = torch.randn(4, 7), torch.randn(4, 1, 1, 7)
-    dense, tokens = dense_labels(batch['map'], batch['box'], batch['flip'], 7, (1, 1))
-    for share in (0.0, 0.25):
-        recipe = micro(
-            True, mix_prob=0, label_smoothing=0, token_loss_weight=0.5, true_class_share=share
-        )
-        _, loss_of = targets_of(recipe, build(recipe, 7), 7)(batch)
-        labels = (1 - share) * dense + share * F.one_hot(batch['label'], 7)
-        expected = token_labeling_loss(output, labels, tokens, 0.5)
-        torch.testing.assert_close(loss_of(output), expected)
-
-
-def test_label_smoothing_without_mixing_is_the_plain_loss():
-    recipe = micro(mix_prob=0, label_smoothing=0.1)
-    batch = {'image': torch.rand(4, 3, 32, 32), 'label': torch.tensor([0, 1, 2, 9])}
-    images, loss_of = targets_of(recipe, build(recipe, 10), 10)(dict(batch))
-    assert torch.equal(images, batch['image'])
-    logits = torch.randn(4, 10)
-    expected = F.cross_entropy(logits, batch['label'], label_smoothing=0.1)
-    torch.testing.assert_close(loss_of(logits), expected)
-
-
-def policy(recipe):
-    """The random operations of a recipe, as a training applies them."""
-    transforms = timm.data.create_transform(
-        32, is_training=True, auto_augment=recipe.rand_augment, separate=True
-    )
-    allow_no_bits(transforms[1])
-    return transforms[1]
-
-
-@pytest.mark.parametrize('name', ['maformer_small', 'maformer_base', 'maformer_large'])
-def test_the_real_policy_is_legal_at_every_level_that_it_draws(name):
-    """Pillow refuses to posterize to 0 bits, which two of a thousand images come to."""
-    augment = policy(RECIPES[name])
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
-    with seeded(0):
-        for _ in range(5000):
-            assert augment(image).size == (8, 8)
-
-
-@pytest.mark.parametrize('bits', range(9))
-def test_posterize_keeps_the_highest_bits(bits):
-    augment = policy(RECIPES['maformer_small'])
-    (operation,) = (op for op in augment.transforms[0].ops if op.name == 'PosterizeIncreasing')
-    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert('RGB')
-    expected = np.asarray(image) >> (8 - bits) << (8 - bits)
-    assert np.array_equal(np.asarray(operation.aug_fn(image, bits)), expected)

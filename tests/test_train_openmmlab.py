@@ -1,23 +1,32 @@
 """Detectors and segmenters are trained from configs, and checkpoints read without their code."""
 
 import json
+import os
 import shutil
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.ops import roi_align
 
-from datasets import shapes
+from datasets import coco, shapes
 from model.checkpoint import read
 from reproduce.errors import UserError
-from reproduce.openmmlab import safe_loading
+from reproduce.openmmlab import models, safe_loading
 from reproduce.openmmlab.configs import load_config
-from reproduce.train.runner import RunnerJob, train
+from reproduce.openmmlab.data_paths import point_at
+from reproduce.train import resumable, runner, tensorboard
+from reproduce.train.runner import ConfigTrainingJob, train
+from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.weights import registry
 
 MASK_RCNN = 'mask-rcnn_maformer-micro_fpn_shapes.py'
@@ -66,7 +75,7 @@ def losses(rows):
 
 
 def test_a_detector_leaves_weights_log_and_curve(data, tmp_path):
-    rows = train(RunnerJob(MASK_RCNN, data, tmp_path, options=EPOCHS))
+    rows = train(ConfigTrainingJob(MASK_RCNN, data, tmp_path, options=EPOCHS))
     assert len(losses(rows)) == 4
     assert 'coco/bbox_mAP' in rows[-1]
     assert {'epoch_2.pth', 'run.json', 'model.safetensors', 'curve.png'} <= {
@@ -87,35 +96,206 @@ def test_a_detector_leaves_weights_log_and_curve(data, tmp_path):
 
 @pytest.mark.parametrize('name', [FPN, pytest.param(UPERNET, marks=pytest.mark.slow)])
 def test_a_segmenter_trains_and_goes_on(data, tmp_path, name):
-    rows = train(RunnerJob(name, data, tmp_path, options=ITERATIONS))
+    rows = train(ConfigTrainingJob(name, data, tmp_path, options=ITERATIONS))
     assert len(losses(rows)) == 4
     assert 'mIoU' in rows[-1]
     assert (tmp_path / 'curve.png').exists()
+    whole = load_file(tmp_path / 'model.safetensors')
     (tmp_path / 'iter_4.pth').unlink()
     (tmp_path / 'last_checkpoint').write_text('iter_2.pth')
-    again = train(RunnerJob(name, data, tmp_path, options=ITERATIONS, resume=True))
-    assert losses(again)[:2] == losses(rows)[:2]
+    again = train(ConfigTrainingJob(name, data, tmp_path, options=ITERATIONS, resume=True))
+    assert losses(again) == losses(rows)
     assert [row['lr'] for row in again if 'lr' in row] == [row['lr'] for row in rows if 'lr' in row]
+    resumed = load_file(tmp_path / 'model.safetensors')
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 @pytest.mark.parametrize('name', [MASK_RCNN, pytest.param(CASCADE, marks=pytest.mark.slow)])
 def test_a_resumed_training_is_the_uninterrupted_one(data, tmp_path, name):
     options = (*EPOCHS, *UNVALIDATED)
-    whole = train(RunnerJob(name, data, tmp_path / 'whole', options=options))
+    whole = train(ConfigTrainingJob(name, data, tmp_path / 'whole', options=options))
     cut = tmp_path / 'cut'
     shutil.copytree(tmp_path / 'whole', cut)
     # As if killed while it wrote the second epoch's.
     (cut / 'model.safetensors').unlink()
     (cut / 'epoch_2.pth').write_bytes((cut / 'epoch_2.pth').read_bytes()[:10_000])
     (cut / 'last_checkpoint').write_text(str(cut / 'epoch_1.pth'))
-    rows = train(RunnerJob(name, data, cut, options=options, resume=True))
+    rows = train(ConfigTrainingJob(name, data, cut, options=options, resume=True))
     assert losses(rows) == losses(whole)
     a, b = (load_file(folder / 'model.safetensors') for folder in (tmp_path / 'whole', cut))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.parametrize(
+    ('name', 'options', 'calls'),
+    [
+        (MASK_RCNN, EPOCHS, (1, 3)),
+        pytest.param(FPN, ITERATIONS, (3,), marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_that_is_asked_to_stop_goes_on_to_the_same_weights(
+    data, tmp_path, monkeypatch, name, options, calls
+):
+    options = (*options, *UNVALIDATED, 'default_hooks.checkpoint.interval=2')
+    train(ConfigTrainingJob(name, data, tmp_path / 'whole', options=options))
+    agreed, count = StopRequests.agreed, 0
+
+    def asked(requests):
+        nonlocal count
+        count += 1
+        if count in calls:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return agreed(requests)
+
+    monkeypatch.setattr(StopRequests, 'agreed', asked)
+    job = ConfigTrainingJob(name, data, tmp_path / 'cut', options=options)
+    for iterations in calls:
+        with pytest.raises(TrainingStopped, match=f'SIGUSR1 came after {iterations} iter') as stop:
+            train(job)
+        assert stop.value.status == 128 + signal.SIGUSR1
+        assert (tmp_path / f'cut/iter_{iterations}.pth').exists()
+        job = replace(job, resume=True)
+    train(job)
+    a, b = (load_file(tmp_path / folder / 'model.safetensors') for folder in ('whole', 'cut'))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_long_epochs_are_saved_within_and_followed_by_tensorboard(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, 'CHECKPOINT_ITERATIONS', 1)
+    saved = []
+    save = runner._SafeEnd._save
+
+    def recorded(hook, *arguments):
+        save(hook, *arguments)
+        saved.append({path.name for path in tmp_path.glob('*_*.pth')})
+
+    monkeypatch.setattr(runner._SafeEnd, '_save', recorded)
+    options = (*EPOCHS, *UNVALIDATED)
+    job = ConfigTrainingJob(MASK_RCNN, data, tmp_path, options=options, tensorboard=True)
+    rows = train(job)
+    assert saved == [
+        {'iter_1.pth'},
+        {'iter_2.pth'},
+        {'epoch_1.pth', 'iter_3.pth'},
+        {'epoch_1.pth', 'iter_4.pth'},
+    ]
+    assert {path.name for path in tmp_path.glob('*_*.pth')} == {'epoch_1.pth', 'epoch_2.pth'}
+    (events,) = tmp_path.glob('*/vis_data/events*')
+    logged = EventAccumulator(str(events)).Reload().Scalars('loss')
+    assert [event.value for event in logged] == pytest.approx(losses(rows), rel=1e-5)
+    monkeypatch.setattr(tensorboard, 'find_spec', lambda name: None)
+    refused('--tensorboard needs TensorBoard', FPN, data, tmp_path / 'x', tensorboard=True)
+
+
+def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
+    options = (*EPOCHS, *UNVALIDATED, 'param_scheduler=None')
+    fast = (*options, 'optim_wrapper.optimizer.lr=1e30', 'optim_wrapper.clip_grad=None')
+    refused(r'is not finite after iteration \d', MASK_RCNN, data, tmp_path, options=fast)
+    assert not any(tmp_path.glob('*.pth'))
+
+
+def test_a_loss_that_stays_infinite_ends_the_training(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, 'LOSS_ITERATIONS', 2)
+    options = (*EPOCHS, *UNVALIDATED, 'param_scheduler=None')
+    fast = (*options, 'optim_wrapper.optimizer.lr=1e30', 'optim_wrapper.clip_grad=None')
+    slow_to_save = (*fast, 'default_hooks.checkpoint.interval=9', 'train_cfg.max_epochs=4')
+    refused(
+        'the loss was not finite in the last 2 iterations, up to 4:',
+        MASK_RCNN,
+        data,
+        tmp_path,
+        options=slow_to_save,
+    )
+
+
+def test_regions_are_cut_in_fp32_under_autocast():
+    """torchvision's RoIAlign of the same maps, with the corners as they are."""
+    model = models.build(load_config(MASK_RCNN), 'cpu')
+    extractor = model.roi_head.bbox_roi_extractor
+    maps = [torch.rand(1, 48, 800 // s, 1344 // s).bfloat16() for s in (4, 8, 16, 32)]
+    regions = torch.tensor([[0, 1001.3, 603.7, 1060.9, 655.1], [0, 700.2, 20.6, 1290.4, 790.8]])
+    expected = torch.cat(
+        [
+            roi_align(maps[level].float(), regions[i : i + 1], 7, 1 / stride, 0, aligned=True)
+            for i, (level, stride) in enumerate(((0, 4), (3, 32)))
+        ]
+    )
+
+    def error():
+        with torch.autocast('cpu', torch.bfloat16):
+            return (extractor(maps, regions).float() - expected).abs().max()
+
+    assert error() > 0.05  # mmdet's own
+    runner.extract_regions_in_fp32(model)
+    assert error() < 1e-5
+
+
+def changed_annotations(data, folder, change):
+    shutil.copytree(data / 'coco', folder)
+    path = folder / 'annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    change(content['annotations'])
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_objects_without_a_mask_are_found_before_anything_is_written(data, tmp_path):
+    path = changed_annotations(data, tmp_path / 'data', lambda o: o[3].update(segmentation=[]))
+    refused(
+        rf'^{path} has no segmentation for 1 of its \d+ objects, first for the annotation \d+, and',
+        MASK_RCNN,
+        tmp_path / 'data',
+        tmp_path / 'run',
+    )
+    assert not (tmp_path / 'run').exists()
+    boxes = load_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    assert runner._check_objects(boxes, coco.read(path)) == []
+
+
+def test_objects_that_mmdet_leaves_out_are_counted(data, tmp_path):
+    changes = ({'area': 0}, {'bbox': [1e4, 1e4, 5, 5]}, {'bbox': [3, 3, 0.5, 9]}, {'iscrowd': 1})
+
+    def spoil(objects):
+        for instance, change in zip(objects, changes, strict=False):
+            instance.update(change)
+
+    path = changed_annotations(data, tmp_path / 'data', spoil)
+    annotations, config = coco.read(path), load_config(MASK_RCNN)
+    (note,) = runner._check_objects(config, annotations)
+    objects = sum(not instance['iscrowd'] for instance in annotations.instances)
+    assert note.startswith(f'train: 3 of {objects:,} objects have no area, or no box of a pixel')
+    point_at(config, coco.load(tmp_path / 'data', 'train'), 'train')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = DATASETS.build({**config.train_dataloader.dataset, 'filter_cfg': None})
+    infos = [dataset.get_data_info(i)['instances'] for i in range(len(dataset))]
+    kept = [instance for info in infos for instance in info if not instance['ignore_flag']]
+    assert len(kept) == objects - 3
+    path = changed_annotations(data, tmp_path / 'none', lambda o: [i.update(area=0) for i in o])
+    with pytest.raises(UserError, match='there is nothing to train on'):
+        runner._check_objects(config, coco.read(path))
+
+
+def test_batches_are_numbered_and_begin_where_they_are_told():
+    batches = resumable.NumberedBatches(range(7), 2)
+    whole = list(batches)
+    assert whole == [
+        [(0, 0), (0, 1)],
+        [(1, 2), (1, 3)],
+        [(2, 4), (2, 5)],
+        [(3, 6)],
+    ]
+    assert len(batches) == 4
+    assert next(iter(batches)) == [(4, 0), (4, 1)]  # of the next epoch
+    batches.go_to(4, 6)
+    assert list(batches) == [[(6, 4), (6, 5)], [(7, 6)]]
+    batches.go_to(4, 4)
+    assert len(list(batches)) == 4
+
+
 def test_two_processes_train_and_normalise_without_syncbn(data, tmp_path):
-    rows = train(RunnerJob(FPN, data, tmp_path, options=(*ITERATIONS, *UNVALIDATED)), processes=2)
+    rows = train(
+        ConfigTrainingJob(FPN, data, tmp_path, options=(*ITERATIONS, *UNVALIDATED)), processes=2
+    )
     assert len(losses(rows)) == 4
     (log,) = tmp_path.glob('*/*.log')
     text = log.read_text()
@@ -128,7 +308,7 @@ def test_the_learning_rate_follows_the_batch_unless_told_otherwise(data, tmp_pat
     options = (*EPOCHS, *UNVALIDATED, 'train_cfg.max_epochs=1', 'param_scheduler=None')
 
     def rate(folder, **job):
-        return train(RunnerJob(MASK_RCNN, data, tmp_path / folder, **job))[0]['lr']
+        return train(ConfigTrainingJob(MASK_RCNN, data, tmp_path / folder, **job))[0]['lr']
 
     own = load_config(MASK_RCNN).optim_wrapper.optimizer.lr
     assert rate('scaled', options=options) == pytest.approx(own / 2)
@@ -137,7 +317,7 @@ def test_the_learning_rate_follows_the_batch_unless_told_otherwise(data, tmp_pat
 
 def refused(match, *arguments, **job):
     with pytest.raises(UserError, match=match) as error:
-        train(RunnerJob(*arguments, **job))
+        train(ConfigTrainingJob(*arguments, **job))
     assert '\n' not in str(error.value)
 
 
@@ -190,7 +370,7 @@ def test_the_command_takes_a_config_with_and_without_its_name(run, data, tmp_pat
 def test_a_folder_of_another_training_is_left_alone(data, tmp_path):
     (tmp_path / 'iter_2.pth').write_bytes(b'half')
     refused('holds a training already', FPN, data, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ['iter_2.pth']
+    assert {path.name for path in tmp_path.iterdir()} == {'.lock', 'iter_2.pth'}
 
 
 class Trap:
@@ -224,7 +404,7 @@ def test_code_in_a_checkpoint_does_not_run(data, tmp_path, trap):
     named = f'model.backbone.init_cfg.checkpoint={path}'
     refused(match, resnet, data, output, options=(*options, *heads, named))
     shutil.rmtree(output)
-    train(RunnerJob(MASK_RCNN, data, output, options=(*options, 'train_cfg.max_epochs=1')))
+    train(ConfigTrainingJob(MASK_RCNN, data, output, options=(*options, 'train_cfg.max_epochs=1')))
     shutil.copy(path, output / 'epoch_1.pth')
     refused(match, MASK_RCNN, data, output, options=options, resume=True)
     assert not sprung.exists()
@@ -236,13 +416,20 @@ def test_code_in_a_checkpoint_does_not_run(data, tmp_path, trap):
 def test_a_config_in_a_checkpoint_does_not_run(data, tmp_path):
     """mmengine's Runner executes the string `meta.config` when it resumes."""
     options = (*EPOCHS, *UNVALIDATED)
-    train(RunnerJob(MASK_RCNN, data, tmp_path, options=(*options, 'train_cfg.max_epochs=1')))
+    train(
+        ConfigTrainingJob(MASK_RCNN, data, tmp_path, options=(*options, 'train_cfg.max_epochs=1'))
+    )
     path, sprung = tmp_path / 'epoch_1.pth', tmp_path / 'sprung'
     content = torch.load(path, weights_only=False)
     content['meta']['config'] = f'open({str(sprung)!r}, "w").close()'
     torch.save(content, path)
     assert (
-        len(losses(train(RunnerJob(MASK_RCNN, data, tmp_path, options=options, resume=True)))) == 4
+        len(
+            losses(
+                train(ConfigTrainingJob(MASK_RCNN, data, tmp_path, options=options, resume=True))
+            )
+        )
+        == 4
     )
     assert not sprung.exists()
 

@@ -1,5 +1,6 @@
 """`python -m reproduce labels`: the label maps of token labeling."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,17 +12,31 @@ from reproduce.commands.options import SETTINGS
 app = typer.Typer(**SETTINGS)
 
 
+class Resize(StrEnum):
+    """How images are brought to the annotator's square."""
+
+    SQUASH = 'squash'
+    CROP = 'crop'
+
+
 @app.command()
 def labels(
     model: Annotated[str, typer.Argument(help='The annotator: any timm model.')],
     data: options.Data,
-    output: Annotated[Path, typer.Option(help='Folder for the maps, WNID/NAME.pt.')],
+    output: Annotated[Path, typer.Option(help='Folder for the maps, CLASS/NAME.pt.')],
     checkpoint: Annotated[
         Path | None, typer.Option(help="The annotator's weights.  [default: timm's pretrained]")
     ] = None,
     img_size: Annotated[
         int | None, typer.Option(help="Side of the images in pixels.  [default: the model's]")
     ] = None,
+    resize: Annotated[
+        Resize,
+        typer.Option(
+            help='squash resizes the whole image to the square; crop resizes the short side and '
+            "cuts the centre out, as LV-ViT's code does."
+        ),
+    ] = Resize.SQUASH,
     batch_size: Annotated[int, typer.Option(help='Images a batch, in each process.')] = 32,
     processes: options.Processes = 1,
     workers: options.Workers = 2,
@@ -41,4 +56,5 @@ def labels(
         workers,
         device and device.value,
         processes,
+        resize.value,
     )

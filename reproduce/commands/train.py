@@ -1,5 +1,6 @@
 """`python -m reproduce train`: classifiers, detectors and segmenters."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,20 @@ app = typer.Typer(
 )
 
 
+class TrainingPrecision(StrEnum):
+    """The floating-point type that autocast computes in; none with 'off'."""
+
+    FP16 = 'fp16'
+    BF16 = 'bf16'
+    OFF = 'off'
+
+
+Resume = Annotated[bool, typer.Option('--resume', help='Go on with what --output holds.')]
+TensorBoard = Annotated[
+    bool, typer.Option('--tensorboard', help='Write scalars for TensorBoard, too.')
+]
+
+
 @app.command('imagenet')
 def train_imagenet(
     model: Annotated[str, typer.Argument(help='A MAFormer or any timm model.')],
@@ -38,29 +53,63 @@ def train_imagenet(
         bool, typer.Option('--token-labeling', help='Train with token labeling (needs --labels).')
     ] = False,
     labels: Annotated[
-        Path | None, typer.Option(help="Folder of the annotator's label maps, WNID/NAME.pt.")
+        Path | None, typer.Option(help="Folder of the annotator's label maps, CLASS/NAME.pt.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Whose recipe to follow.  [default: the model's size]")
+        str | None,
+        typer.Option(
+            help="Whose recipe to follow; docs/recipes.md lists them.  [default: the model's size]"
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option('--set', help='NAME=VALUE: another value of the recipe, e.g. batch_size=512.'),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option('--resume', help='Go on with what --output holds.')
+    grad_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            '--grad-checkpointing',
+            help='Keep less in memory, and compute it again in the backward pass.',
+        ),
     ] = False,
+    accumulation: Annotated[
+        int,
+        typer.Option(
+            help='Compute the share of a batch that each process has in so many parts, one after '
+            'the other.'
+        ),
+    ] = 1,
+    resume: Resume = False,
     until: Annotated[int | None, typer.Option(help='Stop after this epoch, to be resumed.')] = None,
+    checkpoint_steps: Annotated[
+        int, typer.Option(help='Save after every so many steps of an epoch, too.')
+    ] = 500,
     processes: options.Processes = 1,
-    workers: options.Workers = 2,
-    amp: options.Amp = None,
+    workers: options.Workers = 8,
+    amp: Annotated[
+        TrainingPrecision | None,
+        typer.Option(
+            '--amp',
+            help='Mixed precision.  [default: bf16 on GPUs, fp16 on those without it; off on CPUs]',
+        ),
+    ] = None,
     device: options.Device = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
-    """Train a classifier by the paper's recipe."""
+    """Train a classifier by the paper's recipe.
+
+    SIGTERM and SIGUSR1 end it after the step at hand, with a checkpoint to be resumed from and
+    status 143 or 138.
+    """
+    # Imported here, so that `--help` does not wait for torch.
     from reproduce.train.classifier import TrainingJob, train
     from reproduce.train.recipes import recipe_for
 
     chosen = recipe_for(model, token_labeling, recipe).changed(**_parse(changes or []))
+    if grad_checkpointing:
+        chosen = chosen.changed(grad_checkpointing=True)
+    if accumulation != 1:
+        chosen = chosen.changed(accumulation=accumulation)
     job = TrainingJob(
         recipe=chosen,
         data=data,
@@ -69,8 +118,10 @@ def train_imagenet(
         resume=resume,
         until=until,
         workers=workers,
-        amp=amp and amp.value,
+        precision='fp32' if amp is TrainingPrecision.OFF else amp and amp.value,
         device=device and device.value,
+        tensorboard=tensorboard,
+        checkpoint_steps=checkpoint_steps,
     )
     train(job, processes)
 
@@ -98,20 +149,32 @@ def train_config(
         list[str] | None,
         typer.Option('--cfg-options', metavar=KEY_VALUES, help="Values in place of the config's."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option('--resume', help='Go on from the last checkpoint in --output.')
-    ] = False,
+    resume: Resume = False,
     processes: options.Processes = 1,
     amp: Annotated[bool, typer.Option('--amp', help='Mixed precision, on GPUs.')] = False,
     scale_lr: Annotated[
         bool, typer.Option(help='Scale the learning rate with the batch, as auto_scale_lr says.')
     ] = True,
+    tensorboard: TensorBoard = False,
 ) -> None:
-    """Train a detector or segmenter: any config of this project, mmdet or mmseg."""
-    from reproduce.train.runner import RunnerJob, train
+    """Train a detector or segmenter: any config of this project, mmdet or mmseg.
 
-    job = RunnerJob(
-        config, data, output, checkpoint, tuple(cfg_options or ()), resume, amp, scale_lr
+    SIGTERM and SIGUSR1 end it after the iteration at hand, with a checkpoint to be resumed from and
+    status 143 or 138.
+    """
+    # Imported here, so that `--help` does not wait for torch.
+    from reproduce.train.runner import ConfigTrainingJob, train
+
+    job = ConfigTrainingJob(
+        config,
+        data,
+        output,
+        checkpoint,
+        tuple(cfg_options or ()),
+        resume,
+        amp,
+        scale_lr,
+        tensorboard,
     )
     train(job, processes)
 

@@ -1,24 +1,22 @@
-"""The training loop: one process or several, interrupted or not, the same curve.
+"""Training a classifier: one process or several, interrupted or not, the same curve.
 
 An output folder holds
 
     recipe.json         the recipe, the data it ran on and what was scaled
-    train.log           what was decided, and a line an epoch
-    log.csv             a row an epoch
-    last.pth            all that a resumed training needs, written after every epoch
-    model.safetensors   the averaged weights, when the training is over
+    train.log           what was decided, and a line for each epoch
+    log.csv             a row for each epoch
+    last.pth            all that a resumed training needs, written after every epoch, in long ones
+                        every few hundred steps too, and when the training is asked to stop
+    best.safetensors    the averaged weights of the epoch in which they scored best
+    model.safetensors   the averaged weights of the last epoch, when the training is over
+    summary.json        the Top-1 of both, at each of the recipe's test crops
     curve.png           loss and accuracy over the epochs
-
-Everything random is seeded anew from (seed, epoch, process) when an epoch begins. A resumed
-training therefore needs no generator's state to go on exactly as if it had not stopped.
+    tensorboard/        the same scalars and those of single steps, if they were asked for
 """
 
-import io
 import json
-import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,45 +26,44 @@ import pandas as pd
 import timm
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
-from safetensors.torch import save
-from timm.data import Mixup, resolve_data_config
-from timm.data.mixup import mixup_target
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.utils import ModelEmaV3
-from torch.nn.parallel import DistributedDataParallel
+from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from datasets.imagenet import ImageNet, load
 from reproduce import distributed
-from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
+from reproduce.train.classifier_steps import PRECISIONS, ClassifierTraining
 from reproduce.train.curve import Panel, draw
-from reproduce.train.images import Batches, TrainingImages, ValidationImages, seed_everything
+from reproduce.train.output_folder import claimed
 from reproduce.train.recipes import Recipe
-from reproduce.train.token_labeling import dense_labels, mix_tokens, token_grid, token_labeling_loss
+from reproduce.train.stopping import StopRequests, TrainingStopped
+from reproduce.train.tensorboard import check_installed, open_writer
 
-PRECISIONS = {'fp16': torch.float16, 'bf16': torch.bfloat16}
+# The device is waited for every so many steps, to see how it stands and to write a log.
+LOG_STEPS = 50
+
+# fp16's first scale is 2 ** 16: after so many halvings in a row it is not the scale.
+MOST_SKIPPED_IN_A_ROW = 50
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training and where it takes place.
+    """A classifier's training, and where it takes place.
 
     Attributes:
         recipe: what is trained, and how.
         data: the folder of ImageNet, or of data in its form.
-        output: folder for what comes of it.
-        labels: folder of the dense label maps; needed for token labeling, and only there.
+        output: the folder that everything is written into.
+        labels: the folder of the label maps; needed for token labeling, and only for that.
         resume: go on with the training that `output` holds.
-        until: stop after that many epochs of the recipe's, to be resumed later.
+        until: stop after that many of the recipe's epochs, to be resumed later.
         workers: processes that read images, for each process that computes.
-        amp: 'fp16' or 'bf16'; None computes in fp32.
+        precision: 'fp32', 'fp16' or 'bf16'; None takes fp32 on CPUs, and on GPUs bf16 or, without
+            it, fp16.
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
+        tensorboard: write scalars for TensorBoard.
+        checkpoint_steps: write `last.pth` after every so many steps of an epoch, too.
     """
 
     recipe: Recipe
@@ -75,38 +72,44 @@ class TrainingJob:
     labels: Path | None = None
     resume: bool = False
     until: int | None = None
-    workers: int = 2
-    amp: str | None = None
+    workers: int = 8
+    precision: str | None = None
     device: str | None = None
+    tensorboard: bool = False
+    checkpoint_steps: int = 500
 
 
 def train(job: TrainingJob, processes: int = 1) -> list[dict[str, float]]:
     """Train on `processes` processes of this machine, or on those that `torchrun` started.
 
     Returns:
-        the log: a row an epoch, of the earlier epochs too if the training was resumed; None in all
-        but the first of the processes that a launcher started.
+        the log: a row for each epoch, those before a resumption too; None in all but the first of
+        the processes that a launcher started.
 
     Raises:
         UserError: if the job does not fit the data, the machine or what `output` holds already,
-            an image or a label map cannot be read, or the loss is no longer finite.
+            an image or a label map cannot be read, or the gradients are no longer finite.
+        TrainingStopped: if SIGTERM or SIGUSR1 asked for it.
     """
     return distributed.run(_run, job, processes=processes, device=job.device)
 
 
 def _run(group: Group, job: TrainingJob) -> list[dict[str, float]]:
-    check(job)
-    return _Training(job, group).run()
+    _check_options(job)
+    with claimed(job.output, group), StopRequests(group) as stop:
+        _check_output(job)
+        training = ClassifierTraining(
+            job.recipe, job.data, group, job.labels, job.workers, job.precision
+        )
+        return _Run(job, training, stop).run()
 
 
-def check(job: TrainingJob) -> None:
-    """Hold the job against itself and against what its output folder holds.
-
-    Raises:
-        UserError: if the two cannot both stand.
-    """
-    if job.amp is not None and job.amp not in PRECISIONS:
-        raise UserError(f"--amp '{job.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
+def _check_options(job: TrainingJob) -> None:
+    """Hold the options of the job against each other."""
+    if job.precision is not None and job.precision not in PRECISIONS:
+        raise UserError(
+            f"the precision '{job.precision}' is unknown: name one of {', '.join(PRECISIONS)}."
+        )
     if job.recipe.token_labeling and job.labels is None:
         raise UserError(
             "token labeling needs the annotator's label maps: name their folder with --labels; "
@@ -116,11 +119,19 @@ def check(job: TrainingJob) -> None:
         raise UserError('--labels is for token labeling only: add --token-labeling or leave it.')
     if job.labels is not None and not job.labels.is_dir():
         raise UserError(
-            f'{job.labels} is not a folder: expected label maps WNID/NAME.pt in it; '
+            f'{job.labels} is not a folder: expected label maps CLASS/NAME.pt in it; '
             "'python -m reproduce labels' makes them."
         )
     if job.until is not None and job.until < 1:
         raise UserError(f'--until {job.until} leaves nothing to train: expected 1 or more.')
+    if job.checkpoint_steps < 1:
+        raise UserError(f'--checkpoint-steps {job.checkpoint_steps}: expected 1 or more.')
+    if job.tensorboard:
+        check_installed()
+
+
+def _check_output(job: TrainingJob) -> None:
+    """Hold the job against what its output folder holds."""
     last = job.output / 'last.pth'
     if last.exists() and not job.resume:
         raise UserError(
@@ -131,153 +142,138 @@ def check(job: TrainingJob) -> None:
         raise UserError(f'there is no {last} to resume: leave out --resume to begin.')
 
 
-class _Training:
-    def __init__(self, job: TrainingJob, group: Group) -> None:
-        self.job, self.group, self.recipe = job, group, job.recipe
-        self.train_data = load(job.data, 'train')
-        self.val_data = load(job.data, 'val')
-        _check_split(self.train_data, self.val_data, self.recipe, group.size)
-        seed_everything(self.recipe.seed)
-        model = build(self.recipe, len(self.train_data.classes)).to(group.device)
-        config = {
-            **resolve_data_config({}, model=model),
-            'input_size': (3, self.recipe.img_size, self.recipe.img_size),
-        }
-        self.model = model
-        self.ema = ModelEmaV3(model, decay=self.recipe.ema_decay)
-        self.network: nn.Module = model
-        if group.size > 1:
-            ids = [group.device.index] if group.device.type == 'cuda' else None
-            self.network = DistributedDataParallel(model, device_ids=ids)
-        self.optimizer = create_optimizer_v2(
-            model, 'adamw', lr=self.recipe.scaled_lr, weight_decay=self.recipe.weight_decay
-        )
-        self.scaler = torch.amp.GradScaler(
-            group.device.type, enabled=job.amp == 'fp16' and group.device.type == 'cuda'
-        )
-        self.batches = Batches(
-            len(self.train_data.samples),
-            self.recipe.batch_size,
-            group.rank,
-            group.size,
-            self.recipe.seed,
-        )
-        self.scheduler, _ = create_scheduler_v2(
-            self.optimizer,
-            'cosine',
-            num_epochs=self.recipe.epochs,
-            warmup_epochs=self.recipe.warmup_epochs,
-            warmup_lr=min(self.recipe.warmup_lr, self.recipe.scaled_lr),
-            min_lr=min(self.recipe.min_lr, self.recipe.scaled_lr),
-            cooldown_epochs=self.recipe.cooldown_epochs,
-            step_on_epochs=False,
-            updates_per_epoch=len(self.batches),
-        )
-        shared = {
-            'num_workers': job.workers,
-            'pin_memory': group.device.type == 'cuda',
-            'persistent_workers': job.workers > 0,
-        }
-        self.train_loader = ErrorPreservingLoader(
-            TrainingImages(self.train_data, self.recipe, config, job.labels),
-            batch_sampler=self.batches,
-            **shared,
-        )
-        self.val_loader = ErrorPreservingLoader(
-            ValidationImages(self.val_data, config),
-            batch_size=max(1, self.recipe.batch_size // group.size),
-            sampler=range(group.rank, len(self.val_data.samples), group.size),
-            **shared,
-        )
-        self.targets = targets_of(self.recipe, model, len(self.train_data.classes))
-        self.history: list[dict[str, float]] = []
+class _Run:
+    """The epochs of a training, and the files that they leave behind."""
+
+    def __init__(self, job: TrainingJob, training: ClassifierTraining, stop: StopRequests) -> None:
+        self.job, self.training, self.stop = job, training, stop
+        self.group, self.recipe = training.group, training.recipe
+        self.last_checkpoint = job.output / 'last.pth'
+        self.writer = None
 
     def run(self) -> list[dict[str, float]]:
+        training, last = self.training, self.recipe.total_epochs
         if self.job.resume:
-            self._restore()
+            training.restore(self.last_checkpoint)
+            self._log(
+                f'resumed after epoch {training.epoch} and {training.step} steps on '
+                f'{self.group.size} processes'
+            )
         else:
             self._begin()
-        last = self.recipe.total_epochs
+        if self.job.tensorboard and self.group.rank == 0:
+            done = training.epoch * training.steps_per_epoch + training.step
+            self.writer = open_writer(self.job.output / 'tensorboard', done)
         stop = min(last, self.job.until or last)
-        for epoch in range(len(self.history), stop):
-            start = time.perf_counter()
-            loss = self._train_epoch(epoch)
-            row = {
-                'epoch': epoch + 1,
-                'lr': self.optimizer.param_groups[0]['lr'],
-                'loss': loss,
-                'top1': self._top1(self.model),
-                'ema_top1': self._top1(self.ema.module),
-                'seconds': round(time.perf_counter() - start, 2),
-            }
-            self.history.append(row)
+        while training.epoch < stop:
+            row = self._run_epoch()
+            training.history.append(row)
+            self._keep_best()
+            training.next_epoch()
             self._save()
+            skipped = f', {row["skipped"]} steps skipped' if row['skipped'] else ''
+            left = timedelta(seconds=round(row['seconds'] * (stop - training.epoch)))
             self._log(
-                f'epoch {epoch + 1}/{last}: loss {loss:.4f}, top-1 {row["top1"]:.2f} %, '
-                f'averaged weights {row["ema_top1"]:.2f} %, {row["seconds"]:.1f} s, '
-                f'{timedelta(seconds=round(row["seconds"] * (stop - epoch - 1)))} left'
+                f'epoch {training.epoch}/{last}: loss {row["loss"]:.4f}{skipped}, '
+                f'top-1 {row["top1"]:.2f} %, averaged weights {row["ema_top1"]:.2f} %, '
+                f'{row["seconds"]:.1f} s, {left} left'
             )
         if self.group.rank == 0:
-            plot(self.history, self.job.output / 'curve.png')
-            if len(self.history) == last:
-                self._export()
+            plot(training.history, self.job.output / 'curve.png')
+        if training.epoch == last:
+            self._finish()
+        if self.writer is not None:
+            self.writer.close()
         self.group.agree()
-        return self.history
+        return training.history
 
-    def _train_epoch(self, epoch: int) -> float:
-        """The mean loss of the epoch, over all processes."""
-        seed_everything(self.recipe.seed, epoch, self.group.rank)
-        self.batches.epoch = epoch
-        self.network.train()
-        device = self.group.device
-        total = torch.zeros(2, dtype=torch.float64, device=device)
-        steps = tqdm(
-            self.train_loader,
-            f'epoch {epoch + 1}/{self.recipe.total_epochs}',
-            len(self.batches),
+    def _run_epoch(self) -> dict[str, float]:
+        """Train what is left of the epoch, and return its row of the log."""
+        training = self.training
+        begun = time.perf_counter() - training.seconds
+        bar = tqdm(
+            desc=f'epoch {training.epoch + 1}/{self.recipe.total_epochs}',
+            total=training.steps_per_epoch,
+            initial=training.step,
             leave=False,
             disable=True if self.group.rank else None,
         )
-        for step, batch in enumerate(steps, epoch * len(self.batches)):
-            self.scheduler.step_update(step)
-            batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            images, loss_of = self.targets(batch)
-            with self._autocast():
-                output = self.network(images)
-            loss = loss_of(output)
-            self.optimizer.zero_grad()
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.ema.update(self.model)
-            total += torch.stack([loss.detach().double(), torch.ones_like(loss).double()])
-        summed, count = self.group.add(total).tolist()
-        if not math.isfinite(summed):
+        with bar:
+            for batch in training.batches():
+                self._stop_if_asked(begun)
+                training.take_step(batch)
+                bar.update()
+                if training.step % LOG_STEPS == 0:
+                    self._look()
+                more = training.step < training.steps_per_epoch
+                if more and training.step % self.job.checkpoint_steps == 0:
+                    training.seconds = time.perf_counter() - begun
+                    self._save()
+        skipped = self._look()
+        loss = training.mean_loss()
+        evaluate = training.top1
+
+        def stop_if_asked() -> None:
+            self._stop_if_asked(begun)
+
+        row = {
+            'epoch': training.epoch + 1,
+            'lr': training.optimizer.param_groups[0]['lr'],
+            'loss': loss,
+            'top1': evaluate(training.model, after_batch=stop_if_asked),
+            'ema_top1': evaluate(training.ema.module, after_batch=stop_if_asked),
+            'skipped': skipped,
+            'seconds': round(time.perf_counter() - begun, 2),
+        }
+        if self.writer is not None:
+            step = (training.epoch + 1) * training.steps_per_epoch
+            for name in ('loss', 'top1', 'ema_top1', 'skipped'):
+                self.writer.add_scalar(f'epoch/{name}', row[name], step)
+            self.writer.flush()
+        return row
+
+    def _look(self) -> int:
+        """Wait for the device, and return the number of skipped steps of the epoch.
+
+        Raises:
+            UserError: if so many were skipped in a row that the loss will not become finite again.
+        """
+        training = self.training
+        skipped, in_a_row = training.skipped_steps()
+        if in_a_row >= MOST_SKIPPED_IN_A_ROW:
             raise UserError(
-                f'the loss is not finite in epoch {epoch + 1}: the last good state is in '
-                f'{self.job.output / "last.pth"}; lower lr, or do without --amp.'
+                f'the gradients of the last {in_a_row} steps were not finite, in epoch '
+                f'{training.epoch + 1}: the last good state is in {self.last_checkpoint}; begin '
+                'anew with a lower lr, or with --amp off.'
             )
-        return summed / count
+        if self.writer is not None:
+            step = training.epoch * training.steps_per_epoch + training.step
+            total, count = training.losses.tolist()
+            if count:
+                self.writer.add_scalar('step/mean_loss_of_epoch', total / count, step)
+            self.writer.add_scalar('step/lr', training.optimizer.param_groups[0]['lr'], step)
+            self.writer.add_scalar('step/loss_scale', training.scaler.get_scale(), step)
+            self.writer.add_scalar('step/skipped', skipped, step)
+        return skipped
 
-    @torch.inference_mode()
-    def _top1(self, model: nn.Module) -> float:
-        """Top-1 on the validation images in percent, every image exactly once."""
-        model.eval()
-        correct = torch.zeros((), dtype=torch.int64, device=self.group.device)
-        for images, labels in self.val_loader:
-            with self._autocast():
-                logits = model(images.to(self.group.device))
-            correct += (logits.argmax(1) == labels.to(self.group.device)).sum()
-        return 100 * self.group.add(correct).item() / len(self.val_data.samples)
-
-    def _autocast(self) -> AbstractContextManager:
-        if self.job.amp is None:
-            return nullcontext()
-        return torch.autocast(self.group.device.type, PRECISIONS[self.job.amp])
+    def _stop_if_asked(self, begun: float) -> None:
+        number = self.stop.agreed()
+        if number is None:
+            return
+        training = self.training
+        training.seconds = time.perf_counter() - begun
+        self._save()
+        sentence = (
+            f'{number.name} came after {training.step} of {training.steps_per_epoch} steps of '
+            f'epoch {training.epoch + 1}; {self.last_checkpoint} holds the state: go on with the '
+            'same command and --resume.'
+        )
+        self._log(f'stopped: {sentence}')
+        raise TrainingStopped(sentence).by(number)
 
     def _begin(self) -> None:
+        training = self.training
         if self.group.rank == 0:
-            self.job.output.mkdir(parents=True, exist_ok=True)
             (self.job.output / 'train.log').write_text('')
             record = {
                 'recipe': self.recipe.model_dump(),
@@ -289,81 +285,72 @@ class _Training:
                         'fingerprint': data.fingerprint,
                         'problems': data.problems,
                     }
-                    for data in (self.train_data, self.val_data)
+                    for data in (training.train_data, training.val_data)
                 },
+                'labels': training.origin_of_labels,
                 'processes': self.group.size,
-                'amp': self.job.amp,
+                'precision': training.precision,
                 'torch': torch.__version__,
                 'timm': timm.__version__,
             }
             text = json.dumps(record, indent=2)
             write_atomically(self.job.output / 'recipe.json', text + '\n')
-        for data in (self.train_data, self.val_data):
+        for data in (training.train_data, training.val_data):
             state = 'complete' if data.complete else f'not ImageNet-1K: {"; ".join(data.problems)}'
             self._log(f'{data.split}: {len(data.samples):,} images, {state}')
-        self._log(scaling(self.recipe, self.group.size))
-
-    def _restore(self) -> None:
-        path = self.job.output / 'last.pth'
-        try:
-            state = torch.load(path, map_location='cpu', weights_only=True)
-        except Exception as error:  # torch raises half a dozen types here
-            raise UserError(
-                f'cannot read {path}: {str(error).partition(chr(10))[0]}; begin anew in '
-                'another folder.'
-            ) from error
-        recipe, data = json.loads(state['recipe']), state['data']
-        now = json.loads(self.recipe.model_dump_json())
-        if differ := [name for name in now if now[name] != recipe.get(name)]:
-            raise UserError(
-                f'{path} was trained with {differ[0]} = {recipe.get(differ[0])}, not '
-                f'{now[differ[0]]}: resume with the same recipe, or begin in another folder.'
-            )
-        if data != self.train_data.fingerprint:
-            raise UserError(
-                f'{path} was trained on other images than {self.job.data} holds: '
-                'resume with the same data, or begin in another folder.'
-            )
-        self.model.load_state_dict(state['model'])
-        self.ema.module.load_state_dict(state['ema'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        self.scheduler.load_state_dict(state['scheduler'])
-        self.scaler.load_state_dict(state['scaler'])
-        self.history = state['history']
-        self._log(f'resumed after epoch {len(self.history)} on {self.group.size} processes')
+        self._log(f'{scaling(self.recipe, self.group.size)}; {training.precision}')
 
     def _save(self) -> None:
-        if self.group.rank:
-            return
-        state = {
-            'model': self.model.state_dict(),
-            'ema': self.ema.module.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
-            'scheduler': self.scheduler.state_dict(),
-            'scaler': self.scaler.state_dict(),
-            'history': self.history,
-            'recipe': self.recipe.model_dump_json(),
-            'data': self.train_data.fingerprint,
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(self.job.output / 'last.pth', buffer.getvalue())
-        text = pd.DataFrame(self.history).to_csv(index=False)
-        write_atomically(self.job.output / 'log.csv', text)
+        self.training.save(self.last_checkpoint)
+        if self.group.rank == 0 and self.training.history:
+            text = pd.DataFrame(self.training.history).to_csv(index=False)
+            write_atomically(self.job.output / 'log.csv', text)
 
-    def _export(self) -> None:
-        """The averaged weights, and in the file's metadata what makes the model they belong to."""
-        weights = {k: v.contiguous().cpu() for k, v in self.ema.module.state_dict().items()}
+    def _keep_best(self) -> None:
+        """Write the averaged weights if they scored best in the epoch that has just ended."""
+        history = self.training.history
+        if self.group.rank == 0 and best_epoch(history) == history[-1]['epoch']:
+            self._write_weights('best.safetensors')
+
+    def _finish(self) -> None:
+        """Write the last weights, and evaluate them and the best ones at every test crop."""
+        training = self.training
+        epoch, best = training.history[-1]['epoch'], best_epoch(training.history)
+        if self.group.rank == 0:
+            self._write_weights('model.safetensors')
+        crops = self.recipe.test_crops
+        model = training.ema.module
+        summary = {'last': _summary('model.safetensors', epoch, crops, training.top1, model)}
+        if best != epoch:
+            path = self.job.output / 'best.safetensors'
+            if not path.is_file():
+                raise UserError(
+                    f'{path} is gone, so its weights cannot be evaluated: the last ones are in '
+                    f'{path.with_name("model.safetensors")}.'
+                )
+            model.load_state_dict(load_file(path))
+        summary['best'] = _summary('best.safetensors', best, crops, training.top1, model)
+        for name, weights in summary.items():
+            scores = ', '.join(f'{top1:.2f} % at crop {c}' for c, top1 in weights['top1'].items())
+            self._log(f'averaged weights of the {name} epoch, {weights["epoch"]}: top-1 {scores}')
+        if self.group.rank == 0:
+            text = json.dumps(summary, indent=2)
+            write_atomically(self.job.output / 'summary.json', text + '\n')
+
+    def _write_weights(self, name: str) -> None:
+        """Write the averaged weights, and in the file's metadata what makes their model."""
+        training = self.training
+        weights = {k: v.contiguous().cpu() for k, v in training.ema.module.state_dict().items()}
         metadata = {
             'model': self.recipe.model,
-            'num_classes': str(len(self.train_data.classes)),
+            'num_classes': str(len(training.train_data.classes)),
             'token_labeling': str(self.recipe.token_labeling).lower(),
             'img_size': str(self.recipe.img_size),
+            'epoch': str(training.history[-1]['epoch']),
             'recipe': self.recipe.model_dump_json(),
         }
-        path = self.job.output / 'model.safetensors'
+        path = self.job.output / name
         write_atomically(path, save(weights, metadata))
-        self._log(f'written: {path}')
 
     def _log(self, line: str) -> None:
         if self.group.rank == 0:
@@ -372,37 +359,26 @@ class _Training:
                 file.write(line + '\n')
 
 
-def build(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The recipe's model with fresh weights.
+def best_epoch(history: list[dict[str, float]]) -> int:
+    """Return the first epoch whose averaged weights scored best, counted from 1."""
+    return max(history, key=lambda row: row['ema_top1'])['epoch']
 
-    Raises:
-        UserError: if timm knows no such model, or it cannot be had as the recipe wants it.
-    """
-    arguments: dict[str, Any] = {}
-    if recipe.token_labeling:
-        if not recipe.model.startswith('maformer'):
-            raise UserError(
-                f"'{recipe.model}' has no auxiliary head on its tokens: token labeling trains "
-                'MAFormers only; leave out --token-labeling.'
-            )
-        arguments['token_labeling'] = True
-    if not timm.is_model(recipe.model):
-        raise UserError(f"timm has no model '{recipe.model}': see timm.list_models().")
-    config = timm.get_pretrained_cfg(recipe.model)
-    if recipe.model.startswith('maformer') or (config and config.fixed_input_size):
-        arguments['img_size'] = recipe.img_size
-    return timm.create_model(
-        recipe.model,
-        num_classes=num_classes,
-        drop_path_rate=recipe.drop_path or None,
-        **arguments,
-    )
+
+def _summary(
+    file: str,
+    epoch: int,
+    crops: tuple[float, ...],
+    top1: Callable[[nn.Module, float], float],
+    model: nn.Module,
+) -> dict[str, Any]:
+    return {'file': file, 'epoch': epoch, 'top1': {str(crop): top1(model, crop) for crop in crops}}
 
 
 def scaling(recipe: Recipe, processes: int) -> str:
-    """What batch and learning rate became of the recipe's, in words."""
-    share = recipe.batch_size // processes
-    batch = f'batch {recipe.batch_size} = {processes} x {share}'
+    """Return a sentence on the batch and the learning rate, and how they were scaled."""
+    share = recipe.batch_size // (processes * recipe.accumulation)
+    parts = f' x {recipe.accumulation} parts' if recipe.accumulation > 1 else ''
+    batch = f'batch {recipe.batch_size} = {processes} x {share}{parts}'
     rate = f'learning rate {recipe.scaled_lr:.4g}'
     if recipe.batch_size == recipe.lr_batch_size:
         return f"{batch}, {rate}: the recipe's own, nothing was scaled"
@@ -410,48 +386,6 @@ def scaling(recipe: Recipe, processes: int) -> str:
         f'{batch}, {rate}: scaled with the batch from {recipe.lr:.4g} at {recipe.lr_batch_size} '
         f'(x {recipe.batch_size / recipe.lr_batch_size:.4g})'
     )
-
-
-Loss = Callable[[Any], torch.Tensor]
-Targets = Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, Loss]]
-
-
-def targets_of(recipe: Recipe, model: nn.Module, num_classes: int) -> Targets:
-    """A function from a batch to the mixed images and the loss of the model's output on them."""
-    if not recipe.token_labeling:
-        mixup = Mixup(
-            mixup_alpha=recipe.mixup_alpha,
-            cutmix_alpha=recipe.cutmix_alpha,
-            prob=recipe.mix_prob,
-            label_smoothing=recipe.label_smoothing,
-            num_classes=num_classes,
-        )
-
-        def plain(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Loss]:
-            images, labels = mixup(batch['image'], batch['label'])
-            return images, lambda output: F.cross_entropy(output.float(), labels)
-
-        return plain
-
-    stride = model.feature_info[-1]['reduction']
-
-    def dense(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Loss]:
-        images = batch['image']
-        grid = token_grid(images, stride)
-        labels, tokens = dense_labels(
-            batch['map'], batch['box'], batch['flip'], num_classes, grid, recipe.label_smoothing
-        )
-        true = mixup_target(batch['label'], num_classes, smoothing=recipe.label_smoothing)
-        labels = labels.lerp(true, recipe.true_class_share)
-        if torch.rand(()) < recipe.mix_prob:
-            images, labels, tokens = mix_tokens(
-                images, labels, tokens, stride, recipe.mix_token_alpha
-            )
-        return images, lambda output: token_labeling_loss(
-            output, labels, tokens, recipe.token_loss_weight
-        )
-
-    return dense
 
 
 def plot(history: list[dict[str, float]], path: Path) -> None:
@@ -463,21 +397,3 @@ def plot(history: list[dict[str, float]], path: Path) -> None:
         Panel('epoch', 'Top-1 (%)', {name: (log['epoch'], y) for name, y in accuracies.items()}),
     ]
     draw(panels, path)
-
-
-def _check_split(train: ImageNet, val: ImageNet, recipe: Recipe, processes: int) -> None:
-    if train.classes != val.classes:
-        raise UserError(
-            f'train and val of {train.root} have {len(train.classes)} and {len(val.classes)} '
-            'classes that are not the same: expected the same class folders in both.'
-        )
-    if len(train.samples) < recipe.batch_size:
-        raise UserError(
-            f'{len(train.samples)} training images do not fill a batch of {recipe.batch_size}: '
-            'lower batch_size.'
-        )
-    if recipe.batch_size % (2 * processes):
-        raise UserError(
-            f'a batch of {recipe.batch_size} cannot be mixed in pairs on {processes} processes: '
-            f'choose a batch_size that {2 * processes} divides.'
-        )

@@ -1,30 +1,36 @@
-"""Training images, augmented with timm's own transforms, and their label maps.
+"""Training images, augmented with timm's own transforms, and the label maps that follow them.
 
-What is random about an image is decided by (seed, epoch, image) alone. So neither the number of
-processes and workers nor an interruption changes the images that a training sees.
+What is random about an image is decided by (seed, epoch, image, repeat) alone. So neither the
+number of processes and workers nor an interruption changes the images that a training sees.
 """
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from timm.data import auto_augment, create_transform
+from PIL import Image, ImageOps
+from timm.data import create_transform
+from timm.data.auto_augment import RandAugment
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.utils.data import Dataset, Sampler
-from torchvision.transforms import functional as TF
 
 from datasets.imagenet import ImageNet, open_image
+from reproduce.errors import UserError
+from reproduce.train.augmentation import TracedImage, make_legal
 from reproduce.train.recipes import Recipe
-from reproduce.train.token_labeling import label_map_path, load_label_map
+from reproduce.train.seeds import seeded
+from reproduce.train.token_labeling import label_map_path, load_label_map, move_label_map
+
+# An image of an epoch: (epoch, index, repeat).
+Key = tuple[int, int, int]
 
 
 class RememberedCrop(RandomResizedCropAndInterpolation):
-    """timm's random resized crop, which tells in `box` where it was cut.
+    """timm's random resized crop, which keeps in `box` where it last cut.
 
     `box` is left, top, right, bottom in fractions of the image.
     """
@@ -39,10 +45,23 @@ class RememberedCrop(RandomResizedCropAndInterpolation):
 
 
 class TrainingImages(Dataset):
-    """Augmented images by (epoch, index).
+    """Augmented images by (epoch, index, repeat).
 
-    An item is a dict of `image` (3, S, S), `label`, and with label maps also `map` [2, k, H, W],
-    `box` (4,) and `flip` as `token_labeling.dense_labels` takes them.
+    Without label maps the order is timm's: crop, flip, RandAugment, random erasing. With them it is
+    LV-ViT's: flip, RandAugment on the whole image, crop, random erasing; the map follows all of it.
+
+    An item is a dict of `image` (3, S, S), `label`, and with label maps also `map` [2, k, H, W] and
+    `box` (4,) as `token_labeling.dense_labels` takes them.
+
+    Args:
+        data: the images.
+        recipe: decides the augmentation.
+        config: timm's data config of the model, of which the mean and the deviation are taken.
+        labels: the folder of the label maps; None for none.
+
+    Raises:
+        UserError: if the recipe's RandAugment is none of timm's, or the first label map cannot be
+            read.
     """
 
     def __init__(
@@ -50,67 +69,92 @@ class TrainingImages(Dataset):
     ) -> None:
         self.data, self.seed, self.labels, self.hflip = data, recipe.seed, labels, recipe.hflip
         self.crop = RememberedCrop(
-            recipe.img_size, recipe.crop_scale, interpolation=recipe.interpolation
-        )
-        _, self.augment, self.to_tensor = create_transform(
             recipe.img_size,
-            is_training=True,
-            auto_augment=recipe.rand_augment or None,
+            recipe.crop_scale,
+            recipe.crop_ratio,
             interpolation=recipe.interpolation,
-            mean=config['mean'],
-            std=config['std'],
-            re_prob=recipe.random_erasing,
-            re_mode='pixel',
-            separate=True,
         )
-        allow_no_bits(self.augment)
+        try:
+            _, augment, self.to_tensor = create_transform(
+                recipe.img_size,
+                is_training=True,
+                auto_augment=recipe.rand_augment or None,
+                color_jitter=recipe.color_jitter,
+                interpolation=recipe.interpolation,
+                mean=config['mean'],
+                std=config['std'],
+                re_prob=recipe.random_erasing,
+                re_mode='pixel',
+                separate=True,
+            )
+        except (AssertionError, ValueError) as error:
+            raise UserError(
+                f"'{recipe.rand_augment}' is no RandAugment of timm's: expected one such as "
+                'rand-m9-mstd0.5-inc1.'
+            ) from error
+        self.augment = [
+            make_legal(step) if isinstance(step, RandAugment) else step
+            for step in augment.transforms
+        ]
+        self.map_shape = None
+        if labels is not None:
+            self.map_shape = self._label_map(0).shape
 
     def __len__(self) -> int:
         return len(self.data.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        epoch, index, repeat = key
         path, label = self.data.samples[index]
-        with seeded(self.seed, epoch, index):
-            image = self.crop(open_image(path))
-            flip = random.random() < self.hflip
-            image = self.to_tensor(self.augment(TF.hflip(image) if flip else image))
-        item = {'image': image, 'label': label}
-        if self.labels is not None:
-            wnid = self.data.classes[label]
-            item |= {
-                'map': load_label_map(label_map_path(self.labels, path, wnid)),
-                'box': torch.tensor(self.crop.box),
-                'flip': flip,
-            }
-        return item
+        image = open_image(path)
+        label_map = None if self.labels is None else self._label_map(index)
+        with seeded(self.seed, epoch, index, repeat):
+            if label_map is None:
+                return {'image': self._cropped_first(image), 'label': label}
+            image, label_map, box = self._cropped_last(image, label_map)
+        return {'image': image, 'label': label, 'map': label_map, 'box': torch.tensor(box)}
 
+    def _cropped_first(self, image: Image.Image) -> torch.Tensor:
+        image = self.crop(image)
+        if random.random() < self.hflip:
+            image = ImageOps.mirror(image)
+        for step in self.augment:
+            image = step(image)
+        return self.to_tensor(image)
 
-def allow_no_bits(augment: Any) -> None:
-    """Let the `posterize` of timm's RandAugment keep 0 bits, which is a black image.
+    def _cropped_last(
+        self, image: Image.Image, label_map: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]:
+        traced = TracedImage.of(image, tuple(label_map.shape[-2:]))
+        if random.random() < self.hflip:
+            traced = traced.mirrored()
+        for step in self.augment:
+            if isinstance(step, RandAugment):
+                traced = step(traced)
+            else:
+                traced = replace(traced, image=step(traced.image))
+        cropped = self.to_tensor(self.crop(traced.image))
+        return cropped, move_label_map(label_map, traced.sources()), self.crop.box
 
-    'PosterizeIncreasing' keeps 4 bits less four tenths of the drawn level, so none at level 10,
-    which 'rand-m9-mstd0.5-inc1' draws for two of a thousand images. Pillow used to return a black
-    image then, and recent releases raise an error instead.
-
-    Args:
-        augment: the second of the transforms that `timm.data.create_transform` returns with
-            `separate=True`; changed in place.
-    """
-    for policy in getattr(augment, 'transforms', ()):
-        for operation in getattr(policy, 'ops', ()):
-            if getattr(operation, 'aug_fn', None) is auto_augment.posterize:
-                operation.aug_fn = _posterize
-
-
-def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    if bits_to_keep == 0:
-        return Image.new(image.mode, image.size)
-    return auto_augment.posterize(image, bits_to_keep)
+    def _label_map(self, index: int) -> torch.Tensor:
+        path, label = self.data.samples[index]
+        path = label_map_path(self.labels, path, self.data.classes[label])
+        label_map = load_label_map(path)
+        if self.map_shape not in (None, label_map.shape):
+            raise UserError(
+                f'{path} is {list(label_map.shape)} and the first label map '
+                f'{list(self.map_shape)}: expected maps of one annotator; make them again.'
+            )
+        return label_map
 
 
 class ValidationImages(Dataset):
-    """(image (3, S, S), label) as the model's evaluation crops it."""
+    """(image (3, S, S), label) as the model's evaluation crops it.
+
+    Args:
+        data: the images.
+        config: timm's data config of the model.
+    """
 
     def __init__(self, data: ImageNet, config: dict[str, Any]) -> None:
         self.data = data
@@ -124,51 +168,43 @@ class ValidationImages(Dataset):
         return self.transform(open_image(path)), label
 
 
-class Batches(Sampler):
-    """The keys (epoch, index) of one process's share of every batch.
+class TrainingBatches(Sampler):
+    """The keys of one process's share of every batch of an epoch.
 
-    Every epoch is a permutation of the images, cut into whole batches of `batch_size`, and every
-    batch into equal parts for the processes: the same batches on any number of them.
+    Every epoch is a permutation of the images, cut into whole batches of `batch_size`. With
+    repeats, each image of the permutation comes several times in a row, and the epoch ends when it
+    has as many batches as without. Batches are dealt to the processes one image each in turn, so
+    that the repeats of an image meet different processes, and are the same batches on any number
+    of them.
+
+    Args:
+        images: the number of images.
+        batch_size: images of a batch, of all processes together.
+        rank, size: which of how many processes this is.
+        seed: of the permutations.
+        repeats: how often each image is seen in a row.
+
+    Attributes:
+        epoch: the epoch whose batches are given.
+        first: the number of its batches that are left out, which a resumed training has done.
     """
 
-    def __init__(self, images: int, batch_size: int, rank: int, size: int, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.share = slice(rank * batch_size // size, (rank + 1) * batch_size // size)
-        self.epoch = 0
+    def __init__(
+        self, images: int, batch_size: int, rank: int, size: int, seed: int, repeats: int = 1
+    ) -> None:
+        self.images, self.batch_size, self.seed, self.repeats = images, batch_size, seed, repeats
+        self.share = slice(rank, batch_size, size)
+        self.epoch = self.first = 0
 
     def __len__(self) -> int:
-        return self.images // self.batch_size
+        return self.images // self.batch_size - self.first
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images)
-        for i in range(len(self)):
-            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in batch[self.share]]
-
-
-@contextmanager
-def seeded(*key: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's generators (CPU), seeded from `key`; restored afterwards."""
-    python, numpy, state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    first, second, third = _seeds(key)
-    try:
-        random.seed(first)
-        np.random.seed(second)
-        torch.default_generator.manual_seed(third)
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(state)
-
-
-def seed_everything(*key: int) -> None:
-    """Seed Python's, NumPy's and torch's generators from `key`, on all devices."""
-    first, second, third = _seeds(key)
-    random.seed(first)
-    np.random.seed(second)
-    torch.manual_seed(third)
-
-
-def _seeds(key: tuple[int, ...]) -> list[int]:
-    return np.random.SeedSequence(key).generate_state(3).tolist()
+        total = self.images // self.batch_size
+        for i in range(self.first, total):
+            places = range(i * self.batch_size, (i + 1) * self.batch_size)[self.share]
+            yield [
+                (self.epoch, int(order[place // self.repeats]), place % self.repeats)
+                for place in places
+            ]

@@ -1,13 +1,17 @@
 """The annotator: dense label maps for token labeling, from any timm model.
 
 As for LV-ViT's published maps, the classifier is applied to every position of the annotator's last
-feature map, on the whole image resized to a square, and the five largest logits are kept.
+feature map, and the five largest logits are kept. An output folder holds
+
+    CLASS/NAME.pt       the map of each training image
+    labels.json         the annotator, and how images were brought to its size
 """
 
 import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -23,10 +27,16 @@ from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
-from reproduce.train.token_labeling import label_map_path
+from reproduce.train.output_folder import claimed
+from reproduce.train.token_labeling import RECORD, label_map_path, origin
 from reproduce.weights import loading, store
 
 TOP = 5
+
+# How an image is brought to the annotator's square. 'squash' changes its aspect ratio, so that the
+# map covers the whole image. 'crop' is what LV-ViT's released code does: the short side is resized
+# and the centre is cut out, as for an evaluation. Training takes either for the whole image.
+RESIZES = ('squash', 'crop')
 
 
 def make_labels(
@@ -39,23 +49,30 @@ def make_labels(
     workers: int = 2,
     device: str | None = None,
     processes: int = 1,
+    resize: str = 'squash',
 ) -> None:
-    """Write the label map of every training image to OUTPUT/WNID/NAME.pt.
+    """Write the label map of every training image to OUTPUT/CLASS/NAME.pt.
 
     Maps that are there already are left alone, so an interrupted run can be repeated.
 
     Args:
         model: a timm model.
-        checkpoint: its weights; None takes those that timm publishes.
-        img_size: side of the square, in pixels, that the whole image is resized to; None takes
-            the model's own.
+        data: the folder of ImageNet, or of data in its form.
+        output: the folder of the maps.
+        checkpoint: the model's weights; None takes those that timm publishes.
+        img_size: side in pixels of the square that images are brought to; None takes the model's.
+        batch_size: images of a batch, in each process.
+        workers: processes that read images, for each process that computes.
+        device: 'cpu' or 'cuda'; None takes GPUs where there are some.
         processes: how many to start on this machine.
+        resize: one of `RESIZES`.
 
     Raises:
         UserError: if the model is unknown, has fewer than five classes, more than half precision
-            can number, or others than the data; or an image or the checkpoint cannot be read.
+            can number, or others than the data; an image or the checkpoint cannot be read; or the
+            folder holds maps that were made in another way.
     """
-    arguments = (model, data, output, checkpoint, img_size, batch_size, workers)
+    arguments = (model, data, output, checkpoint, img_size, batch_size, workers, resize)
     distributed.run(_make, *arguments, processes=processes, device=device)
 
 
@@ -68,55 +85,99 @@ def _make(
     img_size: int | None,
     batch_size: int,
     workers: int,
+    resize: str,
 ) -> None:
-    images = load(data, 'train')
-    if not timm.is_model(name):
-        raise UserError(f"timm has no model '{name}': see timm.list_models().")
-    if not TOP <= len(images.classes) <= 2048:
-        raise UserError(
-            f'{data} has {len(images.classes)} classes: a label map numbers {TOP} to 2048.'
+    if resize not in RESIZES:
+        raise UserError(f"--resize '{resize}' is unknown: name one of {', '.join(RESIZES)}.")
+    with claimed(output, group):
+        images = load(data, 'train')
+        if not timm.is_model(name):
+            raise UserError(f"timm has no model '{name}': see timm.list_models().")
+        if not TOP <= len(images.classes) <= 2048:
+            raise UserError(
+                f'{data} has {len(images.classes)} classes: a label map numbers {TOP} to 2048.'
+            )
+        config = timm.get_pretrained_cfg(name)
+        size = {'img_size': img_size} if img_size and config and config.fixed_input_size else {}
+        annotator = timm.create_model(
+            name, pretrained=checkpoint is None, num_classes=len(images.classes), **size
         )
-    config = timm.get_pretrained_cfg(name)
-    size = {'img_size': img_size} if img_size and config and config.fixed_input_size else {}
-    annotator = timm.create_model(
-        name, pretrained=checkpoint is None, num_classes=len(images.classes), **size
-    )
-    if checkpoint is not None:
-        loading.load(annotator, checkpoint)
-    annotator.eval().to(group.device)
-    settings = resolve_data_config({}, model=annotator)
-    side = img_size or settings['input_size'][-1]
-    mine = _WholeImages(images, output, settings, side, group.rank, group.size)
-    loader = ErrorPreservingLoader(mine, batch_size=batch_size, num_workers=workers)
-    progress = tqdm(
-        total=len(mine), desc='label maps', disable=True if group.rank else None, leave=False
-    )
-    for batch, indices in loader:
-        if group.failed:
-            break
-        with torch.inference_mode():
-            maps = label_maps(annotator, batch.to(group.device)).cpu()
-        for label_map, index in zip(maps, indices.tolist(), strict=True):
-            path = mine.path(index)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            buffer = io.BytesIO()
-            torch.save(label_map.clone(), buffer)
-            write_atomically(path, buffer.getvalue())
-        progress.update(len(batch))
-    progress.close()
-    group.agree()
-    if group.rank == 0:
-        record = {'annotator': name, 'img_size': side, 'images': len(images.samples)}
-        record |= {'fingerprint': images.fingerprint}
         if checkpoint is not None:
-            record['checkpoint_sha256'] = store.sha256(checkpoint)
-        write_atomically(output / 'labels.json', json.dumps(record, indent=2) + '\n')
+            loading.load(annotator, checkpoint)
+        annotator.eval().to(group.device)
+        settings = resolve_data_config({}, model=annotator)
+        side = img_size or settings['input_size'][-1]
+        record = {
+            'annotator': name,
+            'img_size': side,
+            'resize': resize,
+            'crop_pct': settings['crop_pct'] if resize == 'crop' else 1.0,
+            'images': len(images.samples),
+            'fingerprint': images.fingerprint,
+            'checkpoint_sha256': None if checkpoint is None else store.sha256(checkpoint),
+        }
+        _check_origin(output, record)
+        group.agree()
+        if group.rank == 0:
+            _write_record(output, record, complete=False)
+        missing = _ImagesWithoutMap(images, output, settings, record, group)
+        _annotate(annotator, missing, group, batch_size, workers)
+        group.agree()
+        if group.rank == 0:
+            _write_record(output, record, complete=True)
+
+
+def _check_origin(output: Path, record: dict[str, Any]) -> None:
+    before = origin(output)
+    if before is None and next(output.glob('*/*.pt'), None):
+        raise UserError(
+            f'{output} holds label maps and no {RECORD} that says how they were made: name another '
+            'folder with --output.'
+        )
+    for name, value in (before or record).items():
+        if record.get(name) != value:
+            raise UserError(
+                f'{output} holds label maps of {name} = {value}, not {record.get(name)}: make the '
+                'rest in the same way, or name another folder with --output.'
+            )
+
+
+def _write_record(output: Path, record: dict[str, Any], complete: bool) -> None:
+    text = json.dumps({**record, 'complete': complete}, indent=2)
+    write_atomically(output / RECORD, text + '\n')
+
+
+def _annotate(
+    annotator: nn.Module,
+    images: '_ImagesWithoutMap',
+    group: Group,
+    batch_size: int,
+    workers: int,
+) -> None:
+    loader = ErrorPreservingLoader(images, batch_size=batch_size, num_workers=workers)
+    hidden = True if group.rank else None
+    with tqdm(total=len(images), desc='label maps', disable=hidden, leave=False) as bar:
+        for batch, indices in loader:
+            if group.failed:
+                return
+            with torch.inference_mode():
+                maps = label_maps(annotator, batch.to(group.device)).cpu()
+            for label_map, index in zip(maps, indices.tolist(), strict=True):
+                path = images.path(index)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                buffer = io.BytesIO()
+                torch.save(label_map.clone(), buffer)
+                write_atomically(path, buffer.getvalue())
+            bar.update(len(batch))
 
 
 def label_maps(annotator: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The dense label maps of `images` (B, 3, S, S): (B, 2, 5, H, W) in half precision.
+    """Return the dense label maps of `images` (B, 3, S, S): (B, 2, 5, H, W) in half precision.
 
     The head sees one position at a time: whatever it pools over, it pools one vector.
+
+    Raises:
+        UserError: if the annotator's tokens are not a square map.
     """
     features = annotator.forward_features(images)
     B = len(features)
@@ -139,22 +200,27 @@ def label_maps(annotator: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.stack([values.half(), classes.half()], 1).permute(0, 1, 4, 2, 3)
 
 
-class _WholeImages(Dataset):
+class _ImagesWithoutMap(Dataset):
     """(image, index) of one process's share of the training images that have no map yet."""
 
     def __init__(
-        self, data: ImageNet, output: Path, settings: dict, side: int, rank: int, size: int
+        self,
+        data: ImageNet,
+        output: Path,
+        settings: dict[str, Any],
+        record: dict[str, Any],
+        group: Group,
     ) -> None:
         self.data, self.output = data, output
-        share = range(rank, len(data.samples), size)
+        share = range(group.rank, len(data.samples), group.size)
         self.indices = [index for index in share if not self.path(index).exists()]
         self.transform = create_transform(
-            (3, side, side),
+            (3, record['img_size'], record['img_size']),
             interpolation=settings['interpolation'],
             mean=settings['mean'],
             std=settings['std'],
-            crop_mode='squash',
-            crop_pct=1.0,
+            crop_mode='center' if record['resize'] == 'crop' else 'squash',
+            crop_pct=record['crop_pct'],
         )
 
     def path(self, index: int) -> Path:

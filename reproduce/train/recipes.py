@@ -1,23 +1,71 @@
-"""The recipes by which the paper's classifiers are trained, and how one is picked and scaled.
+"""The recipes that classifiers are trained by, and how one is chosen and changed.
 
-From the paper (Section 4.2): token labeling with the settings of LV-ViT (Jiang et al., 2021);
-learning rate 1.6e-3 for S and B, 1.2e-3 for L; drop path 0.1, 0.3, 0.4. From LV-ViT's paper and
-released code: batch 1024, AdamW, weight decay 0.05, cosine to 1e-5 in 300 epochs after 5 epochs of
-warm-up from 1e-6 and before 10 at the end's rate, RandAugment, random erasing, label smoothing
-0.1, MixToken, auxiliary loss of weight 0.5, EMA of 0.99996. Without token labeling, the same with
-the mixup and CutMix of DeiT's recipe in MixToken's place.
+Where the paper (Section 4.2) gives a value, it is the paper's. It refers to LV-ViT (Jiang et al.,
+2021) for the rest of token labeling, and is silent on training without it; there the settings are
+those of CSWin-T. `docs/recipes.md` lists every setting of every recipe with its source.
 """
 
 import difflib
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from reproduce.errors import UserError
 
+TOKEN_LABELING = '_token_labeling'
+
+
+def _split(value: Any) -> Any:
+    return value.split(',') if isinstance(value, str) else value
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Range = Annotated[tuple[float, float], BeforeValidator(_split)]
+Shares = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split), Field(min_length=1)
+]
+
 
 class Recipe(BaseModel):
-    """Everything that decides a training but the data. Epochs count passes over the data."""
+    """Everything that decides a training but its data.
+
+    Attributes:
+        model: the timm model that is trained.
+        token_labeling: whether the target is an annotator's label of every token (LV-ViT).
+        img_size: side of the images in pixels.
+        epochs: passes over the data, the warm-up included and the cool-down not.
+        cooldown_epochs: passes at `min_lr` that follow.
+        warmup_epochs: passes in which the learning rate rises from `warmup_lr`.
+        batch_size: images of a step, of all processes together.
+        lr: peak learning rate for a batch of `lr_batch_size`.
+        lr_batch_size: the batch that `lr` is for; another batch scales it in proportion.
+        warmup_lr, min_lr: learning rate at the beginning, and at the end of the cosine.
+        weight_decay: of AdamW, on all parameters but biases and norms.
+        drop_path: stochastic depth of the last block, rising linearly from 0.
+        label_smoothing: share of the target that is spread over all classes.
+        crop_scale, crop_ratio: area over the image's, and width over height, of the random crop.
+        hflip: probability of a flip left to right.
+        interpolation: 'random' (bilinear or bicubic), 'bilinear' or 'bicubic'.
+        rand_augment: timm's name of a RandAugment; empty for none.
+        color_jitter: of brightness, contrast and saturation; only where there is no RandAugment.
+        random_erasing: probability of erasing a box, with random pixels.
+        repeats: number of times that an image is seen in a row, augmented anew, while the other
+            images wait for a later epoch (DeiT's repeated augmentation).
+        mix_prob: probability that a batch is mixed.
+        mix_token_alpha: of MixToken's beta distribution; with token labeling only.
+        mixup_alpha, cutmix_alpha: of mixup's and CutMix's beta distributions, of which each is
+            chosen for half of the batches; without token labeling only.
+        token_loss_weight: weight of the mean loss of the tokens beside that of the image.
+        true_class_share: of the true class in the image's target; the rest is the annotator's.
+        label_map_crop: 'exact', or 'lvvit' for the crop of LV-ViT's released code, which exchanges
+            the axes.
+        ema_decay: of the averaged weights, in a step.
+        test_crops: sides of the centre crop over the image's short side, in validation; the first
+            decides which epoch is the best, the others are measured when the training is over.
+        grad_checkpointing: keep less in memory, and compute it again in the backward pass.
+        accumulation: parts that each process computes its share of a batch in, one after the other.
+        seed: of everything random.
+    """
 
     model_config = ConfigDict(frozen=True, extra='forbid')
 
@@ -25,46 +73,52 @@ class Recipe(BaseModel):
     token_labeling: bool = False
     img_size: int = Field(224, ge=32)
     epochs: int = Field(300, ge=1)
-    cooldown_epochs: int = Field(10, ge=0)  # after `epochs`, at `min_lr`
-    warmup_epochs: int = Field(5, ge=0)  # the first of `epochs`
-    batch_size: int = Field(1024, ge=2)  # of all processes together
-    lr: float = Field(1.6e-3, gt=0)  # at a batch of `lr_batch_size`
+    cooldown_epochs: int = Field(10, ge=0)
+    warmup_epochs: int = Field(5, ge=0)
+    batch_size: int = Field(1024, ge=2)
+    lr: float = Field(1.6e-3, gt=0)
     lr_batch_size: int = Field(1024, ge=1)
     warmup_lr: float = Field(1e-6, ge=0)
     min_lr: float = Field(1e-5, ge=0)
     weight_decay: float = Field(0.05, ge=0)
     drop_path: float = Field(0.1, ge=0, lt=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    hflip: float = Field(0.5, ge=0, le=1)
-    interpolation: str = 'random'
+    crop_scale: Range = (0.08, 1.0)
+    crop_ratio: Range = (3 / 4, 4 / 3)
+    hflip: Share = 0.5
+    interpolation: Literal['random', 'bilinear', 'bicubic'] = 'random'
     rand_augment: str = 'rand-m9-mstd0.5-inc1'
-    random_erasing: float = Field(0.25, ge=0, le=1)
-    mix_prob: float = Field(1.0, ge=0, le=1)  # of MixToken, or of mixup and CutMix
+    color_jitter: float = Field(0.4, ge=0)
+    random_erasing: Share = 0.25
+    repeats: int = Field(1, ge=1)
+    mix_prob: Share = 1.0
     mix_token_alpha: float = Field(1.0, gt=0)
     mixup_alpha: float = Field(0.8, gt=0)
     cutmix_alpha: float = Field(1.0, gt=0)
     token_loss_weight: float = Field(0.5, ge=0)
-    # Of the true class in the classifier's target; the rest is the annotator's, LV-ViT's is all.
-    true_class_share: float = Field(0.0, ge=0, le=1)
-    ema_decay: float = Field(0.99996, ge=0, lt=1)
+    true_class_share: Share = 0.0
+    label_map_crop: Literal['exact', 'lvvit'] = 'exact'
+    ema_decay: float = Field(0.99992, ge=0, lt=1)
+    test_crops: Shares = (0.9,)
+    grad_checkpointing: bool = False
+    accumulation: int = Field(1, ge=1)
     seed: int = 42
 
     @property
     def total_epochs(self) -> int:
-        """Epochs that are run, those at the final learning rate included."""
+        """The number of epochs that are run, those of the cool-down included."""
         return self.epochs + self.cooldown_epochs
 
     @property
     def scaled_lr(self) -> float:
-        """The peak learning rate of `batch_size`: in proportion to the batch."""
+        """The peak learning rate for `batch_size`, in proportion to the batch."""
         return self.lr * self.batch_size / self.lr_batch_size
 
     def changed(self, **changes: Any) -> 'Recipe':
-        """The recipe with some of its fields changed; values may be strings.
+        """Return the recipe with some of its settings changed; values may be strings.
 
         Raises:
-            UserError: if there is no such field or a value is out of range.
+            UserError: if there is no such setting or a value is out of range.
         """
         if unknown := set(changes) - set(Recipe.model_fields):
             name = sorted(unknown)[0]
@@ -81,9 +135,10 @@ class Recipe(BaseModel):
             ) from error
 
 
+# Learning rate and stochastic depth of the three sizes are the paper's (Section 4.2).
 _SMALL = Recipe(model='maformer_small')
-_BASE = _SMALL.changed(model='maformer_base', drop_path=0.3)
-_LARGE = _SMALL.changed(model='maformer_large', drop_path=0.4, lr=1.2e-3)
+_BASE = _SMALL.changed(model='maformer_base', drop_path=0.3, test_crops=(0.9, 1.0))
+_LARGE = _BASE.changed(model='maformer_large', drop_path=0.4, lr=1.2e-3)
 # For small images by the hundred, not for ImageNet: what the released checkpoint is trained by.
 _MICRO = _SMALL.changed(
     model='maformer_micro',
@@ -103,35 +158,68 @@ _MICRO = _SMALL.changed(
     ema_decay=0.98,
 )
 
-RECIPES: dict[str, Recipe] = {
-    recipe.model + ('_token_labeling' if token_labeling else ''): recipe.changed(
-        token_labeling=token_labeling
-    )
-    for recipe in (_MICRO, _SMALL, _BASE, _LARGE)
-    for token_labeling in (False, True)
+_CSWIN = {'warmup_epochs': 20}
+_DEIT = {
+    'lr': 1e-3,
+    'cooldown_epochs': 0,
+    'interpolation': 'bicubic',
+    'repeats': 3,
+    'ema_decay': 0.99996,
 }
+# LV-ViT's M and L are tested on the whole image, and its L is trained with three operations.
+_LVVIT_M = {'test_crops': (1.0, 0.9)}
+_LVVIT_L = {**_LVVIT_M, 'rand_augment': 'rand-n3-m9-mstd0.5-inc1'}
+# Where LV-ViT's released code differs from its paper or from what it means to do.
+_LVVIT_CODE = {'token_loss_weight': 1.0, 'label_map_crop': 'lvvit'}
+
+
+def _recipes() -> dict[str, Recipe]:
+    recipes = {'maformer_micro': _MICRO}
+    recipes['maformer_micro' + TOKEN_LABELING] = _MICRO.changed(token_labeling=True)
+    for size, lvvit in ((_SMALL, {}), (_BASE, _LVVIT_M), (_LARGE, _LVVIT_L)):
+        labeled = size.changed(token_labeling=True, **lvvit)
+        recipes[size.model] = size.changed(**_CSWIN)
+        recipes[f'{size.model}_deit'] = size.changed(**_DEIT)
+        recipes[size.model + TOKEN_LABELING] = labeled
+        recipes[f'{size.model}_lvvit_code{TOKEN_LABELING}'] = labeled.changed(**_LVVIT_CODE)
+    recipes[f'maformer_large_two_operations{TOKEN_LABELING}'] = recipes[
+        'maformer_large' + TOKEN_LABELING
+    ].changed(rand_augment=_LARGE.rand_augment)
+    return recipes
+
+
+RECIPES = _recipes()
 
 
 def recipe_for(model: str, token_labeling: bool = False, name: str | None = None) -> Recipe:
-    """The recipe of `model`: the one called `name`, else that of the size it is a variant of.
+    """Return the recipe for `model`: the one called `name`, or that of the size it is a variant of.
+
+    Args:
+        model: a timm model.
+        token_labeling: whether to train with token labeling.
+        name: a key of `RECIPES`, with or without the ending for token labeling.
 
     Raises:
         UserError: if there is no recipe of that name, or none named and none of that size.
     """
-    suffix = '_token_labeling' if token_labeling else ''
+    suffix = TOKEN_LABELING if token_labeling else ''
+    names = [
+        key.removesuffix(TOKEN_LABELING)
+        for key, recipe in RECIPES.items()
+        if recipe.token_labeling == token_labeling
+    ]
     if name is None:
-        sizes = [size for size in RECIPES if model == size or model.startswith(f'{size}_')]
+        sizes = [size for size in names if model == size or model.startswith(f'{size}_')]
         if not sizes:
             raise UserError(
-                f"there is no recipe of its own for '{model}': "
-                f'name one of {", ".join(_names())} with --recipe.'
+                f"there is no recipe of its own for '{model}': name one of {', '.join(names)} "
+                'with --recipe.'
             )
         name = max(sizes, key=len)
-    if name.removesuffix('_token_labeling') + suffix not in RECIPES:
-        raise UserError(f"there is no recipe '{name}': name one of {', '.join(_names())}.")
-    recipe = RECIPES[name.removesuffix('_token_labeling') + suffix]
-    return recipe.changed(model=model)
-
-
-def _names() -> list[str]:
-    return [name for name in RECIPES if not name.endswith('_token_labeling')]
+    name = name.removesuffix(TOKEN_LABELING)
+    if name not in names:
+        kind = 'with' if token_labeling else 'without'
+        raise UserError(
+            f"there is no recipe '{name}' {kind} token labeling: name one of {', '.join(names)}."
+        )
+    return RECIPES[name + suffix].changed(model=model)

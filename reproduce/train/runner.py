@@ -6,13 +6,12 @@ An output folder holds what mmengine's Runner writes (its log, the config, the c
     model.safetensors   the last weights, when the training is over
     curve.png           the loss over the iterations, and what validation measured
 
-A resumed training sees the same images in the same order as an uninterrupted one. Everything random
-in the training process is seeded anew from (seed, iteration, process). With mmengine's loop over
-epochs the augmentations are the same too; its loop over iterations draws them anew on resuming.
+A resumed training sees the same images, augmented in the same way and in the same order, as an
+uninterrupted one: everything random in the training process is seeded anew from (seed, iteration,
+process) and each image from (seed, iteration, index).
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,41 +24,54 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from safetensors.torch import save
 
-from datasets import load
+from datasets import coco, load
 from model.checkpoint import CheckpointError, read
 from reproduce import distributed
 from reproduce.distributed import Group, in_group
 from reproduce.errors import UserError
-from reproduce.files import check_writable, write_atomically
+from reproduce.files import write_atomically
 from reproduce.openmmlab import cfg_options, safe_loading
 from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build, load_backbone
+from reproduce.openmmlab.transforms import kind
 from reproduce.train.curve import Panel, draw
-from reproduce.train.images import seed_everything
+from reproduce.train.output_folder import claimed
+from reproduce.train.resumable import make_resumable
+from reproduce.train.seeds import seed_everything
+from reproduce.train.stopping import StopRequests, TrainingStopped
+from reproduce.train.tensorboard import check_installed
 from reproduce.weights import store
 
 # The metrics in the curve: mmdet's and mmseg's names and ours.
 _METRICS = {'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP', 'mIoU': 'mIoU (%)'}
 
+# An epoch of COCO takes hours on a few GPUs: it is saved within, too.
+CHECKPOINT_ITERATIONS = 2000
+
+# The loss is looked at every so many iterations, and may be infinite or NaN for as many in a row:
+# fp16's first scale, 2 ** 16, is halved each time.
+LOSS_ITERATIONS = 50
+
 
 @dataclass(frozen=True)
-class RunnerJob:
-    """A training and where it takes place.
+class ConfigTrainingJob:
+    """The training of a config, and where it takes place.
 
     Attributes:
         config: as `reproduce.openmmlab.configs.load_config` takes it.
         data: the folder of COCO or ADE20K, or of data in their form.
-        output: folder for what comes of it.
+        output: the folder that everything is written into.
         checkpoint: ImageNet weights of the backbone, a file or the name of a released checkpoint;
             None leaves what the config names.
         options: 'KEY=VALUE', changes of the config.
         resume: go on with the training that `output` holds.
         amp: mixed precision.
         scale_lr: scale the learning rate with the batch.
+        tensorboard: write scalars for TensorBoard.
     """
 
     config: str
@@ -70,10 +82,11 @@ class RunnerJob:
     resume: bool = False
     amp: bool = False
     scale_lr: bool = True
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)
-class PreparedRun:
+class PreparedConfig:
     """A config that is pointed at the data, weights and folder of its job.
 
     Attributes:
@@ -87,7 +100,7 @@ class PreparedRun:
     notes: list[str]
 
 
-def train(job: RunnerJob, processes: int = 1) -> list[dict[str, float]]:
+def train(job: ConfigTrainingJob, processes: int = 1) -> list[dict[str, float]]:
     """Train on `processes` processes of this machine, or on those that `torchrun` started.
 
     Returns:
@@ -97,26 +110,35 @@ def train(job: RunnerJob, processes: int = 1) -> list[dict[str, float]]:
     Raises:
         UserError: if config, data, weights and output folder do not go together, or the loss is no
             longer finite.
+        TrainingStopped: if SIGTERM or SIGUSR1 asked for it.
     """
     return distributed.run(_run, job, processes=processes)
 
 
-def _run(group: Group, job: RunnerJob) -> list[dict[str, float]]:
+def _run(group: Group, job: ConfigTrainingJob) -> list[dict[str, float]]:
     safe_loading.install()
-    prepared = prepare(job)
-    group.agree()  # the first one writes into the folder that all have looked at
-    try:
-        return _train(job, prepared, group)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
+    with claimed(job.output, group), StopRequests(group) as stop:
+        prepared = prepare(job, checks_objects=group.rank == 0)
+        group.agree()  # the first one writes into the folder that all have looked at
+        try:
+            runner = build_runner(job, prepared, group, stop)
+            return _train(job, prepared, group, runner)
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
 
 
-def prepare(job: RunnerJob) -> PreparedRun:
+def prepare(job: ConfigTrainingJob, checks_objects: bool = True) -> PreparedConfig:
     """Read the config of the job, and hold it against its data, weights and output folder.
+
+    Args:
+        checks_objects: whether to check each object of COCO's annotations, which takes as long and
+            as much memory as reading them; one process is enough.
 
     Raises:
         UserError: if they do not go together, before anything is built or written.
     """
+    if job.tensorboard:
+        check_installed()
     config = load_config(job.config)
     cfg_options.merge(config, cfg_options.parse(job.options))
     task = task_of(config)
@@ -126,30 +148,32 @@ def prepare(job: RunnerJob) -> PreparedRun:
         )
     if job.amp and not torch.cuda.is_available():
         raise UserError('--amp needs a GPU, and there is none: leave it out.')
-    fingerprints, notes = _point_at_data(config, job.data, task)
+    fingerprints, notes = _point_at_data(config, job.data, task, checks_objects)
     _choose_backbone(config, job.checkpoint)
     record = _record(config, fingerprints)
     _choose_start(config, job, record)
     config.work_dir = str(job.output.absolute())
+    visualizer = config.get('visualizer') or {'type': 'Visualizer'}
+    backends = list(visualizer.get('vis_backends') or [{'type': 'LocalVisBackend'}])
+    if job.tensorboard and not any(b['type'] == 'TensorboardVisBackend' for b in backends):
+        backends.append({'type': 'TensorboardVisBackend'})
     # mmengine keeps one of each name in a process, and would log into an earlier training's folder.
-    config.visualizer = {
-        **(config.get('visualizer') or {'type': 'Visualizer'}),
-        'name': uuid4().hex,
-    }
-    config.setdefault('randomness', {'seed': 0})
+    config.visualizer = {**visualizer, 'vis_backends': backends, 'name': uuid4().hex}
+    config.setdefault('randomness', {})
+    if config.randomness.get('seed') is None:
+        config.randomness.seed = 0
     if job.amp:
         config.optim_wrapper.type = 'AmpOptimWrapper'
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     notes.append(_scale_lr(config, job.scale_lr))
-    loader = config.train_dataloader
-    # Workers that are started anew with every epoch draw the same augmentations after a resumption.
-    by_epoch = config.train_cfg.get('by_epoch', 'Iter' not in config.train_cfg.get('type', ''))
-    loader.persistent_workers = not by_epoch and loader.get('num_workers', 0) > 0
-    return PreparedRun(config, record, notes)
+    make_resumable(config.train_dataloader, config.randomness.seed)
+    return PreparedConfig(config, record, notes)
 
 
-def _point_at_data(config: Config, folder: Path, task: str) -> tuple[dict[str, str], list[str]]:
-    """Point all loaders at the data in `folder`; its fingerprints by split, and what it is."""
+def _point_at_data(
+    config: Config, folder: Path, task: str, checks_objects: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Point all loaders at the data in `folder`; return its fingerprints by split, and notes."""
     notes, found = [], {}
     for split, loaders in (('train', ('train',)), ('val', ('val', 'test'))):
         wanted = [name for name in loaders if config.get(f'{name}_dataloader')]
@@ -160,9 +184,49 @@ def _point_at_data(config: Config, folder: Path, task: str) -> tuple[dict[str, s
             point_at(config, data, name)
         state = 'complete' if data.complete else '; '.join(data.problems)
         notes.append(f'{split}: {data.root}, {len(data.classes)} classes, {state}')
+        if checks_objects and split == 'train' and task == 'coco':
+            notes += _check_objects(config, coco.read(data.annotations))
     if len({tuple(data.classes) for data in found.values()}) > 1:
         raise UserError(f'train and val of {folder} do not have the same classes.')
     return {split: data.fingerprint for split, data in found.items()}, notes
+
+
+def _check_objects(config: Config, annotations: coco.Annotations) -> list[str]:
+    """Check that the objects can be trained on; return a note on those that mmdet leaves out."""
+    steps = config.train_dataloader.dataset.get('pipeline', ())
+    if any(kind(step) == 'LoadAnnotations' and step.get('with_mask') for step in steps):
+        without = [i['id'] for i in annotations.instances if not i.get('segmentation')]
+        if without:
+            raise UserError(
+                f'{annotations.path} has no segmentation for {len(without):,} of its '
+                f'{len(annotations.instances):,} objects, first for the annotation {without[0]}, '
+                'and this config trains masks: restore the file, or take a config that trains '
+                'boxes alone.'
+            )
+    sizes = {image['id']: (image['width'], image['height']) for image in annotations.images}
+    objects = [instance for instance in annotations.instances if not instance['iscrowd']]
+    left_out = sum(not _is_trained_on(i, *sizes[i['image_id']]) for i in objects)
+    if left_out == len(objects):
+        raise UserError(
+            f'{annotations.path} has no object with an area, or none with a box of a pixel or more '
+            'inside its image: there is nothing to train on.'
+        )
+    if not left_out:
+        return []
+    return [
+        f'train: {left_out:,} of {len(objects):,} objects have no area, or no box of a pixel or '
+        'more inside their image: mmdet leaves them out'
+    ]
+
+
+def _is_trained_on(instance: dict[str, Any], image_width: int, image_height: int) -> bool:
+    """Return whether mmdet's CocoDataset trains on an object of an image of this size."""
+    x, y, width, height = instance['bbox']
+    inside_width = min(x + width, image_width) - max(x, 0)
+    inside_height = min(y + height, image_height) - max(y, 0)
+    return (
+        inside_width > 0 and inside_height > 0 and instance['area'] > 0 and min(width, height) >= 1
+    )
 
 
 def _choose_backbone(config: Config, checkpoint: str | None) -> None:
@@ -183,9 +247,8 @@ def _choose_backbone(config: Config, checkpoint: str | None) -> None:
         load_backbone(build(config, 'cpu'), backbone.init_cfg.checkpoint)
 
 
-def _choose_start(config: Config, job: RunnerJob, record: dict[str, Any]) -> None:
+def _choose_start(config: Config, job: ConfigTrainingJob, record: dict[str, Any]) -> None:
     """Hold the job against what its output folder holds, and find what to go on from."""
-    check_writable(job.output)
     last = _last_checkpoint(job.output)
     if job.resume:
         if last is None:
@@ -206,7 +269,7 @@ def _choose_start(config: Config, job: RunnerJob, record: dict[str, Any]) -> Non
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that mmengine finished writing into `folder`, if there is one."""
+    """Return the last checkpoint that was written whole into `folder`, if there is one."""
     marker = folder / 'last_checkpoint'
     named = folder / Path(marker.read_text()).name if marker.is_file() else folder
     if named != folder:
@@ -222,7 +285,7 @@ def _record(config: Config, fingerprints: dict[str, str]) -> dict[str, Any]:
     return json.loads(json.dumps({'model': model, 'data': fingerprints}, default=str))
 
 
-def _check_same(record: dict[str, Any], job: RunnerJob) -> None:
+def _check_same(record: dict[str, Any], job: ConfigTrainingJob) -> None:
     path = job.output / 'run.json'
     try:
         before = json.loads(path.read_text())
@@ -246,7 +309,10 @@ def _scale_lr(config: Config, wanted: bool) -> str:
     return f'the learning rate is for a batch of {base} and scaled with the batch'
 
 
-def _train(job: RunnerJob, prepared: PreparedRun, group: Group) -> list[dict[str, float]]:
+def build_runner(
+    job: ConfigTrainingJob, prepared: PreparedConfig, group: Group, stop: StopRequests
+) -> Runner:
+    """Return mmengine's Runner of a prepared config, in each of the processes of `group`."""
     config = prepared.config
     if in_group():
         config.launcher = 'pytorch'
@@ -257,9 +323,17 @@ def _train(job: RunnerJob, prepared: PreparedRun, group: Group) -> list[dict[str
                 'find_unused_parameters': config.get('find_unused_parameters', False),
             }
     runner = _Runner.from_cfg(config)
-    runner.register_hook(_Reproducible(job.output), 'VERY_HIGH')
+    runner.register_hook(_SameAgain(), 'VERY_HIGH')
+    runner.register_hook(_SafeEnd(job.output, group, stop), 'LOWEST')
+    extract_regions_in_fp32(runner.model)
     for note in prepared.notes:
         runner.logger.info(note)
+    return runner
+
+
+def _train(
+    job: ConfigTrainingJob, prepared: PreparedConfig, group: Group, runner: Runner
+) -> list[dict[str, float]]:
     if group.rank == 0 and not job.resume:
         record = {'config': job.config, 'options': list(job.options), **prepared.record}
         record |= {'processes': group.size, 'amp': job.amp, 'notes': prepared.notes}
@@ -273,9 +347,27 @@ def _train(job: RunnerJob, prepared: PreparedRun, group: Group) -> list[dict[str
     return rows
 
 
+def extract_regions_in_fp32(model: nn.Module) -> None:
+    """Let the RoI extractors of a detector work in fp32 under autocast, as in Swin's code.
+
+    mmdet rounds the corners of the regions to the type of the feature maps: in fp16 to half a pixel
+    or one, in bf16 to up to eight.
+    """
+    # Importing mmdet needs mmcv's operators, which `load_config` looks for.
+    from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
+
+    def in_fp32(extractor: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        maps, *others = inputs
+        return (tuple(features.float() for features in maps), *others)
+
+    for module in model.modules():
+        if isinstance(module, BaseRoIExtractor):
+            module.register_forward_pre_hook(in_fp32)
+
+
 class _Runner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """As mmengine's, and without SyncBN on CPUs, where it does not train."""
+        """Wrap the model as mmengine does, without SyncBN on CPUs, where it does not train."""
         if self.distributed and not torch.cuda.is_available():
             model = revert_sync_batchnorm(model)
             print_log(
@@ -284,30 +376,102 @@ class _Runner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
 
-class _Reproducible(Hook):
-    """Seeds every iteration by its number, and stops when the loss is not finite."""
+class _SameAgain(Hook):
+    """Makes a resumed training the same as an uninterrupted one: its batches and its seeds."""
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
+    def before_train(self, runner: Runner) -> None:
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            # mmengine would read and drop the data of all iterations before.
+            runner.train_loop.dataloader_iterator.skip_iter = lambda iterations: None
 
     def before_train_epoch(self, runner: Runner) -> None:
+        batches = runner.train_dataloader.batch_sampler
+        batches.go_to(runner.epoch * len(batches), runner.iter)
         seed_everything(runner.seed, runner.iter, runner.rank)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         seed_everything(runner.seed, runner.iter, runner.rank)
 
+
+class _SafeEnd(Hook):
+    """Saves within epochs and when the training is to stop, and ends it when the loss is lost."""
+
+    def __init__(self, output: Path, group: Group, stop: StopRequests) -> None:
+        self.output, self.group, self.stop = output, group, stop
+        # How many losses in a row were not finite; on the device, which is not waited for.
+        self.in_a_row = torch.zeros((), dtype=torch.int64, device=group.device)
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        if self.every_n_train_iters(runner, 20) and not math.isfinite(outputs['loss'].detach()):
+        finite = torch.isfinite(outputs['loss'].detach())
+        self.in_a_row = torch.where(finite, 0, self.in_a_row + 1)
+        done = runner.iter + 1
+        if done % LOSS_ITERATIONS == 0 and self.in_a_row >= LOSS_ITERATIONS:
             raise UserError(
-                f'the loss is not finite at iteration {runner.iter + 1}: the last checkpoint is in '
-                f'{self.output}; lower the learning rate, or do without --amp.'
+                f'the loss was not finite in the last {LOSS_ITERATIONS} iterations, up to {done}: '
+                f'the last checkpoint is in {self.output}; lower the learning rate, or do without '
+                '--amp.'
             )
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        number = self.stop.agreed()
+        if number is not None:
+            self._save(runner, done)
+            raise self._stopped(number, done)
+        if by_epoch and done % CHECKPOINT_ITERATIONS == 0:
+            self._save(runner, done)
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        number = self.stop.agreed()
+        if number is not None:
+            self._save(runner, runner.iter)
+            raise self._stopped(number, runner.iter)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        if runner.rank == 0 and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._remove_others()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep the last good checkpoint from being followed by a bad one."""
+        for name, tensor in checkpoint['state_dict'].items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise UserError(
+                    f'the weight {name} is not finite after iteration {runner.iter}: the last good '
+                    f'checkpoint is in {self.output}; lower the learning rate, or do without --amp.'
+                )
+
+    def _save(self, runner: Runner, iterations: int) -> None:
+        """Write a checkpoint after so many iterations, from which the training goes on exactly."""
+        name = f'iter_{iterations}.pth'
+        meta = {'epoch': runner.epoch, 'iter': iterations}
+        runner.save_checkpoint(str(self.output), name, meta=meta, by_epoch=False)
+        if runner.rank == 0:
+            write_atomically(self.output / 'last_checkpoint', str(self.output / name))
+            if isinstance(runner.train_loop, EpochBasedTrainLoop):
+                self._remove_others()
+        self.group.agree()  # nobody ends before it is written
+
+    def _remove_others(self) -> None:
+        """Remove the checkpoints within epochs, but for the last one if nothing followed it."""
+        last = _last_checkpoint(self.output)
+        for path in self.output.glob('iter_*.pth'):
+            if path != last:
+                path.unlink()
+
+    def _stopped(self, number: int, iterations: int) -> TrainingStopped:
+        return TrainingStopped(
+            f'{number.name} came after {iterations} iterations; {self.output} holds a checkpoint: '
+            'go on with the same command and --resume.'
+        ).by(number)
 
 
 def _logged(output: Path) -> list[dict[str, float]]:
-    """The rows of mmengine's logs, validations last; of two for one step the later run's counts."""
+    """Return the rows of mmengine's logs, validations last.
+
+    Of two rows for one step that of the later run counts.
+    """
     rows = {}
     for path in sorted(output.glob('*/vis_data/scalars.json')):
         for line in path.read_text().splitlines():
@@ -332,8 +496,8 @@ def plot(rows: list[dict[str, float]], runner: Runner, path: Path) -> None:
     draw(panels, path)
 
 
-def _export(job: RunnerJob, runner: Runner) -> None:
-    """The last weights, and in the file's metadata what makes the model they belong to."""
+def _export(job: ConfigTrainingJob, runner: Runner) -> None:
+    """Write the last weights, and in the file's metadata what makes their model."""
     weights = {name: t.contiguous() for name, t in read(_last_checkpoint(job.output)).items()}
     classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
     metadata = {'config': job.config, 'classes': json.dumps(list(classes))}

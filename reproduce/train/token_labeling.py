@@ -1,17 +1,24 @@
 """Token labeling (Jiang et al., 2021, "All Tokens Matter"): a soft label for every token.
 
-An annotator's predictions lie beside the data as dense label maps, one `.pt` an image at
-`WNID/NAME.pt`: half precision, [2, 5, H, W], the five largest logits of every cell of the whole
-image and their class indices. In training they are cropped and flipped with the image, mixed with
-it (MixToken), and are the target of the classifier and of the auxiliary head on every token.
+An annotator's predictions lie beside the data as dense label maps, one `.pt` for each image at
+`CLASS/NAME.pt`: half precision, [2, 5, H, W], the five largest logits at every cell of the whole
+image and their class indices. In training a map is flipped and moved with its image, cropped with
+it, mixed with it (MixToken), and is the target of the classifier and of the auxiliary head on every
+token.
 
-The steps follow LV-ViT's released code: classes beyond the five have logit 0; logits are cropped
-by RoI align, then softmax over the classes, then label smoothing; the classifier's target is the
-map's crop to one cell. RandAugment's geometry moves the image and not its labels, there and here.
+The steps follow LV-ViT's released code: the image is flipped and goes through RandAugment before it
+is cropped, and its map follows the operations that move pixels; classes beyond the five have
+logit 0, and so have all classes in cells that were moved in from outside the image; logits are
+cropped by RoI align, then softmax over the classes, then label smoothing; the classifier's target
+is the map's crop to one cell. Two differences remain, both described in `docs/recipes.md`: the axes
+of the crop are not exchanged, unless a recipe asks for it, and smoothed labels sum to one.
 """
 
+import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +26,37 @@ import torch.nn.functional as F
 from timm.data.mixup import rand_bbox
 from torchvision.ops import roi_align
 
+from datasets.imagenet import ImageNet
 from reproduce.errors import UserError
 
+# The file beside label maps that says how they were made.
+RECORD = 'labels.json'
 
-def label_map_path(root: Path, image: Path, wnid: str) -> Path:
-    """Where the label map of `image` lies: WNID/NAME.pt."""
-    return root / wnid / f'{image.stem}.pt'
+
+def label_map_path(root: Path, image: Path, class_name: str) -> Path:
+    """Return where the label map of the file `image` lies under `root`: CLASS/NAME.pt."""
+    return root / class_name / f'{image.stem}.pt'
+
+
+def origin(folder: Path) -> dict[str, Any] | None:
+    """Return what `folder` says about how its label maps were made; None if it says nothing.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read ({error}): make the label maps again.') from error
+    record.pop('complete', None)
+    return record
 
 
 def load_label_map(path: Path) -> torch.Tensor:
-    """The map [2, k, H, W] at `path`, in half precision.
+    """Return the map [2, k, H, W] at `path`, in half precision.
 
     Raises:
         UserError: if it is missing, broken or of another form.
@@ -52,22 +80,37 @@ def load_label_map(path: Path) -> torch.Tensor:
     return label_map.half()
 
 
+def move_label_map(label_map: torch.Tensor, sources: np.ndarray) -> torch.Tensor:
+    """Return the map of an image whose pixels were moved.
+
+    Args:
+        label_map: [2, k, H, W].
+        sources: (H, W), for each cell the number of the cell that it came from, counted from 1 row
+            by row; 0 for one that came from outside the image, where every logit becomes 0.
+    """
+    cells = torch.from_numpy(sources).long().flatten()
+    moved = label_map.flatten(2)[:, :, (cells - 1).clamp(min=0)] * (cells > 0)
+    return moved.view_as(label_map)
+
+
 def dense_labels(
     maps: torch.Tensor,
     boxes: torch.Tensor,
-    flips: torch.Tensor,
     num_classes: int,
     grid: tuple[int, int],
     smoothing: float = 0.0,
+    crop: str = 'exact',
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The soft labels of cropped and flipped images.
+    """Return the soft labels of cropped images.
 
     Args:
         maps: (B, 2, k, H, W), as loaded.
         boxes: (B, 4), left, top, right and bottom of the crops, in fractions of the image.
-        flips: (B,) in bool, whether the crop was flipped left to right.
-        grid: rows and columns of tokens.
+        num_classes: classes of the data, K.
+        grid: rows and columns of tokens, h and w.
         smoothing: share of the labels that is spread over all classes.
+        crop: 'exact', or 'lvvit' for what LV-ViT's released code does: it takes the top for the
+            left and the left for the top, and a crop is at least one cell wide and high.
 
     Returns:
         The labels of the images (B, K) and of their tokens (B, h, w, K), summing to one over K.
@@ -75,14 +118,40 @@ def dense_labels(
     B, _, _, H, W = maps.shape
     logits = maps.new_zeros(B, num_classes, H, W, dtype=torch.float32)
     logits.scatter_(1, maps[:, 1].long(), maps[:, 0].float())
-    cells = boxes.float() * boxes.new_tensor([W, H, W, H], dtype=torch.float32)
-    rois = torch.cat([torch.arange(B, device=maps.device).float()[:, None], cells], 1)
+    left, top, right, bottom = boxes.float().unbind(1)
+    if crop == 'lvvit':
+        corners = [top * W - 0.5, left * W - 0.5, bottom * W - 0.5, right * W - 0.5]
+    else:
+        corners = [left * W, top * H, right * W, bottom * H]
+    rois = torch.stack([torch.arange(B, device=maps.device).float(), *corners], 1)
     image, tokens = (
-        roi_align(logits, rois, size, aligned=True).softmax(1) for size in ((1, 1), grid)
+        roi_align(logits, rois, size, aligned=crop == 'exact').softmax(1) for size in ((1, 1), grid)
     )
-    tokens = torch.where(flips[:, None, None, None], tokens.flip(3), tokens)
     image, tokens = (t * (1 - smoothing) + smoothing / num_classes for t in (image, tokens))
     return image.flatten(1), tokens.permute(0, 2, 3, 1)
+
+
+def agreement(data: ImageNet, root: Path, indices: Sequence[int]) -> float:
+    """Return the share of images whose label map has their class as its largest label.
+
+    Maps of other images, or of classes in another order, agree hardly more often than by chance.
+
+    Args:
+        data: the training images.
+        root: the folder of their label maps.
+        indices: the images that are looked at.
+
+    Raises:
+        UserError: if a map is missing or broken.
+    """
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    agree = 0
+    for index in indices:
+        path, label = data.samples[index]
+        label_map = load_label_map(label_map_path(root, path, data.classes[label]))
+        labels, _ = dense_labels(label_map[None], whole, len(data.classes), (1, 1))
+        agree += int(labels.argmax()) == label
+    return agree / len(indices)
 
 
 def mix_tokens(
@@ -92,7 +161,7 @@ def mix_tokens(
     stride: int,
     alpha: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """MixToken: put a box of tokens of every image into the batch's image opposite to it.
+    """Put a box of tokens of every image into the image opposite to it in the batch (MixToken).
 
     LV-ViT cuts the box from the tokens of its patch embedding. MAFormer's stem sees every 4 x 4
     patch by itself, so a box of whole tokens cut from the pixels is the same thing.
@@ -102,6 +171,9 @@ def mix_tokens(
         labels: (B, K).
         token_labels: (B, H / stride, W / stride, K).
         alpha: the share that stays is drawn from Beta(alpha, alpha).
+
+    Returns:
+        the images, their labels and the labels of their tokens, mixed.
     """
     h, w = token_labels.shape[1:3]
     top, bottom, left, right = rand_bbox((h, w), np.random.beta(alpha, alpha))
@@ -120,7 +192,7 @@ def token_labeling_loss(
     token_labels: torch.Tensor,
     token_weight: float = 0.5,
 ) -> torch.Tensor:
-    """Cross-entropy of the image plus `token_weight` times the mean one of its tokens.
+    """Return the cross-entropy of the images plus `token_weight` times the mean of their tokens'.
 
     Args:
         output: logits (B, K) and token logits (B, h, w, K).
@@ -133,7 +205,7 @@ def token_labeling_loss(
 
 
 def token_grid(images: torch.Tensor, stride: int) -> tuple[int, int]:
-    """Rows and columns of tokens of `images` (B, 3, H, W).
+    """Return the number of rows and of columns of tokens of `images` (B, 3, H, W).
 
     Raises:
         UserError: if the stride does not divide the image: a token would be part padding.

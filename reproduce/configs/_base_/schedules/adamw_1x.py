@@ -10,7 +10,7 @@ optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
 )
 param_scheduler = [
-    # The warm-up of mmdet's Swin configs; the paper is silent.
+    # The warm-up of mmdet's Swin configs; the paper is silent, and Swin's own code has 500.
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
     dict(type='MultiStepLR', by_epoch=True, begin=0, end=max_epochs, milestones=[8, 11], gamma=0.1),
 ]

@@ -14,3 +14,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=1000, end=80000, T_max=79000, eta_min=0.0),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+# mmseg saves ten times in a training, and keeps all of them.
+default_hooks = dict(checkpoint=dict(interval=2000, max_keep_ckpts=3))

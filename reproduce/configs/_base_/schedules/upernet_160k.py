@@ -14,3 +14,5 @@ param_scheduler = [
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+# mmseg saves ten times in a training, and keeps all of them.
+default_hooks = dict(checkpoint=dict(interval=2000, max_keep_ckpts=3))

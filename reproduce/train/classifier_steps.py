@@ -1,0 +1,463 @@
+"""A classifier's training in pieces: build it, take steps, evaluate, save, and go on from a save.
+
+Everything random is seeded anew from (seed, epoch, step, process) before each step, and from
+(seed, epoch, image, repeat) for each image. A saved training therefore needs no generator's state
+to go on exactly as if it had not stopped, in the middle of an epoch too.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.data import Mixup, resolve_data_config
+from timm.data.mixup import mixup_target
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch.nn.parallel import DistributedDataParallel
+
+import model as _maformer  # noqa: F401  (registers MAFormer with timm)
+from datasets.imagenet import ImageNet, load
+from reproduce.data_loader import ErrorPreservingLoader
+from reproduce.distributed import Group
+from reproduce.errors import UserError
+from reproduce.files import write_atomically
+from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
+from reproduce.train.recipes import Recipe
+from reproduce.train.seeds import seed_everything
+from reproduce.train.stopping import survive_signals
+from reproduce.train.token_labeling import (
+    dense_labels,
+    mix_tokens,
+    origin,
+    token_grid,
+    token_labeling_loss,
+)
+
+PRECISIONS = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+
+# A training may go on with other values of these: they decide what fits into memory.
+_OF_THE_MACHINE = ('grad_checkpointing', 'accumulation')
+
+Batch = dict[str, torch.Tensor]
+Loss = Callable[[Any], torch.Tensor]
+Targets = Callable[[Batch], tuple[torch.Tensor, Loss]]
+
+
+class ClassifierTraining:
+    """A classifier, its data, and everything that changes while it is trained.
+
+    Args:
+        recipe: what is trained, and how.
+        data: the folder of ImageNet, or of data in its form.
+        group: the processes that train together.
+        labels: the folder of the label maps; for token labeling, and only for that.
+        workers: processes that read images, for each process that computes.
+        precision: 'fp32', 'fp16' or 'bf16'; None takes `default_precision` of the device.
+
+    Attributes:
+        epoch, step: the epoch that is being trained, from 0, and its steps that are done.
+        history: what was measured at the end of each epoch; kept here so that it is saved.
+        seconds: the time that the epoch has taken before it was resumed.
+
+    Raises:
+        UserError: if recipe, data and processes do not go together, or the recipe's model cannot be
+            built.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path,
+        group: Group,
+        labels: Path | None = None,
+        workers: int = 8,
+        precision: str | None = None,
+    ) -> None:
+        self.recipe, self.group, self.workers = recipe, group, workers
+        self.precision = precision or default_precision(group.device)
+        self.train_data, self.val_data = load(data, 'train'), load(data, 'val')
+        self.origin_of_labels = labels and origin(labels)
+        _check_data(self.train_data, self.val_data, recipe, group.size)
+        num_classes = len(self.train_data.classes)
+        # The shapes of convolutions do not change from step to step.
+        torch.backends.cudnn.benchmark = True
+        seed_everything(recipe.seed)
+        self.model = build(recipe, num_classes).to(group.device)
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay)
+        self.network: nn.Module = self.model
+        if group.size > 1:
+            ids = [group.device.index] if group.device.type == 'cuda' else None
+            self.network = DistributedDataParallel(
+                self.model, device_ids=ids, gradient_as_bucket_view=True
+            )
+        # The fused optimizer skips a step whose gradients are not finite without asking the host.
+        self.optimizer = create_optimizer_v2(
+            self.model, 'adamw', lr=recipe.scaled_lr, weight_decay=recipe.weight_decay, fused=True
+        )
+        dynamic = self.precision == 'fp16'
+        self.scaler = torch.amp.GradScaler(group.device.type, init_scale=2**16 if dynamic else 1)
+        self.fixed_scale = None if dynamic else 1.0
+        self.config = {
+            **resolve_data_config({}, model=self.model),
+            'input_size': (3, recipe.img_size, recipe.img_size),
+        }
+        self.targets = targets_of(recipe, self.model, num_classes)
+        self.order = TrainingBatches(
+            len(self.train_data.samples),
+            recipe.batch_size,
+            group.rank,
+            group.size,
+            recipe.seed,
+            recipe.repeats,
+        )
+        self.steps_per_epoch = len(self.order)
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer,
+            'cosine',
+            num_epochs=recipe.epochs,
+            warmup_epochs=recipe.warmup_epochs,
+            warmup_lr=min(recipe.warmup_lr, recipe.scaled_lr),
+            min_lr=min(recipe.min_lr, recipe.scaled_lr),
+            cooldown_epochs=recipe.cooldown_epochs,
+            step_on_epochs=False,
+            updates_per_epoch=self.steps_per_epoch,
+        )
+        self.loader = self._loader(
+            TrainingImages(self.train_data, recipe, self.config, labels),
+            batch_sampler=self.order,
+        )
+        self.val_loaders: dict[float, ErrorPreservingLoader] = {}
+        self.epoch = self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+        # The sum of this process's finite losses in the epoch, and their number.
+        self.losses = torch.zeros(2, dtype=torch.float64, device=group.device)
+        # The steps of the epoch that were skipped, and how many of them were the last in a row.
+        self.skipped = torch.zeros(2, dtype=torch.int64, device=group.device)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield this process's share of the batches that are left of the epoch.
+
+        Raises:
+            UserError: at the first image or label map that cannot be read.
+        """
+        self.order.epoch, self.order.first = self.epoch, self.step
+        yield from self.loader
+
+    def take_step(self, batch: Batch) -> None:
+        """Change the weights by one step of the optimizer, and count it.
+
+        A step whose gradients are not finite changes nothing but the scale of the loss: in fp16
+        that is how a scale that is too large is found. `mean_loss` and `skipped_steps` say how
+        often.
+        """
+        seed_everything(self.recipe.seed, self.epoch, self.step, self.group.rank)
+        self.scheduler.step_update(self.epoch * self.steps_per_epoch + self.step)
+        if not self.model.training:
+            self.network.train()
+        self.optimizer.zero_grad()
+        parts = self._parts(batch)
+        total = torch.zeros((), device=self.group.device)
+        for number, part in enumerate(parts, 1):
+            # Gradients are summed over the processes once, with the last part.
+            alone = self.group.size > 1 and number < len(parts)
+            with self.network.no_sync() if alone else nullcontext():
+                images, loss_of = self.targets(part)
+                with self._autocast():
+                    output = self.network(images)
+                loss = loss_of(output) / len(parts)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        # Of summed gradients, so it is the same in all processes.
+        skipped = ~torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+        self.scaler.step(self.optimizer)
+        self.scaler.update(self.fixed_scale)
+        self.ema.update(self.model)
+        finite = torch.isfinite(total)
+        self.losses += torch.stack([torch.where(finite, total, 0.0), finite.float()])
+        in_a_row = torch.where(skipped, self.skipped[1] + 1, 0)
+        self.skipped = torch.stack([self.skipped[0] + skipped, in_a_row])
+        self.step += 1
+
+    def skipped_steps(self) -> tuple[int, int]:
+        """Return the number of skipped steps of the epoch, and of those that were last in a row.
+
+        Waits for the device.
+        """
+        total, in_a_row = self.skipped.tolist()
+        return total, in_a_row
+
+    def mean_loss(self) -> float:
+        """Return the mean of the finite losses of the epoch, over all processes, which all call it.
+
+        Waits for the device; NaN if there is none.
+        """
+        total, count = self.group.add(self.losses.clone()).tolist()
+        return total / count if count else float('nan')
+
+    def next_epoch(self) -> None:
+        """Begin the next epoch."""
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.losses.zero_()
+        self.skipped[0] = 0
+
+    @torch.inference_mode()
+    def top1(
+        self,
+        model: nn.Module,
+        crop: float | None = None,
+        batches: int | None = None,
+        after_batch: Callable[[], None] | None = None,
+    ) -> float:
+        """Return the Top-1 of `model` on the validation images in percent, each exactly once.
+
+        Args:
+            model: this training's model, or its average `ema.module`.
+            crop: side of the centre crop over the image's short side; None takes the first of the
+                recipe's.
+            batches: evaluate that many batches of each process only.
+            after_batch: called after each batch that all processes have.
+
+        Raises:
+            UserError: if an image cannot be read.
+        """
+        model.eval()
+        size = max(1, self.recipe.batch_size // (self.group.size * self.recipe.accumulation))
+        images = len(self.val_data.samples)
+        loader = self._val_loader(crop or self.recipe.test_crops[0], size)
+        common = -(-(images // self.group.size) // size)
+        correct = torch.zeros(2, dtype=torch.int64, device=self.group.device)
+        for number, (inputs, labels) in enumerate(loader):
+            if number == batches:
+                break
+            with self._autocast():
+                logits = model(inputs.to(self.group.device, non_blocking=True))
+            right = logits.argmax(1) == labels.to(self.group.device, non_blocking=True)
+            correct += torch.stack([right.sum(), torch.ones_like(right).sum()])
+            if after_batch is not None and number < common:
+                after_batch()
+        right, seen = self.group.add(correct).tolist()
+        return 100 * right / seen
+
+    def save(self, path: Path) -> None:
+        """Write all that a resumed training needs to `path`; all processes call it.
+
+        Raises:
+            UserError: if it cannot be written; what stood there is as it was.
+        """
+        losses = self.group.add(self.losses.clone())
+        if self.group.rank:
+            return
+        state = {
+            'model': self.model.state_dict(),
+            'ema': self.ema.module.state_dict(),
+            'optimizer': self.optimizer.state_dict(),
+            'scheduler': self.scheduler.state_dict(),
+            'scaler': self.scaler.state_dict(),
+            'epoch': self.epoch,
+            'step': self.step,
+            'seconds': self.seconds,
+            'losses': losses,
+            'skipped': self.skipped.cpu(),
+            'history': self.history,
+            'recipe': self.recipe.model_dump_json(),
+            'data': self.train_data.fingerprint,
+            'labels': json.dumps(self.origin_of_labels),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(path, buffer.getbuffer())
+
+    def restore(self, path: Path) -> None:
+        """Go on from where the training was when it was saved to `path`.
+
+        Raises:
+            UserError: if the file cannot be read, or is of another recipe, other images or
+                other label maps.
+        """
+        try:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+            before, position = json.loads(state['recipe']), (state['epoch'], state['step'])
+        except Exception as error:  # torch raises half a dozen types here
+            reason = str(error).partition('\n')[0]
+            raise UserError(
+                f'cannot read {path}: {reason}; begin anew in another folder.'
+            ) from error
+        now = json.loads(self.recipe.model_dump_json())
+        differ = [
+            name for name in now if name not in _OF_THE_MACHINE and now[name] != before.get(name)
+        ]
+        if differ:
+            raise UserError(
+                f'{path} was trained with {differ[0]} = {before.get(differ[0])}, not '
+                f'{now[differ[0]]}: resume with the same recipe, or begin in another folder.'
+            )
+        if state['data'] != self.train_data.fingerprint:
+            raise UserError(
+                f'{path} was trained on other images than {self.train_data.root} holds: '
+                'resume with the same data, or begin in another folder.'
+            )
+        if json.loads(state['labels']) != self.origin_of_labels:
+            raise UserError(
+                f'{path} was trained with label maps of another origin: resume with the same '
+                '--labels, or begin in another folder.'
+            )
+        self.model.load_state_dict(state['model'])
+        self.ema.module.load_state_dict(state['ema'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.scheduler.load_state_dict(state['scheduler'])
+        if self.fixed_scale is None:
+            self.scaler.load_state_dict(state['scaler'])
+        (self.epoch, self.step), self.seconds = position, state['seconds']
+        # One process keeps the sum over all of them.
+        self.losses.copy_(state['losses'] if self.group.rank == 0 else torch.zeros(2))
+        self.skipped.copy_(state['skipped'])
+        self.history = state['history']
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """Move a batch to the device, and divide it into the parts of gradient accumulation."""
+        batch = {
+            name: value.to(self.group.device, non_blocking=True) for name, value in batch.items()
+        }
+        divided = {name: value.chunk(self.recipe.accumulation) for name, value in batch.items()}
+        return [
+            dict(zip(divided, part, strict=True)) for part in zip(*divided.values(), strict=True)
+        ]
+
+    def _autocast(self) -> AbstractContextManager:
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(self.group.device.type, dtype, enabled=dtype is not None)
+
+    def _loader(self, images: Any, **options: Any) -> ErrorPreservingLoader:
+        return ErrorPreservingLoader(
+            images,
+            num_workers=self.workers,
+            worker_init_fn=survive_signals,
+            pin_memory=self.group.device.type == 'cuda',
+            persistent_workers=self.workers > 0,
+            **options,
+        )
+
+    def _val_loader(self, crop: float, batch_size: int) -> ErrorPreservingLoader:
+        if crop not in self.val_loaders:
+            self.val_loaders[crop] = self._loader(
+                ValidationImages(self.val_data, {**self.config, 'crop_pct': crop}),
+                batch_size=batch_size,
+                sampler=range(self.group.rank, len(self.val_data.samples), self.group.size),
+            )
+        return self.val_loaders[crop]
+
+
+def default_precision(device: torch.device) -> str:
+    """Return the precision that a device trains fastest in: bf16, or fp16 on GPUs without it."""
+    if device.type == 'cpu':
+        return 'fp32'
+    # V100 has no bf16; torch would emulate it.
+    return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
+
+
+def build(recipe: Recipe, num_classes: int) -> nn.Module:
+    """Return the recipe's model with fresh weights.
+
+    Raises:
+        UserError: if timm has no such model, or it cannot be trained as the recipe says.
+    """
+    arguments: dict[str, Any] = {}
+    if recipe.token_labeling:
+        if not recipe.model.startswith('maformer'):
+            raise UserError(
+                f"'{recipe.model}' has no auxiliary head on its tokens: token labeling trains "
+                'MAFormers only; leave out --token-labeling.'
+            )
+        arguments['token_labeling'] = True
+    if not timm.is_model(recipe.model):
+        raise UserError(f"timm has no model '{recipe.model}': see timm.list_models().")
+    config = timm.get_pretrained_cfg(recipe.model)
+    if recipe.model.startswith('maformer') or (config and config.fixed_input_size):
+        arguments['img_size'] = recipe.img_size
+    network = timm.create_model(
+        recipe.model,
+        num_classes=num_classes,
+        drop_path_rate=recipe.drop_path or None,
+        **arguments,
+    )
+    if recipe.grad_checkpointing:
+        try:
+            network.set_grad_checkpointing()
+        except (AssertionError, AttributeError) as error:
+            raise UserError(
+                f"'{recipe.model}' has no gradient checkpointing: train it without "
+                '--grad-checkpointing.'
+            ) from error
+    return network
+
+
+def targets_of(recipe: Recipe, model: nn.Module, num_classes: int) -> Targets:
+    """Return a function from a batch to the mixed images and the loss of the model's output."""
+    if not recipe.token_labeling:
+        mixup = Mixup(
+            mixup_alpha=recipe.mixup_alpha,
+            cutmix_alpha=recipe.cutmix_alpha,
+            prob=recipe.mix_prob,
+            label_smoothing=recipe.label_smoothing,
+            num_classes=num_classes,
+        )
+
+        def plain(batch: Batch) -> tuple[torch.Tensor, Loss]:
+            images, labels = mixup(batch['image'], batch['label'])
+            return images, lambda output: F.cross_entropy(output.float(), labels)
+
+        return plain
+
+    stride = model.feature_info[-1]['reduction']
+
+    def dense(batch: Batch) -> tuple[torch.Tensor, Loss]:
+        images = batch['image']
+        labels, tokens = dense_labels(
+            batch['map'],
+            batch['box'],
+            num_classes,
+            token_grid(images, stride),
+            recipe.label_smoothing,
+            recipe.label_map_crop,
+        )
+        true = mixup_target(batch['label'], num_classes, smoothing=recipe.label_smoothing)
+        labels = labels.lerp(true, recipe.true_class_share)
+        if torch.rand(()) < recipe.mix_prob:
+            images, labels, tokens = mix_tokens(
+                images, labels, tokens, stride, recipe.mix_token_alpha
+            )
+        return images, lambda output: token_labeling_loss(
+            output, labels, tokens, recipe.token_loss_weight
+        )
+
+    return dense
+
+
+def _check_data(train: ImageNet, val: ImageNet, recipe: Recipe, processes: int) -> None:
+    if train.classes != val.classes:
+        raise UserError(
+            f'train and val of {train.root} have {len(train.classes)} and {len(val.classes)} '
+            'classes that are not the same: expected the same class folders in both.'
+        )
+    if len(train.samples) < recipe.batch_size:
+        raise UserError(
+            f'{len(train.samples)} training images do not fill a batch of {recipe.batch_size}: '
+            'lower batch_size.'
+        )
+    pairs = 2 * processes * recipe.accumulation
+    if recipe.batch_size % pairs:
+        parts = f' in {recipe.accumulation} parts' if recipe.accumulation > 1 else ''
+        raise UserError(
+            f'a batch of {recipe.batch_size} cannot be mixed in pairs on {processes} '
+            f'processes{parts}: choose a batch_size that {pairs} divides.'
+        )

@@ -1,0 +1,47 @@
+"""The folder that a training writes into: one at a time, and nothing is left of a refused one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from reproduce.distributed import Group
+from reproduce.errors import UserError
+from reproduce.files import check_writable
+
+LOCK = '.lock'
+
+
+@contextmanager
+def claimed(folder: Path, group: Group) -> Iterator[None]:
+    """Keep `folder` for these processes alone, from before anything is read until all is written.
+
+    A folder that did not exist, and into which nothing has been written, is removed at the end.
+
+    Raises:
+        UserError: if files cannot be made in it, or another process writes into it; in all
+            processes.
+    """
+    if group.rank:
+        group.agree()
+        yield
+        return
+    is_new = not folder.exists()
+    check_writable(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f'another process writes into {folder}: wait for its end, or name another folder with '
+            '--output.'
+        ) from None
+    try:
+        group.agree()
+        yield
+    finally:
+        if is_new and [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        lock.release()

@@ -1,0 +1,107 @@
+"""Label maps: the annotator at every position, and a folder that says how its maps were made."""
+
+import json
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from torchvision.transforms import functional as TF
+
+from datasets import imagenet, shapes
+from reproduce.errors import UserError
+from reproduce.train.label_maps import label_maps, make_labels
+from reproduce.train.token_labeling import load_label_map, origin
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Images of 90 x 60 pixels: neither square nor of the annotator's size."""
+    root = tmp_path_factory.mktemp('data')
+    shapes.write(root, train=20, val=10)
+    for path in (root / 'imagenet').rglob('*.JPEG'):
+        image = Image.open(path).resize((90, 60))
+        image.save(path, quality=95)
+    return root / 'imagenet'
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'annotator.pth'
+    torch.save(timm.create_model('test_resnet', num_classes=10).state_dict(), path)
+    return path
+
+
+def make(data, output, weights, **options):
+    make_labels('test_resnet', data, output, weights, 96, workers=0, device='cpu', **options)
+
+
+@pytest.mark.parametrize(
+    'name', ['test_resnet', 'test_convnext', 'maformer_micro', 'vit_tiny_patch16_224']
+)
+def test_a_label_map_is_the_classifier_at_every_position(name):
+    """Heads that are affine after pooling: the maps' mean is the prediction of the whole image."""
+    size = {'img_size': 64} if 'vit' in name or 'maformer' in name else {}
+    pool = {'global_pool': 'avg', 'class_token': False} if 'vit' in name else {}
+    annotator = timm.create_model(name, num_classes=5, **size, **pool).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        maps = label_maps(annotator, images)
+        assert maps.shape[:3] == (2, 2, 5)
+        assert (maps[:, 0].diff(dim=1) <= 0).all()
+        if name in ('test_resnet', 'maformer_micro'):
+            whole = torch.zeros(2, 5, *maps.shape[3:])
+            whole.scatter_(1, maps[:, 1].long(), maps[:, 0].float())
+            torch.testing.assert_close(whole.mean((2, 3)), annotator(images), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize('resize', ['squash', 'crop'])
+def test_every_training_image_has_a_map_of_it_in_the_chosen_way(data, weights, tmp_path, resize):
+    make(data, tmp_path, weights, resize=resize)
+    record = json.loads((tmp_path / 'labels.json').read_text())
+    assert (record['annotator'], record['resize']) == ('test_resnet', resize)
+    assert record['complete']
+    annotator = timm.create_model('test_resnet', num_classes=10).eval()
+    annotator.load_state_dict(torch.load(weights))
+    settings = resolve_data_config({}, model=annotator)
+    evaluation = create_transform(**{**settings, 'input_size': (3, 96, 96)})
+    images = imagenet.load(data, 'train')
+    for path, label in images.samples:
+        image = imagenet.open_image(path)
+        if resize == 'crop':  # LV-ViT's code takes timm's transform of an evaluation
+            pixels = evaluation(image)
+        else:
+            pixels = TF.resize(image, [96, 96], TF.InterpolationMode(settings['interpolation']))
+            pixels = TF.normalize(TF.to_tensor(pixels), settings['mean'], settings['std'])
+        with torch.inference_mode():
+            expected = label_maps(annotator, pixels[None])[0]
+        found = load_label_map(tmp_path / images.classes[label] / f'{path.stem}.pt')
+        assert found.shape == (2, 5, 3, 3)
+        torch.testing.assert_close(found[0], expected[0], atol=1e-2, rtol=1e-2)
+    assert len(list(tmp_path.rglob('*.pt'))) == len(images.samples)
+
+
+def test_maps_of_two_kinds_are_not_mixed(data, weights, tmp_path):
+    make(data, tmp_path, weights)
+    maps = sorted(tmp_path.rglob('*.pt'))
+    before = maps[0].stat().st_mtime_ns
+    maps[1].unlink()
+    make(data, tmp_path, weights)  # an interrupted run goes on
+    assert maps[0].stat().st_mtime_ns == before
+    assert maps[1].exists()
+    with pytest.raises(UserError, match='holds label maps of resize = squash, not crop'):
+        make(data, tmp_path, weights, resize='crop')
+    other = tmp_path / 'other.pth'
+    torch.manual_seed(1)
+    torch.save(timm.create_model('test_resnet', num_classes=10).state_dict(), other)
+    with pytest.raises(UserError, match='holds label maps of checkpoint_sha256 = '):
+        make(data, tmp_path, other)
+    assert origin(tmp_path)['resize'] == 'squash'
+    (tmp_path / 'labels.json').unlink()
+    with pytest.raises(UserError, match=r'holds label maps and no labels\.json'):
+        make(data, tmp_path, weights)
+    with pytest.raises(UserError, match="'stretch' is unknown: name one of squash, crop"):
+        make(data, tmp_path / 'new', weights, resize='stretch')
+    assert not (tmp_path / 'new').exists()

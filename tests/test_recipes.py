@@ -1,0 +1,121 @@
+"""The recipes: what the paper and docs/recipes.md say of them, and how one is chosen."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from reproduce.errors import UserError
+from reproduce.openmmlab.configs import CONFIGS, load_config
+from reproduce.train.classifier import scaling
+from reproduce.train.recipes import RECIPES, TOKEN_LABELING, Recipe, recipe_for
+
+DOCUMENT = Path(__file__).parents[1] / 'docs/recipes.md'
+
+
+def documented():
+    """The tables of the document by recipe: its parent if it has one, values and sources."""
+    sections = re.split(r'^### `([^`]+)`$', DOCUMENT.read_text(), flags=re.MULTILINE)[1:]
+    tables = {}
+    for name, text in zip(sections[::2], sections[1::2], strict=True):
+        text = re.split(r'^##', text, flags=re.MULTILINE)[0]
+        parent = re.search(r'^As `([^`]+)`, but:$', text, re.MULTILINE)
+        rows = re.findall(r'^\| `([^`]+)` \| `([^`]*)` \| (.+) \|$', text, re.MULTILINE)
+        assert text.count('\n| `') == len(rows), f'{name} has a row of another form'
+        assert len({setting for setting, *_ in rows}) == len(rows)
+        tables[name] = parent and parent[1], {setting: value for setting, value, _ in rows}
+    return tables
+
+
+def values(tables, name):
+    parent, own = tables[name]
+    return {**(values(tables, parent) if parent else {}), **own}
+
+
+def test_the_document_has_every_setting_of_every_classifier():
+    tables = documented()
+    assert [name for name in tables if not name.endswith('.py')] == sorted(
+        RECIPES, key=[*tables].index
+    )
+    for name, recipe in RECIPES.items():
+        stated = values(tables, name)
+        assert list(stated) == list(Recipe.model_fields)
+        assert Recipe(model='').changed(**stated) == recipe, name
+
+
+def test_the_document_has_the_settings_of_every_full_size_config():
+    tables = documented()
+    full = {path.name for path in CONFIGS.glob('*maformer*.py') if 'shapes' not in path.name}
+    assert {name for name in tables if name.endswith('.py')} == full
+    assert len(full) == 14
+    for name in full:
+        config = load_config(name)
+        for setting, value in values(tables, name).items():
+            found = config
+            for key in setting.split('.'):
+                found = found[int(key)] if key.isdecimal() else found.get(key)
+                if found is None:
+                    break
+            if setting == 'model.backbone.frozen_stages' and found is None:
+                found = -1  # the default of the backbone
+            assert found == ast.literal_eval(value), (name, setting)
+
+
+def test_the_paper_s_recipes():
+    """Section 4.2 of the paper."""
+    for size, lr, drop_path in (
+        ('small', 1.6e-3, 0.1),
+        ('base', 1.6e-3, 0.3),
+        ('large', 1.2e-3, 0.4),
+    ):
+        for token_labeling in (False, True):
+            recipe = recipe_for(f'maformer_{size}', token_labeling)
+            assert (recipe.lr, recipe.drop_path) == (lr, drop_path)
+            assert recipe.scaled_lr == lr
+            assert recipe.token_labeling == token_labeling
+
+
+def test_a_variant_follows_its_size_s_recipe():
+    recipe = recipe_for('maformer_small_3383_conv_global')
+    assert recipe == RECIPES['maformer_small'].changed(model='maformer_small_3383_conv_global')
+    assert recipe_for('resnet18', name='maformer_base').drop_path == 0.3
+    with pytest.raises(UserError, match='name one of maformer_micro, maformer_small, maf'):
+        recipe_for('resnet18')
+    with pytest.raises(UserError, match="no recipe 'maformer_huge' without token labeling"):
+        recipe_for('resnet18', name='maformer_huge')
+
+
+def test_what_sources_disagree_on_is_there_by_name():
+    code = recipe_for('maformer_small', True, 'maformer_small_lvvit_code')
+    assert code == recipe_for('maformer_small', True, f'maformer_small_lvvit_code{TOKEN_LABELING}')
+    assert (code.token_loss_weight, code.label_map_crop) == (1.0, 'lvvit')
+    assert recipe_for('maformer_large', True).rand_augment == 'rand-n3-m9-mstd0.5-inc1'
+    two = recipe_for('maformer_large', True, 'maformer_large_two_operations')
+    assert two.rand_augment == 'rand-m9-mstd0.5-inc1'
+    deit = recipe_for('maformer_small', name='maformer_small_deit')
+    assert (deit.ema_decay, deit.repeats, deit.lr) == (0.99996, 3, 1e-3)
+    with pytest.raises(UserError, match="no recipe 'maformer_small_deit' with token labeling"):
+        recipe_for('maformer_small', True, 'maformer_small_deit')
+
+
+def test_batch_and_learning_rate_scale_together_and_the_log_says_so():
+    recipe = recipe_for('maformer_small').changed(batch_size='256')
+    assert recipe.scaled_lr == pytest.approx(4e-4)
+    assert scaling(recipe, 8) == (
+        'batch 256 = 8 x 32, learning rate 0.0004: scaled with the batch from 0.0016 at 1024 '
+        '(x 0.25)'
+    )
+    assert scaling(recipe.changed(accumulation=4), 8).startswith('batch 256 = 8 x 8 x 4 parts, ')
+    assert 'nothing was scaled' in scaling(recipe_for('maformer_small'), 8)
+
+
+def test_a_wrong_change_of_a_recipe_is_explained():
+    recipe = recipe_for('maformer_small')
+    assert recipe.changed(test_crops='1,0.9', crop_scale='0.2,1').test_crops == (1.0, 0.9)
+    with pytest.raises(UserError, match="no 'batchsize': did you mean batch_size"):
+        recipe.changed(batchsize=3)
+    with pytest.raises(UserError, match="'many' is no epochs"):
+        recipe.changed(epochs='many')
+    with pytest.raises(UserError, match="'nearest' is no interpolation"):
+        recipe.changed(interpolation='nearest')
