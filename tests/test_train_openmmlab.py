@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +162,28 @@ def test_a_training_that_is_asked_to_stop_goes_on_to_the_same_weights(
     train(job)
     a, b = (load_file(tmp_path / folder / 'model.safetensors') for folder in ('whole', 'cut'))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_signal_to_all_processes_of_a_training_stops_it(data, tmp_path):
+    arguments = ('train', MASK_RCNN, '--data', data, '--output', tmp_path / 'run')
+    options = (*EPOCHS, *UNVALIDATED, 'train_dataloader.num_workers=2', 'train_cfg.max_epochs=99')
+    changes = (argument for option in options for argument in ('--cfg-options', option))
+    task = subprocess.Popen(
+        [sys.executable, '-m', 'reproduce', *map(str, arguments), *changes],
+        cwd=Path(registry.__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 200
+    while not list((tmp_path / 'run').glob('epoch_*.pth')) and time.monotonic() < end:
+        time.sleep(0.1)
+    os.killpg(task.pid, signal.SIGTERM)
+    _, err = task.communicate(timeout=120)
+    assert task.returncode == 143, err
+    assert re.search(r'^stopped: SIGTERM came after \d+ iterations; ', err, re.MULTILINE)
+    assert 'Traceback' not in err
 
 
 def test_long_epochs_are_saved_within_and_followed_by_tensorboard(data, tmp_path, monkeypatch):

@@ -85,7 +85,13 @@ def train_imagenet(
         int, typer.Option(help='Save after every so many steps of an epoch, too.')
     ] = 500,
     processes: options.Processes = 1,
-    workers: options.Workers = 8,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help='Data-loading workers, for each of the processes.  [default: 8, or as many as it '
+            'has cores]'
+        ),
+    ] = None,
     amp: Annotated[
         TrainingPrecision | None,
         typer.Option(

@@ -167,7 +167,7 @@ def prepare(job: ConfigTrainingJob, checks_objects: bool = True) -> PreparedConf
         config.optim_wrapper.type = 'AmpOptimWrapper'
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     notes.append(_scale_lr(config, job.scale_lr))
-    make_resumable(config.train_dataloader, config.randomness.seed)
+    make_resumable(config)
     return PreparedConfig(config, record, notes)
 
 

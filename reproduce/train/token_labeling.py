@@ -38,11 +38,14 @@ def label_map_path(root: Path, image: Path, class_name: str) -> Path:
     return root / class_name / f'{image.stem}.pt'
 
 
-def origin(folder: Path) -> dict[str, Any] | None:
+def origin(folder: Path, complete: bool = False) -> dict[str, Any] | None:
     """Return what `folder` says about how its label maps were made; None if it says nothing.
 
+    Args:
+        complete: whether all maps have to be there.
+
     Raises:
-        UserError: if it cannot be read.
+        UserError: if it cannot be read, or says that not all maps are there.
     """
     path = folder / RECORD
     try:
@@ -51,7 +54,11 @@ def origin(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f'{path} cannot be read ({error}): make the label maps again.') from error
-    record.pop('complete', None)
+    if not record.pop('complete', True) and complete:
+        raise UserError(
+            f'{folder} does not have all label maps, because they were interrupted: repeat the '
+            "command 'labels' that makes them."
+        )
     return record
 
 
