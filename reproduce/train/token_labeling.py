@@ -1,6 +1,6 @@
 """Token labeling (Jiang et al., 2021, "All Tokens Matter"): a soft label for every token.
 
-An annotator's predictions lie beside the data as dense label maps, one `.pt` for each image at
+An annotator's predictions are dense label maps, one `.pt` file for each image at
 `CLASS/NAME.pt`: half precision, [2, 5, H, W], the five largest logits at every cell of the whole
 image and their class indices. In training a map is flipped and moved with its image, cropped with
 it, mixed with it (MixToken), and is the target of the classifier and of the auxiliary head on every
@@ -29,7 +29,7 @@ from torchvision.ops import roi_align
 from datasets.imagenet import ImageNet
 from reproduce.errors import UserError
 
-# The file beside label maps that says how they were made.
+# The file in a folder of label maps that says how they were made.
 RECORD = 'labels.json'
 
 
