@@ -169,9 +169,9 @@ def train_config(
     status 143 or 138.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.train.runner import ConfigTrainingJob, train
+    from reproduce.train.runner import RunnerJob, train
 
-    job = ConfigTrainingJob(
+    job = RunnerJob(
         config,
         data,
         output,
