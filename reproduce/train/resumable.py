@@ -118,4 +118,5 @@ def make_resumable(config: Config) -> None:
     }
     for loader in (config.train_dataloader, config.get('val_dataloader')):
         if loader is not None:
+            loader.persistent_workers = loader.get('num_workers', 0) > 0
             loader.worker_init_fn = {'type': survive_signals.__name__}
