@@ -27,7 +27,7 @@ from reproduce.train.classifier import TrainingJob, best_epoch, train
 from reproduce.train.classifier_steps import ClassifierTraining, build, default_precision
 from reproduce.train.images import RememberedCrop, TrainingBatches, TrainingImages
 from reproduce.train.label_maps import make_labels
-from reproduce.train.recipes import recipe_for
+from reproduce.train.recipes import RECIPES, recipe_for
 from reproduce.train.token_labeling import origin
 
 # ------------------------------------------------------------------------------------------------
@@ -288,6 +288,29 @@ def test_gradient_checkpointing_changes_the_memory_and_not_the_result(root, tmp_
         build(micro(model='convit_tiny', img_size=224, grad_checkpointing=True), 10)
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=() if name.startswith('maformer_small_t') else pytest.mark.slow)
+        for name in RECIPES
+        if 'micro' not in name
+    ],
+)
+def test_every_recipe_takes_a_step_at_its_own_size_and_strength(root, labels, name):
+    recipe = RECIPES[name].changed(batch_size=2)
+    with join('cpu') as group:
+        training = ClassifierTraining(
+            recipe, root, group, labels if recipe.token_labeling else None, workers=0
+        )
+    training.take_step(next(training.batches()))
+    assert training.skipped_steps() == (0, 0)
+    assert 0 < training.mean_loss() < 30
+    for parameter in training.model.parameters():
+        assert parameter.grad.isfinite().all()
+    for crop in recipe.test_crops:
+        assert 0 <= training.top1(training.ema.module, crop, batches=1) <= 100
+
+
 # ------------------------------------------------------------------------------------------------
 # Precision, and steps whose gradients are not finite
 
@@ -452,6 +475,10 @@ def test_label_maps_of_another_origin_are_refused(root, labels, tmp_path):
     path = next((tmp_path / 'maps').rglob('*.pt'))
     torch.save(torch.zeros(2, 5, 4, 4), path)
     fresh = {**shared, 'output': tmp_path / 'other'}
+    (tmp_path / 'maps/labels.json').write_text(json.dumps({**record, 'complete': False}))
+    with pytest.raises(UserError, match='does not have all label maps, because they were inter'):
+        train(TrainingJob(micro(True, epochs=1), labels=tmp_path / 'maps', **fresh))
+    (tmp_path / 'maps/labels.json').unlink()
     with pytest.raises(UserError, match=r'is \[2, 5, \d, \d\] and the first label map \[2, 5, \d'):
         train(TrainingJob(micro(True, epochs=1), labels=tmp_path / 'maps', **fresh))
 

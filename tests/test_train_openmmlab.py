@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +29,7 @@ from reproduce.openmmlab import models, safe_loading
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.train import resumable, runner, tensorboard
-from reproduce.train.runner import ConfigTrainingJob, train
+from reproduce.train.runner import RunnerJob, train
 from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.weights import registry
 
@@ -75,7 +79,7 @@ def losses(rows):
 
 
 def test_a_detector_leaves_weights_log_and_curve(data, tmp_path):
-    rows = train(ConfigTrainingJob(MASK_RCNN, data, tmp_path, options=EPOCHS))
+    rows = train(RunnerJob(MASK_RCNN, data, tmp_path, options=EPOCHS))
     assert len(losses(rows)) == 4
     assert 'coco/bbox_mAP' in rows[-1]
     assert {'epoch_2.pth', 'run.json', 'model.safetensors', 'curve.png'} <= {
@@ -96,14 +100,14 @@ def test_a_detector_leaves_weights_log_and_curve(data, tmp_path):
 
 @pytest.mark.parametrize('name', [FPN, pytest.param(UPERNET, marks=pytest.mark.slow)])
 def test_a_segmenter_trains_and_goes_on(data, tmp_path, name):
-    rows = train(ConfigTrainingJob(name, data, tmp_path, options=ITERATIONS))
+    rows = train(RunnerJob(name, data, tmp_path, options=ITERATIONS))
     assert len(losses(rows)) == 4
     assert 'mIoU' in rows[-1]
     assert (tmp_path / 'curve.png').exists()
     whole = load_file(tmp_path / 'model.safetensors')
     (tmp_path / 'iter_4.pth').unlink()
     (tmp_path / 'last_checkpoint').write_text('iter_2.pth')
-    again = train(ConfigTrainingJob(name, data, tmp_path, options=ITERATIONS, resume=True))
+    again = train(RunnerJob(name, data, tmp_path, options=ITERATIONS, resume=True))
     assert losses(again) == losses(rows)
     assert [row['lr'] for row in again if 'lr' in row] == [row['lr'] for row in rows if 'lr' in row]
     resumed = load_file(tmp_path / 'model.safetensors')
@@ -113,14 +117,14 @@ def test_a_segmenter_trains_and_goes_on(data, tmp_path, name):
 @pytest.mark.parametrize('name', [MASK_RCNN, pytest.param(CASCADE, marks=pytest.mark.slow)])
 def test_a_resumed_training_is_the_uninterrupted_one(data, tmp_path, name):
     options = (*EPOCHS, *UNVALIDATED)
-    whole = train(ConfigTrainingJob(name, data, tmp_path / 'whole', options=options))
+    whole = train(RunnerJob(name, data, tmp_path / 'whole', options=options))
     cut = tmp_path / 'cut'
     shutil.copytree(tmp_path / 'whole', cut)
     # As if killed while it wrote the second epoch's.
     (cut / 'model.safetensors').unlink()
     (cut / 'epoch_2.pth').write_bytes((cut / 'epoch_2.pth').read_bytes()[:10_000])
     (cut / 'last_checkpoint').write_text(str(cut / 'epoch_1.pth'))
-    rows = train(ConfigTrainingJob(name, data, cut, options=options, resume=True))
+    rows = train(RunnerJob(name, data, cut, options=options, resume=True))
     assert losses(rows) == losses(whole)
     a, b = (load_file(folder / 'model.safetensors') for folder in (tmp_path / 'whole', cut))
     assert all(torch.equal(a[key], b[key]) for key in a)
@@ -137,7 +141,7 @@ def test_a_training_that_is_asked_to_stop_goes_on_to_the_same_weights(
     data, tmp_path, monkeypatch, name, options, calls
 ):
     options = (*options, *UNVALIDATED, 'default_hooks.checkpoint.interval=2')
-    train(ConfigTrainingJob(name, data, tmp_path / 'whole', options=options))
+    train(RunnerJob(name, data, tmp_path / 'whole', options=options))
     agreed, count = StopRequests.agreed, 0
 
     def asked(requests):
@@ -148,7 +152,7 @@ def test_a_training_that_is_asked_to_stop_goes_on_to_the_same_weights(
         return agreed(requests)
 
     monkeypatch.setattr(StopRequests, 'agreed', asked)
-    job = ConfigTrainingJob(name, data, tmp_path / 'cut', options=options)
+    job = RunnerJob(name, data, tmp_path / 'cut', options=options)
     for iterations in calls:
         with pytest.raises(TrainingStopped, match=f'SIGUSR1 came after {iterations} iter') as stop:
             train(job)
@@ -158,6 +162,28 @@ def test_a_training_that_is_asked_to_stop_goes_on_to_the_same_weights(
     train(job)
     a, b = (load_file(tmp_path / folder / 'model.safetensors') for folder in ('whole', 'cut'))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_signal_to_all_processes_of_a_training_stops_it(data, tmp_path):
+    arguments = ('train', MASK_RCNN, '--data', data, '--output', tmp_path / 'run')
+    options = (*EPOCHS, *UNVALIDATED, 'train_dataloader.num_workers=2', 'train_cfg.max_epochs=99')
+    changes = (argument for option in options for argument in ('--cfg-options', option))
+    task = subprocess.Popen(
+        [sys.executable, '-m', 'reproduce', *map(str, arguments), *changes],
+        cwd=Path(registry.__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 200
+    while not list((tmp_path / 'run').glob('epoch_*.pth')) and time.monotonic() < end:
+        time.sleep(0.1)
+    os.killpg(task.pid, signal.SIGTERM)
+    _, err = task.communicate(timeout=120)
+    assert task.returncode == 143, err
+    assert re.search(r'^stopped: SIGTERM came after \d+ iterations; ', err, re.MULTILINE)
+    assert 'Traceback' not in err
 
 
 def test_long_epochs_are_saved_within_and_followed_by_tensorboard(data, tmp_path, monkeypatch):
@@ -171,7 +197,7 @@ def test_long_epochs_are_saved_within_and_followed_by_tensorboard(data, tmp_path
 
     monkeypatch.setattr(runner._SafeEnd, '_save', recorded)
     options = (*EPOCHS, *UNVALIDATED)
-    job = ConfigTrainingJob(MASK_RCNN, data, tmp_path, options=options, tensorboard=True)
+    job = RunnerJob(MASK_RCNN, data, tmp_path, options=options, tensorboard=True)
     rows = train(job)
     assert saved == [
         {'iter_1.pth'},
@@ -293,9 +319,7 @@ def test_batches_are_numbered_and_begin_where_they_are_told():
 
 
 def test_two_processes_train_and_normalise_without_syncbn(data, tmp_path):
-    rows = train(
-        ConfigTrainingJob(FPN, data, tmp_path, options=(*ITERATIONS, *UNVALIDATED)), processes=2
-    )
+    rows = train(RunnerJob(FPN, data, tmp_path, options=(*ITERATIONS, *UNVALIDATED)), processes=2)
     assert len(losses(rows)) == 4
     (log,) = tmp_path.glob('*/*.log')
     text = log.read_text()
@@ -308,7 +332,7 @@ def test_the_learning_rate_follows_the_batch_unless_told_otherwise(data, tmp_pat
     options = (*EPOCHS, *UNVALIDATED, 'train_cfg.max_epochs=1', 'param_scheduler=None')
 
     def rate(folder, **job):
-        return train(ConfigTrainingJob(MASK_RCNN, data, tmp_path / folder, **job))[0]['lr']
+        return train(RunnerJob(MASK_RCNN, data, tmp_path / folder, **job))[0]['lr']
 
     own = load_config(MASK_RCNN).optim_wrapper.optimizer.lr
     assert rate('scaled', options=options) == pytest.approx(own / 2)
@@ -317,7 +341,7 @@ def test_the_learning_rate_follows_the_batch_unless_told_otherwise(data, tmp_pat
 
 def refused(match, *arguments, **job):
     with pytest.raises(UserError, match=match) as error:
-        train(ConfigTrainingJob(*arguments, **job))
+        train(RunnerJob(*arguments, **job))
     assert '\n' not in str(error.value)
 
 
@@ -404,7 +428,7 @@ def test_code_in_a_checkpoint_does_not_run(data, tmp_path, trap):
     named = f'model.backbone.init_cfg.checkpoint={path}'
     refused(match, resnet, data, output, options=(*options, *heads, named))
     shutil.rmtree(output)
-    train(ConfigTrainingJob(MASK_RCNN, data, output, options=(*options, 'train_cfg.max_epochs=1')))
+    train(RunnerJob(MASK_RCNN, data, output, options=(*options, 'train_cfg.max_epochs=1')))
     shutil.copy(path, output / 'epoch_1.pth')
     refused(match, MASK_RCNN, data, output, options=options, resume=True)
     assert not sprung.exists()
@@ -416,20 +440,13 @@ def test_code_in_a_checkpoint_does_not_run(data, tmp_path, trap):
 def test_a_config_in_a_checkpoint_does_not_run(data, tmp_path):
     """mmengine's Runner executes the string `meta.config` when it resumes."""
     options = (*EPOCHS, *UNVALIDATED)
-    train(
-        ConfigTrainingJob(MASK_RCNN, data, tmp_path, options=(*options, 'train_cfg.max_epochs=1'))
-    )
+    train(RunnerJob(MASK_RCNN, data, tmp_path, options=(*options, 'train_cfg.max_epochs=1')))
     path, sprung = tmp_path / 'epoch_1.pth', tmp_path / 'sprung'
     content = torch.load(path, weights_only=False)
     content['meta']['config'] = f'open({str(sprung)!r}, "w").close()'
     torch.save(content, path)
     assert (
-        len(
-            losses(
-                train(ConfigTrainingJob(MASK_RCNN, data, tmp_path, options=options, resume=True))
-            )
-        )
-        == 4
+        len(losses(train(RunnerJob(MASK_RCNN, data, tmp_path, options=options, resume=True)))) == 4
     )
     assert not sprung.exists()
 

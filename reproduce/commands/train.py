@@ -85,7 +85,13 @@ def train_imagenet(
         int, typer.Option(help='Save after every so many steps of an epoch, too.')
     ] = 500,
     processes: options.Processes = 1,
-    workers: options.Workers = 8,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help='Data-loading workers, for each of the processes.  [default: 8, or as many as it '
+            'has cores]'
+        ),
+    ] = None,
     amp: Annotated[
         TrainingPrecision | None,
         typer.Option(
@@ -163,9 +169,9 @@ def train_config(
     status 143 or 138.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.train.runner import ConfigTrainingJob, train
+    from reproduce.train.runner import RunnerJob, train
 
-    job = ConfigTrainingJob(
+    job = RunnerJob(
         config,
         data,
         output,

@@ -58,7 +58,8 @@ class TrainingJob:
         labels: the folder of the label maps; needed for token labeling, and only for that.
         resume: go on with the training that `output` holds.
         until: stop after that many of the recipe's epochs, to be resumed later.
-        workers: processes that read images, for each process that computes.
+        workers: processes that read images, for each process that computes; None takes 8, or as
+            many as it has cores.
         precision: 'fp32', 'fp16' or 'bf16'; None takes fp32 on CPUs, and on GPUs bf16 or, without
             it, fp16.
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
@@ -72,7 +73,7 @@ class TrainingJob:
     labels: Path | None = None
     resume: bool = False
     until: int | None = None
-    workers: int = 8
+    workers: int | None = None
     precision: str | None = None
     device: str | None = None
     tensorboard: bool = False

@@ -7,6 +7,7 @@ to go on exactly as if it had not stopped, in the middle of an epoch too.
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -59,7 +60,8 @@ class ClassifierTraining:
         data: the folder of ImageNet, or of data in its form.
         group: the processes that train together.
         labels: the folder of the label maps; for token labeling, and only for that.
-        workers: processes that read images, for each process that computes.
+        workers: processes that read images, for each process that computes; None takes 8, or as
+            many as it has cores.
         precision: 'fp32', 'fp16' or 'bf16'; None takes `default_precision` of the device.
 
     Attributes:
@@ -78,13 +80,15 @@ class ClassifierTraining:
         data: Path,
         group: Group,
         labels: Path | None = None,
-        workers: int = 8,
+        workers: int | None = None,
         precision: str | None = None,
     ) -> None:
-        self.recipe, self.group, self.workers = recipe, group, workers
+        self.recipe, self.group = recipe, group
+        cores = len(os.sched_getaffinity(0)) // group.local_size
+        self.workers = min(8, max(1, cores)) if workers is None else workers
         self.precision = precision or default_precision(group.device)
         self.train_data, self.val_data = load(data, 'train'), load(data, 'val')
-        self.origin_of_labels = labels and origin(labels)
+        self.origin_of_labels = labels and origin(labels, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.

@@ -1,16 +1,18 @@
-"""The picture of a training: what was measured over epochs or iterations."""
+"""Curves of a training: what was measured over epochs or iterations."""
 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from reproduce.files import write_atomically
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes: a line for every name in `lines`, as (x values, y values)."""
+    """A set of axes, with a line (x values, y values) for every name in `lines`."""
 
     x: str
     y: str
@@ -19,8 +21,6 @@ class Panel:
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
     """Draw `panels` side by side into the PNG at `path`."""
-    from matplotlib.figure import Figure  # here: half a second that no other step needs
-
     figure = Figure(figsize=(4 * len(panels), 3), layout='constrained')
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for label, (x, y) in panel.lines.items():

@@ -55,7 +55,7 @@ class Recipe(BaseModel):
         mix_token_alpha: of MixToken's beta distribution; with token labeling only.
         mixup_alpha, cutmix_alpha: of mixup's and CutMix's beta distributions, of which each is
             chosen for half of the batches; without token labeling only.
-        token_loss_weight: weight of the mean loss of the tokens beside that of the image.
+        token_loss_weight: weight of the mean loss of the tokens; that of the image has 1.
         true_class_share: of the true class in the image's target; the rest is the annotator's.
         label_map_crop: 'exact', or 'lvvit' for the crop of LV-ViT's released code, which exchanges
             the axes.

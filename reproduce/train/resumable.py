@@ -9,11 +9,14 @@ that a resumed training has done.
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.config import ConfigDict
-from mmengine.registry import DATA_SAMPLERS, DATASETS
+from mmengine.config import Config
+from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from reproduce.train.seeds import seeded
+from reproduce.train.stopping import survive_signals
+
+FUNCTIONS.register_module(module=survive_signals)
 
 
 @DATA_SAMPLERS.register_module()
@@ -94,11 +97,26 @@ class SeededDataset(Dataset):
         return self.dataset.metainfo
 
 
-def make_resumable(loader: ConfigDict, seed: int) -> None:
-    """Let the training data loader of a config give `NumberedBatches` of a `SeededDataset`."""
-    loader.dataset = {'type': SeededDataset.__name__, 'dataset': loader.dataset, 'seed': seed}
+def make_resumable(config: Config) -> None:
+    """Let the data loaders of a config serve a training that may be stopped and resumed.
+
+    The training loader gives `NumberedBatches` of a `SeededDataset`.
+
+    Args:
+        config: changed in place; its `randomness` has a seed.
+    """
+    loader = config.train_dataloader
+    loader.dataset = {
+        'type': SeededDataset.__name__,
+        'dataset': loader.dataset,
+        'seed': config.randomness.seed,
+    }
     loader.batch_sampler = {
         'type': NumberedBatches.__name__,
         'batches': loader.get('batch_sampler'),
         'drop_last': loader.pop('drop_last', False),
     }
+    for loader in (config.train_dataloader, config.get('val_dataloader')):
+        if loader is not None:
+            loader.persistent_workers = loader.get('num_workers', 0) > 0
+            loader.worker_init_fn = {'type': survive_signals.__name__}

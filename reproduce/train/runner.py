@@ -58,7 +58,7 @@ LOSS_ITERATIONS = 50
 
 
 @dataclass(frozen=True)
-class ConfigTrainingJob:
+class RunnerJob:
     """The training of a config, and where it takes place.
 
     Attributes:
@@ -86,7 +86,7 @@ class ConfigTrainingJob:
 
 
 @dataclass(frozen=True)
-class PreparedConfig:
+class PreparedRun:
     """A config that is pointed at the data, weights and folder of its job.
 
     Attributes:
@@ -100,7 +100,7 @@ class PreparedConfig:
     notes: list[str]
 
 
-def train(job: ConfigTrainingJob, processes: int = 1) -> list[dict[str, float]]:
+def train(job: RunnerJob, processes: int = 1) -> list[dict[str, float]]:
     """Train on `processes` processes of this machine, or on those that `torchrun` started.
 
     Returns:
@@ -115,7 +115,7 @@ def train(job: ConfigTrainingJob, processes: int = 1) -> list[dict[str, float]]:
     return distributed.run(_run, job, processes=processes)
 
 
-def _run(group: Group, job: ConfigTrainingJob) -> list[dict[str, float]]:
+def _run(group: Group, job: RunnerJob) -> list[dict[str, float]]:
     safe_loading.install()
     with claimed(job.output, group), StopRequests(group) as stop:
         prepared = prepare(job, checks_objects=group.rank == 0)
@@ -127,7 +127,7 @@ def _run(group: Group, job: ConfigTrainingJob) -> list[dict[str, float]]:
             raise UserError(str(error)) from error
 
 
-def prepare(job: ConfigTrainingJob, checks_objects: bool = True) -> PreparedConfig:
+def prepare(job: RunnerJob, checks_objects: bool = True) -> PreparedRun:
     """Read the config of the job, and hold it against its data, weights and output folder.
 
     Args:
@@ -166,8 +166,8 @@ def prepare(job: ConfigTrainingJob, checks_objects: bool = True) -> PreparedConf
         config.optim_wrapper.type = 'AmpOptimWrapper'
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     notes.append(_scale_lr(config, job.scale_lr))
-    make_resumable(config.train_dataloader, config.randomness.seed)
-    return PreparedConfig(config, record, notes)
+    make_resumable(config)
+    return PreparedRun(config, record, notes)
 
 
 def _point_at_data(
@@ -247,7 +247,7 @@ def _choose_backbone(config: Config, checkpoint: str | None) -> None:
         load_backbone(build(config, 'cpu'), backbone.init_cfg.checkpoint)
 
 
-def _choose_start(config: Config, job: ConfigTrainingJob, record: dict[str, Any]) -> None:
+def _choose_start(config: Config, job: RunnerJob, record: dict[str, Any]) -> None:
     """Hold the job against what its output folder holds, and find what to go on from."""
     last = _last_checkpoint(job.output)
     if job.resume:
@@ -285,7 +285,7 @@ def _record(config: Config, fingerprints: dict[str, str]) -> dict[str, Any]:
     return json.loads(json.dumps({'model': model, 'data': fingerprints}, default=str))
 
 
-def _check_same(record: dict[str, Any], job: ConfigTrainingJob) -> None:
+def _check_same(record: dict[str, Any], job: RunnerJob) -> None:
     path = job.output / 'run.json'
     try:
         before = json.loads(path.read_text())
@@ -309,9 +309,7 @@ def _scale_lr(config: Config, wanted: bool) -> str:
     return f'the learning rate is for a batch of {base} and scaled with the batch'
 
 
-def build_runner(
-    job: ConfigTrainingJob, prepared: PreparedConfig, group: Group, stop: StopRequests
-) -> Runner:
+def build_runner(job: RunnerJob, prepared: PreparedRun, group: Group, stop: StopRequests) -> Runner:
     """Return mmengine's Runner of a prepared config, in each of the processes of `group`."""
     config = prepared.config
     if in_group():
@@ -332,7 +330,7 @@ def build_runner(
 
 
 def _train(
-    job: ConfigTrainingJob, prepared: PreparedConfig, group: Group, runner: Runner
+    job: RunnerJob, prepared: PreparedRun, group: Group, runner: Runner
 ) -> list[dict[str, float]]:
     if group.rank == 0 and not job.resume:
         record = {'config': job.config, 'options': list(job.options), **prepared.record}
@@ -496,7 +494,7 @@ def plot(rows: list[dict[str, float]], runner: Runner, path: Path) -> None:
     draw(panels, path)
 
 
-def _export(job: ConfigTrainingJob, runner: Runner) -> None:
+def _export(job: RunnerJob, runner: Runner) -> None:
     """Write the last weights, and in the file's metadata what makes their model."""
     weights = {name: t.contiguous() for name, t in read(_last_checkpoint(job.output)).items()}
     classes = runner.train_dataloader.dataset.metainfo.get('classes', ())

@@ -1,5 +1,6 @@
 """Ending a training early, in all of its processes at the same step."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -78,14 +79,19 @@ class StopRequests:
 
 
 def survive_signals(worker: int) -> None:
-    """Let a data-loading worker live on for a minute after a signal that asks to stop.
+    """Let a data-loading worker live on when somebody else than the training signals it.
 
     Schedulers send their signals to all processes of a job. The training needs its workers until it
-    has stopped, and ends them itself. A worker that is still there after a minute ends by itself.
+    has stopped, and then ends them by SIGTERM itself.
+
+    Args:
+        worker: its number, as `DataLoader` passes it.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
 
-    def end_later(number: int, frame: FrameType | None) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 60)  # SIGALRM ends a process
 
-    for number in SIGNALS:
-        signal.signal(number, end_later)
+def _end_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+        pass
+    os._exit(0)

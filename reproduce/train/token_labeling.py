@@ -1,6 +1,6 @@
 """Token labeling (Jiang et al., 2021, "All Tokens Matter"): a soft label for every token.
 
-An annotator's predictions lie beside the data as dense label maps, one `.pt` for each image at
+An annotator's predictions are dense label maps, one `.pt` file for each image at
 `CLASS/NAME.pt`: half precision, [2, 5, H, W], the five largest logits at every cell of the whole
 image and their class indices. In training a map is flipped and moved with its image, cropped with
 it, mixed with it (MixToken), and is the target of the classifier and of the auxiliary head on every
@@ -29,7 +29,7 @@ from torchvision.ops import roi_align
 from datasets.imagenet import ImageNet
 from reproduce.errors import UserError
 
-# The file beside label maps that says how they were made.
+# The file in a folder of label maps that says how they were made.
 RECORD = 'labels.json'
 
 
@@ -38,11 +38,14 @@ def label_map_path(root: Path, image: Path, class_name: str) -> Path:
     return root / class_name / f'{image.stem}.pt'
 
 
-def origin(folder: Path) -> dict[str, Any] | None:
+def origin(folder: Path, complete: bool = False) -> dict[str, Any] | None:
     """Return what `folder` says about how its label maps were made; None if it says nothing.
 
+    Args:
+        complete: whether all maps have to be there.
+
     Raises:
-        UserError: if it cannot be read.
+        UserError: if it cannot be read, or says that not all maps are there.
     """
     path = folder / RECORD
     try:
@@ -51,7 +54,11 @@ def origin(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f'{path} cannot be read ({error}): make the label maps again.') from error
-    record.pop('complete', None)
+    if not record.pop('complete', True) and complete:
+        raise UserError(
+            f'{folder} does not have all label maps, because they were interrupted: repeat the '
+            "command 'labels' that makes them."
+        )
     return record
 
 
