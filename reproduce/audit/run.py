@@ -90,7 +90,7 @@ def _claimed(claims: Sequence[JudgedClaim]) -> list[Finding]:
 
 def _finding(misprint: MeasuredMisprint) -> Finding:
     likely = f', likely {misprint.likely}' if misprint.likely else ''
-    measured = f' MeasuredTables: {misprint.measured}.' if misprint.measured else ''
+    measured = f' Measured: {misprint.measured}.' if misprint.measured else ''
     return Finding(
         f'Table {misprint.table}, {misprint.model}',
         f'{misprint.metric} {misprint.printed}{likely}',

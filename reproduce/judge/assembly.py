@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import Accuracy, Failed
 from reproduce.judge.cells import Cell
-from reproduce.judge.known_deviations import KNOWN
+from reproduce.judge.known_deviations import KNOWN, KnownDeviation
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict, judge
 from reproduce.paper import Column, Printed, Row, Tolerance
@@ -23,7 +23,7 @@ def assemble(
     systems: Collection[System],
     complexities: 'Mapping[str, Complexity | Exception]',
     tolerances: Mapping[str, Tolerance],
-    known: Mapping[tuple[int, str, str], str],
+    known: Mapping[tuple[int, str, str], KnownDeviation],
     accuracies: Mapping[tuple[str, str], Accuracy],
 ) -> list[Cell]:
     """Return the judged cells of `rows`, in printed order.
@@ -32,7 +32,7 @@ def assemble(
         systems: those that stand for the rows.
         complexities: of each system its parameters and FLOPs, or why they could not be counted.
         tolerances: by metric.
-        known: the reason of each registered deviation.
+        known: the entry of each registered deviation.
         accuracies: of each system and metric its evaluation on the complete data, or why there is
             none.
     """
@@ -65,7 +65,7 @@ def _counted(
     complexity: 'Complexity | Exception',
     target: Printed | None,
     tolerance: Tolerance,
-    deviation: str | None,
+    deviation: KnownDeviation | None,
 ) -> dict:
     """Judge parameters or FLOPs."""
     if isinstance(complexity, Exception):
@@ -77,13 +77,45 @@ def _counted(
         value = layer if system.convention == 'layer' else total
         counts = {'layer_flops_g': layer, 'total_flops_g': total}
     verdict = judge(column.metric, value, target, tolerance, deviation is not None)
-    reason = {
-        Verdict.KNOWN: deviation,
-        Verdict.ERROR: f'registered as a known deviation, but it matches: correct {KNOWN.name}',
-    }.get(verdict, system.note)
+    reason = system.note
+    if verdict is Verdict.KNOWN:
+        reason = deviation.text
+        if error := _untrue(system, counts, target, tolerance, deviation):
+            verdict, reason = Verdict.ERROR, error
+    elif verdict is Verdict.ERROR:
+        reason = f'registered as a known deviation, but it matches: correct {KNOWN.name}'
     if not math.isfinite(value):
         value, reason = None, f'the measurement is {value}'
     return {'measured': value, 'verdict': verdict, 'reason': reason, **counts}
+
+
+def _untrue(
+    system: System,
+    counts: Mapping[str, float],
+    target: Printed,
+    tolerance: Tolerance,
+    deviation: KnownDeviation,
+) -> str:
+    """Return why a registered deviation is untrue under the other FLOP convention; '' if it is not.
+
+    Args:
+        counts: the FLOPs of the cell in both conventions; empty for parameters.
+    """
+    other = 'total' if system.convention == 'layer' else 'layer'
+    value = counts.get(f'{other}_flops_g')
+    matches = value is not None and abs(value - target.value) <= tolerance.width(target)
+    if matches and not deviation.convention:
+        return (
+            f'registered as a known deviation, but its {other} FLOPs, {value:.4g} G, match: '
+            f'correct the convention of {system.name}, or say in {KNOWN.name} why that is not what '
+            'the row prints'
+        )
+    if deviation.convention and not matches:
+        return (
+            f'{KNOWN.name} says why the row does not print {other} FLOPs, which do not match '
+            'anyhow: remove `convention`'
+        )
+    return ''
 
 
 def _evaluated(
@@ -92,7 +124,7 @@ def _evaluated(
     accuracy: Accuracy,
     target: Printed | None,
     tolerance: Tolerance,
-    deviation: str | None,
+    deviation: KnownDeviation | None,
 ) -> dict:
     """Judge an accuracy, against the printed value and against that of the same weights."""
     if isinstance(accuracy, Failed):
@@ -120,7 +152,9 @@ def _evaluated(
         'reference': '' if reference is None else str(reference),
         'verdict': verdict,
         'reference_verdict': reference_verdict,
-        'reason': '; '.join(filter(None, (deviation, remark, accuracy.origin))),
+        'reason': '; '.join(
+            filter(None, (deviation.text if deviation else '', remark, accuracy.origin))
+        ),
         'record': accuracy.stem,
     }
 

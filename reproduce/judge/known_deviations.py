@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from reproduce.errors import UserError
 from reproduce.files import read_toml
@@ -13,14 +14,60 @@ from reproduce.systems import System
 KNOWN = Path(__file__).parent / 'known.toml'
 
 
-class KnownDeviation(BaseModel):
-    """Cells that are outside their tolerance, and why."""
+class Evidence(BaseModel):
+    """Where a number in the reason of a deviation is from, so that it can be computed again.
 
-    model_config = ConfigDict(extra='forbid')
+    Attributes:
+        number: the number as the reason gives it, which sets the digits that it is compared at.
+        printed: an expression over printed cells, as in `paper/claims.csv`.
+        source: the folder in `paper/sources` whose tables `printed` reads; '' for the paper's own.
+        system: a system whose `count` it is, or whose backbone `config` gets.
+        model, arguments, input_size, config: the same of a model that is no system.
+        count: what is counted, 'depths' being the blocks of each stage, such as '3-5-8-3'.
+    """
+
+    model_config = ConfigDict(extra='forbid', frozen=True)
+    number: str
+    printed: str = ''
+    source: str = ''
+    system: str = ''
+    model: str | None = None
+    arguments: dict[str, Any] = {}
+    input_size: int = 224
+    config: str | None = None
+    count: Literal['', 'params_m', 'layer_flops_g', 'total_flops_g', 'depths'] = ''
+
+    @model_validator(mode='after')
+    def _is_one_of_two(self) -> 'Evidence':
+        built = self.model or self.config or self.system
+        if bool(self.printed) == bool(self.count) or bool(built) != bool(self.count):
+            raise ValueError(f'{self.number} needs either printed, or a count of something built')
+        return self
+
+
+class KnownDeviation(BaseModel):
+    """Cells that are outside their tolerance, and why.
+
+    Attributes:
+        tables, systems, metrics: the cells; `metrics` are columns of the paper's tables.
+        reason: a sentence. Its numbers are those of the cells themselves or have `evidence`.
+        convention: why the count of the other FLOP convention, which would match the printed
+            value, is not what the row prints; '' where neither count matches.
+        evidence: of the numbers in `reason` and `convention`.
+    """
+
+    model_config = ConfigDict(extra='forbid', frozen=True)
     tables: list[int]
     systems: list[str]
     metrics: list[str]
     reason: str
+    convention: str = ''
+    evidence: list[Evidence] = []
+
+    @property
+    def text(self) -> str:
+        """All that is said about the cells."""
+        return '; '.join(filter(None, (self.reason, self.convention)))
 
 
 class _Register(BaseModel):
@@ -28,14 +75,14 @@ class _Register(BaseModel):
     known: list[KnownDeviation]
 
 
-def load_known(path: Path = KNOWN) -> dict[tuple[int, str, str], str]:
-    """Return the reason of each registered (table, system, metric).
+def load_known(path: Path = KNOWN) -> dict[tuple[int, str, str], KnownDeviation]:
+    """Return the entry of each registered (table, system, metric).
 
     Raises:
         UserError: if the file is malformed.
     """
     return {
-        (table, system, metric): entry.reason
+        (table, system, metric): entry
         for entry in read_toml(path, _Register).known
         for table in entry.tables
         for system in entry.systems

@@ -33,7 +33,7 @@ class System(BaseModel):
         protocol: how the training or the evaluation of these differs from the row's.
         cited: why the system cannot be built here, in place of `model` and `config`.
         flops: what the row's printed FLOPs count, 'layer' or 'total'; None where a cited row does
-            not tell. Those of classifiers are total.
+            not tell. Those of a classifier are total unless it says otherwise.
         variant: what tells it from the other systems of its rows, such as the depths '3-3-8-3'.
         source: where the definition comes from.
         note: how the definition is known to differ from the row's.

@@ -1,0 +1,272 @@
+"""Every number that a reason gives is computed again: the register says nothing that is not so."""
+
+import csv
+import re
+from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from model.maformer import VARIANTS
+from reproduce import paper
+from reproduce.audit.expressions import evaluate
+from reproduce.audit.misprints import load_misprints
+from reproduce.audit.sources import FOLDER as SOURCES
+from reproduce.audit.sources import load_sources
+from reproduce.complexity import Complexity, measure_system
+from reproduce.errors import UserError
+from reproduce.files import read_toml
+from reproduce.judge import assembly
+from reproduce.judge.known_deviations import (
+    KNOWN,
+    Evidence,
+    KnownDeviation,
+    _Register,
+    check_known,
+    load_known,
+)
+from reproduce.judge.verdict import Verdict
+from reproduce.openmmlab import configs, models
+from reproduce.paper import load_table, load_tolerances
+from reproduce.systems import System, load_systems
+from reproduce.systems.selection import rows_and_systems
+
+RESULTS = Path(__file__).parents[1] / 'results'
+ENTRIES = read_toml(KNOWN, _Register).known
+SYSTEMS = {system.name: system for system in load_systems()}
+DEPTHS = re.compile(r'(?<![\w-])\d+(?:-\d+){2,}(?![\w-])')
+# A number that is a word of its own, or the first part of one: '16', '8.9', '128-channel'. Those in
+# names ('CaiT-M36', 'maformer_small_3383') and in kernel sizes ('3x3') are none.
+NUMBER = re.compile(r'(?<![\w.-])\d+(?:\.\d+)?(?![\dx.]*\w)')
+
+
+def numbers(text):
+    """The numbers of a text, as they stand there, but for those of the tables that it names."""
+    text = re.sub(r'Tables?( \d,?)+( and \d)?', '', text)
+    return {*DEPTHS.findall(text), *NUMBER.findall(DEPTHS.sub('', text))}
+
+
+def agrees(text, value):
+    """Whether `value` rounds to the number in a text, at its digits."""
+    if '-' in text or isinstance(value, str):
+        return text == value
+    digits = Decimal(1).scaleb(-len(text.partition('.')[2]))
+    return Decimal(text) == Decimal(str(value)).quantize(digits, ROUND_HALF_UP)
+
+
+@cache
+def counted(system):
+    complexity = measure_system(SYSTEMS[system])
+    return {
+        'params_m': complexity.params / 1e6,
+        'layer_flops_g': complexity.layer_flops / 1e9,
+        'total_flops_g': complexity.total_flops / 1e9,
+    }
+
+
+@cache
+def sources():
+    return {
+        name: source.tables
+        for name, source in zip(
+            read_toml(SOURCES / 'sources.toml', dict), load_sources(), strict=True
+        )
+    }
+
+
+def computed(evidence):
+    """What the evidence comes to when it is computed again."""
+    if evidence.printed:
+        tables = {n: load_table(n) for n in paper.TABLES}
+        return evaluate(
+            evidence.printed, sources()[evidence.source] if evidence.source else tables
+        ).value
+    if evidence.count == 'depths':
+        return '-'.join(map(str, VARIANTS[evidence.model]['depths']))
+    if evidence.config is not None:
+        config = configs.load_config(evidence.config)
+        if evidence.system:
+            theirs = configs.load_config(SYSTEMS[evidence.system].config)
+            config.model.backbone = theirs.model.backbone
+            config.model.neck.in_channels = theirs.model.neck.in_channels
+        assert evidence.count == 'params_m'
+        return sum(p.numel() for p in models.build(config).parameters()) / 1e6
+    if evidence.system:
+        return counted(evidence.system)[evidence.count]
+    built = {k: getattr(evidence, k) for k in ('model', 'arguments', 'input_size')}
+    complexity = measure_system(System(name='evidence', rows=[], **built))
+    scale = 1e6 if evidence.count == 'params_m' else 1e9
+    return getattr(complexity, evidence.count.rpartition('_')[0]) / scale
+
+
+def settings(evidence=(), systems=(), rows=()):
+    """The numbers that something was set to: image sizes, widths."""
+    found = {str(size) for e in evidence for size in (e.input_size, *e.arguments.values())}
+    found |= {str(system.input_size) for system in systems}
+    return found | {row.description.get(k, '') for row in rows for k in ('train_size', 'test_size')}
+
+
+def cells_of(entry):
+    """The rows and the printed values that an entry is about."""
+    rows = [
+        (row, system)
+        for table in entry.tables
+        for row in load_table(table)
+        for system in map(SYSTEMS.get, entry.systems)
+        if system.stands_for(row)
+    ]
+    return [r for r, _ in rows], [r.cells[m].text for r, _ in rows for m in entry.metrics]
+
+
+@pytest.mark.parametrize('entry', ENTRIES, ids=lambda e: f'{e.tables[0]}-{e.systems[0]}')
+def test_every_number_of_a_reason_is_computed_again(entry):
+    for evidence in entry.evidence:
+        assert evidence.number in numbers(entry.text), f'{evidence.number} is in no text'
+        assert agrees(evidence.number, computed(evidence)), evidence
+    rows, printed = cells_of(entry)
+    systems = [SYSTEMS[name] for name in entry.systems]
+    own = [*map(Decimal, printed), *(v for s in entry.systems for v in counted(s).values())]
+    backed = {e.number for e in entry.evidence} | settings(entry.evidence, systems, rows)
+    for number in numbers(entry.text) - backed:
+        assert any(agrees(number, value) for value in own), f'{number} has no evidence'
+
+
+def test_a_number_without_evidence_is_found():
+    assert numbers('7.4 G of layers, CaiT-M36 at 448 x 448, 3x3, a 128-channel stem') == {
+        '7.4',
+        '448',
+        '128',
+    }
+    assert numbers('depths 3-5-8-3 of Tables 1, 4 and 7 (maformer_small_3383)') == {'3-5-8-3'}
+    assert agrees('8.3', 8.334) and not agrees('7.4', 8.334) and agrees('3-5', '3-5')
+
+
+@pytest.mark.parametrize('misprint', load_misprints(), ids=lambda m: f'{m.table}-{m.model}')
+def test_every_number_of_a_misprint_is_printed_or_measured(misprint):
+    """Somewhere for this model: in the paper, in a source, in the results, or as evidence."""
+    everywhere = [{n: load_table(n) for n in paper.TABLES}, *sources().values()]
+    rows = [
+        row
+        for tables in everywhere
+        for of_table in tables.values()
+        for row in of_table
+        if row.model == misprint.model
+    ]
+    known = [e for e in ENTRIES if misprint.table in e.tables and misprint.metric in e.metrics]
+    evidence = [
+        e
+        for entry in known
+        if any(row.model == misprint.model for row in cells_of(entry)[0])
+        for e in entry.evidence
+    ]
+    values = [Decimal(cell.text) for row in rows for cell in row.cells.values() if cell]
+    for table in paper.TABLES:
+        with (RESULTS / f'table{table}.csv').open(newline='') as file:
+            values += [
+                Decimal(line[column])
+                for line in csv.DictReader(file)
+                for column in ('measured', 'layer_flops_g', 'total_flops_g')
+                if line['model'] == misprint.model and line[column]
+            ]
+    texts = {e.number for e in evidence} | settings(evidence, rows=rows)
+    texts |= {row.description.get('depths', '') for row in rows}
+    texts |= {'3-3-8-3', '2-4-8-3'} if misprint.metric == 'depths' else set()  # see test_audit.py
+    for number in numbers(f'{misprint.reason} {misprint.likely}') - texts:
+        assert any(agrees(number, value) for value in values), number
+
+
+@pytest.mark.parametrize(
+    'system', [s for s in load_systems() if numbers(s.note)], ids=lambda s: s.name
+)
+def test_every_number_of_a_note_is_set_or_counted(system):
+    rows = [r for n in paper.TABLES for r in load_table(n) if system.stands_for(r)]
+    note = re.sub(r'\[\d+(?:, \d+)+\]', '', system.note)  # the depths, which the model's tests hold
+    left = numbers(note) - settings(systems=[system], rows=rows)
+    if not left:
+        return
+    assert system.accuracy_config, f'{left} of {system.name}'
+    other = measure_system(system.model_copy(update={'config': system.accuracy_config}))
+    assert all(agrees(number, other.layer_flops / 1e9) for number in left)
+
+
+COATNET = (4, 'coatnet_1_224', 'flops_g')
+
+
+def judged(deviation, system='coatnet_1_224', **changes):
+    """The FLOP cell of CoAtNet-1, printed as 8.4 G, of 8.223 layer and 8.643 total G."""
+    rows, _ = rows_and_systems([4])
+    row = next(r for r in rows if r.model == 'CoAtNet-1')
+    complexity = Complexity(41_720_000, *(round(changes.get(k, v) * 1e9) for k, v in FLOPS.items()))
+    cells = assembly.assemble(
+        [row],
+        [SYSTEMS[system]],
+        {system: complexity},
+        load_tolerances(),
+        {COATNET: deviation} if deviation else {},
+        {(system, 'top1'): assembly.Failed('not of interest')},
+    )
+    return next(cell for cell in cells if cell.metric == 'flops_g')
+
+
+FLOPS = {'layer': 8.223, 'total': 8.643}
+ENTRY = {'tables': [4], 'systems': ['coatnet_1_224'], 'metrics': ['flops_g'], 'reason': 'more'}
+
+
+def test_what_would_match_in_the_other_convention_says_why_that_is_not_the_rows():
+    cell = judged(KnownDeviation(**ENTRY))
+    assert cell.verdict is Verdict.ERROR
+    assert 'its layer FLOPs, 8.223 G, match' in cell.reason
+    cell = judged(KnownDeviation(**ENTRY, convention='totals in this family'))
+    assert (cell.verdict, cell.reason) == (Verdict.KNOWN, 'more; totals in this family')
+    assert judged(None).verdict is Verdict.WORSE
+
+
+def test_what_matches_in_neither_convention_has_none_to_explain():
+    assert judged(KnownDeviation(**ENTRY), layer=8.0).verdict is Verdict.KNOWN
+    cell = judged(KnownDeviation(**ENTRY, convention='totals'), layer=8.0)
+    assert cell.verdict is Verdict.ERROR
+    assert 'remove `convention`' in cell.reason
+
+
+def test_the_register_of_today_is_true():
+    """Each entry, against what is counted: outside in its convention, explained in the other."""
+    rows, systems = rows_and_systems(None)
+    known = load_known()
+    check_known(known, rows, systems)
+    tolerances = load_tolerances()
+    for (table, name, metric), entry in known.items():
+        column = paper.TABLES[table].columns[metric].metric
+        convention = SYSTEMS[name].convention if column.name == 'flops_g' else ''
+        key = {'layer': 'layer_flops_g', 'total': 'total_flops_g'}.get(convention, 'params_m')
+        row = next(r for r in rows if r.table == table and SYSTEMS[name].stands_for(r))
+        target, width = row.cells[metric], tolerances[column.name].width(row.cells[metric])
+        assert abs(counted(name)[key] - target.value) > width, (table, name, metric)
+        if convention:
+            other = {'layer': 'total_flops_g', 'total': 'layer_flops_g'}[convention]
+            matches = abs(counted(name)[other] - target.value) <= width
+            assert matches == bool(entry.convention), (table, name, metric)
+
+
+def test_twins_svt_b_matches_in_its_own_convention():
+    assert SYSTEMS['twins_svt_base'].convention == 'layer'
+    assert (4, 'twins_svt_base', 'flops_g') not in load_known()
+    assert counted('twins_svt_base')['layer_flops_g'] == pytest.approx(8.3, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    'evidence',
+    [
+        {'number': '1'},
+        {'number': '1', 'printed': 'T4[Swin-T].top1', 'system': 'x', 'count': 'params_m'},
+        {'number': '1', 'count': 'params_m'},
+        {'number': '1', 'system': 'x'},
+    ],
+)
+def test_evidence_is_printed_or_counted(evidence, tmp_path):
+    with pytest.raises(ValueError, match='1 needs either printed, or a count'):
+        Evidence(**evidence)
+    path = tmp_path / 'known.toml'
+    path.write_text('[[known]]\ntables = [4]\nsystems = ["x"]\nmetrics = ["flops_g"]\n')
+    with pytest.raises(UserError, match=r'known\.0\.reason'):
+        load_known(path)
