@@ -1,6 +1,8 @@
 """The audit finds what is known not to hold, and a changed cell changes what it finds."""
 
+import csv
 import json
+import re
 import shutil
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +18,7 @@ from reproduce.audit.expressions import evaluate
 from reproduce.audit.measured import MeasuredTables
 from reproduce.audit.readings import Reading, count, targets
 from reproduce.audit.run import audit
+from reproduce.audit.sources import SourceVerdict, load_sources, unsourced
 from reproduce.complexity import measure
 from reproduce.errors import UserError
 
@@ -74,7 +77,7 @@ def verdict(audited, place, says):
         ('Table 4, CSWin-S', 'flops_g 8.9', 'at most 3.1 G'),
         ('Table 4, CSWin-S', 'flops_g 8.9', '6.9 in CSWin Transformer'),
         ('Table 4, CaiT-M36', 'flops_g 247.8', '(cait_m36_384)'),
-        ('Table 4, CaiT-M36', 'test_size 384', '448 in UniFormer'),
+        ('Table 4, CaiT-M36', 'top1 85.1', "86.1 in CaiT's released models"),
         ('Table 5, Swin-T', 'mask_ap50 64.6', 'mask_ap50 is box_ap50'),
         ('Table 5, Swin-T', 'mask_ap50 64.6', '61.6 in CSWin Transformer'),
         ('Table 5, TwinsP-S', 'mask_ap 40.4', '40.0 in CSWin Transformer'),
@@ -89,6 +92,78 @@ def verdict(audited, place, says):
 def test_what_is_known_not_to_hold_is_on_the_list(found, place, says, evidence):
     of_place = [f for f in found.findings if f.place.split(';')[0] == place and says in f.says]
     assert any(evidence in finding.evidence for finding in of_place)
+
+
+def test_the_two_flop_conventions_lead_the_list(found):
+    """Against the CSVs: what is printed side by side, and what both come to in one convention."""
+    first, *_ = found.findings
+    assert first.place == 'Tables 5 and 6, FLOPs'
+    assert 'layer FLOPs of MAFormer stand beside total FLOPs of CSWin' in first.says
+    assert first.evidence.startswith("What is printed as 0.92 to 1.16 times the rival's FLOPs is")
+    with (RESULTS / 'table5.csv').open(newline='') as file:
+        lines = [line for line in csv.DictReader(file) if line['metric'] == 'flops_g']
+    of = {line['system']: line for line in lines}
+    pairs = [(p.ours.system, p.rival.system) for p in found.comparisons if p.table == 5]
+    assert pairs == [
+        ('mask-rcnn_maformer-small-3383_fpn_1x_coco', 'mask-rcnn_cswin-t_fpn_1x_coco'),
+        ('mask-rcnn_maformer-base_fpn_1x_coco', 'mask-rcnn_cswin-s_fpn_1x_coco'),
+        ('mask-rcnn_maformer-large_fpn_1x_coco', 'mask-rcnn_cswin-b_fpn_1x_coco'),
+    ]
+    for pair, (ours, rival) in zip(found.comparisons[:3], pairs, strict=True):
+        for name in ('total', 'layer'):
+            counts = [float(of[system][f'{name}_flops_g']) for system in (ours, rival)]
+            assert pair.ratio(name) == pytest.approx(counts[0] / counts[1])
+            ratio = counts[0] / counts[1]
+            assert f'{counts[0]:.0f} and {counts[1]:.0f} G {name} ({ratio:.2f} times)' in (
+                first.evidence
+            )
+    assert [round(p.printed_ratio, 2) for p in found.comparisons[:3]] == [0.92, 1.04, 1.16]
+    assert len(found.comparisons) == 6
+
+
+def test_the_readme_leads_with_the_same_numbers(found):
+    text = (RESULTS.parent / 'README.md').read_text()
+    for pair in found.comparisons[:3]:
+        counts = ''.join(
+            f' {pair.ours.flops(n):.0f}, {pair.rival.flops(n):.0f} | {pair.ratio(n):.2f} × |'
+            for n in ('total', 'layer')
+        )
+        printed = f' {pair.ours.paper}, {pair.rival.paper} | {pair.printed_ratio:.2f} × |'
+        assert f'{pair.rival.model} |{printed}{counts}' in text
+    for pair in found.comparisons[3:]:
+        counts = (pair.ours.flops('total'), pair.rival.flops('total'))
+        assert '{:.0f} against {:.0f}'.format(*counts) in text
+
+
+def test_sources_are_compared_cell_by_cell(found, tables):
+    """Every number of every rival's row once, with all that the sources print for it."""
+    cells = {(c.table, c.model, c.field): c for c in found.sourced}
+    printed = {
+        (number, row.model, name)
+        for number, rows in tables.items()
+        for row in rows
+        for name, cell in row.cells.items()
+        if cell and not row.model.startswith('MAFormer')
+    }
+    assert printed <= cells.keys()
+    swin = cells[4, 'Swin-T', 'top1']
+    assert swin.verdict is SourceVerdict.PARTLY
+    assert [text for _, text in swin.sources] == ['81.3', '81.3', '81.2']
+    assert cells[4, 'Shuffle-T', 'top1'].verdict is SourceVerdict.DIFFERS
+    assert cells[4, 'CrossViT-15', 'top1'].verdict is SourceVerdict.UNSOURCED
+    assert 'Table 4, CrossViT-15' in unsourced(found.sourced)
+    assert 'Table 5, PVT-S' not in unsourced(found.sourced)
+
+
+def test_a_source_says_where_it_stands():
+    """At a fixed version, but for the two papers whose version was not recorded."""
+    sources = load_sources()
+    assert [s.name for s in sources if not s.address] == ['cswin', 'uniformer']
+    for source in sources:
+        assert source.tables
+        if source.address:
+            assert re.search(r'/blob/[0-9a-f]{40}/\S+\.md$', source.address)
+            assert source.headings.keys() == source.tables.keys()
 
 
 def test_what_holds_is_not_on_the_list(found):

@@ -177,7 +177,8 @@ def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):
 def test_a_failed_write_leaves_the_old_file_whole(monkeypatch, tmp_path):
     verdicts = dict.fromkeys(('verdict', 'reference_verdict'), Verdict.NOT_RUN)
     numbers = dict.fromkeys(('measured', 'difference', 'tolerance'))
-    texts = dict.fromkeys(('convention', 'paper', 'reference', 'reason'), '')
+    texts = ('convention', 'paper', 'reference', 'reason', 'variant', 'published')
+    texts = dict.fromkeys((*texts, 'reference_source'), '')
     cell = Cell(table=1, model='M', system='s', metric='top1', **verdicts, **numbers, **texts)
     (tmp_path / 'table1.csv').write_text('old\n')
 

@@ -12,19 +12,20 @@ from timm.data import resolve_data_config
 from datasets import shapes
 from datasets.imagenet import load
 from reproduce import paper
+from reproduce.audit.sources import load_sources
 from reproduce.complexity import Complexity
 from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.coverage import Coverage, coverage
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge import assembly
-from reproduce.judge.verdict import Verdict, judge
+from reproduce.judge.verdict import Verdict, compare_published, judge
 from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
 from reproduce.tasks.imagenet import PREPROCESSING, preprocessing
 from reproduce.weights import registry, store
 from reproduce.weights.download import Receipt
-from reproduce.weights.published import publication
+from reproduce.weights.published import publication, release_results
 from reproduce.weights.registry import Reference, load_public, released
 from reproduce.weights.store import FileState, released_name, state
 
@@ -243,6 +244,61 @@ def test_weights_of_another_protocol(sha256, measured, verdict, reference_verdic
     cell = next(cell for cell in cells if cell.metric == 'sem_fpn_miou')
     assert (cell.verdict, cell.reference_verdict) == (verdict, reference_verdict)
     assert ('released weights: trained for 160k' in cell.reason) is (sha256 != '00000000')
+
+
+def unmeasured(table, system):
+    """The accuracies of a system's row while nothing is measured, by metric."""
+    rows = [row for row in paper.load_table(table) if SYSTEMS[system].stands_for(row)]
+    cells = assembly.assemble(
+        *(rows, [SYSTEMS[system]], {system: COUNTED}, paper.load_tolerances(), {}),
+        defaultdict(NotRun),
+    )
+    return {cell.metric: cell for cell in cells if not cell.column.metric.is_complexity}
+
+
+def test_what_is_published_is_shown_before_anything_is_measured():
+    cells = unmeasured(5, 'mask-rcnn_swin-t-p4-w7_fpn_1x_coco')
+    box, mask, box50 = cells['box_ap'], cells['mask_ap'], cells['box_ap50']
+    assert (box.paper, box.reference, box.published) == ('42.2', '42.7', 'higher')
+    assert (box.verdict, box.reference_verdict) == (Verdict.NOT_RUN, Verdict.NOT_RUN)
+    assert box.reference_source == 'mmdet, configs/swin/metafile.yml'
+    assert "released weights: mmdet's own training" in box.reason
+    assert (mask.paper, mask.reference, mask.published) == ('39.1', '39.3', 'agrees')
+    assert (box50.reference, box50.published, box50.reference_source) == ('', '', '')
+    (lvvit,) = unmeasured(4, 'lvvit_medium').values()
+    assert (lvvit.paper, lvvit.reference, lvvit.published) == ('84.1', '84.0', 'agrees')
+    assert '/TokenLabeling/blob/' in lvvit.reference_source
+    assert assembly.exit_code([*cells.values(), lvvit], strict=False) == 0
+    assert assembly.count_published([*cells.values(), lvvit]) == {
+        'agrees': 2,
+        'higher': 1,
+        'lower': 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ('published', 'agreement'),
+    [(42.65, 'agrees'), (42.66, 'higher'), (41.75, 'agrees'), (41.7, 'lower')],
+)
+def test_a_published_value_agrees_within_the_tolerance(published, agreement):
+    tolerance = paper.load_tolerances()['box_ap']  # 0.4, and half a unit of 42.2
+    assert compare_published(published, paper.Printed('42.2'), tolerance) == agreement
+
+
+def test_the_results_of_releases_are_of_systems_without_other_weights():
+    """And the audit's tables of the same READMEs print the same."""
+    sources = {source.address: source for source in load_sources()}
+    for name, (metrics, address) in release_results().items():
+        system = SYSTEMS[name]
+        assert system.weights is None and system.cited is None
+        assert metrics.keys() <= set(system.accuracies)
+        table = int(system.rows[-1]['table'])
+        source = sources.get(address)
+        if source is None:  # Swin's detectors have a README of their own; its numbers are Swin's
+            assert 'Swin-Transformer-Object-Detection' in address
+            source = next(s for s in sources.values() if s.name == 'swin')
+        (row,) = [r for r in source.tables[table] if r.model == system.rows[-1]['model']]
+        assert metrics == {m: row.cells[m].value for m in metrics}
 
 
 def test_the_coverage_of_the_tables():

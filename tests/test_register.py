@@ -12,7 +12,6 @@ from model.maformer import VARIANTS
 from reproduce import paper
 from reproduce.audit.expressions import evaluate
 from reproduce.audit.misprints import load_misprints
-from reproduce.audit.sources import FOLDER as SOURCES
 from reproduce.audit.sources import load_sources
 from reproduce.complexity import Complexity, measure_system
 from reproduce.errors import UserError
@@ -67,12 +66,7 @@ def counted(system):
 
 @cache
 def sources():
-    return {
-        name: source.tables
-        for name, source in zip(
-            read_toml(SOURCES / 'sources.toml', dict), load_sources(), strict=True
-        )
-    }
+    return {source.name: source.tables for source in load_sources()}
 
 
 def computed(evidence):

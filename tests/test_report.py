@@ -128,6 +128,17 @@ def test_bold_is_the_best_of_each_block(tables, table):
     assert bold
 
 
+def own_print(cell):
+    """The printed value of a line of the CSVs, if it is of the depths that are printed."""
+    return '' if cell['variant'] and is_accuracy(cell['metric']) else cell['paper']
+
+
+def convention(cell):
+    """The mark of the FLOPs that a line of the CSVs prints."""
+    same = cell['layer_flops_g'] == cell['total_flops_g']
+    return '' if same else {'layer': 'ˡ', 'total': 'ᵗ', '': ''}[cell['convention']]
+
+
 @pytest.mark.parametrize('show', ['measured', 'both'])
 def test_measured_values_stand_in_place_of_or_beside_the_printed(tables, show):
     rows = parsed(tables(5, '--show', show, '--columns', 'params_m,flops_g,box_ap'))[1:]
@@ -138,9 +149,9 @@ def test_measured_values_stand_in_place_of_or_beside_the_printed(tables, show):
         of_row = {line['metric']: line for line in lines if line['system'] == system}
         for metric, field in zip(('params_m', 'flops_g', 'box_ap'), row[1:], strict=True):
             cell = of_row[metric]
-            text = cell['paper']
+            text = own_print(cell)
             if cell['measured']:
-                text = f'{float(cell["measured"]):.1f}'
+                text = f'{float(cell["measured"]):.1f}{convention(cell)}'
                 text += f' ({cell["paper"]})' * (show == 'both')
             marks = {'match': '•', 'unprinted': '•', 'cited': '◦', 'not-run': '', 'error': ''}
             mark = marks.get(cell['verdict'], '≠')
@@ -160,6 +171,71 @@ def test_a_measured_accuracy_decides_what_is_best(tables, changed):
     assert {row[0]: row[1] for row in rows}['MAFormer-S'] == '**47.0**'
 
 
+def test_columns_in_one_convention_stand_beside_the_printed(tables):
+    rows = parsed(tables(5, '--columns', 'flops_g,box_ap', '--with', 'total_flops_g'))
+    assert rows[0][1:] == ['FLOPs (G)', 'Total FLOPs (G)', 'APᵇ']
+    fields = {row[0]: row[1:3] for row in rows[1:]}
+    assert fields['MAFormer-B'] == ['353.3ˡ (354)•', '583.0']
+    assert fields['CSWin-S'] == ['343.6ᵗ (342)•', '343.6']
+    assert fields['Res50'] == ['259.3 (260)•', '259.3']
+    both = parsed(tables(7, '--columns', 'miou', '--with', 'layer_flops_g'))
+    assert both[0].count('UPerNet 160K: Layer FLOPs (G)') == 1
+    latex = tables(5, '--format', 'latex', '--with', 'total_flops_g')
+    assert r'\cellmeasured{353.3\cellconvention{l}\cellprinted{354}} & 583.0' in latex
+    assert r'\textsubscript{t} total FLOPs' in latex
+    # Which FLOPs they count is no longer said where nothing is to be marked.
+    assert 'ˡ' not in tables(5, '--no-marks')
+
+
+def test_the_depths_that_are_not_printed_have_no_printed_accuracy(tables, html):
+    rows = parsed(tables(5, '--rows', 'MAFormer-S', '--columns', 'flops_g,box_ap'))[1:]
+    assert [row[2] for row in rows] == ['47.0', '–']
+    system = 'mask-rcnn_maformer-small-3383_fpn_1x_coco'
+    assert Parsed(html).texts[f'5/MAFormer-S/{system}/box_ap'] == ['–']
+
+
+SPEED = 'model,images_per_s,peak_memory_mib,device,precision,batch_size,torch\n'
+
+
+def test_speeds_are_shown_where_they_were_measured(run, tables, changed):
+    folder = changed({})
+    code, _, err = run('tables', 4, '--with', 'images_per_s', '--results', folder)
+    assert (code, err.count('\n')) == (2, 1)
+    assert 'speed.csv does not exist: write it with `make benchmark`' in err
+    line = 'swin_tiny_patch4_window7_224,{},512.5,A GPU,fp32,16,2.10\n'
+    (folder / 'speed.csv').write_text(SPEED + line.format(1234.56))
+    text = tables(4, '--columns', 'top1', '--with', 'images_per_s,peak_memory_mib', results=folder)
+    rows = {row[0]: row[1:] for row in parsed(text)}
+    assert rows['Model'] == ['Top-1 (%)', 'Images/s', 'Peak memory (MiB)']
+    assert rows['Swin-T'][1:] == ['1234.6', '512.5']
+    assert rows['Swin-S'][1:] == ['–', '–']
+    assert 'on A GPU' in text
+    (folder / 'speed.csv').write_text(SPEED + line.format(1) + line.replace('A GPU', 'B').format(1))
+    code, _, err = run('tables', 4, '--with', 'images_per_s', '--results', folder)
+    assert (code, err.count('\n')) == (2, 1)
+    assert 'holds several runs' in err
+
+
+def test_a_row_in_total_flops_stands_on_the_page_where_the_printed_are_mixed(html):
+    sections = re.split(r'<section id="table(\d)"', html)
+    total = {
+        int(n): 'Total FLOPs (G)' in text
+        for n, text in zip(sections[1::2], sections[2::2], strict=True)
+    }
+    assert total == {1: False, 2: False, 3: False, 4: True, 5: True, 6: True, 7: True}
+
+
+def test_published_values_are_on_the_page(html):
+    rows = [row for table in TABLES for row in read(RESULTS / f'table{table}.csv')]
+    published = Counter(row['published'] for row in rows if row['published'])
+    text = ' '.join(unescape(re.sub(r'<[^>]+>', ' ', html)).split())
+    assert f'states {sum(published.values())} of the accuracies' in text
+    assert f'{published["agrees"]} agree with the paper' in text
+    (swin,) = [r for r in rows if r['system'] == RECORD['system'] and r['metric'] == 'box_ap']
+    assert (swin['paper'], swin['reference'], swin['published']) == ('42.2', '42.7', 'higher')
+    assert re.search(r'Table 5 Swin-T APᵇ 42.2 42.7 higher mmdet', text)
+
+
 def test_rows_and_columns(tables):
     rows = parsed(tables(5, '--rows', 'Swin-T,MAFormer-S', '--columns', 'box_ap,mask_ap'))
     assert rows[0] == ['Model', 'APᵇ', 'APᵐ']
@@ -176,6 +252,7 @@ def test_rows_and_columns(tables):
     [
         (('--rows', 'swin-t'), "nothing in these tables is called 'swin-t'; the nearest are Swin"),
         (('--columns', 'top1'), "--columns: nothing in these tables is called 'top1'"),
+        (('--with', 'images'), "--with: nothing in these tables is called 'images'"),
         (('--add', 'nowhere.csv'), 'nowhere.csv cannot be read as CSV'),
         (('9',), 'the paper has no Table 9'),
         (('--results', 'nowhere'), 'nowhere/table5.csv does not exist'),
@@ -382,16 +459,23 @@ def test_labels_collide_with_nothing(evaluated):
                 assert not any(box.contains(*point) for box in boxes)
 
 
-def test_points_are_what_the_results_say(evaluated):
+@pytest.mark.parametrize('flops', ['total', 'layer'])
+def test_points_are_what_the_results_say(evaluated, flops):
+    """Every model over the same kind of FLOPs; MAFormer-S once, over those that fit the print."""
     loaded, _ = evaluated
-    found = plots.points(layout.lines(loaded, 5), PRINTED[5].columns['box_ap'], 'flops_g')
+    found = plots.points(layout.lines(loaded, 5), PRINTED[5].columns['box_ap'], 'flops_g', flops)
     rows = read(RESULTS / 'table5.csv')
     of = {(row['system'], row['metric']): row for row in rows}
     systems = list(dict.fromkeys(row['system'] for row in rows))
+    systems.remove('mask-rcnn_maformer-small_fpn_1x_coco')  # 265 G where 256 are printed
+    systems = [system for system in systems if of[system, 'flops_g'][f'{flops}_flops_g']]
     assert len(found) == len(systems)
+    small = [(p.label, p.variant) for p in found if p.model == 'MAFormer-S']
+    assert small == [('MAFormer-S', '3-3-8-3')]
     for point, system in zip(found, systems, strict=True):
         cost, accuracy = of[system, 'flops_g'], of[system, 'box_ap']
-        assert point.x == float(cost['measured'] or cost['paper'])
+        assert point.x == float(cost[f'{flops}_flops_g'])
+        assert point.fits
         if system == RECORD['system']:
             accuracy = {**accuracy, **SWIN}
         if accuracy['measured']:
@@ -401,6 +485,31 @@ def test_points_are_what_the_results_say(evaluated):
             values = (kind, float(accuracy['paper']), None)
         assert (point.kind, point.y, point.printed) == values
     assert 'measured' in {point.kind for point in found}
+
+
+def test_a_measured_variant_has_a_point_of_its_own(changed):
+    """The depths as printed, measured: their own accuracy, at their own cost, off the line."""
+    system = 'mask-rcnn_maformer-small_fpn_1x_coco'
+    fields = {'measured': '46.100000', 'difference': '-0.9', 'verdict': 'worse'}
+    loaded = cells.load_results(changed({(5, system, 'box_ap'): fields}), [5])
+    found = plots.points(layout.lines(loaded, 5), PRINTED[5].columns['box_ap'], 'flops_g')
+    small = [(p.variant, p.kind, p.y, p.fits) for p in found if p.model == 'MAFormer-S']
+    assert small == [('', 'measured', 46.1, False), ('3-3-8-3', 'printed', 47.0, True)]
+
+
+def test_a_figure_says_which_flops_it_counts(evaluated):
+    for convention, text in (('total', 'attention'), ('layer', 'layers only')):
+        drawn = plots.figures(evaluated[0], (), convention)
+        names = [name for name in drawn if name != 'deviations']
+        assert all(name.endswith('-layer') is (convention == 'layer') for name in names)
+        for name in names:
+            _, figure = drawn[name]
+            assert text in figure.axes[0].get_xlabel()
+            assert 'Params' in figure.axes[1].get_xlabel()
+            remarks = ' '.join(t.get_text() for t in figure.texts)
+            assert (
+                'MAFormer-S: at the cost of depths 3-3-8-3, which fits the printed cost' in remarks
+            )
 
 
 @pytest.mark.parametrize('format', ['pdf', 'png', 'svg'])
@@ -460,8 +569,9 @@ def test_every_cell_is_there_once_with_its_values(html):
     provenance = json.loads(data)
     for key, row in zip(keys, rows, strict=True):
         measured = f'{float(row["measured"]):.2f}' if row['measured'] else ''
-        assert parsed.texts[key][0] == (measured or row['paper'] or '–')
-        assert (row['paper'] in parsed.texts[key]) or not row['paper']
+        assert parsed.texts[key][0] == (measured or own_print(row) or '–')
+        assert (own_print(row) in parsed.texts[key]) or not own_print(row)
+        assert (convention(row) in parsed.texts[key]) or not convention(row)
         told = provenance[key]
         assert (told['measured'], told['paper'], told['reference']) == (
             measured,

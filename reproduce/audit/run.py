@@ -7,6 +7,7 @@ from pathlib import Path
 from reproduce import paper
 from reproduce.audit.claims import ClaimVerdict, JudgedClaim, judge_claim, load_claims
 from reproduce.audit.contradictions import contradictions
+from reproduce.audit.conventions import Comparison, comparisons, mixed_conventions
 from reproduce.audit.findings import Finding, merged
 from reproduce.audit.measured import MeasuredTables
 from reproduce.audit.misprints import (
@@ -16,7 +17,13 @@ from reproduce.audit.misprints import (
     measured_otherwise,
 )
 from reproduce.audit.readings import Reading, Search, count, nearest, search, show, targets
-from reproduce.audit.sources import differences, load_sources, omissions
+from reproduce.audit.sources import (
+    SourcedCell,
+    compare_sources,
+    differences,
+    load_sources,
+    omissions,
+)
 
 _LITERAL = Reading('FC all tokens to half')
 _NOT_HELD = (ClaimVerdict.FAILS, ClaimVerdict.PARTLY, ClaimVerdict.UNLIKE)
@@ -26,8 +33,10 @@ _NOT_HELD = (ClaimVerdict.FAILS, ClaimVerdict.PARTLY, ClaimVerdict.UNLIKE)
 class Audit:
     """What was found; `findings` is the list of all that does not hold."""
 
+    comparisons: tuple[Comparison, ...]
     claims: tuple[JudgedClaim, ...]
     contradictions: tuple[Finding, ...]
+    sourced: tuple[SourcedCell, ...]
     sources: tuple[Finding, ...]
     misprints: tuple[MeasuredMisprint, ...]
     measured_otherwise: tuple[Finding, ...]
@@ -48,27 +57,30 @@ def audit(results: Path, folder: Path = paper.FOLDER) -> Audit:
     tables = {number: paper.load_table(number, folder) for number in paper.TABLES}
     measured = MeasuredTables(results)
     claims = [judge_claim(claim, tables) for claim in load_claims(folder)]
+    compared = comparisons(tables, measured)
     contradicting = contradictions(tables, measured)
     sources = load_sources(folder / 'sources')
-    sourced = [*differences(tables, sources), *omissions(tables, sources)]
+    sourced = compare_sources(tables, sources)
+    unlike = [*differences(sourced), *omissions(tables, sources)]
     listed = load_misprints(folder)
     misprints = measure_misprints(listed, measured)
     otherwise = measured_otherwise(measured, listed)
     searched = search(*targets(tables, measured, paper.load_tolerances(folder)))
     findings = [
+        *mixed_conventions(tables, measured, compared),
         *_claimed([claim for claim in claims if claim.verdict in _NOT_HELD]),
         *merged(
             [
                 *map(_finding, misprints),
                 *_of_readings(searched),
                 *contradicting,
-                *sourced,
+                *unlike,
                 *otherwise,
             ]
         ),
     ]
     return Audit(
-        *map(tuple, (claims, contradicting, sourced, misprints, otherwise)),
+        *map(tuple, (compared, claims, contradicting, sourced, unlike, misprints, otherwise)),
         searched,
         tuple(findings),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -19,14 +20,70 @@ FOLDER = paper.FOLDER / 'sources'
 class _Entry(BaseModel):
     model_config = ConfigDict(extra='forbid')
     paper: str
+    address: str = ''
+    tables: dict[int, str] = {}
+    note: str = ''
 
 
 @dataclass(frozen=True)
 class Source:
-    """A publication, and its tables under the numbers of the paper's."""
+    """A publication, and its tables under the numbers of the paper's.
 
+    Attributes:
+        name: of its folder.
+        title: what it is.
+        address: the version that was read; '' where that was not recorded.
+        tables: what it prints, by the numbers of the paper's tables.
+        headings: what it calls these tables.
+        note: what is not taken from it.
+    """
+
+    name: str
     title: str
+    address: str
     tables: Mapping[int, Sequence[Row]]
+    headings: Mapping[int, str]
+    note: str
+
+
+class SourceVerdict(StrEnum):
+    """How a printed cell compares with the publications that print it too, up to rounding."""
+
+    AGREES = 'all agree'
+    PARTLY = 'some agree'
+    DIFFERS = 'none agrees'
+    UNSOURCED = 'no source'
+
+
+@dataclass(frozen=True)
+class SourcedCell:
+    """A printed cell, or a description of its row, beside what the sources print for it.
+
+    Attributes:
+        field: its column.
+        printed: in the paper.
+        sources: what each of the sources prints: its title and the text.
+    """
+
+    table: int
+    model: str
+    field: str
+    printed: str
+    sources: tuple[tuple[str, str], ...]
+
+    @property
+    def verdict(self) -> SourceVerdict:
+        agree = [_same(self.printed, text) for _, text in self.sources]
+        if not agree:
+            return SourceVerdict.UNSOURCED
+        if all(agree):
+            return SourceVerdict.AGREES
+        return SourceVerdict.PARTLY if any(agree) else SourceVerdict.DIFFERS
+
+    @property
+    def evidence(self) -> str:
+        """What the sources print, as a phrase."""
+        return '; '.join(f'{text} in {title}' for title, text in self.sources)
 
 
 def load_sources(folder: Path = FOLDER) -> list[Source]:
@@ -38,43 +95,70 @@ def load_sources(folder: Path = FOLDER) -> list[Source]:
     entries = read_toml(folder / 'sources.toml', dict[str, _Entry])
     return [
         Source(
-            entry.paper,
-            {
+            name=name,
+            title=entry.paper,
+            address=entry.address,
+            tables={
                 number: paper.load_table(number, folder / name)
                 for number in paper.TABLES
                 if (folder / name / f'table{number}.csv').exists()
             },
+            headings=entry.tables,
+            note=entry.note,
         )
         for name, entry in entries.items()
     ]
 
 
-def differences(tables: Tables, sources: Sequence[Source]) -> list[Finding]:
-    """Return cells that at least one source prints, and none as the paper does, up to rounding."""
-    findings = []
+def compare_sources(tables: Tables, sources: Sequence[Source]) -> list[SourcedCell]:
+    """Return every cell of every row that is not a MAFormer, with what the sources print for it.
+
+    What describes a row, such as its image size, is returned where a source prints it too.
+    """
+    cells = []
     for number, rows in tables.items():
         for row in rows:
+            if family(row) == 'MAFormer':
+                continue
             twins = [
-                (source, twin)
+                (source.title, twin)
                 for source in sources
                 for twin in source.tables.get(number, ())
                 if twin.model == row.model
             ]
             for field in (*row.description, *row.cells):
+                theirs = tuple(
+                    (title, text) for title, twin in twins if (text := _printed(twin, field))
+                )
                 ours = _printed(row, field)
-                theirs = [
-                    (source, text) for source, twin in twins if (text := _printed(twin, field))
-                ]
-                if ours and theirs and not any(_same(ours, text) for _, text in theirs):
-                    findings.append(
-                        Finding(
-                            f'Table {number}, {row.model}',
-                            f'{field} {ours}',
-                            '; '.join(f'{text} in {source.title}' for source, text in theirs),
-                            ((number, row.model, field),),
-                        )
-                    )
-    return findings
+                if ours and field != 'model' and (theirs or field in row.cells):
+                    cells.append(SourcedCell(number, row.model, field, ours, theirs))
+    return cells
+
+
+def differences(cells: Sequence[SourcedCell]) -> list[Finding]:
+    """Return cells that at least one source prints, and none as the paper does, up to rounding."""
+    return [
+        Finding(
+            f'Table {cell.table}, {cell.model}',
+            f'{cell.field} {cell.printed}',
+            cell.evidence,
+            ((cell.table, cell.model, cell.field),),
+        )
+        for cell in cells
+        if cell.verdict is SourceVerdict.DIFFERS
+    ]
+
+
+def unsourced(cells: Sequence[SourcedCell]) -> list[str]:
+    """Return the rows of which no source prints an accuracy, as 'Table 4, CrossViT-15'."""
+    sourced: dict[str, bool] = {}
+    for cell in cells:
+        column = paper.TABLES[cell.table].columns.get(cell.field)
+        if column is not None and not column.metric.is_complexity:
+            row = f'Table {cell.table}, {cell.model}'
+            sourced[row] = sourced.get(row, False) or bool(cell.sources)
+    return [row for row, found in sourced.items() if not found]
 
 
 def omissions(tables: Tables, sources: Sequence[Source]) -> list[Finding]:

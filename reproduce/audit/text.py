@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from reproduce.audit.claims import ClaimVerdict, JudgedClaim
+from reproduce.audit.conventions import Comparison
 from reproduce.audit.findings import Finding
 from reproduce.audit.misprints import MeasuredMisprint
 from reproduce.audit.readings import GLOBAL_BRANCHES, Reading, Search, nearest, show
 from reproduce.audit.run import Audit
+from reproduce.audit.sources import SourceVerdict, unsourced
 
 _WIDTH = 100
 _READINGS = 10  # the best ones are shown, and GLD over all tokens in the block as built
@@ -21,10 +23,11 @@ def render(audit: Audit) -> str:
     checked = [c for c in audit.claims if c.verdict is not ClaimVerdict.UNCHECKED]
     unchecked = [c for c in audit.claims if c.verdict is ClaimVerdict.UNCHECKED]
     sections = [
+        ('FLOPs in one convention', _comparisons(audit.comparisons)),
         ('Claims of the text, recomputed from the tables', _claims(checked)),
         ('Claims that no table bears on', _unchecked(unchecked)),
         ('Contradictions between and within tables', _findings(audit.contradictions)),
-        ('Against publications that print the same rows', _findings(audit.sources)),
+        ('Against publications that print the same rows', _sources(audit)),
         ('Misprints, and what was measured', _misprints(audit.misprints)),
         ('Measured otherwise, not listed as misprints', _findings(audit.measured_otherwise)),
         ('Readings of the block', _readings(audit.search)),
@@ -43,6 +46,28 @@ def summary(audit: Audit) -> str:
 
 def _table(rows: Iterable[Sequence[str]], heads: Sequence[str], widths: Sequence[int]) -> str:
     return tabulate(rows, heads, 'simple', maxcolwidths=list(widths), disable_numparse=True)
+
+
+def _comparisons(comparisons: Sequence[Comparison]) -> str:
+    if not comparisons:
+        return 'No MAFormer and its rival print FLOPs of two conventions.'
+    rows = []
+    for pair in comparisons:
+        cells = pair.ours, pair.rival
+        row = [f'T{pair.table} {pair.ours.model}, {pair.rival.model}']
+        row.append(', '.join(f'{cell.paper} {cell.convention}' for cell in cells))
+        row.append(f'{pair.printed_ratio:.2f}')
+        for convention in ('total', 'layer'):
+            row.append(', '.join(f'{cell.flops(convention):.0f}' for cell in cells))
+            row.append(f'{pair.ratio(convention):.2f}')
+        rows.append(row)
+    heads = ['G', 'printed', 'ratio', 'all total', 'ratio', 'all layer', 'ratio']
+    legend = (
+        'The tables set MAFormer beside CSWin, which the text calls the previous best. MAFormer-S '
+        'is the one of its two depths whose FLOPs are nearest to the printed. Total counts the '
+        'products of attention, layer does not.'
+    )
+    return f'{_table(rows, heads, [24, 22, *[10] * 5])}\n\n{textwrap.fill(legend, _WIDTH)}'
 
 
 def _claims(claims: Sequence[JudgedClaim]) -> str:
@@ -64,6 +89,30 @@ def _unchecked(claims: Sequence[JudgedClaim]) -> str:
 def _findings(findings: Sequence[Finding]) -> str:
     rows = [[f.place, f.says, f.evidence] for f in findings]
     return _table(rows, ['place', 'printed', 'evidence'], [24, 26, 46]) if rows else 'None.'
+
+
+def _sources(audit: Audit) -> str:
+    """Return what differs from every source, what differs from some, and what has no source."""
+    counts = Counter(cell.verdict for cell in audit.sourced)
+    verdicts = ', '.join(f'{counts[v]} {v}' for v in SourceVerdict)
+    partly = [
+        [f'T{cell.table} {cell.model}', cell.field, cell.printed, cell.evidence]
+        for cell in audit.sourced
+        if cell.verdict is SourceVerdict.PARTLY
+    ]
+    without = ', '.join(unsourced(audit.sourced))
+    parts = [
+        textwrap.fill(
+            f"{len(audit.sourced)} cells of the rivals' rows, against the publications of "
+            f'reproduce/paper/sources: {verdicts}. These agree with none:',
+            _WIDTH,
+        ),
+        _findings(audit.sources),
+        'These agree with some:',
+        _table(partly, ['row', 'metric', 'printed', 'sources'], [16, 16, 7, 54]),
+        textwrap.fill(f'No source here prints an accuracy of: {without or "none"}.', _WIDTH),
+    ]
+    return '\n\n'.join(parts)
 
 
 def _misprints(misprints: Sequence[MeasuredMisprint]) -> str:

@@ -1,6 +1,7 @@
 """`python -m reproduce figures`: the figures as PDF and PNG."""
 
 import io
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,16 +18,31 @@ from reproduce.report import plots
 app = typer.Typer(**SETTINGS)
 
 
+class Convention(StrEnum):
+    """Which FLOPs the models are drawn over."""
+
+    TOTAL = 'total'
+    LAYER = 'layer'
+
+
 @app.command()
 def figures(
     output: Annotated[
         Path, typer.Option('--output', help='Folder for the figures, each as PDF and PNG.')
     ] = RESULTS / 'figures',
     results: options.Results = RESULTS,
+    flops: Annotated[
+        Convention,
+        typer.Option(
+            '--flops',
+            help="FLOPs that all models are drawn over: total includes attention's products, layer "
+            'is convolutions and linear layers only, in figures called NAME-layer.',
+        ),
+    ] = Convention.TOTAL,
 ) -> None:
     """Draw accuracy over cost, the deviations from the paper, and results by class."""
     check_writable(output)
-    drawn = plots.figures(load_results(results), load_all(results / 'evaluations'))
+    drawn = plots.figures(load_results(results), load_all(results / 'evaluations'), flops.value)
     for name, (_, figure) in drawn.items():
         for format in ('pdf', 'png'):
             content = io.BytesIO()

@@ -78,6 +78,7 @@ def table(
                     n: [c.model_dump(mode='json') for c in judged if c.table == n] for n in numbers
                 },
                 'summary': assembly.count(judged),
+                'published': assembly.count_published(judged),
                 'written': [str(path) for path in written],
                 'exit_code': code,
             }

@@ -13,7 +13,7 @@ from reproduce.files import check_writable, write_atomically
 from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
 from reproduce.paper import table_numbers
-from reproduce.report import layout, markup
+from reproduce.report import layout, markup, speeds
 
 app = typer.Typer(**SETTINGS)
 
@@ -64,6 +64,15 @@ def tables(
             '--columns', help='Only these, such as params_m,top1; comma-separated or repeated.'
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            '--with',
+            help='Show more columns: layer_flops_g and total_flops_g, which are all in one '
+            'convention, and images_per_s and peak_memory_mib as `make benchmark` measured them; '
+            'comma-separated or repeated.',
+        ),
+    ] = None,
     add: Annotated[
         list[Path] | None,
         typer.Option(
@@ -74,7 +83,10 @@ def tables(
         ),
     ] = None,
     marks: Annotated[
-        bool, typer.Option('--marks/--no-marks', help='Mark what is measured, deviating, cited.')
+        bool,
+        typer.Option(
+            '--marks/--no-marks', help='Mark what is measured, deviating, cited, and which FLOPs.'
+        ),
     ] = True,
     output: Annotated[
         Path | None,
@@ -93,7 +105,8 @@ def tables(
 
     numbers = table_numbers(tables)
     found = load_results(results, numbers)
-    lines = {number: layout.lines(found, number) for number in numbers}
+    measured_speeds = speeds.load_speeds(results)
+    lines = {number: layout.lines(found, number, measured_speeds) for number in numbers}
     if show is Show.PRINTED:
         lines = {
             n: [line for line in of_table if not line.variant] for n, of_table in lines.items()
@@ -101,8 +114,15 @@ def tables(
     for path in add or []:
         lines = markup.add(lines, path)
     lines = markup.select_rows(lines, split_names(rows))
-    chosen = markup.select_columns(numbers, split_names(columns))
-    style = markup.Style(show.value, marks)
+    chosen = markup.select_columns(numbers, split_names(columns), split_names(beside))
+    wanted = {'images_per_s', 'peak_memory_mib'} & set(split_names(beside))
+    if wanted and not measured_speeds:
+        raise UserError(
+            f'{results / speeds.FILE} does not exist: write it with `make benchmark` on the device '
+            'whose speed is to be shown.'
+        )
+    note = speeds.conditions(next(iter(measured_speeds.values()))) if wanted else ''
+    style = markup.Style(show.value, marks, note)
     formats = [format] if format else [Markup.MARKDOWN] if output is None else list(Markup)
     ways = {Markup.MARKDOWN: (markup.markdown, 'md'), Markup.LATEX: (markup.latex, 'tex')}
     texts = {

@@ -10,9 +10,11 @@ from reproduce.evaluate.unmeasured import Accuracy, Failed
 from reproduce.judge.cells import Cell
 from reproduce.judge.known_deviations import KNOWN, KnownDeviation
 from reproduce.judge.references import check_reference
-from reproduce.judge.verdict import Verdict, judge
+from reproduce.judge.verdict import Agreement, Verdict, compare_published, judge
 from reproduce.paper import Column, Printed, Row, Tolerance
 from reproduce.systems import System
+from reproduce.weights import registry
+from reproduce.weights.registry import Reference
 
 if TYPE_CHECKING:  # it needs torch, and readers of results do without
     from reproduce.complexity import Complexity
@@ -129,18 +131,25 @@ def _evaluated(
     """Judge an accuracy, against the printed value and against that of the same weights."""
     if isinstance(accuracy, Failed):
         return {'verdict': Verdict.ERROR, 'reason': accuracy.message}
+    metric = column.metric.name
     if not isinstance(accuracy, Evaluation):
+        stated = registry.reference_of(system)
+        published = _published(stated, metric, target, tolerance)
+        reason = accuracy.sentence(system.name)
+        if published and system.protocol:
+            reason += f'; released weights: {system.protocol}'
         return {
             'verdict': Verdict.NOT_RUN,
-            'reason': accuracy.sentence(system.name),
+            'reference_verdict': Verdict.NOT_RUN,
+            'reason': reason,
             'missing': accuracy,
             'record': accuracy.part[2] if accuracy.part else '',
+            **published,
         }
-    metric = column.metric.name
     value = accuracy.metrics[metric]
     verdict = judge(column.metric, value, target, tolerance, deviation is not None)
     check = check_reference(accuracy)
-    reference, reference_verdict = check.value(metric), check.verdict(metric)
+    reference_verdict = check.verdict(metric)
     # Weights of another protocol are neither better nor worse than the row's: they are other
     # weights, unless they miss even what their publisher measured with them.
     outside = verdict in (Verdict.BETTER, Verdict.WORSE)
@@ -149,13 +158,27 @@ def _evaluated(
     remark = f'released weights: {check.protocol}' if check.protocol else system.note
     return {
         'measured': value,
-        'reference': '' if reference is None else str(reference),
         'verdict': verdict,
         'reference_verdict': reference_verdict,
         'reason': '; '.join(
             filter(None, (deviation.text if deviation else '', remark, accuracy.origin))
         ),
         'record': accuracy.stem,
+        **_published(check.reference, metric, target, tolerance),
+    }
+
+
+def _published(
+    reference: Reference | None, metric: str, target: Printed | None, tolerance: Tolerance
+) -> dict[str, str]:
+    """Return the fields of a cell about the value that the publisher of the weights states."""
+    value = reference and reference.metrics.get(metric)
+    if value is None:
+        return {}
+    return {
+        'reference': str(value),
+        'reference_source': reference.source,
+        'published': compare_published(value, target, tolerance) if target else '',
     }
 
 
@@ -178,6 +201,9 @@ def _cell(
             'convention': system.convention if column.metric.name == 'flops_g' else '',
             'paper': target.text if target else '',
             'reference': '',
+            'variant': system.variant,
+            'published': '',
+            'reference_source': '',
             'measured': None,
             'difference': value - target.value if value is not None and target else None,
             'tolerance': tolerance.width(target) if target else None,
@@ -210,6 +236,12 @@ def count(cells: Iterable[Cell]) -> dict[Verdict, int]:
     """Return how many cells have each verdict, in the order of the verdicts, zeros left out."""
     counts = Counter(cell.verdict for cell in cells)
     return {verdict: counts[verdict] for verdict in Verdict if counts[verdict]}
+
+
+def count_published(cells: Iterable[Cell]) -> dict[Agreement, int]:
+    """Return how many published values agree with the paper, are higher and are lower."""
+    counts = Counter(cell.published for cell in cells)
+    return {agreement: counts[agreement] for agreement in Agreement}
 
 
 def exit_code(cells: Collection[Cell], strict: bool) -> int:

@@ -5,7 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,7 +13,7 @@ from reproduce.errors import UserError
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.files import NumberText, OptionalNumber, columns, read_csv, write_atomically
 from reproduce.folders import RESULTS
-from reproduce.judge.verdict import Verdict
+from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, Column
 
 
@@ -26,13 +26,19 @@ class Cell(BaseModel):
         metric: the name of the table's column.
         convention: which FLOPs the printed value counts, 'layer' or 'total'; '' for other metrics.
         paper: the printed value; '' where nothing is printed.
-        reference: the value published with the evaluated weights.
+        reference: the value published with the evaluated weights or, while nothing is measured,
+            with the public weights of the system.
         measured: the measured value; of FLOPs, the count that `convention` names.
         difference, tolerance: measured less printed, and how much is allowed.
         verdict, reference_verdict: against the printed value and against the reference.
         layer_flops_g, total_flops_g: both counts where the metric is FLOPs.
         record: the stem of the evaluation record that the value comes from, or of the one on a
             part of the data where there is no other.
+        variant: what tells the system from the one that is built as the row is printed, such as the
+            depths '3-3-8-3'; '' for that one.
+        published: how `reference` compares with `paper`: 'agrees', 'higher' or 'lower' by the
+            tolerance of the paper's value; '' where either is missing.
+        reference_source: where `reference` is published.
         satisfied_by: another system of the same row whose accuracy makes up for this one's.
         missing: what kept the accuracy from being measured.
     """
@@ -54,6 +60,9 @@ class Cell(BaseModel):
     layer_flops_g: OptionalNumber = None
     total_flops_g: OptionalNumber = None
     record: str = ''
+    variant: str
+    published: Agreement | Literal['']
+    reference_source: str
     satisfied_by: str = Field('', exclude=True)
     missing: NotRun | None = Field(None, exclude=True)
 
@@ -74,11 +83,28 @@ class Cell(BaseModel):
         return self.measured is not None and self.verdict not in fine
 
     @property
+    def printed(self) -> str:
+        """The printed value where it is the system's own, and '' where it is not.
+
+        A row has one accuracy, which is not shown as that of a variant that the paper has not.
+        """
+        return self.paper if self.column.metric.is_complexity or not self.variant else ''
+
+    @property
     def value(self) -> float | None:
-        """The measured value; the printed one where there is none."""
+        """The measured value; where there is none, the printed one if it is the system's own."""
         if self.measured is not None:
             return self.measured
-        return float(self.paper) if self.paper else None
+        return float(self.printed) if self.printed else None
+
+    @property
+    def distinct_convention(self) -> str:
+        """The cell's FLOP convention; '' where both count the same, as without attention."""
+        return '' if self.layer_flops_g == self.total_flops_g is not None else self.convention
+
+    def flops(self, convention: str) -> float | None:
+        """Return the FLOPs that 'layer' or 'total' names, in G, where they were counted."""
+        return self.layer_flops_g if convention == 'layer' else self.total_flops_g
 
 
 def write(cells: Sequence[Cell], folder: Path) -> list[Path]:

@@ -1,12 +1,13 @@
 """The lines of a shown table, which its cells form, and their headings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from reproduce.errors import UserError
 from reproduce.judge.cells import Cell
-from reproduce.paper import TABLES, Row, load_table
+from reproduce.paper import TABLES, Column, Row, load_table
+from reproduce.report.speeds import Speed
 from reproduce.systems import System, load_systems
 
 # The tables that compare models of like size, block by block; each block ends with MAFormer.
@@ -32,6 +33,59 @@ COLUMNS: dict[int, tuple[str, ...]] = {
     4: ('train_size', 'test_size', *TABLES[4].columns),
 }
 
+CONVENTION_MARKS = {'layer': 'ˡ', 'total': 'ᵗ'}
+CONVENTION_MEANINGS = {
+    'layer': 'layer FLOPs, of convolutions and linear layers',
+    'total': "total FLOPs, attention's products included",
+}
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A column that no table prints, shown beside the printed ones where it is asked for.
+
+    Attributes:
+        name: unique in its table: a `kind`, with the framework's name in front of it where the
+            table prints several.
+        kind: 'layer_flops_g', 'total_flops_g', 'images_per_s' or 'peak_memory_mib'.
+        beside: the printed column that it stands behind.
+    """
+
+    name: str
+    kind: str
+    heading: str
+    beside: Column
+
+
+def extras(table: int) -> dict[str, Extra]:
+    """Return the columns that can be shown beside the printed ones of `table`, by name."""
+    columns = TABLES[table].columns
+    found = []
+    for flops in (c for c in columns.values() if c.metric.name == 'flops_g'):
+        prefix = flops.name.removesuffix('flops_g')
+        for convention in CONVENTION_MARKS:
+            kind = f'{convention}_flops_g'
+            heading = f'{convention.capitalize()} FLOPs (G)'
+            found.append(Extra(f'{prefix}{kind}', kind, heading, flops))
+    if 'classifier' in TABLES[table].frameworks:
+        last = [c for c in columns.values() if c.metric.is_complexity][-1]
+        found.append(Extra('images_per_s', 'images_per_s', 'Images/s', last))
+        found.append(Extra('peak_memory_mib', 'peak_memory_mib', 'Peak memory (MiB)', last))
+    return {extra.name: extra for extra in found}
+
+
+def with_extras(table: int, columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return `columns` with the named extras, each behind the column that it belongs to.
+
+    One whose column is not shown stands at the end.
+    """
+    chosen = [extra for name, extra in extras(table).items() if name in names]
+    beside = {extra.name: extra.beside.name for extra in chosen}
+    shown = []
+    for column in columns:
+        shown += [column, *(name for name, of in beside.items() if of == column)]
+    return [*shown, *(name for name in beside if name not in shown)]
+
 
 @dataclass(frozen=True)
 class Line:
@@ -43,6 +97,7 @@ class Line:
         block: the MAFormer that the row is compared with; '' in the tables without blocks.
         cells: by column; Table 7's hold two systems, one a framework.
         added: whether it is a row of the user's.
+        extras: the values of the columns that the table does not print, where they are known.
     """
 
     table: int
@@ -52,6 +107,7 @@ class Line:
     block: str
     cells: Mapping[str, Cell]
     added: bool = False
+    extras: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -66,13 +122,44 @@ class Line:
 def heading(table: int, column: str) -> str:
     """Return the heading of a column of numbers, or of one that says what a row is."""
     columns = TABLES[table].columns
-    return columns[column].metric.heading if column in columns else _DESCRIPTIONS[column]
+    if column in columns:
+        return columns[column].metric.heading
+    extra = extras(table).get(column)
+    return extra.heading if extra else _DESCRIPTIONS[column]
 
 
 def group(table: int, column: str) -> str:
     """Return the heading above the column's own, '' where there is none."""
     columns = TABLES[table].columns
-    return columns[column].group if column in columns else ''
+    if column in columns:
+        return columns[column].group
+    extra = extras(table).get(column)
+    return extra.beside.group if extra else ''
+
+
+def is_numeric(table: int, column: str) -> bool:
+    """Return whether a column holds numbers; the others say what a row is."""
+    return column in TABLES[table].columns or column in extras(table)
+
+
+def mixed_flops(of_table: Sequence[Line]) -> list[str]:
+    """Return the FLOP columns that print both conventions, in rows where these differ."""
+    conventions: dict[str, set[str]] = {}
+    for line in of_table:
+        for name, cell in line.cells.items():
+            if cell.distinct_convention:
+                conventions.setdefault(name, set()).add(cell.distinct_convention)
+    return [name for name, found in conventions.items() if len(found) > 1]
+
+
+def totals_beside_mixed(table: int, of_table: Sequence[Line]) -> list[str]:
+    """Return the extras with the total FLOPs of the columns that print both conventions."""
+    mixed = mixed_flops(of_table)
+    return [
+        name
+        for name, extra in extras(table).items()
+        if extra.kind == 'total_flops_g' and extra.beside.name in mixed
+    ]
 
 
 def off_by(cell: Cell) -> str:
@@ -92,8 +179,13 @@ def described(line: Line, column: str) -> str:
     return f'{text}²' if column in ('train_size', 'test_size') and text else text
 
 
-def lines(cells: Sequence[Cell], table: int) -> list[Line]:
+def lines(
+    cells: Sequence[Cell], table: int, speeds: Mapping[str, Speed] | None = None
+) -> list[Line]:
     """Return the lines of `table`, in printed order; rows of which there is no cell are left out.
+
+    Args:
+        speeds: what the benchmark measured, by timm model.
 
     Raises:
         UserError: if a cell's system stands for no printed row of that name.
@@ -107,11 +199,17 @@ def lines(cells: Sequence[Cell], table: int) -> list[Line]:
     return [
         line
         for index in sorted(of_rows)
-        for line in lines_of_row(rows[index], blocks[index], of_rows[index])
+        for line in lines_of_row(rows[index], blocks[index], of_rows[index], speeds=speeds or {})
     ]
 
 
-def lines_of_row(row: Row, block: str, cells: Sequence[Cell], added: bool = False) -> list[Line]:
+def lines_of_row(
+    row: Row,
+    block: str,
+    cells: Sequence[Cell],
+    added: bool = False,
+    speeds: Mapping[str, Speed] | None = None,
+) -> list[Line]:
     """Return the cells of one row as lines; the n-th systems of its frameworks share a line."""
     systems: dict[str, list[str]] = {}
     for cell in cells:
@@ -121,18 +219,31 @@ def lines_of_row(row: Row, block: str, cells: Sequence[Cell], added: bool = Fals
     found = []
     for index in range(max(map(len, systems.values()))):
         chosen = [names[index] for names in systems.values() if index < len(names)]
-        variant = _variant(chosen[0]) if index else ''
+        variant = next((c.variant for c in cells if c.system == chosen[0]), '') if index else ''
         description = dict(row.description)
         if variant and 'depths' in description:
             description['depths'] = variant
         of_line = {cell.metric: cell for cell in cells if cell.system in chosen}
-        found.append(Line(row.table, row.model, variant, description, block, of_line, added))
+        extra = _extra_values(row.table, of_line, speeds or {})
+        found.append(Line(row.table, row.model, variant, description, block, of_line, added, extra))
     return found
 
 
-def _variant(system: str) -> str:
-    known = _systems().get(system)
-    return known.variant if known else ''
+def _extra_values(
+    table: int, cells: Mapping[str, Cell], speeds: Mapping[str, Speed]
+) -> dict[str, float]:
+    values: dict[str, float | None] = {}
+    for name, extra in extras(table).items():
+        cell = cells.get(extra.beside.name)
+        if cell is None:
+            continue
+        if extra.kind in ('layer_flops_g', 'total_flops_g'):
+            values[name] = cell.flops(extra.kind.partition('_')[0])
+            continue
+        system = _systems().get(cell.system)
+        speed = speeds.get(system.model or '') if system else None
+        values[name] = getattr(speed, extra.kind) if speed else None
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _blocks(rows: Sequence[Row]) -> list[str]:

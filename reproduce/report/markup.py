@@ -16,7 +16,19 @@ from reproduce.files import NumberText, read_csv
 from reproduce.judge.cells import Cell, load_cells
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import TABLES, Row
-from reproduce.report.layout import COLUMNS, Line, described, group, heading, lines_of_row
+from reproduce.report.layout import (
+    COLUMNS,
+    CONVENTION_MARKS,
+    CONVENTION_MEANINGS,
+    Line,
+    described,
+    extras,
+    group,
+    heading,
+    is_numeric,
+    lines_of_row,
+    with_extras,
+)
 from reproduce.wording import nearest
 
 
@@ -36,20 +48,31 @@ class Style:
 
     Attributes:
         show: which value; where there is no measured one it is always the printed one.
-        marks: whether it is marked where each value is from.
+        marks: whether it is marked where each value is from, and which FLOPs it counts.
+        speed_note: how speeds were measured; '' where none are shown.
     """
 
     show: Literal['measured', 'printed', 'both'] = 'both'
     marks: bool = True
+    speed_note: str = ''
 
 
 @dataclass(frozen=True)
 class Value:
-    """What one cell shows: its number, the printed one beside it, whether it is the best."""
+    """What one cell shows.
+
+    Attributes:
+        text, beside: its number, and the printed one beside it.
+        mark: where it is from.
+        convention: which FLOPs it counts, 'layer' or 'total'; '' where both are the same, and for
+            other metrics.
+        best: whether it is the best of its block.
+    """
 
     text: str
     beside: str
     mark: Mark
+    convention: str = ''
     best: bool = False
 
 
@@ -84,6 +107,7 @@ _LATEX_CHARACTERS = str.maketrans(
         '×': r'$\times$',
     }
 )
+_LATEX_CONVENTIONS = {'layer': 'l', 'total': 't'}
 _DOCUMENT = r"""% All tables beside this file: pdflatex tables.tex
 \documentclass{article}
 \usepackage[a4paper,margin=2cm]{geometry}
@@ -104,13 +128,15 @@ def markdown(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str
         for column, head in zip(columns, plain, strict=True)
     ]
     rows = _fields(lines, columns, values, str, lambda _, value: _markdown(value), '–')
-    aligned = ['right' if column in TABLES[table].columns else 'left' for column in columns]
+    aligned = ['right' if is_numeric(table, column) else 'left' for column in columns]
     # Pipes part the columns, and a model may be called anything.
     rows = [[field.replace('|', '\\|') for field in row] for row in rows]
     body = tabulate(
         rows, ['Model', *heads], 'pipe', disable_numparse=True, colalign=['left', *aligned]
     )
-    legend = _legend(values.values(), style, lambda mark: _SYMBOLS[mark])
+    legend = _legend(
+        values.values(), style, lambda mark: _SYMBOLS[mark], lambda name: CONVENTION_MARKS[name]
+    )
     return (
         '\n\n'.join(filter(None, (f'**Table {table}.** {TABLES[table].title}', body, legend)))
         + '\n'
@@ -134,11 +160,16 @@ def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
     frame = pd.DataFrame(rows, columns=pd.MultiIndex.from_arrays([groups, heads]))
     if not any(groups):
         frame.columns = heads
-    aligned = ''.join('r' if column in TABLES[table].columns else 'l' for column in columns)
+    aligned = ''.join('r' if is_numeric(table, column) else 'l' for column in columns)
     tabular = frame.to_latex(
         index=False, escape=False, column_format=f'l{aligned}', multicolumn_format='c'
     )
-    legend = _legend(values.values(), style, lambda mark: _LATEX_SYMBOLS.get(mark, ''))
+    legend = _legend(
+        values.values(),
+        style,
+        lambda mark: _LATEX_SYMBOLS.get(mark, ''),
+        lambda name: rf'\textsubscript{{{_LATEX_CONVENTIONS[name]}}}',
+    )
     return '\n'.join(
         [
             f'% Table {table} of the MAFormer paper. Needs \\usepackage{{booktabs,graphicx}}.',
@@ -184,14 +215,24 @@ def select_rows(lines: Mapping[int, Sequence[Line]], names: Sequence[str]) -> di
     }
 
 
-def select_columns(tables: Iterable[int], names: Sequence[str]) -> dict[int, list[str]]:
+def select_columns(
+    tables: Iterable[int], names: Sequence[str], beside: Sequence[str] = ()
+) -> dict[int, list[str]]:
     """Return the columns of each table that `names` names, in printed order; all if none.
 
     A metric's own name, such as 'miou', stands for those of both frameworks of Table 7.
 
+    Args:
+        beside: the names of columns that no table prints, which are shown as well where there are
+            some, such as 'total_flops_g'.
+
     Raises:
         UserError: if a name is that of no column.
     """
+    tables = list(tables)
+    kinds = {n: extra.kind for table in tables for n, extra in extras(table).items()}
+    _check_names(beside, {*kinds, *kinds.values()}, '--with')
+    added = [name for name, kind in kinds.items() if {name, kind} & set(beside)]
     columns = {table: COLUMNS[table] for table in tables}
     called = {
         (table, column): {column, found.metric.name}
@@ -202,7 +243,9 @@ def select_columns(tables: Iterable[int], names: Sequence[str]) -> dict[int, lis
     }
     _check_names(names, set().union(*called.values()), '--columns')
     return {
-        table: [c for c in of_table if not names or called[table, c] & set(names)]
+        table: with_extras(
+            table, [c for c in of_table if not names or called[table, c] & set(names)], added
+        )
         for table, of_table in columns.items()
     }
 
@@ -323,6 +366,9 @@ def _added_cell(path: Path, line: int, table: int, column: str, values: Mapping[
         verdict=Verdict.UNPRINTED,
         reference_verdict=Verdict.UNPRINTED,
         reason='',
+        variant='',
+        published='',
+        reference_source='',
     )
 
 
@@ -343,7 +389,7 @@ def _values(
         (index, column): value
         for index, line in enumerate(lines)
         for column in columns
-        if column in line.cells and (value := _shown(line.cells[column], line.added, style)).text
+        if (value := _value(line, column, style)) is not None
     }
     for column in columns:
         found = TABLES[lines[0].table].columns.get(column)
@@ -358,6 +404,16 @@ def _values(
     return values
 
 
+def _value(line: Line, column: str, style: Style) -> Value | None:
+    """Return what a line shows in a column of numbers; None if that is nothing."""
+    if column in line.extras:
+        return Value(f'{line.extras[column]:.1f}', '', Mark.NONE)
+    if column not in line.cells:
+        return None
+    shown = _shown(line.cells[column], line.added, style)
+    return shown if shown.text else None
+
+
 def _shown(cell: Cell, added: bool, style: Style) -> Value:
     measured = cell.measured is not None and (style.show != 'printed' or added)
     mark = Mark.NONE
@@ -368,9 +424,10 @@ def _shown(cell: Cell, added: bool, style: Style) -> Value:
     elif cell.verdict is Verdict.CITED:
         mark = Mark.CITED
     return Value(
-        text=f'{cell.measured:.1f}' if measured else cell.paper,
-        beside=cell.paper if measured and style.show == 'both' else '',
+        text=f'{cell.measured:.1f}' if measured else cell.printed,
+        beside=cell.printed if measured and style.show == 'both' else '',
         mark=mark if style.marks else Mark.NONE,
+        convention=cell.distinct_convention if style.marks else '',
     )
 
 
@@ -387,7 +444,7 @@ def _fields(
     for index, line in enumerate(lines):
         row = [text(line.label)]
         for column in columns:
-            if column not in TABLES[line.table].columns:
+            if not is_numeric(line.table, column):
                 row.append(text(described(line, column)))
             elif (index, column) in values:
                 row.append(number(column, values[index, column]))
@@ -397,18 +454,31 @@ def _fields(
     return rows
 
 
-def _legend(values: Iterable[Value], style: Style, symbol: Callable[[Mark], str]) -> str:
-    if not style.marks:
-        return ''
-    used = {value.mark for value in values}
-    parts = [f'{symbol(mark)} {_MEANINGS[mark]}'.strip() for mark in Mark if mark in used]
-    if style.show == 'both' and any(value.beside for value in values):
-        parts.append('in parentheses: as printed')
-    return '; '.join(parts) + '.'
+def _legend(
+    values: Iterable[Value],
+    style: Style,
+    symbol: Callable[[Mark], str],
+    convention: Callable[[str], str],
+) -> str:
+    parts = []
+    if style.marks:
+        used = {value.mark for value in values}
+        parts = [f'{symbol(mark)} {_MEANINGS[mark]}'.strip() for mark in Mark if mark in used]
+        if style.show == 'both' and any(value.beside for value in values):
+            parts.append('in parentheses: as printed')
+        counted = {value.convention for value in values}
+        parts += [
+            f'{convention(name)} {meaning}'
+            for name, meaning in CONVENTION_MEANINGS.items()
+            if name in counted
+        ]
+    parts += [style.speed_note] if style.speed_note else []
+    return '; '.join(parts) + '.' if parts else ''
 
 
 def _markdown(value: Value) -> str:
     text = f'**{value.text}**' if value.best else value.text
+    text += CONVENTION_MARKS.get(value.convention, '')
     return text + (f' ({value.beside})' if value.beside else '') + _SYMBOLS[value.mark]
 
 
@@ -419,12 +489,16 @@ class _Padding:
         values = list(values)
         self.decimals = max((len(v.text.partition('.')[2]) for v in values), default=0)
         self.beside = max((v.beside for v in values), key=len, default='')
+        self.conventions = any(v.convention for v in values)
 
     def latex(self, value: Value) -> str:
         missing = self.decimals - len(value.text.partition('.')[2])
         digits = '0' * missing if '.' in value.text else f'.{"0" * missing}'
         rest = rf'\phantom{{{digits}}}' if missing else ''
         text = rf'\textbf{{{value.text}}}' if value.best else value.text
+        if self.conventions:
+            # Empty where both counts are the same: the digits stay below each other.
+            text += rf'\cellconvention{{{_LATEX_CONVENTIONS.get(value.convention, "")}}}'
         if value.beside:
             less = self.beside[: len(self.beside) - len(value.beside)]
             left = rf'\phantom{{{less}}}' if less else ''
@@ -456,6 +530,10 @@ def _commands(values: Iterable[Value]) -> list[str]:
     ]
     if any(value.beside for value in values):
         commands.append(r'\providecommand{\cellprinted}[1]{ (#1)}')
+    if any(value.convention for value in values):
+        commands.append(
+            r'\providecommand{\cellconvention}[1]{\makebox[.5em][l]{\textsubscript{#1}}}'
+        )
     return commands
 
 

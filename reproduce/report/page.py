@@ -15,12 +15,26 @@ from matplotlib.figure import Figure
 from reproduce.audit.findings import Finding
 from reproduce.audit.misprints import load_misprints
 from reproduce.evaluate.records import Evaluation
-from reproduce.judge.assembly import count
+from reproduce.judge.assembly import count, count_published
 from reproduce.judge.cells import Cell
-from reproduce.judge.verdict import Verdict
+from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, load_tolerances
 from reproduce.report import plots
-from reproduce.report.layout import COLUMNS, Line, described, group, heading, lines, off_by
+from reproduce.report.layout import (
+    COLUMNS,
+    CONVENTION_MARKS,
+    CONVENTION_MEANINGS,
+    Line,
+    described,
+    extras,
+    group,
+    heading,
+    is_numeric,
+    lines,
+    off_by,
+    totals_beside_mixed,
+    with_extras,
+)
 from reproduce.systems import System, load_systems
 from reproduce.tasks import TASKS
 
@@ -32,6 +46,8 @@ _MARKS = {
     Verdict.ERROR: '!',
     Verdict.CITED: '◦',
 }
+# What the publisher of the weights states, against the paper, where nothing was measured.
+_AGREEMENTS = {Agreement.AGREES: '=', Agreement.HIGHER: '↑', Agreement.LOWER: '↓'}
 _MEANINGS = {
     Verdict.MATCH: 'within the tolerance of the target',
     Verdict.BETTER: 'beyond the tolerance, on the good side',
@@ -103,6 +119,8 @@ def render(
             {'name': name, 'title': title, 'svg': _svg(figure, name, title)}
             for name, (title, figure) in plots.figures(cells).items()
         ],
+        conventions=[(CONVENTION_MARKS[n], text) for n, text in CONVENTION_MEANINGS.items()],
+        published=_published(cells, labels),
         missing=_missing(cells),
         cited=_cited(cells),
         records=[_record(record) for record in records],
@@ -112,15 +130,17 @@ def render(
 
 
 def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
-    beside = {column: _beside(of_table, column) for column in COLUMNS[number]}
+    # Where the printed FLOPs are of both conventions, all of them in one stand beside.
+    shown = with_extras(number, COLUMNS[number], totals_beside_mixed(number, of_table))
+    beside = {column: _beside(of_table, column) for column in shown}
     columns = [
         {
             'name': column,
             'heading': heading(number, column),
-            'numeric': column in TABLES[number].columns,
+            'numeric': is_numeric(number, column),
             'group': group(number, column),
         }
-        for column in COLUMNS[number]
+        for column in shown
     ]
     spans = [(name, len(list(members))) for name, members in groupby(columns, lambda c: c['group'])]
     return {
@@ -134,7 +154,7 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
                 'systems': ', '.join(line.systems),
                 'ours': line.model.startswith('MAFormer'),
                 'first': bool(index) and of_table[index - 1].block != line.block,
-                'fields': [_field(line, column, beside[column]) for column in COLUMNS[number]],
+                'fields': [_field(line, column, beside[column]) for column in shown],
             }
             for index, line in enumerate(of_table)
         ],
@@ -144,26 +164,60 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
 def _beside(of_table: Iterable[Line], column: str) -> int:
     """Return how many characters the printed values of a column take beside its measured ones."""
     cells = (line.cells.get(column) for line in of_table)
-    return max((len(c.paper) for c in cells if c and c.measured is not None), default=0)
+    return max((len(c.printed) for c in cells if c and c.measured is not None), default=0)
 
 
 def _field(line: Line, column: str, beside: int) -> dict[str, Any]:
     cell = line.cells.get(column)
     if cell is None:
-        text = described(line, column)
-        return {'cell': False, 'text': text or '–', 'numeric': column in TABLES[line.table].columns}
+        extra = line.extras.get(column) if column in extras(line.table) else None
+        text = described(line, column) if extra is None else _number(extra)
+        return {
+            'cell': False,
+            'text': text or '–',
+            'numeric': is_numeric(line.table, column),
+            'value': '' if extra is None else repr(extra),
+        }
     measured = f'measured {_number(cell.measured)}' if cell.measured is not None else 'not measured'
     return {
         'cell': True,
         'key': _key(cell),
         'value': '' if cell.value is None else repr(cell.value),
         'measured': _number(cell.measured),
-        'paper': cell.paper,
+        'paper': cell.printed,
         'verdict': cell.verdict,
-        'mark': _MARKS.get(cell.verdict, ''),
+        'convention': CONVENTION_MARKS.get(cell.distinct_convention, ''),
+        'mark': _MARKS.get(cell.verdict, '') or _AGREEMENTS.get(cell.published, ''),
         'beside': beside,
         'description': f'{line.label}, {_metric(cell)}: {measured}, printed '
-        f'{cell.paper or "nowhere"}, {cell.verdict}',
+        f'{cell.printed or "nowhere"}, {cell.verdict}'
+        + (f', {cell.distinct_convention} FLOPs' if cell.distinct_convention else '')
+        + (f', published {cell.reference}' if cell.published else ''),
+    }
+
+
+def _published(cells: Sequence[Cell], labels: Mapping[str, str]) -> dict[str, Any]:
+    """Return what publishers of weights state: how many values, and those unlike the paper's."""
+    counts = count_published(cells)
+    systems = {system.name: system for system in load_systems()}
+    return {
+        'total': sum(counts.values()),
+        'counts': [(agreement, n) for agreement, n in counts.items() if n],
+        'differing': [
+            {
+                'key': _key(cell),
+                'place': f'Table {cell.table}',
+                'model': labels[_key(cell)],
+                'metric': _metric(cell),
+                'paper': cell.paper,
+                'reference': cell.reference,
+                'published': cell.published,
+                'source': _place(cell),
+                'protocol': systems[cell.system].protocol,
+            }
+            for cell in cells
+            if cell.published not in ('', Agreement.AGREES)
+        ],
     }
 
 
@@ -220,6 +274,8 @@ def _provenance(
                 for name, text in (
                     *_judged(cell, tolerances[cell.column.metric.name].reason),
                     ('Misprint', misprints.get((cell.table, cell.model, cell.metric), '')),
+                    ('Published', _stated(cell)),
+                    ('Depths', _variant(cell)),
                     *_built(systems[cell.system], cell.reason),
                     *_measured(cell, by_stem.get(cell.record)),
                     ('Again', _again(cell)),
@@ -245,6 +301,29 @@ def _judged(cell: Cell, tolerance: str) -> list[tuple[str, str]]:
         ('Reason', cell.reason),
         ('FLOPs', flops),
     ]
+
+
+def _stated(cell: Cell) -> str:
+    """Return what the publisher of the weights states, against the paper, and where."""
+    if not cell.reference:
+        return ''
+    against = f', {cell.published} against the paper' if cell.published else ''
+    if cell.published == Agreement.AGREES:
+        against = ', which agrees with the paper'
+    return f'{cell.reference}{against}: {_place(cell)}'
+
+
+def _place(cell: Cell) -> str:
+    """Return where the reference stands; the page links to nothing, so an address has no scheme."""
+    return cell.reference_source.removeprefix('https://')
+
+
+def _variant(cell: Cell) -> str:
+    if not cell.variant:
+        return ''
+    return (
+        f'{cell.variant}, a variant that the paper does not print; its values are those of the row'
+    )
 
 
 def _built(system: System, reason: str) -> list[tuple[str, str]]:

@@ -83,13 +83,33 @@ _VERDICTS = {
 _BAR = {'edgecolor': INK, 'linewidth': 0.4}
 
 
+_FLOPS_HEADINGS = {
+    'total': "FLOPs (G), all total: attention's products included",
+    'layer': 'FLOPs (G), all of layers only: without the products of attention',
+}
+
+
 @dataclass(frozen=True)
 class Point:
-    """One model in a figure: its cost, its accuracy, and the printed accuracy if both are known."""
+    """One model in a figure.
+
+    Attributes:
+        label, model: what it is called, and the printed row's name.
+        variant: the variant whose cost it is, where that is not the one that the row prints.
+        kind: where its accuracy is from, a key of `_MEANINGS`.
+        ours: whether it is a MAFormer.
+        fits: whether it stands for its row: of a row's variants, the one whose cost is nearest to
+            the printed cost.
+        x, y: its cost and its accuracy.
+        printed: the printed accuracy where `y` is a measured one.
+    """
 
     label: str
+    model: str
+    variant: str
     kind: str
     ours: bool
+    fits: bool
     x: float
     y: float
     printed: float | None = None
@@ -97,19 +117,21 @@ class Point:
 
 @matplotlib.rc_context(STYLE)
 def figures(
-    cells: Sequence[Cell], records: Iterable[Evaluation] = ()
+    cells: Sequence[Cell], records: Iterable[Evaluation] = (), convention: str = 'total'
 ) -> dict[str, tuple[str, Figure]]:
     """Return all figures that cells and records allow: title and figure by file name.
 
     Args:
         records: of these, those with results by class are drawn.
+        convention: which FLOPs all models are drawn over, 'total' or 'layer'.
     """
     tables = {n: lines(cells, n) for n in sorted({cell.table for cell in cells})}
     drawn: dict[str, tuple[str, Figure]] = {}
     for name, (number, framework, metric) in _ACCURACIES.items():
         if number in tables:
             column = TABLES[number].column(framework, metric)
-            drawn[name] = (_title(number, column), accuracy(tables[number], column))
+            key = name if convention == 'total' else f'{name}-{convention}'
+            drawn[key] = (_title(number, column), accuracy(tables[number], column, convention))
     drawn['deviations'] = (
         'Deviations from the paper, all cells',
         _deviations(cells, _labels(tables)),
@@ -128,23 +150,80 @@ def save(figure: Figure, path: Path | BinaryIO, format: str) -> None:
     figure.savefig(path, format=format, dpi=200, metadata=undated.get(format))
 
 
-def points(of_table: Sequence[Line], column: Column, cost: str) -> list[Point]:
-    """Return the models of a table that have both the accuracy in `column` and the cost `cost`."""
+def points(
+    of_table: Sequence[Line], column: Column, cost: str, convention: str = 'total'
+) -> list[Point]:
+    """Return the models of a table that have both the accuracy in `column` and the cost `cost`.
+
+    A row's accuracy is drawn once: of its variants, at the cost of the one that fits the printed
+    cost. The others have a point only where their own accuracy was measured.
+
+    Args:
+        convention: which FLOPs are the cost, 'total' or 'layer'; all models are counted alike.
+    """
     found = []
-    for line in of_table:
-        cost_column = TABLES[line.table].column(column.framework.name, cost)
-        x, y = line.cells.get(cost_column.name), line.cells.get(column.name)
-        if x is None or y is None or x.value is None or y.value is None:
-            continue
-        kind = 'printed'
-        if y.measured is not None:
-            kind = 'measured'
-        elif y.verdict is Verdict.CITED:
-            kind = 'cited'
-        printed = float(y.paper) if kind == 'measured' and y.paper else None
-        ours = line.model.startswith('MAFormer')
-        found.append(Point(line.label, kind, ours, x.value, y.value, printed))
+    for of_row in _rows(of_table):
+        fitting = min(of_row, key=lambda line: _misfit(line, column))
+        for line in of_row:
+            x = _cost(line, column, cost, convention)
+            y = line.cells.get(column.name)
+            # The printed accuracy is that of the row: which depths it is of is not known.
+            printed = of_row[0].cells.get(column.name) if line is fitting else None
+            value = float(printed.paper) if printed and printed.paper else None
+            kind = 'cited' if y and y.verdict is Verdict.CITED else 'printed'
+            if y is not None and y.measured is not None:
+                kind = 'measured'
+            shown = y.measured if kind == 'measured' else value
+            if x is None or shown is None:
+                continue
+            found.append(
+                Point(
+                    # A printed accuracy is the row's, and not that of the variant.
+                    label=(line if kind == 'measured' else of_row[0]).label,
+                    model=line.model,
+                    variant=line.variant,
+                    kind=kind,
+                    ours=line.model.startswith('MAFormer'),
+                    fits=line is fitting,
+                    x=x,
+                    y=shown,
+                    printed=value if kind == 'measured' else None,
+                )
+            )
     return found
+
+
+def _rows(of_table: Sequence[Line]) -> list[list[Line]]:
+    """Return the lines of each printed row: one, or one for each of its variants."""
+    rows: list[list[Line]] = []
+    for line in of_table:
+        if line.variant and rows and rows[-1][0].model == line.model:
+            rows[-1].append(line)
+        else:
+            rows.append([line])
+    return rows
+
+
+def _misfit(line: Line, column: Column) -> float:
+    """Return how far the cost of a line is from the printed one, in tolerances."""
+    return sum(
+        abs(cell.difference) / cell.tolerance
+        for cell in line.cells.values()
+        if cell.column.framework is column.framework
+        and cell.column.metric.is_complexity
+        and cell.difference is not None
+        and cell.tolerance
+    )
+
+
+def _cost(line: Line, column: Column, cost: str, convention: str) -> float | None:
+    of_table = TABLES[line.table]
+    found = of_table.column(column.framework.name, cost)
+    cell = found and line.cells.get(found.name)
+    if cell is None:
+        return None
+    # A printed value alone does not tell which FLOPs it counts.
+    return cell.flops(convention) if cost == 'flops_g' else cell.value
 
 
 def by_class(record: Evaluation) -> dict[str, dict[str, float]]:
@@ -162,16 +241,21 @@ def _title(table: int, column: Column) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def accuracy(of_table: Sequence[Line], column: Column) -> Figure:
-    """Draw the accuracy in `column` of a table's models over their FLOPs and their parameters."""
+def accuracy(of_table: Sequence[Line], column: Column, convention: str = 'total') -> Figure:
+    """Draw the accuracy in `column` of a table's models over their FLOPs and their parameters.
+
+    Args:
+        convention: which FLOPs, 'total' or 'layer'; all models are counted alike.
+    """
     figure = Figure(figsize=(10, 4.6 + 0.1 * max(0, len(of_table) - 20)))
     axes = figure.subplots(1, 2, sharey=True)
     # Labels are placed in the axes as they stay: no layout may move them afterwards.
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.11, top=0.91, wspace=0.04)
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.135, top=0.91, wspace=0.04)
     drawn = []
     for axis, cost in zip(axes, ('flops_g', 'params_m'), strict=True):
-        found = points(of_table, column, cost)
-        axis.set_xlabel(METRICS[cost].heading)
+        found = points(of_table, column, cost, convention)
+        heading = METRICS[cost].heading
+        axis.set_xlabel(_FLOPS_HEADINGS[convention] if cost == 'flops_g' else heading)
         values = [point.x for point in found]
         if values and max(values) > 10 * min(values):
             axis.set_xscale('log')
@@ -195,7 +279,23 @@ def accuracy(of_table: Sequence[Line], column: Column) -> Figure:
     ]
     ours = Line2D([], [], color=VERMILION, lw=1, label='MAFormer')
     figure.legend(handles=[ours, *handles], loc='upper center', ncols=4)
+    if remark := _remark(drawn):
+        figure.text(0.99, 0.012, remark, ha='right', fontsize=7, color=PALE)
     return figure
+
+
+def _remark(drawn: Sequence[Sequence[Point]]) -> str:
+    """Return what has to be known about the points of a figure's two halves."""
+    by_flops, by_params = drawn
+    parts = []
+    for point in by_params:
+        if point.fits and point.variant:
+            parts.append(
+                f'{point.model}: at the cost of depths {point.variant}, which fits the printed cost'
+            )
+    if left := sorted({p.model for p in by_params} - {p.model for p in by_flops}):
+        parts.append(f'not counted, so not on the left: {", ".join(left)}')
+    return '; '.join(dict.fromkeys(parts))
 
 
 def _filling(kind: str, colour: str) -> dict[str, Any]:
@@ -219,7 +319,7 @@ def _scatter(axis: Axes, found: Sequence[Point]) -> None:
 
 def _line(found: Iterable[Point]) -> list[tuple[float, float]]:
     """Return one point for each size of MAFormer, with token labeling where there are both."""
-    sizes = {p.label.rstrip('†'): (p.x, p.y) for p in found if p.ours and '(' not in p.label}
+    sizes = {point.model: (point.x, point.y) for point in found if point.ours and point.fits}
     return sorted(sizes.values())
 
 
@@ -301,7 +401,9 @@ def _distances(
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlim(-limit, limit)
-    axis.set_xlabel('measured − printed, in tolerances; within the band a cell matches')
+    axis.set_xlabel(
+        'measured − printed, in tolerances; in the band a cell matches; FLOPs as each row counts'
+    )
     texts = [
         axis.text(*spot, labels[cell.table, cell.system], fontsize=6)
         for cell, spot in judged

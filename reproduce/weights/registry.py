@@ -16,7 +16,7 @@ from reproduce.errors import UserError
 from reproduce.files import read_toml
 from reproduce.systems import System, load_systems
 from reproduce.tasks import TASKS
-from reproduce.weights.published import publication
+from reproduce.weights.published import publication, release_results
 
 MANIFEST = Path(__file__).parent / 'checkpoints.toml'
 
@@ -166,6 +166,22 @@ def _public(system: System) -> Public:
         reference=[Reference(images=images, metrics=metrics, source=published.source)],
         protocol=system.protocol,
     )
+
+
+def reference_of(system: System) -> Reference | None:
+    """Return what the public weights of a system score according to whoever released them.
+
+    These are the weights in the register or, where that has none, those of another release.
+
+    Raises:
+        UserError: if the system names weights that the installed packages do not know.
+    """
+    if system.weights is not None:
+        return _public(system).reference[0]
+    metrics, source = release_results().get(system.name, (None, ''))
+    if metrics is None:
+        return None
+    return Reference(images=TASKS[system.task].images, metrics=metrics, source=source)
 
 
 def registered() -> tuple[Released, ...]:
