@@ -97,7 +97,7 @@ format: $(READY)  ## Put the code into the checked style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(READY)  ## Images/s and peak memory of the MAFormers beside Swin-T and DeiT-S
+benchmark: $(READY)  ## Images/s and peak memory of the MAFormers beside Swin-T and DeiT-S; results/speed.csv
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
 benchmark-evaluation: $(READY)  ## Images/s of an evaluation beside the bare forward pass and timm

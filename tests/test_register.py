@@ -41,8 +41,8 @@ NUMBER = re.compile(r'(?<![\w.-])\d+(?:\.\d+)?(?![\dx.]*\w)')
 
 
 def numbers(text):
-    """The numbers of a text, as they stand there, but for those of the tables that it names."""
-    text = re.sub(r'Tables?( \d,?)+( and \d)?', '', text)
+    """The numbers of a text, as they stand there, but for those of tables and stages it names."""
+    text = re.sub(r'(Table|stage)s?( \d,?)+( and \d)?', '', text)
     return {*DEPTHS.findall(text), *NUMBER.findall(DEPTHS.sub('', text))}
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reproduce import paper
 from reproduce.audit.findings import Finding
-from reproduce.audit.rows import Tables, accuracies, family, group
+from reproduce.audit.rows import Tables, accuracies, family, group, same_model
 from reproduce.files import read_toml
 from reproduce.paper import Printed, Row
 
@@ -63,6 +63,7 @@ class SourcedCell:
         field: its column.
         printed: in the paper.
         sources: what each of the sources prints: its title and the text.
+        verdict: how that compares.
     """
 
     table: int
@@ -70,15 +71,7 @@ class SourcedCell:
     field: str
     printed: str
     sources: tuple[tuple[str, str], ...]
-
-    @property
-    def verdict(self) -> SourceVerdict:
-        agree = [_same(self.printed, text) for _, text in self.sources]
-        if not agree:
-            return SourceVerdict.UNSOURCED
-        if all(agree):
-            return SourceVerdict.AGREES
-        return SourceVerdict.PARTLY if any(agree) else SourceVerdict.DIFFERS
+    verdict: SourceVerdict
 
     @property
     def evidence(self) -> str:
@@ -123,8 +116,9 @@ def compare_sources(tables: Tables, sources: Sequence[Source]) -> list[SourcedCe
             twins = [
                 (source.title, twin)
                 for source in sources
-                for twin in source.tables.get(number, ())
-                if twin.model == row.model
+                # Tables 2 and 3 repeat rows of Table 4, which is where the sources have them.
+                for twin in source.tables.get(4 if number in (2, 3) else number, ())
+                if same_model(twin, row)
             ]
             for field in (*row.description, *row.cells):
                 theirs = tuple(
@@ -132,7 +126,8 @@ def compare_sources(tables: Tables, sources: Sequence[Source]) -> list[SourcedCe
                 )
                 ours = _printed(row, field)
                 if ours and field != 'model' and (theirs or field in row.cells):
-                    cells.append(SourcedCell(number, row.model, field, ours, theirs))
+                    verdict = _source_verdict(ours, [text for _, text in theirs])
+                    cells.append(SourcedCell(number, row.model, field, ours, theirs, verdict))
     return cells
 
 
@@ -193,6 +188,15 @@ def omissions(tables: Tables, sources: Sequence[Source]) -> list[Finding]:
 def _printed(row: Row, field: str) -> str:
     printed = row.cells.get(field)
     return printed.text if printed else row.description.get(field, '')
+
+
+def _source_verdict(ours: str, theirs: Sequence[str]) -> SourceVerdict:
+    agree = [_same(ours, text) for text in theirs]
+    if not agree:
+        return SourceVerdict.UNSOURCED
+    if all(agree):
+        return SourceVerdict.AGREES
+    return SourceVerdict.PARTLY if any(agree) else SourceVerdict.DIFFERS
 
 
 def _same(ours: str, theirs: str) -> bool:

@@ -51,7 +51,9 @@ def _cell(cell: Cell, found: Found) -> str:
     lines = {
         'row': f'{cell.model}{convention}',
         'paper': paper,
+        'variant': cell.variant and f'{cell.variant}; the paper prints the row, not this variant',
         'reference': cell.reference,
+        'published': _published(cell),
         'measured': '' if cell.measured is None else f'{cell.measured:.6f}{difference}',
         'verdict': cell.verdict,
         'against the reference': cell.reference_verdict,
@@ -63,6 +65,11 @@ def _cell(cell: Cell, found: Found) -> str:
         'note': _outdated(cell, found),
     }
     return _block(address(cell), lines)
+
+
+def _published(cell: Cell) -> str:
+    against = f'{cell.published} against the paper; ' if cell.published else ''
+    return f'{against}{cell.reference_source}' if cell.reference_source else ''
 
 
 def _giga(flops: float | None) -> str:
