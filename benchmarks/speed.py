@@ -151,7 +151,8 @@ def main(
 def _processor(threads: int) -> str:
     """Return the name of the CPU and how many of its threads compute."""
     found = re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())
-    return f'{found[1] if found else platform.machine()}, {threads} threads'
+    cpu = found[1] if found else platform.machine()
+    return f'{cpu}, {threads} thread{"s" if threads != 1 else ""}'
 
 
 if __name__ == '__main__':

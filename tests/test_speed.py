@@ -18,5 +18,5 @@ def test_the_benchmark_writes_what_the_tables_read(monkeypatch, tmp_path, capsys
     assert (found.model, found.batch_size, found.precision) == (micro, 2, 'fp32')
     # One feature map of the first stage alone has 32 channels at 200 x 320, in four bytes each.
     assert found.peak_memory_mib > 32 * 200 * 320 * 4 / 2**20
-    assert found.device.endswith(', 1 threads')
+    assert found.device.endswith(', 1 thread')
     assert found.device in conditions(found)
