@@ -160,7 +160,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def _unfinished(path: Path) -> IO[bytes]:
     """Return a new file beside `path`, locked until this process closes it or ends."""
     while True:
-        file = tempfile.NamedTemporaryFile(
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115  (the caller closes it)
             dir=path.parent, prefix=f'.{path.name}.', suffix=_UNFINISHED, delete=False
         )
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -31,7 +31,7 @@ from reproduce.openmmlab.data_paths import point_at
 from reproduce.train import resumable, runner, tensorboard
 from reproduce.train.runner import RunnerJob, train
 from reproduce.train.stopping import StopRequests, TrainingStopped
-from reproduce.weights import registry
+from reproduce.weights import download, registry
 
 MASK_RCNN = 'mask-rcnn_maformer-micro_fpn_shapes.py'
 CASCADE = 'cascade-mask-rcnn_maformer-micro_fpn_shapes.py'
@@ -494,12 +494,13 @@ def test_published_checkpoints_are_fetched_once_and_held_to_their_hash(tmp_path,
     path, sprung = trap
     fetched = []
 
-    def fetch(url, target, hash_prefix=None, progress=True):
-        fetched.append((url, hash_prefix))
+    def fetch(url, target, sha256):
+        fetched.append((url, sha256))
+        target.parent.mkdir()
         shutil.copy(path, target)
 
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    monkeypatch.setattr(download, 'fetch', fetch)
     safe_loading.install()
     for _ in range(2):
         with pytest.raises(UserError, match='would run code'):

@@ -167,7 +167,13 @@ def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, A
                 f'{path} is not what the record is of, {evaluation.checkpoint.file}: its SHA-256 '
                 f'is not {evaluation.checkpoint.sha256[:16]}...; name that one.'
             )
-        where = {'file': os.path.relpath(path.resolve(), manifest.parent)}
+        file = os.path.relpath(path.resolve(), manifest.parent)
+        if not store.is_below(file):
+            raise UserError(
+                f'{path} does not lie below {manifest.parent}, and a manifest names files below '
+                'its folder only: put it there, or name a manifest beside it with --manifest.'
+            )
+        where = {'file': file}
     entry = {
         'name': new.name,
         'task': evaluation.task,
