@@ -30,9 +30,10 @@ from safetensors.torch import save
 from datasets import coco, load
 from model.checkpoint import CheckpointError, read
 from reproduce import distributed
-from reproduce.distributed import Group, in_group
+from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
+from reproduce.launcher import in_group
 from reproduce.openmmlab import cfg_options, safe_loading
 from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
