@@ -29,7 +29,7 @@ import torch.nn as nn
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from reproduce import distributed
+from reproduce import agreement, distributed
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
@@ -99,6 +99,9 @@ def _run(group: Group, job: TrainingJob) -> list[dict[str, float]]:
     _check_options(job)
     with claimed(job.output, group), StopRequests(group) as stop:
         _check_output(job)
+        last = agreement.of_file('last.pth', job.output / 'last.pth') if job.resume else {}
+        facts = {'command': 'train imagenet', 'resume': job.resume, 'until': job.until}
+        group.check_same({**facts, 'checkpoint_steps': job.checkpoint_steps, **last})
         training = ClassifierTraining(
             job.recipe, job.data, group, job.labels, job.workers, job.precision
         )
@@ -264,6 +267,7 @@ class _Run:
         training = self.training
         training.seconds = time.perf_counter() - begun
         self._save()
+        self.group.agree()  # nobody ends before it is written
         sentence = (
             f'{number.name} came after {training.step} of {training.steps_per_epoch} steps of '
             f'epoch {training.epoch + 1}; {self.last_checkpoint} holds the state: go on with the '

@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
+from reproduce import agreement
 from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group
 from reproduce.errors import UserError
@@ -90,6 +91,7 @@ class ClassifierTraining:
         self.train_data, self.val_data = load(data, 'train'), load(data, 'val')
         self.origin_of_labels = labels and origin(labels, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
+        group.check_same(self._facts())
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.
         torch.backends.cudnn.benchmark = True
@@ -146,6 +148,18 @@ class ClassifierTraining:
         self.losses = torch.zeros(2, dtype=torch.float64, device=group.device)
         # The steps of the epoch that were skipped, and how many of them were the last in a row.
         self.skipped = torch.zeros(2, dtype=torch.int64, device=group.device)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what decides the numbers of a training, by name."""
+        return {
+            **agreement.of_code(),
+            **self.recipe.model_dump(),
+            'precision': self.precision,
+            'device': self.group.device.type,
+            **agreement.of_data(self.train_data),
+            **agreement.of_data(self.val_data),
+            'origin of the label maps': self.origin_of_labels,
+        }
 
     def batches(self) -> Iterator[Batch]:
         """Yield this process's share of the batches that are left of the epoch.

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load, open_image
-from reproduce import distributed
+from reproduce import agreement, distributed
 from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group
 from reproduce.errors import UserError
@@ -117,7 +117,7 @@ def _make(
             'checkpoint_sha256': None if checkpoint is None else store.sha256(checkpoint),
         }
         _check_origin(output, record)
-        group.agree()
+        group.check_same({'command': 'labels', **agreement.of_code(), **record})
         if group.rank == 0:
             _write_record(output, record, complete=False)
         missing = _ImagesWithoutMap(images, output, settings, record, group)

@@ -29,7 +29,7 @@ from safetensors.torch import save
 
 from datasets import coco, load
 from model.checkpoint import CheckpointError, read
-from reproduce import distributed
+from reproduce import agreement, distributed
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
@@ -94,11 +94,13 @@ class PreparedRun:
         config: what the Runner is built from.
         record: what a resumed training must share with the one that it goes on with.
         notes: what was decided, a sentence each, for the log.
+        source: the config as it was read, before it was pointed at anything of this machine.
     """
 
     config: Config
     record: dict[str, Any]
     notes: list[str]
+    source: str
 
 
 def train(job: RunnerJob, processes: int = 1) -> list[dict[str, float]]:
@@ -120,12 +122,32 @@ def _run(group: Group, job: RunnerJob) -> list[dict[str, float]]:
     safe_loading.install()
     with claimed(job.output, group), StopRequests(group) as stop:
         prepared = prepare(job, checks_objects=group.rank == 0)
-        group.agree()  # the first one writes into the folder that all have looked at
+        # The first one writes into the folder that all have looked at.
+        group.check_same(_facts(job, prepared, group))
         try:
             runner = build_runner(job, prepared, group, stop)
             return _train(job, prepared, group, runner)
         except CheckpointError as error:
             raise UserError(str(error)) from error
+
+
+def _facts(job: RunnerJob, prepared: PreparedRun, group: Group) -> dict[str, Any]:
+    """Return what decides the numbers of a training, by name."""
+    start = prepared.config.get('load_from')
+    backbone = (prepared.config.model.get('backbone', {}).get('init_cfg') or {}).get('checkpoint')
+    return {
+        'command': 'train config',
+        **agreement.of_code(),
+        '--cfg-options': list(job.options),
+        'config': prepared.source,
+        'resume': job.resume,
+        'amp': job.amp,
+        'scale_lr': job.scale_lr,
+        'device': group.device.type,
+        **agreement.of_file('checkpoint to start from', start),
+        **agreement.of_file('backbone weights', backbone),
+        **{f'{split} data': fingerprint for split, fingerprint in prepared.record['data'].items()},
+    }
 
 
 def prepare(job: RunnerJob, checks_objects: bool = True) -> PreparedRun:
@@ -149,6 +171,7 @@ def prepare(job: RunnerJob, checks_objects: bool = True) -> PreparedRun:
         )
     if job.amp and not torch.cuda.is_available():
         raise UserError('--amp needs a GPU, and there is none: leave it out.')
+    source = json.dumps(config.to_dict(), sort_keys=True, default=str)
     fingerprints, notes = _point_at_data(config, job.data, task, checks_objects)
     _choose_backbone(config, job.checkpoint)
     record = _record(config, fingerprints)
@@ -168,7 +191,7 @@ def prepare(job: RunnerJob, checks_objects: bool = True) -> PreparedRun:
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     notes.append(_scale_lr(config, job.scale_lr))
     make_resumable(config)
-    return PreparedRun(config, record, notes)
+    return PreparedRun(config, record, notes, source)
 
 
 def _point_at_data(
