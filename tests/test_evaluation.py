@@ -292,6 +292,10 @@ def test_a_model_is_a_system_where_it_is_one():
         resolve('dsnet_small', {})
     with pytest.raises(UserError, match=r"no model 'swin_tny'; the nearest are .*swin_s3_tiny_224"):
         resolve('swin_tny', {})
+    with pytest.raises(UserError, match=r"a former name of timm's resnet50\.tv_in1k: give that"):
+        resolve('tv_resnet50', {})
+    with pytest.raises(UserError, match=r"resnet50 has no weights 'nope'; it has a1_in1k, "):
+        resolve('resnet50.nope', {})
 
 
 def test_preprocessing_is_the_models_own_unless_overridden():
@@ -312,6 +316,15 @@ def test_preprocessing_is_the_models_own_unless_overridden():
         (('--limit', 0), 'give 1 or more'),
         (('--batch-size', 0), 'give 1 or more'),
         (('--processes', 0), 'give 1 or more'),
+        (('--workers', -1), '--workers -1 is no number of processes'),
+        (('--interpolation', 'cubic'), "'cubic' is unknown: take nearest, bilinear, bicubic"),
+        (('--std', 0, 0, 0), '--std 0 0 0 is out of range: expected numbers above 0'),
+        (('--std', -0.2, 0.2, 0.2), '--std -0.2 0.2 0.2 is out of range'),
+        (('--std', 58.4, 57.1, 57.4), '--std 58.4 57.1 57.4 is on the scale of 0 to 255'),
+        (('--mean', 'nan', 0.4, 0.4), '--mean nan 0.4 0.4 is out of range'),
+        (('--mean', 123.7, 116.3, 103.5), 'is on the scale of 0 to 255'),
+        (('--model-kwargs', 'features_only=true'), 'gives features and no classes'),
+        (('--model-kwargs', 'num_classes=0'), 'gives features and no classes'),
         (('--model-kwargs', 'depth'), 'is no KEY=VALUE'),
         (('--model-kwargs', 'depht=3'), 'cannot be built with'),
     ],

@@ -26,6 +26,7 @@ import pandas as pd
 import timm
 import torch
 import torch.nn as nn
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
@@ -130,6 +131,8 @@ def _check_options(job: TrainingJob) -> None:
         raise UserError(f'--until {job.until} leaves nothing to train: expected 1 or more.')
     if job.checkpoint_steps < 1:
         raise UserError(f'--checkpoint-steps {job.checkpoint_steps}: expected 1 or more.')
+    if job.workers is not None and job.workers < 0:
+        raise UserError(f'--workers {job.workers} is no number of processes: give 0 or more.')
     if job.tensorboard:
         check_installed()
 
@@ -333,7 +336,13 @@ class _Run:
                     f'{path} is gone, so its weights cannot be evaluated: the last ones are in '
                     f'{path.with_name("model.safetensors")}.'
                 )
-            model.load_state_dict(load_file(path))
+            try:
+                model.load_state_dict(load_file(path))
+            except (OSError, RuntimeError, SafetensorError) as error:
+                raise UserError(
+                    f'{path} is damaged, so its weights cannot be evaluated: the last ones are in '
+                    f'{path.with_name("model.safetensors")}.'
+                ) from error
         summary['best'] = _summary('best.safetensors', best, crops, training.top1, model)
         for name, weights in summary.items():
             scores = ', '.join(f'{top1:.2f} % at crop {c}' for c, top1 in weights['top1'].items())

@@ -37,6 +37,11 @@ def claimed(folder: Path, group: Group) -> Iterator[None]:
             f'another process writes into {folder}: wait for its end, or name another folder with '
             '--output.'
         ) from None
+    except OSError as error:
+        raise UserError(
+            f'{folder / LOCK} cannot be locked ({error.strerror}): name a folder of your own with '
+            '--output.'
+        ) from None
     try:
         group.agree()
         yield
