@@ -5,7 +5,6 @@ calls a function with the `Group` in each of them. `joined` is around a whole co
 or srun, so that a failure before the work begins ends all processes, too.
 """
 
-import base64
 import ctypes
 import gc
 import json
@@ -48,13 +47,21 @@ _PATIENCE = 5.0
 
 _POLL = 0.02
 
-# The processes of a job may start so far apart, in seconds; after the first number the first one
-# says whom it waits for.
-_SILENCE, _ARRIVAL = 15.0, 180.0
+# A launcher starts all processes at once, and what delays one is reading Python and torch from its
+# disk. So it is waited for ten times as long as that took here, and no less than these seconds;
+# after the first number the first process says whom it waits for.
+_SILENCE, _ARRIVAL = 15.0, 60.0
+_IMPORTED = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+# torchrun keeps a store from before it starts the first process until after the last has ended.
+_STORE_OF_TORCHRUN = 15.0
 
 # One process may score all of COCO, which takes pycocotools minutes, while the others wait in a
 # collective operation. NCCL's own limit is ten minutes.
 _TIMEOUT = timedelta(hours=2)
+
+# The environment variable that says how many seconds a process is waited for at the start instead.
+START_SECONDS = 'REPRODUCE_START_SECONDS'
 
 # Of prctl(2): the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
@@ -332,7 +339,7 @@ class _Link:
         self.job = dist.PrefixStore('job', self.store)
         self.lifeline: Lifeline | None = None
         if self.size > 1:
-            self._connect(root)
+            self._connect()
             self.group().agree()
 
     def group(self) -> Group:
@@ -352,7 +359,7 @@ class _Link:
                 self.job.add('left', 1)
             self.lifeline.close()
 
-    def _connect(self, root: dist.Store) -> None:
+    def _connect(self) -> None:
         """Connect the lifeline, and wait until all processes have.
 
         Raises:
@@ -363,9 +370,9 @@ class _Link:
             self.lifeline = Lifeline(0, self.size, token)
             where = [self.lifeline.listen(), socket.gethostname(), token]
             self.job.set('lifeline', json.dumps(where))
-            self._wait_for_all(root)
+            self._wait_for_all()
             return
-        self._wait_for_the_first(root)
+        self._wait_for_the_first()
         port, host, token = json.loads(self.job.get('lifeline'))
         self.lifeline = Lifeline(self.rank, self.size, token)
         address = os.environ['MASTER_ADDR']
@@ -377,21 +384,21 @@ class _Link:
                 f'0 ({error.strerror or error}): let the machines of a job reach each other.'
             ) from error
 
-    def _wait_for_the_first(self, root: dist.Store) -> None:
+    def _wait_for_the_first(self) -> None:
         begin = time.monotonic()
         try:
             while not self.job.check(['lifeline']):
-                if _an_agent_gave_up(root) or time.monotonic() > begin + _ARRIVAL:
+                if time.monotonic() > begin + _arrival_limit():
                     raise _not_started([0], self.size)
                 time.sleep(_POLL)
         except dist.DistError:
             raise _not_started([0], self.size) from None
 
-    def _wait_for_all(self, root: dist.Store) -> None:
+    def _wait_for_all(self) -> None:
         lifeline, begin, silent = self.lifeline, time.monotonic(), True
         while (missing := lifeline.missing()) and not lifeline.failed.is_set():
             waited = time.monotonic() - begin
-            if waited > _ARRIVAL or _an_agent_gave_up(root):
+            if waited > _arrival_limit():
                 error = _not_started(missing, self.size)
                 error.rank = lifeline.fail(str(error)).rank
                 raise error
@@ -426,14 +433,16 @@ def _open_store(rank: int, size: int) -> dist.Store:
         UserError: if it cannot be kept or reached.
     """
     address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
-    keeps = rank == 0 and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True'
+    of_torchrun = os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
+    keeps = rank == 0 and not of_torchrun
+    limit = _STORE_OF_TORCHRUN if of_torchrun else _arrival_limit()
     try:
         return dist.TCPStore(
             address,
             port,
             size,
             keeps,
-            timeout=timedelta(seconds=_ARRIVAL),
+            timeout=timedelta(seconds=limit),
             wait_for_workers=False,
             multi_tenant=True,
         )
@@ -445,7 +454,8 @@ def _open_store(rank: int, size: int) -> dist.Store:
             ) from error
         raise UserError(
             f'process {rank} of {size} does not reach process 0 at {address}:{port} within '
-            f'{_ARRIVAL:.0f} s: look at its log; MASTER_ADDR and MASTER_PORT name another place.'
+            f'{limit:.0f} s: it has ended, or is elsewhere; look at its log, or name its place in '
+            'MASTER_ADDR and MASTER_PORT.'
         ) from error
 
 
@@ -461,17 +471,14 @@ def _not_started(ranks: list[int], size: int) -> UserError:
     )
 
 
-def _an_agent_gave_up(root: dist.Store) -> bool:
-    """Return whether one of several torchruns has ended the job for all.
-
-    Its rendezvous is closed then. torchrun keeps the state of it in the store that the processes
-    share; where it does not, a process that never comes is noticed later.
-    """
-    key = f'torch.rendezvous.{os.environ.get("TORCHELASTIC_RUN_ID")}'
-    try:
-        return root.check([key]) and bool(pickle.loads(base64.b64decode(root.get(key))).closed)
-    except (ValueError, AttributeError, pickle.UnpicklingError):
-        return False
+def _arrival_limit() -> float:
+    """Return the seconds that another process is waited for."""
+    if limit := os.environ.get(START_SECONDS):
+        return float(limit)
+    with open('/proc/self/stat') as file:
+        ticks = int(file.read().rpartition(')')[2].split()[19])  # from the start of the machine
+    began = ticks / os.sysconf('SC_CLK_TCK')
+    return max(_ARRIVAL, 10 * (_IMPORTED - began))
 
 
 def _end_with_the_parent() -> None:

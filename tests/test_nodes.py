@@ -306,7 +306,7 @@ def test_a_process_killed_before_it_joins_ends_the_other(data, weights, tmp_path
     print(f'\nkilled before joining, {rank}: {said} [{seconds:.1f} s after the kill]')
     assert len(said) == 1
     assert f'process {rank} of 2 ' in said[0]
-    assert seconds < 60  # the other one may have been starting
+    assert seconds < 90  # the other one was starting, and waits for a minute
 
 
 @pytest.fixture

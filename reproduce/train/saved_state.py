@@ -1,4 +1,4 @@
-"""What a classifier's `last.pth` has to hold before a training goes on with it."""
+"""What a checkpoint has to hold before a training goes on with it."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -41,7 +41,7 @@ def fault(
     optimizer: torch.optim.Optimizer,
     counters: Mapping[str, torch.Tensor],
 ) -> str:
-    """Return what keeps a training from going on with `state`, as a phrase; '' if nothing does.
+    """Return what keeps a classifier's training from going on with `state`; '' if nothing does.
 
     Args:
         state: the content of the file.
@@ -63,15 +63,19 @@ def fault(
     if epochs != list(range(1, progress.epoch + 1)):
         return f"its 'history' has the epochs {epochs}, and {progress.epoch} are done"
     for name, module in modules.items():
-        if reason := _differs(state[name], module.state_dict()):
+        if reason := differs(state[name], module.state_dict()):
             return f"its '{name}' {reason}"
     for name, counter in counters.items():
-        if reason := _differs({name: state[name]}, {name: counter}):
+        if reason := differs({name: state[name]}, {name: counter}):
             return f'it {reason}'
-    return _fault_of_optimizer(state['optimizer'], optimizer)
+    return fault_of_optimizer(state['optimizer'], optimizer)
 
 
-def _differs(saved: Any, own: Mapping[str, torch.Tensor]) -> str:
+def differs(saved: Any, own: Mapping[str, torch.Tensor]) -> str:
+    """Return how saved tensors are not ones for a module with its `own`; '' if they are.
+
+    Names, shapes, and that all values are finite.
+    """
     if not isinstance(saved, dict):
         return f'is a {type(saved).__name__}'
     if missing := own.keys() - saved.keys():
@@ -87,7 +91,8 @@ def _differs(saved: Any, own: Mapping[str, torch.Tensor]) -> str:
     return ''
 
 
-def _fault_of_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> str:
+def fault_of_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> str:
+    """Return what keeps `optimizer` from going on with its `saved` state; '' if nothing does."""
     own = optimizer.state_dict()
     try:
         sizes = [len(group['params']) for group in saved['param_groups']]
