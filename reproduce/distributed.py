@@ -133,11 +133,11 @@ class Group:
         arrival = self._count('arrivals', 1)
         last = -(-arrival // self.size) * self.size
         while True:
-            if self.failed:
-                raise self._first_failure()
             left = self._count('left', 0)
             if self._count('arrivals', 0) >= last:
-                return
+                return  # also where one has come here and failed since
+            if self.failed:
+                raise self._first_failure()
             if left:
                 raise self._first_failure(
                     UserError(
@@ -644,9 +644,11 @@ def _work_reporting(
     except ProcessLost as error:
         # The launcher knows better what ended a process, and ends this one now, if it was killed.
         time.sleep(_PATIENCE)
-        write_atomically(reported, pickle.dumps(error))
+        if not reported.exists():
+            write_atomically(reported, pickle.dumps(error))
     except UserError as error:
-        write_atomically(reported, pickle.dumps(error))
+        if error.rank in (None, launcher.rank()) or not reported.exists():
+            write_atomically(reported, pickle.dumps(error))
     sys.exit(2)  # then the launcher ends the others
 
 
