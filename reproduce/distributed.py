@@ -242,6 +242,7 @@ class Group:
         """Return the error of the process that failed first, which is this one if none did."""
         if self.lifeline is None:
             return own
+        self.lifeline.known = True
         first = self.lifeline.first if own is None else self.lifeline.fail(str(own))
         if own is not None and str(own) == first.message:
             error = own

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-# A process that learns of a failure and has not ended so many seconds later is ended: it waits in
-# a collective operation that never comes back.
-GRACE = 10.0
+# A process that does not look at a failure of others within so many seconds is ended: it waits in a
+# collective operation that never comes back. One that knows has longer, to end its workers.
+GRACE, GRACE_TO_END = 10.0, 60.0
 
 # An unplugged machine closes nothing: it is asked for a sign of life after so many idle seconds,
 # three times.
@@ -49,13 +49,14 @@ class Lifeline:
     Attributes:
         port: of the first process, where the others connect to.
         failed: set once there is a failure.
+        known: whether this process's own work has taken notice of it, and is ending.
     """
 
     def __init__(self, rank: int, size: int, token: str) -> None:
         self.rank, self.size, self.token = rank, size, token
         self.first: Failure | None = None
         self.failed = threading.Event()
-        self.closing = False
+        self.closing = self.known = False
         self.port = 0
         self._lock = threading.RLock()
         # Of the first process: the connection and the machine of each other one. Of the others: the
@@ -99,6 +100,7 @@ class Lifeline:
 
     def fail(self, message: str) -> Failure:
         """Say why this process fails; return the first failure of all processes."""
+        self.known = True
         mine = Failure(self.rank, message)
         if self.rank == 0:
             self._declare(mine)
@@ -207,17 +209,18 @@ class Lifeline:
                 for rank in self._connections:
                     self._tell(rank)
             self.failed.set()
-        timer = threading.Timer(GRACE, self._end)
-        timer.daemon = True
-        timer.start()
+        _in_background(self._end_in_time)
 
     def _tell(self, rank: int) -> None:
         first = self.first
         with suppress(OSError):  # it has ended, too
             _send(self._connections[rank], {'failure': [first.rank, first.message, first.lost]})
 
-    def _end(self) -> None:
-        """End this process, which waits for something that never comes."""
+    def _end_in_time(self) -> None:
+        """End this process if it does not end by itself."""
+        time.sleep(GRACE)
+        if self.known:
+            time.sleep(GRACE_TO_END)
         if self.closing:
             return
         if self.first.rank == self.rank:

@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from datasets import shapes
+from reproduce import lifeline
 from reproduce.distributed import _difference
 from reproduce.lifeline import Lifeline, wait_until
 
@@ -162,21 +163,21 @@ def copied(data, folder):
 
 
 def test_a_difference_is_one_sentence_that_names_it_and_the_processes():
-    lifeline = Lifeline(0, 3, 'token')
-    lifeline._hosts = {0: 'a', 1: 'b', 2: 'b'}
+    line = Lifeline(0, 3, 'token')
+    line._hosts = {0: 'a', 1: 'b', 2: 'b'}
     same = {'lr': '0.001', 'images': 'abc'}
-    assert _difference([same, same, same], lifeline) == ''
-    assert _difference([same, {**same, 'lr': '0.002'}, same], lifeline) == (
+    assert _difference([same, same, same], line) == ''
+    assert _difference([same, {**same, 'lr': '0.002'}, same], line) == (
         'the processes do not have the same lr: 0.001 in process 0 of 3 on a, process 2 of 3 on b; '
         '0.002 in process 1 of 3 on b; start all of them with the same code, command, weights and '
         'data.'
     )
     other = {'lr': '0.002', 'images': 'xyz'}
-    assert 'the same lr (and images): ' in _difference([same, other, other], lifeline)
-    assert ': 0.001 in process 0 of 3 on a; nothing in' in _difference([same, {}, {}], lifeline)
+    assert 'the same lr (and images): ' in _difference([same, other, other], line)
+    assert ': 0.001 in process 0 of 3 on a; nothing in' in _difference([same, {}, {}], line)
     long = [{'config': f'{"x" * 500}lr={i}{"y" * 500}'} for i in range(3)]
-    assert 'xxlr=0yy' in _difference(long, lifeline)
-    assert len(_difference(long, lifeline)) < 500
+    assert 'xxlr=0yy' in _difference(long, line)
+    assert len(_difference(long, line)) < 500
 
 
 @pytest.fixture
@@ -211,6 +212,21 @@ def test_who_ends_without_leave_is_missed_and_who_takes_leave_is_not(connected):
     assert first.first.rank == 0
     assert first.first.message.startswith('process 2 of 3 on ')
     assert 'ended without an error' in first.first.message
+
+
+def test_who_cannot_look_at_a_failure_is_ended_and_says_it(connected, monkeypatch, capsys):
+    """As in a collective operation on GPUs, which nothing interrupts."""
+    ended = []
+    monkeypatch.setattr(lifeline, 'GRACE', 0.2)
+    monkeypatch.setattr(lifeline.os, '_exit', ended.append)
+    _, second, third = connected
+    third.known = True  # it is ending by itself
+    second._connections[0].shutdown(2)
+    assert wait_until(lambda: ended, 5)
+    assert not wait_until(lambda: len(ended) > 2, 1)
+    # The one whose connection broke takes the first one for lost, and is ended as well.
+    assert ended == [2, 2]
+    assert 'error: process 1 of 3 on ' in capsys.readouterr().err
 
 
 def test_a_stranger_is_not_listened_to(connected):
