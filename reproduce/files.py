@@ -158,7 +158,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def _unfinished(path: Path) -> IO[bytes]:
-    """Return a new file beside `path`, locked until this process closes it or ends."""
+    """Return a new file in the folder of `path`, locked until this process closes it or ends."""
     while True:
         file = tempfile.NamedTemporaryFile(  # noqa: SIM115  (the caller closes it)
             dir=path.parent, prefix=f'.{path.name}.', suffix=_UNFINISHED, delete=False

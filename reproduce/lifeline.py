@@ -2,7 +2,7 @@
 
 Every process keeps a connection to the first one. Whatever ends a process, the kernel closes its
 connection, so the others learn of it at once, also while they compute and where no message could
-be sent any more. The first failure that the first process hears of is told to all of them.
+be sent any more. The first failure that the first process hears of is sent to all of them.
 """
 
 import json

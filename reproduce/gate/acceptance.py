@@ -173,7 +173,7 @@ def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, A
         if not store.is_below(file):
             raise UserError(
                 f'{path} does not lie below {manifest.parent}, and a manifest names files below '
-                'its folder only: put it there, or name a manifest beside it with --manifest.'
+                'its folder only: put it there, or name a manifest in its folder with --manifest.'
             )
         where = {'file': file}
     entry = {
