@@ -4,14 +4,15 @@ Each command is a module of `reproduce.commands`, which is imported when the com
 `--help` and the commands that only read results do not wait for torch.
 """
 
-import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 
 import click
 import typer
 from typer.core import TyperGroup
 
+from reproduce import launcher
 from reproduce.errors import UserError
 
 # What `--help` says of each command: the first sentence of its own help.
@@ -68,14 +69,30 @@ def main() -> None:
     """Does the number in the paper's table hold? Reproduces Tables 1-7 of MAFormer."""
 
 
+def _with_other_processes() -> AbstractContextManager[None]:
+    """Join the processes that torchrun or srun started, before anything can go wrong."""
+    if not launcher.in_group():
+        return nullcontext()
+    # Imported here, so that commands of a single process do not wait for torch.
+    from reproduce.distributed import joined
+
+    return joined()
+
+
 def run() -> None:
     """Run the command line; print a `UserError` as one line, and exit with its status, mostly 2."""
     sys.stdout.reconfigure(errors='replace')  # a terminal that cannot show ✓ shows ?
     try:
-        app()
+        with _with_other_processes():
+            app()
     except UserError as error:
-        if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == error.rank:
-            print(f'{error.label}: {error}', file=sys.stderr)
+        if error.rank in (None, launcher.rank()):
+            print(f'{error.label}: {error}', file=sys.stderr, flush=True)
+        elif launcher.in_group():
+            # Imported here, as in `_with_other_processes`.
+            from reproduce.distributed import give_way
+
+            give_way(error)
         sys.exit(error.status)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns an interrupt into a silent exit with status 130.

@@ -1,18 +1,23 @@
 """Reading a data set in worker processes, with errors that stay one sentence."""
 
+import errno
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
+from reproduce import shared_memory
 from reproduce.errors import UserError
+
+shared_memory.install()
 
 
 class ErrorPreservingLoader(DataLoader):
     """torch's `DataLoader`, which raises a `UserError` of the data set as the data set raised it.
 
     torch's own carries an exception of a worker process to this one as text, with the traceback.
-    Here it travels as a value, in place of the batch.
+    Here it travels as a value, in place of the batch. A batch for which shared memory is short
+    travels another way.
 
     Args:
         dataset: a data set with indices.
@@ -23,7 +28,7 @@ class ErrorPreservingLoader(DataLoader):
     def __init__(
         self,
         dataset: Dataset,
-        collate: Callable[[list[Any]], Any] = default_collate,
+        collate: Callable[[list[Any]], Any] = shared_memory.collate_where_there_is_room,
         **options: Any,
     ) -> None:
         super().__init__(_Caught(dataset), collate_fn=_CollateCaught(collate), **options)
@@ -32,9 +37,31 @@ class ErrorPreservingLoader(DataLoader):
         """Yield the batches.
 
         Raises:
-            UserError: at the first batch with an item that cannot be read.
+            UserError: at the first batch with an item that cannot be read, or if a worker is
+                killed.
         """
-        for batch in super().__iter__():
+        try:
+            batches = super().__iter__()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise UserError(
+                f'{shared_memory.PLACE} is full, so no data-loading worker starts: give it more '
+                '(--shm-size in Docker), or read images in the same process with --workers 0.'
+            ) from error
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if 'DataLoader worker' not in str(error):
+                    raise
+                reason = str(error).partition('\n')[0]
+                raise UserError(
+                    f'a data-loading worker ended ({reason}): give the machine more memory, or '
+                    'lower --workers; --shm-size says how much of it Docker shares.'
+                ) from error
             if isinstance(batch, UserError):
                 raise batch
             yield batch

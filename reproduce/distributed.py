@@ -1,24 +1,29 @@
 """Work on several processes, on one machine or many, that all succeed or all fail with one error.
 
 `run` is the one way in: it starts the processes, or joins those that torchrun or srun started, and
-calls a function with the `Group` in each of them.
+calls a function with the `Group` in each of them. `joined` is around a whole command under torchrun
+or srun, so that a failure before the work begins ends all processes, too.
 """
 
+import ctypes
 import gc
 import json
 import logging
+import multiprocessing
 import os
 import pickle
-import re
+import secrets
 import signal
+import socket
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import takewhile
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -30,17 +35,40 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from reproduce import launcher
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
+from reproduce.launcher import in_group
+from reproduce.lifeline import Lifeline, wait_until
+from reproduce.wording import by_number, shortened
 
 # So many seconds are given to the process that failed first to say why.
 _PATIENCE = 5.0
 
 _POLL = 0.02
 
+# A launcher starts all processes at once, and what delays one is reading Python and torch from its
+# disk. So it is waited for ten times as long as that took here, and no less than these seconds;
+# after the first number the first process says whom it waits for.
+_SILENCE, _ARRIVAL = 15.0, 60.0
+_IMPORTED = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+# torchrun keeps a store from before it starts the first process until after the last has ended.
+_STORE_OF_TORCHRUN = 15.0
+
 # One process may score all of COCO, which takes pycocotools minutes, while the others wait in a
 # collective operation. NCCL's own limit is ten minutes.
 _TIMEOUT = timedelta(hours=2)
+
+# The environment variable that says how many seconds a process is waited for at the start instead.
+START_SECONDS = 'REPRODUCE_START_SECONDS'
+
+# Of prctl(2): the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
+
+
+class ProcessLost(UserError):
+    """The end of another process that did not say why it ended."""
 
 
 def run(
@@ -78,6 +106,7 @@ class Group:
         local_size: how many share this machine.
         device: what this one computes on.
         store: values that all processes read and write.
+        lifeline: the connections to the other processes; None if there are none.
     """
 
     rank: int
@@ -85,34 +114,67 @@ class Group:
     local_size: int
     device: torch.device
     store: dist.Store
+    lifeline: Lifeline | None = None
 
     @property
     def failed(self) -> bool:
         """Whether one of the processes has failed."""
-        return self.store.check(['failure'])
+        return self.lifeline is not None and self.lifeline.failed.is_set()
 
     def agree(self) -> None:
         """Wait until every process has come here, however long one of them takes.
 
         Raises:
-            UserError: if one of them has failed instead, with its sentence.
+            UserError: if one of them has failed instead, with its sentence, or has ended its work.
         """
+        if self.size == 1:
+            return
         # The n-th arrival completes round n / size: nobody enters a round before the last is over.
-        arrival = self.store.add('arrivals', 1)
+        arrival = self._count('arrivals', 1)
         last = -(-arrival // self.size) * self.size
         while True:
+            left = self._count('left', 0)
+            if self._count('arrivals', 0) >= last:
+                return  # also where one has come here and failed since
             if self.failed:
                 raise self._first_failure()
-            if self.store.add('arrivals', 0) >= last:
-                return
+            if left:
+                raise self._first_failure(
+                    UserError(
+                        f'{left} of {self.size} processes ended their work while others wait for '
+                        'them: start all of them with the same command.'
+                    )
+                )
             time.sleep(_POLL)
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Check that all processes have the same `facts`: whatever decides the numbers.
+
+        Args:
+            facts: values by what they are called in the message; what explains most comes first.
+
+        Raises:
+            UserError: if a value differs, in all processes.
+        """
+        if self.size == 1:
+            return
+        texts = {name: _text(value) for name, value in facts.items()}
+        # The checks are numbered as the arrivals in `agree` are.
+        place = f'facts/{-(-self._count("checks", 1) // self.size)}'
+        self.store.set(f'{place}/{self.rank}', json.dumps(texts))
+        self.agree()
+        if self.rank == 0:
+            found = [json.loads(self.store.get(f'{place}/{i}')) for i in range(self.size)]
+            if sentence := _difference(found, self.lifeline):
+                raise self._first_failure(UserError(sentence))
+        self.agree()
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
         """Let a failure of this process end the others, and one of theirs end this one.
 
         The processes that are not waiting for the one that failed find out when they look at
-        `failed`, or call `agree`.
+        `failed`, or call `agree`; those that do neither are ended some seconds later.
 
         Raises:
             UserError: if a process raised one, ran out of memory, or ended without a word: the same
@@ -131,15 +193,22 @@ class Group:
         except Exception as error:
             if self.size == 1:
                 raise
-            if isinstance(error, RuntimeError) and self._hears_of_failure(_PATIENCE):
+            if isinstance(error, RuntimeError) and wait_until(lambda: self.failed, _PATIENCE):
                 raise self._first_failure() from None
             if _is_broken_connection(error):
-                raise UserError(
-                    f'process {self.rank} of {self.size} lost its connection to another one, which '
-                    'ended without an error: look for its end in the log of its machine.'
+                raise self._first_failure(
+                    UserError(
+                        f'{self.lifeline.described(self.rank)} lost its connection to another one: '
+                        f'{error}'.splitlines()[0]
+                    )
                 ) from error
             self._first_failure(UserError(_described(self.rank, self.size, error)))
             raise
+
+    def say_failed(self, what: str) -> None:
+        """Tell the other processes that this one failed, if it is the first."""
+        if self.lifeline is not None:
+            self.lifeline.fail(f'{self.lifeline.described(self.rank)} {what}.')
 
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum of `tensor` over all processes, on the CPU."""
@@ -155,26 +224,32 @@ class Group:
         dist.gather_object(part, parts)
         return None if parts is None else [item for part in parts for item in part]
 
+    def _count(self, name: str, step: int) -> int:
+        """Add to a number that all processes share, and return it.
+
+        Raises:
+            UserError: if the process that keeps it has ended.
+        """
+        try:
+            return self.store.add(name, step)
+        except dist.DistError:
+            wait_until(lambda: self.failed, _PATIENCE)
+            raise self._first_failure(
+                UserError(f'{self.lifeline.described(0)} ended while others wait for it.')
+            ) from None
+
     def _first_failure(self, own: UserError | None = None) -> UserError:
         """Return the error of the process that failed first, which is this one if none did."""
-        if own is None:
-            first = self.store.get('failure')
+        if self.lifeline is None:
+            return own
+        self.lifeline.known = True
+        first = self.lifeline.first if own is None else self.lifeline.fail(str(own))
+        if own is not None and str(own) == first.message:
+            error = own
         else:
-            first = self.store.compare_set('failure', '', json.dumps([self.rank, str(own)]))
-        rank, message = json.loads(first)
-        error = own if own is not None and str(own) == message else UserError(message)
-        error.rank = rank
+            error = ProcessLost(first.message) if first.lost else UserError(first.message)
+        error.rank = first.rank
         return error
-
-    def _hears_of_failure(self, seconds: float) -> bool:
-        """Return whether another process says within so many seconds that it failed."""
-        end = time.monotonic() + seconds
-        try:
-            while not self.failed and time.monotonic() < end:
-                time.sleep(_POLL)
-            return self.failed
-        except dist.DistError:  # the process that kept the store has ended
-            return False
 
 
 @contextmanager
@@ -189,46 +264,291 @@ def join(device: str | None = None) -> Iterator[Group]:
     Raises:
         UserError: if there are fewer GPUs than processes on this machine.
     """
-    if _in_slurm():
-        _set_torchrun_variables()
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    local_rank = int(os.environ.get('LOCAL_RANK', 0))
-    local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    chosen = torch.device(device)
-    if device == 'cuda':
-        chosen = torch.device(device, _gpu_of(local_rank, local_size, torch.cuda.device_count()))
-        torch.cuda.set_device(chosen)
-    if not in_group():
-        yield Group(0, 1, 1, chosen, dist.HashStore())
-        return
-    threads = torch.get_num_threads()
-    if device == 'cpu':
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-    store, rank, size = next(dist.rendezvous('env://'))
-    dist.init_process_group(
-        'nccl' if device == 'cuda' else 'gloo',
-        store=dist.PrefixStore('group', store),
-        rank=rank,
-        world_size=size,
-        timeout=_TIMEOUT,
-        device_id=chosen if device == 'cuda' else None,
-    )
-    try:
-        yield Group(rank, size, local_size, chosen, dist.PrefixStore('job', store))
-    except BaseException:
-        # NCCL takes its leave together with the others, who may never come.
+    with _connected() as link:
+        device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+        local_rank = int(os.environ.get('LOCAL_RANK', 0))
+        local_size = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+        chosen = torch.device(device)
         if device == 'cuda':
-            dist.group.WORLD.abort()
-        else:
+            gpu = _gpu_of(local_rank, local_size, torch.cuda.device_count())
+            chosen = torch.device(device, gpu)
+            torch.cuda.set_device(chosen)
+        if link is None:
+            yield Group(0, 1, 1, chosen, dist.HashStore())
+            return
+        with _threads(device, local_size):
+            dist.init_process_group(
+                'nccl' if device == 'cuda' else 'gloo',
+                store=dist.PrefixStore(f'group/{link.next_group()}', link.store),
+                rank=link.rank,
+                world_size=link.size,
+                timeout=_TIMEOUT,
+                device_id=chosen if device == 'cuda' else None,
+            )
+            try:
+                yield Group(link.rank, link.size, local_size, chosen, link.job, link.lifeline)
+            except BaseException:
+                # NCCL takes its leave together with the others, who may never come.
+                if device == 'cuda':
+                    dist.group.WORLD.abort()
+                else:
+                    dist.destroy_process_group()
+                raise
             dist.destroy_process_group()
-        raise
-    dist.destroy_process_group()
-    torch.set_num_threads(threads)
 
 
-def in_group() -> bool:
-    """Return whether torchrun, srun (with more than one task) or `run` started this process."""
-    return dist.is_torchelastic_launched() or _in_slurm()
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the processes of torchrun or srun, and let a failure of one of them end the others.
+
+    Raises:
+        UserError: the error of the process that failed first.
+    """
+    with _connected() as link:
+        group = link.group()
+        with group.failing_together():
+            try:
+                yield
+            except SystemExit as stop:
+                if stop.code not in (None, 0):
+                    group.say_failed(f'ended with status {stop.code}: its own output says why')
+                raise
+            except KeyboardInterrupt:
+                group.say_failed('was interrupted')
+                raise
+
+
+class _Link:
+    """This process's connections to the other processes of torchrun, srun or `run`.
+
+    Attributes:
+        rank, size: which of how many this one is.
+        store: the values of the launcher, by keys of this start of the processes only.
+        job: of these, the ones that the processes share.
+        lifeline: the connections that break when a process ends; None for a single process.
+    """
+
+    def __init__(self) -> None:
+        if launcher.by_slurm():
+            launcher.set_torchrun_variables()
+        else:
+            _end_with_the_parent()
+        self.rank, self.size = launcher.rank(), int(os.environ['WORLD_SIZE'])
+        self.groups = 0
+        root = _open_store(self.rank, self.size)
+        self.store = dist.PrefixStore(launcher.attempt(), root)
+        self.job = dist.PrefixStore('job', self.store)
+        self.lifeline: Lifeline | None = None
+        if self.size > 1:
+            self._connect()
+            self.group().agree()
+
+    def group(self) -> Group:
+        """Return the processes as a group without a device, for what comes before the work."""
+        cpu = torch.device('cpu')
+        return Group(self.rank, self.size, 1, cpu, self.job, self.lifeline)
+
+    def next_group(self) -> int:
+        """Return the number of the next process group; it is the same in all processes."""
+        self.groups += 1
+        return self.groups
+
+    def close(self) -> None:
+        """Take leave of the others."""
+        if self.lifeline is not None:
+            with suppress(dist.DistError):  # the process that kept it has left
+                self.job.add('left', 1)
+            self.lifeline.close()
+
+    def _connect(self) -> None:
+        """Connect the lifeline, and wait until all processes have.
+
+        Raises:
+            UserError: if one does not come.
+        """
+        if self.rank == 0:
+            token = secrets.token_hex()
+            self.lifeline = Lifeline(0, self.size, token)
+            where = [self.lifeline.listen(), socket.gethostname(), token]
+            self.job.set('lifeline', json.dumps(where))
+            self._wait_for_all()
+            return
+        self._wait_for_the_first()
+        port, host, token = json.loads(self.job.get('lifeline'))
+        self.lifeline = Lifeline(self.rank, self.size, token)
+        address = os.environ['MASTER_ADDR']
+        try:
+            self.lifeline.connect(address, port, host, _ARRIVAL)
+        except OSError as error:
+            raise UserError(
+                f'process {self.rank} of {self.size} cannot connect to {address}:{port} of process '
+                f'0 ({error.strerror or error}): let the machines of a job reach each other.'
+            ) from error
+
+    def _wait_for_the_first(self) -> None:
+        begin = time.monotonic()
+        try:
+            while not self.job.check(['lifeline']):
+                if time.monotonic() > begin + _arrival_limit():
+                    raise _not_started([0], self.size)
+                time.sleep(_POLL)
+        except dist.DistError:
+            raise _not_started([0], self.size) from None
+
+    def _wait_for_all(self) -> None:
+        lifeline, begin, silent = self.lifeline, time.monotonic(), True
+        while (missing := lifeline.missing()) and not lifeline.failed.is_set():
+            waited = time.monotonic() - begin
+            if waited > _arrival_limit():
+                error = _not_started(missing, self.size)
+                error.rank = lifeline.fail(str(error)).rank
+                raise error
+            if silent and waited > _SILENCE:
+                silent = False
+                print(f'waiting for {_processes(missing, self.size)}', file=sys.stderr, flush=True)
+            time.sleep(_POLL)
+
+
+_link: _Link | None = None
+
+
+@contextmanager
+def _connected() -> Iterator[_Link | None]:
+    """Connect this process to the others of its launcher, once; None if there is no launcher."""
+    global _link
+    if _link is not None or not in_group():
+        yield _link
+        return
+    _link = _Link()
+    try:
+        yield _link
+    finally:
+        _link.close()
+        _link = None
+
+
+def _open_store(rank: int, size: int) -> dist.Store:
+    """Return the store of torchrun's agent; under srun the first process keeps one.
+
+    Raises:
+        UserError: if it cannot be kept or reached.
+    """
+    address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
+    of_torchrun = os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
+    keeps = rank == 0 and not of_torchrun
+    limit = _STORE_OF_TORCHRUN if of_torchrun else _arrival_limit()
+    try:
+        return dist.TCPStore(
+            address,
+            port,
+            size,
+            keeps,
+            timeout=timedelta(seconds=limit),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except RuntimeError as error:
+        if keeps:
+            raise UserError(
+                f'process 0 cannot use the port {port} of this machine: name a free one in '
+                'MASTER_PORT, the same on all machines.'
+            ) from error
+        raise UserError(
+            f'process {rank} of {size} does not reach process 0 at {address}:{port} within '
+            f'{limit:.0f} s: it has ended, or is elsewhere; look at its log, or name its place in '
+            'MASTER_ADDR and MASTER_PORT.'
+        ) from error
+
+
+def _processes(ranks: list[int], size: int) -> str:
+    names = shortened([str(rank) for rank in ranks])
+    return f'{by_number(ranks, "process", "processes")} {names} of {size}'
+
+
+def _not_started(ranks: list[int], size: int) -> UserError:
+    return UserError(
+        f'{_processes(ranks, size)} did not start, or ended before joining the others: look for '
+        'the reason in the log of that machine.'
+    )
+
+
+def _arrival_limit() -> float:
+    """Return the seconds that another process is waited for."""
+    if limit := os.environ.get(START_SECONDS):
+        return float(limit)
+    with open('/proc/self/stat') as file:
+        ticks = int(file.read().rpartition(')')[2].split()[19])  # from the start of the machine
+    began = ticks / os.sysconf('SC_CLK_TCK')
+    return max(_ARRIVAL, 10 * (_IMPORTED - began))
+
+
+def _end_with_the_parent() -> None:
+    """Let the kernel kill this process when torchrun, or the process that called `run`, ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
+
+
+@contextmanager
+def _threads(device: str, local_size: int) -> Iterator[None]:
+    """Share the cores of the machine among its processes, unless OMP_NUM_THREADS decides.
+
+    The number of threads decides the order of sums, and with it the last digits.
+    """
+    if device != 'cpu' or 'OMP_NUM_THREADS' in os.environ:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _difference(found: list[dict[str, str]], lifeline: Lifeline) -> str:
+    """Return a sentence on the first fact that not all processes share; '' if they share all.
+
+    Args:
+        found: the facts of each process.
+    """
+    names = list(dict.fromkeys(name for facts in found for name in facts))
+    differing = [name for name in names if len({facts.get(name) for facts in found}) > 1]
+    if not differing:
+        return ''
+    name, others = differing[0], differing[1:]
+    ranks: dict[str, list[int]] = {}
+    for rank, facts in enumerate(found):
+        ranks.setdefault(facts.get(name, 'nothing'), []).append(rank)
+    values = '; '.join(
+        f'{_cut(value, list(ranks))} in {shortened([lifeline.described(rank) for rank in same])}'
+        for value, same in ranks.items()
+    )
+    more = f' (and {", ".join(others)})' if others else ''
+    return (
+        f'the processes do not have the same {name}{more}: {values}; start all of them with the '
+        'same code, command, weights and data.'
+    )
+
+
+def _same_characters(values: list[str]) -> int:
+    """Return the number of characters that all values begin with."""
+    columns = zip(*values, strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _cut(value: str, values: list[str], most: int = 60) -> str:
+    """Return at most so many characters of `value`, from shortly before it differs from others."""
+    if len(value) <= most:
+        return value
+    begin = max(0, _same_characters(values) - 20)
+    part = value[begin : begin + most]
+    return ('...' if begin else '') + part + ('...' if begin + most < len(value) else '')
 
 
 def check_alone() -> None:
@@ -247,7 +567,7 @@ def check_alone() -> None:
 def _gpu_of(local_rank: int, local_size: int, gpus: int) -> int:
     """Return the index of a process's GPU among the `gpus` that it sees."""
     # With --gpus-per-task=1 a task of srun sees no GPU but its own. MMEngine reads LOCAL_RANK too.
-    if _in_slurm() and gpus == 1:
+    if launcher.by_slurm() and gpus == 1:
         os.environ['LOCAL_RANK'] = '0'
         return 0
     if local_size > gpus:
@@ -258,39 +578,22 @@ def _gpu_of(local_rank: int, local_size: int, gpus: int) -> int:
     return local_rank
 
 
-def _in_slurm() -> bool:
-    # An interactive shell under srun is one task, and starts its processes itself.
-    return 'SLURM_PROCID' in os.environ and int(os.environ.get('SLURM_STEP_NUM_TASKS', 1)) > 1
-
-
-def _set_torchrun_variables() -> None:
-    """Set the environment variables of torchrun from those of srun."""
-    step = os.environ['SLURM_STEP_NODELIST']
-    # The first of 'node[03-05,08]' or 'node03,node08'.
-    first = re.sub(r'\[(\d+)[^\]]*\]', r'\1', step).split(',')[0]
-    port = 20_000 + int(os.environ['SLURM_JOB_ID']) % 20_000
-    for name, value in {
-        'RANK': os.environ['SLURM_PROCID'],
-        'WORLD_SIZE': os.environ['SLURM_STEP_NUM_TASKS'],
-        'LOCAL_RANK': os.environ['SLURM_LOCALID'],
-        'LOCAL_WORLD_SIZE': re.match(r'\d+', os.environ['SLURM_STEP_TASKS_PER_NODE'])[0],
-        'MASTER_ADDR': first,
-        'MASTER_PORT': str(port),
-    }.items():
-        os.environ.setdefault(name, value)
-
-
 def _work(function: Callable[..., Any], arguments: tuple, device: str | None) -> Any:
     """Do the part of this process; return the first one's result, and None in the others."""
     try:
         with join(device) as group, group.failing_together():
             result = function(group, *arguments)
     except UserError as error:
-        if error.rank != int(os.environ.get('RANK', 0)):
-            # A launcher ends all processes once one has ended: this must not be the first one to.
-            time.sleep(_PATIENCE)
+        if _link is None:  # no command is around it that would do so
+            give_way(error)
         raise
     return result if group.rank == 0 else None
+
+
+def give_way(error: UserError) -> None:
+    """Let the process that says why it failed end first: a launcher then ends all others."""
+    if in_group() and error.rank not in (None, launcher.rank()):
+        time.sleep(_PATIENCE)
 
 
 def _launch(
@@ -339,8 +642,14 @@ def _work_reporting(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and ends this process
     try:
         return _work(function, arguments, device)
+    except ProcessLost as error:
+        # The launcher knows better what ended a process, and ends this one now, if it was killed.
+        time.sleep(_PATIENCE)
+        if not reported.exists():
+            write_atomically(reported, pickle.dumps(error))
     except UserError as error:
-        write_atomically(reported, pickle.dumps(error))
+        if error.rank in (None, launcher.rank()) or not reported.exists():
+            write_atomically(reported, pickle.dumps(error))
     sys.exit(2)  # then the launcher ends the others
 
 

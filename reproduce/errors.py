@@ -7,12 +7,12 @@ class UserError(Exception):
     The command line prints it on one line and exits with status 2; it never shows a traceback.
 
     Attributes:
-        rank: the process that prints it, where several raise the same.
+        rank: the process that prints it, where several raise the same; None for each that raises.
         label: what is printed before it.
         status: the exit status of the command.
     """
 
-    rank = 0
+    rank: int | None = None
     label = 'error'
     status = 2
 

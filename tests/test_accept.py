@@ -109,11 +109,18 @@ def test_other_images_get_a_reference_of_their_own(run, listed):
         code, out, _ = accepted(run, manifest, evaluation.model_copy(update={'data': data}))
         assert code == 0
         assert 'top1  none -> 79.70' in out
+        # The drawn data are a set of their own, and no part of one.
+        assert ('WARNING: a subset of the images' in out) == (fingerprint == fingerprints[0])
     (entry,) = load_manifest(manifest)
     assert [(r.data, r.fingerprint) for r in entry.reference] == [
         ('full', ''),
         ('full', fingerprints[0]),
         ('shapes', fingerprints[1]),
+    ]
+    assert [r.source.startswith('ON A SUBSET OF 200 IMAGES') for r in entry.reference] == [
+        False,
+        True,
+        False,
     ]
 
 
@@ -156,8 +163,8 @@ def test_a_cell_stands_for_its_record(run, listed):
             ('--name', 'deit', '--licence', 'MIT', '--weights', 'https://example.org/x'),
             'has the checkpoint deit already',
         ),
-        ({'metrics': {'top1': float('nan')}}, (), 'has nan for top1'),
-        ({'metrics': {'top1': 101.0}}, (), 'has 101.0 for top1'),
+        ({'metrics': {'top1': float('nan')}}, (), 'is no evaluation record (metrics.top1: '),
+        ({'metrics': {'top1': 101.0}}, (), 'is no evaluation record (metrics.top1: '),
         ({'metrics': {'top5': 95.0}}, (), 'the record has no top1, which the reference has'),
         ({'precision': 'fp16'}, (), 'measured in fp16, the gate measures in fp32'),
         ({'model': 'deit_tiny_patch16_224'}, (), f'the entry deit says {DEIT}'),

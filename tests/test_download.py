@@ -26,8 +26,9 @@ class Server(ThreadingHTTPServer):
     `cuts` says after how many bytes each request's connection is cut off, as far as it reaches.
     """
 
-    def __init__(self, ranges=True, cuts=(), headers=None):
+    def __init__(self, ranges=True, cuts=(), headers=None, redirect=None, length=None):
         super().__init__(('127.0.0.1', 0), Handler)
+        self.redirect, self.length = redirect, length
         self.ranges, self.cuts, self.headers = ranges, list(cuts), headers or {}
         self.seen = []
 
@@ -50,6 +51,11 @@ class Handler(BaseHTTPRequestHandler):
         if not self.path.startswith('/file'):
             self.send_error(404)
             return
+        if self.server.redirect:
+            self.send_response(302)
+            self.send_header('Location', self.server.redirect)
+            self.end_headers()
+            return
         start = 0
         if wanted and self.server.ranges:
             start = int(wanted.removeprefix('bytes=').removesuffix('-'))
@@ -63,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         body = CONTENT[start:]
-        self.send_header('Content-Length', str(len(body)))
+        self.send_header('Content-Length', self.server.length or str(len(body)))
         self.end_headers()
         cut = self.server.cuts.pop(0) if self.server.cuts else None
         self.wfile.write(body[:cut])
@@ -266,3 +272,80 @@ def test_a_released_name_is_fetched_into_the_cache(offered, tmp_path, monkeypatc
     path = store.find(f'timm:{TWINS}.in1k', TWINS)
     assert path.read_bytes() == CONTENT
     assert receipt(path).url == offered.url
+
+
+@pytest.mark.parametrize(
+    ('url', 'message'),
+    [
+        ('file:///etc/passwd', 'expected http or https'),
+        ('ftp://127.0.0.1/x.pth', 'expected http or https'),
+        ('data:,x', 'expected http or https'),
+        ('/etc/passwd', 'expected http or https'),
+        ('http://[::1', 'malformed'),
+        ('http://127.0.0.1:port/x.pth', 'malformed'),
+        ('http://127.0.0.1:99999/x.pth', 'malformed'),
+        ('http:///x.pth', 'malformed'),
+        ('http://127.0.0.1/x y.pth', 'malformed'),
+        ('http://127.0.0.1/x\r\nHost: y', 'malformed'),
+    ],
+)
+def test_other_schemes_and_malformed_urls_are_one_sentence(tmp_path, url, message):
+    with pytest.raises(UserError, match=message) as error:
+        fetch(url, tmp_path / 'x.pth', SHA256)
+    assert len(str(error.value).splitlines()) == (2 if '\n' in url else 1)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize('scheme', ['file', 'ftp', 'data'])
+def test_a_redirection_to_another_scheme_is_not_followed(tmp_path, scheme):
+    target = f'{scheme}://{tmp_path}/secret'
+    (tmp_path / 'secret').write_bytes(CONTENT)
+    with serving(redirect=target) as server, pytest.raises(UserError, match='edirect'):
+        fetch(server.url, tmp_path / 'x.pth', SHA256)
+    assert names(tmp_path) == ['secret']
+
+
+def test_a_redirection_to_the_same_scheme_is_followed(tmp_path):
+    with serving() as server, serving(redirect=server.url) as other:
+        fetch(other.url, tmp_path / 'x.pth', SHA256)
+    assert (tmp_path / 'x.pth').read_bytes() == CONTENT
+
+
+def test_a_part_that_is_a_link_is_not_followed(tmp_path):
+    victim = tmp_path / 'victim'
+    victim.write_bytes(b'precious')
+    (tmp_path / 'x.pth.part').symlink_to(victim)
+    with serving() as server, pytest.raises(UserError, match=r'x\.pth\.part is a link .* remove'):
+        fetch(server.url, tmp_path / 'x.pth', SHA256)
+    assert victim.read_bytes() == b'precious'
+    assert (tmp_path / 'x.pth.part').is_symlink()
+
+
+@pytest.mark.parametrize('length', ['many', '-5', '1e9', '9' * 40])
+def test_a_content_length_that_is_no_size(tmp_path, length):
+    with (
+        serving(length=length) as server,
+        pytest.raises(UserError, match=r"Content-Length is '.*', which is no size"),
+    ):
+        fetch(server.url, tmp_path / 'x.pth', SHA256)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize('arrived', [1, 1000, 100_000])
+def test_what_is_said_to_be_kept_is_kept(tmp_path, arrived):
+    with (
+        serving(cuts=[arrived, 0]) as server,
+        pytest.raises(UserError, match=f'after {arrived:,} bytes, which are kept'),
+    ):
+        fetch(server.url, tmp_path / 'x.pth', SHA256)
+    assert (tmp_path / 'x.pth.part').read_bytes() == CONTENT[:arrived]
+
+
+@pytest.mark.parametrize('file', ['../x.pth', '/etc/passwd', 'a/../../x.pth'])
+def test_a_file_of_a_manifest_stays_below_its_folder(tmp_path, file):
+    folder = tmp_path / 'weights'
+    folder.mkdir()
+    (tmp_path / 'x.pth').write_bytes(CONTENT)
+    entry = registry.Released(name='x', model='m', file=file, sha256=SHA256, licence='MIT')
+    with pytest.raises(UserError, match=r"expected one below the manifest's folder"):
+        store.obtain(entry, folder / 'manifest.toml')

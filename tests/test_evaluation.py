@@ -1,5 +1,6 @@
 """Evaluation for real: small networks, drawn images, files that are wrong in every known way."""
 
+import gzip
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from scipy.stats import binomtest
 from datasets.imagenet import load
 from reproduce import distributed
 from reproduce.errors import UserError
-from reproduce.evaluate import harness
+from reproduce.evaluate import harness, records
 from reproduce.evaluate.harness import Job, collect, evaluate
 from reproduce.score import Scorer, Scores
 from reproduce.score.imagenet import Predictions, TopClasses, TopScorer, matched, read, wilson
@@ -291,6 +292,10 @@ def test_a_model_is_a_system_where_it_is_one():
         resolve('dsnet_small', {})
     with pytest.raises(UserError, match=r"no model 'swin_tny'; the nearest are .*swin_s3_tiny_224"):
         resolve('swin_tny', {})
+    with pytest.raises(UserError, match=r"a former name of timm's resnet50\.tv_in1k: give that"):
+        resolve('tv_resnet50', {})
+    with pytest.raises(UserError, match=r"resnet50 has no weights 'nope'; it has a1_in1k, "):
+        resolve('resnet50.nope', {})
 
 
 def test_preprocessing_is_the_models_own_unless_overridden():
@@ -311,6 +316,15 @@ def test_preprocessing_is_the_models_own_unless_overridden():
         (('--limit', 0), 'give 1 or more'),
         (('--batch-size', 0), 'give 1 or more'),
         (('--processes', 0), 'give 1 or more'),
+        (('--workers', -1), '--workers -1 is no number of processes'),
+        (('--interpolation', 'cubic'), "'cubic' is unknown: take nearest, bilinear, bicubic"),
+        (('--std', 0, 0, 0), '--std 0 0 0 is out of range: expected numbers above 0'),
+        (('--std', -0.2, 0.2, 0.2), '--std -0.2 0.2 0.2 is out of range'),
+        (('--std', 58.4, 57.1, 57.4), '--std 58.4 57.1 57.4 is on the scale of 0 to 255'),
+        (('--mean', 'nan', 0.4, 0.4), '--mean nan 0.4 0.4 is out of range'),
+        (('--mean', 123.7, 116.3, 103.5), 'is on the scale of 0 to 255'),
+        (('--model-kwargs', 'features_only=true'), 'gives features and no classes'),
+        (('--model-kwargs', 'num_classes=0'), 'gives features and no classes'),
         (('--model-kwargs', 'depth'), 'is no KEY=VALUE'),
         (('--model-kwargs', 'depht=3'), 'cannot be built with'),
     ],
@@ -384,3 +398,49 @@ def test_a_killed_run_leaves_earlier_records_whole(run, data, weights, tmp_path)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert {p.name: p.read_bytes() for p in Path('kept').iterdir()} == before
+
+
+@pytest.mark.parametrize('format', ['text', 'json'])
+def test_what_was_measured_is_printed_where_the_disk_is_full(
+    run, data, weights, alone, monkeypatch, format
+):
+    """The disk fills after the evaluation has begun."""
+    printed = {}
+
+    def full(path, content):
+        printed['before'] = sys.stdout.getvalue() + sys.stderr.getvalue()
+        raise UserError(f'{path} cannot be written: No space left on device.')
+
+    monkeypatch.setattr(records, 'write_atomically', full)
+    code, out, err = run(*evaluate_command(data, weights, '--format', format))
+    top1 = alone.evaluation.metrics['top1']
+    assert code == 2
+    assert f'{top1:.2f} %' in printed['before'] or f'top1 {top1} %' in printed['before']
+    assert 'No space left on device. Measured of maformer_micro: top1' in err
+    if format == 'json':
+        result = json.loads(out)
+        assert (result['metrics'], result['written']) == (alone.evaluation.metrics, None)
+    assert not list(Path('results').rglob('*.*'))
+
+
+@pytest.mark.slow
+def test_predictions_are_the_same_to_the_last_bit_with_as_many_threads(data, weights, tmp_path):
+    """On one process, on two, and on two of a torchrun, whatever the machine has for cores."""
+    kept = []
+    for name, launcher, more in (
+        ('one', (), ()),
+        ('two', (), ('--processes', '2')),
+        ('torchrun', ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2'), ()),
+    ):
+        command = map(str, evaluate_command(data, weights, '--output', tmp_path / name, *more))
+        subprocess.run(
+            [sys.executable, *launcher, '-m', 'reproduce', *command],
+            cwd=ROOT,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            check=True,
+            capture_output=True,
+        )
+        (record,) = records.load_all(tmp_path / name)
+        assert record.provenance.threads == 1
+        kept.append(gzip.decompress((tmp_path / name / record.predictions).read_bytes()))
+    assert kept[0] == kept[1] == kept[2]

@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -105,3 +106,49 @@ def test_maps_of_two_kinds_are_not_mixed(data, weights, tmp_path):
     with pytest.raises(UserError, match="'stretch' is unknown: name one of squash, crop"):
         make(data, tmp_path / 'new', weights, resize='stretch')
     assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize(
+    ('content', 'what'),
+    [
+        ({'map': torch.zeros(2, 5, 4, 4)}, 'holds dict'),
+        (torch.zeros(3, 5, 4, 4), r'holds \[3, 5, 4, 4\]'),
+        (torch.zeros(2, 5, 4, 4, dtype=torch.uint8), r'holds torch\.uint8'),
+        (torch.full((2, 5, 4, 4), torch.nan), 'holds NaN or infinity'),
+        (torch.full((2, 5, 4, 4), 0.5), 'holds class indices that are no whole numbers'),
+        (torch.full((2, 5, 4, 4), -1.0), 'holds class indices that are no whole numbers'),
+        (torch.full((2, 5, 4, 4), 10.0), 'names class 10, and there are 10'),
+    ],
+)
+def test_label_maps_of_another_format_are_named(tmp_path, content, what):
+    path = tmp_path / 'x.pt'
+    torch.save(content, path)
+    with pytest.raises(UserError, match=rf'x\.pt {what}.*: expected a tensor \[2, 5, H, W\]'):
+        load_label_map(path, 10)
+
+
+def test_a_record_of_another_form_is_named(tmp_path):
+    (tmp_path / 'labels.json').write_text('[1, 2]')
+    with pytest.raises(UserError, match=r'labels\.json holds a list: expected how'):
+        origin(tmp_path)
+
+
+def test_annotators_that_cannot_be_built_are_explained(data, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    monkeypatch.setenv('HF_HOME', str(tmp_path / 'empty'))
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path / 'empty'))
+
+    def refused(match, name='test_resnet', checkpoint=weights, **options):
+        with pytest.raises(UserError, match=match) as error:
+            arguments = {'workers': 0, 'device': 'cpu', **options}
+            make_labels(name, data, tmp_path / 'maps', checkpoint, **arguments)
+        assert '\n' not in str(error.value)
+        assert not (tmp_path / 'maps').exists()
+
+    refused(r'test_resnet cannot be built \(.*name a file of its weights', checkpoint=None)
+    refused("'tv_resnet50' is a former name", 'tv_resnet50')
+    refused("resnet50 has no weights 'nope'", 'resnet50.nope')
+    refused('--workers -1', workers=-1)
+    refused('--batch-size 0', batch_size=0)
+    refused('--img-size 0', img_size=0)

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import psutil
 import pytest
 import timm
 import torch
@@ -16,14 +18,16 @@ from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRen
 from torch.utils.data import Dataset
 
 from datasets import shapes
-from reproduce import distributed
+from reproduce import cli, distributed, launcher
 from reproduce.data_loader import ErrorPreservingLoader
-from reproduce.distributed import in_group, join
+from reproduce.distributed import join
 from reproduce.errors import DataNotFound, UserError
+from reproduce.launcher import in_group
 
 WORK = """
 import torch
-from reproduce.distributed import in_group, join
+from reproduce.distributed import join
+from reproduce.launcher import in_group
 
 assert in_group()
 with join('cpu') as group:
@@ -76,11 +80,34 @@ def test_the_first_node_of_a_list(monkeypatch, nodes, first):
         monkeypatch.setenv(name, '')  # so that they are restored
         monkeypatch.delenv(name)
     monkeypatch.setenv('MASTER_PORT', '29500')  # one's own choice stays
-    distributed._set_torchrun_variables()
+    launcher.set_torchrun_variables()
     assert os.environ['MASTER_ADDR'] == first
     assert (os.environ['RANK'], os.environ['WORLD_SIZE']) == ('9', '16')
     assert (os.environ['LOCAL_RANK'], os.environ['LOCAL_WORLD_SIZE']) == ('1', '8')
     assert os.environ['MASTER_PORT'] == '29500'
+
+
+def test_steps_of_a_job_have_ports_of_their_own(monkeypatch):
+    monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
+    monkeypatch.setenv('SLURM_STEP_NODELIST', 'node7')
+    monkeypatch.setenv('SLURM_STEP_TASKS_PER_NODE', '2')
+    monkeypatch.setenv('SLURM_PROCID', '0')
+    monkeypatch.setenv('SLURM_LOCALID', '0')
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR'):
+        monkeypatch.setenv(name, '')  # so that they are restored
+        monkeypatch.delenv(name)
+    ports = {}
+    for job in (41_234_567, 41_234_568):
+        for step in range(31):
+            monkeypatch.setenv('MASTER_PORT', '')
+            monkeypatch.delenv('MASTER_PORT')
+            monkeypatch.setenv('SLURM_JOB_ID', str(job))
+            monkeypatch.setenv('SLURM_STEP_ID', str(step))
+            launcher.set_torchrun_variables()
+            ports[job, step] = int(os.environ['MASTER_PORT'])
+    assert len(set(ports.values())) == 62
+    assert min(ports.values()) >= 20_000
+    assert max(ports.values()) < 32_768  # where Linux begins to give ports to connections
 
 
 def test_one_task_under_srun_is_no_group(monkeypatch):
@@ -96,6 +123,7 @@ def test_one_task_under_srun_is_no_group(monkeypatch):
 def test_what_evaluates_several_models_is_started_alone(run, monkeypatch):
     monkeypatch.setenv('SLURM_PROCID', '0')
     monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
+    monkeypatch.setattr(cli, '_with_other_processes', nullcontext)
     for command in (('regress',), ('table', 4, '--data', '.')):
         code, out, err = run(*command)
         assert (code, out) == (2, '')
@@ -159,7 +187,7 @@ def test_a_failure_ends_the_others_whatever_they_do(waiting):
     [
         (runs_out_of_memory, r'the memory of cpu does not hold a batch: lower the batch size\.'),
         (is_killed, r'process 1 of 2 was ended by the signal SIGKILL, as when .* is full\.'),
-        (leaves, r'process 0 of 2 lost its connection to another one, .*log of its machine\.'),
+        (leaves, r'process 1 of 2 on \S+ ended without an error, .*log of its machine\.'),
     ],
 )
 def test_every_way_to_end_is_one_sentence(end, sentence):
@@ -173,6 +201,35 @@ def test_a_fault_of_the_program_keeps_its_traceback():
     assert 'in breaks' in error.value.__notes__[0]
     with pytest.raises(ValueError, match='seven'):
         distributed.run(lambda group: breaks(), device='cpu')
+
+
+PARENT = """
+import os, time
+from reproduce import distributed
+
+def work(group):
+    print(os.getpid(), flush=True)
+    time.sleep(300)
+
+if __name__ == '__main__':
+    distributed.run(work, processes=2, device='cpu')
+"""
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Also where it is killed, and can end nobody any more."""
+    (tmp_path / 'parent.py').write_text(PARENT)
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / 'parent.py'],
+        env={**os.environ, 'PYTHONPATH': str(Path.cwd())},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    children = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert (len(gone), alive) == (2, [])
 
 
 def test_nothing_is_left_of_the_launcher_after_a_failure():

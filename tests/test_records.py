@@ -286,6 +286,27 @@ def test_a_perturbed_release_fails(run, tmp_path, entry):
     assert run('regress', '--manifest', manifest)[0] == 1
 
 
+@pytest.mark.parametrize(
+    ('part', 'value'),
+    [
+        *(('metrics', {'top1': value}) for value in (float('nan'), -5, 1e308, float('inf'), 100.1)),
+        ('metrics', {}),
+        ('intervals', {'top1': [float('nan'), 80]}),
+        ('per_class', {'dog': {'top1': -1}}),
+        ('provenance', {**record('x', 70.0).provenance.model_dump(), 'date': 'zzzz'}),
+        ('task', 'cifar'),
+    ],
+)
+def test_a_record_of_impossible_numbers_does_not_load(tmp_path, part, value):
+    path = tmp_path / 'x.json'
+    content = json.loads(record('x', 70.0).model_dump_json())
+    path.write_text(json.dumps(content))
+    assert records.load(path).metrics['top1'] == 70
+    path.write_text(json.dumps({**content, part: value}))
+    with pytest.raises(UserError, match=rf'x\.json is no evaluation record \({part}'):
+        records.load(path)
+
+
 def test_a_measurement_in_less_than_fp32_does_not_replace_one_in_it():
     full, later = record(DEIT, 79.8), record(DEIT, 79.7)
     later = later.model_copy(

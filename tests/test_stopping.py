@@ -108,7 +108,7 @@ def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
     if number == signal.SIGKILL:
         assert task.returncode == -number
     else:
-        assert task.returncode == 128 + number
+        assert task.returncode == 128 + number, err
         assert err.splitlines()[-1] == (
             f'stopped: {number.name} came after {state["step"]} of 12 steps of epoch 1; '
             f'{output}/last.pth holds the state: go on with the same command and --resume.'

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -439,10 +440,87 @@ def test_a_job_that_does_not_fit_is_explained(root, labels, tmp_path, monkeypatc
     refused('--checkpoint-steps 0', checkpoint_steps=0)
     refused(r'no .*last\.pth to resume', resume=True)
     refused("'resnet18' has no auxiliary head", micro(True, model='resnet18'), labels=labels)
-    refused("timm has no model 'resnet'", micro(model='resnet'))
+    refused("there is no model 'resnet'; the nearest are", micro(model='resnet'))
+    refused("'tv_resnet50' is a former name of timm's resnet50.tv_in1k", micro(model='tv_resnet50'))
+    refused("resnet50 has no weights 'nope'; it has a1_in1k", micro(model='resnet50.nope'))
+    refused('--workers -1', workers=-1)
     refused("precision 'fp8' is unknown", precision='fp8')
     monkeypatch.setattr(tensorboard, 'find_spec', lambda name: None)
     refused('--tensorboard needs TensorBoard, which is not installed', tensorboard=True)
+
+
+def test_an_output_folder_that_cannot_be_locked_is_refused(root, tmp_path):
+    (tmp_path / 'run' / '.lock').mkdir(parents=True)
+    with pytest.raises(UserError, match=r'run/\.lock cannot be locked'):
+        train(TrainingJob(micro(), root, tmp_path / 'run', workers=0))
+
+
+@pytest.fixture(scope='module')
+def stopped(root, tmp_path_factory):
+    """A training of which one of two epochs is done, and the job that goes on with it."""
+    output = tmp_path_factory.mktemp('stopped') / 'run'
+    job = TrainingJob(micro(epochs=2), root, output, workers=0, device='cpu')
+    train(replace(job, until=1))
+    return replace(job, resume=True)
+
+
+def lose_moments(state):
+    state['optimizer']['state'][0]['exp_avg'] = torch.zeros(3)
+
+
+def lose_number(state):
+    next(iter(state['optimizer']['state'].values()))['exp_avg'].fill_(torch.nan)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'reason'),
+    [
+        (lambda s: s.pop('ema'), "it has no 'ema'"),
+        (lambda s: s.pop('optimizer'), "it has no 'optimizer'"),
+        (lambda s: s.pop('epoch'), "its 'epoch' is not as expected"),
+        (lambda s: s.pop('recipe'), "its 'recipe' is not as expected"),
+        (lambda s: s.update(recipe='[]'), "its 'recipe' is none"),
+        (lambda s: s['model'].pop('head.fc.bias'), r"its 'model' lacks head\.fc\.bias"),
+        (
+            lambda s: s['model'].update({'head.fc.bias': torch.zeros(7)}),
+            r"its 'model' has head\.fc\.bias of the shape \[7\]: expected \[10\]",
+        ),
+        (
+            lambda s: s['ema']['head.fc.bias'].fill_(torch.nan),
+            r"its 'ema' has NaN or an infinity in head\.fc\.bias",
+        ),
+        (lambda s: s['ema'].update(more=torch.zeros(1)), "its 'ema' has more, which the model has"),
+        (lambda s: s.update(history='none'), "its 'history' is not as expected"),
+        (lambda s: s.update(history=[]), r"its 'history' has the epochs \[\], and 1 are done"),
+        (lambda s: s['history'][0].pop('ema_top1'), r"its 'history\.0\.ema_top1' is not"),
+        (lambda s: s['history'][0].update(top1=float('nan')), r"its 'history\.0\.top1' is not"),
+        (lambda s: s.update(step=10_000), 'it has 10000 steps of an epoch of'),
+        (lambda s: s.update(losses=torch.zeros(5)), r'it has losses of the shape \[5\]'),
+        (lose_moments, "its 'optimizer' has exp_avg of another shape for parameter 0"),
+        (lose_number, "its 'optimizer' has NaN or an infinity in exp_avg"),
+        (lambda s: s['optimizer'].pop('param_groups'), "its 'optimizer' is not as expected"),
+    ],
+)
+def test_a_damaged_checkpoint_is_not_gone_on_with(stopped, damage, reason):
+    path = stopped.output / 'last.pth'
+    whole = path.read_bytes()
+    state = torch.load(path, weights_only=True)
+    damage(state)
+    torch.save(state, path)
+    try:
+        with pytest.raises(UserError, match=rf'last\.pth cannot be gone on with: {reason}'):
+            train(stopped)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_checkpoint_that_is_a_list_is_not_gone_on_with(stopped):
+    path = stopped.output / 'last.pth'
+    whole = path.read_bytes()
+    torch.save([1, 2], path)
+    with pytest.raises(UserError, match='it holds a list, and no training'):
+        train(stopped)
+    path.write_bytes(whole)
 
 
 def test_an_output_folder_belongs_to_one_training(root, tmp_path):

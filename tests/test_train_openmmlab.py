@@ -31,7 +31,7 @@ from reproduce.openmmlab.data_paths import point_at
 from reproduce.train import resumable, runner, tensorboard
 from reproduce.train.runner import RunnerJob, train
 from reproduce.train.stopping import StopRequests, TrainingStopped
-from reproduce.weights import registry
+from reproduce.weights import download, registry
 
 MASK_RCNN = 'mask-rcnn_maformer-micro_fpn_shapes.py'
 CASCADE = 'cascade-mask-rcnn_maformer-micro_fpn_shapes.py'
@@ -391,6 +391,52 @@ def test_the_command_takes_a_config_with_and_without_its_name(run, data, tmp_pat
     assert 'short for `train config CONFIG`' in ' '.join(out.split())
 
 
+@pytest.fixture(scope='module')
+def trained(data, tmp_path_factory):
+    """A segmenter's training of a few iterations, to be gone on with."""
+    job = RunnerJob(FPN, data, tmp_path_factory.mktemp('trained') / 'run', options=ITERATIONS)
+    train(job)
+    return replace(job, resume=True)
+
+
+def first_tensor(state):
+    return next(iter(state['state_dict'].values()))
+
+
+@pytest.mark.parametrize(
+    ('damage', 'reason'),
+    [
+        (lambda s: s.pop('state_dict'), "it has no 'state_dict'"),
+        (lambda s: s.pop('optimizer'), "it has no 'optimizer'"),
+        (lambda s: s['meta'].pop('iter'), "its 'meta' does not say how many"),
+        (lambda s: s['state_dict'].popitem(), r"its 'state_dict' lacks "),
+        (lambda s: s['state_dict'].update(more=torch.ones(1)), "its 'state_dict' has more, which"),
+        (lambda s: first_tensor(s).fill_(torch.nan), "its 'state_dict' has NaN or an infinity"),
+        (lambda s: s.update(optimizer=[]), "its 'optimizer' is not as expected"),
+    ],
+)
+def test_a_damaged_checkpoint_is_not_gone_on_with(trained, damage, reason):
+    path = trained.output / Path((trained.output / 'last_checkpoint').read_text()).name
+    whole = path.read_bytes()
+    state = safe_loading.read_checkpoint(path)
+    damage(state)
+    torch.save(state, path)
+    try:
+        with pytest.raises(UserError, match=f'cannot be gone on with: {reason}'):
+            train(trained)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_damaged_record_of_a_run_is_named(trained):
+    path = trained.output / 'run.json'
+    whole = path.read_bytes()
+    path.write_text('[]')
+    with pytest.raises(UserError, match=r'run\.json holds a list and no training'):
+        train(trained)
+    path.write_bytes(whole)
+
+
 def test_a_folder_of_another_training_is_left_alone(data, tmp_path):
     (tmp_path / 'iter_2.pth').write_bytes(b'half')
     refused('holds a training already', FPN, data, tmp_path)
@@ -494,12 +540,13 @@ def test_published_checkpoints_are_fetched_once_and_held_to_their_hash(tmp_path,
     path, sprung = trap
     fetched = []
 
-    def fetch(url, target, hash_prefix=None, progress=True):
-        fetched.append((url, hash_prefix))
+    def fetch(url, target, sha256):
+        fetched.append((url, sha256))
+        target.parent.mkdir()
         shutil.copy(path, target)
 
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    monkeypatch.setattr(download, 'fetch', fetch)
     safe_loading.install()
     for _ in range(2):
         with pytest.raises(UserError, match='would run code'):

@@ -1,5 +1,6 @@
 """`python -m reproduce evaluate`: the accuracy of one model."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from reproduce.commands.options import (
     print_json,
     print_metrics,
 )
+from reproduce.evaluate.records import Evaluation, in_one_line
 from reproduce.folders import EVALUATIONS
 from reproduce.wording import extent
 
@@ -227,30 +229,26 @@ def _run(
     outcome = evaluate(job, processes)
     if outcome is None:
         return None
-    path = outcome.save(output)
-    _report(outcome, path, format)
-    return path
+    return _report_and_save(outcome, output, format)
 
 
-def _report(outcome: 'Outcome', path: Path, format: OutputFormat) -> None:
+def _report_and_save(outcome: 'Outcome', output: Path, format: OutputFormat) -> Path:
+    """Print what was measured, then write it; return the record's path.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
     # Imported here, so that `--help` does not wait for the register of weights.
     from reproduce.judge.references import check_reference
 
-    e = outcome.evaluation
-    check = check_reference(e)
-    kept = path.with_name(f'{path.stem}{e.predictions}')
     if format is OutputFormat.JSON:
-        result = {
-            **e.model_dump(mode='json'),
-            'predictions': str(kept),
-            'reference': check.reference and check.reference.model_dump(),
-            'reference_verdicts': check.verdicts,
-            'written': str(path),
-        }
-        print_json(result)
-        return
+        return _save_as_json(outcome, output)
+    e = outcome.evaluation
     print(f'{e.system or e.model}, {extent(e.data.images, e.data.complete, e.data.problems)}')
     print_metrics(e.metrics, e.intervals)
+    sys.stdout.flush()
+    path = outcome.save(output)
+    check = check_reference(e)
     for metric, verdict in check.verdicts.items():
         source = check.reference.source
         print(f'{metric}: reference {check.value(metric):.2f}: {verdict} ({source})')
@@ -259,4 +257,29 @@ def _report(outcome: 'Outcome', path: Path, format: OutputFormat) -> None:
         f'{e.precision} on {e.provenance.processes} x {e.provenance.device}, '
         f'{e.provenance.seconds:.1f} s, {rate:.1f} images/s'
     )
-    print(f'Written: {path}, {kept}.')
+    print(f'Written: {path}, {_predictions(path, e)}.')
+    return path
+
+
+def _save_as_json(outcome: 'Outcome', output: Path) -> Path:
+    """Write the outcome, and print one JSON object, also where it could not be written."""
+    from reproduce.judge.references import check_reference  # as above
+
+    e = outcome.evaluation
+    result = {**e.model_dump(mode='json'), 'predictions': None, 'written': None}
+    result |= {'reference': None, 'reference_verdicts': {}}
+    # A second place has the numbers before the disk is touched.
+    print(f'measured: {in_one_line(e.metrics)}', file=sys.stderr, flush=True)
+    try:
+        path = outcome.save(output)
+        result |= {'predictions': str(_predictions(path, e)), 'written': str(path)}
+        check = check_reference(e)
+        result['reference'] = check.reference and check.reference.model_dump()
+        result['reference_verdicts'] = check.verdicts
+    finally:
+        print_json(result)
+    return path
+
+
+def _predictions(path: Path, evaluation: Evaluation) -> Path:
+    return path.with_name(f'{path.stem}{evaluation.predictions}')

@@ -15,13 +15,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from reproduce import agreement
 from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group, run
 from reproduce.errors import UserError
 from reproduce.evaluate import records
+from reproduce.evaluate.preprocessing import check_overrides
+from reproduce.files import first_error
 from reproduce.quiet import quiet_libraries
 from reproduce.score import Collector, PredictionFile, Scorer
 from reproduce.tasks import TASKS
@@ -91,6 +95,9 @@ class Job:
             object.__setattr__(self, 'batch_size', task.batch_size)
         if self.batch_size < 1:
             raise UserError(f'a batch of {self.batch_size} images is none: give 1 or more.')
+        if self.workers < 0:
+            raise UserError(f'--workers {self.workers} is no number of processes: give 0 or more.')
+        check_overrides(self.preprocessing)
         if self.amp is not None and self.amp not in PRECISIONS:
             raise UserError(f"--amp '{self.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
 
@@ -134,8 +141,17 @@ class Outcome:
     predictions: bytes
 
     def save(self, folder: Path) -> Path:
-        """Write both into `folder`; return the record's path."""
-        return records.save(self.evaluation, self.predictions, folder)
+        """Write both into `folder`; return the record's path.
+
+        Raises:
+            UserError: if they cannot be written; what was measured is in its sentence.
+        """
+        try:
+            return records.save(self.evaluation, self.predictions, folder)
+        except UserError as error:
+            e = self.evaluation
+            measured = records.in_one_line(e.metrics)
+            raise UserError(f'{error} Measured of {e.system or e.model}: {measured}.') from error
 
 
 def evaluate(job: Job, processes: int = 1) -> Outcome | None:
@@ -160,41 +176,68 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     torch.backends.cudnn.allow_tf32 = False
     prepared = TASKS[job.task].prepare(job, group.device)
     sha256 = store.sha256(prepared.checkpoint)
-    group.agree()
+    group.check_same(_facts(job, prepared, sha256, group))
     start = time.perf_counter()
     if not collect(prepared, [prepared.scorer, prepared.file], group, job):
         return None
     scores = prepared.scorer.compute()
     seconds = time.perf_counter() - start
     data = prepared.data
-    evaluation = records.Evaluation(
-        task=job.task,
-        system=prepared.system,
-        model=prepared.model,
-        arguments=prepared.arguments,
-        checkpoint=records.Checkpoint(
-            file=prepared.checkpoint.name,
-            sha256=sha256,
-            released=store.released_name(prepared.checkpoint, sha256),
-        ),
-        data=records.Data(
-            split=data.split,
-            images=len(data.samples),
-            classes=len(data.classes),
-            fingerprint=data.fingerprint,
-            complete=data.complete,
-            problems=data.problems,
-        ),
-        precision=job.amp or 'fp32',
-        preprocessing=prepared.preprocessing,
-        overridden=prepared.overridden,
-        metrics=scores.metrics,
-        intervals=scores.intervals,
-        per_class=scores.per_class,
-        predictions=prepared.file.suffix,
-        provenance=records.provenance(group.device, group.size, job.batch_size, seconds),
-    )
+    try:
+        evaluation = records.Evaluation(
+            task=job.task,
+            system=prepared.system,
+            model=prepared.model,
+            arguments=prepared.arguments,
+            checkpoint=records.Checkpoint(
+                file=prepared.checkpoint.name,
+                sha256=sha256,
+                released=store.released_name(prepared.checkpoint, sha256),
+            ),
+            data=records.Data(
+                split=data.split,
+                images=len(data.samples),
+                classes=len(data.classes),
+                fingerprint=data.fingerprint,
+                complete=data.complete,
+                problems=data.problems,
+            ),
+            precision=job.amp or 'fp32',
+            preprocessing=prepared.preprocessing,
+            overridden=prepared.overridden,
+            metrics=scores.metrics,
+            intervals=scores.intervals,
+            per_class=scores.per_class,
+            predictions=prepared.file.suffix,
+            provenance=records.provenance(
+                group.device, group.size, job.batch_size, seconds, torch.get_num_threads()
+            ),
+        )
+    except ValidationError as error:
+        place, reason = first_error(error)
+        raise UserError(
+            f'this was measured and makes no record, because of {place} ({reason}): '
+            f'{records.in_one_line(scores.metrics)}.'
+        ) from error
     return Outcome(evaluation, prepared.file.to_bytes())
+
+
+def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str, Any]:
+    """Return what decides the numbers of an evaluation, by name."""
+    return {
+        'task': job.task,
+        **agreement.of_code(),
+        'model': prepared.model,
+        'model arguments': prepared.arguments,
+        **{f'preprocessing {name}': value for name, value in prepared.preprocessing.items()},
+        'multi_scale': job.multi_scale,
+        'limit': job.limit,
+        'batch size': job.batch_size,
+        'precision': job.amp or 'fp32',
+        'device': group.device.type,
+        'weights (SHA-256)': sha256,
+        **agreement.of_data(prepared.data),
+    }
 
 
 def collect(prepared: Prepared, collectors: Sequence[Collector], group: Group, job: Job) -> bool:

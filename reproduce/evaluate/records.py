@@ -11,27 +11,33 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from reproduce.errors import UserError
-from reproduce.files import check_writable, write_atomically
+from reproduce.files import check_writable, first_error, write_atomically
 from reproduce.folders import EVALUATIONS
 from reproduce.tasks import TASKS
+from reproduce.versions import CHECKOUT, libraries
 
 if TYPE_CHECKING:
     import torch
 
-CHECKOUT = Path(__file__).parents[2]
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra='forbid', frozen=True)
+
+
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
+def _iso_date(text: str) -> str:
+    datetime.fromisoformat(text)  # raises ValueError
+    return text
 
 
 class Checkpoint(_Part):
@@ -58,11 +64,13 @@ class Provenance(_Part):
 
     Attributes:
         seconds: the time of the run over the images, start-up not counted.
+        threads: of each process, for computing on CPUs; None where an older version measured. Their
+            number decides the last digits of the predictions.
         commit: of this project, with '-dirty' if its files were changed since; '' where no Git
             tells.
     """
 
-    date: str
+    date: Annotated[str, AfterValidator(_iso_date)]
     command: str
     device: str
     processes: int
@@ -70,6 +78,7 @@ class Provenance(_Part):
     seconds: float
     versions: dict[str, str]
     commit: str = ''
+    threads: int | None = None
 
 
 class Evaluation(_Part):
@@ -90,7 +99,7 @@ class Evaluation(_Part):
         predictions: the file of predictions beside the record; before it is saved, its suffix.
     """
 
-    task: str
+    task: Literal['imagenet', 'coco', 'ade20k']
     system: str | None
     model: str
     arguments: dict[str, Any]
@@ -99,9 +108,9 @@ class Evaluation(_Part):
     precision: str
     preprocessing: dict[str, Any]
     overridden: tuple[str, ...]
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]] = {}
-    per_class: dict[str, dict[str, float]] = {}
+    metrics: Annotated[dict[str, Percent], Field(min_length=1)]
+    intervals: dict[str, tuple[Percent, Percent]] = {}
+    per_class: dict[str, dict[str, Percent]] = {}
     provenance: Provenance
     predictions: str = ''
 
@@ -150,13 +159,9 @@ class Evaluation(_Part):
 
 
 def provenance(
-    device: 'torch.device', processes: int, batch_size: int, seconds: float
+    device: 'torch.device', processes: int, batch_size: int, seconds: float, threads: int
 ) -> Provenance:
     """Return the provenance of what this process is measuring now."""
-    packages = (
-        *('torch', 'torchvision', 'timm', 'pillow', 'numpy', 'pycocotools'),
-        *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation'),
-    )
     return Provenance(
         date=datetime.now(UTC).isoformat(timespec='seconds'),
         command=shlex.join(['python', '-m', 'reproduce', *sys.argv[1:]]),
@@ -164,7 +169,8 @@ def provenance(
         processes=processes,
         batch_size=batch_size,
         seconds=round(seconds, 3),
-        versions={'python': platform.python_version(), **{p: version(p) for p in packages}},
+        threads=threads,
+        versions=libraries(),
         commit=_commit(),
     )
 
@@ -202,6 +208,11 @@ def device_name(device: 'torch.device') -> str:
         return platform.processor() or platform.machine()
 
 
+def in_one_line(metrics: Mapping[str, float]) -> str:
+    """Return the metrics as a part of a sentence, with all their digits."""
+    return ', '.join(f'{name} {value} %' for name, value in metrics.items())
+
+
 def save(evaluation: Evaluation, predictions: bytes, folder: Path = EVALUATIONS) -> Path:
     """Write the record and its predictions, each whole or not at all; returns the record's path.
 
@@ -236,7 +247,10 @@ def load(path: Path) -> Evaluation:
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        reason = error.errors()[0]['msg'] if isinstance(error, ValidationError) else error
+        reason = error
+        if isinstance(error, ValidationError):
+            place, reason = first_error(error)
+            reason = f'{place}: {reason}' if place else reason
         raise UserError(
             f'{path} is no evaluation record ({reason}): restore it, or remove it and evaluate '
             'again.'

@@ -1,11 +1,11 @@
 """A measured result becomes the reference of its weights in a manifest of checkpoints."""
 
 import getpass
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,11 +38,16 @@ class NewEntry:
 
 @dataclass(frozen=True)
 class Accepted:
-    """What was written: the reference of each metric before, if there was one, and now."""
+    """What was written: the reference of each metric before, if there was one, and now.
+
+    Attributes:
+        subset: what keeps the images from being the complete set; '' if they are.
+    """
 
     name: str
     manifest: str
     images: int
+    subset: str
     source: str
     changes: dict[str, tuple[float | None, float]]
 
@@ -98,15 +103,12 @@ def accept(
         raise UserError(f'{manifest} cannot be edited: {error}.') from None
     write_atomically(manifest, tomlkit.dumps(document))
     registry.load_manifest.cache_clear()
-    return Accepted(name, str(manifest), evaluation.data.images, source, changes)
+    return Accepted(
+        name, str(manifest), evaluation.data.images, _subset(evaluation), source, changes
+    )
 
 
 def _check_sound(evaluation: Evaluation) -> None:
-    for metric, value in evaluation.metrics.items():
-        if not (math.isfinite(value) and 0 <= value <= 100):
-            raise UserError(
-                f'{evaluation.stem} has {value} for {metric}: expected percent; evaluate again.'
-            )
     if evaluation.precision != 'fp32':
         raise UserError(
             f'{evaluation.stem} was measured in {evaluation.precision}, the gate measures in fp32: '
@@ -167,7 +169,13 @@ def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, A
                 f'{path} is not what the record is of, {evaluation.checkpoint.file}: its SHA-256 '
                 f'is not {evaluation.checkpoint.sha256[:16]}...; name that one.'
             )
-        where = {'file': os.path.relpath(path.resolve(), manifest.parent)}
+        file = os.path.relpath(path.resolve(), manifest.parent)
+        if not store.is_below(file):
+            raise UserError(
+                f'{path} does not lie below {manifest.parent}, and a manifest names files below '
+                'its folder only: put it there, or name a manifest in its folder with --manifest.'
+            )
+        where = {'file': file}
     entry = {
         'name': new.name,
         'task': evaluation.task,
@@ -247,6 +255,15 @@ def _reference(evaluation: Evaluation, metrics: Mapping[str, float], source: str
     return {**which, 'images': data.images, 'metrics': _inline(metrics), 'source': source}
 
 
+def _subset(evaluation: Evaluation) -> str:
+    """Return what the images lack to be the complete set; '' if they are it, or the drawn data."""
+    data = evaluation.data
+    if data.complete or _embedded(evaluation.task) == data.fingerprint:
+        return ''
+    return '; '.join(data.problems) or 'not the complete set'
+
+
+@cache
 def _embedded(task: str) -> str:
     """Return the fingerprint of the embedded data, as the gate draws them."""
     with TemporaryDirectory() as folder:
@@ -268,8 +285,10 @@ def _source(evaluation: Evaluation, reason: str) -> str:
         who = f'user {os.getuid()}'
     p = evaluation.provenance
     versions = ', '.join(f'{k} {p.versions[k]}' for k in ('torch', 'timm') if k in p.versions)
+    subset = _subset(evaluation)
     return (
-        f'{reason.strip().rstrip(".")}; accepted by {who}, {datetime.now(UTC):%Y-%m-%d}, from '
+        (f'ON A SUBSET OF {evaluation.data.images:,} IMAGES ({subset}): ' if subset else '')
+        + f'{reason.strip().rstrip(".")}; accepted by {who}, {datetime.now(UTC):%Y-%m-%d}, from '
         f'{evaluation.stem}: {evaluation.origin}'
         + ''.join(f', {part}' for part in (versions, p.commit and f'commit {p.commit}') if part)
         + f', `{p.command}`'
@@ -285,4 +304,12 @@ def render(accepted: Accepted) -> str:
         for metric, (old, new) in accepted.changes.items()
     ]
     head = f'{accepted.name}, {accepted.images:,} images'
-    return '\n'.join([head, *lines, f'Written: {accepted.manifest}.'])
+    warning = (
+        [
+            f'WARNING: a subset of the images ({accepted.subset}): the reference holds for these '
+            f'{accepted.images:,} images alone, and says nothing about the complete set.'
+        ]
+        if accepted.subset
+        else []
+    )
+    return '\n'.join([head, *lines, *warning, f'Written: {accepted.manifest}.'])

@@ -26,6 +26,7 @@ from mmengine.runner.checkpoint import (
 
 from model.checkpoint import CheckpointError, read_whole
 from reproduce.errors import UserError
+from reproduce.weights import download
 
 Loader = Callable[..., dict[str, Any]]
 
@@ -100,17 +101,9 @@ def load_from_web(url: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def _fetch(url: str, path: Path) -> None:
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = re.search(r'-([0-9a-f]{8,64})\.', path.name)
-    try:
-        torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f'the checkpoint {url} cannot be fetched ({error}): fetch it another way and name the '
-            'file.'
-        ) from error
+    if not path.is_file():
+        digest = re.search(r'-([0-9a-f]{8,64})\.', path.name)
+        download.fetch(url, path, digest and digest[1])
 
 
 def _openmmlab_models() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Top-1 and Top-5 of a classifier on ImageNet-1K: a system of Tables 1-4, or any timm model."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.utils.data import Dataset
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import load, open_image
+from reproduce import timm_names
 from reproduce.errors import UserError
 from reproduce.evaluate.harness import Job, Prepared, inference
 from reproduce.score.imagenet import TOP, ClassesFile, TopClasses, TopScorer, names
@@ -79,13 +79,7 @@ def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, 
         name, merged = systems[model].model, {**systems[model].arguments, **arguments}
     else:
         name, merged = model, dict(arguments)
-    if not timm.is_model(name):
-        near = [
-            *get_close_matches(model, systems, n=2, cutoff=0.3),
-            *get_close_matches(model, timm.list_models(), n=3, cutoff=0.3),
-        ]
-        listed = ', '.join(dict.fromkeys(near)) or 'listed by timm.list_models()'
-        raise UserError(f"there is no model '{model}'; the nearest are {listed}.")
+    timm_names.check(name, tuple(systems))
     system = next(
         (s.name for s in systems.values() if (s.model, s.arguments) == (name, merged)), None
     )
@@ -133,12 +127,18 @@ def build(name: str, arguments: Mapping[str, Any], classes: int) -> nn.Module:
         UserError: if it does not take these arguments.
     """
     try:
-        return timm.create_model(name, **{'num_classes': classes, **arguments}).eval()
+        network = timm.create_model(name, **{'num_classes': classes, **arguments}).eval()
     except Exception as error:  # whatever a foreign constructor raises
         raise UserError(
             f'{name} cannot be built with {arguments or "no arguments"}: '
             f'{type(error).__name__}: {error}'.splitlines()[0]
         ) from error
+    if not getattr(network, 'num_classes', 0):
+        raise UserError(
+            f'{name} with {arguments} gives features and no classes: leave out features_only and '
+            'num_classes=0.'
+        )
+    return network
 
 
 class _Network(nn.Module):

@@ -26,10 +26,11 @@ import pandas as pd
 import timm
 import torch
 import torch.nn as nn
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from reproduce import distributed
+from reproduce import agreement, distributed
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
@@ -99,6 +100,9 @@ def _run(group: Group, job: TrainingJob) -> list[dict[str, float]]:
     _check_options(job)
     with claimed(job.output, group), StopRequests(group) as stop:
         _check_output(job)
+        last = agreement.of_file('last.pth', job.output / 'last.pth') if job.resume else {}
+        facts = {'command': 'train imagenet', 'resume': job.resume, 'until': job.until}
+        group.check_same({**facts, 'checkpoint_steps': job.checkpoint_steps, **last})
         training = ClassifierTraining(
             job.recipe, job.data, group, job.labels, job.workers, job.precision
         )
@@ -127,6 +131,8 @@ def _check_options(job: TrainingJob) -> None:
         raise UserError(f'--until {job.until} leaves nothing to train: expected 1 or more.')
     if job.checkpoint_steps < 1:
         raise UserError(f'--checkpoint-steps {job.checkpoint_steps}: expected 1 or more.')
+    if job.workers is not None and job.workers < 0:
+        raise UserError(f'--workers {job.workers} is no number of processes: give 0 or more.')
     if job.tensorboard:
         check_installed()
 
@@ -264,6 +270,7 @@ class _Run:
         training = self.training
         training.seconds = time.perf_counter() - begun
         self._save()
+        self.group.agree()  # nobody ends before it is written
         sentence = (
             f'{number.name} came after {training.step} of {training.steps_per_epoch} steps of '
             f'epoch {training.epoch + 1}; {self.last_checkpoint} holds the state: go on with the '
@@ -329,7 +336,13 @@ class _Run:
                     f'{path} is gone, so its weights cannot be evaluated: the last ones are in '
                     f'{path.with_name("model.safetensors")}.'
                 )
-            model.load_state_dict(load_file(path))
+            try:
+                model.load_state_dict(load_file(path))
+            except (OSError, RuntimeError, SafetensorError) as error:
+                raise UserError(
+                    f'{path} is damaged, so its weights cannot be evaluated: the last ones are in '
+                    f'{path.with_name("model.safetensors")}.'
+                ) from error
         summary['best'] = _summary('best.safetensors', best, crops, training.top1, model)
         for name, weights in summary.items():
             scores = ', '.join(f'{top1:.2f} % at crop {c}' for c, top1 in weights['top1'].items())

@@ -17,6 +17,7 @@ import timm
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from pydantic import ValidationError
 from timm.data import Mixup, resolve_data_config
 from timm.data.mixup import mixup_target
 from timm.optim import create_optimizer_v2
@@ -26,10 +27,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
+from reproduce import agreement, timm_names
 from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
+from reproduce.train import saved_state
 from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
 from reproduce.train.recipes import Recipe
 from reproduce.train.seeds import seed_everything
@@ -90,6 +93,7 @@ class ClassifierTraining:
         self.train_data, self.val_data = load(data, 'train'), load(data, 'val')
         self.origin_of_labels = labels and origin(labels, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
+        group.check_same(self._facts())
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.
         torch.backends.cudnn.benchmark = True
@@ -146,6 +150,18 @@ class ClassifierTraining:
         self.losses = torch.zeros(2, dtype=torch.float64, device=group.device)
         # The steps of the epoch that were skipped, and how many of them were the last in a row.
         self.skipped = torch.zeros(2, dtype=torch.int64, device=group.device)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what decides the numbers of a training, by name."""
+        return {
+            **agreement.of_code(),
+            **self.recipe.model_dump(),
+            'precision': self.precision,
+            'device': self.group.device.type,
+            **agreement.of_data(self.train_data),
+            **agreement.of_data(self.val_data),
+            'origin of the label maps': self.origin_of_labels,
+        }
 
     def batches(self) -> Iterator[Batch]:
         """Yield this process's share of the batches that are left of the epoch.
@@ -290,20 +306,38 @@ class ClassifierTraining:
         """
         try:
             state = torch.load(path, map_location='cpu', weights_only=True)
-            before, position = json.loads(state['recipe']), (state['epoch'], state['step'])
         except Exception as error:  # torch raises half a dozen types here
             reason = str(error).partition('\n')[0]
             raise UserError(
                 f'cannot read {path}: {reason}; begin anew in another folder.'
             ) from error
-        now = json.loads(self.recipe.model_dump_json())
+        recipe = state.get('recipe') if isinstance(state, dict) else None
+        try:
+            before = Recipe.model_validate_json(recipe or '').model_dump(mode='json')
+        except ValidationError:
+            before = None
+        now = self.recipe.model_dump(mode='json')
+        # Said before anything of the weights, which another recipe explains.
         differ = [
-            name for name in now if name not in _OF_THE_MACHINE and now[name] != before.get(name)
+            name
+            for name in now
+            if before and name not in _OF_THE_MACHINE and now[name] != before[name]
         ]
         if differ:
             raise UserError(
                 f'{path} was trained with {differ[0]} = {before.get(differ[0])}, not '
                 f'{now[differ[0]]}: resume with the same recipe, or begin in another folder.'
+            )
+        modules = {'model': self.model, 'ema': self.ema.module}
+        counters = {'losses': self.losses, 'skipped': self.skipped}
+        reason = saved_state.fault(state, modules, self.optimizer, counters)
+        if not reason and before is None:
+            reason = "its 'recipe' is none"
+        if not reason and state['step'] > self.steps_per_epoch:
+            reason = f'it has {state["step"]} steps of an epoch of {self.steps_per_epoch}'
+        if reason:
+            raise UserError(
+                f'{path} cannot be gone on with: {reason}; begin anew in another folder.'
             )
         if state['data'] != self.train_data.fingerprint:
             raise UserError(
@@ -317,11 +351,17 @@ class ClassifierTraining:
             )
         self.model.load_state_dict(state['model'])
         self.ema.module.load_state_dict(state['ema'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        self.scheduler.load_state_dict(state['scheduler'])
-        if self.fixed_scale is None:
-            self.scaler.load_state_dict(state['scaler'])
-        (self.epoch, self.step), self.seconds = position, state['seconds']
+        try:
+            self.optimizer.load_state_dict(state['optimizer'])
+            self.scheduler.load_state_dict(state['scheduler'])
+            if self.fixed_scale is None:
+                self.scaler.load_state_dict(state['scaler'])
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f'{path} cannot be gone on with: {type(error).__name__} {error}; begin anew in '
+                'another folder.'
+            ) from error
+        self.epoch, self.step, self.seconds = state['epoch'], state['step'], state['seconds']
         # One process keeps the sum over all of them.
         self.losses.copy_(state['losses'] if self.group.rank == 0 else torch.zeros(2))
         self.skipped.copy_(state['skipped'])
@@ -383,17 +423,22 @@ def build(recipe: Recipe, num_classes: int) -> nn.Module:
                 'MAFormers only; leave out --token-labeling.'
             )
         arguments['token_labeling'] = True
-    if not timm.is_model(recipe.model):
-        raise UserError(f"timm has no model '{recipe.model}': see timm.list_models().")
+    timm_names.check(recipe.model)
     config = timm.get_pretrained_cfg(recipe.model)
     if recipe.model.startswith('maformer') or (config and config.fixed_input_size):
         arguments['img_size'] = recipe.img_size
-    network = timm.create_model(
-        recipe.model,
-        num_classes=num_classes,
-        drop_path_rate=recipe.drop_path or None,
-        **arguments,
-    )
+    try:
+        network = timm.create_model(
+            recipe.model,
+            num_classes=num_classes,
+            drop_path_rate=recipe.drop_path or None,
+            **arguments,
+        )
+    except Exception as error:  # whatever a foreign constructor raises
+        raise UserError(
+            f'{recipe.model} cannot be built for images of {recipe.img_size} pixels: '
+            f'{type(error).__name__}: {error}'.splitlines()[0]
+        ) from error
     if recipe.grad_checkpointing:
         try:
             network.set_grad_checkpointing()

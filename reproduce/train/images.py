@@ -139,7 +139,7 @@ class TrainingImages(Dataset):
     def _label_map(self, index: int) -> torch.Tensor:
         path, label = self.data.samples[index]
         path = label_map_path(self.labels, path, self.data.classes[label])
-        label_map = load_label_map(path)
+        label_map = load_label_map(path, len(self.data.classes))
         if self.map_shape not in (None, label_map.shape):
             raise UserError(
                 f'{path} is {list(label_map.shape)} and the first label map '

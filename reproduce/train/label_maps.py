@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load, open_image
-from reproduce import distributed
+from reproduce import agreement, distributed, timm_names
 from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group
 from reproduce.errors import UserError
@@ -89,19 +89,23 @@ def _make(
 ) -> None:
     if resize not in RESIZES:
         raise UserError(f"--resize '{resize}' is unknown: name one of {', '.join(RESIZES)}.")
+    for option, value, least in (
+        ('--batch-size', batch_size, 1),
+        ('--workers', workers, 0),
+        ('--img-size', img_size, 1),
+    ):
+        if value is not None and value < least:
+            raise UserError(f'{option} {value} is out of range: give {least} or more.')
+    timm_names.check(name)
     with claimed(output, group):
         images = load(data, 'train')
-        if not timm.is_model(name):
-            raise UserError(f"timm has no model '{name}': see timm.list_models().")
         if not TOP <= len(images.classes) <= 2048:
             raise UserError(
                 f'{data} has {len(images.classes)} classes: a label map numbers {TOP} to 2048.'
             )
         config = timm.get_pretrained_cfg(name)
         size = {'img_size': img_size} if img_size and config and config.fixed_input_size else {}
-        annotator = timm.create_model(
-            name, pretrained=checkpoint is None, num_classes=len(images.classes), **size
-        )
+        annotator = _build(name, checkpoint is None, len(images.classes), size)
         if checkpoint is not None:
             loading.load(annotator, checkpoint)
         annotator.eval().to(group.device)
@@ -117,7 +121,7 @@ def _make(
             'checkpoint_sha256': None if checkpoint is None else store.sha256(checkpoint),
         }
         _check_origin(output, record)
-        group.agree()
+        group.check_same({'command': 'labels', **agreement.of_code(), **record})
         if group.rank == 0:
             _write_record(output, record, complete=False)
         missing = _ImagesWithoutMap(images, output, settings, record, group)
@@ -125,6 +129,26 @@ def _make(
         group.agree()
         if group.rank == 0:
             _write_record(output, record, complete=True)
+
+
+def _build(name: str, pretrained: bool, num_classes: int, size: dict[str, int]) -> nn.Module:
+    """Return the annotator.
+
+    Raises:
+        UserError: if timm's weights are asked for and there are none, or cannot be fetched; or the
+            model cannot be built like this.
+    """
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **size)
+    except Exception as error:  # whatever timm, the hub's client or a foreign constructor raises
+        reason = str(error).partition('\n')[0] or type(error).__name__
+        advice = (
+            "name a file of its weights with --checkpoint, or check the network, where timm's "
+            'are fetched from'
+            if pretrained
+            else 'take another annotator or --img-size'
+        )
+        raise UserError(f'the annotator {name} cannot be built ({reason}): {advice}.') from error
 
 
 def _check_origin(output: Path, record: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The folder that a training writes into: one at a time, and nothing is left of a refused one."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ def claimed(folder: Path, group: Group) -> Iterator[None]:
         group.agree()
         yield
         return
-    is_new = not folder.exists()
+    is_new = not os.path.exists(folder)  # False also where that may not be known
     check_writable(folder)
     lock = FileLock(folder / LOCK)
     try:
@@ -35,6 +36,11 @@ def claimed(folder: Path, group: Group) -> Iterator[None]:
     except Timeout:
         raise UserError(
             f'another process writes into {folder}: wait for its end, or name another folder with '
+            '--output.'
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f'{folder / LOCK} cannot be locked ({error.strerror}): name a folder of your own with '
             '--output.'
         ) from None
     try:

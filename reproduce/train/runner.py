@@ -12,6 +12,7 @@ process) and each image from (seed, iteration, index).
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,21 +24,23 @@ import torch.nn as nn
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from safetensors.torch import save
 
 from datasets import coco, load
 from model.checkpoint import CheckpointError, read
-from reproduce import distributed
-from reproduce.distributed import Group, in_group
+from reproduce import agreement, distributed
+from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
+from reproduce.launcher import in_group
 from reproduce.openmmlab import cfg_options, safe_loading
 from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build, load_backbone
 from reproduce.openmmlab.transforms import kind
+from reproduce.train import saved_state
 from reproduce.train.curve import Panel, draw
 from reproduce.train.output_folder import claimed
 from reproduce.train.resumable import make_resumable
@@ -55,6 +58,9 @@ CHECKPOINT_ITERATIONS = 2000
 # The loss is looked at every so many iterations, and may be infinite or NaN for as many in a row:
 # fp16's first scale, 2 ** 16, is halved each time.
 LOSS_ITERATIONS = 50
+
+
+_NUMBERED = re.compile('(epoch|iter)_[0-9]+')
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,13 @@ class PreparedRun:
         config: what the Runner is built from.
         record: what a resumed training must share with the one that it goes on with.
         notes: what was decided, a sentence each, for the log.
+        source: the config as it was read, before it was pointed at anything of this machine.
     """
 
     config: Config
     record: dict[str, Any]
     notes: list[str]
+    source: str
 
 
 def train(job: RunnerJob, processes: int = 1) -> list[dict[str, float]]:
@@ -119,12 +127,32 @@ def _run(group: Group, job: RunnerJob) -> list[dict[str, float]]:
     safe_loading.install()
     with claimed(job.output, group), StopRequests(group) as stop:
         prepared = prepare(job, checks_objects=group.rank == 0)
-        group.agree()  # the first one writes into the folder that all have looked at
+        # The first one writes into the folder that all have looked at.
+        group.check_same(_facts(job, prepared, group))
         try:
             runner = build_runner(job, prepared, group, stop)
             return _train(job, prepared, group, runner)
         except CheckpointError as error:
             raise UserError(str(error)) from error
+
+
+def _facts(job: RunnerJob, prepared: PreparedRun, group: Group) -> dict[str, Any]:
+    """Return what decides the numbers of a training, by name."""
+    start = prepared.config.get('load_from')
+    backbone = (prepared.config.model.get('backbone', {}).get('init_cfg') or {}).get('checkpoint')
+    return {
+        'command': 'train config',
+        **agreement.of_code(),
+        '--cfg-options': list(job.options),
+        'config': prepared.source,
+        'resume': job.resume,
+        'amp': job.amp,
+        'scale_lr': job.scale_lr,
+        'device': group.device.type,
+        **agreement.of_file('checkpoint to start from', start),
+        **agreement.of_file('backbone weights', backbone),
+        **{f'{split} data': fingerprint for split, fingerprint in prepared.record['data'].items()},
+    }
 
 
 def prepare(job: RunnerJob, checks_objects: bool = True) -> PreparedRun:
@@ -148,6 +176,7 @@ def prepare(job: RunnerJob, checks_objects: bool = True) -> PreparedRun:
         )
     if job.amp and not torch.cuda.is_available():
         raise UserError('--amp needs a GPU, and there is none: leave it out.')
+    source = json.dumps(config.to_dict(), sort_keys=True, default=str)
     fingerprints, notes = _point_at_data(config, job.data, task, checks_objects)
     _choose_backbone(config, job.checkpoint)
     record = _record(config, fingerprints)
@@ -167,7 +196,7 @@ def prepare(job: RunnerJob, checks_objects: bool = True) -> PreparedRun:
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     notes.append(_scale_lr(config, job.scale_lr))
     make_resumable(config)
-    return PreparedRun(config, record, notes)
+    return PreparedRun(config, record, notes, source)
 
 
 def _point_at_data(
@@ -271,11 +300,12 @@ def _choose_start(config: Config, job: RunnerJob, record: dict[str, Any]) -> Non
 def _last_checkpoint(folder: Path) -> Path | None:
     """Return the last checkpoint that was written whole into `folder`, if there is one."""
     marker = folder / 'last_checkpoint'
-    named = folder / Path(marker.read_text()).name if marker.is_file() else folder
+    text = marker.read_text(errors='replace') if marker.is_file() else ''
+    named = folder / Path(text.strip('\0\n ')).name
     if named != folder:
         return named
     # It was killed while it wrote the first one, or the name of one.
-    found = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
+    found = [path for path in folder.glob('*_*.pth') if _NUMBERED.fullmatch(path.stem)]
     return max(found, key=lambda path: int(path.stem.partition('_')[2]), default=None)
 
 
@@ -289,8 +319,12 @@ def _check_same(record: dict[str, Any], job: RunnerJob) -> None:
     path = job.output / 'run.json'
     try:
         before = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path} cannot be read ({error}): begin in another folder.') from error
+    if not isinstance(before, dict):
+        raise UserError(
+            f'{path} holds a {type(before).__name__} and no training: begin in another folder.'
+        )
     for name, meant in (('model', 'another model'), ('data', 'other data')):
         if before.get(name) != record[name]:
             raise UserError(
@@ -336,6 +370,8 @@ def _train(
         record = {'config': job.config, 'options': list(job.options), **prepared.record}
         record |= {'processes': group.size, 'amp': job.amp, 'notes': prepared.notes}
         write_atomically(job.output / 'run.json', json.dumps(record, indent=2) + '\n')
+    if job.resume:
+        _check_checkpoint(Path(prepared.config.load_from), runner)
     runner.train()
     rows = _logged(job.output)
     if group.rank == 0:
@@ -343,6 +379,39 @@ def _train(
         plot(rows, runner, job.output / 'curve.png')
     group.agree()
     return rows
+
+
+def _check_checkpoint(path: Path, runner: Runner) -> None:
+    """Check that the checkpoint is one of this very training, and sound.
+
+    mmengine itself leaves out, with a line in its log, what does not fit.
+
+    Raises:
+        UserError: if it is not.
+    """
+    content = safe_loading.read_checkpoint(path)
+    lacking = [name for name in ('state_dict', 'optimizer', 'meta') if name not in content]
+    if lacking:
+        reason = f"it has no '{lacking[0]}'"
+    elif reason := saved_state.differs(content['state_dict'], weights_of(runner.model)):
+        reason = f"its 'state_dict' {reason}"
+    elif not all(isinstance(content['meta'].get(name), int) for name in ('epoch', 'iter')):
+        reason = "its 'meta' does not say how many epochs and iterations are done"
+    else:
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        reason = saved_state.fault_of_optimizer(
+            content['optimizer'], runner.optim_wrapper.optimizer
+        )
+    if reason:
+        raise UserError(
+            f'{path} cannot be gone on with: {reason}; remove it and name an earlier one in '
+            'last_checkpoint, or begin anew in another folder.'
+        )
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of a model as mmengine saves them, without what wraps it."""
+    return (model.module if is_model_wrapper(model) else model).state_dict()
 
 
 def extract_regions_in_fp32(model: nn.Module) -> None:
@@ -472,9 +541,12 @@ def _logged(output: Path) -> list[dict[str, float]]:
     """
     rows = {}
     for path in sorted(output.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
-            rows['loss' in row, row['step']] = row
+        for line in path.read_text(errors='replace').splitlines():
+            try:
+                row = json.loads(line)
+                rows['loss' in row, row['step']] = row
+            except (ValueError, KeyError, TypeError):  # it was killed within the line
+                print_log(f'left out of the curve, since it is cut off: {path}: {line[:80]}')
     return [rows[key] for key in sorted(rows, key=lambda key: (not key[0], key[1]))]
 
 

@@ -6,6 +6,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from reproduce import shared_memory
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 
@@ -87,6 +88,7 @@ def survive_signals(worker: int) -> None:
     Args:
         worker: its number, as `DataLoader` passes it.
     """
+    shared_memory.install()  # mmengine's loaders come here and pass no other code of this project
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
 

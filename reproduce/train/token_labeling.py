@@ -52,8 +52,13 @@ def origin(folder: Path, complete: bool = False) -> dict[str, Any] | None:
         record = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path} cannot be read ({error}): make the label maps again.') from error
+    if not isinstance(record, dict):
+        raise UserError(
+            f'{path} holds a {type(record).__name__}: expected how the label maps were made; make '
+            'them again.'
+        )
     if not record.pop('complete', True) and complete:
         raise UserError(
             f'{folder} does not have all label maps, because they were interrupted: repeat the '
@@ -62,8 +67,11 @@ def origin(folder: Path, complete: bool = False) -> dict[str, Any] | None:
     return record
 
 
-def load_label_map(path: Path) -> torch.Tensor:
+def load_label_map(path: Path, num_classes: int | None = None) -> torch.Tensor:
     """Return the map [2, k, H, W] at `path`, in half precision.
+
+    Args:
+        num_classes: of the data, which its class indices are below; None for any number.
 
     Raises:
         UserError: if it is missing, broken or of another form.
@@ -80,11 +88,24 @@ def load_label_map(path: Path) -> torch.Tensor:
         raise UserError(f'cannot read the label map {path}: {reason}; make it again.') from error
     if not isinstance(label_map, torch.Tensor) or label_map.ndim != 4 or label_map.shape[0] != 2:
         shape = list(getattr(label_map, 'shape', [])) or type(label_map).__name__
-        raise UserError(
-            f'{path} holds {shape}: expected a tensor [2, 5, H, W] of logits and class indices; '
-            'make it again.'
-        )
+        raise _no_label_map(path, f'holds {shape}')
+    if not label_map.is_floating_point() or label_map.layout != torch.strided:
+        raise _no_label_map(path, f'holds {label_map.dtype}')
+    if not torch.isfinite(label_map).all():
+        raise _no_label_map(path, 'holds NaN or infinity')
+    classes = label_map[1]
+    if (classes < 0).any() or (classes != classes.round()).any():
+        raise _no_label_map(path, 'holds class indices that are no whole numbers of 0 or more')
+    if num_classes is not None and (classes >= num_classes).any():
+        raise _no_label_map(path, f'names class {int(classes.max())}, and there are {num_classes}')
     return label_map.half()
+
+
+def _no_label_map(path: Path, what: str) -> UserError:
+    return UserError(
+        f'{path} {what}: expected a tensor [2, 5, H, W] of logits and class indices, in half '
+        'precision; make it again.'
+    )
 
 
 def move_label_map(label_map: torch.Tensor, sources: np.ndarray) -> torch.Tensor:

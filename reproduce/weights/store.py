@@ -3,7 +3,7 @@
 import hashlib
 from difflib import get_close_matches
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from reproduce.errors import CheckpointNotFound, UserError
@@ -67,10 +67,16 @@ def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = Non
         folder: where it is fetched to; torch's cache if it is None.
 
     Raises:
-        UserError: if it is not there, cannot be fetched, or is another file.
+        UserError: if it is not there or not below the manifest's folder, cannot be fetched, or is
+            another file.
     """
     if entry.file is not None:
         path = manifest.parent / entry.file
+        if not is_below(entry.file):
+            raise UserError(
+                f"{manifest} has the file '{entry.file}' for {entry.name}: expected one below the "
+                "manifest's folder, without '..'."
+            )
         if not path.is_file():
             raise UserError(f'the released checkpoint {path} does not exist: restore the checkout.')
     else:
@@ -82,6 +88,12 @@ def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = Non
         if not path.is_file():
             download.fetch(entry.url, path, entry.sha256)
     return _verified(entry, path)
+
+
+def is_below(file: str) -> bool:
+    """Return whether a relative path stays below the folder that it is relative to."""
+    path = PurePosixPath(file)
+    return not path.is_absolute() and '..' not in path.parts
 
 
 def stored(entry: Public, folder: Path | None) -> Path:

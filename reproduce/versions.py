@@ -1,0 +1,33 @@
+"""What measures: the code of this project and the libraries that it computes with."""
+
+import hashlib
+import platform
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[1]
+
+_PACKAGES = (
+    *('torch', 'torchvision', 'timm', 'pillow', 'numpy', 'pycocotools'),
+    *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation'),
+)
+
+_ROOMS = ('model', 'datasets', 'reproduce', 'operators')
+_SOURCES = ('.py', '.toml', '.csv')
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the numbers."""
+    return {'python': platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+@cache
+def sources_sha256() -> str:
+    """Return a hash over this project's own code, 16 hex digits; changed files are in it, too."""
+    digest = hashlib.sha256()
+    files = (path for room in _ROOMS for path in (CHECKOUT / room).rglob('*'))
+    for path in sorted(path for path in files if path.suffix in _SOURCES and path.is_file()):
+        content = path.read_bytes()
+        digest.update(f'{path.relative_to(CHECKOUT)} {len(content)}\n'.encode() + content)
+    return digest.hexdigest()[:16]
