@@ -59,7 +59,7 @@ def record(system, top1, complete=True, sha256='a' * 64, date=DAY, **changes):
             'preprocessing': {'crop_pct': 0.9},
             'overridden': (),
             'metrics': {'top1': top1, 'top5': 99.0},
-            'intervals': {'top1': (top1 - 1, top1 + 1), 'top5': (98.0, 99.5)},
+            'intervals': {'top1': (max(top1 - 1, 0.0), top1 + 1), 'top5': (98.0, 99.5)},
             'provenance': {
                 'date': date,
                 'command': 'python -m reproduce',

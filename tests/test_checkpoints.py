@@ -2,6 +2,9 @@
 
 import hashlib
 import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import timm
@@ -206,20 +209,24 @@ def test_released_weights_are_verified(tmp_path):
 def test_released_weights_are_fetched_once(tmp_path, monkeypatch):
     source = saved(micro().state_dict(), tmp_path / 'x.safetensors')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
-    entry = Released(
-        name='mine',
-        model='maformer_micro',
-        url=source.as_uri(),
-        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
-        licence='Apache-2.0',
-    )
-    path = obtain(entry)
-    assert path.read_bytes() == source.read_bytes()
-    source.unlink()
-    assert obtain(entry) == path
-    path.unlink()
-    with pytest.raises(UserError, match='cannot be fetched from'):
-        obtain(entry)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        entry = Released(
+            name='mine',
+            model='maformer_micro',
+            url=f'http://127.0.0.1:{server.server_port}/x.safetensors',
+            sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+            licence='Apache-2.0',
+        )
+        path = obtain(entry)
+        assert path.read_bytes() == source.read_bytes()
+        source.unlink()
+        assert obtain(entry) == path
+        path.unlink()
+        with pytest.raises(UserError, match='cannot be fetched from'):
+            obtain(entry)
+        server.shutdown()
 
 
 def test_a_reference_holds_for_its_own_images_only():
