@@ -1,6 +1,7 @@
 """What several test files use."""
 
 import os
+from contextlib import contextmanager
 
 # Tests run side by side, a process a core; more threads than cores would wait for each other.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -79,6 +80,16 @@ def embedded(tmp_path_factory):
     root = tmp_path_factory.mktemp('shapes')
     shapes.write(root, train=0, val=40)
     return root / 'imagenet'
+
+
+@contextmanager
+def restored(path):
+    """Write the file as it was when the block is left: other tests go on from it."""
+    whole = path.read_bytes()
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
 
 
 def weights(path, name='maformer_micro', **kwargs):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from conftest import restored
 from filelock import FileLock
 from PIL import Image
 from safetensors import safe_open
@@ -503,24 +504,20 @@ def lose_number(state):
 )
 def test_a_damaged_checkpoint_is_not_gone_on_with(stopped, damage, reason):
     path = stopped.output / 'last.pth'
-    whole = path.read_bytes()
-    state = torch.load(path, weights_only=True)
-    damage(state)
-    torch.save(state, path)
-    try:
+    with restored(path):
+        state = torch.load(path, weights_only=True)
+        damage(state)
+        torch.save(state, path)
         with pytest.raises(UserError, match=rf'last\.pth cannot be gone on with: {reason}'):
             train(stopped)
-    finally:
-        path.write_bytes(whole)
 
 
 def test_a_checkpoint_that_is_a_list_is_not_gone_on_with(stopped):
     path = stopped.output / 'last.pth'
-    whole = path.read_bytes()
-    torch.save([1, 2], path)
-    with pytest.raises(UserError, match='it holds a list, and no training'):
-        train(stopped)
-    path.write_bytes(whole)
+    with restored(path):
+        torch.save([1, 2], path)
+        with pytest.raises(UserError, match='it holds a list, and no training'):
+            train(stopped)
 
 
 def test_an_output_folder_belongs_to_one_training(root, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import restored
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import CheckpointLoader
@@ -417,24 +418,20 @@ def first_tensor(state):
 )
 def test_a_damaged_checkpoint_is_not_gone_on_with(trained, damage, reason):
     path = trained.output / Path((trained.output / 'last_checkpoint').read_text()).name
-    whole = path.read_bytes()
-    state = safe_loading.read_checkpoint(path)
-    damage(state)
-    torch.save(state, path)
-    try:
+    with restored(path):
+        state = safe_loading.read_checkpoint(path)
+        damage(state)
+        torch.save(state, path)
         with pytest.raises(UserError, match=f'cannot be gone on with: {reason}'):
             train(trained)
-    finally:
-        path.write_bytes(whole)
 
 
 def test_a_damaged_record_of_a_run_is_named(trained):
     path = trained.output / 'run.json'
-    whole = path.read_bytes()
-    path.write_text('[]')
-    with pytest.raises(UserError, match=r'run\.json holds a list and no training'):
-        train(trained)
-    path.write_bytes(whole)
+    with restored(path):
+        path.write_text('[]')
+        with pytest.raises(UserError, match=r'run\.json holds a list and no training'):
+            train(trained)
 
 
 def test_a_folder_of_another_training_is_left_alone(data, tmp_path):
