@@ -6,9 +6,6 @@ one 800 x 1280 image add to the process, or to the GPU's memory, each model in a
 Only ratios within one run mean much. `results/speed.csv` holds the last run, for the tables.
 """
 
-import csv
-import io
-import platform
 import re
 import statistics
 import subprocess
@@ -24,7 +21,8 @@ from tabulate import tabulate
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from reproduce.complexity import measure_system
-from reproduce.files import check_writable, columns, write_atomically
+from reproduce.evaluate.records import device_name
+from reproduce.files import check_writable, write_csv
 from reproduce.folders import RESULTS
 from reproduce.paper import DETECTION_SIZE
 from reproduce.report.speeds import FILE, Speed
@@ -117,7 +115,9 @@ def main(
         for n in names
     ]
     heads = ['model', 'G', 'images/s', '/ Swin-T', 'G/s', '/ DeiT-S', 'peak MiB', '/ Swin-T']
-    where = torch.cuda.get_device_name() if device == 'cuda' else _processor(threads)
+    where = device_name(torch.device(device))
+    if device == 'cpu':
+        where += f', {threads} thread{"s" if threads != 1 else ""}'
     print(
         f'224 x 224, batch {batch_size}, fp32, eager, {where}, medians of {rounds} '
         f'rounds; memory of features at {DETECTION_SIZE[0]} x {DETECTION_SIZE[1]}, batch 1; '
@@ -140,19 +140,8 @@ def main(
         )
         for name in names
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns(Speed), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(line.model_dump() for line in lines)
-    write_atomically(output / FILE, text.getvalue())
+    write_csv(output / FILE, Speed, [line.model_dump() for line in lines])
     print(f'Written: {output / FILE}.')
-
-
-def _processor(threads: int) -> str:
-    """Return the name of the CPU and how many of its threads compute."""
-    found = re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())
-    cpu = found[1] if found else platform.machine()
-    return f'{cpu}, {threads} thread{"s" if threads != 1 else ""}'
 
 
 if __name__ == '__main__':

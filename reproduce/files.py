@@ -2,13 +2,15 @@
 
 import csv
 import fcntl
+import io
 import math
 import os
 import tempfile
 import tomllib
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import IO, Annotated, TypeVar
+from typing import IO, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
@@ -80,6 +82,21 @@ def read_csv(path: Path, schema: type[Line]) -> list[tuple[int, Line]]:
             place, reason = first_error(error)
             raise UserError(f'{path}, line {number}, column {place}: {reason}.') from None
     return lines
+
+
+def write_csv(path: Path, schema: type[Line], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write `rows` as a CSV file whose columns are the fields of `schema`, whole or not at all.
+
+    The same rows give the same bytes.
+
+    Raises:
+        UserError: if it cannot be written; an earlier file is unchanged then.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns(schema), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def read_toml(path: Path, schema: type[Schema]) -> Schema:

@@ -1,7 +1,5 @@
 """The cells of the results: what `results/tableN.csv` holds, one line a cell."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reproduce.errors import UserError
 from reproduce.evaluate.unmeasured import NotRun
-from reproduce.files import NumberText, OptionalNumber, columns, read_csv, write_atomically
+from reproduce.files import NumberText, OptionalNumber, read_csv, write_csv
 from reproduce.folders import RESULTS
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, Column
@@ -121,14 +119,9 @@ def write(cells: Sequence[Cell], folder: Path) -> list[Path]:
         chosen = [cell for cell in cells if cell.table == table]
         if not chosen:
             continue
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns(Cell), lineterminator='\n')
-        writer.writeheader()
-        for cell in chosen:
-            values = cell.model_dump(mode='json').items()
-            writer.writerow({name: _field(value) for name, value in values})
+        values = [cell.model_dump(mode='json') for cell in chosen]
         path = folder / f'table{table}.csv'
-        write_atomically(path, text.getvalue())
+        write_csv(path, Cell, [{name: _field(v) for name, v in of.items()} for of in values])
         paths.append(path)
     return paths
 
