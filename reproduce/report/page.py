@@ -26,7 +26,6 @@ from reproduce.report.layout import (
     CONVENTION_MEANINGS,
     Line,
     described,
-    extras,
     group,
     heading,
     is_numeric,
@@ -170,7 +169,7 @@ def _beside(of_table: Iterable[Line], column: str) -> int:
 def _field(line: Line, column: str, beside: int) -> dict[str, Any]:
     cell = line.cells.get(column)
     if cell is None:
-        extra = line.extras.get(column) if column in extras(line.table) else None
+        extra = line.extras.get(column)
         text = described(line, column) if extra is None else _number(extra)
         return {
             'cell': False,
