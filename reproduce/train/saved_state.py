@@ -7,9 +7,9 @@ import torch
 import torch.nn as nn
 from pydantic import BaseModel, Field, ValidationError
 
+from reproduce.evaluate.records import Percent
 from reproduce.files import first_error
 
-_Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -19,8 +19,8 @@ class _Epoch(BaseModel):
     epoch: Annotated[int, Field(ge=1)]
     lr: _Time
     loss: float
-    top1: _Percent
-    ema_top1: _Percent
+    top1: Percent
+    ema_top1: Percent
     skipped: Annotated[int, Field(ge=0)]
     seconds: _Time
 
