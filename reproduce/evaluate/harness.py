@@ -24,7 +24,6 @@ from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group, run
 from reproduce.errors import UserError
 from reproduce.evaluate import records
-from reproduce.evaluate.preprocessing import check_overrides
 from reproduce.files import first_error
 from reproduce.quiet import quiet_libraries
 from reproduce.score import Collector, PredictionFile, Scorer
@@ -97,7 +96,6 @@ class Job:
             raise UserError(f'a batch of {self.batch_size} images is none: give 1 or more.')
         if self.workers < 0:
             raise UserError(f'--workers {self.workers} is no number of processes: give 0 or more.')
-        check_overrides(self.preprocessing)
         if self.amp is not None and self.amp not in PRECISIONS:
             raise UserError(f"--amp '{self.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
 

@@ -1,5 +1,6 @@
 """Top-1 and Top-5 of a classifier on ImageNet-1K: a system of Tables 1-4, or any timm model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from reproduce.systems import load_systems
 from reproduce.weights import loading, store
 
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
+
+# Of timm's, those that do not draw one of the others for each image.
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 
 
 def prepare(job: Job, device: torch.device) -> Prepared:
@@ -103,21 +107,46 @@ def preprocessing(
     Raises:
         UserError: if an override is out of range.
     """
-    crop = overrides.get('crop_pct')
-    if crop is not None and not 0 < crop <= 1.5:
-        raise UserError(f'a crop ratio of {crop} is out of range: expected one in (0, 1].')
-    given = dict(overrides)
-    size = given.get('img_size')
-    if size is not None and size < 1:
-        raise UserError(f'images of {size} pixels are none: give a positive size.')
+    _check_overrides(overrides)
     config = resolve_data_config(
-        {'in_chans': arguments.get('in_chans', 3), **given},
+        {'in_chans': arguments.get('in_chans', 3), **overrides},
         pretrained_cfg=timm.get_pretrained_cfg(name).to_dict(),
     )
     return {
         key: list(config[key]) if isinstance(config[key], tuple) else config[key]
         for key in PREPROCESSING
     }
+
+
+def _check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Check that the values are ones that an image can be prepared with.
+
+    Raises:
+        UserError: naming the option, its value and what was expected.
+    """
+    crop, size = overrides.get('crop_pct'), overrides.get('img_size')
+    if crop is not None and not 0 < crop <= 1.5:
+        raise UserError(f'a crop ratio of {crop} is out of range: expected one in (0, 1].')
+    if size is not None and size < 1:
+        raise UserError(f'images of {size} pixels are none: give a positive size.')
+    interpolation = overrides.get('interpolation')
+    if interpolation is not None and interpolation not in INTERPOLATIONS:
+        raise UserError(
+            f"--interpolation '{interpolation}' is unknown: take {', '.join(INTERPOLATIONS)}."
+        )
+    for name, positive in (('mean', False), ('std', True)):
+        values = overrides.get(name)
+        if values is None:
+            continue
+        given = ' '.join(f'{value:g}' for value in values)
+        if any(value > 1 for value in values):
+            raise UserError(
+                f'--{name} {given} is on the scale of 0 to 255: expected the scale of 0 to 1; '
+                'divide by 255.'
+            )
+        if not all(math.isfinite(v) and (v > 0 if positive else v >= 0) for v in values):
+            least = 'above 0' if positive else 'of 0 or more'
+            raise UserError(f'--{name} {given} is out of range: expected numbers {least}, up to 1.')
 
 
 def build(name: str, arguments: Mapping[str, Any], classes: int) -> nn.Module:
