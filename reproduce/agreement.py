@@ -1,6 +1,7 @@
 """What the processes of one job must have in common, because it decides the numbers.
 
-Each function returns facts for `Group.check_same`: values by what they are called in a message.
+Each function returns some of the facts of `Group.check_same`: values by what they are called in a
+message.
 """
 
 import hashlib

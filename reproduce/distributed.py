@@ -147,18 +147,19 @@ class Group:
                 )
             time.sleep(_POLL)
 
-    def check_same(self, facts: Mapping[str, Any]) -> None:
-        """Check that all processes have the same `facts`: whatever decides the numbers.
+    def check_same(self, facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Check that all processes have the same facts: whatever decides the numbers.
 
         Args:
-            facts: values by what they are called in the message; what explains most comes first.
+            facts: returns values by what they are called in the message, what explains most first.
+                It is not called where there is one process: hashing weights and images takes time.
 
         Raises:
             UserError: if a value differs, in all processes.
         """
         if self.size == 1:
             return
-        texts = {name: _text(value) for name, value in facts.items()}
+        texts = {name: _text(value) for name, value in facts().items()}
         # The checks are numbered as the arrivals in `agree` are.
         place = f'facts/{-(-self._count("checks", 1) // self.size)}'
         self.store.set(f'{place}/{self.rank}', json.dumps(texts))

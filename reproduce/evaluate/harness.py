@@ -174,7 +174,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     torch.backends.cudnn.allow_tf32 = False
     prepared = TASKS[job.task].prepare(job, group.device)
     sha256 = store.sha256(prepared.checkpoint)
-    group.check_same(_facts(job, prepared, sha256, group))
+    group.check_same(lambda: _facts(job, prepared, sha256, group))
     start = time.perf_counter()
     if not collect(prepared, [prepared.scorer, prepared.file], group, job):
         return None

@@ -100,13 +100,23 @@ def _run(group: Group, job: TrainingJob) -> list[dict[str, float]]:
     _check_options(job)
     with claimed(job.output, group), StopRequests(group) as stop:
         _check_output(job)
-        last = agreement.of_file('last.pth', job.output / 'last.pth') if job.resume else {}
-        facts = {'command': 'train imagenet', 'resume': job.resume, 'until': job.until}
-        group.check_same({**facts, 'checkpoint_steps': job.checkpoint_steps, **last})
+        group.check_same(lambda: _facts(job))
         training = ClassifierTraining(
             job.recipe, job.data, group, job.labels, job.workers, job.precision
         )
         return _Run(job, training, stop).run()
+
+
+def _facts(job: TrainingJob) -> dict[str, Any]:
+    """Return what the command decides, by name; `ClassifierTraining` checks the rest."""
+    last = agreement.of_file('last.pth', job.output / 'last.pth') if job.resume else {}
+    return {
+        'command': 'train imagenet',
+        'resume': job.resume,
+        'until': job.until,
+        'checkpoint_steps': job.checkpoint_steps,
+        **last,
+    }
 
 
 def _check_options(job: TrainingJob) -> None:

@@ -93,7 +93,7 @@ class ClassifierTraining:
         self.train_data, self.val_data = load(data, 'train'), load(data, 'val')
         self.origin_of_labels = labels and origin(labels, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
-        group.check_same(self._facts())
+        group.check_same(self._facts)
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.
         torch.backends.cudnn.benchmark = True

@@ -121,7 +121,7 @@ def _make(
             'checkpoint_sha256': None if checkpoint is None else store.sha256(checkpoint),
         }
         _check_origin(output, record)
-        group.check_same({'command': 'labels', **agreement.of_code(), **record})
+        group.check_same(lambda: {'command': 'labels', **agreement.of_code(), **record})
         if group.rank == 0:
             _write_record(output, record, complete=False)
         missing = _ImagesWithoutMap(images, output, settings, record, group)

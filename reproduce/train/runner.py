@@ -128,7 +128,7 @@ def _run(group: Group, job: RunnerJob) -> list[dict[str, float]]:
     with claimed(job.output, group), StopRequests(group) as stop:
         prepared = prepare(job, checks_objects=group.rank == 0)
         # The first one writes into the folder that all have looked at.
-        group.check_same(_facts(job, prepared, group))
+        group.check_same(lambda: _facts(job, prepared, group))
         try:
             runner = build_runner(job, prepared, group, stop)
             return _train(job, prepared, group, runner)
