@@ -1,4 +1,6 @@
-"""Names of timm's models, as users give them."""
+"""Names of timm's models, as users give them, and what follows from a name."""
+
+from typing import Any
 
 import timm
 
@@ -31,3 +33,15 @@ def check(name: str, others: tuple[str, ...] = ()) -> None:
         known = [n.partition('.')[2] for n in timm.list_pretrained(f'{architecture}.*')]
         listed = shortened(known, 20) or 'none'
         raise UserError(f"timm's {architecture} has no weights '{tag}'; it has {listed}.") from None
+
+
+def size_argument(name: str, img_size: int | None) -> dict[str, Any]:
+    """Return the constructor argument of the size, where the model takes images of one size only.
+
+    Args:
+        name: a timm model.
+        img_size: the side of its images in pixels; None for the model's own.
+    """
+    config = timm.get_pretrained_cfg(name)
+    fixed = img_size is not None and config is not None and config.fixed_input_size
+    return {'img_size': img_size} if fixed else {}

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 from torchvision.transforms import functional as TF
 
@@ -82,6 +83,24 @@ def test_every_training_image_has_a_map_of_it_in_the_chosen_way(data, weights, t
         assert found.shape == (2, 5, 3, 3)
         torch.testing.assert_close(found[0], expected[0], atol=1e-2, rtol=1e-2)
     assert len(list(tmp_path.rglob('*.pt'))) == len(images.samples)
+
+
+def test_the_annotator_says_the_size_that_it_was_trained_at(data, weights, tmp_path):
+    trained = tmp_path / 'trained.safetensors'
+
+    def record(folder, **metadata):
+        save_file(torch.load(weights), trained, {'recipe': '{}', **metadata})
+        size = {'img_size': 64} if folder == 'chosen' else {}
+        options = {'resize': 'crop', 'workers': 0, 'device': 'cpu', **size}
+        make_labels('test_resnet', data, tmp_path / folder, trained, **options)
+        made = json.loads((tmp_path / folder / 'labels.json').read_text())
+        return made['img_size'], made['crop_pct']
+
+    assert record('stated', img_size='96', crop_pct='0.5') == (96, 0.5)
+    assert record('chosen', img_size='96', crop_pct='0.5') == (64, 0.5)
+    for wrong in ({'img_size': '1e9'}, {'img_size': '0'}, {'img_size': '96', 'crop_pct': 'nan'}):
+        with pytest.raises(UserError, match=r'trained\.safetensors says that it was trained with'):
+            record('wrong', **wrong)
 
 
 def test_maps_of_two_kinds_are_not_mixed(data, weights, tmp_path):

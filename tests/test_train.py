@@ -24,6 +24,7 @@ from datasets import imagenet, shapes
 from reproduce.commands.train import train_imagenet
 from reproduce.distributed import join
 from reproduce.errors import UserError
+from reproduce.evaluate.harness import Job, evaluate
 from reproduce.train import classifier, classifier_steps, tensorboard
 from reproduce.train.classifier import TrainingJob, best_epoch, train
 from reproduce.train.classifier_steps import ClassifierTraining, build, default_precision
@@ -212,7 +213,7 @@ def test_what_a_training_leaves_behind(root, tmp_path):
 
 def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(root, tmp_path):
     # Weights that are hardly averaged and learn fast: the last epoch is not the best one.
-    recipe = micro(epochs=4, lr=0.02, lr_batch_size=16, ema_decay=0.1, test_crops=(0.9, 0.5))
+    recipe = micro(epochs=4, lr=0.02, lr_batch_size=16, ema_decay=0.1, test_crops=(0.5, 0.9))
     rows = train(TrainingJob(recipe, root, tmp_path, workers=0, device='cpu'))
     best = best_epoch(rows)
     assert best < 4
@@ -221,19 +222,32 @@ def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(root,
     for name, epoch, file in (('last', 4, 'model'), ('best', best, 'best')):
         assert summary[name]['epoch'] == epoch
         assert summary[name]['file'] == f'{file}.safetensors'
-        assert summary[name]['top1']['0.9'] == rows[epoch - 1]['ema_top1']
+        assert summary[name]['top1']['0.5'] == rows[epoch - 1]['ema_top1']
         with safe_open(tmp_path / f'{file}.safetensors', 'pt') as opened:
             assert opened.metadata()['epoch'] == str(epoch)
         # Another harness on the same weights, at the other crop.
         network = timm.create_model('maformer_micro', num_classes=10).eval()
         network.load_state_dict(weights_of(tmp_path, f'{file}.safetensors'))
         config = {**resolve_data_config({}, model=network), 'input_size': (3, 32, 32)}
-        transform = timm.data.create_transform(**config | {'crop_pct': 0.5})
+        transform = timm.data.create_transform(**config | {'crop_pct': 0.9})
         samples = imagenet.load(root, 'val').samples
         images = torch.stack([transform(imagenet.open_image(path)) for path, _ in samples])
         with torch.inference_mode():
             right = network(images).argmax(1) == torch.tensor([label for _, label in samples])
-        assert summary[name]['top1']['0.5'] == pytest.approx(100 * right.float().mean().item())
+        assert summary[name]['top1']['0.9'] == pytest.approx(100 * right.float().mean().item())
+        # This project's evaluation takes size and crop from the file.
+        job = Job(
+            *('imagenet', 'maformer_micro', tmp_path / f'{file}.safetensors', root),
+            **{'workers': 0, 'device': 'cpu'},
+        )
+        evaluation = evaluate(job).evaluation
+        assert evaluation.metrics['top1'] == pytest.approx(rows[epoch - 1]['ema_top1'], abs=1e-9)
+        assert evaluation.preprocessing['input_size'] == [3, 32, 32]
+        assert evaluation.from_weights == ('crop_pct', 'img_size')
+        assert evaluation.overridden == ('img_size',)  # no number of the system itself
+    chosen = evaluate(replace(job, preprocessing={'img_size': 64})).evaluation
+    assert chosen.preprocessing['input_size'] == [3, 64, 64]
+    assert (chosen.from_weights, chosen.overridden) == (('crop_pct',), ('img_size',))
     log = (tmp_path / 'train.log').read_text()
     assert f'averaged weights of the best epoch, {best}: top-1' in log
 

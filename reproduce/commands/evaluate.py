@@ -69,9 +69,15 @@ def imagenet(
     amp: options.Amp = None,
     device: options.Device = None,
     img_size: Annotated[
-        int | None, typer.Option(help="Pixels a side, for the model's own.")
+        int | None,
+        typer.Option(
+            help="Pixels a side.  [default: what the weights' file says, or the model's own]"
+        ),
     ] = None,
-    crop_pct: Annotated[float | None, typer.Option(help="For the model's own.")] = None,
+    crop_pct: Annotated[
+        float | None,
+        typer.Option(help="The centre crop's side over the short side.  [default: likewise]"),
+    ] = None,
     interpolation: Annotated[
         str | None, typer.Option(help="bilinear, bicubic, ..., for the model's own.")
     ] = None,
@@ -246,6 +252,10 @@ def _report_and_save(outcome: 'Outcome', output: Path, format: OutputFormat) -> 
     e = outcome.evaluation
     print(f'{e.system or e.model}, {extent(e.data.images, e.data.complete, e.data.problems)}')
     print_metrics(e.metrics, e.intervals)
+    if e.from_weights:
+        stated = {**e.preprocessing, 'img_size': e.preprocessing['input_size'][-1]}
+        listed = ', '.join(f'{name} {stated[name]}' for name in e.from_weights)
+        print(f'{listed}: what the weights were trained with, by their file')
     sys.stdout.flush()
     path = outcome.save(output)
     check = check_reference(e)

@@ -28,7 +28,11 @@ def labels(
         Path | None, typer.Option(help="The annotator's weights.  [default: timm's pretrained]")
     ] = None,
     img_size: Annotated[
-        int | None, typer.Option(help="Side of the images in pixels.  [default: the model's]")
+        int | None,
+        typer.Option(
+            help='Side of the images in pixels.  [default: what the file of the weights says, or '
+            "the model's]"
+        ),
     ] = None,
     resize: Annotated[
         Resize,

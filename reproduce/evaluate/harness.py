@@ -106,7 +106,7 @@ class Prepared:
 
     Attributes:
         system: the system of the paper's tables that this is, if it is one.
-        model, arguments, preprocessing, overridden: as in a record.
+        model, arguments, preprocessing, overridden, from_weights: as in a record.
         checkpoint: the file of the weights, which are loaded.
         data: the data set.
         images: what the model reads of each image of `data`, by index.
@@ -129,6 +129,7 @@ class Prepared:
     predict: Callable[[Sequence[int], Any], Any]
     scorer: Scorer
     file: PredictionFile
+    from_weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             precision=job.amp or 'fp32',
             preprocessing=prepared.preprocessing,
             overridden=prepared.overridden,
+            from_weights=prepared.from_weights,
             metrics=scores.metrics,
             intervals=scores.intervals,
             per_class=scores.per_class,

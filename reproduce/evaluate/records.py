@@ -92,7 +92,9 @@ class Evaluation(_Part):
         precision: 'fp32', 'fp16' or 'bf16'.
         preprocessing: of a classifier input_size, crop_pct, crop_mode, interpolation, mean, std; of
             an OpenMMLab model its test pipeline, and a hash over that and the model's config.
-        overridden: which of these, or of what else the model's config says, were set by hand.
+        overridden: which of these, or of what else the model's config says, were set by hand; and
+            img_size where it is not the model's own, whoever set it.
+        from_weights: which of these the file of the weights says, as one of `train imagenet` does.
         metrics: in percent.
         intervals: the 95 % interval of those that have one, in percent.
         per_class: metrics of single classes, by class, in percent.
@@ -108,6 +110,7 @@ class Evaluation(_Part):
     precision: str
     preprocessing: dict[str, Any]
     overridden: tuple[str, ...]
+    from_weights: tuple[str, ...] = ()
     metrics: Annotated[dict[str, Percent], Field(min_length=1)]
     intervals: dict[str, tuple[Percent, Percent]] = {}
     per_class: dict[str, dict[str, Percent]] = {}

@@ -191,11 +191,12 @@ def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, A
 
 
 def _overrides(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the preprocessing that options replaced, under the names of the options."""
+    """Return what replaced the model's own preprocessing, under the names of the options."""
     if 'preprocessing' not in TASKS[evaluation.task].options:
         return {}
     values = evaluation.preprocessing | {'img_size': evaluation.preprocessing['input_size'][-1]}
-    return {name: values[name] for name in evaluation.overridden}
+    replaced = {*evaluation.overridden, *evaluation.from_weights}
+    return {name: values[name] for name in sorted(replaced)}
 
 
 def _check_same(evaluation: Evaluation, entry: Released) -> None:

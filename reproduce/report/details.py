@@ -103,7 +103,8 @@ def _evaluation(path: Path, evaluation: Evaluation) -> str:
         'data': f'{e.data.split}, {extent(e.data.images, e.data.complete, e.data.problems)}, '
         f'{e.data.classes} classes, fingerprint {e.data.fingerprint}',
         'preprocessing': ', '.join(f'{k}={v}' for k, v in e.preprocessing.items()),
-        'set by hand': ', '.join(e.overridden),
+        'set by hand': ', '.join(name for name in e.overridden if name not in e.from_weights),
+        'said by the weights': ', '.join(e.from_weights),
         'metrics': ', '.join(f'{name} {text}' for name, text in metrics.items()),
         **{
             f'reference {metric}': f'{r["value"]:.2f}, {r["verdict"]}: {r["source"]}'

@@ -34,10 +34,16 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         UserError: if the checkpoint, the data or an option is not what it should be.
     """
     system, name, arguments = resolve(job.model, job.arguments)
-    config = preprocessing(name, arguments, job.preprocessing)
     path = store.find(job.checkpoint, system or name)
+    trained = loading.trained_preprocessing(path)
+    own = preprocessing(name, arguments, {})
+    config = preprocessing(name, arguments, {**trained, **job.preprocessing})
+    overridden = set(job.preprocessing)
+    if config['input_size'] != own['input_size']:
+        overridden.add('img_size')  # it is not the system's number, whoever decided the size
     data = load(job.data, limit=job.limit)
-    classifier = build(name, arguments, len(data.classes))
+    size = timm_names.size_argument(name, trained.get('img_size'))
+    classifier = build(name, {**size, **arguments}, len(data.classes))
     loading.load(classifier, path, classes=str(job.data))
     network = _Network(classifier, config).to(device)
     with inference(device, job.amp):
@@ -61,7 +67,8 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         checkpoint=path,
         data=data,
         preprocessing=config,
-        overridden=tuple(sorted(job.preprocessing)),
+        overridden=tuple(sorted(overridden)),
+        from_weights=tuple(sorted(trained.keys() - job.preprocessing.keys())),
         images=_Images(data.samples, config),
         collate=torch.stack,
         predict=predict,

@@ -370,6 +370,7 @@ class _Run:
             'num_classes': str(len(training.train_data.classes)),
             'token_labeling': str(self.recipe.token_labeling).lower(),
             'img_size': str(self.recipe.img_size),
+            'crop_pct': str(self.recipe.test_crops[0]),
             'epoch': str(training.history[-1]['epoch']),
             'recipe': self.recipe.model_dump_json(),
         }

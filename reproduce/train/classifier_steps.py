@@ -424,8 +424,8 @@ def build(recipe: Recipe, num_classes: int) -> nn.Module:
             )
         arguments['token_labeling'] = True
     timm_names.check(recipe.model)
-    config = timm.get_pretrained_cfg(recipe.model)
-    if recipe.model.startswith('maformer') or (config and config.fixed_input_size):
+    arguments |= timm_names.size_argument(recipe.model, recipe.img_size)
+    if recipe.model.startswith('maformer'):
         arguments['img_size'] = recipe.img_size
     try:
         network = timm.create_model(

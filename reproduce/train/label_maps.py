@@ -60,7 +60,8 @@ def make_labels(
         data: the folder of ImageNet, or of data in its form.
         output: the folder of the maps.
         checkpoint: the model's weights; None takes those that timm publishes.
-        img_size: side in pixels of the square that images are brought to; None takes the model's.
+        img_size: side in pixels of the square that images are brought to; None takes the one that
+            the checkpoint says it was trained at, or the model's.
         batch_size: images of a batch, in each process.
         workers: processes that read images, for each process that computes.
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
@@ -103,17 +104,18 @@ def _make(
             raise UserError(
                 f'{data} has {len(images.classes)} classes: a label map numbers {TOP} to 2048.'
             )
-        config = timm.get_pretrained_cfg(name)
-        size = {'img_size': img_size} if img_size and config and config.fixed_input_size else {}
+        trained = loading.trained_preprocessing(checkpoint) if checkpoint is not None else {}
+        if img_size is not None:
+            trained['img_size'] = img_size
+        size = timm_names.size_argument(name, trained.get('img_size'))
         annotator = _build(name, checkpoint is None, len(images.classes), size)
         if checkpoint is not None:
             loading.load(annotator, checkpoint)
         annotator.eval().to(group.device)
-        settings = resolve_data_config({}, model=annotator)
-        side = img_size or settings['input_size'][-1]
+        settings = resolve_data_config(trained, model=annotator)
         record = {
             'annotator': name,
-            'img_size': side,
+            'img_size': settings['input_size'][-1],
             'resize': resize,
             'crop_pct': settings['crop_pct'] if resize == 'crop' else 1.0,
             'images': len(images.samples),

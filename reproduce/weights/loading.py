@@ -5,14 +5,50 @@ from collections import Counter
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 import torch.nn as nn
+from safetensors import SafetensorError, safe_open
 
 from model import maformer
 from model.checkpoint import CheckpointError, differences, listed, read
 from reproduce.errors import UserError
+
+# The sizes of images, in pixels a side, that a file of weights can say it was trained at.
+_TRAINED_SIZES = range(32, 2049)
+
+
+def trained_preprocessing(path: Path) -> dict[str, Any]:
+    """Return the `img_size` and the `crop_pct` that weights of `train imagenet` were trained with.
+
+    They stand in the metadata of the file; of other files nothing is returned.
+
+    Raises:
+        UserError: if they are no sizes.
+    """
+    try:
+        with safe_open(path, 'pt') as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):  # another format, or damaged, which `load` explains
+        return {}
+    if not {'recipe', 'img_size'} <= metadata.keys():
+        return {}
+    try:
+        stated: dict[str, Any] = {'img_size': int(metadata['img_size'])}
+        if 'crop_pct' in metadata:
+            stated['crop_pct'] = float(metadata['crop_pct'])
+    except ValueError:
+        stated = {'img_size': 0}
+    if stated['img_size'] not in _TRAINED_SIZES or not 0 < stated.get('crop_pct', 1) <= 1:
+        listed = {name: metadata.get(name) for name in ('img_size', 'crop_pct')}
+        raise UserError(
+            f'the checkpoint {path} says that it was trained with {listed}: expected a size of '
+            f'{_TRAINED_SIZES[0]} to {_TRAINED_SIZES[-1]} pixels and a crop ratio in (0, 1]; fetch '
+            'it again, or train again.'
+        )
+    return stated
 
 
 def load(model: nn.Module, path: Path, classes: str = '') -> None:
