@@ -27,7 +27,7 @@ from reproduce.score.coco import (
     to_json,
 )
 
-SIZES = ('ap', 'ap50', 'ap75', 'ap_s', 'ap_m')  # no drawn shape is large
+NAMES = [name for name in METRICS if name not in ('ap_l', 'ar_l')]  # no drawn shape is large
 
 
 @pytest.fixture(scope='module')
@@ -335,8 +335,16 @@ def score(results, annotations, fast=False, masks=None):
 def test_the_truth_scores_100_in_every_cell(annotations, fast):
     assert any(instance['iscrowd'] for instance in annotations.instances)
     metrics, per_class = score(truth_as_results(annotations), annotations, fast)
-    expected = {f'{kind}_{name}' for kind in ('box', 'mask') for name in SIZES}
-    assert metrics == pytest.approx(dict.fromkeys(expected, 100.0), abs=1e-9)
+    expected = {f'{kind}_{name}': 100.0 for kind in ('box', 'mask') for name in NAMES}
+    # Of the objects of a class in an image one detection finds one.
+    objects = [i for i in annotations.instances if not i['iscrowd']]
+    recalls = []
+    for category in annotations.categories:
+        images = [i['image_id'] for i in objects if i['category_id'] == category['id']]
+        recalls.append(100 * len(set(images)) / len(images))
+    assert min(recalls) < 100
+    expected |= {f'{kind}_ar1': sum(recalls) / len(recalls) for kind in ('box', 'mask')}
+    assert metrics == pytest.approx(expected, abs=1e-9)
     cells = dict.fromkeys(('box_ap', 'box_ap50', 'mask_ap', 'mask_ap50'), 100.0)
     assert sorted(per_class) == sorted(shapes.CLASSES)
     for values in per_class.values():
@@ -365,7 +373,7 @@ def test_shifted_truth_scores_what_pycocotools_gives(annotations, tmp_path, fast
             json.dumps([{k: v for k, v in r.items() if k != left_out} for r in results])
         )
         expected = by_hand(annotations.path, file, iou_type)
-        for name, value in zip(METRICS, expected.stats, strict=False):
+        for name, value in zip(METRICS, expected.stats, strict=True):
             assert metrics.get(f'{kind}_{name}', -100) == 100 * value
         assert 0 < metrics[f'{kind}_ap'] < metrics[f'{kind}_ap50'] < 100
         for name, category_id in zip(shapes.CLASSES, shapes.COCO_IDS, strict=True):
@@ -466,9 +474,9 @@ def truth_as_results_of_run_lengths(annotations):
 
 def test_nothing_detected_is_zero_and_not_a_gap(annotations):
     metrics, per_class = score([], annotations)
-    assert metrics == {f'{kind}_{name}': 0.0 for kind in ('box', 'mask') for name in SIZES}
+    assert metrics == {f'{kind}_{name}': 0.0 for kind in ('box', 'mask') for name in NAMES}
     assert set(per_class) == set(shapes.CLASSES)
-    assert set(score([], annotations, masks=False)[0]) == {f'box_{name}' for name in SIZES}
+    assert set(score([], annotations, masks=False)[0]) == {f'box_{name}' for name in NAMES}
 
 
 def test_a_file_without_masks_has_box_metrics_only_and_the_other_way_round(annotations):
@@ -575,8 +583,8 @@ def test_annotations_without_masks_score_boxes_alone(drawn, tmp_path):
     truth = coco.read(instances_file(tmp_path, content))
     results = shifted(coco.read(drawn / 'annotations/instances_val2017.json'))
     boxes = [{k: v for k, v in r.items() if k != 'segmentation'} for r in results]
-    assert set(score(boxes, truth)[0]) == {f'box_{name}' for name in SIZES}
-    assert set(score([], truth)[0]) == {f'box_{name}' for name in SIZES}
+    assert set(score(boxes, truth)[0]) == {f'box_{name}' for name in NAMES}
+    assert set(score([], truth)[0]) == {f'box_{name}' for name in NAMES}
     with pytest.raises(UserError, match=r'no segmentation for .* of its .* objects'):
         score(results, truth)
     with pytest.raises(UserError, match='has no object in these 0 images'):
@@ -588,7 +596,9 @@ def test_the_command_scores_a_file(run, drawn, annotations, tmp_path):
     told = ('--annotations', drawn / 'annotations/instances_val2017.json')
     code, out, err = run('score', 'coco', 'results.json', *told)
     assert (code, err) == (0, '')
-    assert 'box_ap     100.00 %' in out
+    lines = dict(line.split()[:2] for line in out.splitlines() if ' %' in line)
+    assert list(lines) == [f'{kind}_{name}' for kind in ('box', 'mask') for name in NAMES]
+    assert lines['box_ap'] == lines['mask_ar100'] == '100.00'
     assert 'crescent' in out
     code, out, _ = run('score', 'coco', 'results.json', *told, '--fast', '--format', 'json')
     result = json.loads(out)

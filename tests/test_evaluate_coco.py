@@ -25,7 +25,7 @@ from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build
 from reproduce.openmmlab.transforms import LoadWholeImage
-from reproduce.score.coco import DetectionScorer, check, of_images, read
+from reproduce.score.coco import METRICS, DetectionScorer, check, of_images, read
 from reproduce.tasks.coco import detections
 
 IMAGES = 11  # which neither 2 nor 3 divides
@@ -191,6 +191,8 @@ def test_the_record_says_what_was_measured(alone, data, config, tmp_path):
     assert record.precision == 'fp32'
     steps = [step['type'] for step in record.preprocessing['pipeline']]
     assert steps == ['LoadWholeImage', 'Resize', 'PackDetInputs']
+    assert {f'{kind}_{name}' for kind in ('box', 'mask') for name in METRICS} >= set(record.metrics)
+    assert {'box_ar100', 'mask_ar1', 'mask_ar_s'} <= set(record.metrics)
     assert set(record.per_class) <= set(shapes.CLASSES)
     annotations = coco.read(data / 'annotations/instances_val2017.json')
     results = read_predictions(alone, tmp_path)

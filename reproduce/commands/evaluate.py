@@ -138,7 +138,7 @@ def coco(
     output: Output = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
-    """Measure box and mask AP on COCO's val2017, every image exactly once."""
+    """Measure box and mask AP and AR on COCO's val2017, every image exactly once."""
     _run(
         *(processes, output, format),
         task='coco',

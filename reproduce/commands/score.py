@@ -80,7 +80,7 @@ def coco(
     limit: options.Limit = None,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
-    """Compute box and mask AP of kept detections by pycocotools, also by size and by class.
+    """Compute COCO's twelve numbers of kept detections by pycocotools, and the AP of each class.
 
     Every image of the annotations counts, also one without detections.
     """

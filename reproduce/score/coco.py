@@ -1,4 +1,4 @@
-"""Detections in COCO's result format: their average precision, and the file that keeps them."""
+"""Detections in COCO's result format: their AP and AR, and the file that keeps them."""
 
 import contextlib
 import gzip
@@ -25,8 +25,11 @@ from reproduce.wording import by_number
 # What pycocotools calls the kind of a comparison, and the key under which a result has the object.
 KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}
 
-# The first six of pycocotools' twelve numbers.
-METRICS = ('ap', 'ap50', 'ap75', 'ap_s', 'ap_m', 'ap_l')
+# pycocotools' twelve numbers, in its order.
+METRICS = (
+    *('ap', 'ap50', 'ap75', 'ap_s', 'ap_m', 'ap_l'),
+    *('ar1', 'ar10', 'ar100', 'ar_s', 'ar_m', 'ar_l'),
+)
 
 
 class _Mask(TypedDict):
@@ -64,13 +67,15 @@ class _OfEachImage:
 
 
 class DetectionScorer(_OfEachImage, Scorer):
-    """Average precision of boxes and of masks.
+    """Average precision and recall of boxes and of masks: COCO's twelve numbers of each.
 
     `box_ap` is the mean over IoU 0.50:0.95, `box_ap50` and `box_ap75` are those at one IoU,
-    `box_ap_s`, `_m`, `_l` those of objects of up to 32², of 32² to 96², of 96² pixels and more;
-    `mask_ap` and so on likewise. Where nothing is detected they are 0; a size or a class without an
-    object has no precision, and is left out. A detection has the size of its box where boxes are
-    compared, and of its mask where masks are.
+    `box_ap_s`, `_m`, `_l` those of objects of up to 32², of 32² to 96², of 96² pixels and more.
+    `box_ar1`, `_ar10` and `_ar100` are the average recall of at most so many detections an image,
+    and `box_ar_s`, `_m`, `_l` that of 100 by size. `mask_ap` and so on likewise. Where nothing is
+    detected they are 0; a size or a class without an object has no precision and no recall, and is
+    left out. A detection has the size of its box where boxes are compared, and of its mask where
+    masks are.
 
     Args:
         annotations: of all images that were looked at, those without a detection too.
@@ -100,7 +105,7 @@ class DetectionScorer(_OfEachImage, Scorer):
         per_class: dict[str, dict[str, float]] = {c['name']: {} for c in categories}
         for kind in kinds:
             evaluation = evaluated(results, self.annotations, kind, self.fast)
-            values = dict(zip(METRICS, evaluation.stats, strict=False))
+            values = dict(zip(METRICS, evaluation.stats, strict=True))
             metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
             # By IoU, recall, class, size and detections an image; -1 where there is no object.
             precision = evaluation.eval['precision'][:, :, :, 0, -1]
