@@ -4,6 +4,7 @@ Importing this package registers their variants with timm.
 """
 
 from model import cswin as cswin
+from model import dsnet as dsnet
 from model import focal as focal
 from model import lvvit as lvvit
 from model import maformer as maformer

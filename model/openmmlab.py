@@ -1,8 +1,8 @@
 """The networks of `model` as backbones of mmdet's detectors and mmseg's segmenters.
 
-Importing this module registers every network with four stages (`MAFormer`, `CSWin`, `Focal`,
-`MixFormer` and `Shuffle`) under the name of its class in mmengine's root registry, in which every
-OpenMMLab package searches after its own. A config file imports this module with
+Importing this module registers every network with four stages, such as `MAFormer` and `CSWin`,
+under the name of its class in mmengine's root registry, in which every OpenMMLab package searches
+after its own. A config file imports this module with
 `custom_imports = dict(imports=['model.openmmlab'])`.
 """
 

@@ -3,7 +3,7 @@
 Maps are channels-last, (B, H, W, C), from the stem to the head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,15 +62,24 @@ class TransformerBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Convolution of stride = kernel size, and LayerNorm: the stem (4) and the patch merging (2).
+    """Convolution of stride = kernel size, and a norm: the stem (4) and the patch merging (2).
 
     A side that the stride does not divide is padded with zeros at its end: no pixel is lost.
+
+    Args:
+        norm_layer: makes the norm from the number of channels.
     """
 
-    def __init__(self, in_dim: int, dim: int, stride: int) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        stride: int,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_dim, dim, stride, stride)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = norm_layer(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, H, W, in_dim) to (B, ceil(H / stride), ceil(W / stride), dim)."""
@@ -141,7 +150,7 @@ class Pyramid(nn.Module):
         num_classes: classes of the head; 0 for features only.
         global_pool: pooling of the head, 'avg' or '' for none.
         drop_rate: dropout before the head.
-        norm_layer: class of the norm after the last stage, built with the number of channels.
+        norm_layer: makes the norm after the last stage from the number of channels.
     """
 
     def __init__(
@@ -154,7 +163,7 @@ class Pyramid(nn.Module):
         num_classes: int = 1000,
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
-        norm_layer: type[nn.Module] = nn.LayerNorm,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
     ) -> None:
         super().__init__()
         self.in_chans = in_chans

@@ -19,6 +19,7 @@ from datasets import shapes
 from datasets.imagenet import load, open_image
 from reproduce import cli
 from reproduce.evaluate.records import Evaluation
+from reproduce.systems import load_systems
 from reproduce.weights import registry, store
 
 DAY = '2026-01-01T00:00:00+00:00'
@@ -73,6 +74,23 @@ def record(system, top1, complete=True, sha256='a' * 64, date=DAY, **changes):
             **changes,
         }
     )
+
+
+@pytest.fixture
+def cite(monkeypatch):
+    """A function that makes a system one that is only cited; the tables have none."""
+
+    def cite(name):
+        (system,) = (system for system in load_systems() if system.name == name)
+        for field, value in {
+            'cited': 'no code',
+            'model': None,
+            'config': None,
+            'weights': None,
+        }.items():
+            monkeypatch.setitem(system.__dict__, field, value)
+
+    return cite
 
 
 @pytest.fixture(scope='session')

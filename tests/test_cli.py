@@ -65,7 +65,8 @@ def test_json_is_one_object_and_nothing_else(run):
     assert sum(result['summary'].values()) == len(cells) == 8
 
 
-def test_strict_counts_what_is_not_run(run):
+def test_strict_counts_what_is_not_run(run, cite):
+    cite('dsnet_small')
     assert run('table', 1, '--strict', '--models', 'maformer_base')[0] == 1
     assert run('table', 4, '--strict', '--models', 'dsnet_small')[0] == 0
 

@@ -279,7 +279,8 @@ def test_score():
     assert scorer.compute().metrics == {'top1': 50.0, 'top5': 75.0}
 
 
-def test_a_model_is_a_system_where_it_is_one():
+def test_a_model_is_a_system_where_it_is_one(cite):
+    cite('dsnet_small')
     assert resolve('maformer_small_token_labeling', {}) == (
         'maformer_small_token_labeling',
         'maformer_small',

@@ -32,7 +32,8 @@ def snapshot(*folders):
     }
 
 
-def test_the_plan_is_what_the_table_does(run, embedded, tmp_path):
+def test_the_plan_is_what_the_table_does(run, embedded, tmp_path, cite):
+    cite('dsnet_small')
     weights(tmp_path / 'weights' / f'{DEIT}.safetensors', DEIT)
     records.save(record(SWIN, 81.2), b'', Path('results/evaluations'))
     options = (

@@ -16,8 +16,9 @@ DEIT = 'deit_small_patch16_224'
 
 
 @pytest.fixture
-def shown(run):
+def shown(run, cite):
     """Table 4's DeiT rows with a record of DeiT-S; a function that shows what is named."""
+    cite('dsnet_small')
     path = records.save(record(DEIT, 79.9), b'', Path('results/evaluations'))
     run('table', 4, '--models', 'DeiT-S,DeiT-B,dsnet_small', '--output', 'results')
 

@@ -1,0 +1,210 @@
+"""DS-Net (Mao et al., 2021): a convolution of the map beside attention over a small version of it.
+
+One half of the channels keeps the resolution of the stage and passes a depthwise convolution, the
+other half is resized to a few tokens and passes self-attention. Co-attention lets each half query
+the other. What the paper leaves open follows the two public implementations, which are the same
+network: that of SteveTsui/DS-Net, and PaddleClas'. `checkpoint_filter_fn` reads both releases.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import DropPath
+
+from model.checkpoint import renamed
+from model.pyramid import Downsample, Pyramid, Stage, init_weights
+from model.registration import describe, register
+
+
+class DualStreamBlock(nn.Module):
+    """Convolution and self-attention side by side, co-attention between them, and an MLP.
+
+    Args:
+        dim: channels of the map, half of which are local and half global.
+        num_heads: heads of self-attention and of both directions of the co-attention.
+        reduction: side of the map divided by that of the global half, rounded down; at least one
+            token is left.
+        mlp_ratio: hidden width of the MLP divided by `dim`.
+        attn_drop: dropout of the weights of every attention.
+        drop_path: stochastic depth of both residual branches.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        reduction: int,
+        mlp_ratio: float,
+        attn_drop: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        half = dim // 2
+        self.num_heads = num_heads
+        self.reduction = reduction
+        self.attn_drop = attn_drop
+        self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.conv1 = nn.Conv2d(dim, dim, 1)
+        self.norm_conv1 = nn.BatchNorm2d(half)
+        self.conv = nn.Conv2d(half, half, 3, padding=1, groups=half)
+        self.norm_sa1 = nn.LayerNorm(half)
+        self.channel_up = nn.Linear(half, 3 * half)
+        self.norm_conv2 = nn.BatchNorm2d(half)
+        self.cross_channel_up_conv = nn.Conv2d(half, 3 * half, 1)
+        self.fuse_channel_conv = nn.Linear(half, half)
+        self.norm_sa2 = nn.LayerNorm(half)
+        self.cross_channel_up_sa = nn.Linear(half, 3 * half)
+        self.fuse_channel_sa = nn.Linear(half, half)
+        self.conv2 = nn.Conv2d(dim, dim, 1)
+        self.norm2 = nn.BatchNorm2d(dim)
+        hidden = int(dim * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Conv2d(dim, hidden, 1), nn.GELU(), nn.Conv2d(hidden, dim, 1))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, H, W, C) to the same shape. Inside, channels come first, as in batch norms."""
+        x = x.permute(0, 3, 1, 2)
+        x = x + self.pos_embed(x)
+        x = x + self.drop_path(self.conv2(self._dual_stream(self.conv1(self.norm1(x)))))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x.permute(0, 2, 3, 1)
+
+    def _dual_stream(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, H, W) to the same shape; its global half comes first, and leaves last."""
+        H, W = x.shape[2:]
+        whole, local = x.chunk(2, dim=1)
+        local = local + self.conv(self.norm_conv1(local))  # (B, c, H, W)
+
+        size = max(H // self.reduction, 1), max(W // self.reduction, 1)
+        whole = F.interpolate(whole, size, mode='bilinear')
+        tokens = whole.flatten(2).mT  # (B, n, c)
+        tokens = tokens + self._attend(*self._heads(self.channel_up(self.norm_sa1(tokens))))
+
+        local_qkv = self.cross_channel_up_conv(self.norm_conv2(local)).flatten(2).mT
+        q_local, k_local, v_local = self._heads(local_qkv)
+        q, k, v = self._heads(self.cross_channel_up_sa(self.norm_sa2(tokens)))
+        to_local = self.fuse_channel_conv(self._attend(q_local, k, v))  # (B, H*W, c)
+        local = local + to_local.mT.unflatten(2, (H, W))
+        tokens = tokens + self.fuse_channel_sa(self._attend(q, k_local, v_local))
+
+        whole = F.interpolate(tokens.mT.unflatten(2, size), (H, W), mode='bilinear')
+        return torch.cat([local, whole], dim=1)
+
+    def _heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Split (B, N, 3*c) into q, k and v of shape (B, heads, N, c / heads)."""
+        return qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        dropout = self.attn_drop if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
+
+
+class _MapBatchNorm(nn.BatchNorm2d):
+    """Batch norm of a channels-last map."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class DSNet(Pyramid):
+    """DS-Net as a classifier, and as a feature pyramid.
+
+    Args:
+        in_chans: channels of the input image.
+        embed_dims, depths, num_heads: channels, blocks and heads of the four stages. The heads
+            share half of the channels.
+        reductions: `reduction` of the blocks in the four stages.
+        mlp_ratio: hidden width of every MLP divided by the width of its input.
+        attn_drop_rate: dropout of the weights of every attention; the released code always has 0.1.
+        drop_path_rate: stochastic depth that the last of all blocks would have if it rose linearly
+            from 0. As in the released code, each stage starts again from 0, so none reaches it.
+        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        embed_dims: Sequence[int] = (64, 128, 320, 512),
+        depths: Sequence[int] = (2, 2, 4, 1),
+        num_heads: Sequence[int] = (1, 2, 5, 8),
+        reductions: Sequence[int] = (8, 4, 2, 2),
+        mlp_ratio: float = 4.0,
+        attn_drop_rate: float = 0.1,
+        drop_path_rate: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        step = drop_path_rate / max(sum(depths) - 1, 1)
+        widths = (in_chans, *embed_dims)
+
+        def stage(i: int) -> Stage:
+            merging = Downsample(widths[i], widths[i + 1], 2, nn.Identity) if i else nn.Identity()
+            blocks = [
+                DualStreamBlock(
+                    *(embed_dims[i], num_heads[i], reductions[i], mlp_ratio, attn_drop_rate),
+                    drop_path=step * j,
+                )
+                for j in range(depths[i])
+            ]
+            return Stage(merging, blocks, expansion=None)
+
+        super().__init__(
+            stem=Downsample(in_chans, embed_dims[0], 4, nn.Identity),
+            stages=[stage(i) for i in range(4)],
+            embed_dims=embed_dims,
+            in_chans=in_chans,
+            norm_layer=_MapBatchNorm,
+            **kwargs,
+        )
+        self.apply(init_weights)
+
+
+# Regular expressions of the released parameter names, and their replacements.
+_RELEASED_NAMES = (
+    (r'^patch_embed1\.', 'stem.'),
+    (r'^patch_embed(\d)\.', lambda match: f'stages.{int(match[1]) - 1}.downsample.'),
+    (r'^blocks(\d)\.', lambda match: f'stages.{int(match[1]) - 1}.blocks.'),
+    (r'\.mlp\.fc(\d)\.', lambda match: f'.mlp.{2 * int(match[1]) - 2}.'),
+    (r'^head\.(weight|bias)$', r'head.fc.\1'),
+)
+# PaddlePaddle's names of the statistics of batch norms, and the matrices that it keeps transposed.
+_PADDLE_NAMES = ((r'\._mean$', '.running_mean'), (r'\._variance$', '.running_var'))
+_PADDLE_LINEAR = ('channel_up', 'cross_channel_up_sa', 'fuse_channel_conv', 'fuse_channel_sa')
+
+
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
+) -> dict[str, torch.Tensor]:
+    """Return released parameters under the names of this module; names of this module stay.
+
+    Of PaddlePaddle's release linear layers are transposed, and the number of batches that a batch
+    norm has seen, which it does not store, is 0.
+    """
+    paddle = any(name.endswith('._variance') for name in state_dict)
+    state = renamed(state_dict, (*_PADDLE_NAMES, *_RELEASED_NAMES))
+    if not paddle:
+        return state
+    for name, value in list(state.items()):
+        *_, layer, kind = name.split('.')
+        if kind == 'weight' and (layer in _PADDLE_LINEAR or name == 'head.fc.weight'):
+            state[name] = value.T.contiguous()
+        if kind == 'running_var':
+            seen = f'{name.removesuffix(kind)}num_batches_tracked'
+            state[seen] = torch.zeros((), dtype=torch.long, device=value.device)
+    return state
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    'dsnet_tiny': {},
+    'dsnet_small': {'depths': (3, 4, 8, 3)},
+    'dsnet_base': {'depths': (3, 4, 28, 3)},
+}
+
+default_cfgs = describe(
+    VARIANTS, first_conv='stem.proj', classifier='head.fc', license='apache-2.0'
+)
+
+register(DSNet, VARIANTS, filter_fn=checkpoint_filter_fn)
