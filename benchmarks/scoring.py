@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from datasets import ade20k as ade20k_data
 from datasets.coco import CATEGORY_IDS, NUM_ANNOTATIONS, NUM_IMAGES, Annotations
-from reproduce.score.ade20k import confusion, means
+from reproduce.score.ade20k import class_pixels, confusion, means
 from reproduce.score.coco import evaluated
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -160,7 +160,7 @@ def ade20k(
         metric.process({}, [samples[i % distinct]])
         ours, theirs = ours + middle - start, theirs + time.perf_counter() - middle
     start = time.perf_counter()
-    miou = means(total)[0]['miou']
+    miou = means(class_pixels(total))[0]['miou']
     middle = time.perf_counter()
     expected = metric.compute_metrics(metric.results)['mIoU']
     ours, theirs = ours + middle - start, theirs + time.perf_counter() - middle

@@ -16,7 +16,6 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from scipy.stats import binomtest
 
 from datasets.imagenet import load
 from reproduce import distributed
@@ -24,7 +23,7 @@ from reproduce.errors import UserError
 from reproduce.evaluate import harness, records
 from reproduce.evaluate.harness import Job, collect, evaluate
 from reproduce.score import Scorer, Scores
-from reproduce.score.imagenet import Predictions, TopClasses, TopScorer, matched, read, wilson
+from reproduce.score.imagenet import Predictions, TopClasses, TopScorer, matched, read
 from reproduce.tasks import TASKS
 from reproduce.tasks.imagenet import preprocessing, resolve
 from reproduce.weights import store
@@ -261,12 +260,6 @@ def test_files_that_are_no_predictions(tmp_path):
     (tmp_path / 'words.csv').write_text('file,label,class1,score1\na,1,two,0.5\n')
     with pytest.raises(UserError, match='no number'):
         read(tmp_path / 'words.csv')
-
-
-@pytest.mark.parametrize(('count', 'n'), [(0, 10), (10, 10), (3, 7), (41_500, 50_000)])
-def test_wilson_interval(count, n):
-    low, high = binomtest(count, n).proportion_ci(0.95, 'wilson')
-    assert wilson(count, n) == pytest.approx((100 * low, 100 * high), abs=1e-9)
 
 
 def test_score():

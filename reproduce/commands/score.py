@@ -96,6 +96,7 @@ def coco(
     if format is OutputFormat.JSON:
         result = {
             'metrics': scores.metrics,
+            'intervals': scores.intervals,
             'per_class': scores.per_class,
             'images': len(truth.images),
             'detections': len(found),
@@ -107,7 +108,7 @@ def coco(
         print_json(result)
         return
     print(f'{results}, {extent(len(truth.images), not problems, problems)}')
-    print_metrics(scores.metrics)
+    print_metrics(scores.metrics, scores.intervals)
     print_classes(scores.per_class)
 
 
@@ -133,6 +134,7 @@ def ade20k(
     if format is OutputFormat.JSON:
         result = {
             'metrics': scored.metrics,
+            'intervals': scored.intervals,
             'per_class': scored.per_class,
             'images': scored.images,
             'complete': not scored.problems,
@@ -141,5 +143,5 @@ def ade20k(
         print_json(result)
         return
     print(f'{predictions}, {extent(scored.images, not scored.problems, scored.problems)}')
-    print_metrics(scored.metrics)
+    print_metrics(scored.metrics, scored.intervals)
     print_classes(scored.per_class)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from reproduce.uncertainty import PerImage
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -17,13 +19,15 @@ class Scores:
 
     Attributes:
         metrics: each metric, in percent.
-        intervals: the 95 % interval of those metrics that have one, in percent.
+        intervals: the 95 % interval of each metric, in percent.
         per_class: the metrics of single classes, by the name of the class, in percent.
+        statistics: what the metrics are computed from, image by image.
     """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    statistics: PerImage | None = field(default=None, compare=False, repr=False)
 
 
 class Collector(ABC):

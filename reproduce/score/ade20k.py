@@ -14,6 +14,9 @@ from datasets.ade20k import class_names, incomplete, label_maps, read_label_map
 from datasets.subset import evenly_spaced
 from reproduce.errors import UserError
 from reproduce.score import PredictionFile, Scorer, Scores
+from reproduce.uncertainty import pixel_counts
+from reproduce.uncertainty.pixel_counts import PREFIXES, PixelCounts
+from reproduce.uncertainty.resampling import intervals
 from reproduce.wording import by_number, shortened
 
 # The folder, in a folder or an archive of predictions, of those at several scales.
@@ -40,8 +43,8 @@ class LabelMapScorer(Scorer):
         self, label_maps: Sequence[Path], classes: Sequence[str], multi_scale: bool = False
     ) -> None:
         self.label_maps, self.classes = label_maps, classes
-        k = len(classes)
-        self.collected = np.zeros((1 + multi_scale, k, k + 1), np.int64)
+        # Each process fills the places of its images.
+        self.collected = np.zeros((1 + multi_scale, len(label_maps), 3, len(classes)), np.int64)
 
     def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
         """Add the predictions for a batch.
@@ -55,7 +58,7 @@ class LabelMapScorer(Scorer):
         """
         for index, maps in zip(indices, predictions, strict=True):
             label = read_label_map(self.label_maps[index], len(self.classes))
-            for total, prediction in zip(self.collected, maps, strict=True):
+            for counts, prediction in zip(self.collected, maps, strict=True):
                 if prediction.shape != label.shape:
                     (height, width), (right_height, right_width) = prediction.shape, label.shape
                     raise UserError(
@@ -63,22 +66,23 @@ class LabelMapScorer(Scorer):
                         f'pixels and its label map {right_width} x {right_height}: expected the '
                         'same; predict at the size of the original image.'
                     )
-                total += confusion(prediction, label, len(self.classes))
+                counts[index] = class_pixels(confusion(prediction, label, len(self.classes)))
 
     def compute(self) -> Scores:
-        """Return the metrics, and the IoU of each class that is not left out.
+        """Return the metrics with their intervals, and the IoU of each class that occurs.
 
         Raises:
             UserError: if no pixel has a class.
         """
         metrics: dict[str, float] = {}
         per_class: dict[str, dict[str, float]] = {}
-        for prefix, total in zip(('', 'ms_'), self.collected, strict=False):
+        for prefix, total in zip(PREFIXES, self.collected.sum(1), strict=False):
             values, ious = means(total)
             metrics |= {f'{prefix}{name}': value for name, value in values.items()}
             for i, iou in ious.items():
                 per_class.setdefault(self.classes[i], {})[f'{prefix}iou'] = iou
-        return Scores(metrics, per_class=per_class)
+        statistics = PixelCounts(self.collected)
+        return Scores(metrics, intervals(statistics), per_class, statistics)
 
 
 class LabelMapsFile(PredictionFile):
@@ -145,28 +149,30 @@ def confusion(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.nda
     return counts.reshape(classes + 1, classes + 1)[1:]
 
 
-def means(confusion: np.ndarray) -> tuple[dict[str, float], dict[int, float]]:
+def class_pixels(confusion: np.ndarray) -> np.ndarray:
+    """Return the pixels of each class as `PixelCounts` has them, (3, K) in int64.
+
+    Args:
+        confusion: (K, K + 1), as `confusion` gives it.
+    """
+    return np.stack([np.diagonal(confusion, 1), confusion.sum(1), confusion[:, 1:].sum(0)])
+
+
+def means(pixels: np.ndarray) -> tuple[dict[str, float], dict[int, float]]:
     """Return miou, macc and aacc, and the IoU of each class that occurs by its index, in percent.
 
     Args:
-        confusion: (K, K + 1), as `confusion` gives it, summed over the images.
+        pixels: (3, K), as `class_pixels` gives them, summed over the images.
 
     Raises:
         UserError: if no pixel has a class.
     """
-    right = np.diagonal(confusion, 1)
-    labelled, predicted = confusion.sum(1), confusion[:, 1:].sum(0)
-    union = labelled + predicted - right
-    if not labelled.any():
+    if not pixels[pixel_counts.LABELLED].any():
         raise UserError('no pixel of the label maps has a class: there is nothing to score.')
-    iou = 100 * right[union > 0] / union[union > 0]
-    accuracy = 100 * right[labelled > 0] / labelled[labelled > 0]
-    metrics = {
-        'miou': float(iou.mean()),
-        'macc': float(accuracy.mean()),
-        'aacc': float(100 * right.sum() / labelled.sum()),
-    }
-    return metrics, dict(zip(np.flatnonzero(union).tolist(), iou.tolist(), strict=True))
+    metrics = {name: float(value) for name, value in pixel_counts.means(pixels).items()}
+    ious = pixel_counts.ious(pixels)
+    there = np.flatnonzero(~np.isnan(ious))
+    return metrics, dict(zip(there.tolist(), ious[there].tolist(), strict=True))
 
 
 def score_folder(predictions: Path, annotations: Path, limit: int | None = None) -> FolderScores:

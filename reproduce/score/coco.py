@@ -20,16 +20,12 @@ from typing_extensions import TypedDict
 from datasets.coco import Annotations, Box, reason
 from reproduce.errors import UserError
 from reproduce.score import PredictionFile, Scorer, Scores
+from reproduce.uncertainty.matched_detections import METRICS, MatchedDetections, Matches
+from reproduce.uncertainty.resampling import intervals
 from reproduce.wording import by_number
 
 # What pycocotools calls the kind of a comparison, and the key under which a result has the object.
 KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}
-
-# pycocotools' twelve numbers, in its order.
-METRICS = (
-    *('ap', 'ap50', 'ap75', 'ap_s', 'ap_m', 'ap_l'),
-    *('ar1', 'ar10', 'ar100', 'ar_s', 'ar_m', 'ar_l'),
-)
 
 
 class _Mask(TypedDict):
@@ -92,7 +88,7 @@ class DetectionScorer(_OfEachImage, Scorer):
         self.masks = _any_mask(annotations.instances) if masks is None else masks
 
     def compute(self) -> Scores:
-        """Return the metrics, and the AP and AP50 of each class.
+        """Return the metrics with their intervals, and the AP and AP50 of each class.
 
         Raises:
             UserError: if the annotations have no object, or no masks to score masks against.
@@ -103,8 +99,12 @@ class DetectionScorer(_OfEachImage, Scorer):
             kinds = ['box', 'mask'] if self.masks else ['box']
         metrics: dict[str, float] = {}
         per_class: dict[str, dict[str, float]] = {c['name']: {} for c in categories}
+        matches: dict[str, Matches] = {}
         for kind in kinds:
             evaluation = evaluated(results, self.annotations, kind, self.fast)
+            image_ids = [image['id'] for image in self.annotations.images]
+            category_ids = [category['id'] for category in categories]
+            matches[kind] = Matches.of(evaluation.evalImgs, image_ids, category_ids)
             values = dict(zip(METRICS, evaluation.stats, strict=True))
             metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
             # By IoU, recall, class, size and detections an image; -1 where there is no object.
@@ -114,7 +114,14 @@ class DetectionScorer(_OfEachImage, Scorer):
                     own = per_class[category['name']]
                     own[f'{kind}_ap'] = 100 * float(precision[:, :, i].mean())
                     own[f'{kind}_ap50'] = 100 * float(precision[0, :, i].mean())
-        return Scores(metrics, per_class={name: own for name, own in per_class.items() if own})
+        images, classes = len(self.annotations.images), len(categories)
+        statistics = MatchedDetections(matches, images, classes)
+        return Scores(
+            metrics,
+            intervals(statistics),
+            {name: own for name, own in per_class.items() if own},
+            statistics,
+        )
 
 
 class DetectionsFile(_OfEachImage, PredictionFile):
@@ -224,7 +231,7 @@ def check_masks(annotations: Annotations) -> None:
 def evaluated(
     results: Sequence[dict[str, Any]], annotations: Annotations, kind: str, fast: bool = False
 ) -> COCOeval:
-    """Return pycocotools' `COCOeval` of 'box' or 'mask': its `stats` and the tables in its `eval`.
+    """Return pycocotools' `COCOeval` of 'box' or 'mask': its `stats`, `eval` and `evalImgs`.
 
     Raises:
         UserError: if the annotations have no object, or no masks to score masks against.
@@ -253,7 +260,7 @@ def evaluated(
         evaluation.accumulate()
         # hotcoco's tables are pycocotools' to the bit, but its means of them only nearly.
         summary = COCOeval(iouType=iou_type)
-        summary.eval = evaluation.eval
+        summary.eval, summary.evalImgs = evaluation.eval, evaluation.evalImgs
         summary.summarize()
     return summary
 

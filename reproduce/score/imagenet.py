@@ -1,12 +1,10 @@
 """Predicted classes of images: what they score, and the file that keeps them."""
 
 import gzip
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +13,7 @@ from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
 from reproduce.errors import UserError
 from reproduce.score import PredictionFile, Scorer, Scores
+from reproduce.uncertainty.proportions import wilson
 from reproduce.wording import by_number, shortened
 
 if TYPE_CHECKING:
@@ -185,12 +184,3 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
     order = [place[name] for name in wanted]
     labels = np.array([label for _, label in data.samples])
     return Predictions(wanted, labels, predictions.classes[order], predictions.scores[order])
-
-
-def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of `count` successes out of `n`, in percent."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    p = count / n
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
