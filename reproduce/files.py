@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import gzip
 import io
 import math
 import os
@@ -39,6 +40,29 @@ OptionalNumber = Annotated[
     float | None,
     BeforeValidator(lambda text: (_number_text(text) or None) if isinstance(text, str) else text),
 ]
+
+
+# The most bytes that a gzipped file of predictions may hold.
+_MOST_UNZIPPED = 2**30
+
+
+def unzipped(content: bytes, most: int = _MOST_UNZIPPED) -> bytes:
+    """Return the content of a gzipped file, or of one that is not gzipped as it is.
+
+    Args:
+        most: the number of bytes that it may hold.
+
+    Raises:
+        ValueError: if it holds more.
+        OSError, EOFError, zlib.error: if it is damaged.
+    """
+    if not content.startswith(b'\x1f\x8b'):
+        return content
+    with gzip.open(io.BytesIO(content)) as file:
+        whole = file.read(most + 1)
+    if len(whole) > most:
+        raise ValueError(f'it holds more than {most:,} bytes unzipped')
+    return whole
 
 
 def columns(schema: type[BaseModel]) -> list[str]:

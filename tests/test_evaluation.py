@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from reproduce import distributed
 from reproduce.errors import UserError
 from reproduce.evaluate import harness, records
 from reproduce.evaluate.harness import Job, collect, evaluate
+from reproduce.files import unzipped
 from reproduce.score import Scorer, Scores
 from reproduce.score.imagenet import Predictions, TopClasses, TopScorer, matched, read
 from reproduce.tasks import TASKS
@@ -248,12 +250,98 @@ def test_predictions_must_fit_the_images(data, alone, predictions, tmp_path, cha
         matched(read(path), load(data), path)
 
 
+@pytest.fixture
+def rows(data, tmp_path):
+    """Write the predictions of the 17 images with other classes and scores, and return the file."""
+    images = load(data)
+    labels = np.array([label for _, label in images.samples])
+
+    def rows(classes, scores):
+        k = len(classes[0])
+        path = tmp_path / 'rows.csv'
+        lines = [
+            f'{file.name},{label},' + ','.join(map(str, [*classes[i], *scores]))
+            for i, (file, label) in enumerate(images.samples)
+        ]
+        head = ['file', 'label', *(f'{n}{i}' for n in ('class', 'score') for i in range(1, k + 1))]
+        path.write_text('\n'.join([','.join(head), *lines]))
+        return path
+
+    return rows, labels
+
+
+def test_one_class_an_image_gives_no_top5(run, data, rows):
+    write, labels = rows
+    code, out, _ = run('score', 'imagenet', write(labels[:, None], [0.5]), '--data', data)
+    assert code == 0
+    assert 'top1  100.00 %' in out
+    assert 'top5' not in out
+    assert 'No Top-5: it takes the 3 best classes of an image, and the file has 1.' in out
+    path = write(labels[:, None], [0.5])
+    code, out, _ = run('score', 'imagenet', path, '--data', data, '--format', 'json')
+    assert json.loads(out)['metrics'] == {'top1': 100.0}
+
+
+@pytest.mark.parametrize(
+    ('change', 'scores', 'message'),
+    [
+        (
+            lambda c: c - 1,
+            [0.6, 0.4],
+            r'is predicted as class -1; expected one of the 3 classes, 0',
+        ),
+        (lambda c: c + 1, [0.6, 0.4], r'as class 3; expected one of the 3 classes, counted from 0'),
+        (lambda c: c * 2**62, [0.6, 0.4], r'is predicted as class \d+; expected one of the 3'),
+        (lambda c: c * 2**70, [0.6, 0.4], 'a class or a score that is no number'),
+        (lambda c: c * 0, [0.6, 0.4], r'a class twice for \d+\.JPEG'),
+        (lambda c: c, [0.4, 0.6], r'a score below that of a later class for \d+\.JPEG'),
+        (lambda c: c, ['inf', 0.4], r'a score that is NaN or infinity for \d+\.JPEG'),
+        (lambda c: c, [0.6, 0.4, 0.1], 'cannot be read'),
+        (lambda c: c, [0.6], 'no number'),
+        (lambda c: c, [0.6, ''], 'no number'),
+    ],
+)
+def test_classes_that_are_none_are_refused(run, data, rows, change, scores, message):
+    write, labels = rows
+    classes = np.stack([labels, (labels + 1) % CLASSES], 1).astype(object)
+    code, out, err = run('score', 'imagenet', write(change(classes), scores), '--data', data)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert re.search(message, err)
+
+
+def test_classes_numbered_otherwise_are_a_warning():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), 4)
+
+    def warned(predicted):
+        scorer = TopScorer(labels)
+        scorer.update(range(400), TopClasses(predicted[:, None], None))
+        return scorer.compute().warnings
+
+    def with_errors(predicted, share):
+        return np.where(rng.random(400) < share, rng.integers(0, 100, 400), predicted)
+
+    for share in (0.1, 0.5, 0.8, 0.97, 1):
+        assert warned(with_errors(labels, share)) == ()
+    assert warned(np.zeros(400, int)) == ()
+    assert 'counted from 1 rather than from 0: Top-1 would be' in warned(labels + 1)[0]
+    assert 'one too low' in warned(with_errors(labels - 1, 0.3) % 100)[0]
+    other = rng.permutation(100)
+    for share in (0, 0.3):
+        assert 'numbered in another order' in warned(with_errors(other[labels], share))[0]
+
+
 def test_files_that_are_no_predictions(tmp_path):
     with pytest.raises(UserError, match='cannot be read'):
         read(tmp_path / 'nowhere.csv')
-    (tmp_path / 'bad.csv.gz').write_bytes(b'no gzip')
+    (tmp_path / 'bad.csv.gz').write_bytes(b'\x1f\x8bno gzip')
     with pytest.raises(UserError, match='cannot be read'):
         read(tmp_path / 'bad.csv.gz')
+    (tmp_path / 'damaged.csv.gz').write_bytes(gzip.compress(b'file,label')[:-9] + b'x' * 9)
+    with pytest.raises(UserError, match='cannot be read'):
+        read(tmp_path / 'damaged.csv.gz')
+    with pytest.raises(ValueError, match='more than 9 bytes unzipped'):
+        unzipped(gzip.compress(b'0123456789'), 9)
     (tmp_path / 'other.csv').write_text('file,label,class1\na,1,2\n')
     with pytest.raises(UserError, match='have the columns file,label,class1'):
         read(tmp_path / 'other.csv')

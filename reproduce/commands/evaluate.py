@@ -18,6 +18,7 @@ from reproduce.commands.options import (
     Precision,
     print_json,
     print_metrics,
+    print_warnings,
 )
 from reproduce.evaluate.records import Evaluation, in_one_line
 from reproduce.folders import EVALUATIONS
@@ -252,6 +253,7 @@ def _report_and_save(outcome: 'Outcome', output: Path, format: OutputFormat) -> 
     e = outcome.evaluation
     print(f'{e.system or e.model}, {extent(e.data.images, e.data.complete, e.data.problems)}')
     print_metrics(e.metrics, e.intervals)
+    print_warnings(e.warnings)
     if e.from_weights:
         stated = {**e.preprocessing, 'img_size': e.preprocessing['input_size'][-1]}
         listed = ', '.join(f'{name} {stated[name]}' for name in e.from_weights)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -170,6 +171,12 @@ def print_metrics(
         low, high = (intervals or {}).get(name, (None, None))
         interval = '' if low is None else f'  (95 %: {low:.2f} to {high:.2f})'
         print(f'{name:{width}}  {value:6.2f} %{interval}')
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print a line for each of the sentences."""
+    for sentence in warnings:
+        print(f'warning: {sentence}')
 
 
 def print_classes(per_class: dict[str, dict[str, float]]) -> None:

@@ -13,6 +13,7 @@ from reproduce.commands.options import (
     print_classes,
     print_json,
     print_metrics,
+    print_warnings,
 )
 from reproduce.score import ade20k as ade20k_scores
 from reproduce.score import coco as coco_scores
@@ -34,12 +35,13 @@ def imagenet(
     """Compute Top-1 and Top-5 of kept predictions from the labels that the data has."""
     # Imported here, so that the other tasks do not wait for pandas and timm.
     from datasets.imagenet import load
-    from reproduce.score.imagenet import TopClasses, TopScorer, matched, read
+    from reproduce.score.imagenet import TOP, TopClasses, TopScorer, matched, read
 
     stored = read(predictions)
     images = load(data, limit=limit)
     fitting = matched(stored, images, predictions)
-    scorer = TopScorer(fitting.labels)
+    ranks, most = fitting.classes.shape[1], min(TOP, len(images.classes))
+    scorer = TopScorer(fitting.labels, top5=ranks >= most)
     scorer.update(range(len(fitting.files)), TopClasses(fitting.classes, fitting.scores))
     scores = scorer.compute()
     before = dict(zip(stored.files, stored.labels.tolist(), strict=True))
@@ -49,6 +51,7 @@ def imagenet(
         result = {
             'metrics': scores.metrics,
             'intervals': scores.intervals,
+            'warnings': scores.warnings,
             'images': len(fitting.files),
             'fingerprint': images.fingerprint,
             'complete': images.complete,
@@ -59,6 +62,9 @@ def imagenet(
         return
     print(f'{predictions}, {extent(len(fitting.files), images.complete, images.problems)}')
     print_metrics(scores.metrics, scores.intervals)
+    print_warnings(scores.warnings)
+    if ranks < most:
+        print(f'No Top-5: it takes the {most} best classes of an image, and the file has {ranks}.')
     if changed:
         print(f'{changed:,} labels are not those that the predictions were made with.')
 

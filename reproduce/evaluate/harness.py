@@ -208,6 +208,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             metrics=scores.metrics,
             intervals=scores.intervals,
             per_class=scores.per_class,
+            warnings=scores.warnings,
             predictions=prepared.file.suffix,
             provenance=records.provenance(
                 group.device, group.size, job.batch_size, seconds, torch.get_num_threads()

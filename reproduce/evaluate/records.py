@@ -98,6 +98,7 @@ class Evaluation(_Part):
         metrics: in percent.
         intervals: the 95 % interval of those that have one, in percent.
         per_class: metrics of single classes, by class, in percent.
+        warnings: a sentence for each sign that the predictions follow another convention.
         predictions: the file of predictions beside the record; before it is saved, its suffix.
     """
 
@@ -114,6 +115,7 @@ class Evaluation(_Part):
     metrics: Annotated[dict[str, Percent], Field(min_length=1)]
     intervals: dict[str, tuple[Percent, Percent]] = {}
     per_class: dict[str, dict[str, Percent]] = {}
+    warnings: tuple[str, ...] = ()
     provenance: Provenance
     predictions: str = ''
 

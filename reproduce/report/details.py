@@ -106,6 +106,7 @@ def _evaluation(path: Path, evaluation: Evaluation) -> str:
         'set by hand': ', '.join(name for name in e.overridden if name not in e.from_weights),
         'said by the weights': ', '.join(e.from_weights),
         'metrics': ', '.join(f'{name} {text}' for name, text in metrics.items()),
+        'warnings': ' '.join(e.warnings),
         **{
             f'reference {metric}': f'{r["value"]:.2f}, {r["verdict"]}: {r["source"]}'
             for metric, r in _references(e).items()

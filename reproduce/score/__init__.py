@@ -22,12 +22,14 @@ class Scores:
         intervals: the 95 % interval of each metric, in percent.
         per_class: the metrics of single classes, by the name of the class, in percent.
         statistics: what the metrics are computed from, image by image.
+        warnings: a sentence for each sign that the predictions follow another convention.
     """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     statistics: PerImage | None = field(default=None, compare=False, repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 class Collector(ABC):

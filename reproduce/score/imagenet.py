@@ -1,6 +1,9 @@
 """Predicted classes of images: what they score, and the file that keeps them."""
 
 import gzip
+import io
+import warnings
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype, is_numeric_dtype
+from pandas.errors import ParserWarning
 
 from reproduce.errors import UserError
+from reproduce.files import unzipped
 from reproduce.score import PredictionFile, Scorer, Scores
+from reproduce.score.class_order import order_warnings
 from reproduce.uncertainty.proportions import wilson
 from reproduce.wording import by_number, shortened
 
@@ -40,24 +46,33 @@ class TopScorer(Scorer):
 
     Args:
         labels: the right class of every image.
+        top5: whether five classes are predicted for an image, or all where there are fewer;
+            otherwise there is no Top-5.
     """
 
-    def __init__(self, labels: Sequence[int]) -> None:
-        self.labels = np.asarray(labels)
-        self.collected = np.zeros(3, np.int64)  # images, and those right at once and within five
+    def __init__(self, labels: Sequence[int], top5: bool = True) -> None:
+        self.labels, self.top5 = np.asarray(labels), top5
+        # Of each image, whether it is here, whether its class is among the five, and the best one.
+        self.collected = np.zeros((3, len(self.labels)), np.int64)
 
     def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
         """Add the `TopClasses` of a batch."""
-        hits = predictions.classes == self.labels[indices][:, None]
-        self.collected += (len(hits), hits[:, 0].sum(), hits[:, :TOP].any(1).sum())
+        classes, labels = predictions.classes, self.labels[indices]
+        hits = (classes[:, :TOP] == labels[:, None]).any(1)
+        self.collected[:, indices] += (np.ones_like(hits), hits, classes[:, 0])
 
     def compute(self) -> Scores:
-        """Return `top1` and `top5`."""
-        images, *counts = self.collected.tolist()
-        hits = dict(zip(('top1', 'top5'), counts, strict=True))
+        """Return `top1` and `top5`, and a warning if the classes look numbered otherwise."""
+        here, hits, best = self.collected
+        here = here.astype(bool)
+        images, best, labels = int(here.sum()), best[here], self.labels[here]
+        counts = {'top1': int((best == labels).sum())}
+        if self.top5:
+            counts['top5'] = int(hits.sum())
         return Scores(
-            metrics={name: 100 * count / images for name, count in hits.items()},
-            intervals={name: wilson(count, images) for name, count in hits.items()},
+            metrics={name: 100 * count / images for name, count in counts.items()},
+            intervals={name: wilson(count, images) for name, count in counts.items()},
+            warnings=order_warnings(best, labels),
         )
 
 
@@ -124,10 +139,17 @@ def read(path: Path) -> Predictions:
         UserError: if it is missing, or is not such a file.
     """
     try:
-        frame = pd.read_csv(path, dtype={'file': str}, keep_default_na=False)
-    except (OSError, EOFError, ValueError) as error:
+        with warnings.catch_warnings(action='error', category=ParserWarning):
+            frame = pd.read_csv(
+                io.BytesIO(unzipped(path.read_bytes())),
+                dtype={'file': str},
+                keep_default_na=False,
+                index_col=False,
+            )
+    except (OSError, EOFError, ValueError, ParserWarning, zlib.error) as error:
+        reason = str(error).partition('\n')[0] or type(error).__name__
         raise UserError(
-            f'the predictions {path} cannot be read ({error}): expected a CSV, or a gzipped one, '
+            f'the predictions {path} cannot be read ({reason}): expected a CSV, or a gzipped one, '
             'that an evaluation wrote.'
         ) from error
     k = sum(name.startswith('class') for name in frame.columns)
@@ -144,9 +166,30 @@ def read(path: Path) -> Predictions:
             f'the predictions {path} have a class or a score that is no number: restore the file, '
             'or evaluate again.'
         )
-    return Predictions(
-        tuple(frame.file), frame.label.to_numpy(), classes.to_numpy(), scores.to_numpy()
+    predictions = Predictions(
+        tuple(frame.file), frame.label.to_numpy(), classes.to_numpy(), scores.to_numpy(float)
     )
+    _check_ranks(predictions, path)
+    return predictions
+
+
+def _check_ranks(predictions: Predictions, path: Path) -> None:
+    """Check that each image has different classes, the best first.
+
+    Raises:
+        UserError: naming the first image that has not.
+    """
+    classes, scores = np.sort(predictions.classes, 1), predictions.scores
+    for wrong, what in (
+        ((classes[:, 1:] == classes[:, :-1]).any(1), 'a class twice'),
+        (~np.isfinite(scores).all(1), 'a score that is NaN or infinity'),
+        ((scores[:, 1:] > scores[:, :-1]).any(1), 'a score below that of a later class'),
+    ):
+        if wrong.any():
+            raise UserError(
+                f'the predictions {path} have {what} for {predictions.files[wrong.argmax()]}: '
+                'expected different classes for each image, the best first, with their scores.'
+            )
 
 
 def names(data: 'ImageNet') -> tuple[str, ...]:
@@ -161,7 +204,8 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
     """Return `predictions` in the order of the images of `data`, with the labels of `data`.
 
     Raises:
-        UserError: if an image has no prediction or two, or `data` does not have it; it is named.
+        UserError: if an image has no prediction or two, or `data` does not have it or its class; it
+            is named.
     """
     wanted, count = names(data), Counter(predictions.files)
     misfit = f'the predictions {path} do not fit the {len(wanted):,} images of {data.root}: '
@@ -179,6 +223,16 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
         raise UserError(
             f'{misfit}{shortened(unknown, 1)} {by_number(unknown, "is", "are")} predicted but not '
             'there; name the folder, and the --limit, that they were predicted on.'
+        )
+    n = len(data.classes)
+    outside = (predictions.classes < 0) | (predictions.classes >= n)
+    if outside.any():
+        row, column = np.unravel_index(outside.argmax(), outside.shape)
+        counted = ', counted from 0' if predictions.classes.min() == 1 else ''
+        raise UserError(
+            f'{misfit}{predictions.files[row]} is predicted as class '
+            f'{predictions.classes[row, column]}; expected one of the {n:,} classes{counted}, 0 to '
+            f'{n - 1}.'
         )
     place = {name: i for i, name in enumerate(predictions.files)}
     order = [place[name] for name in wanted]

@@ -1,0 +1,56 @@
+"""Signs that a classifier's classes are numbered in another way than the data's."""
+
+import math
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+# Another numbering is believed where it makes so many times as many images right, and where the
+# difference of the two counts is so many of its standard deviations.
+_FACTOR = 2
+_DEVIATIONS = 4
+
+# The assignment takes the square of their number in memory.
+_MOST_CLASSES = 3000
+
+_SHIFTS = {
+    1: 'the classes look counted from 1 rather than from 0',
+    -1: 'the classes look one too low, as where a first class was taken for the background',
+}
+
+
+def order_warnings(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
+    """Return a sentence if the classes look numbered in another way than the labels.
+
+    Classes in another order are recognised by assigning them one to one to the labels on one half
+    of the images, and by counting on the other half.
+
+    Args:
+        predicted: (N,) the best class of each image, counted from 0.
+        labels: (N,) its right class.
+    """
+    for shift, phrase in _SHIFTS.items():
+        if _far_better(predicted == labels + shift, predicted == labels):
+            top1 = 100 * (predicted == labels + shift).mean()
+            return (f'{phrase}: Top-1 would be {top1:.2f} % otherwise; number them as the data.',)
+    n = int(max(predicted.max(initial=0), labels.max(initial=0))) + 1
+    if n > _MOST_CLASSES:
+        return ()
+    # Images lie in the order of their classes: each half has about as many of every class.
+    learned, held_out = slice(0, None, 2), slice(1, None, 2)
+    counts = np.zeros((n, n), np.int64)
+    np.add.at(counts, (labels[learned], predicted[learned]), 1)
+    assigned = linear_sum_assignment(counts, maximize=True)[1]
+    otherwise = predicted[held_out] == assigned[labels[held_out]]
+    if _far_better(otherwise, predicted[held_out] == labels[held_out]):
+        return (
+            'the classes look numbered in another order than the data, whose class i is the i-th '
+            f'class folder in sorted order: assigned one to one, {100 * otherwise.mean():.2f} % of '
+            'held-out images would be right; number them as the data.',
+        )
+    return ()
+
+
+def _far_better(otherwise: np.ndarray, now: np.ndarray) -> bool:
+    hits, right = int(otherwise.sum()), int(now.sum())
+    return hits > _FACTOR * right and hits - right > _DEVIATIONS * math.sqrt(hits + right)
