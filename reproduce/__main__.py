@@ -1,3 +1,4 @@
 from reproduce.cli import run
 
-run()
+if __name__ == '__main__':  # processes that this one starts import it, too
+    run()

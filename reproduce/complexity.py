@@ -1,17 +1,15 @@
 """Parameters and FLOPs, counted on the `meta` device: no compute, no memory, no weights."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
 import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop
-from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from reproduce.errors import UserError
+from reproduce.counts import Complexity
 from reproduce.systems import System
 
 aten = torch.ops.aten
@@ -19,15 +17,6 @@ aten = torch.ops.aten
 # What a convolution or a linear layer is by the time it reaches the dispatcher, but for a linear
 # layer on a transposed input, which is a `bmm` as attention's products are.
 _LAYER_OPERATORS = {aten.mm, aten.addmm, aten.convolution, aten._convolution}
-
-
-@dataclass(frozen=True)
-class Complexity:
-    """`params` in parameters, the rest in multiply-adds of one forward pass of one image."""
-
-    params: int
-    layer_flops: int
-    total_flops: int
 
 
 def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity:
@@ -58,27 +47,6 @@ def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity
         layer_flops=(layer + by_weight) // 2,
         total_flops=counter.get_total_flops() // 2,
     )
-
-
-def measure_systems(systems: Iterable[System]) -> dict[str, Complexity | Exception]:
-    """Return the complexity of every system that is not only cited, by name, or why it has none.
-
-    A system that fails to build or to run does not keep the others from being measured.
-
-    Raises:
-        UserError: if a package or a config file that a system needs is missing.
-    """
-    measured: dict[str, Complexity | Exception] = {}
-    progress = tqdm([s for s in systems if s.cited is None], 'counting', leave=False, disable=None)
-    for system in progress:
-        progress.set_postfix_str(system.name)
-        try:
-            measured[system.name] = measure_system(system)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a foreign model raises
-            measured[system.name] = error
-    return measured
 
 
 def measure_system(system: System) -> Complexity:

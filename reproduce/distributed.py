@@ -552,19 +552,6 @@ def _cut(value: str, values: list[str], most: int = 60) -> str:
     return ('...' if begin else '') + part + ('...' if begin + most < len(value) else '')
 
 
-def check_alone() -> None:
-    """Check that no launcher started this process: it will start processes, again and again.
-
-    Raises:
-        UserError: if one did.
-    """
-    if in_group():
-        raise UserError(
-            'this evaluates several models, one after the other: start it once and give '
-            '--processes; under torchrun or srun, evaluate one model at a time.'
-        )
-
-
 def _gpu_of(local_rank: int, local_size: int, gpus: int) -> int:
     """Return the index of a process's GPU among the `gpus` that it sees."""
     # With --gpus-per-task=1 a task of srun sees no GPU but its own. MMEngine reads LOCAL_RANK too.

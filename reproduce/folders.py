@@ -4,3 +4,5 @@ from pathlib import Path
 
 RESULTS = Path('results')
 EVALUATIONS = RESULTS / 'evaluations'
+# The parameters and FLOPs that were counted; a run that finds them does not count again.
+COUNTS = RESULTS / 'counts.csv'

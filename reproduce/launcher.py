@@ -6,6 +6,8 @@ Nothing here needs torch, so that the command line can ask before it imports any
 import os
 import re
 
+from reproduce.errors import UserError
+
 _TORCHRUN = 'TORCHELASTIC_RUN_ID'
 
 
@@ -58,3 +60,16 @@ def set_torchrun_variables() -> None:
 
 def _step() -> int:
     return int(os.environ.get('SLURM_STEP_ID') or os.environ.get('SLURM_STEPID') or 0)
+
+
+def check_alone() -> None:
+    """Check that no launcher started this process: it will start processes, again and again.
+
+    Raises:
+        UserError: if one did.
+    """
+    if in_group():
+        raise UserError(
+            'this evaluates several models, one after the other: start it once and give '
+            '--processes; under torchrun or srun, evaluate one model at a time.'
+        )

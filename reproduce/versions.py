@@ -23,11 +23,16 @@ def libraries() -> dict[str, str]:
 
 
 @cache
-def sources_sha256() -> str:
-    """Return a hash over this project's own code, 16 hex digits; changed files are in it, too."""
+def sources_sha256(places: tuple[str, ...] = _ROOMS, checkout: Path = CHECKOUT) -> str:
+    """Return a hash over this project's own code, 16 hex digits; changed files are in it, too.
+
+    Args:
+        places: files, and folders with all that is below them, relative to `checkout`.
+    """
     digest = hashlib.sha256()
-    files = (path for room in _ROOMS for path in (CHECKOUT / room).rglob('*'))
+    found = (checkout / place for place in places)
+    files = (path for place in found for path in ([place] if place.is_file() else place.rglob('*')))
     for path in sorted(path for path in files if path.suffix in _SOURCES and path.is_file()):
         content = path.read_bytes()
-        digest.update(f'{path.relative_to(CHECKOUT)} {len(content)}\n'.encode() + content)
+        digest.update(f'{path.relative_to(checkout)} {len(content)}\n'.encode() + content)
     return digest.hexdigest()[:16]

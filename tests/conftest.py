@@ -1,6 +1,7 @@
 """What several test files use."""
 
 import os
+import shutil
 from contextlib import contextmanager
 
 # Tests run side by side, a process a core; more threads than cores would wait for each other.
@@ -17,18 +18,30 @@ from safetensors.torch import save_file
 import model  # noqa: F401
 from datasets import shapes
 from datasets.imagenet import load, open_image
-from reproduce import cli
+from reproduce import cli, counts
 from reproduce.evaluate.records import Evaluation
+from reproduce.folders import COUNTS
 from reproduce.systems import load_systems
+from reproduce.versions import CHECKOUT
 from reproduce.weights import registry, store
 
 DAY = '2026-01-01T00:00:00+00:00'
 
 
+@pytest.fixture(scope='session')
+def kept_counts(tmp_path_factory):
+    """A copy of the project's own counts, to which the tests of a process add."""
+    copy = tmp_path_factory.mktemp('counts') / COUNTS.name
+    if (CHECKOUT / COUNTS).exists():
+        shutil.copyfile(CHECKOUT / COUNTS, copy)
+    return copy
+
+
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(monkeypatch, capsys, tmp_path, kept_counts):
     """Run the command in a folder of its own: (exit status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(counts.count, '__defaults__', (kept_counts,))
 
     def run(*arguments):
         monkeypatch.setattr(sys, 'argv', ['reproduce', *map(str, arguments)])

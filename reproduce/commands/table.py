@@ -47,8 +47,8 @@ def table(
     measured, or an option or a file is wrong.
     """
     with quiet_libraries():
-        # Imported here, so that `--help` does not wait for torch.
-        from reproduce import complexity, paper
+        # Imported here, so that `--help` waits for none of it.
+        from reproduce import counts, paper
         from reproduce.evaluate import accuracies
         from reproduce.judge import assembly, cells, known_deviations
         from reproduce.report import terminal
@@ -61,7 +61,7 @@ def table(
         known_deviations.check_known(known, rows, systems)
         if models:
             rows, systems = select(rows, systems, models)
-        complexities = complexity.measure_systems(systems)
+        complexities = counts.count(systems)
         request = accuracies.Request(
             data, checkpoints, evaluations, processes, limit, batch_size, workers, amp and amp.value
         )

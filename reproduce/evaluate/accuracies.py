@@ -3,17 +3,20 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from reproduce.distributed import check_alone
 from reproduce.errors import DataNotFound, UserError
 from reproduce.evaluate import records
-from reproduce.evaluate.harness import DataSet, Job, evaluate
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import Accuracy, Failed, NotRun
 from reproduce.folders import EVALUATIONS
+from reproduce.launcher import check_alone
 from reproduce.systems import System
 from reproduce.tasks import TASKS
 from reproduce.weights.folder import expected, in_folder
+
+if TYPE_CHECKING:
+    from reproduce.evaluate.harness import DataSet, Job, Outcome
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Inputs:
 
     system: System
     checkpoint: Path | None
-    data: DataSet | None
+    data: 'DataSet | None'
 
     @property
     def complete(self) -> bool:
@@ -94,7 +97,7 @@ def measure(systems: Iterable[System], request: Request) -> Mapping[tuple[str, s
         if not one.complete:
             continue
         try:
-            outcome = evaluate(job(one, request), request.processes)
+            outcome = _evaluate(one, request)
             outcome.save(request.folder)
         except Exception as error:  # whatever a foreign model raises concerns its own cells only
             failures[one.system.name] = Failed(str(error))
@@ -128,8 +131,17 @@ def on_record(
     )
 
 
-def job(inputs: Inputs, request: Request) -> Job:
+def _evaluate(inputs: Inputs, request: Request) -> 'Outcome':
+    # Imported here: the tables do without torch while there is nothing to evaluate.
+    from reproduce.evaluate.harness import evaluate
+
+    return evaluate(job(inputs, request), request.processes)
+
+
+def job(inputs: Inputs, request: Request) -> 'Job':
     """Return how the system is evaluated; running it needs a checkpoint and data."""
+    from reproduce.evaluate.harness import Job  # here, as in `_evaluate`
+
     system = inputs.system
     return Job(
         task=system.task,
@@ -144,7 +156,7 @@ def job(inputs: Inputs, request: Request) -> Job:
     )
 
 
-def _load_data(tasks: set[str], request: Request) -> dict[str, DataSet]:
+def _load_data(tasks: set[str], request: Request) -> 'dict[str, DataSet]':
     """Return the data set of each of `tasks` whose own is in the folder of the data.
 
     Raises:

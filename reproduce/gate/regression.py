@@ -12,12 +12,12 @@ from typing import Any
 from tabulate import tabulate
 
 from datasets import shapes
-from reproduce.distributed import check_alone
 from reproduce.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import Job, Outcome, evaluate
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
+from reproduce.launcher import check_alone
 from reproduce.tasks import TASKS
 from reproduce.weights import registry, store
 

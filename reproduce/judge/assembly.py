@@ -3,8 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
 
+from reproduce.counts import Complexity
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import Accuracy, Failed
 from reproduce.judge.cells import Cell
@@ -16,14 +16,11 @@ from reproduce.systems import System
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference
 
-if TYPE_CHECKING:  # it needs torch, and readers of results do without
-    from reproduce.complexity import Complexity
-
 
 def assemble(
     rows: Collection[Row],
     systems: Collection[System],
-    complexities: 'Mapping[str, Complexity | Exception]',
+    complexities: Mapping[str, Complexity | str],
     tolerances: Mapping[str, Tolerance],
     known: Mapping[tuple[int, str, str], KnownDeviation],
     accuracies: Mapping[tuple[str, str], Accuracy],
@@ -64,15 +61,14 @@ def assemble(
 def _counted(
     system: System,
     column: Column,
-    complexity: 'Complexity | Exception',
+    complexity: Complexity | str,
     target: Printed | None,
     tolerance: Tolerance,
     deviation: KnownDeviation | None,
 ) -> dict:
     """Judge parameters or FLOPs."""
-    if isinstance(complexity, Exception):
-        reason = f'{type(complexity).__name__}: {complexity}'.splitlines()[0]
-        return {'verdict': Verdict.ERROR, 'reason': reason}
+    if isinstance(complexity, str):
+        return {'verdict': Verdict.ERROR, 'reason': complexity}
     counts, value = {}, complexity.params / 1e6
     if column.metric.name == 'flops_g':
         layer, total = complexity.layer_flops / 1e9, complexity.total_flops / 1e9
