@@ -390,6 +390,33 @@ def test_preprocessing_is_the_models_own_unless_overridden():
         preprocessing('crossvit_15_240', {}, {'crop_pct': 7.0})
 
 
+def test_preprocessing_is_that_of_timms_own_validation():
+    config = timm.get_pretrained_cfg('resnet50.a1_in1k')
+    assert (config.test_input_size, config.test_crop_pct) == ((3, 288, 288), 1.0)
+    own = preprocessing('resnet50.a1_in1k', {}, {})
+    assert (own['input_size'], own['crop_pct']) == ([3, 288, 288], 1.0)
+    training = preprocessing('resnet50.a1_in1k', {}, {'use_train_size': True})
+    assert (training['input_size'], training['crop_pct']) == ([3, 224, 224], 0.95)
+    chosen = preprocessing('resnet50.a1_in1k', {}, {'img_size': 256, 'crop_mode': 'squash'})
+    assert chosen == {**own, 'input_size': [3, 256, 256], 'crop_mode': 'squash'}
+
+
+def test_the_size_of_the_training_is_recorded_and_accepted(run, data, tmp_path):
+    path = tmp_path / 'resnet.safetensors'
+    save_file(timm.create_model('test_resnet', num_classes=CLASSES).state_dict(), path)
+    command = (*('evaluate', 'imagenet', 'test_resnet', '--checkpoint', path, '--data', data),)
+    command += ('--workers', 0, '--device', 'cpu', '--format', 'json', '--output', 'kept')
+    accept = ('--reason', 'x', '--name', 'r', '--licence', 'MIT', '--weights', path)
+    for option in ('--use-train-size', '--crop-mode=squash'):
+        result = json.loads(run(*command, option)[1])
+        name = option[2:].partition('=')[0].replace('-', '_')
+        assert result['overridden'] == [name]
+        manifest = tmp_path / f'{name}.toml'
+        code, _, err = run('accept', result['written'], *accept, '--manifest', manifest)
+        assert (code, err) == (0, '')
+        assert f'{name} = ' in manifest.read_text()
+
+
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
@@ -400,6 +427,7 @@ def test_preprocessing_is_the_models_own_unless_overridden():
         (('--processes', 0), 'give 1 or more'),
         (('--workers', -1), '--workers -1 is no number of processes'),
         (('--interpolation', 'cubic'), "'cubic' is unknown: take nearest, bilinear, bicubic"),
+        (('--crop-mode', 'centre'), "--crop-mode 'centre' is unknown: take center, squash, border"),
         (('--std', 0, 0, 0), '--std 0 0 0 is out of range: expected numbers above 0'),
         (('--std', -0.2, 0.2, 0.2), '--std -0.2 0.2 0.2 is out of range'),
         (('--std', 58.4, 57.1, 57.4), '--std 58.4 57.1 57.4 is on the scale of 0 to 255'),

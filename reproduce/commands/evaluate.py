@@ -69,25 +69,31 @@ def imagenet(
     workers: options.Workers = 4,
     amp: options.Amp = None,
     device: options.Device = None,
-    img_size: Annotated[
-        int | None,
+    img_size: Annotated[int | None, typer.Option(help='Pixels a side.')] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(help="The centre crop's side over the image's short side.")
+    ] = None,
+    crop_mode: Annotated[
+        str | None,
         typer.Option(
-            help="Pixels a side.  [default: what the weights' file says, or the model's own]"
+            help='center cuts the square out, squash resizes the whole image to it, border pads it.'
         ),
     ] = None,
-    crop_pct: Annotated[
-        float | None,
-        typer.Option(help="The centre crop's side over the short side.  [default: likewise]"),
-    ] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="bilinear, bicubic, ..., for the model's own.")
-    ] = None,
+    interpolation: Annotated[str | None, typer.Option(help='bilinear, bicubic, ...')] = None,
     mean: Annotated[
-        tuple[float, float, float] | None, typer.Option(help="For the model's own.")
+        tuple[float, float, float] | None,
+        typer.Option(help='Of red, green and blue, on the scale of 0 to 1.'),
     ] = None,
     std: Annotated[
-        tuple[float, float, float] | None, typer.Option(help="For the model's own.")
+        tuple[float, float, float] | None, typer.Option(help='Likewise, the standard deviation.')
     ] = None,
+    use_train_size: Annotated[
+        bool,
+        typer.Option(
+            '--use-train-size',
+            help="Take timm's size and crop of the training, where it has others for testing.",
+        ),
+    ] = False,
     model_kwargs: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,13 +105,21 @@ def imagenet(
     output: Output = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
-    """Measure Top-1 and Top-5 on ImageNet-1K's validation images, every image exactly once."""
+    """Measure Top-1 and Top-5 on ImageNet-1K's validation images, every image exactly once.
+
+    Images are prepared as timm's own validation does it for the model: its config says size, crop,
+    interpolation, mean and standard deviation, those for testing where it has such. Weights of
+    `train imagenet` say the size and the crop that they were trained for. The options of
+    preprocessing replace single values; the record keeps all of them, and which were replaced.
+    """
     overrides = {
         'img_size': img_size,
         'crop_pct': crop_pct,
+        'crop_mode': crop_mode,
         'interpolation': interpolation,
         'mean': mean,
         'std': std,
+        'use_train_size': use_train_size or None,
     }
     _run(
         *(processes, output, format),

@@ -56,7 +56,8 @@ class Job:
         data: the data set's folder, or the one above.
         arguments: constructor arguments of the timm model, or values that replace the config's.
         preprocessing: of classifiers only: what replaces the model's own img_size, crop_pct,
-            interpolation, mean or std.
+            crop_mode, interpolation, mean or std; use_train_size takes size and crop of its
+            training where its config has others for testing.
         multi_scale: of segmenters only: whether to predict at several scales and mirrored, too.
         limit: evaluate that many images only.
         batch_size: images a batch, in each process; None becomes the task's own.

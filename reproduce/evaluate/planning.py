@@ -32,6 +32,7 @@ from reproduce.paper import Column, Row
 from reproduce.systems import System
 from reproduce.tasks import TASKS, imagenet
 from reproduce.tasks.ade20k import RATIOS
+from reproduce.weights import loading
 
 # The makers' dense peaks, in 1e12 floating-point operations a second: fp32 outside the tensor
 # cores, as the evaluation computes it, and in them with sums in fp32.
@@ -318,7 +319,8 @@ def cost(inputs: Inputs, request: Request, device: Devices) -> Cost:
 
 def _classifier(system: System, job: Job) -> tuple[tuple[int, int], int, int, int]:
     _, name, arguments = imagenet.resolve(system.name, {})
-    shape = imagenet.preprocessing(name, arguments, {})['input_size']
+    trained = loading.trained_preprocessing(job.checkpoint) if job.checkpoint else {}
+    shape = imagenet.preprocessing(name, arguments, trained)['input_size']
     with torch.device('meta'):
         classifier = timm.create_model(name, **arguments)
     # As many at a time as in the evaluation: networks that work in pieces take less than as many

@@ -194,7 +194,8 @@ def _overrides(evaluation: Evaluation) -> dict[str, Any]:
     """Return what replaced the model's own preprocessing, under the names of the options."""
     if 'preprocessing' not in TASKS[evaluation.task].options:
         return {}
-    values = evaluation.preprocessing | {'img_size': evaluation.preprocessing['input_size'][-1]}
+    size = evaluation.preprocessing['input_size'][-1]
+    values = {**evaluation.preprocessing, 'img_size': size, 'use_train_size': True}
     replaced = {*evaluation.overridden, *evaluation.from_weights}
     return {name: values[name] for name in sorted(replaced)}
 

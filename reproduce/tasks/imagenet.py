@@ -26,6 +26,8 @@ PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean',
 # Of timm's, those that do not draw one of the others for each image.
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 
+CROP_MODES = ('center', 'squash', 'border')
+
 
 def prepare(job: Job, device: torch.device) -> Prepared:
     """Find and check what the job needs, and build its classifier on `device`.
@@ -39,7 +41,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     own = preprocessing(name, arguments, {})
     config = preprocessing(name, arguments, {**trained, **job.preprocessing})
     overridden = set(job.preprocessing)
-    if config['input_size'] != own['input_size']:
+    if config['input_size'] != own['input_size'] and 'use_train_size' not in overridden:
         overridden.add('img_size')  # it is not the system's number, whoever decided the size
     data = load(job.data, limit=job.limit)
     size = timm_names.size_argument(name, trained.get('img_size'))
@@ -111,6 +113,9 @@ def preprocessing(
 ) -> dict[str, Any]:
     """Return how images become the model's input: by its own config, changed by `overrides`.
 
+    As timm's own validation does, a model whose config names another size or crop for testing than
+    for training is given those for testing, unless `overrides` has `use_train_size`.
+
     Raises:
         UserError: if an override is out of range.
     """
@@ -118,6 +123,7 @@ def preprocessing(
     config = resolve_data_config(
         {'in_chans': arguments.get('in_chans', 3), **overrides},
         pretrained_cfg=timm.get_pretrained_cfg(name).to_dict(),
+        use_test_size=not overrides.get('use_train_size'),
     )
     return {
         key: list(config[key]) if isinstance(config[key], tuple) else config[key]
@@ -136,11 +142,10 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
         raise UserError(f'a crop ratio of {crop} is out of range: expected one in (0, 1].')
     if size is not None and size < 1:
         raise UserError(f'images of {size} pixels are none: give a positive size.')
-    interpolation = overrides.get('interpolation')
-    if interpolation is not None and interpolation not in INTERPOLATIONS:
-        raise UserError(
-            f"--interpolation '{interpolation}' is unknown: take {', '.join(INTERPOLATIONS)}."
-        )
+    for name, known in (('interpolation', INTERPOLATIONS), ('crop_mode', CROP_MODES)):
+        if overrides.get(name) not in (None, *known):
+            option = name.replace('_', '-')
+            raise UserError(f"--{option} '{overrides[name]}' is unknown: take {', '.join(known)}.")
     for name, positive in (('mean', False), ('std', True)):
         values = overrides.get(name)
         if values is None:
