@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -29,6 +29,7 @@ from PIL import Image
 
 from datasets.image_files import DECODING_ERRORS, unreadable
 from datasets.subset import check_request, evenly_spaced
+from datasets.text_files import read_text
 from reproduce.errors import DataNotFound, UserError
 from reproduce.wording import by_number, shortened
 
@@ -47,8 +48,13 @@ _META = 'meta.mat'
 _LABEL_FILES = ('val_labels.txt', 'ILSVRC2012_val.txt', 'val.txt', 'LOC_val_solution.csv')
 _DEVKIT = ('.', 'data', 'ILSVRC2012_devkit_t12/data', 'devkit/data', 'devkit')
 
-# What Linux keeps at the root of a disk: it is no class, and often cannot be read.
-_LOST_AND_FOUND = 'lost+found'
+# An image that belongs into a class folder, in val or in train.
+_UNSORTED = re.compile(r'(ILSVRC2012_val_\d{8}|n\d{8}_\d+)\.JPEG')
+
+# What systems and archives leave in a folder: it is no class, and often cannot be read.
+_LEFT_BY_SYSTEMS = {
+    *('lost+found', '__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN', 'System Volume Information')
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class ImageNet:
         classes: the name of every class, sorted: WordNet ids, or the names of the class folders.
         complete: whether this is all of ImageNet-1K's split.
         problems: a phrase for each thing that is missing, extra or left out; none when complete.
+        notes: a sentence for what was left out and says nothing about the images.
         fingerprint: 16 hex digits of a SHA-256 over every image's class, name and size in bytes.
             It does not depend on where the files lie or on which of the layouts they are in.
     """
@@ -73,6 +80,7 @@ class ImageNet:
     complete: bool
     problems: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
 
 class _LabelledFile(NamedTuple):
@@ -88,11 +96,17 @@ class _LabelledFile(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The images of a folder, the names of their classes, and a phrase for what was left out."""
+    """The images of a folder, the names of their classes, and what was left out.
+
+    Attributes:
+        left_out: a phrase for each kind of things that could be meant as images of the data set.
+        notes: a sentence for those that could not.
+    """
 
     images: list[_LabelledFile]
     names: list[str]
     left_out: list[str]
+    notes: tuple[str, ...] = ()
 
 
 def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
@@ -106,12 +120,12 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
     Raises:
         DataNotFound: if there is no image in the folder.
         UserError: if there is no such folder or split, the limit is below 1, the folder of a
-            WordNet id is empty, or the labels of flat images are missing, unreadable or do not fit
-            the images.
+            WordNet id is empty or images lie beside it, something cannot be read, or the labels of
+            flat images are missing, unreadable or do not fit the images.
     """
     root = Path(root)
     check_request('ImageNet', root, f'{split}/WNID/*.JPEG', split, NUM_IMAGES, limit)
-    images, names, problems = _find(root, split)
+    images, names, problems, notes = _find(root, split)
 
     imagenet = _imagenet_classes()
     own = set(names).isdisjoint(imagenet)
@@ -128,7 +142,12 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
         problems.append(f'{len(taken):,} of {len(found):,} images were asked for')
     digest = hashlib.sha256()
     for label, name, _, size in taken:
-        digest.update(f'{label} {classes[label]}/{name} {size}\n'.encode())
+        try:
+            digest.update(f'{label} {classes[label]}/{name} {size}\n'.encode())
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f'the name {classes[label]}/{name!a} is not in UTF-8: rename it.'
+            ) from error
     return ImageNet(
         root=root,
         split=split,
@@ -137,6 +156,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
         complete=not problems,
         problems=tuple(problems),
         fingerprint=digest.hexdigest()[:16],
+        notes=notes,
     )
 
 
@@ -163,14 +183,17 @@ def _find(root: Path, split: str) -> _Found:
         folder = base / place
         if not folder.is_dir():
             continue
-        entries = list(os.scandir(folder))
-        if any(_WNID.fullmatch(entry.name) and entry.is_dir() for entry in entries):
+        entries = _scanned(folder)
+        if any(_WNID.fullmatch(entry.name) and _is_folder(entry) for entry in entries):
             return _in_wnid_folders(folder)
         flat = sorted(entry.name for entry in entries if _FLAT.fullmatch(entry.name))
         if split == 'val' and flat:
-            labels, wnids = _flat_labels(root, folder, flat)
-            paths = [folder / name for name in flat]
-            images = [_LabelledFile(path, path.stat().st_size, labels[path.name]) for path in paths]
+            labels, wnids = _flat_labels(dict.fromkeys((root, base, folder, folder.parent)), flat)
+            images = [
+                _LabelledFile(Path(entry.path), _size(entry), labels[entry.name])
+                for entry in entries
+                if entry.name in labels
+            ]
             return _Found(images, wnids, [])
     for base in bases:
         if (found := _in_named_folders(base / split)) is not None:
@@ -185,8 +208,14 @@ def _find(root: Path, split: str) -> _Found:
 
 def _in_wnid_folders(folder: Path) -> _Found:
     """Return the images in the folders that are named by a WordNet id."""
-    folders = _visible_folders(folder)
-    wnids = [name for name in folders if _WNID.fullmatch(name)]
+    entries = _scanned(folder)
+    if unsorted := sorted(e.name for e in entries if _UNSORTED.fullmatch(e.name)):
+        raise UserError(
+            f'{folder} holds {len(unsorted):,} {by_number(unsorted, "image", "images")} beside its '
+            f'class folders ({shortened(unsorted, 1)}): move each into the folder of its class.'
+        )
+    wnids = [e.name for e in entries if _WNID.fullmatch(e.name) and _is_folder(e, strict=True)]
+    others = [e.name for e in entries if e.name not in wnids and _is_folder(e)]
     images = []
     for wnid in wnids:
         found = [file for file in _visible_files(folder / wnid) if file.is_image]
@@ -196,9 +225,23 @@ def _in_wnid_folders(folder: Path) -> _Found:
                 'restore its images or remove the folder.'
             )
         images += found
-    others = [name for name in folders if name not in wnids]
-    left_out = [f"no folder of ImageNet-1K's, and left out: {shortened(others)}"] if others else []
-    return _Found(images, wnids, left_out)
+    meant, notes = _irrelevant(folder, others)
+    left_out = [f"no folder of ImageNet-1K's, and left out: {shortened(meant)}"] if meant else []
+    return _Found(images, wnids, left_out, notes)
+
+
+def _irrelevant(folder: Path, others: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Return those of the folders `others` that hold images, and a sentence on the rest.
+
+    What systems and archives leave behind is none of them, whatever it holds.
+    """
+    meant = [
+        name
+        for name in others
+        if name not in _LEFT_BY_SYSTEMS and any(f.is_image for f in _visible_files(folder / name))
+    ]
+    rest = [name for name in others if name not in meant]
+    return meant, (f'Left out of {folder}, for no images: {shortened(rest)}.',) if rest else ()
 
 
 def _in_named_folders(folder: Path) -> _Found | None:
@@ -209,48 +252,81 @@ def _in_named_folders(folder: Path) -> _Found | None:
     """
     if not folder.is_dir():
         return None
-    folders = _visible_folders(folder)
-    readable = [name for name in folders if name != _LOST_AND_FOUND]
+    folders = [entry.name for entry in _scanned(folder) if _is_folder(entry, strict=True)]
+    readable = [name for name in folders if name not in _LEFT_BY_SYSTEMS]
     files = [file for name in readable for file in _visible_files(folder / name)]
     images = [file for file in files if file.is_image]
     names = sorted({image.name for image in images})
     if len(names) < 2:
         return None
     left_out = []
-    if empty := [name for name in folders if name not in names]:
-        left_out.append(f'folders without images, left out: {shortened(empty)}')
+    _, notes = _irrelevant(folder, [name for name in folders if name not in names])
     others = {f'{f.name}/{f.path.name}' for f in files if f.name in names and not f.is_image}
     if others:
         left_out.append(
             f'files that are not *.jpg, *.jpeg or *.png, left out: {shortened(sorted(others))}'
         )
-    return _Found(images, names, left_out)
+    return _Found(images, names, left_out, notes)
 
 
-def _visible_folders(folder: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != '.')
+def _scanned(folder: Path) -> list[os.DirEntry]:
+    """Return what lies in `folder`, by name, without what is hidden."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if e.name[0] != '.'), key=lambda e: e.name)
+    except OSError as error:
+        raise _inaccessible(error) from error
+
+
+def _is_folder(entry: os.DirEntry, strict: bool = False) -> bool:
+    """Return whether this is a folder, or a link to one; a link to nothing is none.
+
+    Raises:
+        UserError: if it is such a link and `strict`.
+    """
+    try:
+        if entry.is_dir():
+            return True
+        if strict and entry.is_symlink():
+            entry.stat()
+    except OSError as error:
+        if strict:
+            raise _inaccessible(error) from error
+    return False
+
+
+def _size(entry: os.DirEntry) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError as error:  # a link to a file that is not there, or to itself
+        raise _inaccessible(error) from error
 
 
 def _visible_files(folder: Path) -> list[_LabelledFile]:
     """Return the files that lie directly in `folder`, labelled by its name."""
-    try:
-        return [
-            _LabelledFile(Path(entry.path), entry.stat().st_size, folder.name)
-            for entry in os.scandir(folder)
-            if entry.name[0] != '.' and not entry.is_dir()
-        ]
-    except OSError as error:  # no permission, or a link to a file that is not there
-        raise UserError(
-            f'cannot read {error.filename}: {error.strerror}; make it readable, or remove it from '
-            'the data.'
-        ) from error
+    return [
+        _LabelledFile(Path(entry.path), _size(entry), folder.name)
+        for entry in _scanned(folder)
+        if not _is_folder(entry)
+    ]
+
+
+def _inaccessible(error: OSError) -> UserError:
+    return UserError(
+        f'cannot read {error.filename}: {error.strerror}; make it readable, or remove it from the '
+        'data.'
+    )
 
 
 def _flat_labels(
-    root: Path, folder: Path, names: Sequence[str]
+    places: Collection[Path], names: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the WordNet id of every flat image by its name, and all ids that have a label."""
-    places = list(dict.fromkeys((root, folder, folder.parent)))
+    """Return the WordNet id of every flat image by its name, and all ids that have a label.
+
+    Args:
+        places: the folders that the labels may lie in, the first of which is the one asked for.
+        names: of the images.
+    """
     if ground_truth := _first_file(p / d / _GROUND_TRUTH for p in places for d in _DEVKIT):
         meta = _first_file(
             (ground_truth.parent / _META, *(p / d / _META for p in places for d in _DEVKIT))
@@ -264,9 +340,9 @@ def _flat_labels(
     if path := _first_file(place / name for place in places for name in _LABEL_FILES):
         return _listed_labels(path, names)
     raise UserError(
-        f'the images in {folder} are not in class folders and have no labels: expected '
+        f'{shortened(names, 1)} are not in class folders and have no labels: expected '
         f"the devkit's {_GROUND_TRUTH} and {_META}, or {_LABEL_FILES[0]} of 'name wnid' lines, "
-        f'in {root}.'
+        f'in {next(iter(places))}.'
     )
 
 
@@ -286,7 +362,7 @@ def _devkit_labels(
         raise UserError(
             f'cannot read the classes in {meta}: {error}; copy it from the devkit again.'
         ) from error
-    ids = ground_truth.read_text().split()
+    ids = read_text(ground_truth).split()
     if len(ids) != len(names):
         raise UserError(
             f'{ground_truth} has {len(ids):,} labels for {len(names):,} images: expected one for '
@@ -306,7 +382,7 @@ def _devkit_labels(
 
 def _listed_labels(path: Path, names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     labels = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.replace(',', ' ').split()
         if not fields or fields[0] == 'ImageId':
             continue

@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torchvision.datasets import ImageFolder
 
 from datasets import imagenet
 from reproduce.errors import DataNotFound, UserError
+from reproduce.evaluate import records
 
 REAL = tuple(sorted(ImageNetInfo('imagenet-1k').label_names()))
 OWN = ('n00000001', 'n00000002', 'n00000003')
@@ -223,12 +226,120 @@ def test_what_is_no_class_is_left_out_and_said(tmp_path):
     touch(tmp_path / 'val/truck/7.webp', 1)
     data = imagenet.load(tmp_path)
     assert data.problems == (
-        'folders without images, left out: @eaDir, __MACOSX, docs, lost+found',
         'files that are not *.jpg, *.jpeg or *.png, left out: truck/7.webp',
         *before.problems,
     )
+    (note,) = data.notes
+    assert note.endswith('for no images: @eaDir, __MACOSX, docs, lost+found.')
     assert (data.samples, data.classes) == (before.samples, before.classes)
     assert data.fingerprint == before.fingerprint
+
+
+def test_what_systems_leave_behind_does_not_make_a_subset(full, tmp_path):
+    (tmp_path / 'val').mkdir()
+    for folder in (full / 'val').iterdir():
+        (tmp_path / 'val' / folder.name).symlink_to(folder)
+    before = imagenet.load(tmp_path)
+    assert before.complete
+    assert before.notes == ()
+    touch(tmp_path / 'val/__MACOSX/n01440764/._ILSVRC2012_val_00000293.JPEG', 1)
+    touch(tmp_path / 'val/__MACOSX/0.jpg', 1)
+    touch(tmp_path / 'val/.DS_Store', 1)
+    touch(tmp_path / 'val/readme/readme.txt', 1)
+    (tmp_path / 'val/lost+found').mkdir()
+    (tmp_path / 'val/shortcut').symlink_to(tmp_path / 'nowhere')
+    data = imagenet.load(tmp_path)
+    assert data.complete
+    assert data.fingerprint == before.fingerprint
+    assert [note.partition(', ')[2] for note in data.notes] == [
+        'for no images: __MACOSX, lost+found, readme.'
+    ]
+    touch(tmp_path / 'val/more/0.jpg', 1)
+    assert imagenet.load(tmp_path).problems == ("no folder of ImageNet-1K's, and left out: more",)
+
+
+def test_a_note_is_printed_and_recorded(run, embedded, sound, tmp_path):
+    shutil.copytree(embedded / 'val', tmp_path / 'data/val')
+    (tmp_path / 'data/val/lost+found').mkdir()
+    command = ('evaluate', 'imagenet', 'maformer_micro', '--checkpoint', sound, '--limit', 8)
+    code, out, _ = run(*command, '--data', 'data', '--workers', 0)
+    assert code == 0
+    assert 'warning: Left out of data/val, for no images: lost+found.' in out
+    (record,) = records.load_all(tmp_path / 'results/evaluations')
+    assert record.warnings == ('Left out of data/val, for no images: lost+found.',)
+
+
+@pytest.mark.parametrize('name', ['n01440764', 'n01440764/9.JPEG', 'ILSVRC2012_val_00000009.JPEG'])
+@pytest.mark.parametrize('target', ['nowhere', 'itself'])
+def test_links_to_nothing_are_named(tmp_path, name, target):
+    if name.startswith('ILSVRC'):
+        flat(tmp_path / 'val', 3)
+        lines = [f'ILSVRC2012_val_0000000{i} {OWN[0]}' for i in (1, 2, 3, 9)]
+        (tmp_path / 'val_labels.txt').write_text('\n'.join(lines))
+    else:
+        class_folders(tmp_path, REAL[:2] if '/' in name else REAL[1:3], 2)
+    link = tmp_path / 'val' / name
+    link.symlink_to(tmp_path / 'nowhere' if target == 'nowhere' else link)
+    reason = 'No such file' if target == 'nowhere' else 'Too many levels of symbolic links'
+    with pytest.raises(UserError, match=rf'cannot read .*{name}: {reason}'):
+        imagenet.load(tmp_path)
+    named_folders(tmp_path / 'named')
+    for split in ('val', 'train'):
+        (tmp_path / 'named' / split / 'loop').symlink_to(tmp_path / 'named' / split / 'loop')
+        with pytest.raises(UserError, match=r'cannot read .*loop: Too many'):
+            imagenet.load(tmp_path / 'named', split)
+
+
+def test_a_link_to_nothing_beside_the_data_does_no_harm(tmp_path):
+    for name in ('val', 'imagenet', 'other'):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    class_folders(tmp_path / 'ILSVRC2012', REAL[:2], 2)
+    assert len(imagenet.load(tmp_path).samples) == 4
+
+
+def test_half_sorted_images_are_refused(tmp_path):
+    class_folders(tmp_path, REAL[:2], 2)
+    for name in ('ILSVRC2012_val_00000007.JPEG', 'ILSVRC2012_val_00000008.JPEG'):
+        touch(tmp_path / 'val' / name, 1)
+    with pytest.raises(UserError, match=r'holds 2 images beside .*00000007\.JPEG and 1 more\)'):
+        imagenet.load(tmp_path)
+    class_folders(tmp_path, REAL[:2], 2, 'train')
+    touch(tmp_path / 'train/n01440764_10026.JPEG', 1)
+    with pytest.raises(UserError, match=r'holds 1 image beside its class folders'):
+        imagenet.load(tmp_path, 'train')
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-be'])
+def test_labels_as_editors_save_them(tmp_path, encoding):
+    """Also Kaggle's layout, with its label file, one folder below the one that is named."""
+    base = tmp_path / 'imagenet'
+    flat(base / 'ILSVRC/Data/CLS-LOC/val', 4)
+    lines = ''.join(f'ILSVRC2012_val_0000000{i},{OWN[i % 2]} 1 2 3 4\n' for i in range(1, 5))
+    mark = '\ufeff' if encoding == 'utf-16-be' else ''
+    content = (mark + 'ImageId,PredictionString\n' + lines).encode(encoding)
+    (base / 'LOC_val_solution.csv').write_bytes(content)
+    labels = [label for _, label in imagenet.load(tmp_path).samples]
+    assert labels == [0, 0, 1, 1]
+    (base / 'LOC_val_solution.csv').unlink()
+    devkit(base / 'ILSVRC2012_devkit_t12/data', OWN, [2, 1, 2, 1])
+    truth = base / 'ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt'
+    truth.write_bytes((mark + '2\r\n1\r\n2\r\n1\r\n').encode(encoding))
+    assert [label for _, label in imagenet.load(tmp_path).samples] == labels
+
+
+@pytest.mark.parametrize('content', [b'\xff\xfea', b'\x80', 'a b'.encode('utf-16-le')])
+def test_labels_that_are_no_text_are_named(tmp_path, content):
+    flat(tmp_path / 'val', 1)
+    (tmp_path / 'val_labels.txt').write_bytes(content)
+    with pytest.raises(UserError, match=r'val_labels\.txt is no text \(.*: save it in UTF-8'):
+        imagenet.load(tmp_path)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    class_folders(tmp_path, OWN)
+    Path(os.fsdecode(os.fsencode(tmp_path / 'val' / OWN[0]) + b'/\xe9.JPEG')).write_bytes(b'x')
+    with pytest.raises(UserError, match='is not in UTF-8: rename'):
+        imagenet.load(tmp_path)
 
 
 def test_a_class_that_cannot_be_read_is_named(tmp_path):

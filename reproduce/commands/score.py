@@ -44,6 +44,7 @@ def imagenet(
     scorer = TopScorer(fitting.labels, top5=ranks >= most)
     scorer.update(range(len(fitting.files)), TopClasses(fitting.classes, fitting.scores))
     scores = scorer.compute()
+    warnings = (*images.notes, *scores.warnings)
     before = dict(zip(stored.files, stored.labels.tolist(), strict=True))
     now = dict(zip(fitting.files, fitting.labels.tolist(), strict=True))
     changed = sum(before[file] != label for file, label in now.items())
@@ -51,7 +52,7 @@ def imagenet(
         result = {
             'metrics': scores.metrics,
             'intervals': scores.intervals,
-            'warnings': scores.warnings,
+            'warnings': warnings,
             'images': len(fitting.files),
             'fingerprint': images.fingerprint,
             'complete': images.complete,
@@ -62,7 +63,7 @@ def imagenet(
         return
     print(f'{predictions}, {extent(len(fitting.files), images.complete, images.problems)}')
     print_metrics(scores.metrics, scores.intervals)
-    print_warnings(scores.warnings)
+    print_warnings(warnings)
     if ranks < most:
         print(f'No Top-5: it takes the {most} best classes of an image, and the file has {ranks}.')
     if changed:

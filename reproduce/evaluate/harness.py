@@ -116,6 +116,7 @@ class Prepared:
             on the CPU, in the form that the task's scorer takes.
         scorer: computes the metrics of the record.
         file: keeps the predictions.
+        notes: a sentence for what of the data was left out and does not count.
     """
 
     system: str | None
@@ -131,6 +132,7 @@ class Prepared:
     scorer: Scorer
     file: PredictionFile
     from_weights: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             metrics=scores.metrics,
             intervals=scores.intervals,
             per_class=scores.per_class,
-            warnings=scores.warnings,
+            warnings=(*prepared.notes, *scores.warnings),
             predictions=prepared.file.suffix,
             provenance=records.provenance(
                 group.device, group.size, job.batch_size, seconds, torch.get_num_threads()

@@ -98,7 +98,8 @@ class Evaluation(_Part):
         metrics: in percent.
         intervals: the 95 % interval of those that have one, in percent.
         per_class: metrics of single classes, by class, in percent.
-        warnings: a sentence for each sign that the predictions follow another convention.
+        warnings: a sentence for each sign that the predictions follow another convention, and for
+            what of the data was left out and does not count.
         predictions: the file of predictions beside the record; before it is saved, its suffix.
     """
 

@@ -76,6 +76,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         predict=predict,
         scorer=TopScorer(labels),
         file=ClassesFile(files, labels),
+        notes=data.notes,
     )
 
 
