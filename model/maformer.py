@@ -112,6 +112,8 @@ class MAFormer(Pyramid):
 
     Args:
         in_chans: channels of the input image.
+        patch_size: side of the stem's patches in pixels; the paper's is 4, a smaller one suits
+            small images.
         embed_dims, depths, num_heads: channels, blocks and heads of the four stages (Table 1).
         mlp_ratio: hidden width of every MLP divided by the width of its input (Table 1: 4).
         qkv_bias: whether the projections to queries, keys and values have biases.
@@ -136,6 +138,7 @@ class MAFormer(Pyramid):
     def __init__(
         self,
         in_chans: int = 3,
+        patch_size: int = 4,
         embed_dims: Sequence[int] = (64, 128, 320, 512),
         depths: Sequence[int] = (3, 5, 8, 3),
         num_heads: Sequence[int] = (2, 4, 10, 16),
@@ -184,7 +187,7 @@ class MAFormer(Pyramid):
 
         rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
         super().__init__(
-            stem=Downsample(in_chans, embed_dims[0], stride=4),
+            stem=Downsample(in_chans, embed_dims[0], stride=patch_size),
             stages=[
                 Stage(
                     Downsample(embed_dims[i - 1], embed_dims[i], stride=2) if i else nn.Identity(),
@@ -194,6 +197,7 @@ class MAFormer(Pyramid):
                 for i in range(4)
             ],
             embed_dims=embed_dims,
+            stem_stride=patch_size,
             in_chans=in_chans,
             **kwargs,
         )

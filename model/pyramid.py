@@ -146,6 +146,7 @@ class Pyramid(nn.Module):
         embed_dims: channels of the stages' outputs.
         img_size: size of the images in pixels. It is kept as an attribute only: images of any size
             from 32 x 32 can be processed.
+        stem_stride: of the stem, in pixels.
         in_chans: channels of the input image.
         num_classes: classes of the head; 0 for features only.
         global_pool: pooling of the head, 'avg' or '' for none.
@@ -159,6 +160,7 @@ class Pyramid(nn.Module):
         stages: Sequence[Stage],
         embed_dims: Sequence[int],
         img_size: int | tuple[int, int] = 224,
+        stem_stride: int = 4,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
@@ -171,7 +173,7 @@ class Pyramid(nn.Module):
         self.embed_dims = tuple(embed_dims)
         self.num_features = self.head_hidden_size = embed_dims[-1]
         self.feature_info = [
-            {'num_chs': dim, 'reduction': 4 * 2**i, 'module': f'stages.{i}'}
+            {'num_chs': dim, 'reduction': stem_stride * 2**i, 'module': f'stages.{i}'}
             for i, dim in enumerate(embed_dims)
         ]
         self.set_input_size(img_size)
