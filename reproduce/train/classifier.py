@@ -27,7 +27,7 @@ import timm
 import torch
 import torch.nn as nn
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from reproduce import agreement, distributed
@@ -40,6 +40,7 @@ from reproduce.train.output_folder import claimed
 from reproduce.train.recipes import Recipe
 from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.train.tensorboard import check_installed, open_writer
+from reproduce.train.weights_file import to_bytes
 
 # The device is waited for every so many steps, to see how it stands and to write a log.
 LOG_STEPS = 50
@@ -66,6 +67,8 @@ class TrainingJob:
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
         tensorboard: write scalars for TensorBoard.
         checkpoint_steps: write `last.pth` after every so many steps of an epoch, too.
+        train_images, val_images: take only that many of the images, evenly spaced over the classes;
+            None takes all.
     """
 
     recipe: Recipe
@@ -79,6 +82,8 @@ class TrainingJob:
     device: str | None = None
     tensorboard: bool = False
     checkpoint_steps: int = 500
+    train_images: int | None = None
+    val_images: int | None = None
 
 
 def train(job: TrainingJob, processes: int = 1) -> list[dict[str, float]]:
@@ -102,7 +107,14 @@ def _run(group: Group, job: TrainingJob) -> list[dict[str, float]]:
         _check_output(job)
         group.check_same(lambda: _facts(job))
         training = ClassifierTraining(
-            job.recipe, job.data, group, job.labels, job.workers, job.precision
+            job.recipe,
+            job.data,
+            group,
+            job.labels,
+            job.workers,
+            job.precision,
+            job.train_images,
+            job.val_images,
         )
         return _Run(job, training, stop).run()
 
@@ -375,7 +387,7 @@ class _Run:
             'recipe': self.recipe.model_dump_json(),
         }
         path = self.job.output / name
-        write_atomically(path, save(weights, metadata))
+        write_atomically(path, to_bytes(weights, metadata))
 
     def _log(self, line: str) -> None:
         if self.group.rank == 0:

@@ -66,6 +66,8 @@ class ClassifierTraining:
         workers: processes that read images, for each process that computes; None takes 8, or as
             many as it has cores.
         precision: 'fp32', 'fp16' or 'bf16'; None takes `default_precision` of the device.
+        train_images, val_images: take only that many of the images, evenly spaced over the classes;
+            None takes all.
 
     Attributes:
         epoch, step: the epoch that is being trained, from 0, and its steps that are done.
@@ -85,12 +87,17 @@ class ClassifierTraining:
         labels: Path | None = None,
         workers: int | None = None,
         precision: str | None = None,
+        train_images: int | None = None,
+        val_images: int | None = None,
     ) -> None:
         self.recipe, self.group = recipe, group
         cores = len(os.sched_getaffinity(0)) // group.local_size
         self.workers = min(8, max(1, cores)) if workers is None else workers
         self.precision = precision or default_precision(group.device)
-        self.train_data, self.val_data = load(data, 'train'), load(data, 'val')
+        self.train_data, self.val_data = (
+            load(data, 'train', train_images),
+            load(data, 'val', val_images),
+        )
         self.origin_of_labels = labels and origin(labels, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
         group.check_same(self._facts)
@@ -415,7 +422,7 @@ def build(recipe: Recipe, num_classes: int) -> nn.Module:
     Raises:
         UserError: if timm has no such model, or it cannot be trained as the recipe says.
     """
-    arguments: dict[str, Any] = {}
+    arguments = dict(recipe.arguments)
     if recipe.token_labeling:
         if not recipe.model.startswith('maformer'):
             raise UserError(
@@ -427,8 +434,24 @@ def build(recipe: Recipe, num_classes: int) -> nn.Module:
     arguments |= timm_names.size_argument(recipe.model, recipe.img_size)
     if recipe.model.startswith('maformer'):
         arguments['img_size'] = recipe.img_size
+    network = _create(recipe, num_classes, arguments)
+    if recipe.initial_arguments is not None:
+        seed_everything(recipe.seed)
+        _take_weights(network, _create(recipe, num_classes, recipe.initial_arguments))
+    if recipe.grad_checkpointing:
+        try:
+            network.set_grad_checkpointing()
+        except (AssertionError, AttributeError) as error:
+            raise UserError(
+                f"'{recipe.model}' has no gradient checkpointing: train it without "
+                '--grad-checkpointing.'
+            ) from error
+    return network
+
+
+def _create(recipe: Recipe, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
     try:
-        network = timm.create_model(
+        return timm.create_model(
             recipe.model,
             num_classes=num_classes,
             drop_path_rate=recipe.drop_path or None,
@@ -439,15 +462,14 @@ def build(recipe: Recipe, num_classes: int) -> nn.Module:
             f'{recipe.model} cannot be built for images of {recipe.img_size} pixels: '
             f'{type(error).__name__}: {error}'.splitlines()[0]
         ) from error
-    if recipe.grad_checkpointing:
-        try:
-            network.set_grad_checkpointing()
-        except (AssertionError, AttributeError) as error:
-            raise UserError(
-                f"'{recipe.model}' has no gradient checkpointing: train it without "
-                '--grad-checkpointing.'
-            ) from error
-    return network
+
+
+def _take_weights(network: nn.Module, other: nn.Module) -> None:
+    """Give `network` the weights of `other` that have the same name and shape."""
+    own, state = network.state_dict(), other.state_dict()
+    network.load_state_dict(
+        own | {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    )
 
 
 def targets_of(recipe: Recipe, model: nn.Module, num_classes: int) -> Targets:

@@ -6,6 +6,7 @@ those of CSWin-T. `docs/recipes.md` lists every setting of every recipe with its
 """
 
 import difflib
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -19,11 +20,23 @@ def _split(value: Any) -> Any:
     return value.split(',') if isinstance(value, str) else value
 
 
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('write it as JSON, such as {"global_branch": "none"}') from None
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], BeforeValidator(_split)]
 Shares = Annotated[
     tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split), Field(min_length=1)
 ]
+
+Arguments = Annotated[dict[str, Any], BeforeValidator(_parsed)]
+OptionalArguments = Annotated[dict[str, Any] | None, BeforeValidator(_parsed)]
 
 
 class Recipe(BaseModel):
@@ -31,6 +44,10 @@ class Recipe(BaseModel):
 
     Attributes:
         model: the timm model that is trained.
+        arguments: constructor arguments that make a variant of the model.
+        initial_arguments: constructor arguments of the network whose initial weights, as `seed`
+            draws them, are taken where name and shape agree; None for those of the model itself.
+            So variants of one network begin with the same weights.
         token_labeling: whether the target is an annotator's label of every token (LV-ViT).
         img_size: side of the images in pixels.
         epochs: passes over the data, the warm-up included and the cool-down not.
@@ -70,6 +87,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra='forbid')
 
     model: str
+    arguments: Arguments = {}
+    initial_arguments: OptionalArguments = None
     token_labeling: bool = False
     img_size: int = Field(224, ge=32)
     epochs: int = Field(300, ge=1)

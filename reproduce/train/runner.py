@@ -26,7 +26,6 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from safetensors.torch import save
 
 from datasets import coco, load
 from model.checkpoint import CheckpointError, read
@@ -47,6 +46,7 @@ from reproduce.train.resumable import make_resumable
 from reproduce.train.seeds import seed_everything
 from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.train.tensorboard import check_installed
+from reproduce.train.weights_file import to_bytes
 from reproduce.weights import store
 
 # The metrics in the curve: mmdet's and mmseg's names and ours.
@@ -572,5 +572,5 @@ def _export(job: RunnerJob, runner: Runner) -> None:
     classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
     metadata = {'config': job.config, 'classes': json.dumps(list(classes))}
     path = job.output / 'model.safetensors'
-    write_atomically(path, save(weights, metadata))
+    write_atomically(path, to_bytes(weights, metadata))
     runner.logger.info(f'written: {path}')
