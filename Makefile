@@ -14,6 +14,7 @@ DATA ?=
 CHECKPOINTS ?=
 TABLE ?=
 GPUS ?=
+STUDY ?= micro
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready$(if $(CONSTRAINTS),-$(notdir $(CONSTRAINTS)))
@@ -21,7 +22,7 @@ PROCESSES = $(if $(GPUS),--processes $(GPUS))
 EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tables figures report plan checkpoints regress audit test test-slow test-report lint format benchmark benchmark-evaluation benchmark-scoring clean
+.PHONY: help setup reproduce tables figures report plan checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-evaluation benchmark-scoring clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -73,6 +74,9 @@ checkpoints: $(READY)  ## List the public weights; with TABLE and CHECKPOINTS, f
 
 regress: $(READY)  ## Evaluate the released checkpoints; fails if one scores less than it did
 	$(BIN)/python -m reproduce regress $(EVALUATE) $(ARGS)
+
+ablation: $(READY)  ## The paper's design claims, tested on drawn images; STUDY=small DATA=... on photographs
+	$(BIN)/python -m reproduce ablation $(STUDY) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 audit: $(READY)  ## The paper against itself: what of its text and tables does not hold
 	$(BIN)/python -m reproduce audit $(ARGS)

@@ -1,0 +1,1 @@
+"""The paper's design claims, tested by training the designs side by side."""

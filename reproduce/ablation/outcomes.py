@@ -1,0 +1,181 @@
+"""The files that a study leaves behind, kept small enough to be committed.
+
+study.toml      the study with everything in it
+runs.csv        a line for each run: its accuracy, its weights, its record
+curves.csv      a line for each epoch of each run
+variants.csv    parameters and FLOPs of each variant
+claims.csv      a line for each claim, judged
+times.csv       what each run took; the one file that differs from one time to the next
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from reproduce.ablation.judging import DesignVerdict, Judgement, judge
+from reproduce.ablation.study import NumberText, Study
+from reproduce.files import OptionalNumber, read_csv, read_toml, write_atomically, write_csv
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
+
+class RunLine(_Line):
+    """A run: Top-1 and Top-5 on all validation images, in percent, of the last averaged weights.
+
+    Attributes:
+        train_data, val_data: fingerprints of the images.
+        labels: of the label maps: the SHA-256 of the annotator's weights; empty without them.
+        weights: SHA-256 of the trained weights.
+        record: the stem of the evaluation record.
+    """
+
+    variant: str
+    seed: int
+    top1: float
+    top5: float
+    epochs: int
+    train_images: int
+    train_data: str
+    val_images: int
+    val_data: str
+    labels: str
+    weights: str
+    record: str
+
+
+class CurveLine(_Line):
+    """An epoch of a run; `top1` is of the averaged weights, on the images of the curves."""
+
+    variant: str
+    seed: int
+    epoch: int
+    loss: float
+    top1: float
+
+
+class VariantLine(_Line):
+    """A variant: parameters, and multiply-adds of one forward pass of one image."""
+
+    variant: str
+    says: str
+    params: int
+    layer_flops: int
+    total_flops: int
+
+
+class ClaimLine(_Line):
+    """A judged claim; see `Judgement`. Differences are in percent of Top-1."""
+
+    claim: str
+    says: str
+    better: str
+    worse: str
+    control: bool
+    paper: NumberText
+    place: str
+    pairs: int
+    mean: OptionalNumber
+    low: OptionalNumber
+    high: OptionalNumber
+    spread: OptionalNumber
+    p: OptionalNumber
+    p_holm: OptionalNumber
+    resolvable: OptionalNumber
+    verdict: DesignVerdict
+    note: str
+
+
+class TimeLine(_Line):
+    """What a run took: CPU seconds of its processes, seconds by the clock, where and when.
+
+    The CPU seconds are of the computing process, so work beside it on the machine does not count;
+    there are none of a run that was interrupted.
+    """
+
+    variant: str
+    seed: int
+    train_cpu_seconds: OptionalNumber
+    train_seconds: float
+    evaluation_seconds: float
+    threads: int
+    device: str
+    date: str
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a study has measured."""
+
+    study: Study
+    runs: tuple[RunLine, ...]
+    curves: tuple[CurveLine, ...]
+    variants: tuple[VariantLine, ...]
+    times: tuple[TimeLine, ...]
+
+    @property
+    def judgements(self) -> list[Judgement]:
+        """The claims, judged by the runs."""
+        top1 = {(run.variant, run.seed): run.top1 for run in self.runs}
+        return judge(self.study.claim, top1)
+
+    def save(self, folder: Path) -> None:
+        """Write the files into `folder`, each whole or not at all.
+
+        Raises:
+            UserError: if one cannot be written.
+        """
+        write_atomically(folder / 'study.toml', self.study.to_toml())
+        for name, schema in _FILES.items():
+            lines = [line.model_dump() for line in getattr(self, name)]
+            write_csv(folder / f'{name}.csv', schema, lines)
+        write_csv(folder / 'claims.csv', ClaimLine, map(_claim_line, self.judgements))
+
+
+_FILES: Mapping[str, type[BaseModel]] = {
+    'runs': RunLine,
+    'curves': CurveLine,
+    'variants': VariantLine,
+    'times': TimeLine,
+}
+
+
+def load_outcomes(folder: Path) -> Outcomes:
+    """Return what the study in `folder` has measured.
+
+    Raises:
+        UserError: if a file is missing or malformed.
+    """
+    study = read_toml(folder / 'study.toml', Study)
+    lines = {
+        name: tuple(line for _, line in read_csv(folder / f'{name}.csv', schema))
+        for name, schema in _FILES.items()
+    }
+    return Outcomes(study, **lines)
+
+
+def _claim_line(judged: Judgement) -> dict[str, Any]:
+    claim = judged.claim
+    numbers = ('mean', 'low', 'high', 'spread', 'p', 'p_holm', 'resolvable')
+    return {
+        'claim': claim.name,
+        **claim.model_dump(include={'says', 'better', 'worse', 'control', 'paper', 'place'}),
+        'pairs': judged.pairs,
+        **{name: _text(getattr(judged, name)) for name in numbers},
+        'verdict': judged.verdict.value,
+        'note': claim.note,
+    }
+
+
+def _text(value: float) -> str:
+    return f'{value:.6g}' if isfinite(value) else ''
+
+
+def folders(root: Path) -> Iterable[Path]:
+    """Return the folders of the studies under `root`, by name."""
+    return sorted(path.parent for path in root.glob('*/study.toml'))

@@ -1,0 +1,162 @@
+"""One run of a study, in a process of its own: train, evaluate, and say what came out.
+
+    python -m reproduce.ablation.single_run FOLDER/run.json
+
+`execution` starts it. The folder gets what a training writes, the evaluation's record, and at the
+end `result.json`.
+"""
+
+import ctypes
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from reproduce.errors import UserError
+from reproduce.evaluate import harness
+from reproduce.evaluate.records import Evaluation
+from reproduce.files import write_atomically
+from reproduce.train.classifier import TrainingJob, train
+from reproduce.train.label_maps import make_labels
+from reproduce.train.recipes import Recipe
+
+RESULT = 'result.json'
+
+# Of prctl(2): the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
+
+
+class SingleRun(BaseModel):
+    """What one process does.
+
+    Attributes:
+        recipe: of the training.
+        data: the folder of the data set.
+        labels: the folder of the label maps; None without token labeling.
+        arguments: constructor arguments of the network, for its evaluation.
+        train_images, val_images: as in a `TrainingJob`.
+        workers: processes that read images.
+        device: 'cpu' or 'cuda'.
+        makes_labels: the folder that the trained network writes label maps into, in place of being
+            evaluated.
+    """
+
+    model_config = ConfigDict(extra='forbid', frozen=True)
+    recipe: Recipe
+    data: Path
+    labels: Path | None = None
+    arguments: dict[str, Any] = {}
+    train_images: int | None = None
+    val_images: int | None = None
+    workers: int = 0
+    device: str = 'cpu'
+    makes_labels: Path | None = None
+
+
+def carry_out(run: SingleRun, folder: Path) -> None:
+    """Train into `folder`, going on from where an earlier process was, and use the weights.
+
+    Raises:
+        UserError: if something of it is not what it should be.
+        TrainingStopped: if SIGTERM asked for it.
+    """
+    resume = (folder / 'last.pth').exists()
+    job = TrainingJob(
+        recipe=run.recipe,
+        data=run.data,
+        output=folder,
+        labels=run.labels,
+        resume=resume,
+        workers=run.workers,
+        device=run.device,
+        train_images=run.train_images,
+        val_images=run.val_images,
+    )
+    begun = time.process_time()
+    history = train(job)
+    cpu_seconds = None if resume else round(time.process_time() - begun, 1)
+    weights = folder / 'model.safetensors'
+    if run.makes_labels is not None:
+        make_labels(
+            run.recipe.model,
+            run.data,
+            run.makes_labels,
+            weights,
+            run.recipe.img_size,
+            workers=run.workers,
+            device=run.device,
+        )
+        write_atomically(folder / RESULT, '{}\n')
+        return
+    evaluation, path = _evaluate(run, weights, folder / 'evaluation')
+    trained_on = json.loads((folder / 'recipe.json').read_text())
+    result = {
+        'run': {
+            'top1': evaluation.metrics['top1'],
+            'top5': evaluation.metrics['top5'],
+            'epochs': len(history),
+            'train_images': trained_on['data']['train']['images'],
+            'train_data': trained_on['data']['train']['fingerprint'],
+            'val_images': evaluation.data.images,
+            'val_data': evaluation.data.fingerprint,
+            'labels': (trained_on['labels'] or {}).get('checkpoint_sha256') or '',
+            'weights': evaluation.checkpoint.sha256,
+            'record': path.stem,
+        },
+        'curve': [
+            {'epoch': row['epoch'], 'loss': row['loss'], 'top1': row['ema_top1']} for row in history
+        ],
+        'time': {
+            'train_cpu_seconds': cpu_seconds,
+            'train_seconds': round(sum(row['seconds'] for row in history), 1),
+            'evaluation_seconds': round(evaluation.provenance.seconds, 1),
+            'threads': evaluation.provenance.threads,
+            'device': evaluation.provenance.device,
+            'date': evaluation.provenance.date,
+        },
+    }
+    write_atomically(folder / RESULT, json.dumps(result, indent=2) + '\n')
+
+
+def _evaluate(run: SingleRun, weights: Path, output: Path) -> tuple[Evaluation, Path]:
+    """Evaluate on all validation images, as `evaluate imagenet` does, and keep the record."""
+    recipe = run.recipe
+    entries = [f'{k}={json.dumps(v, separators=(",", ":"))}' for k, v in run.arguments.items()]
+    # The record says by which command the evaluation is repeated.
+    sys.argv = [
+        *('reproduce', 'evaluate', 'imagenet', recipe.model, '--checkpoint', str(weights)),
+        *('--data', str(run.data), '--img-size', str(recipe.img_size)),
+        *('--crop-pct', str(recipe.test_crops[0]), '--model-kwargs', *entries),
+    ]
+    job = harness.Job(
+        task='imagenet',
+        model=recipe.model,
+        checkpoint=weights,
+        data=run.data,
+        arguments=run.arguments,
+        preprocessing={'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]},
+        workers=run.workers,
+        device=run.device,
+    )
+    outcome = harness.evaluate(job)
+    return outcome.evaluation, outcome.save(output)
+
+
+def main() -> None:
+    """Carry out the run in the file that is named on the command line."""
+    # A study that is killed leaves nothing running: each training writes a checkpoint and ends.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    path = Path(sys.argv[1])
+    try:
+        carry_out(SingleRun.model_validate_json(path.read_bytes()), path.parent)
+    except UserError as error:
+        print(f'{error.label}: {error}', file=sys.stderr)
+        sys.exit(error.status)
+
+
+if __name__ == '__main__':
+    main()

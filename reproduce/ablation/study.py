@@ -1,0 +1,219 @@
+"""Studies as data: the variants of a network, how they are trained, and what is claimed of them.
+
+A study is a TOML file; `studies/` has those that come with the project. The designs that the paper
+compares are in `variants.toml`, its claims about them in `reproduce/paper/design_claims.csv`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from reproduce import paper
+from reproduce.errors import UserError
+from reproduce.files import NumberText, read_csv, read_toml
+from reproduce.wording import nearest
+
+FOLDER = Path(__file__).parent
+STUDIES = FOLDER / 'studies'
+
+Name = Annotated[str, Field(pattern=r'^[a-z0-9_]+$')]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
+
+class DesignClaim(_Entry):
+    """A claim that one variant is more accurate than another.
+
+    Attributes:
+        says: what is claimed, as a phrase.
+        better, worse: the names of the variants.
+        paper: the difference in Top-1 that the paper prints, in percent; empty where it prints
+            none.
+        cells: the expression over the paper's tables that `paper` is the value of.
+        place: where the paper says so.
+        note: how the comparison here differs from the paper's.
+        control: whether it is a check of the study itself, and no claim of the paper.
+    """
+
+    name: Name
+    says: str
+    better: Name
+    worse: Name
+    paper: NumberText = ''
+    cells: str = ''
+    place: str = ''
+    note: str = ''
+    control: bool = False
+
+
+class Design(_Entry):
+    """A network of a study.
+
+    Attributes:
+        says: what it is, as a phrase.
+        arguments: constructor arguments, after those of the study.
+        token_labeling: whether it is trained with token labeling.
+        seed_offset: added to each of the study's seeds: the same network with other random numbers.
+    """
+
+    name: Name
+    says: str
+    arguments: dict[str, Any] = {}
+    token_labeling: bool = True
+    seed_offset: int = Field(0, ge=0)
+
+
+class DrawnData(_Entry):
+    """The embedded data: how many scenes of each split are drawn (`datasets.shapes`)."""
+
+    train: Count
+    val: Count
+
+
+class Annotator(_Entry):
+    """The classifier that is trained first, by the study's recipe, and labels every token.
+
+    Attributes:
+        model: a timm model.
+        img_size: side of its images in pixels.
+        epochs: how long it is trained.
+    """
+
+    model: str
+    img_size: Count
+    epochs: Count
+
+
+class Study(_Entry):
+    """Which networks are trained, how, and what is claimed of them.
+
+    Attributes:
+        about, limits: what it is, and what it can and cannot show; a sentence or two each.
+        model, recipe: a timm model, and whose recipe trains it.
+        settings: what replaces the recipe's settings.
+        arguments: constructor arguments of all variants.
+        seeds: every variant is trained once with each.
+        threads: of each run, for computing on CPUs. They decide the last digits.
+        spread: the standard deviation of paired differences in percent of Top-1 that is planned
+            with.
+        drawn: the embedded data; None for data that the user names.
+        data: how to get the data, in words.
+        train_images, val_images: so many images of each split only, evenly spaced over the classes;
+            `val_images` those that the learning curves are of. The final accuracy is that of all
+            validation images.
+        annotator: makes the label maps; None where the user has them.
+        paper_claims: whether the variants of `variants.toml` and the claims of the paper belong to
+            it.
+        variant, claim: further ones.
+    """
+
+    name: Name
+    about: str
+    limits: str
+    model: str
+    recipe: str
+    settings: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    threads: Count = 1
+    spread: float = Field(gt=0)
+    drawn: DrawnData | None = None
+    data: str = ''
+    train_images: Count | None = None
+    val_images: Count | None = None
+    annotator: Annotator | None = None
+    paper_claims: bool = True
+    variant: tuple[Design, ...] = ()
+    claim: tuple[DesignClaim, ...] = ()
+
+    @model_validator(mode='after')
+    def _sound(self) -> 'Study':
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError('a seed occurs twice')
+        names = [variant.name for variant in self.variant]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f'the variant {min(doubled)} is defined twice')
+        return self
+
+    @property
+    def labels_tokens(self) -> bool:
+        """Whether a variant needs label maps."""
+        return any(variant.token_labeling for variant in self.variant)
+
+    def network(self, variant: Design) -> dict[str, Any]:
+        """Return the constructor arguments of a variant."""
+        labeling = {'token_labeling': True} if variant.token_labeling else {}
+        return {**self.arguments, **variant.arguments, **labeling}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the outcome of a single run; the seeds say only which runs there are."""
+        words = {'about', 'limits', 'data', 'spread', 'seeds', 'claim', 'paper_claims'}
+        return self.model_dump(mode='json', exclude=words)
+
+    def to_toml(self) -> str:
+        """Return the study as a TOML file that has everything in it."""
+        content = self.model_dump(mode='json', exclude_none=True) | {'paper_claims': False}
+        return tomlkit.dumps(content)
+
+
+class _Variants(_Entry):
+    variant: tuple[Design, ...]
+
+
+def load_design_claims(folder: Path = paper.FOLDER) -> tuple[DesignClaim, ...]:
+    """Return the paper's claims about its design.
+
+    Raises:
+        UserError: if the file is missing or malformed.
+    """
+    return tuple(claim for _, claim in read_csv(folder / 'design_claims.csv', DesignClaim))
+
+
+def load_study(name: str, seeds: int | None = None) -> Study:
+    """Return the study called `name`, or the one in that TOML file, with its variants and claims.
+
+    Args:
+        seeds: use so many seeds: the study's first ones, and the numbers that follow them.
+
+    Raises:
+        UserError: if there is no such study, it is malformed, or a claim names no variant of it.
+    """
+    path = STUDIES / f'{name}.toml'
+    if not path.is_file():
+        path = Path(name)
+    if path.suffix != '.toml' or not path.is_file():
+        known = sorted(file.stem for file in STUDIES.glob('*.toml'))
+        raise UserError(
+            f"there is no study '{name}': expected {', '.join(nearest(name, known) or known)} or a "
+            'TOML file.'
+        )
+    study = read_toml(path, Study)
+    if study.paper_claims:
+        shared = read_toml(FOLDER / 'variants.toml', _Variants).variant
+        own = {variant.name for variant in study.variant}
+        study = study.model_copy(
+            update={
+                'variant': (*(v for v in shared if v.name not in own), *study.variant),
+                'claim': (*load_design_claims(), *study.claim),
+            }
+        )
+    names = {variant.name for variant in study.variant}
+    for claim in study.claim:
+        if missing := {claim.better, claim.worse} - names:
+            raise UserError(
+                f'{path}: the claim {claim.name} compares {min(missing)}, which is no variant: '
+                f'expected two of {", ".join(sorted(names))}.'
+            )
+    if seeds is not None:
+        if seeds < 1:
+            raise UserError(f'--seeds {seeds} trains nothing: give 1 or more.')
+        first = study.seeds[:seeds]
+        more = range(max(study.seeds) + 1, max(study.seeds) + 1 + seeds - len(first))
+        study = study.model_copy(update={'seeds': (*first, *more)})
+    return study
