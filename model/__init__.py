@@ -10,3 +10,4 @@ from model import lvvit as lvvit
 from model import maformer as maformer
 from model import mixformer as mixformer
 from model import shuffle as shuffle
+from model import vil as vil

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from timm.models import load_state_dict
+from timm.models import clean_state_dict, load_state_dict
 from torch.serialization import safe_globals
 
 # A function or class that a pickle may call, besides those that torch allows, and its full name.
@@ -59,7 +59,8 @@ _LOGS: tuple[Allowed, ...] = (
 def read(path: str | Path) -> dict[str, torch.Tensor]:
     """Return the parameters of a checkpoint by name.
 
-    The file holds either the parameters themselves or a training checkpoint of timm or OpenMMLab.
+    The file holds either the parameters themselves or a training checkpoint of timm, OpenMMLab or
+    ViL.
     Of a training checkpoint with averaged weights these are returned. The prefix `module.` of
     distributed training is removed.
 
@@ -68,6 +69,8 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     state = _reading(path, _LOGS, lambda: load_state_dict(str(path), weights_only=True))
+    if isinstance(state.get('net'), dict):  # as ViL's training keeps them
+        state = clean_state_dict(state['net'])
     # torch's AveragedModel stores the number of averaged models beside the parameters.
     state = {name: value for name, value in state.items() if name != 'n_averaged'}
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -33,6 +33,7 @@ class PyramidBackbone(BaseModule):
     """The stages of a network, each output normalised by a LayerNorm of its own.
 
     A norm per output is what Swin's and CSWin's OpenMMLab backbones have; the paper does not say.
+    ViL's detectors have none, and keep the classifier's last layers, which nothing reads.
 
     Args:
         arch: a variant of a network of four stages, such as 'maformer_small' or 'cswin_tiny'.
@@ -42,6 +43,9 @@ class PyramidBackbone(BaseModule):
             norms. Frozen parts have no gradient and stay in evaluation mode during training.
         with_cp: whether to recompute every block in the backward pass instead of keeping its
             activations.
+        output_norms: whether each output is normalised.
+        with_classifier: whether to keep the classifier's norm and head of 1000 classes, frozen,
+            which count as parameters.
         init_cfg: `dict(type='Pretrained', checkpoint=path)` of a classification checkpoint, a file
             of safetensors or one that `torch.load(weights_only=True)` reads; its head is ignored.
             With None, or a checkpoint of None, the weights stay random.
@@ -58,6 +62,8 @@ class PyramidBackbone(BaseModule):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        output_norms: bool = True,
+        with_classifier: bool = False,
         init_cfg: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -73,17 +79,24 @@ class PyramidBackbone(BaseModule):
         self.arch = arch
         self.out_indices = tuple(sorted(feature_take_indices(4, out_indices)[0]))
         self.frozen_stages = frozen_stages
+        self.with_classifier = with_classifier
         self.checkpoint = init_cfg.get('checkpoint') if init_cfg else None
         self.network = timm.create_model(
-            arch, num_classes=0, drop_path_rate=drop_path_rate, **kwargs
+            arch,
+            num_classes=1000 if with_classifier else 0,
+            drop_path_rate=drop_path_rate,
+            **kwargs,
         )
         self.network.set_grad_checkpointing(with_cp)
         # Parameters that never see a gradient stop distributed training.
         self.network.prune_intermediate_layers(
-            list(self.out_indices), prune_norm=True, prune_head=True
+            list(self.out_indices),
+            prune_norm=not with_classifier,
+            prune_head=not with_classifier,
         )
         self.norms = nn.ModuleList(
-            nn.LayerNorm(self.network.embed_dims[i]) for i in self.out_indices
+            nn.LayerNorm(self.network.embed_dims[i]) if output_norms else nn.Identity()
+            for i in self.out_indices
         )
         self._freeze()
 
@@ -133,6 +146,8 @@ class PyramidBackbone(BaseModule):
             for i, norm in zip(self.out_indices, self.norms, strict=True)
             if i < self.frozen_stages
         ]
+        if self.with_classifier:
+            frozen += [self.network.norm, self.network.head]  # nothing trains them
         for module in frozen:
             module.eval().requires_grad_(False)
 
@@ -158,11 +173,13 @@ def load_classifier(network: nn.Module, path: str | Path, arch: str) -> None:
         state = translate(state, network)
     pruned = tuple(f'stages.{i}.' for i in range(len(network.stages), 4))
     state = {k: v for k, v in state.items() if not k.startswith(_CLASSIFIER_ONLY + pruned)}
-    if differ := checkpoint.differences(state, network.state_dict()):
+    wanted = network.state_dict()
+    wanted = {k: v for k, v in wanted.items() if not k.startswith(_CLASSIFIER_ONLY)}
+    if differ := checkpoint.differences(state, wanted):
         raise CheckpointError(
             f'the backbone checkpoint {path} is not one of {arch}: {checkpoint.listed(differ)}'
         )
-    network.load_state_dict(state)
+    network.load_state_dict(state, strict=False)
 
 
 def _builder(name: str, variants: Iterable[str]) -> Callable[..., PyramidBackbone]:

@@ -306,13 +306,14 @@ def changed(weights, path, **changes):
     return path
 
 
-def test_mistakes_are_reported_before_anything_is_predicted(config, weights, data, tmp_path):
+def test_mistakes_are_reported_before_anything_is_predicted(config, weights, data, tmp_path, cite):
+    cite('mask-rcnn_vil-s_fpn_1x_coco')
     with pytest.raises(UserError, match=r'num_classes is 80.* has 10 classes'):
         evaluate(Job('coco', 'mask-rcnn_maformer-small_fpn_1x_coco.py', weights, data))
     with pytest.raises(UserError, match='is a config for ade20k, not for coco'):
         evaluate(Job('coco', 'fpn_maformer-small_8xb2-80k_ade20k-512x512.py', weights, data))
     with pytest.raises(UserError, match='cannot be evaluated, only cited'):
-        evaluate(Job('coco', 'mask_rcnn_vil_small', weights, data))
+        evaluate(Job('coco', 'mask-rcnn_vil-s_fpn_1x_coco', weights, data))
     with pytest.raises(UserError, match='there is no config'):
         evaluate(job('nowhere.py', weights, data))
     with pytest.raises(UserError, match=r'is not one of mask-rcnn_maformer-micro_fpn\.py: .*mask'):

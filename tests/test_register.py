@@ -7,12 +7,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from model.maformer import VARIANTS
 from reproduce import paper
 from reproduce.audit.expressions import evaluate
 from reproduce.audit.misprints import load_misprints
 from reproduce.audit.sources import load_sources
+from reproduce.audit.vil_counter import released_count
 from reproduce.complexity import Complexity, measure_system
 from reproduce.errors import UserError
 from reproduce.files import read_toml
@@ -78,6 +81,10 @@ def computed(evidence):
         ).value
     if evidence.count == 'depths':
         return '-'.join(map(str, VARIANTS[evidence.model]['depths']))
+    if evidence.count == 'vil_counter_g':
+        with torch.device('meta'):
+            stages = timm.create_model(evidence.model).stages
+        return released_count([len(stage.blocks) for stage in stages]) / 1e9
     if evidence.config is not None:
         config = configs.load_config(evidence.config)
         if evidence.system:
@@ -264,3 +271,17 @@ def test_evidence_is_printed_or_counted(evidence, tmp_path):
     path.write_text('[[known]]\ntables = [4]\nsystems = ["x"]\nmetrics = ["flops_g"]\n')
     with pytest.raises(UserError, match=r'known\.0\.reason'):
         load_known(path)
+
+
+@pytest.mark.parametrize(
+    ('depths', 'dims', 'printed'),
+    [
+        ((1, 1, 9, 1), (48, 96, 192, 384), 145.6),
+        ((1, 2, 8, 1), (96, 192, 384, 768), 218.3),
+        ((1, 4, 16, 1), (96, 192, 384, 768), 293.8),
+        ((1, 8, 24, 1), (96, 192, 384, 768), 384.4),
+    ],
+)
+def test_the_counter_of_vil_counts_what_its_readme_prints(depths, dims, printed):
+    """The four sizes within a thousandth, where another image or mask heads would be far off."""
+    assert released_count(depths, dims) / 1e9 == pytest.approx(printed, rel=1e-3)

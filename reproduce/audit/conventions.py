@@ -7,6 +7,7 @@ from reproduce.audit.findings import Finding
 from reproduce.audit.measured import MeasuredTables
 from reproduce.audit.rows import Tables, family, group
 from reproduce.judge.cells import Cell
+from reproduce.judge.verdict import Verdict
 from reproduce.paper import FRAMEWORKS, TABLES, Column, Row
 
 # The rival that the paper's claims are about: its "previous best" (Abstract; Section 4.3).
@@ -85,13 +86,13 @@ def _span(ratios: Sequence[float]) -> str:
 
 
 def _families(rows: Sequence[Row], measured: MeasuredTables, convention: str) -> list[str]:
-    """Return the families of rivals whose printed FLOPs are of `convention`."""
+    """Return the families of rivals whose printed FLOPs match their count in `convention`."""
     found = {
         family(row)
         for row in rows
         for name in row.cells
         for cell in measured.of(row.table, row.model, name)
-        if cell.distinct_convention == convention
+        if cell.distinct_convention == convention and cell.verdict is Verdict.MATCH
     }
     return sorted(found - {'MAFormer'})
 

@@ -23,7 +23,8 @@ class Evidence(BaseModel):
         source: the folder in `paper/sources` whose tables `printed` reads; '' for the paper's own.
         system: a system whose `count` it is, or whose backbone `config` gets.
         model, arguments, input_size, config: the same of a model that is no system.
-        count: what is counted, 'depths' being the blocks of each stage, such as '3-5-8-3'.
+        count: what is counted, 'depths' being the blocks of each stage, such as '3-5-8-3', and
+            'vil_counter_g' what the counter of ViL's release says of Mask R-CNN with the model.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -35,7 +36,7 @@ class Evidence(BaseModel):
     arguments: dict[str, Any] = {}
     input_size: int = 224
     config: str | None = None
-    count: Literal['', 'params_m', 'layer_flops_g', 'total_flops_g', 'depths'] = ''
+    count: Literal['', 'params_m', 'layer_flops_g', 'total_flops_g', 'depths', 'vil_counter_g'] = ''
 
     @model_validator(mode='after')
     def _is_one_of_two(self) -> 'Evidence':

@@ -1,0 +1,361 @@
+"""Vision Longformer, ViL (Zhang et al., 2021): sliding windows and a global token.
+
+A token attends to the tokens of its chunk and of the eight chunks around it, and to the global
+token of its stage, which attends to all tokens. What the paper leaves open follows the released
+code with relative positions. Classifiers have attention over all tokens in stages 3 and 4,
+detectors sliding windows in every stage. `checkpoint_filter_fn` reads the released weights and
+turns those of a classifier into those of a detector's backbone.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import calculate_drop_path_rates, trunc_normal_
+from torch.utils.checkpoint import checkpoint
+
+from model.checkpoint import renamed
+from model.pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
+from model.registration import describe, register
+from model.workspace import in_pieces
+
+
+class _GlobalTokenAttention(nn.Module):
+    """Base of attentions over the tokens of a map (H, W) behind `num_global` global tokens.
+
+    The bias of a query and a key of the map is the entry of a table for the difference between
+    their positions, that of any other pair a number for each head.
+
+    Args:
+        dim: channels C.
+        num_heads: attention heads.
+        num_global: global tokens.
+        grid: height and width of the square of keys whose differences the table has entries for.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_global: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_global = num_global
+        self.grid = grid
+        self.proj = nn.Linear(dim, dim)
+        entries = math.prod(2 * side - 1 for side in grid)
+        self.local_relative_position_bias_table = nn.Parameter(torch.zeros(entries, num_heads))
+        trunc_normal_(self.local_relative_position_bias_table, std=0.02)
+        if num_global:
+            self.g2l_relative_position_bias = nn.Parameter(torch.zeros(2, num_heads, num_global))
+            self.g2g_relative_position_bias = nn.Parameter(
+                torch.zeros(num_heads, num_global, num_global)
+            )
+            trunc_normal_(self.g2l_relative_position_bias, std=0.02)
+            trunc_normal_(self.g2g_relative_position_bias, std=0.02)
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Split (B, N, C) into (B, heads, N, C / heads)."""
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+    def _bias_to_global(self, queries: int) -> torch.Tensor:
+        """Return the bias of `queries` tokens of the map to global ones, (heads, queries, g)."""
+        return self.g2l_relative_position_bias[1][:, None].expand(-1, queries, -1)
+
+    def _bias_of_global(self, keys: int) -> torch.Tensor:
+        """Return the bias of the global tokens and all, `keys` of the map: (heads, g, g + keys)."""
+        to_local = self.g2l_relative_position_bias[0][:, :, None].expand(-1, -1, keys)
+        return torch.cat([self.g2g_relative_position_bias, to_local], dim=2)
+
+
+class GlobalTokenFullAttention(_GlobalTokenAttention):
+    """Attention of every token to all tokens, (B, g + H*W, C) to the same shape.
+
+    The table has entries for maps of the size `grid`; for others it is resized, bilinearly.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_global: int, grid: tuple[int, int]) -> None:
+        super().__init__(dim, num_heads, num_global, grid)
+        self.qkv = nn.Linear(dim, 3 * dim)
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        q, k, v = map(self._heads, self.qkv(x).chunk(3, dim=-1))
+        out = F.scaled_dot_product_attention(q, k, v, self._bias(*size)[None].to(q.dtype))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _bias(self, H: int, W: int) -> torch.Tensor:
+        """Return the bias of all pairs of tokens, (heads, g + H*W, g + H*W)."""
+        table = self.local_relative_position_bias_table
+        if self.grid != (H, W):
+            shapes = [tuple(2 * side - 1 for side in sides) for sides in (self.grid, (H, W))]
+            table = _resized(table, *shapes)
+        y, x = torch.meshgrid(
+            torch.arange(H, device=table.device),
+            torch.arange(W, device=table.device),
+            indexing='ij',
+        )
+        dy, dx = (a.reshape(-1, 1) - a.reshape(1, -1) for a in (y, x))
+        bias = table[(dy + H - 1) * (2 * W - 1) + dx + W - 1].permute(2, 0, 1)
+        if not self.num_global:
+            return bias
+        bias = torch.cat([self._bias_to_global(H * W), bias], dim=2)
+        return torch.cat([self._bias_of_global(H * W), bias], dim=1)
+
+
+class SlidingChunkAttention(_GlobalTokenAttention):
+    """Attention to the chunks around and to the global tokens, (B, g + H*W, C) to the same shape.
+
+    The map is cut into chunks of `window_size` x `window_size` tokens, padded at the bottom and
+    right. A token sees its chunk, the eight around it and the global tokens; keys beyond the map
+    are masked. The global tokens see all tokens, with the same projections.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_global: int, window_size: int = 7) -> None:
+        super().__init__(dim, num_heads, num_global, (2 * window_size,) * 2)
+        self.window_size = w = window_size
+        self.query = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        q, k = torch.arange(w) + w, torch.arange(3 * w)
+        difference = q[:, None] - k[None, :] + 2 * w - 1  # (w, 3*w)
+        index = difference[:, None, :, None] * (4 * w - 1) + difference[None, :, None, :]
+        self.register_buffer('index', index.reshape(w * w, 9 * w * w), persistent=False)
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        g = self.num_global
+        q, kv = self.query(x), self.kv(x)
+        out = self._slide(q[:, g:], kv, size)
+        if g:
+            # The same again, as the released code computes it, for the count of its FLOPs.
+            k, v = map(self._heads, self.kv(x).chunk(2, dim=-1))
+            bias = self._bias_of_global(math.prod(size))[None].to(q.dtype)
+            first = F.scaled_dot_product_attention(self._heads(q[:, :g]), k, v, bias)
+            out = torch.cat([first.transpose(1, 2).flatten(2), out], dim=1)
+        return self.proj(out)
+
+    def _slide(self, q: torch.Tensor, kv: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Attend with the queries of the map (B, H*W, C) to keys and values (B, g + H*W, 2*C)."""
+        B, _, C = q.shape
+        H, W = size
+        g, w = self.num_global, self.window_size
+        bottom, right = -H % w, -W % w
+        rows, columns = (H + bottom) // w, (W + right) // w
+        q = F.pad(q.view(B, H, W, C), (0, 0, 0, right, 0, bottom))
+        q = q.view(B, rows, w, columns, w, C).transpose(2, 3).reshape(B, rows * columns, w * w, C)
+        seen = self._around(kv[:, g:].view(B, H, W, 2 * C)).expand(B, -1, -1, -1)
+        inside = self._around(q.new_ones(1, H, W, 1, dtype=torch.bool))[0, :, :, 0]
+        if g:
+            first = kv[:, None, :g].expand(-1, rows * columns, -1, -1)
+            seen = torch.cat([first, seen], dim=2)
+            inside = F.pad(inside, (g, 0), value=True)
+        q, k, v = (
+            a.unflatten(3, (self.num_heads, -1)).transpose(2, 3)
+            for a in (q, *seen.chunk(2, dim=-1))
+        )  # (B, chunks, heads, tokens, d) each
+        bias = self.local_relative_position_bias_table[self.index].permute(2, 0, 1)
+        if g:
+            bias = torch.cat([self._bias_to_global(w * w), bias], dim=2)
+        # (chunks, heads, w*w, g + 9*w*w)
+        mask = bias.to(q.dtype).masked_fill(~inside[:, None, None], -math.inf)
+        out = F.scaled_dot_product_attention(q, k, v, mask).transpose(2, 3)
+        out = out.reshape(B, rows, columns, w, w, C).transpose(2, 3)
+        return out.reshape(B, rows * w, columns * w, C)[:, :H, :W].reshape(B, H * W, C)
+
+    def _around(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the nine chunks around every chunk of (B, H, W, c): (B, chunks, 9*w*w, c).
+
+        They are the rows of a square of 3*w x 3*w tokens, one after the other; zero beyond the map.
+        """
+        w = self.window_size
+        H, W = x.shape[1:3]
+        x = F.pad(x, (0, 0, w, w + -W % w, w, w + -H % w))
+        x = x.unfold(1, 3 * w, w).unfold(2, 3 * w, w)  # (B, rows, columns, c, 3*w, 3*w)
+        return x.flatten(4).flatten(1, 2).mT
+
+
+class GlobalTokenBlock(TransformerBlock):
+    """Pre-norm transformer block over the global tokens and those of the map."""
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Map (B, g + H*W, C) to the same shape, `size` being H and W."""
+        return self.mlp(x + self.drop_path(self.attention(self.norm(x), size)))
+
+
+class GlobalTokenStage(Stage):
+    """A stage whose blocks see `num_global` learned tokens before those of the map.
+
+    They are the stage's own: it drops them at its end.
+    """
+
+    def __init__(
+        self,
+        downsample: nn.Module,
+        blocks: Sequence[GlobalTokenBlock],
+        expansion: float,
+        dim: int,
+        num_global: int,
+    ) -> None:
+        super().__init__(downsample, blocks, expansion)
+        self.num_global = num_global
+        if num_global:
+            self.cls_token = nn.Parameter(torch.zeros(1, num_global, dim))
+            trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return in_pieces(self._blocks, self.downsample(x), self.expansion)
+
+    def _blocks(self, x: torch.Tensor) -> torch.Tensor:
+        B, H, W, C = x.shape
+        x = x.flatten(1, 2)
+        if self.num_global:
+            x = torch.cat([self.cls_token.expand(B, -1, -1), x], dim=1)
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, (H, W), use_reentrant=False)
+            else:
+                x = block(x, (H, W))
+        return x[:, self.num_global :].reshape(B, H, W, C)
+
+
+class ViL(Pyramid):
+    """Vision Longformer as a classifier, and as a feature pyramid.
+
+    The released classifiers were trained with one random chunk of the eight around a token; here
+    training sees all of them, as inference and the released detectors do.
+
+    Args:
+        in_chans: channels of the input image.
+        img_size: size of the images in pixels, for which attention over all tokens has its table.
+            Images of any size from 32 x 32 can be processed: the table is resized.
+        embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
+        num_global: global tokens of the four stages.
+        full_attention: the stages with attention over all tokens instead of sliding windows.
+        window_size: side of the chunks of the sliding windows, in tokens.
+        mlp_ratio: hidden width of every MLP divided by the width of its input.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        kwargs: `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] = 224,
+        embed_dims: Sequence[int] = (96, 192, 384, 768),
+        depths: Sequence[int] = (1, 2, 8, 1),
+        num_heads: Sequence[int] = (3, 3, 6, 12),
+        num_global: Sequence[int] = (1, 1, 1, 0),
+        full_attention: Sequence[bool] = (False, False, True, True),
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+
+        def attention(i: int) -> nn.Module:
+            dim, heads, g = embed_dims[i], num_heads[i], num_global[i]
+            if full_attention[i]:
+                grid = tuple(math.ceil(side / (4 * 2**i)) for side in sides)
+                return GlobalTokenFullAttention(dim, heads, g, grid)
+            return SlidingChunkAttention(dim, heads, g, window_size)
+
+        def stage(i: int) -> Stage:
+            merging = Downsample(embed_dims[i - 1], embed_dims[i], 2) if i else nn.Identity()
+            blocks = [
+                GlobalTokenBlock(embed_dims[i], attention(i), mlp_ratio, rate) for rate in rates[i]
+            ]
+            # The keys and values of nine chunks are the widest, or queries, keys and values.
+            expansion = max(mlp_ratio, 3 if full_attention[i] else 9 * 2)
+            return GlobalTokenStage(merging, blocks, expansion, embed_dims[i], num_global[i])
+
+        super().__init__(
+            stem=Downsample(in_chans, embed_dims[0], 4),
+            stages=[stage(i) for i in range(4)],
+            embed_dims=embed_dims,
+            img_size=img_size,
+            in_chans=in_chans,
+            **kwargs,
+        )
+        self.apply(_init_weights)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters without weight decay besides biases and norms."""
+        return {
+            name
+            for name, _ in self.named_parameters()
+            if 'relative_position_bias' in name or 'cls_token' in name
+        }
+
+
+def _init_weights(module: nn.Module) -> None:
+    init_weights(module)
+    if isinstance(module, nn.LayerNorm):
+        module.eps = 1e-6
+
+
+def _resized(table: torch.Tensor, shape: tuple[int, int], to: tuple[int, int]) -> torch.Tensor:
+    """Resize a table of biases (h*w, heads), `shape` being h and w, bilinearly."""
+    table = table.T.unflatten(1, shape)[None]
+    return F.interpolate(table, to, mode='bilinear')[0].flatten(1).T
+
+
+def _block_name(match: re.Match[str]) -> str:
+    """Name a block of the released code, in which attentions and MLPs are layers of their own."""
+    stage, layer = int(match[1]) - 1, int(match[2]) - 1
+    part = '' if layer % 2 == 0 else 'mlp.'
+    return f'stages.{stage}.blocks.{layer // 2}.{part}'
+
+
+# Regular expressions of the released parameter names, and their replacements.
+_RELEASED_NAMES = (
+    (r'^layer1\.0\.proj\.', 'stem.proj.'),
+    (r'^layer1\.0\.norm_embed\.', 'stem.norm.'),
+    (r'^layer(\d)\.0\.cls_token$', lambda match: f'stages.{int(match[1]) - 1}.cls_token'),
+    (r'^layer(\d)\.0\.proj\.', lambda match: f'stages.{int(match[1]) - 1}.downsample.proj.'),
+    (r'^layer(\d)\.0\.norm_embed\.', lambda match: f'stages.{int(match[1]) - 1}.downsample.norm.'),
+    (r'^layer(\d)\.(\d+)\.', _block_name),
+    (r'\.mlp\.mlp\.', '.mlp.'),
+    (r'\.attn\.', '.attention.'),
+    (r'^head\.(weight|bias)$', r'head.fc.\1'),
+)
+
+
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
+) -> dict[str, torch.Tensor]:
+    """Return released parameters under the names of this module; names of this module stay.
+
+    Where `model` has sliding windows in stages that had attention over all tokens, its queries are
+    separated from keys and values, and tables of biases are resized, as in the released code.
+    """
+    state = renamed(state_dict, _RELEASED_NAMES, without=r'\.relative_position_index$')
+    if model is None:
+        return state
+    wanted = model.state_dict()
+    for name, value in list(state.items()):
+        if '.attention.qkv.' in name and name not in wanted:
+            q, kv = value.tensor_split([len(value) // 3])
+            del state[name]
+            state[name.replace('.qkv.', '.query.')], state[name.replace('.qkv.', '.kv.')] = q, kv
+        if name.endswith('.local_relative_position_bias_table') and name in wanted:
+            old, new = math.isqrt(len(value)), math.isqrt(len(wanted[name]))
+            if old != new and (old**2, new**2) == (len(value), len(wanted[name])):
+                state[name] = _resized(value, (old, old), (new, new))
+    return state
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    'vil_tiny': {
+        'embed_dims': (48, 96, 192, 384),
+        'depths': (1, 1, 9, 1),
+        'num_heads': (1, 3, 3, 6),
+    },
+    'vil_small': {},
+    'vil_medium': {'depths': (1, 4, 16, 1)},
+    'vil_base': {'depths': (1, 8, 24, 1)},
+}
+
+default_cfgs = describe(VARIANTS, first_conv='stem.proj', classifier='head.fc', license='mit')
+
+register(ViL, VARIANTS, filter_fn=checkpoint_filter_fn)

@@ -1,0 +1,293 @@
+"""ViL against its printed figures, its released names, and a slow computation."""
+
+import math
+
+import pytest
+import timm
+import torch
+
+from model import openmmlab
+from model.vil import checkpoint_filter_fn
+from reproduce.complexity import measure_system
+from reproduce.systems import System
+from reproduce.weights import loading
+
+TINY = {'dims': (8, 16, 24, 32), 'depths': (1, 2, 1, 1), 'heads': (2, 2, 3, 4)}
+GLOBAL = (1, 1, 1, 0)
+CLASSIFIER, DETECTOR = (False, False, True, True), (False,) * 4
+WINDOW = 3  # 7 in the variants
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def tiny(full_attention, **kwargs):
+    return timm.create_model(
+        'vil_tiny',
+        embed_dims=TINY['dims'],
+        depths=TINY['depths'],
+        num_heads=TINY['heads'],
+        full_attention=full_attention,
+        window_size=WINDOW,
+        **{'num_classes': 5, 'img_size': 64, **kwargs},
+    ).eval()
+
+
+@pytest.mark.parametrize(  # the README of the release, of classifiers at 224 x 224
+    ('name', 'params_m'),
+    [('vil_tiny', 6.7), ('vil_small', 24.6), ('vil_medium', 39.7), ('vil_base', 55.7)],
+)
+def test_printed_complexity(name, params_m):
+    measured = measure_system(System(name=name, rows=[], model=name))
+    # It leaves out the tables of biases, which the networks of its first version did not have.
+    assert measured.params / 1e6 == pytest.approx(params_m, abs=0.15)
+
+
+def released_shapes(dims, depths, heads, full, window=7, image=224, classes=1000):
+    """Names and shapes of a released checkpoint, from the architecture's description."""
+    shapes = {}
+
+    def layer(name, weight):
+        shapes[f'{name}.weight'], shapes[f'{name}.bias'] = weight, weight[:1]
+
+    for i, dim in enumerate(dims):
+        before, patch = (dims[i - 1], 2) if i else (3, 4)
+        layer(f'layer{i + 1}.0.proj', (dim, before, patch, patch))
+        layer(f'layer{i + 1}.0.norm_embed', (dim,))
+        if GLOBAL[i]:
+            shapes[f'layer{i + 1}.0.cls_token'] = (1, GLOBAL[i], dim)
+        side = image // (4 * 2**i) if full[i] else 2 * window
+        for j in range(depths[i]):
+            attn, mlp = f'layer{i + 1}.{2 * j + 1}', f'layer{i + 1}.{2 * j + 2}'
+            layer(f'{attn}.norm', (dim,))
+            layer(f'{mlp}.norm', (dim,))
+            for name, factor in (('qkv', 3),) if full[i] else (('query', 1), ('kv', 2)):
+                layer(f'{attn}.attn.{name}', (factor * dim, dim))
+            layer(f'{attn}.attn.proj', (dim, dim))
+            table = ((2 * side - 1) ** 2, heads[i])
+            shapes[f'{attn}.attn.local_relative_position_bias_table'] = table
+            index = (side**2, side**2) if full[i] else (window**2, 9 * window**2)
+            shapes[f'{attn}.attn.relative_position_index'] = index
+            if g := GLOBAL[i]:
+                shapes[f'{attn}.attn.g2l_relative_position_bias'] = (2, heads[i], g)
+                shapes[f'{attn}.attn.g2g_relative_position_bias'] = (heads[i], g, g)
+            layer(f'{mlp}.mlp.fc1', (4 * dim, dim))
+            layer(f'{mlp}.mlp.fc2', (dim, 4 * dim))
+    layer('norm', (dims[3],))
+    layer('head', (classes, dims[3]))
+    return shapes
+
+
+@pytest.mark.parametrize('full', [CLASSIFIER, DETECTOR])
+@pytest.mark.parametrize(
+    ('name', 'dim', 'depths', 'heads'),
+    [
+        ('vil_tiny', 48, (1, 1, 9, 1), (1, 3, 3, 6)),
+        ('vil_small', 96, (1, 2, 8, 1), (3, 3, 6, 12)),
+        ('vil_medium', 96, (1, 4, 16, 1), (3, 3, 6, 12)),
+        ('vil_base', 96, (1, 8, 24, 1), (3, 3, 6, 12)),
+    ],
+)
+def test_released_names_cover_every_parameter(name, dim, depths, heads, full):
+    shapes = released_shapes([dim * 2**i for i in range(4)], depths, heads, full)
+    released = {name: torch.empty(shape, device='meta') for name, shape in shapes.items()}
+    with torch.device('meta'):
+        ours = timm.create_model(name, full_attention=full).state_dict()
+    translated = checkpoint_filter_fn(released)
+    assert {k: v.shape for k, v in translated.items()} == {k: v.shape for k, v in ours.items()}
+    assert list(checkpoint_filter_fn(ours)) == list(ours)
+
+
+def released(full):
+    """Random weights under the released names, large enough that every one of them shows."""
+    state = {}
+    shapes = released_shapes(**TINY, full=full, window=WINDOW, image=64, classes=5)
+    for name, shape in shapes.items():
+        matrix = len(shape) > 1 and 'relative' not in name and 'token' not in name
+        scale = (2 / max(math.prod(shape[1:]), 4)) ** 0.5 if matrix else 0.5
+        state[name] = torch.randn(shape, dtype=torch.double) * scale
+        if 'norm' in name and name.endswith('weight'):
+            state[name] += 1
+        if name.endswith('relative_position_index'):
+            state[name] = torch.zeros(shape, dtype=torch.long)
+    return state
+
+
+# An implementation of its own: released names, query by query and key by key.
+
+
+def linear(x, state, name):
+    return x @ state[f'{name}.weight'].T + state[f'{name}.bias']
+
+
+def norm(x, state, name):
+    x = x - x.mean(-1, keepdim=True)
+    x = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    return x * state[f'{name}.weight'] + state[f'{name}.bias']
+
+
+def patches(x, state, name, side):
+    """The convolution of `side` x `side` patches of (H, W, C), and its norm."""
+    H, W, C = x.shape
+    whole = x.new_zeros(H + -H % side, W + -W % side, C)
+    whole[:H, :W] = x
+    weight, bias = state[f'{name}.proj.weight'], state[f'{name}.proj.bias']
+    rows, columns = range(0, len(whole), side), range(0, whole.shape[1], side)
+    out = [
+        torch.einsum('yxc,ocyx->o', whole[y : y + side, z : z + side], weight) + bias
+        for y in rows
+        for z in columns
+    ]
+    out = torch.stack(out).view(len(rows), len(columns), -1)
+    return norm(out, state, f'{name}.norm_embed')
+
+
+def projections(tokens, state, attn):
+    """Queries, keys and values (N, C) of both kinds of attention."""
+    if f'{attn}.qkv.weight' in state:
+        return linear(tokens, state, f'{attn}.qkv').chunk(3, -1)
+    return linear(tokens, state, f'{attn}.query'), *linear(tokens, state, f'{attn}.kv').chunk(2, -1)
+
+
+def attention(tokens, size, state, attn, heads, g, full):
+    """(g + H*W, C) to the same shape: a query sees the keys in sight, and the global ones."""
+    H, W = size
+    C = tokens.shape[-1]
+    d = C // heads
+    q, k, v = projections(tokens, state, attn)
+    table = state[f'{attn}.local_relative_position_bias_table']
+    span = (math.isqrt(len(table)) + 1) // 2
+    g2l = state.get(f'{attn}.g2l_relative_position_bias')
+    g2g = state.get(f'{attn}.g2g_relative_position_bias')
+    position = [None] * g + [(y, x) for y in range(H) for x in range(W)]
+    out = torch.zeros_like(tokens)
+    for head in range(heads):
+        s = slice(head * d, head * d + d)
+        for n, at in enumerate(position):
+            scores, values = [], []
+            for m, to in enumerate(position):
+                if at is None:
+                    bias = g2g[head, n, m] if to is None else g2l[0, head, n]
+                elif to is None:
+                    bias = g2l[1, head, m]
+                else:
+                    chunks = zip(at, to, strict=True)
+                    if not full and any(abs(a // WINDOW - b // WINDOW) > 1 for a, b in chunks):
+                        continue
+                    dy, dx = at[0] - to[0] + span - 1, at[1] - to[1] + span - 1
+                    bias = table[dy * (2 * span - 1) + dx, head]
+                scores.append(q[n, s] @ k[m, s] / math.sqrt(d) + bias)
+                values.append(v[m, s])
+            out[n, s] = torch.softmax(torch.stack(scores), dim=0) @ torch.stack(values)
+    return linear(out, state, f'{attn}.proj')
+
+
+def slow_vil(image, state, full):
+    """(3, H, W) to the maps of the stages and the logits."""
+    x = image.permute(1, 2, 0)
+    maps = []
+    for i, heads in enumerate(TINY['heads']):
+        x = patches(x, state, f'layer{i + 1}.0', 2 if i else 4)
+        H, W, C = x.shape
+        tokens, g = x.reshape(-1, C), GLOBAL[i]
+        if g:
+            tokens = torch.cat([state[f'layer{i + 1}.0.cls_token'][0], tokens])
+        for j in range(TINY['depths'][i]):
+            attn, mlp = f'layer{i + 1}.{2 * j + 1}', f'layer{i + 1}.{2 * j + 2}'
+            y = norm(tokens, state, f'{attn}.norm')
+            tokens = tokens + attention(y, (H, W), state, f'{attn}.attn', heads, g, full[i])
+            y = linear(norm(tokens, state, f'{mlp}.norm'), state, f'{mlp}.mlp.fc1')
+            y = 0.5 * y * (1 + torch.erf(y / math.sqrt(2)))
+            tokens = tokens + linear(y, state, f'{mlp}.mlp.fc2')
+        x = tokens[g:].view(H, W, C)
+        maps.append(x)
+    return maps, linear(norm(x, state, 'norm').mean((0, 1)), state, 'head')
+
+
+@pytest.mark.parametrize(
+    ('full', 'size'),
+    [
+        (CLASSIFIER, (64, 64)),
+        (DETECTOR, (64, 64)),  # 16 x 16, 8 x 8, 4 x 4, 2 x 2: padded in every stage
+        (DETECTOR, (50, 72)),  # 13 x 18, ...; the map of stage 4 is 2 x 3
+    ],
+)
+def test_outputs_equal_a_loop_over_queries_and_keys(full, size, tmp_path):
+    state = released(full)
+    torch.save({'net': {f'module.{k}': v for k, v in state.items()}}, tmp_path / 'vil.pth')
+    model = tiny(full).double()
+    loading.load(model, tmp_path / 'vil.pth')
+    images = torch.randn(2, 3, *size, dtype=torch.double)
+    with torch.no_grad():
+        maps = model.forward_intermediates(images, intermediates_only=True, output_fmt='NHWC')
+        logits = model(images)
+        expected, expected_logits = slow_vil(images[1], state, full)
+    for ours, theirs in zip(maps, expected, strict=True):
+        torch.testing.assert_close(ours[1], theirs)
+    torch.testing.assert_close(logits[1], expected_logits)
+
+
+def test_full_attention_takes_its_table_to_the_size_of_the_map():
+    """A table that is linear in the difference is that line at every size, but at its ends."""
+    attention = tiny(CLASSIFIER).stages[2].blocks[0].attention.double()
+    assert attention.grid == (4, 4)
+    with torch.no_grad():
+        line = torch.arange(-3, 4, dtype=torch.double)
+        table = attention.local_relative_position_bias_table
+        table.copy_(line.repeat_interleave(7)[:, None].expand_as(table))
+        bias = attention._bias(8, 5)[:, 1:, 1:].view(-1, 8, 5, 8, 5)
+    steps = bias[0, 4, 2, :, 2].diff()  # from key to key of a column: 7 entries over 15
+    torch.testing.assert_close(steps, torch.full_like(steps, -7 / 15))
+    assert (bias[0, 4, 2, 4] == 0).all()
+
+
+def test_a_classifier_becomes_the_backbone_of_a_detector(tmp_path):
+    """Queries part from keys and values; tables become those of 27 x 27 differences."""
+    state = released_shapes((96, 192, 384, 768), (1, 2, 8, 1), (3, 3, 6, 12), CLASSIFIER)
+    state = {name: torch.randn(shape) for name, shape in state.items()}
+    torch.save({'net': state}, tmp_path / 'vil.pth')
+    backbone = openmmlab.PyramidBackbone(
+        'vil_small',
+        full_attention=DETECTOR,
+        output_norms=False,
+        with_classifier=True,
+        init_cfg={'type': 'Pretrained', 'checkpoint': str(tmp_path / 'vil.pth')},
+    )
+    head = backbone.network.head.fc.weight.clone()
+    backbone.init_weights()
+    attention = backbone.network.stages[2].blocks[3].attention
+    qkv = state['layer3.7.attn.qkv.weight']
+    assert torch.equal(attention.query.weight, qkv[:384])
+    assert torch.equal(attention.kv.weight, qkv[384:])
+    table = state['layer3.7.attn.local_relative_position_bias_table']
+    assert torch.equal(attention.local_relative_position_bias_table, table)  # 27 x 27 already
+    (block,) = backbone.network.stages[3].blocks
+    theirs = state['layer4.1.attn.local_relative_position_bias_table'].view(13, 13, 12)
+    ours = block.attention.local_relative_position_bias_table.view(27, 27, 12)
+    torch.testing.assert_close(ours[13, 13], theirs[6, 6])
+    torch.testing.assert_close(ours[0, 26], theirs[0, 12])
+    assert torch.equal(backbone.network.head.fc.weight, head)  # a checkpoint's is ignored
+    trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert {n for n, _ in backbone.named_parameters()} - trained == {
+        'network.norm.weight',
+        'network.norm.bias',
+        'network.head.fc.weight',
+        'network.head.fc.bias',
+    }
+    maps = backbone.network.eval().forward_intermediates(
+        torch.randn(1, 3, 64, 64), intermediates_only=True
+    )
+    backbone.eval()
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (96, 16, 16),
+        (192, 8, 8),
+        (384, 4, 4),
+        (768, 2, 2),
+    ]
+
+
+def test_no_weight_decay():
+    names = tiny(CLASSIFIER).no_weight_decay()
+    assert len(names) == 5 + 2 * 4 + 3  # tables, both biases of the global tokens, the tokens
