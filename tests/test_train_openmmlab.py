@@ -188,7 +188,6 @@ def test_a_signal_to_all_processes_of_a_training_stops_it(data, tmp_path):
 
 
 def test_long_epochs_are_saved_within_and_followed_by_tensorboard(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, 'CHECKPOINT_ITERATIONS', 1)
     saved = []
     save = runner._SafeEnd._save
 
@@ -198,7 +197,9 @@ def test_long_epochs_are_saved_within_and_followed_by_tensorboard(data, tmp_path
 
     monkeypatch.setattr(runner._SafeEnd, '_save', recorded)
     options = (*EPOCHS, *UNVALIDATED)
-    job = RunnerJob(MASK_RCNN, data, tmp_path, options=options, tensorboard=True)
+    job = RunnerJob(
+        MASK_RCNN, data, tmp_path, options=options, tensorboard=True, checkpoint_iterations=1
+    )
     rows = train(job)
     assert saved == [
         {'iter_1.pth'},
@@ -212,6 +213,29 @@ def test_long_epochs_are_saved_within_and_followed_by_tensorboard(data, tmp_path
     assert [event.value for event in logged] == pytest.approx(losses(rows), rel=1e-5)
     monkeypatch.setattr(tensorboard, 'find_spec', lambda name: None)
     refused('--tensorboard needs TensorBoard', FPN, data, tmp_path / 'x', tensorboard=True)
+
+
+def test_a_config_that_saves_more_rarely_is_saved_between_and_keeps_its_own(data, tmp_path):
+    options = (*ITERATIONS, *UNVALIDATED, 'default_hooks.checkpoint.interval=3')
+    job = RunnerJob(FPN, data, tmp_path, options=options, checkpoint_iterations=1)
+    present = {}
+    agreed = StopRequests.agreed
+
+    def looked(requests):
+        present[len(present)] = {path.name for path in tmp_path.glob('*_*.pth')}
+        return agreed(requests)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopRequests, 'agreed', looked)
+        train(job)
+    # Before what is saved after the iteration, but for what the config's own hook has saved.
+    assert present == {
+        0: set(),
+        1: {'iter_1.pth'},
+        2: {'iter_2.pth', 'iter_3.pth'},
+        3: {'iter_3.pth', 'iter_4.pth'},
+    }
+    assert {path.name for path in tmp_path.glob('*_*.pth')} == {'iter_3.pth', 'iter_4.pth'}
 
 
 def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
@@ -257,9 +281,9 @@ def test_regions_are_cut_in_fp32_under_autocast():
     assert error() < 1e-5
 
 
-def changed_annotations(data, folder, change):
+def changed_annotations(data, folder, change, split='train'):
     shutil.copytree(data / 'coco', folder)
-    path = folder / 'annotations/instances_train2017.json'
+    path = folder / f'annotations/instances_{split}2017.json'
     content = json.loads(path.read_text())
     change(content['annotations'])
     path.write_text(json.dumps(content))
@@ -277,6 +301,20 @@ def test_objects_without_a_mask_are_found_before_anything_is_written(data, tmp_p
     assert not (tmp_path / 'run').exists()
     boxes = load_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
     assert runner._check_objects(boxes, coco.read(path)) == []
+    # Those that are validated on, too.
+    path = changed_annotations(
+        data, tmp_path / 'val', lambda o: o[1].update(segmentation=[]), split='val'
+    )
+    refused(
+        rf'^{path} has no segmentation for 1 of its \d+ objects, so masks cannot be scored',
+        MASK_RCNN,
+        tmp_path / 'val',
+        tmp_path / 'run',
+    )
+    assert not (tmp_path / 'run').exists()
+    only_boxes = ('val_evaluator.metric=bbox', *EPOCHS)
+    job = RunnerJob(MASK_RCNN, tmp_path / 'val', tmp_path / 'run', options=only_boxes)
+    assert runner.prepare(job).record['data'].keys() == {'train', 'val'}
 
 
 def test_objects_that_mmdet_leaves_out_are_counted(data, tmp_path):
@@ -338,6 +376,8 @@ def test_the_learning_rate_follows_the_batch_unless_told_otherwise(data, tmp_pat
     own = load_config(MASK_RCNN).optim_wrapper.optimizer.lr
     assert rate('scaled', options=options) == pytest.approx(own / 2)
     assert rate('own', options=options, scale_lr=False) == own
+    summed = (*options, 'optim_wrapper.accumulative_counts=4')
+    assert rate('summed', options=summed) == pytest.approx(2 * own)
 
 
 def refused(match, *arguments, **job):

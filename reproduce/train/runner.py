@@ -13,7 +13,8 @@ process) and each image from (seed, iteration, index).
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from uuid import uuid4
 import torch
 import torch.nn as nn
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from datasets import coco, load
@@ -39,6 +41,7 @@ from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build, load_backbone
 from reproduce.openmmlab.transforms import kind
+from reproduce.score import coco as coco_score
 from reproduce.train import saved_state
 from reproduce.train.curve import Panel, draw
 from reproduce.train.output_folder import claimed
@@ -51,9 +54,6 @@ from reproduce.weights import store
 
 # The metrics in the curve: mmdet's and mmseg's names and ours.
 _METRICS = {'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP', 'mIoU': 'mIoU (%)'}
-
-# An epoch of COCO takes hours on a few GPUs: it is saved within, too.
-CHECKPOINT_ITERATIONS = 2000
 
 # The loss is looked at every so many iterations, and may be infinite or NaN for as many in a row:
 # fp16's first scale, 2 ** 16, is halved each time.
@@ -78,6 +78,7 @@ class RunnerJob:
         amp: mixed precision.
         scale_lr: scale the learning rate with the batch.
         tensorboard: write scalars for TensorBoard.
+        checkpoint_iterations: write a checkpoint after every so many iterations at least.
     """
 
     config: str
@@ -89,6 +90,8 @@ class RunnerJob:
     amp: bool = False
     scale_lr: bool = True
     tensorboard: bool = False
+    # An epoch of COCO takes hours on a few GPUs, and mmseg's configs save every 8,000 iterations.
+    checkpoint_iterations: int = 2000
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,25 @@ def train(job: RunnerJob, processes: int = 1) -> list[dict[str, float]]:
 
 
 def _run(group: Group, job: RunnerJob) -> list[dict[str, float]]:
+    with begun(job, group) as runner:
+        runner.train()
+        rows = _logged(job.output)
+        if group.rank == 0:
+            _export(job, runner)
+            plot(rows, runner, job.output / 'curve.png')
+        group.agree()
+        return rows
+
+
+@contextmanager
+def begun(job: RunnerJob, group: Group) -> Iterator[Runner]:
+    """Check and build the training of a job, and give the Runner whose `train` goes through it.
+
+    The output folder belongs to these processes for as long, and signals ask the training to stop.
+
+    Raises:
+        UserError: as `train` does.
+    """
     safe_loading.install()
     with claimed(job.output, group), StopRequests(group) as stop:
         prepared = prepare(job, checks_objects=group.rank == 0)
@@ -131,7 +153,11 @@ def _run(group: Group, job: RunnerJob) -> list[dict[str, float]]:
         group.check_same(lambda: _facts(job, prepared, group))
         try:
             runner = build_runner(job, prepared, group, stop)
-            return _train(job, prepared, group, runner)
+            if job.resume:
+                _check_checkpoint(Path(prepared.config.load_from), runner)
+            elif group.rank == 0:
+                _write_record(job, prepared, group)
+            yield runner
         except CheckpointError as error:
             raise UserError(str(error)) from error
 
@@ -148,6 +174,7 @@ def _facts(job: RunnerJob, prepared: PreparedRun, group: Group) -> dict[str, Any
         'resume': job.resume,
         'amp': job.amp,
         'scale_lr': job.scale_lr,
+        'checkpoint_iterations': job.checkpoint_iterations,
         'device': group.device.type,
         **agreement.of_file('checkpoint to start from', start),
         **agreement.of_file('backbone weights', backbone),
@@ -213,8 +240,12 @@ def _point_at_data(
             point_at(config, data, name)
         state = 'complete' if data.complete else '; '.join(data.problems)
         notes.append(f'{split}: {data.root}, {len(data.classes)} classes, {state}')
-        if checks_objects and split == 'train' and task == 'coco':
-            notes += _check_objects(config, coco.read(data.annotations))
+        if checks_objects and task == 'coco':
+            annotations = coco.read(data.annotations)
+            if split == 'train':
+                notes += _check_objects(config, annotations)
+            elif _scores_masks(config):
+                coco_score.check_masks(annotations)
     if len({tuple(data.classes) for data in found.values()}) > 1:
         raise UserError(f'train and val of {folder} do not have the same classes.')
     return {split: data.fingerprint for split, data in found.items()}, notes
@@ -246,6 +277,16 @@ def _check_objects(config: Config, annotations: coco.Annotations) -> list[str]:
         f'train: {left_out:,} of {len(objects):,} objects have no area, or no box of a pixel or '
         'more inside their image: mmdet leaves them out'
     ]
+
+
+def _scores_masks(config: Config) -> bool:
+    """Return whether the validation of a config compares masks."""
+    evaluators = config.get('val_evaluator') or []
+    for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+        metric = evaluator.get('metric') or ()
+        if 'segm' in ([metric] if isinstance(metric, str) else metric):
+            return True
+    return False
 
 
 def _is_trained_on(instance: dict[str, Any], image_width: int, image_height: int) -> bool:
@@ -340,7 +381,9 @@ def _scale_lr(config: Config, wanted: bool) -> str:
     config.auto_scale_lr.enable = wanted
     if not wanted:
         return f'the learning rate is the one of the config, for a batch of {base}, as asked for'
-    return f'the learning rate is for a batch of {base} and scaled with the batch'
+    steps = config.optim_wrapper.get('accumulative_counts', 1)
+    summed = f', which is that of {steps} iterations: their gradients are summed' * (steps > 1)
+    return f'the learning rate is for a batch of {base} and scaled with the batch{summed}'
 
 
 def build_runner(job: RunnerJob, prepared: PreparedRun, group: Group, stop: StopRequests) -> Runner:
@@ -356,29 +399,17 @@ def build_runner(job: RunnerJob, prepared: PreparedRun, group: Group, stop: Stop
             }
     runner = _Runner.from_cfg(config)
     runner.register_hook(_SameAgain(), 'VERY_HIGH')
-    runner.register_hook(_SafeEnd(job.output, group, stop), 'LOWEST')
+    runner.register_hook(_SafeEnd(job, group, stop), 'LOWEST')
     extract_regions_in_fp32(runner.model)
     for note in prepared.notes:
         runner.logger.info(note)
     return runner
 
 
-def _train(
-    job: RunnerJob, prepared: PreparedRun, group: Group, runner: Runner
-) -> list[dict[str, float]]:
-    if group.rank == 0 and not job.resume:
-        record = {'config': job.config, 'options': list(job.options), **prepared.record}
-        record |= {'processes': group.size, 'amp': job.amp, 'notes': prepared.notes}
-        write_atomically(job.output / 'run.json', json.dumps(record, indent=2) + '\n')
-    if job.resume:
-        _check_checkpoint(Path(prepared.config.load_from), runner)
-    runner.train()
-    rows = _logged(job.output)
-    if group.rank == 0:
-        _export(job, runner)
-        plot(rows, runner, job.output / 'curve.png')
-    group.agree()
-    return rows
+def _write_record(job: RunnerJob, prepared: PreparedRun, group: Group) -> None:
+    record = {'config': job.config, 'options': list(job.options), **prepared.record}
+    record |= {'processes': group.size, 'amp': job.amp, 'notes': prepared.notes}
+    write_atomically(job.output / 'run.json', json.dumps(record, indent=2) + '\n')
 
 
 def _check_checkpoint(path: Path, runner: Runner) -> None:
@@ -442,6 +473,21 @@ class _Runner(Runner):
             )
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def scale_lr(
+        self,
+        optim_wrapper: OptimWrapper | OptimWrapperDict,
+        auto_scale_lr: dict[str, Any] | None = None,
+    ) -> None:
+        """Scale the learning rate with the batch as mmengine does, accumulated ones included.
+
+        mmengine itself counts the images of one iteration, of however many a step is made.
+        """
+        counts = getattr(optim_wrapper, '_accumulative_counts', 1)
+        if auto_scale_lr and auto_scale_lr.get('enable') and counts > 1:
+            base = auto_scale_lr['base_batch_size'] / counts
+            auto_scale_lr = {**auto_scale_lr, 'base_batch_size': base}
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+
 
 class _SameAgain(Hook):
     """Makes a resumed training the same as an uninterrupted one: its batches and its seeds."""
@@ -463,8 +509,9 @@ class _SameAgain(Hook):
 class _SafeEnd(Hook):
     """Saves within epochs and when the training is to stop, and ends it when the loss is lost."""
 
-    def __init__(self, output: Path, group: Group, stop: StopRequests) -> None:
-        self.output, self.group, self.stop = output, group, stop
+    def __init__(self, job: RunnerJob, group: Group, stop: StopRequests) -> None:
+        self.output, self.every = job.output, job.checkpoint_iterations
+        self.group, self.stop = group, stop
         # How many losses in a row were not finite; on the device, which is not waited for.
         self.in_a_row = torch.zeros((), dtype=torch.int64, device=group.device)
 
@@ -480,12 +527,14 @@ class _SafeEnd(Hook):
                 f'the last checkpoint is in {self.output}; lower the learning rate, or do without '
                 '--amp.'
             )
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         number = self.stop.agreed()
         if number is not None:
             self._save(runner, done)
             raise self._stopped(number, done)
-        if by_epoch and done % CHECKPOINT_ITERATIONS == 0:
+        if _saved_by_config(runner, done):
+            if runner.rank == 0:
+                self._remove_others(runner)
+        elif done % self.every == 0:
             self._save(runner, done)
 
     def after_val_iter(
@@ -497,8 +546,12 @@ class _SafeEnd(Hook):
             raise self._stopped(number, runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if runner.rank == 0 and isinstance(runner.train_loop, EpochBasedTrainLoop):
-            self._remove_others()
+        if runner.rank == 0:
+            self._remove_others(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        if runner.rank == 0:
+            self._remove_others(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Keep the last good checkpoint from being followed by a bad one."""
@@ -516,15 +569,16 @@ class _SafeEnd(Hook):
         runner.save_checkpoint(str(self.output), name, meta=meta, by_epoch=False)
         if runner.rank == 0:
             write_atomically(self.output / 'last_checkpoint', str(self.output / name))
-            if isinstance(runner.train_loop, EpochBasedTrainLoop):
-                self._remove_others()
+            self._remove_others(runner)
         self.group.agree()  # nobody ends before it is written
 
-    def _remove_others(self) -> None:
-        """Remove the checkpoints within epochs, but for the last one if nothing followed it."""
+    def _remove_others(self, runner: Runner) -> None:
+        """Remove the checkpoints that the config does not ask for, but for the last of all."""
         last = _last_checkpoint(self.output)
         for path in self.output.glob('iter_*.pth'):
-            if path != last:
+            iterations = path.stem.removeprefix('iter_')
+            by_config = iterations.isdecimal() and _saved_by_config(runner, int(iterations))
+            if path != last and not by_config:
                 path.unlink()
 
     def _stopped(self, number: int, iterations: int) -> TrainingStopped:
@@ -532,6 +586,18 @@ class _SafeEnd(Hook):
             f'{number.name} came after {iterations} iterations; {self.output} holds a checkpoint: '
             'go on with the same command and --resume.'
         ).by(number)
+
+
+def _saved_by_config(runner: Runner, iterations: int) -> bool:
+    """Return whether the config itself asks for a checkpoint after so many iterations."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    return any(
+        not hook.by_epoch
+        and hook.interval > 0
+        and iterations >= hook.save_begin
+        and (iterations - hook.save_begin) % hook.interval == 0
+        for hook in hooks
+    )
 
 
 def _logged(output: Path) -> list[dict[str, float]]:
