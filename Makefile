@@ -22,7 +22,7 @@ PROCESSES = $(if $(GPUS),--processes $(GPUS))
 EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tables figures report plan checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-evaluation benchmark-scoring clean
+.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-evaluation benchmark-scoring clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -67,6 +67,9 @@ report: $(READY)  ## Everything as one HTML file, results/report.html
 
 plan: $(READY)  ## What the tables would evaluate, how long that takes, what is missing
 	$(BIN)/python -m reproduce plan $(EVALUATE) $(ARGS)
+
+rehearse: $(READY)  ## A few steps of every training at full size, before days are spent
+	$(BIN)/python -m reproduce rehearse $(if $(DATA),--data $(DATA)) $(PROCESSES) $(ARGS)
 
 checkpoints: $(READY)  ## List the public weights; with TABLE and CHECKPOINTS, fetch those of a table
 	$(BIN)/python -m reproduce checkpoints $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) \

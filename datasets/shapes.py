@@ -73,6 +73,16 @@ class Shape:
         """Whether the polygon alone describes what is visible of the shape."""
         return self.hole is None and int(self.visible.sum()) == self.area
 
+    def enlarged(self, scale: int) -> 'Shape':
+        """Return the shape in an image of `scale` times the height and width."""
+        return Shape(
+            self.category,
+            self.polygon * scale,
+            None if self.hole is None else self.hole * scale,
+            _repeated(self.visible, scale),
+            self.area * scale**2,
+        )
+
 
 @dataclass
 class Scene:
@@ -98,11 +108,28 @@ class Scene:
         """Return the shapes of which enough is visible to be annotated."""
         return [s for s in self.shapes if s.visible.sum() >= MIN_VISIBLE * s.area]
 
+    def enlarged(self, scale: int) -> 'Scene':
+        """Return the scene in `scale` times the height and width."""
+        height, width = self.image.shape[:2]
+        image = Image.fromarray(self.image).resize((width * scale, height * scale))
+        return Scene(
+            np.asarray(image),
+            self.grey,
+            self.ground,
+            [shape.enlarged(scale) for shape in self.shapes],
+            [crowd.enlarged(scale) for crowd in self.crowds],
+            None if self.unlabelled is None else _repeated(self.unlabelled, scale),
+        )
+
     def to_pil(self, box: tuple[int, int, int, int] | None = None) -> Image.Image:
         """Return the image, or its part in `box`: left, top, right, bottom in pixels."""
         image = Image.fromarray(self.image)
         image = image.convert('L') if self.grey else image
         return image.crop(box) if box else image
+
+
+def _repeated(mask: np.ndarray, scale: int) -> np.ndarray:
+    return mask.repeat(scale, 0).repeat(scale, 1)
 
 
 def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene:
@@ -133,13 +160,14 @@ def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene
     return scene
 
 
-def write(root: Path, train: int = 600, val: int = 120, seed: int = 0) -> None:
+def write(root: Path, train: int = 600, val: int = 120, seed: int = 0, scale: int = 1) -> None:
     """Draw scenes and write them in all three formats under `root`.
 
     Args:
         root: the folder to write `imagenet`, `coco` and `ade20k` into.
         train, val: number of scenes of each split; the scenes of one do not depend on the other.
         seed: the same seed gives the same files.
+        scale: how many times as high and wide the images are made.
 
     Raises:
         UserError: if there are so few scenes that a class has no image in the ImageNet format.
@@ -157,6 +185,8 @@ def write(root: Path, train: int = 600, val: int = 120, seed: int = 0) -> None:
             return bag.pop()
 
         scenes = [draw_scene(rng, next_category) for _ in range(scenes_asked)]
+        if scale > 1:
+            scenes = [scene.enlarged(scale) for scene in scenes]
         _write_imagenet(root / 'imagenet', split, scenes, rng)
         _write_coco(root / 'coco', split, scenes)
         _write_ade20k(root / 'ade20k/ADEChallengeData2016', split, scenes)

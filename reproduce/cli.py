@@ -23,6 +23,7 @@ COMMANDS = {
     'evaluate': 'Measure the accuracy of a model, and keep it as a record.',
     'score': 'Score kept predictions again, without the model.',
     'train': 'Train a classifier, or a detector or segmenter from its config file.',
+    'rehearse': 'Take a few steps of the real trainings on this machine, before days are spent.',
     'ablation': "Test the paper's claims about its design by training the designs side by side.",
     'labels': 'Write the dense label maps of token labeling for every training image.',
     'checkpoints': "List the public weights of the paper's systems, or fetch them.",

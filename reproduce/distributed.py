@@ -333,7 +333,7 @@ class _Link:
         if launcher.by_slurm():
             launcher.set_torchrun_variables()
         else:
-            _end_with_the_parent()
+            end_with_the_parent()
         self.rank, self.size = launcher.rank(), int(os.environ['WORLD_SIZE'])
         self.groups = 0
         root = _open_store(self.rank, self.size)
@@ -483,7 +483,7 @@ def _arrival_limit() -> float:
     return max(_ARRIVAL, 10 * (_IMPORTED - began))
 
 
-def _end_with_the_parent() -> None:
+def end_with_the_parent() -> None:
     """Let the kernel kill this process when torchrun, or the process that called `run`, ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()

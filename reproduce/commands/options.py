@@ -27,6 +27,14 @@ class Precision(StrEnum):
     BF16 = 'bf16'
 
 
+class TrainingPrecision(StrEnum):
+    """The floating-point type that autocast computes in; none with 'off'."""
+
+    FP16 = 'fp16'
+    BF16 = 'bf16'
+    OFF = 'off'
+
+
 class DeviceKind(StrEnum):
     """The kind of device that a model runs on."""
 

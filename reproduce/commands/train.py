@@ -1,6 +1,5 @@
 """`python -m reproduce train`: classifiers, detectors and segmenters."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from reproduce.commands import options
-from reproduce.commands.options import KEY_VALUES, SETTINGS, KeyValueCommand
+from reproduce.commands.options import KEY_VALUES, SETTINGS, KeyValueCommand, TrainingPrecision
 from reproduce.errors import UserError
 
 
@@ -28,14 +27,6 @@ app = typer.Typer(
     '`train CONFIG` is short for `train config CONFIG`.',
     no_args_is_help=True,
 )
-
-
-class TrainingPrecision(StrEnum):
-    """The floating-point type that autocast computes in; none with 'off'."""
-
-    FP16 = 'fp16'
-    BF16 = 'bf16'
-    OFF = 'off'
 
 
 Resume = Annotated[bool, typer.Option('--resume', help='Go on with what --output holds.')]

@@ -1,0 +1,120 @@
+"""`python -m reproduce rehearse`: a few steps of the real trainings, before days are spent."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS, OutputFormat, TrainingPrecision, print_json
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def rehearse(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recipes and configs, or patterns such as 'maformer_base*' or 'upernet*'.  "
+            '[default: all recipes, and the configs of MAFormer at full size]',
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            '--data',
+            help='Folder of ImageNet, COCO or ADE20K, or of several of them.  [default: drawn data '
+            'of their sizes and numbers of classes]',
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of the annotator's label maps, CLASS/NAME.pt.")
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help='Folder that the trainings would write into: its disk is looked at. What a '
+            'rehearsal writes there is removed.'
+        ),
+    ] = Path(),
+    steps: Annotated[int, typer.Option(help='Steps of each training that are measured.')] = 10,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images of a step in each process.  [default: the training's own]"),
+    ] = None,
+    grad_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            '--grad-checkpointing',
+            help='Keep less in memory, and compute it again in the backward pass.',
+        ),
+    ] = False,
+    accumulation: Annotated[
+        int,
+        typer.Option(help='Parts of a step of a recipe in each process, one after the other.'),
+    ] = 1,
+    processes: Annotated[
+        int | None,
+        typer.Option(help='Processes on this machine.  [default: one for each GPU]'),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help='Data-loading workers, for each of the processes.  [default: those of `train`]'
+        ),
+    ] = None,
+    amp: Annotated[
+        TrainingPrecision | None,
+        typer.Option(
+            '--amp', help='Mixed precision.  [default: as in `train`: recipes on GPUs only]'
+        ),
+    ] = None,
+    device: options.Device = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help='Write the result as DEVICE.md into this folder, too.'),
+    ] = None,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """Take a few steps of the real trainings on this machine, before days are spent.
+
+    Looks at the machine and the data. Then each training takes its steps at full image size and
+    augmentation, is saved, resumed and evaluated, in a process of its own. Ends with status 1 if
+    one will not run, and says what to change.
+    """
+    # Imported here, so that `--help` does not wait for torch.
+    from reproduce.files import check_writable, write_atomically
+    from reproduce.rehearse import rehearsal_report
+    from reproduce.rehearse.rehearsal import RehearsalRequest, rehearse
+
+    if report is not None:
+        check_writable(report)
+    request = RehearsalRequest(
+        names=tuple(names or ()),
+        data=data,
+        labels=labels,
+        output=output,
+        processes=processes,
+        steps=steps,
+        batch_size=batch_size,
+        workers=workers,
+        precision='fp32' if amp is TrainingPrecision.OFF else amp and amp.value,
+        device=device and device.value,
+        grad_checkpointing=grad_checkpointing,
+        accumulation=accumulation,
+    )
+    found = rehearse(request, lambda line: print(line, file=sys.stderr, flush=True))
+    if report is not None:
+        path = report / rehearsal_report.file_name(found.machine.device)
+        command = shlex.join(['python', '-m', 'reproduce', *sys.argv[1:]])
+        write_atomically(path, rehearsal_report.as_markdown(found, command))
+    if format is OutputFormat.JSON:
+        print_json(rehearsal_report.as_dict(found))
+    else:
+        print(rehearsal_report.as_text(found))
+    raise typer.Exit(0 if found.passes else 1)
