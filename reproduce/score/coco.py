@@ -77,7 +77,8 @@ class DetectionScorer(_OfEachImage, Scorer):
         annotations: of all images that were looked at, those without a detection too.
         masks: whether masks are scored where nothing at all was detected; None scores them if the
             annotations have some.
-        fast: count by hotcoco instead of pycocotools, which is the metric of record.
+        fast: count by hotcoco instead of pycocotools, which is the metric of record, and leave the
+            intervals out: hotcoco hands its matches over slowly.
     """
 
     def __init__(
@@ -104,7 +105,8 @@ class DetectionScorer(_OfEachImage, Scorer):
             evaluation = evaluated(results, self.annotations, kind, self.fast)
             image_ids = [image['id'] for image in self.annotations.images]
             category_ids = [category['id'] for category in categories]
-            matches[kind] = Matches.of(evaluation.evalImgs, image_ids, category_ids)
+            if not self.fast:
+                matches[kind] = Matches.of(evaluation.evalImgs, image_ids, category_ids)
             values = dict(zip(METRICS, evaluation.stats, strict=True))
             metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
             # By IoU, recall, class, size and detections an image; -1 where there is no object.
@@ -115,10 +117,10 @@ class DetectionScorer(_OfEachImage, Scorer):
                     own[f'{kind}_ap'] = 100 * float(precision[:, :, i].mean())
                     own[f'{kind}_ap50'] = 100 * float(precision[0, :, i].mean())
         images, classes = len(self.annotations.images), len(categories)
-        statistics = MatchedDetections(matches, images, classes)
+        statistics = None if self.fast else MatchedDetections(matches, images, classes)
         return Scores(
             metrics,
-            intervals(statistics),
+            {} if statistics is None else intervals(statistics),
             {name: own for name, own in per_class.items() if own},
             statistics,
         )
@@ -260,7 +262,9 @@ def evaluated(
         evaluation.accumulate()
         # hotcoco's tables are pycocotools' to the bit, but its means of them only nearly.
         summary = COCOeval(iouType=iou_type)
-        summary.eval, summary.evalImgs = evaluation.eval, evaluation.evalImgs
+        summary.eval = evaluation.eval
+        if not fast:
+            summary.evalImgs = evaluation.evalImgs
         summary.summarize()
     return summary
 

@@ -65,7 +65,7 @@ class Matches:
         image_ids: Sequence[int],
         category_ids: Sequence[int],
     ) -> 'Matches':
-        """Return the matches in the `evalImgs` of pycocotools or hotcoco.
+        """Return the matches in the `evalImgs` of pycocotools' COCOeval.
 
         Args:
             image_ids, category_ids: those of all images and classes, in order.
@@ -110,9 +110,8 @@ def _bits(tables: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
     """Return a bit for each IoU of what each of the (IOUS, D) `tables` says, (sum of D,)."""
     if not sizes.sum():
         return np.zeros(0, np.uint16)
-    there = np.concatenate(
-        [np.asarray(t, bool).reshape(IOUS, n) for t, n in zip(tables, sizes, strict=True)], 1
-    )
+    some = [table for table, n in zip(tables, sizes, strict=True) if n]
+    there = np.concatenate(some, axis=1) != 0
     return (there.T @ (1 << np.arange(IOUS))).astype(np.uint16)
 
 
