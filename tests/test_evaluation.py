@@ -496,7 +496,7 @@ def test_under_a_torchrun_of_ones_own(data, weights, alone, tmp_path):
 def test_a_killed_run_leaves_earlier_records_whole(run, data, weights, tmp_path):
     run(*evaluate_command(data, weights, '--output', 'kept'))
     before = {p.name: p.read_bytes() for p in Path('kept').iterdir()}
-    assert len(before) == 2
+    assert len(before) == 3  # the record, its predictions, the counts of each image
     command = evaluate_command(data, weights, '--output', tmp_path / 'kept', '--batch-size', 1)
     process = subprocess.Popen(
         [sys.executable, '-m', 'reproduce', *map(str, command), '--img-size', '640'],

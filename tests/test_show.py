@@ -142,18 +142,18 @@ def test_the_commit_of_the_checkout(tmp_path, monkeypatch):
         return done.stdout.strip()
 
     monkeypatch.setattr(records, 'CHECKOUT', tmp_path)
-    assert records._commit() == ''
+    assert records.commit_of_checkout() == ''
     git('init')
-    assert records._commit() == ''
+    assert records.commit_of_checkout() == ''
     (tmp_path / 'results').mkdir()
     for name in ('code.py', 'results/table1.csv'):
         (tmp_path / name).write_text('1')
     git('add', '.')
     git('commit', '-m', 'first')
     (tmp_path / 'results/table1.csv').write_text('2')
-    assert records._commit() == git('rev-parse', 'HEAD')
+    assert records.commit_of_checkout() == git('rev-parse', 'HEAD')
     (tmp_path / 'code.py').write_text('2')
-    assert records._commit() == git('rev-parse', 'HEAD') + '-dirty'
+    assert records.commit_of_checkout() == git('rev-parse', 'HEAD') + '-dirty'
 
 
 def test_weights_that_timm_published_have_their_reference(run):

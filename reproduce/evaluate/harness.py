@@ -24,10 +24,12 @@ from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group, run
 from reproduce.errors import UserError
 from reproduce.evaluate import records
+from reproduce.evaluate.attestation import attest
 from reproduce.files import first_error
 from reproduce.quiet import quiet_libraries
 from reproduce.score import Collector, PredictionFile, Scorer
 from reproduce.tasks import TASKS
+from reproduce.uncertainty import kept
 from reproduce.weights import store
 
 PRECISIONS = {'fp16': torch.float16, 'bf16': torch.bfloat16}
@@ -137,10 +139,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A record and the predictions that its metrics were computed from."""
+    """A record, the predictions that its metrics were computed from, and `KeptImages` of them."""
 
     evaluation: records.Evaluation
     predictions: bytes
+    statistics: bytes
 
     def save(self, folder: Path) -> Path:
         """Write both into `folder`; return the record's path.
@@ -149,7 +152,7 @@ class Outcome:
             UserError: if they cannot be written; what was measured is in its sentence.
         """
         try:
-            return records.save(self.evaluation, self.predictions, folder)
+            return records.save(self.evaluation, self.predictions, folder, self.statistics)
         except UserError as error:
             e = self.evaluation
             measured = records.in_one_line(e.metrics)
@@ -213,6 +216,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             per_class=scores.per_class,
             warnings=(*prepared.notes, *scores.warnings),
             predictions=prepared.file.suffix,
+            statistics=kept.SUFFIX,
             provenance=records.provenance(
                 group.device, group.size, job.batch_size, seconds, torch.get_num_threads()
             ),
@@ -223,7 +227,12 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             f'this was measured and makes no record, because of {place} ({reason}): '
             f'{records.in_one_line(scores.metrics)}.'
         ) from error
-    return Outcome(evaluation, prepared.file.to_bytes())
+    predictions = prepared.file.to_bytes()
+    images = kept.KeptImages(scores.statistics, kept.file_names(data.samples), tuple(data.classes))
+    statistics = images.to_bytes()
+    attestation = attest(evaluation, predictions, statistics)
+    evaluation = evaluation.model_copy(update={'attestation': attestation})
+    return Outcome(evaluation, predictions, statistics)
 
 
 def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str, Any]:

@@ -81,6 +81,23 @@ class Provenance(_Part):
     threads: int | None = None
 
 
+class Attestation(_Part):
+    """One hash over everything that a measurement rests on, and those of its parts.
+
+    Attributes:
+        sha256: over `parts`.
+        parts: the SHA-256 of each, by its name; see `attest`.
+    """
+
+    sha256: str
+    parts: dict[str, str]
+
+    @property
+    def short(self) -> str:
+        """The first digits, as Git shortens a commit."""
+        return self.sha256[:12]
+
+
 class Evaluation(_Part):
     """One measurement.
 
@@ -100,7 +117,9 @@ class Evaluation(_Part):
         per_class: metrics of single classes, by class, in percent.
         warnings: a sentence for each sign that the predictions follow another convention, and for
             what of the data was left out and does not count.
-        predictions: the file of predictions beside the record; before it is saved, its suffix.
+        predictions, statistics: the files beside the record of predictions and of what was counted
+            on each image; before it is saved, their suffixes. '' where an older version measured.
+        attestation: what was measured with what, as one hash; None where an older version measured.
     """
 
     task: Literal['imagenet', 'coco', 'ade20k']
@@ -119,6 +138,8 @@ class Evaluation(_Part):
     warnings: tuple[str, ...] = ()
     provenance: Provenance
     predictions: str = ''
+    statistics: str = ''
+    attestation: Attestation | None = None
 
     @property
     def key(self) -> str:
@@ -177,11 +198,12 @@ def provenance(
         seconds=round(seconds, 3),
         threads=threads,
         versions=libraries(),
-        commit=_commit(),
+        commit=commit_of_checkout(),
     )
 
 
-def _commit() -> str:
+def commit_of_checkout() -> str:
+    """Return the commit of this project, as in `Provenance`."""
     if not (CHECKOUT / '.git').exists():
         return ''  # a folder inside another repository is none of its commits
     # Results are what an evaluation writes: they do not change what it measures.
@@ -219,18 +241,30 @@ def in_one_line(metrics: Mapping[str, float]) -> str:
     return ', '.join(f'{name} {value} %' for name, value in metrics.items())
 
 
-def save(evaluation: Evaluation, predictions: bytes, folder: Path = EVALUATIONS) -> Path:
-    """Write the record and its predictions, each whole or not at all; returns the record's path.
+def save(
+    evaluation: Evaluation,
+    predictions: bytes,
+    folder: Path = EVALUATIONS,
+    statistics: bytes | None = None,
+) -> Path:
+    """Write the record and the files beside it, each whole or not at all; return its path.
+
+    Args:
+        statistics: what was counted on each image, as `KeptImages.to_bytes` gives it.
 
     Raises:
         UserError: if they cannot be written.
     """
     check_writable(folder)
     path = folder / f'{evaluation.stem}.json'
-    name = f'{evaluation.stem}{evaluation.predictions}'
-    kept = evaluation.model_copy(update={'predictions': name})
-    # The predictions first: a record never names a file that is not there.
+    names = {'predictions': f'{evaluation.stem}{evaluation.predictions}'}
+    if statistics is not None:
+        names['statistics'] = f'{evaluation.stem}{evaluation.statistics}'
+    kept = evaluation.model_copy(update=names)
+    # The record last: it never names a file that is not there.
     write_atomically(folder / kept.predictions, predictions)
+    if statistics is not None:
+        write_atomically(folder / kept.statistics, statistics)
     write_atomically(path, json.dumps(kept.model_dump(mode='json'), indent=2) + os.linesep)
     return path
 

@@ -30,6 +30,27 @@ class Found:
     latest: dict[tuple[int, str, str, str], Evaluation]
 
 
+def find_record(name: str, folder: Path) -> tuple[Path, Evaluation]:
+    """Return the record that `name` names, by its file, its stem or its hash, and its file.
+
+    Args:
+        folder: that of the records.
+
+    Raises:
+        UserError: if there is no such record, naming what is nearest, or a file is damaged.
+    """
+    kept = _kept(folder)
+    if (found := _record([name], kept)) is not None:
+        return found
+    near = nearest(name, [e.stem for e in kept.values()])
+    there = f'the nearest are {", ".join(near)}' if near else f'{folder} has none that resembles it'
+    raise UserError(f"no record is called '{name}': {there}; name its file or its stem.")
+
+
+def _kept(folder: Path) -> dict[Path, Evaluation]:
+    return {folder / f'{e.stem}.json': e for e in records.load_all(folder)}
+
+
 def find(words: Sequence[str], tables: Path, folder: Path) -> Found:
     """Return what `words` names: a record, by its file, its stem or its hash, or cells.
 
@@ -44,7 +65,7 @@ def find(words: Sequence[str], tables: Path, folder: Path) -> Found:
     Raises:
         UserError: if nothing has such a name, naming what is nearest, or a file is damaged.
     """
-    kept = {folder / f'{e.stem}.json': e for e in records.load_all(folder)}
+    kept = _kept(folder)
     paths = {number: tables / f'table{number}.csv' for number in TABLES}
     cells = [c for n, path in paths.items() if path.is_file() for c in load_cells(path, n)]
     latest = {cell.key: found for cell in cells if (found := _latest(cell, kept)) is not None}

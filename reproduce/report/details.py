@@ -118,6 +118,7 @@ def _evaluation(path: Path, evaluation: Evaluation) -> str:
         f'{p.seconds:.1f} s',
         'versions': ', '.join(f'{name} {version}' for name, version in p.versions.items()),
         'predictions': str(path.parent / e.predictions),
+        'attestation': e.attestation.short if e.attestation else 'none',
     }
     return _block(str(path), lines)
 

@@ -19,7 +19,7 @@ from reproduce.errors import UserError
 from reproduce.files import unzipped
 from reproduce.score import PredictionFile, Scorer, Scores
 from reproduce.score.class_order import order_warnings
-from reproduce.uncertainty.proportions import wilson
+from reproduce.uncertainty.image_hits import ImageHits
 from reproduce.wording import by_number, shortened
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ class TopScorer(Scorer):
         """Return `top1` and `top5`, and a warning if the classes look numbered otherwise."""
         here, hits, best = self.collected
         here = here.astype(bool)
-        images, best, labels = int(here.sum()), best[here], self.labels[here]
-        counts = {'top1': int((best == labels).sum())}
-        if self.top5:
-            counts['top5'] = int(hits.sum())
+        best, labels = best[here], self.labels[here]
+        hits = np.stack([best == labels, hits[here].astype(bool)], 1)
+        statistics = ImageHits(labels, hits if self.top5 else hits[:, :1])
         return Scores(
-            metrics={name: 100 * count / images for name, count in counts.items()},
-            intervals={name: wilson(count, images) for name, count in counts.items()},
+            statistics.of_all_images(),
+            statistics.intervals(),
             warnings=order_warnings(best, labels),
+            statistics=statistics,
         )
 
 

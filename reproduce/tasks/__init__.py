@@ -56,6 +56,15 @@ class Task:
         """
         return import_module(f'datasets.{self.name}').load(root, split, limit)
 
+    def load_part(self, root: Path, images: int) -> Any:
+        """Return the data set under `root`, or the part of so many of its images.
+
+        Raises:
+            DataNotFound, UserError: as `load_data` does.
+        """
+        data = self.load_data(root)
+        return data if len(data.samples) <= images else self.load_data(root, limit=images)
+
     def prepare(self, job: 'Job', device: 'torch.device') -> 'Prepared':
         """Find and check what a job needs, and build its model on `device`, with its weights.
 

@@ -7,13 +7,14 @@ them: `PerImage`, with one kind for each task. Nothing here needs torch, a model
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
 import numpy as np
 
 
 class PerImage(ABC):
-    """What the metrics of N images are computed from, image by image.
+    """What the metrics of N images and K classes are computed from, image by image.
 
     Attributes:
         KIND: the name under which it is kept in a file.
@@ -27,6 +28,36 @@ class PerImage(ABC):
         """The number of images, N."""
 
     @abstractmethod
+    def of_all_images(self) -> dict[str, float]:
+        """Return each metric of the data set, in percent, by its name."""
+
+    @abstractmethod
+    def of_each_image(self) -> np.ndarray:
+        """Return how well each image was predicted, (N,) in percent; NaN where nothing is on it."""
+
+    @abstractmethod
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the content as arrays by name."""
+
+    @classmethod
+    @abstractmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """Return what `to_arrays` took apart.
+
+        Raises:
+            KeyError, ValueError: if an array is missing or does not fit the others.
+        """
+
+
+class ResampledImages(PerImage):
+    """What is no mean over the images: its metrics are computed again for every resampled set."""
+
+    def of_all_images(self) -> dict[str, float]:
+        """See `PerImage.of_all_images`; what the data set has nothing of is left out."""
+        found = self.metrics(np.ones((1, self.images), np.int32))
+        return {name: float(of[0]) for name, of in found.items() if np.isfinite(of[0])}
+
+    @abstractmethod
     def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """Return each metric of R data sets in which image i occurs `times[r, i]` times.
 
@@ -36,4 +67,15 @@ class PerImage(ABC):
         Returns:
             (R,) in percent, by the name of the metric; NaN where a data set has nothing that the
             metric is about.
+        """
+
+    @abstractmethod
+    def of_each_class(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the metrics of the K single classes of such data sets.
+
+        Args:
+            times: as in `metrics`.
+
+        Returns:
+            (R, K) in percent, by the name of the metric; NaN where a class does not occur.
         """

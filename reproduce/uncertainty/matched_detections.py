@@ -6,13 +6,13 @@ The results are those of pycocotools on the resampled images, but where detectio
 images have equal scores: it takes these in the order of the images.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from reproduce.uncertainty import PerImage
+from reproduce.uncertainty import ResampledImages
 
 # As in pycocotools' `Params`: ten IoUs, 101 recalls, objects of all sizes before the small, medium
 # and large ones, and up to 1, 10 and 100 detections an image.
@@ -29,6 +29,9 @@ METRICS = (
 
 # So many detections of resampled data sets are accumulated at once: they fit the processor's cache.
 _AT_ONCE = 2**18
+
+# What is compared.
+KINDS = ('box', 'mask')
 
 _AREAS = len(AREA_RANGES)
 _EVERY_IOU = np.uint16(2**IOUS - 1)
@@ -105,6 +108,43 @@ class Matches:
             objects[some],
         )
 
+    def check(self, images: int, classes: int) -> None:
+        """Check that the arrays fit each other.
+
+        Raises:
+            ValueError: if they do not.
+        """
+        detections, pairs = len(self.rank), len(self.object_class)
+        wanted = dict.fromkeys(('detection_class', 'detection_image', 'rank'), (detections,))
+        wanted |= dict.fromkeys(('matched', 'ignored'), (detections, _AREAS))
+        wanted |= dict.fromkeys(('object_class', 'object_image'), (pairs,))
+        wanted['objects'] = (pairs, _AREAS)
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f'{name} has the form {getattr(self, name).shape}, not {shape}')
+        for of, number in (('class', classes), ('image', images)):
+            for indices in (getattr(self, f'detection_{of}'), getattr(self, f'object_{of}')):
+                if indices.size and not 0 <= indices.min() <= indices.max() < number:
+                    raise ValueError(f'the {of} {indices.max()} of {number}')
+
+    def of_each_pair(self) -> Iterator[tuple[int, float]]:
+        """Yield the index of the image and the AP of each class that an image has objects of."""
+        key = self.detection_class.astype(np.int64) << 32 | self.detection_image
+        order = np.argsort(key, kind='stable')
+        key = key[order]
+        wanted = self.object_class.astype(np.int64) << 32 | self.object_image
+        begin, end = key.searchsorted(wanted), key.searchsorted(wanted, side='right')
+        for i in np.flatnonzero(self.objects[:, 0]):
+            of = order[begin[i] : end[i]]
+            ones = np.ones((1, of.size), np.int32)
+            found = _average_precision(
+                ones,
+                self.matched[of, 0] & ~self.ignored[of, 0],
+                self.ignored[of, 0],
+                self.objects[i : i + 1, 0],
+            )
+            yield int(self.object_image[i]), float(found.mean())
+
 
 def _bits(tables: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
     """Return a bit for each IoU of what each of the (IOUS, D) `tables` says, (sum of D,)."""
@@ -138,7 +178,7 @@ class Accumulated:
 
 
 @dataclass(frozen=True)
-class MatchedDetections(PerImage):
+class MatchedDetections(ResampledImages):
     """The matches of N images and K classes.
 
     Attributes:
@@ -158,13 +198,61 @@ class MatchedDetections(PerImage):
         return self.number
 
     def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """See `PerImage.metrics`; the names begin with 'box_' or 'mask_'."""
+        """See `ResampledImages.metrics`; the names begin with 'box_' or 'mask_'."""
         found = {}
         for kind, matches in self.kinds.items():
             twelve = accumulate(matches, times, self.classes).twelve()
             values = zip(METRICS, twelve, strict=True)
             found |= {f'{kind}_{name}': 100 * value for name, value in values}
         return found
+
+    def of_each_class(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """See `ResampledImages.of_each_class`: the AP."""
+        found = {}
+        for kind, matches in self.kinds.items():
+            precision = accumulate(matches, times, self.classes).precision
+            found[f'{kind}_ap'] = 100 * precision[:, :, 0].mean(-1)
+        return found
+
+    def of_each_image(self) -> np.ndarray:
+        """See `PerImage.of_each_image`: the AP of the image alone, by masks where there are some.
+
+        It is the mean over the classes of its objects.
+        """
+        matches = list(self.kinds.values())[-1]
+        sums, classes = np.zeros(self.number), np.zeros(self.number)
+        for image, precision in matches.of_each_pair():
+            sums[image] += precision
+            classes[image] += 1
+        with np.errstate(invalid='ignore'):
+            return 100 * sums / classes
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """See `PerImage.to_arrays`."""
+        return {
+            **{
+                f'{kind}_{field.name}': getattr(matches, field.name)
+                for kind, matches in self.kinds.items()
+                for field in fields(matches)
+            },
+            'number_of_images': np.array(self.number),
+            'number_of_classes': np.array(self.classes),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """See `PerImage.from_arrays`."""
+        number, classes = int(arrays['number_of_images']), int(arrays['number_of_classes'])
+        kinds = {
+            kind: Matches(
+                **{field.name: arrays[f'{kind}_{field.name}'] for field in fields(Matches)}
+            )
+            for kind in KINDS
+            if f'{kind}_rank' in arrays
+        }
+        for matches in kinds.values():
+            matches.check(number, classes)
+        return cls(kinds, number, classes)
 
 
 def accumulate(matches: Matches, times: np.ndarray, classes: int) -> Accumulated:

@@ -1,11 +1,12 @@
 """The pixels of each image and class, which mIoU, mAcc and aAcc are computed from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
-from reproduce.uncertainty import PerImage
+from reproduce.uncertainty import ResampledImages
 
 # In what order the pixels of a class are kept: of its label, of its prediction, of both.
 RIGHT, LABELLED, PREDICTED = range(3)
@@ -14,7 +15,7 @@ PREFIXES = ('', 'ms_')  # one scale, several scales
 
 
 @dataclass(frozen=True)
-class PixelCounts(PerImage):
+class PixelCounts(ResampledImages):
     """The pixels of N images by class, P predictions of each.
 
     Attributes:
@@ -31,11 +32,34 @@ class PixelCounts(PerImage):
         return self.counts.shape[1]
 
     def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """See `PerImage.metrics`; the names begin with 'ms_' for the second prediction."""
+        """See `ResampledImages.metrics`; the names begin with 'ms_' for the second prediction."""
         found = {}
         for prefix, summed in zip(PREFIXES, self._summed(times), strict=False):
             found |= {f'{prefix}{name}': of for name, of in means(summed).items()}
         return found
+
+    def of_each_class(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """See `ResampledImages.of_each_class`: the IoU."""
+        return {
+            f'{prefix}iou': ious(summed)
+            for prefix, summed in zip(PREFIXES, self._summed(times), strict=False)
+        }
+
+    def of_each_image(self) -> np.ndarray:
+        """See `PerImage.of_each_image`: the mIoU of the image alone, by its last prediction."""
+        return means(self.counts[-1])['miou']
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """See `PerImage.to_arrays`."""
+        return {'counts': self.counts}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """See `PerImage.from_arrays`."""
+        counts = arrays['counts']
+        if counts.ndim != 4 or counts.shape[2] != 3 or counts.dtype != np.int64:
+            raise ValueError(f'counts of the form {counts.shape} in {counts.dtype}')
+        return cls(counts)
 
     def _summed(self, times: np.ndarray) -> np.ndarray:
         """Return the pixels of the R data sets, (P, R, 3, K) in float64.
@@ -79,4 +103,5 @@ def ious(summed: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray) -> np.ndarray:
     """Return the mean over the last axis of what is not NaN."""
     there = ~np.isnan(values)
-    return np.where(there, values, 0).sum(-1) / there.sum(-1)
+    with np.errstate(invalid='ignore'):
+        return np.where(there, values, 0).sum(-1) / there.sum(-1)

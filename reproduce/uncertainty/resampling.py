@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from reproduce.uncertainty import PerImage
+from reproduce.uncertainty import ResampledImages
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -36,7 +36,7 @@ def percentile_interval(
 
 
 def intervals(
-    statistics: PerImage, resamples: int = RESAMPLES, seed: int = 0
+    statistics: ResampledImages, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each metric by the bootstrap over images, in percent."""
     return of_resampled(statistics.metrics(resampled(statistics.images, resamples, seed)))

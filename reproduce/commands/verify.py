@@ -1,0 +1,51 @@
+"""`python -m reproduce verify`: a record against its attestation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tabulate import tabulate
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.evaluate import verification
+from reproduce.folders import EVALUATIONS
+from reproduce.judge.lookup import find_record
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def verify(
+    record: Annotated[str, typer.Argument(help='A record, by its file, its stem or its key.')],
+    checkpoint: Annotated[
+        Path | None, typer.Option('--checkpoint', help='The file of the weights, to check it, too.')
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option('--data', help="The data set's folder, to check it, too.")
+    ] = None,
+    evaluations: options.Evaluations = EVALUATIONS,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
+    """Check a record against its attestation: which part of it differs, if one does.
+
+    Code and libraries other than those of this checkout are named, and are no error.
+
+    Exits with 1 if the record, or a file that belongs to it, is not what was attested.
+    """
+    path, evaluation = find_record(record, evaluations)
+    checked = verification.verify(evaluation, path.parent, checkpoint, data)
+    code = verification.exit_code(checked)
+    if format is OutputFormat.JSON:
+        print_json(
+            {
+                'record': str(path),
+                'attestation': evaluation.attestation.sha256,
+                'parts': [one.as_dict() for one in checked],
+                'exit_code': code,
+            }
+        )
+    else:
+        print(path)
+        print(tabulate([[one.part, one.state, one.reason] for one in checked], tablefmt='plain'))
+    raise typer.Exit(code)
