@@ -10,26 +10,30 @@ classes is read as well, and marked as not complete.
 import hashlib
 import json
 import os
+import re
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, NotRequired
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     FiniteFloat,
     NonNegativeInt,
-    PositiveInt,
     TypeAdapter,
     ValidationError,
 )
 from typing_extensions import TypedDict
 
+from datasets.coco_masks import reencoded, unsound_polygons, unsound_run_lengths
 from datasets.image_files import upright_size
 from datasets.subset import check_request, evenly_spaced
 from reproduce.errors import DataNotFound, UserError
+from reproduce.files import unzipped
 from reproduce.wording import by_number, shortened
 
 NUM_IMAGES = {'train': 118_287, 'val': 5_000}
@@ -50,30 +54,42 @@ def _not_negative(box: list[float]) -> list[float]:
 Box = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4), AfterValidator(_not_negative)]
 
 
+def _whole(value: object) -> object:
+    """Return what JSON writes as `3.0` or `true` as the number it is, and anything else as is."""
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+# Height and width in pixels.
+MaskSize = Annotated[list[Annotated[Whole, Field(gt=0)]], Field(min_length=2, max_length=2)]
+
+
 class _ImageInfo(TypedDict):
-    id: int
+    id: Whole
     file_name: str
-    height: PositiveInt
-    width: PositiveInt
+    height: Annotated[Whole, Field(gt=0)]
+    width: Annotated[Whole, Field(gt=0)]
 
 
 class _RunLengths(TypedDict):
-    size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+    size: MaskSize
     counts: str | list[NonNegativeInt]
 
 
 class _Instance(TypedDict):
-    id: int
-    image_id: int
-    category_id: int
+    id: Whole
+    image_id: Whole
+    category_id: Whole
     bbox: Box
     area: Annotated[FiniteFloat, Field(ge=0)]
-    iscrowd: Annotated[int, Field(ge=0, le=1)]
-    segmentation: NotRequired[_RunLengths | list[Annotated[list[FiniteFloat], Field(min_length=4)]]]
+    iscrowd: Annotated[Whole, Field(ge=0, le=1)]
+    segmentation: NotRequired[_RunLengths | list[list[FiniteFloat]]]
 
 
 class _Category(TypedDict):
-    id: int
+    id: Whole
     name: str
 
 
@@ -97,12 +113,14 @@ class Annotations:
             pixels), area, iscrowd and, where there is one, segmentation of each object. They keep
             the order of the file, which decides between equal overlaps when they are scored.
         categories: a dictionary with id and name of each class, ordered by id.
+        in_class_order: whether the file has the categories in this order too.
     """
 
     path: Path
     images: tuple[dict[str, Any], ...]
     instances: tuple[dict[str, Any], ...]
     categories: tuple[dict[str, Any], ...]
+    in_class_order: bool = True
 
     def take(self, limit: int | None) -> 'Annotations':
         """Return the part of `limit` images, evenly spaced over the sorted ids.
@@ -174,13 +192,15 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
     Raises:
         DataNotFound: if there is no COCO in the folder.
         UserError: if there is no such folder or split, the limit is below 1, the annotations are
-            not COCO's instances, or an image is missing or has another size than they say.
+            not COCO's instances or are not as mmdet reads them, or an image is missing, lies
+            outside its folder, or has another size than they say.
     """
     root = Path(root)
     layout = f'annotations/instances_{split}2017.json'
     check_request('COCO', root, layout, split, NUM_IMAGES, limit)
     path, folder = _find(root, split)
     whole = read(path)
+    _check_for_training(path, whole)
     content, problems = whole.take(limit), lacks(whole, split)
     if len(content.images) < len(whole.images):
         problems.append(f'{len(content.images):,} of {len(whole.images):,} images were asked for')
@@ -207,13 +227,15 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
 def read(path: Path) -> Annotations:
     """Return the checked content of the instances file at `path`, without looking at its images.
 
+    It may be gzipped and begin with a byte order mark. Masks are decoded and checked.
+
     Raises:
         UserError: if the file cannot be read, is not in the form of COCO's instances, or
             contradicts itself.
     """
     try:
-        content = _FILE.validate_json(path.read_bytes(), strict=True)
-    except (OSError, ValidationError) as error:
+        content = _FILE.validate_json(json_text(path), strict=True)
+    except JSON_ERRORS as error:
         raise UserError(
             f"the annotations {path} are not COCO's instances: {reason(error)}; name a file like "
             'annotations/instances_val2017.json.'
@@ -226,12 +248,6 @@ def read(path: Path) -> Annotations:
                 f'{contradiction}: {part} have the id {shortened(doubled, 1)} more than once; '
                 'expected each once.'
             )
-    category_ids = [category['id'] for category in content['categories']]
-    if category_ids != sorted(category_ids):
-        raise UserError(
-            f'{path} lists its categories in another order than by id: sort them by id; detectors '
-            'number their classes in the order of the file.'
-        )
     names = Counter(category['name'] for category in content['categories'])
     if doubled := [name for name, n in names.items() if n > 1]:
         raise UserError(
@@ -246,21 +262,63 @@ def read(path: Path) -> Annotations:
                 f'have no known {key}, first {unknown[0]["id"]} with {unknown[0][key]}, '
                 f'which is not among the {part}; restore the file.'
             )
-    annotations = Annotations(
+    images = tuple(sorted(content['images'], key=_id))
+    sizes = {image['id']: (image['height'], image['width']) for image in images}
+    return Annotations(
         path,
-        tuple(sorted(content['images'], key=_id)),
-        tuple(content['annotations']),
+        images,
+        tuple(_with_sound_masks(content['annotations'], sizes, contradiction)),
         tuple(sorted(content['categories'], key=_id)),
+        in_class_order=content['categories'] == sorted(content['categories'], key=_id),
     )
-    sizes = {image['id']: [image['height'], image['width']] for image in annotations.images}
-    for instance in annotations.instances:
-        mask, size = instance.get('segmentation'), sizes[instance['image_id']]
-        if isinstance(mask, dict) and mask['size'] != size:
+
+
+def _with_sound_masks(
+    instances: Sequence[dict[str, Any]],
+    sizes: Mapping[int, tuple[int, int]],
+    contradiction: str,
+) -> list[dict[str, Any]]:
+    """Return the instances; run lengths in which runs are empty are encoded again.
+
+    Args:
+        sizes: height and width of each image by its id.
+        contradiction: the begin of the error's sentence.
+
+    Raises:
+        UserError: if a mask is none, or is not of its image.
+    """
+    checked = list(instances)
+    masks = [(i, entry['segmentation']) for i, entry in enumerate(instances) if _mask(entry)]
+    of_image = [sizes[instances[i]['image_id']] for i, _ in masks]
+    for (i, mask), size in zip(masks, of_image, strict=True):
+        if isinstance(mask, dict) and tuple(mask['size']) != size:
             raise UserError(
-                f'{contradiction}: the segmentation of the annotation {instance["id"]} has the '
-                f'size {mask["size"]} and its image {size}; restore the file.'
+                f'{contradiction}: the segmentation of the annotation {instances[i]["id"]} has the '
+                f'size {mask["size"]} and its image {list(size)}; restore the file.'
             )
-    return annotations
+    encoded = [(i, mask) for i, mask in masks if isinstance(mask, dict)]
+    polygons = [
+        (i, mask, size)
+        for (i, mask), size in zip(masks, of_image, strict=True)
+        if isinstance(mask, list)
+    ]
+    places = [i for i, *_ in polygons]
+    unsound = unsound_polygons([mask for _, mask, _ in polygons], [size for *_, size in polygons])
+    if unsound is None:
+        places = [i for i, _ in encoded]
+        unsound, redundant = unsound_run_lengths([mask for _, mask in encoded])
+        for i, mask in (encoded[n] for n in redundant):
+            checked[i] = {**checked[i], 'segmentation': reencoded(mask)}
+    if unsound is not None:
+        raise UserError(
+            f'{contradiction}: the segmentation of the annotation '
+            f'{instances[places[unsound.index]]["id"]} {unsound.problem}; restore the file.'
+        )
+    return checked
+
+
+def _mask(instance: Mapping[str, Any]) -> Any:
+    return instance.get('segmentation')
 
 
 def lacks(content: Annotations, split: str = 'val') -> list[str]:
@@ -288,14 +346,39 @@ def lacks(content: Annotations, split: str = 'val') -> list[str]:
     return problems
 
 
+# What `json_text` raises, and the validation of what it returns.
+JSON_ERRORS = (OSError, EOFError, zlib.error, ValueError)  # ValidationError is a ValueError
+
+
+def json_text(path: Path) -> bytes | str:
+    """Return the content of a JSON file that may be gzipped and in any of JSON's encodings.
+
+    Raises:
+        OSError, EOFError, zlib.error, ValueError: if it cannot be read.
+    """
+    content = unzipped(path.read_bytes())
+    encoding = json.detect_encoding(content)
+    return content if encoding == 'utf-8' else content.decode(encoding)
+
+
 def reason(error: Exception) -> str:
     """Return why a file cannot be read: the first thing that is wrong in it, and where."""
     if not isinstance(error, ValidationError):
         return getattr(error, 'strerror', None) or str(error)
-    first = error.errors(include_url=False, include_input=False)[0]
-    # pydantic appends the names of a union's alternatives, which do not occur in the file.
-    places = [str(p) for i, p in enumerate(first['loc']) if i < 3 or isinstance(p, int)]
-    return ': '.join(('.'.join(places), first['msg'])) if places else first['msg']
+    errors = error.errors(include_url=False, include_input=False)
+    # Of a union there is an error for each alternative: the one meant is wrong deepest inside.
+    place = _place(errors[0]['loc'])
+    same = [e for e in errors if _place(e['loc'])[: len(place)] == place]
+    first = max(same, key=lambda e: (len(_place(e['loc'])), e['type'] == 'value_error'))
+    place = '.'.join(map(str, _place(first['loc'])))
+    return f'{place}: {first["msg"]}' if place else first['msg']
+
+
+def _place(loc: Sequence[int | str]) -> list[int | str]:
+    """Return where in the file an error is: pydantic adds the names of a union's alternatives."""
+    return [
+        part for part in loc if isinstance(part, int) or re.fullmatch('(?!str$)[a-z][a-z_]*', part)
+    ]
 
 
 def _id(entry: dict[str, Any]) -> int:
@@ -317,13 +400,47 @@ def _find(root: Path, split: str) -> tuple[Path, Path]:
             )
     expected = f'annotations/instances_{split}2017.json'
     for base in bases:
+        if (zipped := base / f'{expected}.gz').is_file():
+            raise UserError(f'{zipped} is compressed: unpack it with gunzip, for mmdet to read it.')
         if any(base.glob('annotations/*.json')) or (base / f'{split}2017').is_dir():
             raise UserError(
                 f'{base} has no {expected}: put it there, from annotations_trainval2017.zip.'
             )
-    raise DataNotFound(
-        f'no COCO in {root}: expected {expected} and {split}2017; name the folder that holds them.'
+    below = [path for depth in ('*', '*/*') for path in sorted(root.glob(f'{depth}/{expected}'))]
+    where = (
+        f'it is in {below[0].parents[1]}; name that folder'
+        if below
+        else ('name the folder that holds them')
     )
+    raise DataNotFound(f'no COCO in {root}: expected {expected} and {split}2017; {where}.')
+
+
+def _check_for_training(path: Path, content: Annotations) -> None:
+    """Check what matters where mmdet reads the file `path` itself, and opens its images.
+
+    Raises:
+        UserError: if the file begins with a byte order mark, its categories are in another order
+            than by id, or an image is said to lie outside the folder of the images.
+    """
+    with path.open('rb') as file:
+        encoding = json.detect_encoding(file.read(4))
+    if encoding != 'utf-8':
+        raise UserError(
+            f'{path} is in {encoding}, which mmdet does not read: save it as UTF-8 without a byte '
+            'order mark.'
+        )
+    if not content.in_class_order:
+        raise UserError(
+            f'{path} lists its categories in another order than by id: sort them by id; detectors '
+            'number their classes in the order of the file.'
+        )
+    for image in content.images:
+        name = PurePath(image['file_name'])
+        if name.is_absolute() or '..' in name.parts:
+            raise UserError(
+                f'{path} names the image {name}: expected a file below the folder of the images; '
+                'no other is read.'
+            )
 
 
 def _check_images(folder: Path, path: Path, images: Sequence[dict[str, Any]]) -> None:

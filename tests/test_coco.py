@@ -20,7 +20,7 @@ from reproduce.errors import DataNotFound, UserError
 from reproduce.score.coco import (
     METRICS,
     DetectionScorer,
-    check,
+    checked,
     evaluated,
     of_images,
     read,
@@ -201,12 +201,76 @@ def test_annotations_that_are_not_coco(drawn, changeable, change, message):
     assert '\n' not in str(error.value)
 
 
-def test_categories_in_another_order_than_by_id_are_refused(changeable):
+def test_categories_in_another_order_are_refused_for_detectors_alone(changeable, annotations):
     """mmdet numbers a model's classes by their order in the file."""
     content = content_of(changeable)
-    instances_file(changeable, {**content, 'categories': content['categories'][::-1]})
+    path = instances_file(changeable, {**content, 'categories': content['categories'][::-1]})
     with pytest.raises(UserError, match='in another order than by id'):
         coco.load(changeable)
+    turned, results = coco.read(path), shifted(annotations)
+    assert turned.fingerprint == annotations.fingerprint
+    assert score(results, turned) == score(results, annotations)
+
+
+def test_bools_and_whole_floats_are_numbers(changeable, annotations):
+    content = content_of(changeable)
+    for image in content['images']:
+        image |= {key: float(image[key]) for key in ('id', 'height', 'width')}
+    for entry in content['annotations']:
+        entry |= {key: float(entry[key]) for key in ('id', 'image_id', 'category_id')}
+        entry['iscrowd'] = bool(entry['iscrowd'])
+        if isinstance(entry['segmentation'], dict):
+            entry['segmentation']['size'] = [float(n) for n in entry['segmentation']['size']]
+    found = coco.read(instances_file(changeable, content))
+    assert found.fingerprint == annotations.fingerprint
+    content['images'][0]['height'] = 10.5
+    with pytest.raises(UserError, match=r'images\.0\.height: Input should be a valid integer'):
+        coco.read(instances_file(changeable, content))
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_annotations_in_other_encodings_or_gzipped(changeable, annotations, encoding, monkeypatch):
+    path = changeable / 'annotations/instances_val2017.json'
+    text = path.read_text()
+    path.write_text(text, encoding=encoding)
+    assert coco.read(path).fingerprint == annotations.fingerprint
+    with pytest.raises(UserError, match=f'is in {encoding}, which mmdet does not read'):
+        coco.load(changeable)
+    zipped = path.with_name('instances_val2017.json.gz')
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    assert coco.read(zipped).fingerprint == annotations.fingerprint
+    with pytest.raises(UserError, match=r'json\.gz is compressed: unpack it with gunzip'):
+        coco.load(changeable)
+
+
+def test_a_gzipped_file_that_is_too_large_is_not_unpacked(tmp_path):
+    path = tmp_path / 'bomb.json.gz'
+    with gzip.open(path, 'wb', 1) as file:
+        file.write(b'[')
+        for _ in range(65):
+            file.write(bytes(2**24))
+    assert path.stat().st_size < 2**23
+    with pytest.raises(UserError, match=r'cannot be read \(it holds more than 1,073,741,824 bytes'):
+        read(path)
+
+
+def test_data_below_the_folder_given_are_pointed_at(drawn, tmp_path):
+    (tmp_path / 'sets').mkdir()
+    (tmp_path / 'sets/tiny_coco').symlink_to(drawn)
+    for root in (tmp_path / 'sets', tmp_path):
+        with pytest.raises(DataNotFound, match=r'it is in .*/sets/tiny_coco; name that folder'):
+            coco.load(root)
+
+
+@pytest.mark.parametrize('name', ['../../secret.jpg', '/etc/secret.jpg', 'a/../../secret.jpg'])
+def test_an_image_outside_its_folder_is_not_opened(changeable, name):
+    content = content_of(changeable)
+    content['images'][3]['file_name'] = name
+    path = instances_file(changeable, content)
+    with pytest.raises(UserError, match=r'names the image .*secret\.jpg: expected a file below'):
+        coco.load(changeable)
+    assert len(coco.read(path).images) == 40  # whoever only scores opens none
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"images": [', 'P5 an image'])
@@ -495,9 +559,9 @@ def test_a_part_of_the_images(annotations):
     assert len(ids) == 7
     results = truth_as_results(annotations)
     with pytest.raises(UserError, match='detections have, first, the image_id'):
-        check(results, part, 'results.json')
+        checked(results, part, 'results.json')
     kept = [result for result in results if result['image_id'] in ids]
-    check(kept, part, 'results.json')
+    checked(kept, part, 'results.json')
     assert score(kept, part)[0]['box_ap'] == pytest.approx(100)
     assert score(kept, annotations)[0]['box_ap'] < 50
 
@@ -510,7 +574,7 @@ def test_results_are_kept_and_read(annotations, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(kept if path.suffix == '.gz' else gzip.decompress(kept))
     assert read(path) == results
-    check(read(path), annotations, path)
+    checked(read(path), annotations, path)
 
 
 def result(**values):
@@ -534,7 +598,7 @@ def without(key):
         ([result(bbox=[1.0, 2.0, 3.0])], 'at least 4 items'),
         (
             [result(segmentation=[[1, 2, 3, 4, 5, 6]])],
-            'segmentation: Input should be an object',
+            r'0\.segmentation: .*polygons are no mask of a result',
         ),
         ([result(category_id='3')], r'0\.category_id: .* valid integer'),
         ([result(), result(image_id=99)], '1 detection has the image_id 99, which is not there'),
@@ -555,7 +619,7 @@ def test_results_that_are_none(annotations, tmp_path, content, message):
     path = tmp_path / 'results.json'
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=message) as error:
-        check(read(path), annotations, path)
+        checked(read(path), annotations, path)
     assert str(path) in str(error.value)
     assert '\n' not in str(error.value)
 
@@ -564,16 +628,23 @@ def test_files_that_are_no_results(annotations, tmp_path):
     with pytest.raises(UserError, match='cannot be read'):
         read(tmp_path / 'nowhere.json')
     whole = gzip.compress(b'[]' * 99)
-    for content in (b'[]', whole[:-9], whole[:12] + b'00' + whole[14:]):
+    for content in (whole[:-9], whole[:12] + b'00' + whole[14:]):
         (tmp_path / 'no.json.gz').write_bytes(content)
         with pytest.raises(UserError, match='cannot be read'):
             read(tmp_path / 'no.json.gz')
-    image = annotations.images[0]
-    mask = {**encoded(np.ones((999, 999))), 'size': [image['height'], image['width']]}
-    bad = [result(image_id=image['id'], segmentation=mask)]
-    (tmp_path / 'bad.json').write_text(json.dumps(bad))
-    with pytest.raises(UserError, match='no compressed run lengths'):
-        check(read(tmp_path / 'bad.json'), annotations, tmp_path / 'bad.json')
+
+
+def test_an_empty_mask_or_box_of_a_result_is_none(annotations, tmp_path):
+    results = shifted(annotations)
+    path = tmp_path / 'results.json'
+    for left_out in ('segmentation', 'bbox'):
+        path.write_text(json.dumps([{**result, left_out: []} for result in results]))
+        found = read(path)
+        assert found == [{k: v for k, v in r.items() if k != left_out} for r in results]
+    path.write_text(json.dumps([{**r, 'segmentation': []} for r in results]))
+    metrics, _ = score(checked(read(path), annotations, path), annotations)
+    expected = by_hand(annotations.path, path, 'bbox')
+    assert metrics['box_ap'] == 100 * expected.stats[0]
 
 
 def test_annotations_without_masks_score_boxes_alone(drawn, tmp_path):
@@ -604,7 +675,11 @@ def test_the_command_scores_a_file(run, drawn, annotations, tmp_path):
     result = json.loads(out)
     assert result['metrics']['mask_ap75'] == pytest.approx(100)
     assert (result['images'], result['complete'], result['scorer']) == (40, False, 'hotcoco')
-    code, out, err = run('score', 'coco', 'results.json', *told, '--limit', 3)
-    assert (code, out) == (2, '')
-    assert 'name the annotations that they were made for' in err
-    assert err.count('\n') == 1
+    code, out, _ = run('score', 'coco', 'results.json', *told, '--limit', 3, '--format', 'json')
+    part = json.loads(out)
+    kept = {image['id'] for image in annotations.take(3).images}
+    assert (code, part['images']) == (0, 3)
+    objects = [i for i in annotations.instances if i['image_id'] in kept and not i['iscrowd']]
+    assert part['detections'] == len(objects) < result['detections']
+    assert part['metrics']['box_ap'] == pytest.approx(100)
+    assert part['fingerprint'] == annotations.take(3).fingerprint

@@ -25,7 +25,7 @@ from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build
 from reproduce.openmmlab.transforms import LoadWholeImage
-from reproduce.score.coco import METRICS, DetectionScorer, check, of_images, read
+from reproduce.score.coco import METRICS, DetectionScorer, checked, of_images, read
 from reproduce.tasks.coco import detections
 
 IMAGES = 11  # which neither 2 nor 3 divides
@@ -196,7 +196,7 @@ def test_the_record_says_what_was_measured(alone, data, config, tmp_path):
     assert set(record.per_class) <= set(shapes.CLASSES)
     annotations = coco.read(data / 'annotations/instances_val2017.json')
     results = read_predictions(alone, tmp_path)
-    check(results, annotations, tmp_path)
+    assert checked(results, annotations, tmp_path) == results
     for fast in (False, True):
         scorer = DetectionScorer(annotations, fast=fast)
         scorer.update(range(IMAGES), of_images(results, annotations))

@@ -91,13 +91,12 @@ def coco(
 
     Every image of the annotations counts, also one without detections.
     """
-    truth = coco_data.read(annotations)
-    if limit is not None:
-        truth = truth.take(limit)
-    found = coco_scores.read(results)
-    coco_scores.check(found, truth, results)
+    whole = coco_data.read(annotations)
+    truth = whole.take(limit)
+    found = coco_scores.checked(coco_scores.read(results), whole, results)
+    of_images = coco_scores.of_images(found, truth)
     scorer = DetectionScorer(truth, fast=fast)
-    scorer.update(range(len(truth.images)), coco_scores.of_images(found, truth))
+    scorer.update(range(len(truth.images)), of_images)
     scores = scorer.compute()
     problems = coco_data.lacks(truth)
     if format is OutputFormat.JSON:
@@ -106,7 +105,7 @@ def coco(
             'intervals': scores.intervals,
             'per_class': scores.per_class,
             'images': len(truth.images),
-            'detections': len(found),
+            'detections': sum(map(len, of_images)),
             'fingerprint': truth.fingerprint,
             'complete': not problems,
             'problems': problems,

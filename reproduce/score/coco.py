@@ -4,20 +4,19 @@ import contextlib
 import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import hotcoco
-from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
-from datasets.coco import Annotations, Box, reason
+from datasets.coco import JSON_ERRORS, Annotations, Box, MaskSize, Whole, json_text, reason
+from datasets.coco_masks import reencoded, unsound_run_lengths
 from reproduce.errors import UserError
 from reproduce.score import PredictionFile, Scorer, Scores
 from reproduce.uncertainty.matched_detections import METRICS, MatchedDetections, Matches
@@ -29,16 +28,34 @@ KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}
 
 
 class _Mask(TypedDict):
-    size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+    size: MaskSize
     counts: str
 
 
+def _no_polygon(mask: list[Any]) -> list[Any]:
+    if mask:
+        raise ValueError(
+            'polygons are no mask of a result; expected size and counts, as '
+            'pycocotools.mask.encode gives them'
+        )
+    return mask
+
+
+# As in pycocotools, an empty list is no mask and no box.
+_Empty = Annotated[list[Any], Field(max_length=0)]
+
+
 class _Detection(TypedDict):
-    image_id: int
-    category_id: int
-    bbox: NotRequired[Box]
+    image_id: Whole
+    category_id: Whole
+    bbox: NotRequired[Annotated[Box | _Empty, Field(union_mode='left_to_right')]]
     score: FiniteFloat
-    segmentation: NotRequired[_Mask]
+    segmentation: NotRequired[
+        Annotated[
+            _Mask | Annotated[list[Any], AfterValidator(_no_polygon)],
+            Field(union_mode='left_to_right'),
+        ]
+    ]
 
 
 _DETECTIONS = TypeAdapter(list[_Detection])
@@ -145,39 +162,51 @@ def read(path: Path) -> list[dict[str, Any]]:
     """Read the detections from a file of COCO's result format, gzipped or not.
 
     Each has image_id, category_id, score and bbox (x, y, width, height in pixels), or segmentation
-    (compressed run lengths), or both.
+    (compressed run lengths), or both. An empty one counts as none.
 
     Raises:
         UserError: if it is missing, or is not such a file.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == '.gz':
-            content = gzip.decompress(content)
-        return _DETECTIONS.validate_json(content, strict=True)
-    except (OSError, EOFError, zlib.error, ValidationError) as error:
+        results = _DETECTIONS.validate_json(json_text(path), strict=True)
+    except JSON_ERRORS as error:
         raise UserError(
             f"the results {path} cannot be read ({reason(error)}): expected COCO's result format, "
             'a list of objects with image_id, category_id, score and bbox or segmentation.'
         ) from error
+    for result in results:
+        for _, key in KINDS.values():
+            if result.get(key) == []:
+                del result[key]
+    return results
 
 
 def of_images(
     results: Sequence[dict[str, Any]], annotations: Annotations
 ) -> list[list[dict[str, Any]]]:
-    """Return the results of each image of `annotations`, as a detector would have given them."""
+    """Return the results of each image of `annotations`, as a detector would have given them.
+
+    Those of other images are left out.
+    """
     by_id: dict[int, list[dict[str, Any]]] = {image['id']: [] for image in annotations.images}
     for result in results:
-        by_id[result['image_id']].append(result)
+        if result['image_id'] in by_id:
+            by_id[result['image_id']].append(result)
     return list(by_id.values())
 
 
-def check(results: Sequence[dict[str, Any]], annotations: Annotations, path: Path) -> None:
-    """Check that the results of the file `path` are for the images of `annotations`.
+def checked(
+    results: Sequence[dict[str, Any]], annotations: Annotations, path: Path
+) -> list[dict[str, Any]]:
+    """Return the results of the file `path`, checked to be for the images of `annotations`.
+
+    Masks are decoded; those in which runs are empty are encoded again, since pycocotools and
+    hotcoco disagree about them.
 
     Raises:
-        UserError: if one has an image or a category that `annotations` has not, or a mask of
-            another size than its image; if some have boxes or masks and others have none.
+        UserError: if one has an image or a category that `annotations` has not, or a mask that is
+            none or has another size than its image; if some have boxes or masks and others have
+            none.
     """
     misfit = f'the results {path} do not fit {annotations.path}'
     for key, known in (('image_id', annotations.images), ('category_id', annotations.categories)):
@@ -197,7 +226,7 @@ def check(results: Sequence[dict[str, Any]], annotations: Annotations, path: Pat
                 f'detections, first on the image {without[0]}: expected one in each or in none.'
             )
     if not _any_mask(results):
-        return
+        return list(results)
     sizes = {image['id']: [image['height'], image['width']] for image in annotations.images}
     wrong = [r for r in results if r['segmentation']['size'] != sizes[r['image_id']]]
     if wrong:
@@ -206,13 +235,17 @@ def check(results: Sequence[dict[str, Any]], annotations: Annotations, path: Pat
             f'{wrong[0]["segmentation"]["size"]} on the image {wrong[0]["image_id"]}, which has '
             f'{sizes[wrong[0]["image_id"]]}; take the masks at the size of the images.'
         )
-    for result in results:
-        height, width = sizes[result['image_id']]
-        if run_lengths.area(result['segmentation']) > height * width:
-            raise UserError(
-                f'the results {path} have a segmentation on the image {result["image_id"]} that is '
-                'no compressed run lengths: encode masks with pycocotools.mask.encode.'
-            )
+    unsound, redundant = unsound_run_lengths([result['segmentation'] for result in results])
+    if unsound is not None:
+        raise UserError(
+            f'the results {path}: the segmentation of the detection {unsound.index + 1:,}, on the '
+            f'image {results[unsound.index]["image_id"]}, {unsound.problem}; encode masks with '
+            'pycocotools.mask.encode.'
+        )
+    sound = list(results)
+    for i in redundant:
+        sound[i] = {**sound[i], 'segmentation': reencoded(sound[i]['segmentation'])}
+    return sound
 
 
 def check_masks(annotations: Annotations) -> None:

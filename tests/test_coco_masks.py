@@ -1,0 +1,228 @@
+"""COCO's masks: decoded as pycocotools decodes them, and refused where that would go wrong."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from pycocotools import mask as run_lengths
+
+from datasets import coco_masks
+from datasets.coco_masks import reencoded, unsound_polygons, unsound_run_lengths
+
+HEIGHT, WIDTH = 100, 120
+SIZE = [HEIGHT, WIDTH]
+PIXELS = HEIGHT * WIDTH
+
+
+def compressed(counts):
+    """COCO's run lengths as characters, written after the description in maskApi.c."""
+    text = ''
+    for i, count in enumerate(counts):
+        x, more = count - (counts[i - 2] if i > 2 else 0), True
+        while more:
+            bits, x = x & 31, x >> 5
+            more = x != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+    return text
+
+
+def mask(counts, size=SIZE):
+    return {'size': list(size), 'counts': compressed(counts) if counts else ''}
+
+
+def random_masks(rng, n):
+    """Masks with runs of all lengths, some with pixels of 1 first, some with none."""
+    masks = []
+    for _ in range(n):
+        height, width = (int(side) for side in rng.integers(1, 900, 2))
+        cuts = np.sort(rng.integers(0, height * width + 1, int(rng.integers(0, 40))))
+        runs = np.diff([0, *cuts, height * width])
+        runs = [int(runs[0]), *runs[1:][runs[1:] > 0].tolist()]
+        masks.append((mask(runs, (height, width)), runs))
+    return masks
+
+
+def test_sound_masks_of_any_kind_are_sound(monkeypatch):
+    rng = np.random.default_rng(0)
+    made = random_masks(rng, 600)
+    masks = [m for m, _ in made]
+    for one, runs in made:
+        expected = run_lengths.frPyObjects({**one, 'counts': runs}, *one['size'])
+        assert one['counts'].encode() == expected['counts']
+    for chunk in (1, 500, 2**17):
+        monkeypatch.setattr(coco_masks, '_CHUNK', chunk)
+        assert unsound_run_lengths(masks) == (None, [])
+        runs, ends, undecodable = coco_masks._decode([m['counts'] for m in masks])
+        assert not undecodable.any()
+        for part, (_, expected) in zip(np.split(runs, ends[:-1]), made, strict=True):
+            assert part.tolist() == expected
+    lists = [{**one, 'counts': runs} for one, runs in made]
+    mixed = [pair[i % 2] for i, pair in enumerate(zip(masks, lists, strict=True))]
+    assert unsound_run_lengths(lists) == unsound_run_lengths(mixed) == (None, [])
+    assert unsound_run_lengths([]) == (None, [])
+
+
+def test_runs_of_no_pixels_are_encoded_again():
+    rng = np.random.default_rng(1)
+    made = random_masks(rng, 50)
+    for i in range(0, 50, 2):
+        one, runs = made[i]
+        at = int(rng.integers(1, len(runs) + 1))
+        longer = [*runs[:at], 0, 0, *runs[at:]]
+        if i % 4:
+            longer = [*runs[:at], 0] if at == len(runs) else [*runs, 0, 0]
+        made[i] = (mask(longer, one['size']), runs)
+    masks = [m for m, _ in made]
+    assert unsound_run_lengths(masks) == (None, list(range(0, 50, 2)))
+    for one, runs in made:
+        again = reencoded(one)
+        assert unsound_run_lengths([again]) == (None, [])
+        pixels = np.repeat(np.arange(len(runs)) % 2, runs).reshape(one['size'], order='F')
+        assert np.array_equal(run_lengths.decode(again), pixels)
+
+
+UNSOUND = {
+    'short': (mask([5, 10]), 'run lengths of 15 pixels together'),
+    'long': (mask([5, 10, PIXELS]), 'run lengths of 12,015 pixels together'),
+    'negative': (mask([PIXELS + 10, -10]), 'a run length below 0'),
+    'negative in the middle': (mask([10, 20, -10, PIXELS - 20]), 'a run length below 0'),
+    'huge': (mask([2**28, 2**28]), 'run lengths of 536,870,912 pixels together'),
+    'beyond 32 bits': (
+        {'size': SIZE, 'counts': compressed([0, 2**29 - 1]) + 'oooooO' * 8},
+        'has (a run length below 0|run lengths of)',
+    ),
+    'empty': (mask([]), 'run lengths of 0 pixels together'),
+    'truncated': (
+        {'size': SIZE, 'counts': mask([5, 11_000, 995])['counts'][:-2] + 'o'},
+        'counts that are no compressed run lengths',
+    ),
+    'endless': ({'size': SIZE, 'counts': 'o' * 200 + '0'}, 'no compressed run lengths'),
+    'foreign': ({'size': SIZE, 'counts': 'no run lengths: ~'}, 'no compressed run lengths'),
+    'not ASCII': ({'size': SIZE, 'counts': 'd\u00e9f\U0001f600'}, 'no compressed run lengths'),
+    'with NUL': ({'size': SIZE, 'counts': mask([PIXELS])['counts'] + '\0'}, 'no compressed run'),
+}
+
+
+@pytest.mark.parametrize('name', UNSOUND)
+def test_the_first_unsound_mask_is_found_among_others(name, monkeypatch):
+    bad, problem = UNSOUND[name]
+    good = [m for m, _ in random_masks(np.random.default_rng(2), 20)]
+    for chunk in (1, 100, 2**17):
+        monkeypatch.setattr(coco_masks, '_CHUNK', chunk)
+        for at in (0, 7, 20):
+            unsound, redundant = unsound_run_lengths([*good[:at], bad, *good[at:], bad])
+            assert unsound.index == at
+            assert redundant == []
+        assert re.search(problem, unsound.problem)
+
+
+def test_the_length_of_polygons_and_where_they_are():
+    triangle = [0.0, 0.0, 9.5, 0.0, 9.5, 20.0]
+    sound = [[triangle], [], [triangle, [-3.0, -2.0, 125.0, 0, 3, 101]]]
+    sizes = [(HEIGHT, WIDTH)] * 4
+    assert unsound_polygons(sound, sizes[:3]) is None
+    assert unsound_polygons([], []) is None
+    for polygon, problem in (
+        ([10, 12, 35, 42], 'has a polygon of 4 numbers: expected x and y of three points or more'),
+        ([], 'has a polygon of 0 numbers'),
+        ([*triangle, 1.0], 'has a polygon of 7 numbers'),
+        ([*triangle, 1e9, 5], r'has a polygon with the coordinate 1e+09, far outside its image'),
+        ([*triangle, 5, -1e9], r'has a polygon with the coordinate -1e+09, far outside'),
+        ([*triangle, 241, 5], 'the coordinate 241, far outside its image of 120 x 100 pixels'),
+        ([*triangle, 5, 221], 'the coordinate 221, far outside'),
+    ):
+        unsound = unsound_polygons([*sound, [triangle, polygon]], sizes)
+        assert unsound.index == 3
+        assert problem in unsound.problem
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write annotations of one object in three images, and a detection of it in each."""
+    square = [[10.0, 12.0, 35.0, 12.0, 35.0, 42.0, 10.0, 42.0]]
+    found = run_lengths.frPyObjects(square, HEIGHT, WIDTH)[0]
+    found = {'size': SIZE, 'counts': found['counts'].decode()}
+
+    def write(truth=square, result=found):
+        masks = [square, truth, square]
+        content = {
+            'images': [
+                {'id': i, 'file_name': f'{i}.jpg', 'height': HEIGHT, 'width': WIDTH}
+                for i in range(3)
+            ],
+            'annotations': [
+                {
+                    **{'id': 10 + i, 'image_id': i, 'category_id': 1, 'bbox': [10, 12, 25, 30]},
+                    **{'area': 750, 'iscrowd': 0, 'segmentation': masks[i]},
+                }
+                for i in range(3)
+            ],
+            'categories': [{'id': 1, 'name': 'a'}],
+        }
+        results = [
+            {
+                **{'image_id': i, 'category_id': 1, 'bbox': [10, 12, 25, 30], 'score': 0.5},
+                'segmentation': [found, found, result][i],
+            }
+            for i in range(3)
+        ]
+        (tmp_path / 'gt.json').write_text(json.dumps(content))
+        (tmp_path / 'dt.json').write_text(json.dumps(results))
+        return ('score', 'coco', tmp_path / 'dt.json', '--annotations', tmp_path / 'gt.json')
+
+    return write
+
+
+@pytest.mark.parametrize('fast', [(), ('--fast',)], ids=['record', 'fast'])
+@pytest.mark.parametrize('name', UNSOUND)
+def test_an_unsound_mask_is_one_sentence(run, files, name, fast):
+    bad, _ = UNSOUND[name]
+    for place, who in (
+        ('result', 'the segmentation of the detection 3, on the image 2, has '),
+        ('truth', 'the segmentation of the annotation 11 has '),
+    ):
+        code, out, err = run(*files(**{place: bad}), *fast)
+        assert (code, out) == (2, '')
+        assert who in err
+        assert err.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('truth', 'message'),
+    [
+        ([[10, 12, 35, 42]], 'the annotation 11 has a polygon of 4 numbers'),
+        ([[10, 12, 35, 42, 50, 1e9]], 'the annotation 11 has a polygon with the coordinate 1e+09'),
+        ([[10, 12, 35, 42, 'x', 9]], 'annotations.1.segmentation.0.4: Input should be a valid num'),
+        ([10, 12, 35, 42, 50, 60], 'annotations.1.segmentation.0: Input should be a valid array'),
+        ({'size': SIZE}, 'annotations.1.segmentation.counts: Field required'),
+        ({'size': SIZE, 'counts': [5, -5, PIXELS]}, 'annotations.1.segmentation.counts.1: Input'),
+        ({'size': SIZE, 'counts': [5, 10**20]}, 'has run lengths of 536,870,917 pixels'),
+        ({'size': [50, 60], 'counts': [3000]}, 'has the size [50, 60] and its image [100, 120]'),
+        ([], 'has no segmentation for 1 of its 3 objects'),
+    ],
+)
+def test_an_unsound_mask_of_an_object_is_one_sentence(run, files, truth, message):
+    code, out, err = run(*files(truth=truth), '--fast')
+    assert (code, out) == (2, '')
+    assert message in err
+    assert err.count('\n') == 1
+
+
+@pytest.mark.parametrize('fast', [(), ('--fast',)], ids=['record', 'fast'])
+def test_an_empty_run_changes_no_number(run, files, fast):
+    counts = [10 * HEIGHT + 12]
+    for _ in range(24):
+        counts += [30, 70]
+    counts += [30]
+    counts.append(PIXELS - sum(counts))
+    split = [*counts[:5], 10, 0, counts[5] - 10, *counts[6:], 0]
+    _, expected, _ = run(*files(), *fast)
+    assert 'mask_ap     100.00 %' in expected
+    for masks in (
+        {'result': mask(split)},
+        {'truth': mask(split)},
+        {'truth': {'size': SIZE, 'counts': split}},
+        {'truth': mask(counts), 'result': mask(counts)},
+    ):
+        assert run(*files(**masks), *fast)[:2] == (0, expected)
