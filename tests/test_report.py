@@ -286,6 +286,24 @@ def test_a_row_of_the_users(tables, tmp_path):
     assert r'Mine \& Co\_100\% & \celladded{40.5}' in latex
 
 
+def test_a_users_row_is_text_and_nothing_else(tables, tmp_path):
+    path = tmp_path / 'mine.csv'
+    path.write_text(
+        'model,box_ap\n<script>alert(1)</script>,47\n![p](http://x/p.png),48\n'
+        '"two\nlines",46\n\\input{/etc/passwd}$x^2$,45\n'
+    )
+    text = tables(5, '--add', path)
+    assert '<script' not in text
+    assert '&lt;script&gt;alert(1)&lt;/script&gt;' in text
+    assert r'!\[p](http://x/p.png)' in text
+    assert '| two lines ' in text
+    latex = tables(5, '--add', path, '--format', 'latex')
+    assert r'\textbackslash{}input\{/etc/passwd\}\$x\^{}2\$' in latex.replace(
+        r'\textasciicircum{}', r'\^{}'
+    )
+    assert 'two lines &' in latex
+
+
 def test_rows_of_the_users_in_the_format_of_the_results(tables, tmp_path):
     lines = (RESULTS / 'table7.csv').read_text().splitlines()
     mine = [line.replace('MAFormer-B', 'Mine') for line in lines if ',MAFormer-B,' in line]

@@ -107,6 +107,8 @@ _LATEX_CHARACTERS = str.maketrans(
         '×': r'$\times$',
     }
 )
+# A model may be called anything: its name parts no columns, and is no HTML, link or picture.
+_MARKDOWN_CHARACTERS = str.maketrans({'|': r'\|', '<': '&lt;', '>': '&gt;', '[': r'\['})
 _LATEX_CONVENTIONS = {'layer': 'l', 'total': 't'}
 _DOCUMENT = r"""% All tables beside this file: pdflatex tables.tex
 \documentclass{article}
@@ -129,8 +131,7 @@ def markdown(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str
     ]
     rows = _fields(lines, columns, values, str, lambda _, value: _markdown(value), '–')
     aligned = ['right' if is_numeric(table, column) else 'left' for column in columns]
-    # Pipes part the columns, and a model may be called anything.
-    rows = [[field.replace('|', '\\|') for field in row] for row in rows]
+    rows = [[field.translate(_MARKDOWN_CHARACTERS) for field in row] for row in rows]
     body = tabulate(
         rows, ['Model', *heads], 'pipe', disable_numparse=True, colalign=['left', *aligned]
     )
@@ -442,16 +443,20 @@ def _fields(
     """Return the fields of every line, its label first, as `text` and `number` write them."""
     rows = []
     for index, line in enumerate(lines):
-        row = [text(line.label)]
+        row = [text(_one_line(line.label))]
         for column in columns:
             if not is_numeric(line.table, column):
-                row.append(text(described(line, column)))
+                row.append(text(_one_line(described(line, column))))
             elif (index, column) in values:
                 row.append(number(column, values[index, column]))
             else:
                 row.append(gap)
         rows.append(row)
     return rows
+
+
+def _one_line(text: str) -> str:
+    return ' '.join(text.split())
 
 
 def _legend(
