@@ -12,6 +12,7 @@ A label map is a PNG with one byte per pixel: 0 is "other" and ignored, 1 is the
 
 import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,11 +118,13 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
         return tuple(name.strip() for name in ade_classes())
     try:
-        header, *rows = [line.split('\t') for line in path.read_text().splitlines() if line.strip()]
+        header, *rows = [
+            line.split('\t') for line in path.read_text('utf-8-sig').splitlines() if line.strip()
+        ]
         number, name = header.index('Idx'), header.index('Name')
         numbers = [int(row[number]) for row in rows]
         names = [row[name].split(',')[0].strip() for row in rows]
-    except (ValueError, IndexError):
+    except (OSError, ValueError, IndexError):
         numbers, names = [], []
     if not names or numbers != list(range(1, len(names) + 1)) or len(set(names)) < len(names):
         raise UserError(
@@ -159,8 +162,12 @@ def incomplete(
 
 
 def label_maps(folder: Path | ZipPath) -> dict[str, Path | ZipPath]:
-    """Return the PNGs in `folder` by their names without the suffix, in sorted order."""
-    return _files(folder, '.png')
+    """Return the PNGs in `folder` by their names without the suffix, in sorted order.
+
+    Raises:
+        UserError: if two have the same name but for the case of the suffix.
+    """
+    return _files(folder, '.png', '.PNG')
 
 
 def read_label_map(path: Path | ZipPath, classes: int) -> np.ndarray:
@@ -177,7 +184,8 @@ def read_label_map(path: Path | ZipPath, classes: int) -> np.ndarray:
             bytewise = image.mode == 'P' or [tile[3] for tile in image.tile] == ['L']
             labels = np.asarray(image) if image.format == 'PNG' and bytewise else None
             found = f'a {image.format} of mode {image.mode}'
-    except (*DECODING_ERRORS, BadZipFile) as error:
+    except (*DECODING_ERRORS, BadZipFile, zlib.error, RuntimeError) as error:
+        # RuntimeError: an archive with a password, or compressed in an unknown way.
         raise unreadable('label map', path, error) from error
     if labels is None:
         raise UserError(
@@ -185,8 +193,13 @@ def read_label_map(path: Path | ZipPath, classes: int) -> np.ndarray:
         )
     if (largest := int(labels.max())) > classes:
         raise UserError(
-            f'{path} has the label {largest}: expected 0 for no class, or 1 to {classes}; restore '
-            'it, or name the data set that it belongs to.'
+            f'{path} has the label {largest}: expected 0 for no class, or 1 to {classes}; '
+            + (
+                'labels reduced by one, as with reduce_zero_label in mmseg, have 255 for no class: '
+                'name those of the release.'
+                if largest == 255
+                else 'restore it, or name the data set that it belongs to.'
+            )
         )
     return labels
 
@@ -203,20 +216,27 @@ def _find(root: Path, split: str) -> Path:
     )
 
 
-def _files(folder: Path | ZipPath, suffix: str) -> dict[str, Path | ZipPath]:
+def _files(folder: Path | ZipPath, *suffixes: str) -> dict[str, Path | ZipPath]:
     if not folder.is_dir():
         return {}
-    found = (path for path in folder.iterdir() if path.name.endswith(suffix))
-    return {
-        path.name.removesuffix(suffix): path
-        for path in sorted(found, key=lambda path: path.name)
-        if not path.name.startswith('.')
-    }
+    found: dict[str, Path | ZipPath] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        if path.name.startswith('.') or not path.name.endswith(suffixes):
+            continue
+        name = path.name[: path.name.rindex('.')]
+        if name in found:
+            raise UserError(
+                f'{folder} has both {found[name].name} and {path.name}: expected one of them; '
+                'remove the other.'
+            )
+        found[name] = path
+    return found
 
 
 def _pairs(images: Path, annotations: Path) -> list[tuple[Path, Path]]:
     """Return each image with the label map of the same name."""
-    found, labels = _files(images, '.jpg'), label_maps(annotations)
+    # mmseg, which reads them in training, knows this suffix alone.
+    found, labels = _files(images, '.jpg'), _files(annotations, '.png')
     if without := sorted(found.keys() - labels.keys()):
         raise UserError(
             f'{shortened([f"{name}.jpg" for name in without], 1)} in {images} '

@@ -379,6 +379,109 @@ def test_predictions_that_are_none(root, tmp_path):
         score_folder(annotations, root / 'annotations/nowhere')
 
 
+def scenes(root, n=6):
+    """Label maps of 15 classes and as many predictions, three quarters of them right."""
+    rng = np.random.default_rng(3)
+    labels = root / 'annotations/validation'
+    for path in labels.iterdir():
+        path.unlink()
+    lines = [f'{i}\tclass {i}' for i in range(1, 16)]
+    (root / 'objectInfo150.txt').write_text('\n'.join(['Idx\tName', *lines]))
+    for i in range(n):
+        label = rng.integers(0, 16, (20, 30)).astype(np.uint8)
+        right = rng.random(label.shape) < 0.75
+        guess = np.where(right & (label > 0), label, rng.integers(1, 16, label.shape))
+        yield f'ADE_val_{i:08d}.png', label, guess.astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ('of_label', 'of_prediction', 'warning'),
+    [
+        (0, 0, None),
+        (0, -1, 'the predictions look counted from 0, one below the labels: aAcc would be 7'),
+        (-1, 0, 'the labels look one below the predictions, as with reduce_zero_label'),
+    ],
+)
+def test_predictions_or_labels_that_are_one_off(
+    run, root, tmp_path, of_label, of_prediction, warning
+):
+    folder = tmp_path / 'predictions'
+    folder.mkdir()
+    for name, label, guess in scenes(root):
+        there = label > 0  # what was no class may be anything once labels are reduced
+        label = np.where(there, label.astype(int) + of_label, 0 if of_label == 0 else 15)
+        Image.fromarray(label.astype(np.uint8)).save(root / 'annotations/validation' / name)
+        Image.fromarray((guess.astype(int) + of_prediction).astype(np.uint8)).save(folder / name)
+    arguments = ('score', 'ade20k', folder, '--annotations', root / 'annotations/validation')
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, '')
+    assert out.count('warning: ') == (warning is not None)
+    assert warning is None or warning in out
+    _, out, _ = run(*arguments, '--format', 'json')
+    assert len(json.loads(out)['warnings']) == (warning is not None)
+    assert (json.loads(out)['metrics']['aacc'] > 50) == (warning is None)
+
+
+def test_labels_that_were_reduced_are_explained(root):
+    path = root / 'annotations/validation/ADE_val_00000003.png'
+    labels = np.array(Image.open(path))
+    Image.fromarray(labels - np.uint8(1)).save(path)
+    with pytest.raises(UserError, match=r'the label 255: .* reduced by one, as with reduce_zero'):
+        load(root)
+
+
+def test_names_of_classes_with_a_byte_order_mark(root):
+    path = root / 'objectInfo150.txt'
+    before = load(root)
+    text = path.read_text()
+    path.write_text(text, encoding='utf-8-sig')
+    assert load(root) == before
+    path.write_text(text, encoding='utf-16')
+    with pytest.raises(UserError, match=r'objectInfo150\.txt does not name the classes'):
+        load(root)
+
+
+def test_predictions_in_a_folder_of_the_archive_and_with_other_suffixes(
+    root, predictions, tmp_path
+):
+    annotations = root / 'annotations/validation'
+    expected = score_folder(predictions, annotations)
+    content = files(predictions)
+    archive = tmp_path / 'nested.zip'
+    nested = {f'out/predictions/{name}': file for name, file in content.items()}
+    archive.write_bytes(to_zip({**nested, '__MACOSX/._out': b'', '.DS_Store': b''}))
+    assert score_folder(archive, annotations) == expected
+    (tmp_path / 'above').mkdir()
+    (tmp_path / 'above/inside').symlink_to(predictions)
+    assert score_folder(tmp_path / 'above', annotations) == expected
+    archive.write_bytes(to_zip({k.replace('.png', '.PNG'): v for k, v in content.items()}))
+    assert score_folder(archive, annotations) == expected
+    name = 'ADE_val_00000003.png'
+    archive.write_bytes(to_zip({**content, name.replace('.png', '.PNG'): content[name]}))
+    with pytest.raises(UserError, match=r'has both ADE_val_00000003\.PNG and ADE_val_00000003\.p'):
+        score_folder(archive, annotations)
+
+
+def test_an_image_in_an_archive_that_is_too_large_is_not_decoded(root, predictions, tmp_path):
+    content = io.BytesIO()
+    Image.new('L', (20_000, 20_000)).save(content, 'PNG')
+    assert len(content.getvalue()) < 2**20
+    archive = tmp_path / 'bomb.zip'
+    name = 'ADE_val_00000003.png'
+    archive.write_bytes(to_zip({**files(predictions), name: content.getvalue()}))
+    with pytest.raises(UserError, match=f'cannot read the label map .*{name}: .*exceeds limit'):
+        score_folder(archive, root / 'annotations/validation')
+    locked = bytearray(to_zip(files(predictions)))
+    for header, flags in ((b'PK\3\4', 6), (b'PK\1\2', 8)):  # all say that they are encrypted
+        at = locked.find(header)
+        while at >= 0:
+            locked[at + flags] |= 1
+            at = locked.find(header, at + 1)
+    archive.write_bytes(locked)
+    with pytest.raises(UserError, match=r'cannot read the label map .*password'):
+        score_folder(archive, root / 'annotations/validation')
+
+
 def test_the_command_scores_a_folder(run, root):
     labels = root / 'annotations/validation'
     code, out, err = run('score', 'ade20k', labels, '--annotations', labels)

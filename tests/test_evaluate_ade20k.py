@@ -198,6 +198,47 @@ def test_half_precision_runs(root, weights, alone):
     assert close == pytest.approx(full.evaluation.metrics['aacc'], abs=5)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'model.test_cfg.mode': 'slide'}, "mode is 'slide' and its crop_size is None: expected"),
+        (
+            {'model.test_cfg': {'mode': 'slide', 'crop_size': (64, 64)}},
+            r"'slide' and its stride is None: .* model\.test_cfg\.stride=\(341,341\)",
+        ),
+        (
+            {'model.test_cfg': {'mode': 'slide', 'crop_size': (64, 64), 'stride': (0, 40)}},
+            r'its stride is \(0, 40\)',
+        ),
+        (
+            {'model.test_cfg': {'mode': 'slide', 'crop_size': (64, 64), 'stride': (80, 64)}},
+            r'stride \(80, 64\) is larger than the crop_size \(64, 64\)',
+        ),
+        ({'model.test_cfg.mode': 'tiles'}, "mode is 'tiles': expected 'whole' or 'slide'"),
+    ],
+)
+def test_windows_that_do_not_cover_an_image(root, weights, arguments, message):
+    with pytest.raises(UserError, match=message):
+        evaluate(job(root, weights, arguments=arguments))
+
+
+@pytest.mark.parametrize(('width', 'multi_scale'), [(1, True), (1, False), (4, True)])
+def test_an_image_that_is_too_narrow_is_named(root, weights, tmp_path, width, multi_scale):
+    for path in (*sorted((root / 'images/validation').iterdir())[:1], root / 'objectInfo150.txt'):
+        copy = tmp_path / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    name = tmp_path / 'images/validation/narrow.jpg'
+    Image.new('RGB', (width, 900), (9, 99, 199)).save(name)
+    (tmp_path / 'annotations/validation').mkdir(parents=True)
+    for path in name.parent.iterdir():
+        labels = tmp_path / f'annotations/validation/{path.stem}.png'
+        Image.new('L', Image.open(path).size, 1).save(labels)
+    with pytest.raises(UserError, match=r'narrow\.jpg (at|cannot be brought to)') as error:
+        evaluate(job(tmp_path, weights, limit=None, multi_scale=multi_scale))
+    assert '\n' not in str(error.value)
+
+
 def test_a_truncated_image_is_named(root, weights, tmp_path):
     for path in sorted(root.rglob('*.*')):
         if path.stem[-2:] in ('01', '02') or path.suffix == '.txt':

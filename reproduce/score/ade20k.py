@@ -22,6 +22,9 @@ from reproduce.wording import by_number, shortened
 # The folder, in a folder or an archive of predictions, of those at several scales.
 MULTI_SCALE = 'multi_scale'
 
+# Labels are taken for shifted where so much of the pixels is right then.
+_BELIEVED = 0.2
+
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
@@ -43,8 +46,9 @@ class LabelMapScorer(Scorer):
         self, label_maps: Sequence[Path], classes: Sequence[str], multi_scale: bool = False
     ) -> None:
         self.label_maps, self.classes = label_maps, classes
-        # Each process fills the places of its images.
-        self.collected = np.zeros((1 + multi_scale, len(label_maps), 3, len(classes)), np.int64)
+        # Each process fills the places of its images. Behind what `PixelCounts` has are the pixels
+        # that would be right if predictions were one lower, and one higher, than they should be.
+        self.collected = np.zeros((1 + multi_scale, len(label_maps), 5, len(classes)), np.int64)
 
     def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
         """Add the predictions for a batch.
@@ -66,7 +70,8 @@ class LabelMapScorer(Scorer):
                         f'pixels and its label map {right_width} x {right_height}: expected the '
                         'same; predict at the size of the original image.'
                     )
-                counts[index] = class_pixels(confusion(prediction, label, len(self.classes)))
+                pixels = confusion(prediction, label, len(self.classes))
+                counts[index] = [*class_pixels(pixels), *shifted_pixels(pixels)]
 
     def compute(self) -> Scores:
         """Return the metrics with their intervals, and the IoU of each class that occurs.
@@ -76,13 +81,15 @@ class LabelMapScorer(Scorer):
         """
         metrics: dict[str, float] = {}
         per_class: dict[str, dict[str, float]] = {}
-        for prefix, total in zip(PREFIXES, self.collected.sum(1), strict=False):
+        counts, shifted = self.collected[:, :, :3], self.collected[0, :, 3:].sum(0)
+        for prefix, total in zip(PREFIXES, counts.sum(1), strict=False):
             values, ious = means(total)
             metrics |= {f'{prefix}{name}': value for name, value in values.items()}
             for i, iou in ious.items():
                 per_class.setdefault(self.classes[i], {})[f'{prefix}iou'] = iou
-        statistics = PixelCounts(self.collected)
-        return Scores(metrics, intervals(statistics), per_class, statistics)
+        statistics = PixelCounts(counts)
+        warnings = shift_warnings(counts[0].sum(0), *shifted)
+        return Scores(metrics, intervals(statistics), per_class, statistics, warnings)
 
 
 class LabelMapsFile(PredictionFile):
@@ -158,6 +165,41 @@ def class_pixels(confusion: np.ndarray) -> np.ndarray:
     return np.stack([np.diagonal(confusion, 1), confusion.sum(1), confusion[:, 1:].sum(0)])
 
 
+def shifted_pixels(confusion: np.ndarray) -> np.ndarray:
+    """Return the pixels of each class that are predicted as the one before, and as the one after.
+
+    Args:
+        confusion: (K, K + 1), as `confusion` gives it.
+
+    Returns:
+        (2, K) in int64; "no class" is before the first, and none is after the last.
+    """
+    after = np.append(np.diagonal(confusion, 2), 0)
+    return np.stack([np.diagonal(confusion), after])
+
+
+def shift_warnings(pixels: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[str, ...]:
+    """Return a sentence if the predictions look one class off: 0 is no class, and 1 the first.
+
+    Args:
+        pixels: (3, K), as `class_pixels` gives them, summed over the images.
+        before, after: (K,), as `shifted_pixels` gives them, summed over the images.
+    """
+    right, labelled = pixels[pixel_counts.RIGHT].sum(), pixels[pixel_counts.LABELLED].sum()
+    for shifted, phrase in (
+        (before, 'the predictions look counted from 0, one below the labels'),
+        (after, 'the labels look one below the predictions, as with reduce_zero_label in mmseg'),
+    ):
+        total = shifted.sum()
+        # One class alone may well be taken for its neighbour.
+        if (shifted > 0).sum() > 1 and total > 2 * right and total > _BELIEVED * labelled:
+            return (
+                f'{phrase}: aAcc would be {100 * total / labelled:.2f} % otherwise; in both 0 is '
+                'no class and 1 the first.',
+            )
+    return ()
+
+
 def means(pixels: np.ndarray) -> tuple[dict[str, float], dict[int, float]]:
     """Return miou, macc and aacc, and the IoU of each class that occurs by its index, in percent.
 
@@ -183,7 +225,8 @@ def score_folder(predictions: Path, annotations: Path, limit: int | None = None)
 
     Args:
         predictions: a folder of PNGs of the same names and form as in `annotations`, or the .zip
-            that an evaluation kept; those in its folder `multi_scale` are scored as well.
+            that an evaluation kept, or a folder or .zip with only that in it; those in its folder
+            `multi_scale` are scored as well.
         annotations: the folder of the label maps, as `annotations/validation`.
         limit: as many of them, evenly spaced, as were evaluated.
 
@@ -199,7 +242,8 @@ def score_folder(predictions: Path, annotations: Path, limit: int | None = None)
             'ADEChallengeData2016/annotations/validation.'
         )
     taken = {name: labels[name] for name in evenly_spaced(list(labels), limit)}
-    with opened(predictions) as folder:
+    with opened(predictions) as archive:
+        folder = _inside(archive)
         scales = [label_maps(folder)]
         check_names(predictions, scales[0], taken)
         if more := label_maps(folder / MULTI_SCALE):
@@ -232,6 +276,16 @@ def opened(path: Path) -> Iterator[Path | zipfile.Path]:
         ) from error
     with archive:
         yield zipfile.Path(archive)
+
+
+def _inside(folder: Path | zipfile.Path) -> Path | zipfile.Path:
+    """Return the folder of the label maps: the only one in `folder`, if there are no files."""
+    while folder.is_dir():
+        entries = [e for e in folder.iterdir() if not e.name.startswith(('.', '__MACOSX'))]
+        if len(entries) != 1 or not entries[0].is_dir() or entries[0].name == MULTI_SCALE:
+            break
+        (folder,) = entries
+    return folder
 
 
 def check_names(where: Path, found: Mapping[str, object], wanted: Mapping[str, Path]) -> None:

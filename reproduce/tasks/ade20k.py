@@ -6,6 +6,7 @@ Images of a batch are read together and segmented one after the other: they diff
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -27,6 +28,9 @@ from reproduce.weights import store
 with quiet_libraries():  # it prints, and registers the steps of pipelines
     from mmseg.datasets import ADE20KDataset
 
+# A side in pixels below which a convolution may be larger than the image.
+_SMALL = 32
+
 # Times the size of the one scale, which comes first; each also mirrored.
 RATIOS = (1.0, 0.5, 0.75, 1.25, 1.5, 1.75)
 
@@ -39,6 +43,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     """
     system, name, config = inference.resolve(job.model, job.arguments, job.task)
     path = store.find(job.checkpoint, inference.checkpoint_name(system, name))
+    _check_windows(config)
     steps = pipeline(config, job.multi_scale)
     data = load(job.data, limit=job.limit)
     check_classes(config, data)
@@ -71,6 +76,34 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         scorer=LabelMapScorer(label_maps, data.classes, job.multi_scale),
         file=LabelMapsFile([path.name for path in label_maps]),
     )
+
+
+def _check_windows(config: Config) -> None:
+    """Check how the segmenter goes over an image: whole, or in windows of one size.
+
+    Raises:
+        UserError: if it is neither, or the windows have no size or leave gaps.
+    """
+    settings = config.model.get('test_cfg') or {}
+    mode = settings.get('mode', 'whole')
+    if mode not in ('whole', 'slide'):
+        raise UserError(f"model.test_cfg.mode is '{mode}': expected 'whole' or 'slide'.")
+    if mode == 'whole':
+        return
+    sides = {name: settings.get(name) for name in ('crop_size', 'stride')}
+    for name, value in sides.items():
+        pair = isinstance(value, list | tuple) and len(value) == 2
+        if not (pair and all(isinstance(side, int) and side > 0 for side in value)):
+            raise UserError(
+                f"model.test_cfg.mode is 'slide' and its {name} is {value}: expected height and "
+                f'width in pixels; set both, as in --cfg-options model.test_cfg.{name}='
+                f'{"(512,512)" if name == "crop_size" else "(341,341)"}.'
+            )
+    if any(step > size for step, size in zip(sides['stride'], sides['crop_size'], strict=True)):
+        raise UserError(
+            f'model.test_cfg.stride {sides["stride"]} is larger than the crop_size '
+            f'{sides["crop_size"]}: pixels between the windows would have no class.'
+        )
 
 
 def identify(
@@ -144,7 +177,14 @@ class _Images(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, list[Any]]:
-        views = self.transform({'img_path': self.files[index]})
+        try:
+            views = self.transform({'img_path': self.files[index]})
+        except (cv2.error, ValueError) as error:  # no pixels, or too few to be mirrored
+            raise UserError(
+                f'the image {self.files[index]} cannot be brought to the size that the test '
+                f'pipeline says ({str(error).splitlines()[0]}); evaluate it without --multi-scale, '
+                'or leave it out.'
+            ) from error
         return {k: v if isinstance(v, list) else [v] for k, v in views.items()}
 
 
@@ -179,7 +219,16 @@ def _one(
     test_step: inference.Tester, view: torch.Tensor, sample: SegDataSample
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the classes (1, H, W) of a view, and its logits (K, H, W) in fp32."""
-    found = test_step({'inputs': [view], 'data_samples': [sample]})[0]
+    try:
+        found = test_step({'inputs': [view], 'data_samples': [sample]})[0]
+    except RuntimeError as error:
+        if min(view.shape[1:]) >= _SMALL:
+            raise
+        raise UserError(
+            f'the segmenter cannot read {sample.img_path} at {view.shape[2]} x {view.shape[1]} '
+            f'pixels ({str(error).splitlines()[0]}); evaluate it without --multi-scale, or leave '
+            'it out.'
+        ) from error
     logits = found.seg_logits.data.float()
     if not torch.isfinite(logits).all():
         raise UserError(
