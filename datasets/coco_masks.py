@@ -144,8 +144,10 @@ def _examine(masks: Sequence[Mapping[str, Any]]) -> tuple[UnsoundMask | None, li
         height, width = masks[first]['size']
         problem = (
             f'has run lengths of {covered[first]:,} pixels together and the size {height} x '
-            f'{width}: expected {height * width:,}, and fewer than {_MOST_PIXELS:,}'
+            f'{width}: expected {height * width:,}'
         )
+        if covered[first] == pixels[first]:
+            problem = f'has {pixels[first]:,.0f} pixels: expected fewer than {_MOST_PIXELS:,}'
     return UnsoundMask(first, problem), redundant[redundant < first].tolist()
 
 

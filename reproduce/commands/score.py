@@ -104,6 +104,7 @@ def coco(
             'metrics': scores.metrics,
             'intervals': scores.intervals,
             'per_class': scores.per_class,
+            'warnings': scores.warnings,
             'images': len(truth.images),
             'detections': sum(map(len, of_images)),
             'fingerprint': truth.fingerprint,
@@ -115,6 +116,7 @@ def coco(
         return
     print(f'{results}, {extent(len(truth.images), not problems, problems)}')
     print_metrics(scores.metrics, scores.intervals)
+    print_warnings(scores.warnings)
     print_classes(scores.per_class)
 
 
@@ -142,6 +144,7 @@ def ade20k(
             'metrics': scored.metrics,
             'intervals': scored.intervals,
             'per_class': scored.per_class,
+            'warnings': scored.warnings,
             'images': scored.images,
             'complete': not scored.problems,
             'problems': scored.problems,
@@ -150,4 +153,5 @@ def ade20k(
         return
     print(f'{predictions}, {extent(scored.images, not scored.problems, scored.problems)}')
     print_metrics(scored.metrics, scored.intervals)
+    print_warnings(scored.warnings)
     print_classes(scored.per_class)

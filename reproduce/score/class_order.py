@@ -1,14 +1,9 @@
 """Signs that a classifier's classes are numbered in another way than the data's."""
 
-import math
-
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-# Another numbering is believed where it makes so many times as many images right, and where the
-# difference of the two counts is so many of its standard deviations.
-_FACTOR = 2
-_DEVIATIONS = 4
+from reproduce.score.evidence import far_more
 
 # The assignment takes the square of their number in memory.
 _MOST_CLASSES = 3000
@@ -30,7 +25,7 @@ def order_warnings(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, ...]
         labels: (N,) its right class.
     """
     for shift, phrase in _SHIFTS.items():
-        if _far_better(predicted == labels + shift, predicted == labels):
+        if far_more((predicted == labels + shift).sum(), (predicted == labels).sum()):
             top1 = 100 * (predicted == labels + shift).mean()
             return (f'{phrase}: Top-1 would be {top1:.2f} % otherwise; number them as the data.',)
     n = int(max(predicted.max(initial=0), labels.max(initial=0))) + 1
@@ -42,15 +37,10 @@ def order_warnings(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, ...]
     np.add.at(counts, (labels[learned], predicted[learned]), 1)
     assigned = linear_sum_assignment(counts, maximize=True)[1]
     otherwise = predicted[held_out] == assigned[labels[held_out]]
-    if _far_better(otherwise, predicted[held_out] == labels[held_out]):
+    if far_more(otherwise.sum(), (predicted[held_out] == labels[held_out]).sum()):
         return (
             'the classes look numbered in another order than the data, whose class i is the i-th '
             f'class folder in sorted order: assigned one to one, {100 * otherwise.mean():.2f} % of '
             'held-out images would be right; number them as the data.',
         )
     return ()
-
-
-def _far_better(otherwise: np.ndarray, now: np.ndarray) -> bool:
-    hits, right = int(otherwise.sum()), int(now.sum())
-    return hits > _FACTOR * right and hits - right > _DEVIATIONS * math.sqrt(hits + right)

@@ -19,6 +19,7 @@ from datasets.coco import JSON_ERRORS, Annotations, Box, MaskSize, Whole, json_t
 from datasets.coco_masks import reencoded, unsound_run_lengths
 from reproduce.errors import UserError
 from reproduce.score import PredictionFile, Scorer, Scores
+from reproduce.score.detection_conventions import convention_warnings
 from reproduce.uncertainty.matched_detections import METRICS, MatchedDetections, Matches
 from reproduce.uncertainty.resampling import intervals
 from reproduce.wording import by_number
@@ -140,6 +141,7 @@ class DetectionScorer(_OfEachImage, Scorer):
             {} if statistics is None else intervals(statistics),
             {name: own for name, own in per_class.items() if own},
             statistics,
+            convention_warnings(results, self.annotations),
         )
 
 
@@ -214,6 +216,7 @@ def checked(
         if unknown := [result[key] for result in results if result[key] not in ids]:
             raise UserError(
                 f'{misfit}: {_detections(unknown)} the {key} {unknown[0]}, which is not there; '
+                f'{_numbered(results, ids) if key == "category_id" else ""}'
                 'name the annotations that they were made for.'
             )
     for _, key in KINDS.values():
@@ -254,12 +257,12 @@ def check_masks(annotations: Annotations) -> None:
     Raises:
         UserError: if an object has none.
     """
-    without = sum(not instance.get('segmentation') for instance in annotations.instances)
+    without = [i['id'] for i in annotations.instances if not i.get('segmentation')]
     if without:
         raise UserError(
-            f'{annotations.path} has no segmentation for {without:,} of its '
-            f'{len(annotations.instances):,} objects, so masks cannot be scored: take annotations '
-            'with masks, or score boxes alone.'
+            f'{annotations.path} has no segmentation for {len(without):,} of its '
+            f'{len(annotations.instances):,} objects, first {without[0]}, so masks cannot be '
+            'scored: take annotations with masks, or score boxes alone.'
         )
 
 
@@ -309,6 +312,18 @@ def _dataset(annotations: Annotations, instances: Iterable[dict[str, Any]]) -> d
         # pycocotools takes the id 0 for none.
         'annotations': [{**instance, 'id': i} for i, instance in enumerate(instances, 1)],
     }
+
+
+def _numbered(results: Sequence[dict[str, Any]], category_ids: set[int]) -> str:
+    """Return a hint if the categories of the results are the numbers of a model's classes."""
+    found, k = {result['category_id'] for result in results}, len(category_ids)
+    for first in (0, 1):
+        if found <= set(range(first, k + first)):
+            return (
+                f'the categories look like the {k} classes of a model counted from {first}: write '
+                "the annotations' ids for them; or "
+            )
+    return ''
 
 
 def _any_mask(entries: Sequence[dict[str, Any]]) -> bool:
