@@ -1,19 +1,22 @@
 """What a study would cost, and what it could resolve, before anything starts."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from tabulate import tabulate
 
 from datasets.imagenet import NUM_CLASSES, NUM_IMAGES, load
-from reproduce.ablation.execution import Execution, check, measure_variants
+from reproduce.ablation.execution import Execution, measure_variants
 from reproduce.ablation.judging import resolvable
 from reproduce.ablation.outcomes import Outcomes, VariantLine
+from reproduce.ablation.study import Study
 from reproduce.errors import UserError
 from reproduce.evaluate.accuracies import Request
-from reproduce.evaluate.planning import Devices, named
+from reproduce.evaluate.planning import Devices, duration, named
 from reproduce.evaluate.records import device_name
 
 # Multiply-adds of a training step: forward, and two products for each in the backward pass.
@@ -51,6 +54,10 @@ class Budget:
     spread_source: str
     resolvable: dict[str, float]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the budget as JSON takes it."""
+        return {**asdict(self), 'variants': [variant.model_dump() for variant in self.variants]}
+
 
 def estimate(
     execution: Execution, device: str | None = None, earlier: Outcomes | None = None
@@ -66,8 +73,6 @@ def estimate(
         UserError: if the options do not fit the study, or the device is unknown.
     """
     study = execution.study
-    if device is None and study.drawn is None and execution.data is not None:
-        check(execution)
     devices = None if device is None else named(device, Request(amp='fp16'))
     epochs = execution.recipe(study.variant[0], study.seeds[0]).total_epochs
     train, val, classes = _images(execution)
@@ -157,3 +162,38 @@ def _seconds_of_an_image(execution: Execution, classes: int) -> float:
 
 def _device_name(execution: Execution) -> str:
     return device_name(torch.device(execution.kind))
+
+
+def render(study: Study, budget: Budget) -> str:
+    """Return the budget of a study as text."""
+    rows = [
+        [
+            v.variant,
+            f'{v.params / 1e6:.2f}',
+            f'{v.total_flops / 1e9:.3f}',
+            duration(budget.seconds[v.variant]),
+        ]
+        for v in budget.variants
+    ]
+    table = tabulate(rows, ['variant', 'params M', 'FLOPs G', 'a run'], disable_numparse=True)
+    found = [
+        f'{claim.says}: {budget.resolvable[claim.name]:.2f}'
+        + (f' (paper {claim.paper})' if claim.paper else '')
+        for claim in study.claim
+    ]
+    devices = budget.devices
+    return '\n\n'.join(
+        [
+            f'Study {study.name}: {study.about} {study.data}'.strip(),
+            table,
+            f'{budget.runs} runs ({len(study.variant)} variants x {len(study.seeds)} seeds) on '
+            f'{budget.train_images:,} training and {budget.val_images:,} validation images, '
+            f'{budget.places} at a time on {devices.name}: {duration(budget.total)}. '
+            f'{devices.rate / 1e9:,.1f} G multiply-adds/s each ({devices.basis}). Computing alone: '
+            'reading images and starting processes come on top.',
+            'Smallest true difference in Top-1 (%) that would be found in 80 % of cases, at a '
+            f'spread of paired differences of {budget.spread:.2f} ({budget.spread_source}):\n'
+            + '\n'.join(found),
+            study.limits.strip(),
+        ]
+    )

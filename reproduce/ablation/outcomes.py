@@ -159,6 +159,14 @@ def load_outcomes(folder: Path) -> Outcomes:
     return Outcomes(study, **lines)
 
 
+def earlier_outcomes(study: Study, folder: Path) -> Outcomes | None:
+    """Return what the same study has measured, if it is in `folder`."""
+    if not (folder / 'study.toml').is_file():
+        return None
+    earlier = load_outcomes(folder)
+    return earlier if earlier.study.identity == study.identity else None
+
+
 def _claim_line(judged: Judgement) -> dict[str, Any]:
     claim = judged.claim
     numbers = ('mean', 'low', 'high', 'spread', 'p', 'p_holm', 'resolvable')

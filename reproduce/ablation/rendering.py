@@ -8,8 +8,10 @@ from tabulate import tabulate
 from reproduce.ablation.judging import LEVEL, POWER, DesignVerdict, Judgement
 from reproduce.ablation.outcomes import Outcomes
 
-_HEADINGS = ('claim', 'paper', 'measured', '95 % interval', 'p (Holm)', 'resolvable', 'seeds')
-_COSTS = ('params M', 'FLOPs G', 'training s')
+HEADINGS = (
+    *('claim', 'paper', 'measured', '95 % interval', 'p (Holm)', 'resolvable', 'seeds'),
+    *('params M', 'FLOPs G', 'training s', 'verdict'),
+)
 
 METHOD = (
     'Differences are in percent of Top-1, better minus worse, paired by seed. The interval is of '
@@ -54,7 +56,8 @@ def sentence(judged: Judgement) -> str:
     return f'{what}.'
 
 
-def _rows(outcomes: Outcomes) -> list[list[str]]:
+def rows(outcomes: Outcomes) -> list[list[str]]:
+    """Return a row for each claim, under `HEADINGS`."""
     variants = {line.variant: line for line in outcomes.variants}
     seconds: dict[str, list[float]] = {}
     for line in outcomes.times:
@@ -88,13 +91,13 @@ def _rows(outcomes: Outcomes) -> list[list[str]]:
 def _accuracies(outcomes: Outcomes) -> list[list[str]]:
     """Return a row for each variant: its Top-1 by seed, and their mean."""
     top1 = {(run.variant, run.seed): run.top1 for run in outcomes.runs}
-    rows = []
+    found = []
     for variant in outcomes.study.variant:
         of = [top1.get((variant.name, seed)) for seed in outcomes.study.seeds]
         there = [value for value in of if value is not None]
         mean = f'{sum(there) / len(there):.2f}' if there else '–'
-        rows.append([variant.name, mean, *('–' if v is None else f'{v:.2f}' for v in of)])
-    return rows
+        found.append([variant.name, mean, *('–' if v is None else f'{v:.2f}' for v in of)])
+    return found
 
 
 def _data(outcomes: Outcomes) -> str:
@@ -108,14 +111,18 @@ def _data(outcomes: Outcomes) -> str:
     )
 
 
+def about(outcomes: Outcomes) -> str:
+    """Return what the study is, and on what it was measured."""
+    return f'{outcomes.study.about} {_data(outcomes)}'
+
+
 def text(outcomes: Outcomes) -> str:
     """Return the outcomes for a terminal."""
     study = outcomes.study
-    headings = [*_HEADINGS, *_COSTS, 'verdict']
-    widths = [30] + [None] * (len(headings) - 1)
+    widths = [30] + [None] * (len(HEADINGS) - 1)
     return '\n\n'.join(
         [
-            f'Study {study.name}: {study.about} {_data(outcomes)}',
+            f'Study {study.name}: {about(outcomes)}',
             tabulate(
                 _accuracies(outcomes),
                 ['variant', 'mean', *(f'seed {seed}' for seed in study.seeds)],
@@ -123,7 +130,7 @@ def text(outcomes: Outcomes) -> str:
                 disable_numparse=True,
             ),
             tabulate(
-                _rows(outcomes), headings, 'simple', maxcolwidths=widths, disable_numparse=True
+                rows(outcomes), HEADINGS, 'simple', maxcolwidths=widths, disable_numparse=True
             ),
             '\n'.join(sentence(judged) for judged in outcomes.judgements),
             METHOD,
@@ -135,12 +142,11 @@ def text(outcomes: Outcomes) -> str:
 def markdown(outcomes: Outcomes) -> str:
     """Return the claims as a Markdown table, with what they rest on."""
     study = outcomes.study
-    headings = [*_HEADINGS, *_COSTS, 'verdict']
     notes = [f'* {j.claim.says}: {j.claim.note}' for j in outcomes.judgements if j.claim.note]
     parts = [
         f'# Study `{study.name}`',
-        f'{study.about} {_data(outcomes)}',
-        tabulate(_rows(outcomes), headings, 'github', disable_numparse=True),
+        about(outcomes),
+        tabulate(rows(outcomes), HEADINGS, 'github', disable_numparse=True),
         tabulate(
             _accuracies(outcomes),
             ['Top-1 (%)', 'mean', *(f'seed {seed}' for seed in study.seeds)],
@@ -157,17 +163,16 @@ def markdown(outcomes: Outcomes) -> str:
 def latex(outcomes: Outcomes) -> str:
     """Return the claims as a LaTeX table (booktabs), with what they rest on as its caption."""
     study = outcomes.study
-    rows = [[_escaped(field) for field in row] for row in _rows(outcomes)]
-    headings = [*_HEADINGS, *_COSTS, 'verdict']
-    caption = f'{study.about} {_data(outcomes)} {METHOD} {study.limits.strip()}'
+    escaped = [[_escaped(field) for field in row] for row in rows(outcomes)]
+    caption = f'{about(outcomes)} {METHOD} {study.limits.strip()}'
     lines = [
         r'\begin{table}',
         rf'\caption{{{_escaped(caption)}}}',
-        rf'\begin{{tabular}}{{l{"r" * (len(headings) - 2)}l}}',
+        rf'\begin{{tabular}}{{l{"r" * (len(HEADINGS) - 2)}l}}',
         r'\toprule',
-        ' & '.join(map(_escaped, headings)) + r' \\',
+        ' & '.join(map(_escaped, HEADINGS)) + r' \\',
         r'\midrule',
-        *(' & '.join(row) + r' \\' for row in rows),
+        *(' & '.join(row) + r' \\' for row in escaped),
         r'\bottomrule',
         r'\end{tabular}',
         r'\end{table}',

@@ -1,22 +1,17 @@
 """`python -m reproduce ablation`: the paper's claims about its design, tested by training."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from tabulate import tabulate
 
 from reproduce.ablation import rendering
-from reproduce.ablation.outcomes import Outcomes, load_outcomes
-from reproduce.ablation.study import Study, load_study
+from reproduce.ablation.outcomes import earlier_outcomes
+from reproduce.ablation.study import load_study
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.files import write_atomically
 from reproduce.folders import ABLATIONS
-
-if TYPE_CHECKING:
-    from reproduce.ablation.budget import Budget
 
 app = typer.Typer(**SETTINGS)
 
@@ -84,14 +79,13 @@ def ablation(
 
     execution = Execution(chosen, work, data, labels, jobs, device and device.value, workers)
     if dry_run:
-        from reproduce.ablation.budget import estimate
+        from reproduce.ablation.budget import estimate, render
 
-        budget = estimate(execution, on, _earlier(chosen, output))
+        budget = estimate(execution, on, earlier_outcomes(chosen, output))
         if format is OutputFormat.JSON:
-            variants = [variant.model_dump() for variant in budget.variants]
-            print_json({**asdict(budget), 'variants': variants})
+            print_json(budget.as_dict())
         else:
-            print(_budget(chosen, budget))
+            print(render(chosen, budget))
         return
     outcomes = execute(execution, output)
     write_atomically(output / 'claims.md', rendering.markdown(outcomes))
@@ -100,47 +94,3 @@ def ablation(
         print_json({'study': chosen.name, 'claims': rendering.as_dict(outcomes.judgements)})
     else:
         print(f'\n{rendering.text(outcomes)}\n\nWritten: {output}')
-
-
-def _earlier(study: Study, output: Path) -> Outcomes | None:
-    """Return earlier outcomes of the same study, if there are some."""
-    if not (output / 'study.toml').is_file():
-        return None
-    earlier = load_outcomes(output)
-    return earlier if earlier.study.identity == study.identity else None
-
-
-def _budget(study: Study, budget: 'Budget') -> str:
-    from reproduce.evaluate.planning import duration
-
-    rows = [
-        [
-            v.variant,
-            f'{v.params / 1e6:.2f}',
-            f'{v.total_flops / 1e9:.3f}',
-            duration(budget.seconds[v.variant]),
-        ]
-        for v in budget.variants
-    ]
-    table = tabulate(rows, ['variant', 'params M', 'FLOPs G', 'a run'], disable_numparse=True)
-    found = [
-        f'{claim.says}: {budget.resolvable[claim.name]:.2f}'
-        + (f' (paper {claim.paper})' if claim.paper else '')
-        for claim in study.claim
-    ]
-    devices = budget.devices
-    return '\n\n'.join(
-        [
-            f'Study {study.name}: {study.about} {study.data}'.strip(),
-            table,
-            f'{budget.runs} runs ({len(study.variant)} variants x {len(study.seeds)} seeds) on '
-            f'{budget.train_images:,} training and {budget.val_images:,} validation images, '
-            f'{budget.places} at a time on {devices.name}: {duration(budget.total)}. '
-            f'{devices.rate / 1e9:,.1f} G multiply-adds/s each ({devices.basis}). Computing alone: '
-            'reading images and starting processes come on top.',
-            'Smallest true difference in Top-1 (%) that would be found in 80 % of cases, at a '
-            f'spread of paired differences of {budget.spread:.2f} ({budget.spread_source}):\n'
-            + '\n'.join(found),
-            study.limits.strip(),
-        ]
-    )

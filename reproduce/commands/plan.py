@@ -1,12 +1,15 @@
 """`python -m reproduce plan`: what the tables would evaluate, and how long it takes."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reproduce.ablation.outcomes import earlier_outcomes
+from reproduce.ablation.study import load_study
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.folders import EVALUATIONS
+from reproduce.folders import ABLATIONS, EVALUATIONS
 from reproduce.quiet import quiet_libraries
 from reproduce.systems.selection import rows_and_systems, select
 
@@ -33,12 +36,18 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help='Plan this ablation study instead: micro, small, paper or a TOML file.'),
+    ] = None,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Say what `table` with the same options would evaluate, and how long it takes.
 
     Also says which weights and data are missing. Measures no accuracy and writes nothing.
     """
+    if study is not None:
+        return _plan_study(study, data, device, format)
     with quiet_libraries():
         # Imported here, so that `--help` does not wait for torch.
         from reproduce.evaluate import planning
@@ -61,3 +70,19 @@ def plan(
         print_json(drawn.as_dict())
     else:
         print(planning.render(drawn))
+
+
+def _plan_study(name: str, data: Path | None, device: str | None, format: OutputFormat) -> None:
+    """Say what a study would cost and could resolve, as `ablation --dry-run` does."""
+    # Imported here, so that `--help` does not wait for torch.
+    from reproduce.ablation.budget import estimate, render
+    from reproduce.ablation.execution import Execution
+
+    study = load_study(name)
+    folder = ABLATIONS / study.name
+    with quiet_libraries():
+        budget = estimate(Execution(study, folder, data), device, earlier_outcomes(study, folder))
+    if format is OutputFormat.JSON:
+        print_json(budget.as_dict())
+    else:
+        print(render(study, budget))

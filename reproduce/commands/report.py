@@ -14,6 +14,7 @@ from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
 from reproduce.paper import TABLES
 from reproduce.report import page
+from reproduce.report.studies import load_studies
 
 app = typer.Typer(**SETTINGS)
 
@@ -31,5 +32,7 @@ def report(
     check_writable(output.parent)
     found = load_results(results)
     findings = audit(results).findings if {cell.table for cell in found} == set(TABLES) else ()
-    write_atomically(output, page.render(found, load_all(results / 'evaluations'), findings))
+    studies = load_studies(results)
+    records = load_all(results / 'evaluations')
+    write_atomically(output, page.render(found, records, findings, studies))
     print(f'The report: {output}')

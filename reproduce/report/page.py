@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from reproduce.ablation.outcomes import Outcomes
 from reproduce.audit.findings import Finding
 from reproduce.audit.misprints import load_misprints
 from reproduce.evaluate.records import Evaluation
@@ -34,6 +35,7 @@ from reproduce.report.layout import (
     totals_beside_mixed,
     with_extras,
 )
+from reproduce.report.studies import section, study_figures
 from reproduce.systems import System, load_systems
 from reproduce.tasks import TASKS
 
@@ -72,13 +74,17 @@ _COLOURS = {
 
 
 def render(
-    cells: Sequence[Cell], records: Sequence[Evaluation] = (), findings: Sequence[Finding] = ()
+    cells: Sequence[Cell],
+    records: Sequence[Evaluation] = (),
+    findings: Sequence[Finding] = (),
+    studies: Sequence[Outcomes] = (),
 ) -> str:
     """Return the page as HTML; the same inputs give the same bytes.
 
     Args:
         records: the evaluations that the cells' provenance is taken from.
         findings: what the audit found not to hold in the paper.
+        studies: the ablations that were run.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -124,6 +130,16 @@ def render(
         cited=_cited(cells),
         records=[_record(record) for record in records],
         findings=findings,
+        studies=[
+            {
+                **section(study),
+                'figures': [
+                    {'title': title, 'svg': _svg(figure, name, title)}
+                    for name, (title, figure) in study_figures(study).items()
+                ],
+            }
+            for study in studies
+        ],
         provenance=_provenance(cells, labels, records),
     )
 
