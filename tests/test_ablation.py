@@ -19,12 +19,29 @@ from reproduce import paper
 from reproduce.ablation import rendering
 from reproduce.ablation.execution import Execution
 from reproduce.ablation.judging import DesignVerdict, holm, judge, resolvable
-from reproduce.ablation.outcomes import load_outcomes
+from reproduce.ablation.outcomes import (
+    CurveLine,
+    Outcomes,
+    RunLine,
+    TimeLine,
+    VariantLine,
+    load_outcomes,
+)
 from reproduce.ablation.single_run import SingleRun, carry_out
-from reproduce.ablation.study import STUDIES, DesignClaim, load_design_claims, load_study
+from reproduce.ablation.study import (
+    STUDIES,
+    Design,
+    DesignClaim,
+    Study,
+    load_design_claims,
+    load_study,
+)
 from reproduce.audit.expressions import evaluate
 from reproduce.evaluate import records
 from reproduce.folders import ABLATIONS
+from reproduce.judge.cells import load_results
+from reproduce.report import page
+from reproduce.report.studies import load_studies
 from reproduce.train.classifier_steps import build
 from reproduce.train.recipes import recipe_for
 from reproduce.train.weights_file import to_bytes
@@ -356,3 +373,63 @@ def test_what_is_committed_fits_together(folder, tmp_path):
     assert (folder / 'claims.md').read_text() == rendering.markdown(outcomes)
     assert (folder / 'claims.tex').read_text() == rendering.latex(outcomes)
     assert outcomes.study.limits.strip() in rendering.text(outcomes)
+
+
+def test_the_report_has_a_section_for_each_study(tmp_path):
+    top1 = {('a', 0): 52.0, ('a', 1): 53.5, ('b', 0): 50.0, ('b', 1): 51.0}
+    outcomes = made_up(top1)
+    outcomes.save(tmp_path / 'ablations/small')
+    (loaded,) = load_studies(tmp_path)
+    assert loaded == outcomes
+    text = page.render(load_results(ROOT / 'results'), studies=[loaded])
+    assert 'One over the other: +2.25 (−0.93 to +5.43) over 2 seeds (paper +0.30)' in text
+    assert 'It shows &lt;nothing&gt;.' in text
+    assert text.count('aria-label="Study small: ') >= 2
+    assert 'href="#ablations"' in text
+    assert 'href="#ablations"' not in page.render(load_results(ROOT / 'results'))
+
+
+def test_tables_of_a_study():
+    outcomes = made_up({('a', s): 52.0 + s for s in range(3)} | {('b', s): 50.0 for s in range(3)})
+    for drawn in (rendering.markdown(outcomes), rendering.text(outcomes)):
+        assert 'It shows <nothing>.' in drawn
+        assert '+3.00' in drawn
+    table = rendering.latex(outcomes)
+    assert r'95 \% interval' in table and r'\toprule' in table
+    assert '$-$' not in table.split(r'\midrule')[0].split('caption')[0]
+    cells = rendering.markdown(outcomes).split('| one over the other')[1].split('|')
+    assert [cells[i].strip() for i in (1, 2, 6)] == ['+0.30', '+3.00', '3']
+    assert cells[7].strip() == '1.00 / 2.00'
+
+
+def made_up(top1):
+    """Outcomes of a study of two variants with these accuracies, by variant and seed."""
+    seeds = sorted({seed for _, seed in top1})
+    study = Study(
+        name='small',
+        about='A try.',
+        limits='It shows <nothing>.',
+        model='maformer_micro',
+        recipe='maformer_micro',
+        seeds=seeds,
+        spread=1.0,
+        paper_claims=False,
+        variant=[Design(name='a', says='one'), Design(name='b', says='other')],
+        claim=[claim(paper='0.3')],
+    )
+    fields = {'top5': 90.0, 'epochs': 1, 'train_images': 10, 'train_data': 'f', 'val_images': 9}
+    fields |= {'val_data': 'g', 'labels': '', 'weights': 'w', 'record': 'r'}
+    times = {'train_cpu_seconds': 9.0, 'train_seconds': 10.0, 'evaluation_seconds': 1.0}
+    times |= {'threads': 1, 'device': 'CPU', 'date': '2026-01-01'}
+    return Outcomes(
+        study,
+        tuple(RunLine(variant=v, seed=s, top1=x, **fields) for (v, s), x in top1.items()),
+        tuple(
+            CurveLine(variant=v, seed=s, epoch=1, loss=2.0, top1=x) for (v, s), x in top1.items()
+        ),
+        tuple(
+            VariantLine(variant=v, says=v, params=n, layer_flops=n, total_flops=n)
+            for v, n in (('a', 10**6), ('b', 2 * 10**6))
+        ),
+        tuple(TimeLine(variant=v, seed=s, **times) for v, s in top1),
+    )

@@ -18,7 +18,14 @@ from pydantic import BaseModel, ConfigDict
 
 from reproduce.ablation.judging import DesignVerdict, Judgement, judge
 from reproduce.ablation.study import NumberText, Study
-from reproduce.files import OptionalNumber, read_csv, read_toml, write_atomically, write_csv
+from reproduce.files import (
+    OptionalNumber,
+    check_writable,
+    read_csv,
+    read_toml,
+    write_atomically,
+    write_csv,
+)
 
 
 class _Line(BaseModel):
@@ -130,6 +137,7 @@ class Outcomes:
         Raises:
             UserError: if one cannot be written.
         """
+        check_writable(folder)
         write_atomically(folder / 'study.toml', self.study.to_toml())
         for name, schema in _FILES.items():
             lines = [line.model_dump() for line in getattr(self, name)]
