@@ -1,5 +1,7 @@
 """Read parameters from a checkpoint file without running code in it; rename and compare them."""
 
+import codecs
+import pickle
 import pickletools
 import re
 import warnings
@@ -55,6 +57,10 @@ _LOGS: tuple[Allowed, ...] = (
     (_unread, 'builtins.getattr'),
 )
 
+# What a file of PaddlePaddle calls besides NumPy's.
+_PADDLE: tuple[Allowed, ...] = ((codecs.encode, '_codecs.encode'), (tuple, 'builtins.tuple'))
+PADDLE_SUFFIX = '.pdparams'
+
 
 def read(path: str | Path) -> dict[str, torch.Tensor]:
     """Return the parameters of a checkpoint by name.
@@ -62,12 +68,15 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
     The file holds either the parameters themselves or a training checkpoint of timm, OpenMMLab or
     ViL.
     Of a training checkpoint with averaged weights these are returned. The prefix `module.` of
-    distributed training is removed.
+    distributed training is removed. A file of PaddlePaddle, `.pdparams`, is read as torch would
+    have written it.
 
     Raises:
         CheckpointError: if the file is missing, does not hold parameters, or would run code.
     """
     path = Path(path)
+    if path.suffix == PADDLE_SUFFIX:
+        return _reading(path, (), lambda: _read_paddle(path))
     state = _reading(path, _LOGS, lambda: load_state_dict(str(path), weights_only=True))
     if isinstance(state.get('net'), dict):  # as ViL's training keeps them
         state = clean_state_dict(state['net'])
@@ -121,6 +130,44 @@ def _reading(path: Path, allowed: tuple[Allowed, ...], read: Callable[[], Any]) 
             return read()
     except Exception as error:  # torch, pickle and safetensors raise many kinds for a bad file
         raise CheckpointError(_explain(path, error)) from error
+
+
+class _PaddleUnpickler(pickle.Unpickler):
+    """Reads arrays and what holds them; anything else is refused before it is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f'{module}.{name}'
+        for value, allowed in (*NUMPY, *_PADDLE):
+            if full == allowed:
+                return value
+        raise pickle.UnpicklingError(f'GLOBAL {full}')
+
+
+def _read_paddle(path: Path) -> dict[str, torch.Tensor]:
+    """Return the parameters of a file of PaddlePaddle as torch names and shapes them.
+
+    The weights of linear layers are transposed, and the batches that a batch norm has seen, which
+    PaddlePaddle does not count, are 0.
+    """
+    with path.open('rb') as file:
+        content = _PaddleUnpickler(file).load()
+    state = {}
+    for name, value in content.items():
+        if name == 'StructuredToParameterName@@':  # PaddlePaddle's internal names of the same
+            continue
+        array = value[1] if isinstance(value, tuple) else value  # of a tensor, its name and array
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f'{name} is a {type(array).__name__}')
+        tensor = torch.from_numpy(array.copy())
+        if tensor.dim() == 2 and name.endswith('.weight'):
+            tensor = tensor.T.contiguous()
+        if name.endswith('._variance'):
+            seen = f'{name.removesuffix("._variance")}.num_batches_tracked'
+            state[seen] = torch.zeros((), dtype=torch.long)
+        state[name.replace('._mean', '.running_mean').replace('._variance', '.running_var')] = (
+            tensor
+        )
+    return state
 
 
 def renamed(

@@ -3,7 +3,8 @@
 One half of the channels keeps the resolution of the stage and passes a depthwise convolution, the
 other half is resized to a few tokens and passes self-attention. Co-attention lets each half query
 the other. What the paper leaves open follows the two public implementations, which are the same
-network: that of SteveTsui/DS-Net, and PaddleClas'. `checkpoint_filter_fn` reads both releases.
+network: that of SteveTsui/DS-Net, and PaddleClas'. `checkpoint_filter_fn` renames the parameters of
+either release.
 """
 
 from collections.abc import Mapping, Sequence
@@ -170,31 +171,13 @@ _RELEASED_NAMES = (
     (r'\.mlp\.fc(\d)\.', lambda match: f'.mlp.{2 * int(match[1]) - 2}.'),
     (r'^head\.(weight|bias)$', r'head.fc.\1'),
 )
-# PaddlePaddle's names of the statistics of batch norms, and the matrices that it keeps transposed.
-_PADDLE_NAMES = ((r'\._mean$', '.running_mean'), (r'\._variance$', '.running_var'))
-_PADDLE_LINEAR = ('channel_up', 'cross_channel_up_sa', 'fuse_channel_conv', 'fuse_channel_sa')
 
 
 def checkpoint_filter_fn(
     state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return released parameters under the names of this module; names of this module stay.
-
-    Of PaddlePaddle's release linear layers are transposed, and the number of batches that a batch
-    norm has seen, which it does not store, is 0.
-    """
-    paddle = any(name.endswith('._variance') for name in state_dict)
-    state = renamed(state_dict, (*_PADDLE_NAMES, *_RELEASED_NAMES))
-    if not paddle:
-        return state
-    for name, value in list(state.items()):
-        *_, layer, kind = name.split('.')
-        if kind == 'weight' and (layer in _PADDLE_LINEAR or name == 'head.fc.weight'):
-            state[name] = value.T.contiguous()
-        if kind == 'running_var':
-            seen = f'{name.removesuffix(kind)}num_batches_tracked'
-            state[seen] = torch.zeros((), dtype=torch.long, device=value.device)
-    return state
+    """Return released parameters under the names of this module; names of this module stay."""
+    return renamed(state_dict, _RELEASED_NAMES)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

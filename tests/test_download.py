@@ -183,6 +183,19 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         assert server.seen == []
 
 
+def test_where_nobody_tells_a_hash_the_file_that_was_fetched_counts(tmp_path):
+    (entry,) = (e for e in load_public() if e.system == 'mask-rcnn_vil-s_fpn_1x_coco')
+    with serving() as server:
+        path = store.obtain(entry.model_copy(update={'url': server.url}), folder=tmp_path)
+        entry = entry.model_copy(update={'url': server.url})
+    assert path == tmp_path / 'mask-rcnn_vil-s_fpn_1x_coco.pth'
+    assert store.state(entry, path) is FileState.PRESENT
+    path.write_bytes(b'another')
+    assert store.state(entry, path) is FileState.BAD_HASH
+    with pytest.raises(UserError, match=r'expected that of its receipt'):
+        store.obtain(entry, folder=tmp_path)
+
+
 def test_the_hub_tells_the_hash(tmp_path):
     etag = {'X-Linked-Etag': f'"{SHA256}"'}
     with serving(headers=etag) as server:

@@ -1,6 +1,7 @@
 """DS-Net against its printed figures, its released names, and a slow computation."""
 
 import math
+import pickle
 
 import pytest
 import timm
@@ -8,6 +9,7 @@ import torch
 
 from model.dsnet import checkpoint_filter_fn
 from reproduce.complexity import measure_system
+from reproduce.errors import UserError
 from reproduce.systems import System
 from reproduce.weights import loading
 
@@ -109,23 +111,37 @@ def released():
     return state
 
 
-def of_paddle(state):
+def of_paddle(state, named=False):
     """The same weights as PaddlePaddle keeps them: (inputs, outputs) in linear layers."""
     paddle = {}
     for name, value in state.items():
         if name.endswith('.num_batches_tracked'):
             continue
         name = name.replace('.running_mean', '._mean').replace('.running_var', '._variance')
-        paddle[name] = value.T.clone() if value.dim() == 2 else value
-    return paddle
+        array = (value.T if value.dim() == 2 else value).numpy()
+        paddle[name] = (f'tensor_{name}', array) if named else array
+    return paddle | {'StructuredToParameterName@@': {name: name for name in paddle}}
 
 
-def test_paddles_release_is_the_same_network():
+@pytest.mark.parametrize(('named', 'protocol'), [(False, 4), (True, 2)])
+def test_paddles_release_is_the_same_network(named, protocol, tmp_path):
     state = released()
-    ours, theirs = checkpoint_filter_fn(state), checkpoint_filter_fn(of_paddle(state))
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        torch.testing.assert_close(theirs[name], value)
+    with (tmp_path / 'dsnet.pdparams').open('wb') as file:
+        pickle.dump(of_paddle(state, named), file, protocol)
+    model = tiny().double()
+    loading.load(model, tmp_path / 'dsnet.pdparams')
+    for name, value in checkpoint_filter_fn(state).items():
+        torch.testing.assert_close(model.state_dict()[name], value)
+
+
+def test_a_file_of_paddle_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / 'dsnet.pdparams'
+    path.write_bytes(b"cbuiltins\nprint\n(S'run'\ntR.")
+    with pytest.raises(UserError, match=r'would run code \(builtins\.print\)'):
+        loading.load(tiny(), path)
+    path.write_bytes(pickle.dumps({'norm.weight': 'text'}))
+    with pytest.raises(UserError, match='no file of tensors'):
+        loading.load(tiny(), path)
 
 
 # An implementation of its own on channels-last maps: released names, pixel by pixel.

@@ -16,7 +16,7 @@ from mmengine.structures import BaseDataElement
 
 from model.checkpoint import CheckpointError, differences, listed, read
 from reproduce.errors import UserError
-from reproduce.openmmlab import cfg_options, configs, models
+from reproduce.openmmlab import cfg_options, configs, detectron2_names, models
 from reproduce.systems import load_systems
 from reproduce.weights.loading import check_finite
 
@@ -65,6 +65,7 @@ def build(config: Config, path: Path) -> nn.Module:
         state = read(path)
     except CheckpointError as error:
         raise UserError(f'{error}.') from error
+    state = detectron2_names.renamed_for(model, state)
     wanted = model.state_dict()
     # Only training reads it, and older checkpoints do not have it.
     for name in wanted.keys() - state.keys():

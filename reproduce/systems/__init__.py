@@ -29,7 +29,8 @@ class System(BaseModel):
         config: OpenMMLab config, a file in `reproduce/configs` or 'mmdet::...', 'mmseg::...'.
         accuracy_config: the config of the released weights, where the printed accuracy is that of
             another one than the printed FLOPs.
-        weights: its public weights: 'timm:', 'mmdet:' or 'mmseg:' and what they are called there.
+        weights: its public weights: 'timm:', 'mmdet:' or 'mmseg:' and what they are called there,
+            or 'release:' and its own name.
         protocol: how the training or the evaluation of these differs from the row's.
         cited: why the system cannot be built here, in place of `model` and `config`.
         flops: what the row's printed FLOPs count, 'layer' or 'total'; None where a cited row does

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 # The same weights may lie there twice: safetensors, which cannot hold code, goes first.
-SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
+SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin', '.pdparams')
 
 
 def in_folder(folder: Path, name: str) -> Path | None:

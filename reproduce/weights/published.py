@@ -2,7 +2,7 @@
 
 Read from the installed packages: timm's pretrained tags, and the metafiles that mmdet and mmseg
 carry. What timm's weights score is in no package; `timm_results.toml` has what timm published.
-What other releases score, which no package knows, is in `release_results.toml`.
+What other releases score, which no package knows, is in `release_results.toml`, and where some are.
 """
 
 import re
@@ -40,7 +40,8 @@ class Publication:
 
     Attributes:
         url: the file.
-        sha256: the first digits of the file's SHA-256, as far as the URL names them.
+        sha256: the first digits of the file's SHA-256, as far as the URL names them; None where
+            nobody tells it, neither the URL nor the server.
         licence: that of the weights, or of the package that publishes them.
         metrics: in percent, by name, on the task's whole validation set.
         source: where the metrics stand.
@@ -48,7 +49,7 @@ class Publication:
     """
 
     url: str
-    sha256: str
+    sha256: str | None
     licence: str
     metrics: dict[str, float]
     source: str
@@ -60,8 +61,8 @@ def publication(weights: str) -> Publication:
     """Return what is published about `weights`.
 
     Args:
-        weights: 'timm:' and a model with its pretrained tag, or 'mmdet:' or 'mmseg:' and a name in
-            one of the package's metafiles.
+        weights: 'timm:' and a model with its pretrained tag; 'mmdet:' or 'mmseg:' and a name in
+            one of the package's metafiles; or 'release:' and a system in `release_results.toml`.
 
     Raises:
         UserError: if the package is not installed, does not know the weights, or gives two
@@ -72,7 +73,11 @@ def publication(weights: str) -> Publication:
         return _of_timm(name)
     if package in DISTRIBUTIONS:
         return _of_openmmlab(package, name)
-    raise UserError(f"'{weights}' names no weights: expected timm:, mmdet: or mmseg: and a name.")
+    if package == 'release':
+        return _of_release(name)
+    raise UserError(
+        f"'{weights}' names no weights: expected timm:, mmdet:, mmseg: or release: and a name."
+    )
 
 
 class _Result(BaseModel):
@@ -158,10 +163,25 @@ class _Release(BaseModel):
     repository: str
     commit: str
     file: str
+    licence: str = ''
     results: dict[str, dict[str, float]]
+    url: dict[str, str] = {}
+
+    @property
+    def address(self) -> str:
+        return f'{self.repository}/blob/{self.commit}/{self.file}'
 
 
 @cache
+def _releases() -> dict[str, _Release]:
+    """Return the release that has the results of each system."""
+    return {
+        system: release
+        for release in read_toml(RELEASE_RESULTS, dict[str, _Release]).values()
+        for system in release.results
+    }
+
+
 def release_results() -> dict[str, tuple[dict[str, float], str]]:
     """Return what released weights score that no package knows, by system, and where that stands.
 
@@ -169,10 +189,24 @@ def release_results() -> dict[str, tuple[dict[str, float], str]]:
         UserError: if the file is malformed.
     """
     return {
-        system: (metrics, f'{release.repository}/blob/{release.commit}/{release.file}')
-        for release in read_toml(RELEASE_RESULTS, dict[str, _Release]).values()
-        for system, metrics in release.results.items()
+        system: (release.results[system], release.address)
+        for system, release in _releases().items()
     }
+
+
+def _of_release(system: str) -> Publication:
+    release = _releases().get(system)
+    if release is None or system not in release.url:
+        raise UserError(
+            f"{RELEASE_RESULTS} has no URL of weights of '{system}': correct the entry."
+        )
+    return Publication(
+        url=release.url[system],
+        sha256=None,
+        licence=release.licence,
+        metrics=release.results[system],
+        source=release.address,
+    )
 
 
 def _metafiles(package: str) -> Path:

@@ -107,12 +107,13 @@ class Public(Released):
 
     Attributes:
         system, model: the system.
-        sha256: as many of the file's digits as its publisher's URL names, which may be none; then
-            the hub tells it when the file is fetched, and it stands in the receipt beside the file.
+        sha256: as many of the file's digits as its publisher's URL names. Where these are none, the
+            hub tells it when the file is fetched; where it is None, nobody does. Then the file that
+            was fetched counts: it stands in the receipt beside it.
     """
 
     system: str
-    sha256: Annotated[str, Field(pattern='^([0-9a-f]{8})?$')]
+    sha256: Annotated[str, Field(pattern='^([0-9a-f]{8})?$')] | None
 
     @property
     def filename(self) -> str:

@@ -115,7 +115,7 @@ def state(entry: Public, path: Path | None) -> FileState:
 
 
 def _held(entry: Released, path: Path, digest: str) -> FileState:
-    known = {entry.sha256} - {''}
+    known = {entry.sha256} - {'', None}
     if (kept := download.receipt(path)) and _same_place(entry.url, kept.url):
         known.add(kept.sha256)
     if not known:
