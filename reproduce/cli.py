@@ -20,6 +20,7 @@ COMMANDS = {
     'table': "Measure, judge and write every cell of the paper's tables.",
     'plan': 'Say what `table` with the same options would evaluate, and how long it takes.',
     'show': 'Print a cell or a record, and the command that repeats it.',
+    'compare': 'Compare two results on the same images, or several: is the difference real?',
     'verify': 'Check a record against its attestation: which part of it differs, if one does.',
     'evaluate': 'Measure the accuracy of a model, and keep it as a record.',
     'score': 'Score kept predictions again, without the model.',

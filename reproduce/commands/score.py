@@ -17,7 +17,6 @@ from reproduce.commands.options import (
 )
 from reproduce.score import ade20k as ade20k_scores
 from reproduce.score import coco as coco_scores
-from reproduce.score.coco import DetectionScorer
 from reproduce.wording import extent
 
 app = typer.Typer(
@@ -35,15 +34,13 @@ def imagenet(
     """Compute Top-1 and Top-5 of kept predictions from the labels that the data has."""
     # Imported here, so that the other tasks do not wait for pandas and timm.
     from datasets.imagenet import load
-    from reproduce.score.imagenet import TOP, TopClasses, TopScorer, matched, read
+    from reproduce.score.imagenet import TOP, matched, read, score_matched
 
     stored = read(predictions)
     images = load(data, limit=limit)
     fitting = matched(stored, images, predictions)
     ranks, most = fitting.classes.shape[1], min(TOP, len(images.classes))
-    scorer = TopScorer(fitting.labels, top5=ranks >= most)
-    scorer.update(range(len(fitting.files)), TopClasses(fitting.classes, fitting.scores))
-    scores = scorer.compute()
+    scores = score_matched(fitting, len(images.classes))
     warnings = (*images.notes, *scores.warnings)
     before = dict(zip(stored.files, stored.labels.tolist(), strict=True))
     now = dict(zip(fitting.files, fitting.labels.tolist(), strict=True))
@@ -95,9 +92,7 @@ def coco(
     truth = whole.take(limit)
     found = coco_scores.checked(coco_scores.read(results), whole, results)
     of_images = coco_scores.of_images(found, truth)
-    scorer = DetectionScorer(truth, fast=fast)
-    scorer.update(range(len(truth.images)), of_images)
-    scores = scorer.compute()
+    scores = coco_scores.score_images(of_images, truth, fast)
     problems = coco_data.lacks(truth)
     if format is OutputFormat.JSON:
         result = {

@@ -29,7 +29,7 @@ def side_by_side(data: ADE20K, predictions: Path, n: int) -> bytes:
     Raises:
         UserError: if the predictions are not those of the images, or a file cannot be read.
     """
-    colours, rows = _colours(len(data.classes)), []
+    colours, rows = class_colours(len(data.classes)), []
     with opened(predictions) as folder:
         found = label_maps(folder)
         check_names(predictions, found, {path.stem: path for _, path in data.samples})
@@ -54,7 +54,7 @@ def side_by_side(data: ADE20K, predictions: Path, n: int) -> bytes:
     return content.getvalue()
 
 
-def _colours(classes: int) -> np.ndarray:
+def class_colours(classes: int) -> np.ndarray:
     """Return colours (K + 1, 3) in 0-1: black, then one for each class."""
     i = np.arange(classes)
     hsv = np.stack([i * _GOLDEN % 1, np.where(i % 2, 0.5, 0.9), np.where(i % 3, 0.95, 0.6)], 1)

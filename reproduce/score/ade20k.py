@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.ade20k import class_names, incomplete, label_maps, read_label_map
+from datasets.ade20k import ADE20K, class_names, incomplete, label_maps, read_label_map
 from datasets.subset import evenly_spaced
 from reproduce.errors import UserError
 from reproduce.score import PredictionFile, Scorer, Scores
@@ -254,6 +254,16 @@ def score_folder(predictions: Path, annotations: Path, limit: int | None = None)
             scorer.update([i], [[read_label_map(maps[name], len(classes)) for maps in scales]])
     problems = incomplete('val', classes, list(labels), len(taken))
     return FolderScores(**vars(scorer.compute()), images=len(taken), problems=problems)
+
+
+def score_file(path: Path, data: ADE20K) -> Scores:
+    """Score the label maps in the folder or archive `path` for the images of `data`.
+
+    Raises:
+        UserError: if it is neither, or does not fit the images.
+    """
+    _, label_map = data.samples[0]
+    return score_folder(path, label_map.parent, len(data.samples))
 
 
 @contextmanager

@@ -15,7 +15,9 @@ from pycocotools.cocoeval import COCOeval
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
+from datasets.coco import COCO as CocoData
 from datasets.coco import JSON_ERRORS, Annotations, Box, MaskSize, Whole, json_text, reason
+from datasets.coco import read as read_annotations
 from datasets.coco_masks import reencoded, unsound_run_lengths
 from reproduce.errors import UserError
 from reproduce.score import PredictionFile, Scorer, Scores
@@ -249,6 +251,26 @@ def checked(
     for i in redundant:
         sound[i] = {**sound[i], 'segmentation': reencoded(sound[i]['segmentation'])}
     return sound
+
+
+def score_images(
+    found: Sequence[list[dict[str, Any]]], annotations: Annotations, fast: bool = False
+) -> Scores:
+    """Score the detections of each image, as `of_images` gives them; see `DetectionScorer`."""
+    scorer = DetectionScorer(annotations, fast=fast)
+    scorer.update(range(len(annotations.images)), found)
+    return scorer.compute()
+
+
+def score_file(path: Path, data: CocoData) -> Scores:
+    """Score the detections in the file `path` for the images of `data`, by pycocotools.
+
+    Raises:
+        UserError: if it is no such file, or does not fit the images.
+    """
+    whole = read_annotations(data.annotations)
+    truth = whole.of(image_id for _, image_id in data.samples)
+    return score_images(of_images(checked(read(path), whole, path), truth), truth)
 
 
 def check_masks(annotations: Annotations) -> None:

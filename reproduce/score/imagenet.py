@@ -238,3 +238,24 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
     order = [place[name] for name in wanted]
     labels = np.array([label for _, label in data.samples])
     return Predictions(wanted, labels, predictions.classes[order], predictions.scores[order])
+
+
+def score_matched(predictions: Predictions, classes: int) -> Scores:
+    """Score predictions that are in the order of the images, as `matched` returns them.
+
+    Args:
+        classes: how many there are; Top-5 takes five of them, or all where there are fewer.
+    """
+    scorer = TopScorer(predictions.labels, top5=predictions.classes.shape[1] >= min(TOP, classes))
+    images = range(len(predictions.files))
+    scorer.update(images, TopClasses(predictions.classes, predictions.scores))
+    return scorer.compute()
+
+
+def score_file(path: Path, data: 'ImageNet') -> Scores:
+    """Score the predictions in the file `path` for the images of `data`.
+
+    Raises:
+        UserError: if it is no such file, or does not fit the images.
+    """
+    return score_matched(matched(read(path), data, path), len(data.classes))

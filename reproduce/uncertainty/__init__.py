@@ -57,7 +57,6 @@ class ResampledImages(PerImage):
         found = self.metrics(np.ones((1, self.images), np.int32))
         return {name: float(of[0]) for name, of in found.items() if np.isfinite(of[0])}
 
-    @abstractmethod
     def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """Return each metric of R data sets in which image i occurs `times[r, i]` times.
 
@@ -68,14 +67,17 @@ class ResampledImages(PerImage):
             (R,) in percent, by the name of the metric; NaN where a data set has nothing that the
             metric is about.
         """
+        return self.computed(times)[0]
 
     @abstractmethod
-    def of_each_class(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the metrics of the K single classes of such data sets.
-
-        Args:
-            times: as in `metrics`.
+    def computed(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return what `metrics` does, and the metrics of the K single classes.
 
         Returns:
-            (R, K) in percent, by the name of the metric; NaN where a class does not occur.
+            the latter (R, K) in percent, by the name of the metric; NaN where a class does not
+            occur.
         """
+
+    @abstractmethod
+    def images_of_classes(self) -> np.ndarray:
+        """Return on how many images each class has something to find, (K,)."""

@@ -197,22 +197,21 @@ class MatchedDetections(ResampledImages):
     def images(self) -> int:
         return self.number
 
-    def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """See `ResampledImages.metrics`; the names begin with 'box_' or 'mask_'."""
-        found = {}
+    def computed(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """See `ResampledImages.computed`; names begin with 'box_' or 'mask_'."""
+        metrics, classes = {}, {}
         for kind, matches in self.kinds.items():
-            twelve = accumulate(matches, times, self.classes).twelve()
-            values = zip(METRICS, twelve, strict=True)
-            found |= {f'{kind}_{name}': 100 * value for name, value in values}
-        return found
+            found = accumulate(matches, times, self.classes)
+            values = zip(METRICS, found.twelve(), strict=True)
+            metrics |= {f'{kind}_{name}': 100 * value for name, value in values}
+            classes[f'{kind}_ap'] = 100 * found.precision[:, :, 0].mean(-1)
+        return metrics, classes
 
-    def of_each_class(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """See `ResampledImages.of_each_class`: the AP."""
-        found = {}
-        for kind, matches in self.kinds.items():
-            precision = accumulate(matches, times, self.classes).precision
-            found[f'{kind}_ap'] = 100 * precision[:, :, 0].mean(-1)
-        return found
+    def images_of_classes(self) -> np.ndarray:
+        """See `ResampledImages.images_of_classes`."""
+        matches = next(iter(self.kinds.values()))
+        counting = matches.object_class[matches.objects[:, 0] > 0]
+        return np.bincount(counting, minlength=self.classes)
 
     def of_each_image(self) -> np.ndarray:
         """See `PerImage.of_each_image`: the AP of the image alone, by masks where there are some.

@@ -31,19 +31,17 @@ class PixelCounts(ResampledImages):
     def images(self) -> int:
         return self.counts.shape[1]
 
-    def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """See `ResampledImages.metrics`; the names begin with 'ms_' for the second prediction."""
-        found = {}
+    def computed(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """See `ResampledImages.computed`; names begin with 'ms_' for the second prediction."""
+        metrics, classes = {}, {}
         for prefix, summed in zip(PREFIXES, self._summed(times), strict=False):
-            found |= {f'{prefix}{name}': of for name, of in means(summed).items()}
-        return found
+            metrics |= {f'{prefix}{name}': of for name, of in means(summed).items()}
+            classes[f'{prefix}iou'] = ious(summed)
+        return metrics, classes
 
-    def of_each_class(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """See `ResampledImages.of_each_class`: the IoU."""
-        return {
-            f'{prefix}iou': ious(summed)
-            for prefix, summed in zip(PREFIXES, self._summed(times), strict=False)
-        }
+    def images_of_classes(self) -> np.ndarray:
+        """See `ResampledImages.images_of_classes`."""
+        return (self.counts[0, :, LABELLED] > 0).sum(0)
 
     def of_each_image(self) -> np.ndarray:
         """See `PerImage.of_each_image`: the mIoU of the image alone, by its last prediction."""

@@ -1,0 +1,96 @@
+"""`python -m reproduce compare`: is the difference between two results real?"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS, print_json
+from reproduce.compare import as_text
+from reproduce.compare.candidates import find_candidates
+from reproduce.compare.results import compare as compared
+from reproduce.compare.results import matrix
+from reproduce.errors import UserError
+from reproduce.files import check_writable, write_atomically
+from reproduce.folders import EVALUATIONS
+
+app = typer.Typer(**SETTINGS)
+
+
+class ComparisonFormat(StrEnum):
+    """How a comparison is printed."""
+
+    TEXT = 'text'
+    JSON = 'json'
+    MARKDOWN = 'markdown'
+
+
+@app.command()
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help='Two or more records (file, stem or key), systems or released weights (their '
+            'latest record), or files of predictions.'
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            '--data',
+            help="The data set's folder: for files of predictions, and for --pictures.",
+        ),
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option('--pictures', help='Folder for a PNG of the images on which two differ most.'),
+    ] = None,
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            '--fail-if-worse', help='Exit with 1 if one is significantly worse than the first.'
+        ),
+    ] = False,
+    evaluations: options.Evaluations = EVALUATIONS,
+    format: Annotated[
+        ComparisonFormat,
+        typer.Option('--format', help='json prints one JSON object, nothing else.'),
+    ] = ComparisonFormat.TEXT,
+) -> None:
+    """Compare two results on the same images, or several: is the difference real?
+
+    Top-1 by McNemar's exact test; AP, AR and mIoU by the paired bootstrap over the images.
+
+    Exits with 0, or with 1 for --fail-if-worse.
+    """
+    if len(names) < 2:
+        raise UserError(f"'{' '.join(names)}' is one result: name two or more to compare.")
+    if pictures is not None:
+        if data is None:
+            raise UserError('--pictures takes the images: name their folder with --data.')
+        if len(names) > 2:
+            raise UserError(f'--pictures shows two results, and {len(names)} are named: name two.')
+        check_writable(pictures)
+    candidates = find_candidates(names, evaluations, data)
+    markdown = format is ComparisonFormat.MARKDOWN
+    if len(candidates) > 2:
+        found = matrix(candidates)
+        text = as_text.render_matrix(found, markdown)
+    else:
+        found = compared(*candidates)
+        text = as_text.render(found, markdown)
+    if format is ComparisonFormat.JSON:
+        print_json(found.as_dict())
+    else:
+        print(text)
+    if pictures is not None:
+        # Imported here, so that comparisons without pictures do not wait for matplotlib.
+        from reproduce.compare.drawing import draw
+
+        path = pictures / 'differences.png'
+        write_atomically(path, draw(found, data))
+        if format is not ComparisonFormat.JSON:
+            print(f'\nWritten: {path}.')
+    raise typer.Exit(int(fail_if_worse and found.worse))

@@ -1,0 +1,271 @@
+"""Two results on the same images: is the difference real?"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+from test_coco import shifted
+
+from datasets import coco, shapes
+from datasets.ade20k import label_maps
+from reproduce.evaluate.harness import Job, evaluate
+from reproduce.score.coco import to_json
+from reproduce.uncertainty.image_hits import ImageHits
+from reproduce.uncertainty.paired import holm, paired
+from reproduce.uncertainty.pixel_counts import PixelCounts, means
+from reproduce.uncertainty.proportions import mcnemar, paired_interval
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ('lost', 'won'), [(0, 0), (1, 0), (3, 11), (11, 3), (7, 7), (120, 163), (2400, 2600)]
+)
+def test_mcnemars_test_is_that_of_statsmodels(lost, won):
+    expected = reference_mcnemar([[5, lost], [won, 9]], exact=True).pvalue
+    assert mcnemar(lost, won) == pytest.approx(expected, rel=1e-9)
+    if lost + won:
+        assert mcnemar(lost, won) == pytest.approx(stats.binomtest(won, lost + won).pvalue)
+
+
+def test_holms_correction_is_that_of_statsmodels():
+    ps = np.random.default_rng(0).random(30) ** 4
+    np.testing.assert_allclose(holm(list(ps)), multipletests(ps, method='holm')[1])
+    assert holm([]) == []
+
+
+def test_the_paired_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    n, shares = 200, (0.1, 0.06, 0.84)  # lost, won, neither
+    held = 0
+    for lost, won, _ in rng.multinomial(n, shares, 2000):
+        low, high = paired_interval(int(lost), int(won), n)
+        held += low <= 100 * (shares[1] - shares[0]) <= high
+    assert 0.94 <= held / 2000 <= 0.97
+
+
+def counted(rng, labels, error):
+    """Label maps with so many wrong pixels, as `PixelCounts`."""
+    wrong = rng.random(labels.shape) < error
+    predictions = np.where(wrong, rng.integers(0, 5, labels.shape), labels)
+    rows = []
+    for p, t in zip(predictions, labels, strict=True):
+        right, labelled, predicted = (np.bincount(a, minlength=5) for a in (t[p == t], t, p))
+        rows.append([right, labelled, predicted])
+    return PixelCounts(np.array(rows, np.int64)[None])
+
+
+def test_paired_intervals_of_miou_are_those_of_scipys_bootstrap():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, (40, 60))
+    first, second = counted(rng, labels, 0.30), counted(rng, labels, 0.33)
+
+    def difference(drawn):
+        one, other = (means(s.counts[0, drawn].sum(0))['miou'] for s in (first, second))
+        return other - one
+
+    theirs = stats.bootstrap(
+        (np.arange(40),),
+        difference,
+        n_resamples=1000,
+        method='percentile',
+        vectorized=False,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    found = paired(first, second).of('miou')
+    assert found.interval == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    assert found.difference == pytest.approx(difference(np.arange(40)), abs=1e-9)
+    assert (found.p < 0.05) == (theirs.high < 0 or theirs.low > 0)
+
+
+def test_equal_systems_do_not_differ_and_very_different_ones_do():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, (40, 60))
+    same = counted(rng, labels, 0.3)
+    found = paired(same, same)
+    assert [(d.difference, d.interval, d.p) for d in found.metrics] == [(0.0, (0.0, 0.0), 1.0)] * 3
+    assert {d.p for d in found.classes} == {1.0}
+    worse = paired(same, counted(rng, labels, 0.6))
+    assert worse.of('miou').interval[1] < 0
+    assert worse.of('miou').p == pytest.approx(2 / 1001)
+    assert {d.p < 0.001 for d in worse.classes} == {True}
+
+
+def test_a_class_that_became_worse_is_found_among_a_hundred():
+    labels = np.repeat(np.arange(100), 50)
+    rng = np.random.default_rng(0)
+    first = rng.random(5000) < 0.8
+    second = np.where(rng.random(5000) < 0.02, ~first, first)
+    second[labels == 7] &= rng.random(50) < 0.5
+    found = paired(*(ImageHits(labels, hits[:, None]) for hits in (first, second)))
+    assert [d.index for d in found.classes if d.p < 0.05] == [7]
+    assert found.of('top1').first == 100 * first.mean()
+
+
+def test_what_cannot_be_paired_is_refused():
+    hits = ImageHits(np.zeros(3, int), np.ones((3, 1), bool))
+    with pytest.raises(ValueError, match='3 image hits and 2 image hits'):
+        paired(hits, ImageHits(np.zeros(2, int), np.ones((2, 1), bool)))
+
+
+@pytest.fixture(scope='module')
+def kept(embedded, sound, tmp_path_factory):
+    """Records of a network, of one a little disturbed and of one that is broken."""
+    folder = tmp_path_factory.mktemp('kept')
+    stems = []
+    for name, noise in (('sound', 0.0), ('near', 0.02), ('broken', 5.0)):
+        torch.manual_seed(0)
+        state = load_file(sound)
+        state['head.fc.weight'] += noise * torch.randn(state['head.fc.weight'].shape)
+        path = folder / f'{name}.safetensors'
+        save_file(state, path)
+        outcome = evaluate(Job('imagenet', 'maformer_micro', path, embedded, workers=0))
+        stems.append(outcome.save(folder).stem)
+    return folder, stems
+
+
+def test_two_records_are_compared(run, kept):
+    folder, (sound, near, broken) = kept
+    options = ('--evaluations', folder)
+    code, out, err = run('compare', sound, broken, *options, '--fail-if-worse')
+    assert (code, err) == (1, '')
+    assert 'top1: the second is significantly worse (p < 0.001)' in out
+    assert 'images that differ most' in out
+    code, out, _ = run('compare', sound, near, *options, '--fail-if-worse', '--format', 'json')
+    found = json.loads(out)
+    assert (code, found['worse']) == (0, False)
+    assert found['metrics']['top1']['p'] > 0.05
+    assert found['first']['attestation']
+    code, out, _ = run('compare', broken, sound, *options, '--fail-if-worse')
+    assert (code, 'significantly better' in out) == (0, True)
+
+
+def test_a_kept_record_is_read_without_torch(kept):
+    folder, (sound, _, broken) = kept
+    code = (
+        'import sys\nfrom reproduce.cli import run\n'
+        f'sys.argv = ["reproduce", "compare", {sound!r}, {broken!r}, "--evaluations", '
+        f'{str(folder)!r}]\ntry:\n    run()\nexcept SystemExit as stop:\n    assert not stop.code\n'
+        'loaded = {"torch", "timm", "scipy", "pandas", "matplotlib"} & set(sys.modules)\n'
+        'assert not loaded, loaded\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_three_results_are_a_matrix(run, kept):
+    folder, stems = kept
+    code, out, _ = run('compare', *stems, '--evaluations', folder, '--format', 'markdown')
+    assert code == 0
+    assert f'- C: {stems[2]}' in out
+    row = next(line for line in out.splitlines() if line.startswith('| C '))
+    assert row.count('*') == 2  # it is worse than both
+    assert run('compare', *stems, '--evaluations', folder, '--fail-if-worse')[0] == 1
+
+
+def test_kept_predictions_are_compared_like_the_record(run, kept, embedded):
+    folder, (sound, _, broken) = kept
+    files = [folder / f'{stem}.csv.gz' for stem in (sound, broken)]
+    _, out, _ = run('compare', *files, '--data', embedded, '--format', 'json')
+    _, expected, _ = run('compare', sound, broken, '--evaluations', folder, '--format', 'json')
+    assert json.loads(out)['metrics'] == json.loads(expected)['metrics']
+    code, out, err = run('compare', *files)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert 'name its folder with --data' in err
+
+
+def test_a_record_without_counts_is_scored_again(run, kept, embedded, tmp_path):
+    folder, (sound, _, broken) = kept
+    copy = shutil.copytree(folder, tmp_path / 'copy')
+    (copy / f'{sound}.images.npz').unlink()
+    options = ('--evaluations', copy, '--data', embedded, '--format', 'json')
+    _, out, _ = run('compare', sound, broken, *options)
+    _, expected, _ = run('compare', sound, broken, '--evaluations', folder, '--format', 'json')
+    assert json.loads(out)['metrics'] == json.loads(expected)['metrics']
+    (copy / f'{broken}.images.npz').write_bytes(b'no counts')
+    code, _, err = run('compare', sound, broken, *options)
+    assert (code, err.count('\n')) == (2, 1)
+    assert 'evaluate or score again' in err
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp('drawn')
+    shapes.write(root, train=0, val=40)
+    return root
+
+
+@pytest.fixture(scope='module')
+def detections(drawn, tmp_path_factory):
+    """Two files of detections, the second with half of them."""
+    folder = tmp_path_factory.mktemp('detections')
+    truth = coco.read(drawn / 'coco/annotations/instances_val2017.json')
+    results = shifted(truth)
+    files = folder / 'all.json.gz', folder / 'half.json.gz'
+    for file, some in zip(files, (results, results[::2]), strict=True):
+        file.write_bytes(to_json(some))
+    return files
+
+
+def test_detections_are_compared_and_drawn(run, drawn, detections, tmp_path):
+    options = ('--data', drawn, '--pictures', tmp_path / 'pictures', '--fail-if-worse')
+    code, out, err = run('compare', *detections, *options)
+    assert (code, err) == (1, '')
+    assert 'box_ap: the second is significantly worse' in out
+    assert 'mask_ar100' in out
+    picture = Image.open(tmp_path / 'pictures/differences.png')
+    assert min(picture.size) > 500
+
+
+def test_label_maps_are_compared_and_drawn(run, drawn, tmp_path):
+    truth = label_maps(drawn / 'ade20k/ADEChallengeData2016/annotations/validation')
+    rng = np.random.default_rng(0)
+    for name, error in (('good', 0.2), ('bad', 0.3)):
+        (tmp_path / name).mkdir()
+        for stem, path in truth.items():
+            labels = np.array(Image.open(path))
+            wrong = rng.random(labels.shape) < error
+            some = np.where(wrong, 1 + rng.integers(0, 10, labels.shape), labels)
+            Image.fromarray(some.astype(np.uint8)).save(tmp_path / name / f'{stem}.png')
+    names = (tmp_path / 'good', tmp_path / 'bad')
+    code, out, err = run('compare', *names, '--data', drawn, '--pictures', tmp_path / 'pictures')
+    assert (code, err) == (0, '')
+    assert 'miou: the second is significantly worse' in out
+    assert (tmp_path / 'pictures/differences.png').is_file()
+
+
+def test_what_cannot_be_compared_is_one_line(run, kept, detections, drawn, embedded):
+    folder, (sound, near, broken) = kept
+    for names, message in (
+        ((sound,), 'name two or more'),
+        ((sound, 'nothing'), 'no record is called'),
+        ((folder / f'{sound}.csv.gz', detections[0]), 'one is of imagenet, the other of coco'),
+        ((sound, near, broken, '--pictures', folder / 'x'), 'name two'),
+    ):
+        options = ('--evaluations', folder)
+        if not isinstance(names[0], str):
+            options += ('--data', drawn)
+        elif '--pictures' in names:
+            options += ('--data', embedded)
+        code, out, err = run('compare', *names, *options)
+        assert (code, out, err.count('\n')) == (2, '', 1)
+        assert message in err
+
+
+def test_other_images_are_refused(run, kept, sound, embedded, tmp_path):
+    folder, (whole, *_) = kept
+    job = Job('imagenet', 'maformer_micro', sound, embedded, workers=0, limit=20)
+    part = evaluate(job).save(tmp_path)
+    code, out, err = run('compare', part, whole, '--evaluations', folder)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert 'not of the same images' in err
