@@ -36,7 +36,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from reproduce import launcher
-from reproduce.errors import UserError
+from reproduce.errors import OutOfMemory, UserError
 from reproduce.files import write_atomically
 from reproduce.launcher import in_group
 from reproduce.lifeline import Lifeline, wait_until
@@ -187,7 +187,7 @@ class Group:
             raise self._first_failure(error) from error.__cause__
         except torch.OutOfMemoryError:
             raise self._first_failure(
-                UserError(
+                OutOfMemory(
                     f'the memory of {self.device} does not hold a batch: lower the batch size.'
                 )
             ) from None
@@ -645,8 +645,10 @@ def _unreported(rank: int, failure: ProcessFailure, processes: int) -> Exception
     """Return the error for a process that a signal, or an error that is no `UserError`, ended."""
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
-        reason = ', as when the memory of the machine is full' if name == 'SIGKILL' else ''
-        return UserError(f'process {rank} of {processes} was ended by the signal {name}{reason}.')
+        sentence = f'process {rank} of {processes} was ended by the signal {name}'
+        if name == 'SIGKILL':
+            return OutOfMemory(f'{sentence}, as when the memory of the machine is full.')
+        return UserError(f'{sentence}.')
     if not isinstance(failure.message, dict):
         return UserError(f'process {rank} of {processes} ended with status {failure.exitcode}.')
     error = RuntimeError(f'process {rank} of {processes} failed: {failure.message["message"]}')

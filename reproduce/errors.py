@@ -17,6 +17,10 @@ class UserError(Exception):
     status = 2
 
 
+class OutOfMemory(UserError):
+    """The end of work that the memory of the machine, or of a GPU, did not hold."""
+
+
 class DataNotFound(UserError):
     """A folder that exists and does not hold the data set that was looked for in it."""
 

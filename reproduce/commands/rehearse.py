@@ -1,6 +1,5 @@
 """`python -m reproduce rehearse`: a few steps of the real trainings, before days are spent."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -111,8 +110,7 @@ def rehearse(
     found = rehearse(request, lambda line: print(line, file=sys.stderr, flush=True))
     if report is not None:
         path = report / rehearsal_report.file_name(found.machine.device)
-        command = shlex.join(['python', '-m', 'reproduce', *sys.argv[1:]])
-        write_atomically(path, rehearsal_report.as_markdown(found, command))
+        write_atomically(path, rehearsal_report.as_markdown(found))
     if format is OutputFormat.JSON:
         print_json(rehearsal_report.as_dict(found))
     else:

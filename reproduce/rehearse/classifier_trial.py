@@ -3,8 +3,6 @@
 import gc
 from collections.abc import Iterator
 
-import torch
-
 from reproduce import distributed
 from reproduce.distributed import Group
 from reproduce.errors import UserError
@@ -124,5 +122,4 @@ def _evaluation_speed(training: ClassifierTraining) -> float:
     begin = synchronized(group.device)
     training.top1(training.ema.module, batches=1)
     seconds = synchronized(group.device) - begin
-    torch.cuda.empty_cache()
     return max(1, images) / seconds

@@ -6,6 +6,7 @@ have no shape are named and have no object, so that every head is as large as fo
 
 import json
 import os
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
@@ -26,13 +27,13 @@ _SCENES = 40
 _ANNOTATOR, _ANNOTATOR_WEIGHTS, _ANNOTATOR_SIZE = 'maformer_micro', 'maformer_micro_shapes', 64
 
 
-def write(root: Path, images: int, labels: bool = False) -> None:
+def write(root: Path, images: Mapping[str, int], labels: bool = False) -> None:
     """Write the three data sets under `root`, and the label maps of one in `root/labels`.
 
     Args:
         root: the folder, which does not exist or is empty.
-        images: each training set has that many images at least; drawn ones are linked several
-            times.
+        images: the training set of each task has that many images at least; drawn ones are linked
+            several times.
         labels: whether to make label maps of ImageNet's training images.
     """
     shapes.write(root, _SCENES, _SCENES, scale=SCALE)
@@ -44,9 +45,9 @@ def write(root: Path, images: int, labels: bool = False) -> None:
         arguments = (_ANNOTATOR, root / 'imagenet', root / 'labels', weights, _ANNOTATOR_SIZE)
         make_labels(*arguments, workers=0, device='cpu')
     _name_as_in_imagenet(root)
-    _repeat_imagenet(root, images)
-    _repeat_coco(root / 'coco', images)
-    _repeat_ade20k(root / 'ade20k/ADEChallengeData2016', images)
+    _repeat_imagenet(root, images['imagenet'])
+    _repeat_coco(root / 'coco', images['coco'])
+    _repeat_ade20k(root / 'ade20k/ADEChallengeData2016', images['ade20k'])
 
 
 def _name_as_in_imagenet(root: Path) -> None:

@@ -2,6 +2,8 @@
 
 import fnmatch
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,14 +11,14 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from reproduce.errors import UserError
+from reproduce import launcher
+from reproduce.errors import OutOfMemory, UserError
 from reproduce.files import check_writable
 from reproduce.openmmlab.configs import CONFIGS, load_config, task_of
 from reproduce.rehearse import drawn_data, isolation
 from reproduce.rehearse.checks import Machine, ReadinessCheck, examine_data, examine_machine
 from reproduce.rehearse.classifier_trial import rehearsed, try_recipe
 from reproduce.rehearse.config_trial import try_config
-from reproduce.rehearse.isolation import OutOfMemory
 from reproduce.rehearse.trial import GIB, Trial, TrialSettings
 from reproduce.train.recipes import RECIPES, Recipe
 from reproduce.wording import nearest
@@ -203,11 +205,17 @@ def rehearse(
                 accumulation=request.accumulation,
             )
             rows.append(_try(training, settings, machine.processes, place / 'log.txt'))
+            say(f'    {in_short(rows[-1])}')
         checks.append(_check_disk(request.output, rows))
     return Rehearsal(request, machine, tuple(checks), tuple(rows))
 
 
 def _check(request: RehearsalRequest) -> None:
+    if launcher.in_group():
+        raise UserError(
+            'a rehearsal starts its processes itself: start it once, without torchrun or srun, and '
+            'give --processes.'
+        )
     for option, value in (
         ('--steps', request.steps),
         ('--batch-size', request.batch_size),
@@ -222,14 +230,24 @@ def _check(request: RehearsalRequest) -> None:
         raise UserError('--labels are of the images in --data: name that folder too.')
 
 
+def in_short(row: RehearsalRow) -> str:
+    """Return what was found about a training, in half a line."""
+    if not row.passes:
+        return f'fails: {row.reasons[0]}'
+    trial = row.trial
+    return f'passes: {trial.peak_bytes / GIB:.1f} GiB, {trial.images_per_s:.3g} images/s'
+
+
 @contextmanager
 def _workplace(output: Path) -> Iterator[Path]:
     """Make a folder in `output`, where the trainings would write; it is removed at the end."""
     check_writable(output)
     place = Path(tempfile.mkdtemp(prefix='rehearsal-', dir=output)).absolute()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield place
     finally:
+        signal.signal(signal.SIGTERM, before)
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -241,23 +259,15 @@ def _draw(
     root: Path, trainings: Sequence[Training], request: RehearsalRequest, processes: int
 ) -> Path | None:
     """Draw data that last for the steps of all trainings; return the folder of the label maps."""
-    batches = [
-        rehearsed(t.recipe, _settings_of_size(request), processes).batch_size
-        for t in trainings
-        if t.recipe is not None
-    ]
-    batches.append(processes * (request.batch_size or _MOST_IMAGES_OF_A_CONFIG))
+    size = TrialSettings(Path(), None, {}, Path(), 1, request.batch_size)
+    batches = [rehearsed(t.recipe, size, processes).batch_size for t in trainings if t.recipe]
+    of_config = processes * (request.batch_size or _MOST_IMAGES_OF_A_CONFIG)
     # Beyond the steps there is one that is compared, and one in twenty images has no object.
-    images = (request.steps + 3) * max(batches)
+    images = {'imagenet': max(batches, default=0), 'coco': of_config, 'ade20k': of_config}
+    images = {task: (request.steps + 3) * batch for task, batch in images.items()}
     labels = _with_labels(trainings)
     isolation.call(drawn_data.write, root, images, labels, log=root.with_name('log.txt'))
     return root / 'labels' if labels else None
-
-
-def _settings_of_size(request: RehearsalRequest) -> TrialSettings:
-    return TrialSettings(
-        Path(), None, {}, Path(), 1, request.batch_size, accumulation=request.accumulation
-    )
 
 
 def _try(training: Training, settings: TrialSettings, processes: int, log: Path) -> RehearsalRow:

@@ -1,13 +1,14 @@
 """A rehearsal as text, as JSON, and as a page of Markdown."""
 
 import re
+import shlex
 from dataclasses import asdict
 from typing import Any
 
 from tabulate import tabulate
 
 from reproduce.rehearse.checks import ReadinessCheck
-from reproduce.rehearse.rehearsal import Rehearsal, RehearsalRow
+from reproduce.rehearse.rehearsal import Rehearsal, RehearsalRequest, RehearsalRow
 from reproduce.rehearse.trial import GIB
 from reproduce.versions import libraries
 
@@ -58,7 +59,7 @@ def as_dict(rehearsal: Rehearsal) -> dict[str, Any]:
     }
 
 
-def as_markdown(rehearsal: Rehearsal, command: str) -> str:
+def as_markdown(rehearsal: Rehearsal) -> str:
     """Return a rehearsal as a page, with the command that it comes from."""
     versions = libraries()
     names = ', '.join(f'{name} {versions[name]}' for name in ('python', 'torch', 'timm'))
@@ -66,13 +67,30 @@ def as_markdown(rehearsal: Rehearsal, command: str) -> str:
     data = 'drawn data' if request.data is None else 'data of its own'
     text = as_text(rehearsal, 'github').replace(str(request.output.absolute()), 'the output folder')
     return (
-        f'# A rehearsal on {rehearsal.machine.device}\n\n    {command}\n\n'
+        f'# A rehearsal on {rehearsal.machine.device}\n\n    {_command(request)}\n\n'
         f'{names}; {rehearsal.machine.processes} '
         f'{"process" if rehearsal.machine.processes == 1 else "processes"}, {data}, '
         f'{request.steps} {"step" if request.steps == 1 else "steps"} each. `days` is what the '
         'whole training would take on this device, at this batch.\n\n'
         f'{text}\n'
     )
+
+
+def _command(request: RehearsalRequest) -> str:
+    """Return the command of a rehearsal, as it would be given on any machine."""
+    words = ['python', '-m', 'reproduce', 'rehearse', *request.names]
+    words += ['--steps', str(request.steps)]
+    for option, value in (
+        ('--batch-size', request.batch_size),
+        ('--processes', request.processes),
+        ('--workers', request.workers),
+        ('--amp', 'off' if request.precision == 'fp32' else request.precision),
+        ('--accumulation', None if request.accumulation == 1 else request.accumulation),
+        ('--data', request.data and 'DATA'),
+        ('--labels', request.labels and 'LABELS'),
+    ):
+        words += [] if value is None else [option, str(value)]
+    return shlex.join([*words, *(['--grad-checkpointing'] * request.grad_checkpointing)])
 
 
 def file_name(device: str) -> str:
