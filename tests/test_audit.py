@@ -377,3 +377,17 @@ def test_results_that_are_missing_or_damaged_are_one_line(run, tmp_path):
     assert (code, out) == (2, '')
     assert 'no measured params_m of MAFormer-B in Table 5' in err
     assert err.count('\n') == 1
+
+
+def test_differences_that_chance_may_explain_are_found(found):
+    """By hand: T5 MAFormer-S over CSWin-T in box AP, 47.0 - 46.7, and 0.1 in T6."""
+    assert len(found.leads) == 44
+    lead = next(
+        x for x in found.leads if (x.table, x.model, x.metric) == (6, 'MAFormer-S', 'box_ap')
+    )
+    assert (lead.rival, lead.difference) == ('CSWin-T', pytest.approx(0.1))
+    assert not lead.resolved
+    says = [f.says for f in found.unresolved]
+    assert sum('box AP over CSWin, S' in text for text in says) == 2
+    assert not any('over LV-ViT-L' in text or 'CSWin, L' in text for text in says)
+    assert set(found.unresolved) <= set(found.findings)

@@ -76,7 +76,7 @@ def test_what_it_takes_to_repeat_a_cell(run, shown, monkeypatch):
     told = {key: value.strip() for key, value in lines.items()}
     e = record(DEIT, 79.9)
     expected = {
-        'paper': '79.8 ± 0.25',
+        'paper': '79.8 ± 0.3916',
         'measured': '79.900000 (+0.1 against the paper)',
         'reference': '79.85',
         'verdict': 'match',

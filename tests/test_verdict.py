@@ -2,8 +2,9 @@
 
 import pytest
 
+from reproduce.errors import UserError
 from reproduce.judge.verdict import Verdict, judge
-from reproduce.paper import METRICS, Printed, Tolerance, load_tolerances
+from reproduce.paper import FOLDER, METRICS, Printed, Tolerance, load_tolerances
 
 TWO_PERCENT = Tolerance(relative=0.02, half_unit=True, reason='')
 
@@ -40,3 +41,32 @@ def test_complexity_tolerance_is_half_a_unit_plus_two_percent():
 def test_judge(metric, measured, target, known, verdict):
     printed = Printed(target) if target else None
     assert judge(METRICS[metric], measured, printed, TWO_PERCENT, known) is verdict
+
+
+def test_sampling_and_seeds_add_as_independent_errors():
+    """On half a unit of what is printed; a publisher's value is of the same images."""
+    top1 = load_tolerances()['top1']
+    # Where a tenth of 50,000 images is right in one of two networks only.
+    sampling = 1.96 * 100 * (0.1 / 50_000) ** 0.5
+    assert top1.resolvable == pytest.approx(sampling, abs=1e-3)
+    expected = 0.05 + (top1.resolvable**2 + 0.2**2) ** 0.5
+    assert top1.width(Printed('79.8')) == pytest.approx(expected)
+    assert top1.width_of_seeds(Printed('79.8')) == pytest.approx(0.25)
+
+
+def test_every_accuracy_states_its_sources():
+    tolerances = load_tolerances()
+    for name, metric in METRICS.items():
+        tolerance = tolerances[name]
+        assert (tolerance.resolvable is None) == metric.is_complexity
+        if not metric.is_complexity:
+            assert tolerance.sampling.source and tolerance.seeds.source
+            assert tolerance.sampling.images in (50_000, 5_000, 2_000)
+
+
+def test_an_accuracy_without_sampling_is_refused(tmp_path):
+    text = (FOLDER / 'tolerances.toml').read_text()
+    before, _, after = text.partition('[top1.sampling]')
+    (tmp_path / 'tolerances.toml').write_text(before + after[after.index('[top1.seeds]') :])
+    with pytest.raises(UserError, match='no sampling or no seeds for top1'):
+        load_tolerances(tmp_path)

@@ -17,6 +17,7 @@ from reproduce.audit.misprints import (
     measured_otherwise,
 )
 from reproduce.audit.readings import Reading, Search, count, nearest, search, show, targets
+from reproduce.audit.resolution import Lead, leads, unresolved
 from reproduce.audit.sources import (
     SourcedCell,
     compare_sources,
@@ -40,6 +41,8 @@ class Audit:
     sources: tuple[Finding, ...]
     misprints: tuple[MeasuredMisprint, ...]
     measured_otherwise: tuple[Finding, ...]
+    leads: tuple[Lead, ...]
+    unresolved: tuple[Finding, ...]
     search: Search
     findings: tuple[Finding, ...]
 
@@ -57,6 +60,9 @@ def audit(results: Path, folder: Path = paper.FOLDER) -> Audit:
     tables = {number: paper.load_table(number, folder) for number in paper.TABLES}
     measured = MeasuredTables(results)
     claims = [judge_claim(claim, tables) for claim in load_claims(folder)]
+    tolerances = paper.load_tolerances(folder)
+    small = unresolved([judged.claim for judged in claims], tables, tolerances)
+    best = leads(tables, tolerances)
     compared = comparisons(tables, measured)
     contradicting = contradictions(tables, measured)
     sources = load_sources(folder / 'sources')
@@ -65,10 +71,11 @@ def audit(results: Path, folder: Path = paper.FOLDER) -> Audit:
     listed = load_misprints(folder)
     misprints = measure_misprints(listed, measured)
     otherwise = measured_otherwise(measured, listed)
-    searched = search(*targets(tables, measured, paper.load_tolerances(folder)))
+    searched = search(*targets(tables, measured, tolerances))
     findings = [
         *mixed_conventions(tables, measured, compared),
         *_claimed([claim for claim in claims if claim.verdict in _NOT_HELD]),
+        *small,
         *merged(
             [
                 *map(_finding, misprints),
@@ -81,6 +88,8 @@ def audit(results: Path, folder: Path = paper.FOLDER) -> Audit:
     ]
     return Audit(
         *map(tuple, (compared, claims, contradicting, sourced, unlike, misprints, otherwise)),
+        tuple(best),
+        tuple(small),
         searched,
         tuple(findings),
     )

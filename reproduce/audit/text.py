@@ -11,6 +11,7 @@ from reproduce.audit.conventions import Comparison
 from reproduce.audit.findings import Finding
 from reproduce.audit.misprints import MeasuredMisprint
 from reproduce.audit.readings import GLOBAL_BRANCHES, Reading, Search, nearest, show
+from reproduce.audit.resolution import Lead
 from reproduce.audit.run import Audit
 from reproduce.audit.sources import SourceVerdict, unsourced
 
@@ -30,6 +31,7 @@ def render(audit: Audit) -> str:
         ('Against publications that print the same rows', _sources(audit)),
         ('Misprints, and what was measured', _misprints(audit.misprints)),
         ('Measured otherwise, not listed as misprints', _findings(audit.measured_otherwise)),
+        ('Bold differences and chance', _leads(audit)),
         ('Readings of the block', _readings(audit.search)),
         ('What does not hold', _list(audit.findings)),
     ]
@@ -122,6 +124,27 @@ def _misprints(misprints: Sequence[MeasuredMisprint]) -> str:
     ]
     heads = ['row', 'metric', 'printed', 'likely', 'reason, measured']
     return _table(rows, heads, [14, 16, 7, 7, 44])
+
+
+def _leads(audit: Audit) -> str:
+    """Return how many leads of MAFormer chance could explain, and which."""
+    resolved = sum(lead.resolved for lead in audit.leads)
+    beyond = sum(lead.beyond_seeds for lead in audit.leads)
+    text = (
+        f'In {len(audit.leads)} cells a MAFormer is better than every rival of its group. A test '
+        f'on the data set would show {resolved} of these differences, by the sampling errors of '
+        f'reproduce/paper/tolerances.toml, and {beyond} are larger than two seeds may differ. The '
+        'others:'
+    )
+    small = [lead for lead in audit.leads if not (lead.resolved and lead.beyond_seeds)]
+    heads = ['row', 'metric', 'over', 'by', 'shown from', 'seeds']
+    return f'{textwrap.fill(text, _WIDTH)}\n\n{_table(map(_lead, small), heads, [20] * 6)}'
+
+
+def _lead(lead: Lead) -> list[str]:
+    values = (lead.difference, lead.resolvable, lead.seeds)
+    row = f'T{lead.table} {lead.model}'
+    return [row, lead.metric, lead.rival, *(f'{value:.2f}' for value in values)]
 
 
 def _readings(search: Search) -> str:

@@ -203,6 +203,7 @@ def _cell(
             'measured': None,
             'difference': value - target.value if value is not None and target else None,
             'tolerance': tolerance.width(target) if target else None,
+            'resolvable': tolerance.resolvable,
             'reference_verdict': unreferenced,
             **judged,
         }

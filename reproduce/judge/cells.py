@@ -35,8 +35,10 @@ class Cell(BaseModel):
         variant: what tells the system from the one that is built as the row is printed, such as the
             depths '3-3-8-3'; '' for that one.
         published: how `reference` compares with `paper`: 'agrees', 'higher' or 'lower' by the
-            tolerance of the paper's value; '' where either is missing.
+            rounding and seeds of the paper's value; '' where either is missing.
         reference_source: where `reference` is published.
+        resolvable: of an accuracy, the smallest difference of two networks that a test on the data
+            set shows, in percent.
         satisfied_by: another system of the same row whose accuracy makes up for this one's.
         missing: what kept the accuracy from being measured.
     """
@@ -61,6 +63,7 @@ class Cell(BaseModel):
     variant: str
     published: Agreement | Literal['']
     reference_source: str
+    resolvable: OptionalNumber = None
     satisfied_by: str = Field('', exclude=True)
     missing: NotRun | None = Field(None, exclude=True)
 

@@ -26,16 +26,19 @@ class Verdict(StrEnum):
 class Agreement(StrEnum):
     """How a value that a publisher states compares with the one that the paper prints."""
 
-    AGREES = 'agrees'  # within the tolerance of the printed value
+    AGREES = 'agrees'  # within rounding and seeds of the printed value
     HIGHER = 'higher'  # the publisher's is above that
     LOWER = 'lower'  # the publisher's is below that
 
 
 def compare_published(published: float, printed: Printed, tolerance: Tolerance) -> Agreement:
-    """Compare the value that a publisher states with the `printed` one."""
+    """Compare the value that a publisher states with the `printed` one.
+
+    Both were measured on the same images, so that these add no difference.
+    """
     difference = published - printed.value
     # Both have few decimals: what is a binary fraction beyond the tolerance is on its edge.
-    if abs(difference) <= tolerance.width(printed) + 1e-9:
+    if abs(difference) <= tolerance.width_of_seeds(printed) + 1e-9:
         return Agreement.AGREES
     return Agreement.HIGHER if difference > 0 else Agreement.LOWER
 

@@ -51,6 +51,7 @@ def _cell(cell: Cell, found: Found) -> str:
     lines = {
         'row': f'{cell.model}{convention}',
         'paper': paper,
+        'resolvable': '' if cell.resolvable is None else f'{cell.resolvable:.2f}',
         'variant': cell.variant and f'{cell.variant}; the paper prints the row, not this variant',
         'reference': cell.reference,
         'published': _published(cell),

@@ -313,6 +313,12 @@ def _judged(cell: Cell, tolerance: str) -> list[tuple[str, str]]:
     return [
         ('Off by', off_by(cell)),
         ('Tolerance', f'± {cell.tolerance:g}. {tolerance}' if cell.tolerance is not None else ''),
+        (
+            'Resolvable',
+            ''
+            if cell.resolvable is None
+            else f'the data set shows differences of two networks from {cell.resolvable:.2f} on',
+        ),
         ('Reason', cell.reason),
         ('FLOPs', flops),
     ]
