@@ -1,10 +1,12 @@
 """Read parameters from a checkpoint file without running code in it; rename and compare them."""
 
+import builtins
 import codecs
 import pickle
 import pickletools
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -13,11 +15,16 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from timm.models import clean_state_dict, load_state_dict
+from timm.models import clean_state_dict
 from torch.serialization import safe_globals
 
 # A function or class that a pickle may call, besides those that torch allows, and its full name.
 Allowed = tuple[Callable, str]
+
+_NUMPY_CODES = (
+    *('?', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'),
+    *('U', 'S', 'M8', 'm8', 'O'),
+)
 
 # NumPy's arrays and scalars. NumPy 2 renamed the package `numpy.core`; files use both names.
 NUMPY: tuple[Allowed, ...] = (
@@ -29,7 +36,7 @@ NUMPY: tuple[Allowed, ...] = (
     ),
     *(
         (type(np.dtype(code)), f'numpy.dtypes.{type(np.dtype(code)).__name__}')
-        for code in ('?', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
+        for code in _NUMPY_CODES
     ),
 )
 
@@ -38,57 +45,161 @@ class CheckpointError(ValueError):
     """A checkpoint does not exist, cannot be read safely or does not fit the model."""
 
 
-class _Unread:
-    """Replaces the logs in a training checkpoint from which only the parameters are read."""
+class _Unread(list):
+    """Takes the place of an object that the parameters do not need: a path, a date, a config.
+
+    It takes whatever a pickle gives to the constructor, appends or restores, and runs nothing.
+    """
+
+    __hash__ = object.__hash__
+
+    def __new__(cls, *arguments: Any) -> '_Unread':
+        return super().__new__(cls)
 
     def __init__(self, *arguments: Any) -> None:
-        pass
+        super().__init__()
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
-def _unread(*arguments: Any) -> None:
-    pass
+class _UnreadMapping:
+    """The same for an object that a pickle fills as a dictionary, which torch forbids."""
+
+    def __new__(cls, *arguments: Any) -> OrderedDict:
+        return OrderedDict()
 
 
-_LOGS: tuple[Allowed, ...] = (
-    (_Unread, 'mmengine.logging.history_buffer.HistoryBuffer'),
-    (_unread, 'builtins.getattr'),
+# Of modules that run commands or import others nothing is replaced: such a file is refused.
+_COMMANDS = {
+    *('os', 'posix', 'nt', 'sys', 'subprocess', 'shutil', 'socket', 'importlib', 'runpy', 'pty'),
+    *('ctypes', 'pickle', 'webbrowser'),
+}
+
+# The wrappers of parameters in training checkpoints, averaged ones first.
+_WRAPPERS = (
+    *('state_dict_ema', 'model_ema', 'ema_state_dict', 'params_ema'),
+    *('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'network', 'params'),
+    *('module', 'weights'),
 )
 
 # What a file of PaddlePaddle calls besides NumPy's.
 _PADDLE: tuple[Allowed, ...] = ((codecs.encode, '_codecs.encode'), (tuple, 'builtins.tuple'))
 PADDLE_SUFFIX = '.pdparams'
 
+_DTYPES = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool),
+}
+
 
 def read(path: str | Path) -> dict[str, torch.Tensor]:
     """Return the parameters of a checkpoint by name.
 
-    The file holds either the parameters themselves or a training checkpoint of timm, OpenMMLab or
-    ViL.
-    Of a training checkpoint with averaged weights these are returned. The prefix `module.` of
-    distributed training is removed. A file of PaddlePaddle, `.pdparams`, is read as torch would
-    have written it.
+    The file holds either the parameters themselves or a training checkpoint with them. Of one with
+    averaged weights these are returned. The prefixes `module.` of distributed training and
+    `_orig_mod.` of compiled models are removed. What else a checkpoint holds is not needed and not
+    read: whatever objects it has, no code of theirs runs. A file of PaddlePaddle, `.pdparams`, is
+    read as torch would have written it.
 
     Raises:
-        CheckpointError: if the file is missing, does not hold parameters, or would run code.
+        CheckpointError: if the file is missing, does not hold parameters, or would run commands.
     """
     path = Path(path)
-    if path.suffix == PADDLE_SUFFIX:
-        return _reading(path, (), lambda: _read_paddle(path))
-    state = _reading(path, _LOGS, lambda: load_state_dict(str(path), weights_only=True))
-    if isinstance(state.get('net'), dict):  # as ViL's training keeps them
-        state = clean_state_dict(state['net'])
-    # torch's AveragedModel stores the number of averaged models beside the parameters.
-    state = {name: value for name, value in state.items() if name != 'n_averaged'}
+    unpickle = _read_paddle if path.suffix == PADDLE_SUFFIX else _unpickled
+    content = _reading(path, lambda: unpickle(path))
+    if isinstance(content, _Unread):
+        raise CheckpointError(
+            f'the checkpoint {path} holds a whole {type(content).__name__}, not its parameters: '
+            'save its state_dict() where you trust the file'
+        )
+    state = _parameters(content)
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         strange = [f'{name} ({type(v).__name__})' for name, v in state.items()][:3]
         raise CheckpointError(
             f'the checkpoint {path} holds no parameters by name; it holds '
             f'{", ".join(strange) or "nothing"}'
         )
-    return state
+    for name, value in state.items():
+        if kind := _unusual(value):
+            raise CheckpointError(
+                f'the checkpoint {path} holds {name} as a {kind} tensor: expected ordinary ones; '
+                'convert it, or take the weights that it was made from'
+            )
+    # torch's AveragedModel stores the number of averaged models beside the parameters.
+    return {k: v for k, v in clean_state_dict(state).items() if k != 'n_averaged'}
+
+
+def _parameters(content: Any) -> dict[str, Any]:
+    """Return what a training checkpoint wraps its parameters in, or the content itself."""
+    while isinstance(content, Mapping):
+        wrapped = (content[name] for name in _WRAPPERS if name in content)
+        inner = next((value for value in wrapped if isinstance(value, Mapping) and value), None)
+        if inner is None:
+            return {str(name): value for name, value in content.items()}
+        content = inner
+    return {'': content}
+
+
+def _unusual(value: torch.Tensor) -> str | None:
+    """Return what makes this another tensor than parameters are, if something does."""
+    if value.is_quantized:
+        return 'quantized'
+    if value.layout != torch.strided or value.is_nested:
+        return 'sparse'
+    if value.is_meta:
+        return 'meta'
+    return None if value.dtype in _DTYPES else str(value.dtype).removeprefix('torch.')
+
+
+def _unpickled(path: Path) -> Any:
+    """Return the content of a file that is not in safetensors, without what only objects hold.
+
+    torch's safe unpickler names the first class or function that it does not know; that is
+    replaced, and the file is read again. Meanwhile no tensor is read.
+    """
+    replaced: dict[str, type] = {}
+    location = 'cpu'
+    while True:
+        allowed = [(replacement, name) for name, replacement in replaced.items()]
+        try:
+            # From an open file: by its name torch would take a pickle for safetensors.
+            with safe_globals([*NUMPY, *allowed]), path.open('rb') as file:
+                content = torch.load(file, map_location=location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not _replace(replaced, str(error)):
+                raise
+            location = 'meta'
+        else:
+            if location == 'cpu':
+                return content
+            location = 'cpu'
+
+
+def _replace(replaced: dict[str, type], message: str) -> bool:
+    """Replace one more class or function, which the error of torch's unpickler is about.
+
+    Returns:
+        whether there was one that can be replaced, and was not in this way.
+    """
+    if unknown := re.search(r'Unsupported global: GLOBAL (\S+) was not', message):
+        name = unknown[1]
+        if '.' not in name:  # torch's message leaves out the module
+            known = getattr(builtins, name, None)
+            # mmengine's logs name their statistics by getattr.
+            replaceable = isinstance(known, type) or name == 'getattr'
+            name = f'builtins.{name}'
+        else:
+            replaceable = name.partition('.')[0] not in _COMMANDS
+        if replaceable and name not in replaced:
+            replaced[name] = type(name.rpartition('.')[2], (_Unread,), {'__module__': name})
+            return True
+    elif filled := re.search(r"Can only SETITEM.* but got <class '(.+)'>", message):
+        for name, replacement in replaced.items():
+            if filled[1] == f'{replacement.__module__}.{replacement.__qualname__}':
+                replaced[name] = type('_UnreadMapping', (_UnreadMapping,), {})
+                return True
+    return False
 
 
 def read_whole(
@@ -104,11 +215,12 @@ def read_whole(
         CheckpointError: if the file is missing, is not a checkpoint, or would run code.
     """
     path = Path(path)
-    if path.suffix == '.safetensors':
-        return _reading(path, (), lambda: safetensors.torch.load_file(path))
-    content = _reading(
-        path, allowed, lambda: torch.load(path, map_location=map_location, weights_only=True)
-    )
+
+    def load() -> Any:
+        with safe_globals([*NUMPY, *allowed]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+    content = _reading(path, load)
     if not isinstance(content, dict):
         raise CheckpointError(
             f'the checkpoint {path} holds no parameters by name; it holds a '
@@ -117,17 +229,17 @@ def read_whole(
     return content
 
 
-def _reading(path: Path, allowed: tuple[Allowed, ...], read: Callable[[], Any]) -> Any:
+def _reading(path: Path, unpickle: Callable[[], Any]) -> Any:
+    """Return the content of a file: of one in safetensors, or what `unpickle` returns."""
     if not path.is_file():
         raise CheckpointError(f'the checkpoint {path} does not exist')
     if path.stat().st_size == 0:
         raise CheckpointError(f'the checkpoint {path} is empty: fetch it again')
     try:
-        with (
-            warnings.catch_warnings(action='ignore'),  # torch warns of pickles that it refuses
-            safe_globals([*NUMPY, *allowed]),
-        ):
-            return read()
+        if _is_safetensors(path):
+            return safetensors.torch.load_file(path)
+        with warnings.catch_warnings(action='ignore'):  # torch warns of pickles that it refuses
+            return unpickle()
     except Exception as error:  # torch, pickle and safetensors raise many kinds for a bad file
         raise CheckpointError(_explain(path, error)) from error
 
@@ -170,6 +282,18 @@ def _read_paddle(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Return whether the content is in safetensors, or the name says so and it is no pickle."""
+    head = _head(path)
+    is_pickle = head.startswith((b'PK', b'\x80\x02'))
+    return head[8:] == b'{' or (path.suffix == '.safetensors' and not is_pickle)
+
+
+def _head(path: Path) -> bytes:
+    with path.open('rb') as file:
+        return file.read(9)
+
+
 def renamed(
     state: Mapping[str, torch.Tensor],
     names: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]],
@@ -192,7 +316,7 @@ def renamed(
 
 
 def differences(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return a phrase for each parameter whose name or shape differs between the two.
+    """Return a phrase for each parameter whose name, shape or kind of number differs.
 
     Args:
         state: the parameters in a file.
@@ -202,6 +326,10 @@ def differences(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
         f'{name} is {_shape(state, name)} in the file and {_shape(wanted, name)} in the model'
         for name in sorted(wanted.keys() | state.keys())
         if _shape(state, name) != _shape(wanted, name)
+    ] + [
+        f'{name} is {state[name].dtype} in the file and {wanted[name].dtype} in the model'
+        for name in sorted(wanted.keys() & state.keys())
+        if state[name].is_floating_point() != wanted[name].is_floating_point()
     ]
 
 
@@ -211,13 +339,26 @@ def listed(differing: list[str], most: int = 3) -> str:
     return '; '.join(differing[:most]) + more
 
 
+def failure(error: Exception) -> str:
+    """Return the first line of an error of `torch.load`, but not its advice to load unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return 'it is damaged, or holds more than tensors'
+    return str(error).partition('\n')[0] or type(error).__name__
+
+
 def _explain(path: Path, error: Exception) -> str:
+    """Return what is wrong with the file; never torch's own advice, to load it unsafely."""
     causes = f'{error} {error.__cause__ or ""}'
     blocked = re.search(r'GLOBAL ([\w.]+)', causes)
     if code := blocked[1] if blocked else _imported_by(path):
         return (
             f'the checkpoint {path} is refused, for it is no file of tensors alone: reading it '
             f'would run code ({code}); get it as safetensors, or convert it where you trust it'
+        )
+    if 'Unsupported operand' in causes and _head(path).startswith((b'PK', b'\x80')):
+        return (
+            f'the checkpoint {path} is a pickle of another protocol than torch.save writes, which '
+            'cannot be read safely: save it with torch.save, or get it as safetensors'
         )
     return (
         f'the checkpoint {path} is truncated, damaged or no file of tensors '

@@ -1,11 +1,21 @@
 """Checkpoints found, verified and loaded, and what is said about those that cannot be."""
 
+import argparse
+import enum
 import hashlib
 import pickle
+import sys
 import threading
+import time
+import types
+from collections import Counter, defaultdict, deque
+from datetime import UTC, datetime
+from decimal import Decimal
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,6 +25,7 @@ import model  # noqa: F401
 from reproduce.errors import UserError
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.configs import load_config
+from reproduce.openmmlab.safe_loading import read_checkpoint
 from reproduce.weights import registry
 from reproduce.weights.loading import load
 from reproduce.weights.registry import Reference, Released, load_manifest
@@ -38,7 +49,51 @@ def prefixed(state, prefix):
     return {f'{prefix}{name}': value for name, value in state.items()}
 
 
+class Config(dict):
+    """Like yacs's CfgNode, which is a dictionary with attributes of its own."""
+
+    def __init__(self, **values):
+        super().__init__(values)
+        self.__dict__['__immutable__'] = False
+
+
+class Slotted:
+    __slots__ = ('depth',)
+
+    def __init__(self):
+        self.depth = 3
+
+
+class Step(enum.Enum):
+    LAST = 3
+
+
+def published(state):
+    """A training checkpoint with everything that publishers leave in theirs."""
+    return {
+        'model': state,
+        'optimizer': {'state': {0: {'step': torch.tensor(3)}}, 'param_groups': [{'lr': 0.1}]},
+        'config': Config(MODEL=Config(NAME='swin'), TRAIN=Config(LR=0.1, STEPS=[1, 2])),
+        'args': argparse.Namespace(output=PurePosixPath('/out'), norm=partial(int, base=2)),
+        'meters': defaultdict(list, {'loss': [0.1]}),
+        'when': datetime(2022, 4, 1, tzinfo=UTC),
+        'best': {'name': np.str_('top1'), 'value': np.float64(81.2), 'at': np.datetime64('2022')},
+        'scores': np.array(['a', None], object),
+        'logs': deque([1, 2]),
+        'step': Step.LAST,
+        'slots': Slotted(),
+        'number': Decimal('1.5'),
+        Path('/x'): Counter('aab'),
+    }
+
+
 WRAPPERS = {
+    'published': lambda s, other: published(s),
+    'model_state_dict': lambda s, other: {'epoch': 3, 'model_state_dict': s},
+    'net': lambda s, other: {'net': prefixed(s, 'module.'), 'acc': 80.1},
+    'two wrappers': lambda s, other: {'model': {'state_dict': s}},
+    'lightning': lambda s, other: {'state_dict': prefixed(s, 'model.'), 'callbacks': {}},
+    'backbone': lambda s, other: {'state_dict': prefixed(s, 'module.backbone.')},
     'bare': lambda s, other: s,
     'model': lambda s, other: {'model': s, 'epoch': 3},
     'state_dict': lambda s, other: {'state_dict': s, 'args': 'x'},
@@ -57,6 +112,108 @@ def test_wrappers_are_understood(tmp_path, wrap):
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
 
 
+@pytest.mark.parametrize('legacy', [True, False])
+def test_objects_of_unknown_classes_are_not_needed(tmp_path, monkeypatch, legacy):
+    """Their modules are not even there, as those of a publisher are not."""
+    module = types.ModuleType('yacs.config')
+    module.Config, Config.__module__ = Config, 'yacs.config'
+    monkeypatch.setitem(sys.modules, 'yacs', types.ModuleType('yacs'))
+    monkeypatch.setitem(sys.modules, 'yacs.config', module)
+    state = {name: value + 1 for name, value in micro().state_dict().items()}
+    path = tmp_path / 'x.pth'
+    torch.save(published(state), path, _use_new_zipfile_serialization=not legacy)
+    monkeypatch.undo()
+    loaded = micro()
+    load(loaded, path)
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    with pytest.raises(UserError, match='is refused'):  # all of a detector's is read
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(('written', 'named'), [('.safetensors', '.pth'), ('.pth', '.safetensors')])
+def test_a_file_is_known_by_its_content(tmp_path, written, named):
+    state = {name: value + 1 for name, value in micro().state_dict().items()}
+    path = saved(state, tmp_path / f'x{written}').rename(tmp_path / f'y{named}')
+    loaded = micro()
+    load(loaded, path)
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+
+
+def test_counters_of_training_may_be_missing(tmp_path):
+    wanted = timm.create_model('test_resnet', num_classes=3)
+    state = {k: v for k, v in wanted.state_dict().items() if 'num_batches_tracked' not in k}
+    assert len(state) < len(wanted.state_dict())
+    load(wanted, saved(state, tmp_path / 'x.pth'))
+
+
+def test_a_segmenter_without_its_auxiliary_head(tmp_path):
+    config = load_config('upernet_maformer-micro_shapes.py')
+    (entry,) = (e for e in load_manifest() if e.name.startswith('upernet'))
+    state = load_file(obtain(entry))
+    lean = {k: v for k, v in state.items() if not k.startswith('auxiliary_head.')}
+    assert len(lean) < len(state)
+    built = inference.build(config, saved(lean, tmp_path / 'x.pth')).state_dict()
+    assert all(torch.equal(built[name], value) for name, value in lean.items())
+    lean |= {k: v for k, v in state.items() if k == 'auxiliary_head.conv_seg.bias'}
+    with pytest.raises(UserError, match=r'auxiliary_head.* is absent in the file'):
+        inference.build(config, saved(lean, tmp_path / 'y.pth'))
+
+
+@pytest.mark.parametrize(
+    ('change', 'what'),
+    [
+        (lambda w: w.to_sparse(), 'as a sparse tensor'),
+        (lambda w: w.to('meta'), 'as a meta tensor'),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), 'as a quantized tensor'),
+        (lambda w: w.to(torch.complex64), 'as a complex64 tensor'),
+        (lambda w: w.to(torch.float8_e4m3fn), 'as a float8_e4m3fn tensor'),
+        (lambda w: w.to(torch.int8), r'is torch.int8 in the file and torch.float32 in the model'),
+    ],
+)
+def test_tensors_of_another_kind_are_named(tmp_path, change, what):
+    state = micro().state_dict()
+    state['head.fc.weight'] = change(state['head.fc.weight'])
+    message = refusal(saved({'model': state}, tmp_path / 'x.pth'))
+    assert 'head.fc.weight' in message
+    assert what in message
+
+
+def test_a_whole_model_is_refused(tmp_path):
+    assert 'holds a whole ResNet' in refusal(
+        saved(timm.create_model('test_resnet'), tmp_path / 'x.pth')
+    )
+
+
+def test_a_pickle_of_another_protocol_is_explained(tmp_path):
+    torch.save(micro().state_dict(), tmp_path / 'x.pth', pickle_protocol=4)
+    assert 'a pickle of another protocol' in refusal(tmp_path / 'x.pth')
+
+
+@pytest.mark.parametrize('labeled', [True, False])
+def test_token_labeling_is_the_one_cause(tmp_path, labeled):
+    """Under the names of LV-ViT's release, too."""
+    made, asked = (
+        timm.create_model('lvvit_small', num_classes=3, token_labeling=value)
+        for value in (labeled, not labeled)
+    )
+    released = {k.replace('embed.proj.', 'embed.'): v for k, v in made.state_dict().items()}
+    message = refusal(saved(released, tmp_path / 'x.pth'), asked)
+    assert 'is not one of lvvit_small: aux_head.bias is ' in message
+    assert message.count(' in the file and ') == 2
+    assert message.endswith(f'; this looks like lvvit_small with token_labeling={labeled}.')
+
+
+@pytest.mark.parametrize('name', ['convnextv2_huge', 'vit_giant_patch14_dinov2'])
+def test_an_explanation_takes_seconds(tmp_path, name):
+    with torch.device('meta'):
+        wanted = timm.create_model(name, num_classes=3)
+    path = saved({'some.weight': torch.zeros(3)}, tmp_path / 'x.pth')
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=f'is not one of {name}'):
+        load(wanted, path)
+    assert time.monotonic() - begin < 30
+
+
 def refusal(path, into=None, **kwargs):
     network = into or micro()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -66,6 +223,8 @@ def refusal(path, into=None, **kwargs):
     message = str(error.value)
     assert str(path) in message
     assert '\n' not in message
+    assert 'weights_only' not in message
+    assert 'safe_globals' not in message
     return message
 
 

@@ -18,7 +18,7 @@ from model.checkpoint import CheckpointError, differences, listed, read
 from reproduce.errors import UserError
 from reproduce.openmmlab import cfg_options, configs, detectron2_names, models
 from reproduce.systems import load_systems
-from reproduce.weights.loading import check_finite
+from reproduce.weights.loading import check_finite, fill
 
 Tester = Callable[[Mapping[str, Any]], list[BaseDataElement]]
 
@@ -67,10 +67,7 @@ def build(config: Config, path: Path) -> nn.Module:
         raise UserError(f'{error}.') from error
     state = detectron2_names.renamed_for(model, state)
     wanted = model.state_dict()
-    # Only training reads it, and older checkpoints do not have it.
-    for name in wanted.keys() - state.keys():
-        if name.endswith('.num_batches_tracked'):
-            state[name] = wanted[name]
+    fill(state, wanted, unread=('auxiliary_head.',))
     if differ := differences(state, wanted):
         raise UserError(
             f'the checkpoint {path} is not one of {Path(config.filename).name}: {listed(differ)}.'

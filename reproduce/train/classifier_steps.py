@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
+from model.checkpoint import failure
 from reproduce import agreement, timm_names
 from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group
@@ -314,9 +315,8 @@ class ClassifierTraining:
         try:
             state = torch.load(path, map_location='cpu', weights_only=True)
         except Exception as error:  # torch raises half a dozen types here
-            reason = str(error).partition('\n')[0]
             raise UserError(
-                f'cannot read {path}: {reason}; begin anew in another folder.'
+                f'cannot read {path}: {failure(error)}; begin anew in another folder.'
             ) from error
         recipe = state.get('recipe') if isinstance(state, dict) else None
         try:

@@ -27,6 +27,7 @@ from timm.data.mixup import rand_bbox
 from torchvision.ops import roi_align
 
 from datasets.imagenet import ImageNet
+from model.checkpoint import failure
 from reproduce.errors import UserError
 
 # The file in a folder of label maps that says how they were made.
@@ -84,8 +85,9 @@ def load_label_map(path: Path, num_classes: int | None = None) -> torch.Tensor:
             "make them with 'python -m reproduce labels'."
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).partition('\n')[0]
-        raise UserError(f'cannot read the label map {path}: {reason}; make it again.') from error
+        raise UserError(
+            f'cannot read the label map {path}: {failure(error)}; make it again.'
+        ) from error
     if not isinstance(label_map, torch.Tensor) or label_map.ndim != 4 or label_map.shape[0] != 2:
         shape = list(getattr(label_map, 'shape', [])) or type(label_map).__name__
         raise _no_label_map(path, f'holds {shape}')

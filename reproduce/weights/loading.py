@@ -1,6 +1,7 @@
 """Load the weights of a classifier, and explain which parameters differ where they do not fit."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -15,6 +16,13 @@ from safetensors import SafetensorError, safe_open
 from model import maformer
 from model.checkpoint import CheckpointError, differences, listed, read
 from reproduce.errors import UserError
+
+# What other libraries put before the name of every parameter of a classifier.
+_PREFIXES = ('model.', 'backbone.', 'net.', 'network.', 'encoder.')
+
+# Building the models that a file may be of instead takes three or four seconds, and on a busy
+# machine ends after so many.
+_SECONDS = 15
 
 # The sizes of images, in pixels a side, that a file of weights can say it was trained at.
 _TRAINED_SIZES = range(32, 2049)
@@ -69,12 +77,42 @@ def load(model: nn.Module, path: Path, classes: str = '') -> None:
     except CheckpointError as error:
         raise UserError(f'{error}.') from error
     wanted = model.state_dict()
-    if differ := differences(state, wanted):
-        state = _translated(state, model)
-        if differences(state, wanted):
-            raise UserError(_misfit(state, model, path, differ, classes))
+    tried = [form for bare in _without_prefix(state) for form in (bare, _translated(bare, model))]
+    for form in tried:
+        fill(form, wanted)
+    found = [differences(form, wanted) for form in tried]
+    best = min(range(len(tried)), key=lambda i: len(found[i]))
+    state = tried[best]
+    if found[best]:
+        raise UserError(_misfit(state, model, path, found[best], classes))
     check_finite(state, path)
     model.load_state_dict(state)
+
+
+def fill(
+    state: dict[str, torch.Tensor],
+    wanted: Mapping[str, torch.Tensor],
+    unread: tuple[str, ...] = (),
+) -> None:
+    """Add to `state` the parameters of `wanted` that only training reads, where it lacks them.
+
+    Older checkpoints do not count the batches of a batch normalisation.
+
+    Args:
+        unread: prefixes of modules that only training reads, which may be missing as a whole.
+    """
+    lacking = tuple(p for p in unread if not any(name.startswith(p) for name in state))
+    for name in wanted.keys() - state.keys():
+        if name.endswith('.num_batches_tracked') or (lacking and name.startswith(lacking)):
+            state[name] = wanted[name]
+
+
+def _without_prefix(state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """Return the parameters as they are and, where all have it, without a common prefix."""
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            return [state, {name.removeprefix(prefix): value for name, value in state.items()}]
+    return [state]
 
 
 def check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -130,11 +168,20 @@ def looks_like(state: Mapping[str, torch.Tensor], model: nn.Module) -> str | Non
     """Return the name of another model whose parameters `state` holds, if it resembles one."""
     name = model.pretrained_cfg['architecture']
     asked = (name, getattr(model, 'aux_head', None) is not None)
+    # The auxiliary head of token labeling alone takes no other model to explain it.
+    heads, wanted = ('aux_head.weight', 'aux_head.bias'), model.state_dict()
+    if ('aux_head.weight' in state) != ('aux_head.weight' in wanted) and not differences(
+        *({k: v for k, v in side.items() if k not in heads} for side in (state, wanted))
+    ):
+        return f'{name} with token_labeling={"aux_head.weight" in state}'
+    end = time.monotonic() + _SECONDS
     if any('.local_attention.' in key for key in state):
         candidates = list(maformer.VARIANTS)
     else:
         candidates = get_close_matches(name, timm.list_models(), n=24)
     for candidate in candidates:
+        if time.monotonic() > end:
+            break
         classes = _classes(state, candidate)
         arguments = {} if classes is None else {'num_classes': classes}
         token_labeling = candidate in maformer.VARIANTS and 'aux_head.weight' in state
