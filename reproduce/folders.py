@@ -7,3 +7,5 @@ ABLATIONS = RESULTS / 'ablations'
 EVALUATIONS = RESULTS / 'evaluations'
 # The parameters and FLOPs that were counted; a run that finds them does not count again.
 COUNTS = RESULTS / 'counts.csv'
+# What is published about public weights, as the installed packages tell it.
+PUBLICATIONS = RESULTS / 'publications.json'

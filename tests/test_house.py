@@ -56,6 +56,8 @@ def test_a_command_has_its_help(run, command):
         ('show', 'table4/Swin-T/top1'),
         ('tables', '4'),
         ('audit',),
+        ('checkpoints',),
+        ('table', '1', '--models', 'MAFormer-B'),
         ('score', 'coco', '--help'),
     ],
 )

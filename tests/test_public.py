@@ -24,7 +24,7 @@ from reproduce.judge.verdict import Agreement, Verdict, compare_published
 from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
 from reproduce.tasks.imagenet import PREPROCESSING, preprocessing
-from reproduce.weights import registry, store
+from reproduce.weights import kept_publications, registry, store
 from reproduce.weights.download import Receipt
 from reproduce.weights.published import publication, release_results
 from reproduce.weights.registry import Reference, load_public, released
@@ -427,3 +427,50 @@ def test_the_gate_takes_public_weights(run, tmp_path, monkeypatch):
     code, out = regress((other, here))
     assert code == 2
     assert 'is not the released timm:deit_small_patch16_224.fb_in1k' in ' '.join(out.split())
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The weights that the installed packages are asked about."""
+    names = []
+
+    def watched(name, true=kept_publications.publication):
+        names.append(name)
+        return true(name)
+
+    monkeypatch.setattr(kept_publications, 'publication', watched)
+    return names
+
+
+WEIGHTS = ['release:dsnet_small', 'timm:deit_small_patch16_224.fb_in1k']
+
+
+def test_publications_are_kept_and_taken_again(tmp_path, asked):
+    path = tmp_path / 'publications.json'
+    first = kept_publications.publications(WEIGHTS, path)
+    assert first == {name: publication(name) for name in WEIGHTS}
+    assert kept_publications.publications(WEIGHTS, path) == first
+    assert asked == WEIGHTS
+
+
+@pytest.mark.parametrize('damage', ['', 'not JSON', '{"%s": {}}', '{"0000": {}}'])
+def test_publications_of_other_packages_or_damaged_ones_are_made_again(tmp_path, asked, damage):
+    path = tmp_path / 'publications.json'
+    path.write_text(damage.replace('%s', kept_publications._key()))
+    found = kept_publications.publications(WEIGHTS, path)
+    assert found == {name: publication(name) for name in WEIGHTS}
+    assert asked == WEIGHTS
+
+
+def test_the_key_of_publications_changes_with_a_package(monkeypatch):
+    before = kept_publications._key()
+    installed = kept_publications.libraries()
+    monkeypatch.setattr(kept_publications, 'libraries', lambda: {**installed, 'timm': '0.0.0'})
+    assert kept_publications._key() != before
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, capsys):
+    (tmp_path / 'file').write_text('')
+    found = kept_publications.publications(WEIGHTS, tmp_path / 'file' / 'publications.json')
+    assert set(found) == set(WEIGHTS)
+    assert 'is not kept' in capsys.readouterr().err
