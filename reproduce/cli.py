@@ -26,7 +26,7 @@ COMMANDS = {
     'score': 'Score kept predictions again, without the model.',
     'train': 'Train a classifier, or a detector or segmenter from its config file.',
     'rehearse': 'Take a few steps of the real trainings on this machine, before days are spent.',
-    'ablation': "Test the paper's claims about its design by training the designs side by side.",
+    'ablation': "Train variants of the design side by side, and judge the paper's claims about it.",
     'labels': 'Write the dense label maps of token labeling for every training image.',
     'checkpoints': "List the public weights of the paper's systems, or fetch them.",
     'regress': 'Evaluate every released checkpoint and compare it with its reference.',

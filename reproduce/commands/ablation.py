@@ -66,7 +66,7 @@ def ablation(
     ] = None,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
-    """Test the paper's claims about its design: train the variants side by side, and judge.
+    """Train variants of the design side by side, and judge the paper's claims about it.
 
     Each variant is trained with several seeds, evaluated as everything else is, and compared in
     pairs. A study that was ended in any way goes on with the same command.
