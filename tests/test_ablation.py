@@ -43,6 +43,7 @@ from reproduce.judge.cells import load_results
 from reproduce.report import page
 from reproduce.report.studies import load_studies
 from reproduce.train.classifier_steps import build
+from reproduce.train.images import TrainingImages
 from reproduce.train.recipes import recipe_for
 from reproduce.train.weights_file import to_bytes
 
@@ -290,6 +291,15 @@ def test_weights_files_do_not_depend_on_the_order_of_the_metadata(tmp_path):
 # Runs
 
 
+def test_images_in_memory_are_the_same(embedded, tmp_path):
+    data = load(embedded)
+    recipe = recipe_for('maformer_micro').changed(img_size=32)
+    config = {'mean': (0.5,) * 3, 'std': (0.5,) * 3}
+    read, kept = (TrainingImages(data, recipe, config, None, kept) for kept in (False, True))
+    for key in ((0, 3, 0), (1, 3, 0), (0, 3, 0)):
+        assert torch.equal(read[key]['image'], kept[key]['image'])
+
+
 def test_a_run_is_a_training_and_a_record(embedded, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['pytest'])
     root = tmp_path / 'data'
@@ -338,9 +348,11 @@ def test_identical_variants_are_unresolved_and_a_killed_study_gives_the_same_fil
     hashes = {(r.variant, r.seed): r.weights for r in outcomes.runs}
     assert hashes['plain', 0] != hashes['plain', 1]
 
-    for number, after, status in ((signal.SIGKILL, 9, -9), (signal.SIGTERM, 14, 143)):
+    for number, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
         process = study_process(tiny, tmp_path / 'killed')
-        time.sleep(after)
+        while '1 of ' not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(0.5)  # the next one has begun
         process.send_signal(number)
         process.communicate()
         assert process.returncode == status

@@ -11,14 +11,13 @@ Runs are taken seed by seed, so that a study that is ended early has whole pairs
 """
 
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import timm
@@ -28,6 +27,7 @@ import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets import shapes
 from datasets.imagenet import ImageNet, load
 from reproduce import complexity, launcher
+from reproduce.ablation import single_run
 from reproduce.ablation.outcomes import CurveLine, Outcomes, RunLine, TimeLine, VariantLine
 from reproduce.ablation.single_run import RESULT, SingleRun
 from reproduce.ablation.study import Design, Study
@@ -37,7 +37,6 @@ from reproduce.files import check_writable, read_toml, write_atomically
 from reproduce.train.output_folder import claimed
 from reproduce.train.recipes import Recipe, recipe_for
 from reproduce.train.stopping import StopRequests, TrainingStopped
-from reproduce.versions import CHECKOUT
 
 _POLL = 0.2  # seconds
 
@@ -146,6 +145,11 @@ class _Study:
         self.execution, self.output, self.stop = execution, output, stop
         self.study, self.work = execution.study, execution.work.absolute()
         self.begun = time.monotonic()
+        # Runs are forked from a process that has imported what they need and computed nothing.
+        self.server = multiprocessing.get_context('forkserver')
+        self.server.set_forkserver_preload([single_run.__name__])
+        for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+            os.environ[name] = str(self.study.threads)
 
     def run(self) -> Outcomes:
         self._check_work()
@@ -295,6 +299,7 @@ class _Study:
         return {
             'train_images': self.study.train_images,
             'val_images': self.study.val_images,
+            'in_memory': self.study.in_memory,
             'workers': (4 if kind == 'cuda' else 0) if workers is None else workers,
             'device': kind,
         }
@@ -307,7 +312,7 @@ class _Study:
                 with a checkpoint.
         """
         waiting = list(runs)[::-1]
-        running: dict[int, tuple[Path, subprocess.Popen]] = {}  # by place
+        running: dict[int, tuple[Path, BaseProcess]] = {}  # by place
         try:
             while waiting or running:
                 for place in range(self.execution.places):
@@ -321,38 +326,28 @@ class _Study:
                     ).by(number)
                 time.sleep(_POLL)
                 for place, (folder, process) in list(running.items()):
-                    if process.poll() is not None:
+                    if process.exitcode is not None:
                         del running[place]
-                        yield folder, process.returncode
+                        yield folder, process.exitcode
         finally:
             for _, process in running.values():
-                with suppress(ProcessLookupError):
-                    process.terminate()
+                process.terminate()
             for _, process in running.values():
-                process.wait()
+                process.join()
 
-    def _started(self, folder: Path, run: SingleRun, place: int) -> subprocess.Popen:
+    def _started(self, folder: Path, run: SingleRun, place: int) -> BaseProcess:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / 'run.json'
-        write_atomically(path, run.model_dump_json(indent=2) + '\n')
-        threads = str(self.study.threads)
-        environment = {**os.environ, 'OMP_NUM_THREADS': threads, 'MKL_NUM_THREADS': threads}
+        write_atomically(folder / 'run.json', run.model_dump_json(indent=2) + '\n')
+        gpu = None
         if run.device == 'cuda':
             visible = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(
                 map(str, range(torch.cuda.device_count()))
             )
             gpus = visible.split(',')
-            environment['CUDA_VISIBLE_DEVICES'] = gpus[place % len(gpus)]
-        with (folder / 'output.log').open('ab') as log:
-            return subprocess.Popen(
-                [sys.executable, '-m', 'reproduce.ablation.single_run', str(path)],
-                cwd=CHECKOUT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # an interrupt ends the study, which ends its runs
-            )
+            gpu = gpus[place % len(gpus)]
+        process = self.server.Process(target=single_run.main, args=(run, folder, gpu))
+        process.start()
+        return process
 
     def _folder(self, variant: Design, seed: int) -> Path:
         return self.work / 'runs' / variant.name / str(seed)

@@ -1,13 +1,12 @@
 """One run of a study, in a process of its own: train, evaluate, and say what came out.
 
-    python -m reproduce.ablation.single_run FOLDER/run.json
-
-`execution` starts it. The folder gets what a training writes, the evaluation's record, and at the
-end `result.json`.
+`execution` starts it. The folder gets what a training writes, the evaluation's record, what the
+process says (`output.log`), and at the end `result.json`.
 """
 
 import ctypes
 import json
+import os
 import signal
 import sys
 import time
@@ -39,7 +38,7 @@ class SingleRun(BaseModel):
         labels: the folder of the label maps; None without token labeling.
         arguments: constructor arguments of the network, for its evaluation.
         train_images, val_images: as in a `TrainingJob`.
-        workers: processes that read images.
+        in_memory, workers: as in a `TrainingJob`.
         device: 'cpu' or 'cuda'.
         makes_labels: the folder that the trained network writes label maps into, in place of being
             evaluated.
@@ -52,6 +51,7 @@ class SingleRun(BaseModel):
     arguments: dict[str, Any] = {}
     train_images: int | None = None
     val_images: int | None = None
+    in_memory: bool = False
     workers: int = 0
     device: str = 'cpu'
     makes_labels: Path | None = None
@@ -75,6 +75,7 @@ def carry_out(run: SingleRun, folder: Path) -> None:
         device=run.device,
         train_images=run.train_images,
         val_images=run.val_images,
+        in_memory=run.in_memory,
     )
     begun = time.process_time()
     history = train(job)
@@ -146,17 +147,22 @@ def _evaluate(run: SingleRun, weights: Path, output: Path) -> tuple[Evaluation, 
     return outcome.evaluation, outcome.save(output)
 
 
-def main() -> None:
-    """Carry out the run in the file that is named on the command line."""
+def main(run: SingleRun, folder: Path, gpu: str | None) -> None:
+    """Carry out `run` in a process that has been started for it.
+
+    Args:
+        gpu: the one that it sees, as in CUDA_VISIBLE_DEVICES; None on CPUs.
+    """
     # A study that is killed leaves nothing running: each training writes a checkpoint and ends.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    path = Path(sys.argv[1])
+    os.setsid()  # an interrupt ends the study, which ends its runs
+    if gpu is not None:
+        os.environ['CUDA_VISIBLE_DEVICES'] = gpu
+    with (folder / 'output.log').open('ab', buffering=0) as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
     try:
-        carry_out(SingleRun.model_validate_json(path.read_bytes()), path.parent)
+        carry_out(run, folder)
     except UserError as error:
-        print(f'{error.label}: {error}', file=sys.stderr)
+        print(f'{error.label}: {error}', file=sys.stderr, flush=True)
         sys.exit(error.status)
-
-
-if __name__ == '__main__':
-    main()

@@ -106,6 +106,7 @@ class Study(_Entry):
         train_images, val_images: so many images of each split only, evenly spaced over the classes;
             `val_images` those that the learning curves are of. The final accuracy is that of all
             validation images.
+        in_memory: whether each run keeps the training images in memory.
         annotator: makes the label maps; None where the user has them.
         paper_claims: whether the variants of `variants.toml` and the claims of the paper belong to
             it.
@@ -126,6 +127,7 @@ class Study(_Entry):
     data: str = ''
     train_images: Count | None = None
     val_images: Count | None = None
+    in_memory: bool = False
     annotator: Annotator | None = None
     paper_claims: bool = True
     variant: tuple[Design, ...] = ()
@@ -153,7 +155,7 @@ class Study(_Entry):
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the outcome of a single run; the seeds say only which runs there are."""
-        words = {'about', 'limits', 'data', 'spread', 'seeds', 'claim', 'paper_claims'}
+        words = {'about', 'limits', 'data', 'spread', 'seeds', 'claim', 'paper_claims', 'in_memory'}
         return self.model_dump(mode='json', exclude=words)
 
     def to_toml(self) -> str:

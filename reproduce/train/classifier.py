@@ -69,6 +69,8 @@ class TrainingJob:
         checkpoint_steps: write `last.pth` after every so many steps of an epoch, too.
         train_images, val_images: take only that many of the images, evenly spaced over the classes;
             None takes all.
+        in_memory: keep training images and label maps once they are read, in each worker: for data
+            that is small.
     """
 
     recipe: Recipe
@@ -84,6 +86,7 @@ class TrainingJob:
     checkpoint_steps: int = 500
     train_images: int | None = None
     val_images: int | None = None
+    in_memory: bool = False
 
 
 def train(job: TrainingJob, processes: int = 1) -> list[dict[str, float]]:
@@ -115,6 +118,7 @@ def _run(group: Group, job: TrainingJob) -> list[dict[str, float]]:
             job.precision,
             job.train_images,
             job.val_images,
+            job.in_memory,
         )
         return _Run(job, training, stop).run()
 

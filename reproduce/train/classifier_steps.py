@@ -69,6 +69,7 @@ class ClassifierTraining:
         precision: 'fp32', 'fp16' or 'bf16'; None takes `default_precision` of the device.
         train_images, val_images: take only that many of the images, evenly spaced over the classes;
             None takes all.
+        in_memory: keep training images and label maps once they are read.
 
     Attributes:
         epoch, step: the epoch that is being trained, from 0, and its steps that are done.
@@ -90,6 +91,7 @@ class ClassifierTraining:
         precision: str | None = None,
         train_images: int | None = None,
         val_images: int | None = None,
+        in_memory: bool = False,
     ) -> None:
         self.recipe, self.group = recipe, group
         cores = len(os.sched_getaffinity(0)) // group.local_size
@@ -147,7 +149,7 @@ class ClassifierTraining:
             updates_per_epoch=self.steps_per_epoch,
         )
         self.loader = self._loader(
-            TrainingImages(self.train_data, recipe, self.config, labels),
+            TrainingImages(self.train_data, recipe, self.config, labels, in_memory),
             batch_sampler=self.order,
         )
         self.val_loaders: dict[float, ErrorPreservingLoader] = {}

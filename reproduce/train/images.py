@@ -7,6 +7,7 @@ number of processes and workers nor an interruption changes the images that a tr
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class TrainingImages(Dataset):
         recipe: decides the augmentation.
         config: timm's data config of the model, of which the mean and the deviation are taken.
         labels: the folder of the label maps; None for none.
+        in_memory: whether images and label maps are kept once they are read.
 
     Raises:
         UserError: if the recipe's RandAugment is none of timm's, or the first label map cannot be
@@ -65,7 +67,12 @@ class TrainingImages(Dataset):
     """
 
     def __init__(
-        self, data: ImageNet, recipe: Recipe, config: dict[str, Any], labels: Path | None
+        self,
+        data: ImageNet,
+        recipe: Recipe,
+        config: dict[str, Any],
+        labels: Path | None,
+        in_memory: bool = False,
     ) -> None:
         self.data, self.seed, self.labels, self.hflip = data, recipe.seed, labels, recipe.hflip
         self.crop = RememberedCrop(
@@ -96,6 +103,9 @@ class TrainingImages(Dataset):
             make_legal(step) if isinstance(step, RandAugment) else step
             for step in augment.transforms
         ]
+        # Nothing changes what they return: each step of the augmentation makes a new image.
+        self.opened = cache(open_image) if in_memory else open_image
+        self.label_map = cache(self._label_map) if in_memory else self._label_map
         self.map_shape = None
         if labels is not None:
             self.map_shape = self._label_map(0).shape
@@ -106,8 +116,8 @@ class TrainingImages(Dataset):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, index, repeat = key
         path, label = self.data.samples[index]
-        image = open_image(path)
-        label_map = None if self.labels is None else self._label_map(index)
+        image = self.opened(path)
+        label_map = None if self.labels is None else self.label_map(index)
         with seeded(self.seed, epoch, index, repeat):
             if label_map is None:
                 return {'image': self._cropped_first(image), 'label': label}
