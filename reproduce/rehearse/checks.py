@@ -20,6 +20,8 @@ from reproduce.errors import UserError
 from reproduce.evaluate.records import device_name
 from reproduce.rehearse.trial import GIB, synchronized
 from reproduce.train import token_labeling
+from reproduce.train.images import TrainingImages
+from reproduce.train.recipes import Recipe
 
 # Images and label maps that are looked at, of each split.
 SAMPLE = 256
@@ -170,9 +172,13 @@ def _reduce(group: Group) -> float:
 
 
 def examine_data(
-    task: str, root: Path, labels: Path | None
+    task: str, root: Path, labels: Path | None = None, recipe: Recipe | None = None
 ) -> tuple[dict[str, int], tuple[ReadinessCheck, ...]]:
     """Look at a data set, at a sample of its images, and at label maps if there are any.
+
+    Args:
+        labels: the folder of the label maps.
+        recipe: of token labeling, by which images and their maps are cropped.
 
     Returns:
         the number of images of each split, and what was looked at.
@@ -189,7 +195,7 @@ def examine_data(
         paths = [path for path, _ in evenly_spaced(data.samples, SAMPLE)]
         checks.append(_read(f'{task} {split} images', paths))
         if task == 'imagenet' and split == 'train' and labels is not None:
-            checks.append(_check_label_maps(data, labels))
+            checks.append(_check_label_maps(data, labels, recipe))
     return images, tuple(checks)
 
 
@@ -216,10 +222,16 @@ def _read(name: str, paths: Sequence[Path]) -> ReadinessCheck:
     )
 
 
-def _check_label_maps(data: imagenet.ImageNet, labels: Path) -> ReadinessCheck:
+def _check_label_maps(
+    data: imagenet.ImageNet, labels: Path, recipe: Recipe | None
+) -> ReadinessCheck:
+    """Hold the largest label of maps, and of their crops, against the classes of the images."""
     indices = evenly_spaced(range(len(data.samples)), SAMPLE)
     share = token_labeling.agreement(data, labels, indices)
     found = f'{100 * share:.1f} % of {len(indices)} name the class of their image'
+    if recipe is not None:
+        cropped = _agreement_of_crops(data, labels, recipe, indices)
+        found += f', and {100 * cropped:.1f} % where it is cropped for training'
     if share >= GOOD_AGREEMENT:
         return ReadinessCheck('label maps', found)
     by_chance = share < 0.05 + 2 / len(data.classes)
@@ -230,3 +242,27 @@ def _check_label_maps(data: imagenet.ImageNet, labels: Path) -> ReadinessCheck:
         'expected maps of these very images by a good annotator, and of classes in the order of '
         "the class folders: make them with 'python -m reproduce labels'.",
     )
+
+
+def _agreement_of_crops(
+    data: imagenet.ImageNet, labels: Path, recipe: Recipe, indices: Sequence[int]
+) -> float:
+    """Return the share of training images whose map, moved and cropped with it, names its class.
+
+    Args:
+        indices: the images that are looked at.
+    """
+    colours = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}  # decide nothing here
+    images = TrainingImages(data, recipe, colours, labels)
+    agree = 0
+    for index in indices:
+        item = images[0, index, 0]
+        target, _ = token_labeling.dense_labels(
+            item['map'][None],
+            item['box'][None],
+            len(data.classes),
+            (1, 1),
+            crop=recipe.label_map_crop,
+        )
+        agree += int(target.argmax()) == item['label']
+    return agree / len(indices)

@@ -175,7 +175,8 @@ def rehearse(
         checks, images = [], {}
         for task in dict.fromkeys(training.task for training in trainings):
             say(f'looking at the data of {task}')
-            arguments = (task, data, labels if _with_labels(trainings) else None)
+            recipe = next((t.recipe for t in trainings if _is_labeled(t)), None)
+            arguments = (task, data, recipe and labels, recipe)
             try:
                 images[task], more = isolation.call(examine_data, *arguments, log=place / 'log.txt')
                 checks += more
@@ -251,8 +252,8 @@ def _workplace(output: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _with_labels(trainings: Sequence[Training]) -> bool:
-    return any(t.recipe is not None and t.recipe.token_labeling for t in trainings)
+def _is_labeled(training: Training) -> bool:
+    return training.recipe is not None and training.recipe.token_labeling
 
 
 def _draw(
@@ -265,7 +266,7 @@ def _draw(
     # Beyond the steps there is one that is compared, and one in twenty images has no object.
     images = {'imagenet': max(batches, default=0), 'coco': of_config, 'ade20k': of_config}
     images = {task: (request.steps + 3) * batch for task, batch in images.items()}
-    labels = _with_labels(trainings)
+    labels = any(map(_is_labeled, trainings))
     isolation.call(drawn_data.write, root, images, labels, log=root.with_name('log.txt'))
     return root / 'labels' if labels else None
 
