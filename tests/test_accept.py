@@ -241,3 +241,59 @@ def test_a_checkpoint_of_ones_own_with_one_command(run, embedded, tmp_path):
     assert [c['verdict'] for c in json.loads(out)['checks']] == ['match']
     (again,) = records.load_all(Path('again'))
     assert again.key == kept.key
+
+
+def test_a_drop_fails_the_gate_only_where_it_is_significant(run, embedded, sound, tmp_path):
+    """Where the counts of the reference are kept; up to five of 30 images less may be chance."""
+    state = load_file(sound)
+    outcome = evaluate(Job('imagenet', 'maformer_micro', sound, embedded, workers=0))
+    record_of = outcome.save(tmp_path / 'kept')
+    save_file(state, tmp_path / 'modest.safetensors')
+    manifest = write_manifest(tmp_path, outcome, modest=1.0)
+    manifest.write_text(
+        manifest.read_text().replace(
+            store.sha256(tmp_path / 'modest.safetensors'), outcome.evaluation.checkpoint.sha256
+        )
+    )
+    load_manifest.cache_clear()
+    accept = ('accept', record_of, '--manifest', manifest, *WHY)
+    code, _, err = run(*accept, '--keep-counts')
+    assert (code, err) == (0, '')
+    (reference,) = load_manifest(manifest)[0].reference
+    counts = tmp_path / reference.statistics
+    assert counts.is_file()
+
+    def gate(noise):
+        torch.manual_seed(0)
+        weight = state['head.fc.weight']
+        changed = {**state, 'head.fc.weight': weight + noise * torch.randn(weight.shape)}
+        save_file(changed, tmp_path / 'modest.safetensors')
+        before = load_manifest(manifest)[0].sha256
+        now = store.sha256(tmp_path / 'modest.safetensors')
+        manifest.write_text(manifest.read_text().replace(before, now))
+        load_manifest.cache_clear()
+        options = ('--data', embedded, '--workers', 0, '--format', 'json')
+        code, out, _ = run('regress', '--manifest', manifest, *options)
+        (check,) = json.loads(out)['checks']
+        drop = check['reference'] - (check['measured'] or 0)
+        return code, check['verdict'], check['reason'], drop
+
+    assert gate(0.0)[:2] == (0, 'match')
+    code, verdict, reason, _ = gate(5.0)
+    assert (code, verdict) == (1, 'worse')
+    assert reason.endswith(': significant')
+    drops = map(gate, (0.04, 0.03, 0.02, 0.01))
+    code, verdict, reason, _ = next(found for found in drops if 0 < found[3] < 17)
+    assert (code, verdict) == (0, 'match')
+    assert 'WARNING' in reason and reason.endswith('not significant')
+    # Counts that are not those of the reference say nothing.
+    text = manifest.read_text()
+    manifest.write_text(text.replace(f'top1 = {reference.metrics["top1"]}', 'top1 = 50.0'))
+    load_manifest.cache_clear()
+    assert gate(0.0)[:2] == (2, 'error')
+    manifest.write_text(text)
+    counts.write_bytes(b'damaged')
+    load_manifest.cache_clear()
+    code, verdict, reason, _ = gate(0.0)
+    assert (code, verdict) == (2, 'error')
+    assert 'evaluate or score again' in reason

@@ -30,6 +30,14 @@ def accept(
     weights: Annotated[
         str | None, typer.Option('--weights', help='File or URL of such weights.')
     ] = None,
+    keep_counts: Annotated[
+        bool,
+        typer.Option(
+            '--keep-counts',
+            help='Keep what was counted on each image beside the manifest: the gate then fails '
+            'only where a drop is significant.',
+        ),
+    ] = False,
     results: options.Results = RESULTS,
     evaluations: options.Evaluations = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
@@ -53,13 +61,19 @@ def accept(
     if len(found) != 1:
         stems = ', '.join(path.stem for path in found) or 'none'
         raise UserError(f"'{' '.join(names)}' has these records: {stems}; name the one to accept.")
-    (evaluation,) = found.values()
+    ((path, evaluation),) = found.items()
+    if keep_counts and not evaluation.statistics:
+        raise UserError(
+            f'{evaluation.stem} has no counts of each image, as an earlier version wrote it: '
+            'evaluate again, or leave out --keep-counts.'
+        )
     accepted = acceptance.accept(
         evaluation,
         reason,
         manifest or MANIFEST,
         name,
         None if weights is None else acceptance.NewEntry(name, licence, weights),
+        path.parent / evaluation.statistics if keep_counts else None,
     )
     if format is OutputFormat.JSON:
         print_json(accepted.as_dict())

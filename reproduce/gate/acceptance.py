@@ -20,6 +20,7 @@ from reproduce.evaluate.records import Evaluation
 from reproduce.files import write_atomically
 from reproduce.paper import METRICS
 from reproduce.tasks import TASKS
+from reproduce.uncertainty.kept import SUFFIX, read
 from reproduce.weights import registry, store
 from reproduce.weights.registry import Released
 
@@ -62,6 +63,7 @@ def accept(
     manifest: Path = registry.MANIFEST,
     name: str | None = None,
     new: NewEntry | None = None,
+    statistics: Path | None = None,
 ) -> Accepted:
     """Write what `evaluation` measured into `manifest`, as the reference of its weights.
 
@@ -71,6 +73,7 @@ def accept(
         reason: why the new value is right; it goes into the reference's source.
         name: the entry; None takes the one with these weights.
         new: an entry to add instead.
+        statistics: the file of what was counted on each image, to keep beside the manifest.
 
     Raises:
         UserError: if the evaluation is no sound measurement, or not one that the gate would make of
@@ -95,12 +98,15 @@ def accept(
         content = next(entry for entry in listed if entry['name'] == name)
         _check_same(evaluation, Released.model_validate(content.unwrap()))
         source = _source(evaluation, reason)
-        changes = _change(content, evaluation, manifest, source)
+        kept = None if statistics is None else _kept_counts(statistics, evaluation, name)
+        changes = _change(content, evaluation, manifest, source, kept and kept[0])
         Released.model_validate(content.unwrap())
     except ValidationError as error:
         raise UserError(f'{manifest} cannot hold this: {error.errors()[0]["msg"]}.') from None
     except (OSError, TOMLKitError) as error:
         raise UserError(f'{manifest} cannot be edited: {error}.') from None
+    if kept is not None:
+        write_atomically(manifest.parent / kept[0], kept[1])
     write_atomically(manifest, tomlkit.dumps(document))
     registry.load_manifest.cache_clear()
     return Accepted(
@@ -223,9 +229,17 @@ def _check_same(evaluation: Evaluation, entry: Released) -> None:
 
 
 def _change(
-    content: tomlkit.items.Table, evaluation: Evaluation, manifest: Path, source: str
+    content: tomlkit.items.Table,
+    evaluation: Evaluation,
+    manifest: Path,
+    source: str,
+    statistics: str | None,
 ) -> dict[str, tuple[float | None, float]]:
-    """Put the reference into an entry; returns each metric's value before and now."""
+    """Put the reference into an entry; returns each metric's value before and now.
+
+    Args:
+        statistics: the name of the file of its counts; None where none are kept.
+    """
     data = evaluation.data
     references = content.setdefault('reference', tomlkit.aot())
     fitting = (
@@ -237,6 +251,8 @@ def _change(
     if known is None:
         chosen = {m: v for m, v in evaluation.metrics.items() if m in _ACCURACIES}
         references.append(_reference(evaluation, chosen, source))
+        if statistics is not None:
+            references[-1]['statistics'] = statistics
         return {metric: (None, value) for metric, value in chosen.items()}
     if lacking := known.metrics.keys() - evaluation.metrics.keys():
         raise UserError(
@@ -246,7 +262,23 @@ def _change(
     for metric in known.metrics:
         references[place]['metrics'][metric] = evaluation.metrics[metric]
     references[place]['source'] = source
+    if statistics is not None:
+        references[place]['statistics'] = statistics
+    else:
+        references[place].pop('statistics', None)  # those of the earlier value
     return {m: (old, evaluation.metrics[m]) for m, old in known.metrics.items()}
+
+
+def _kept_counts(path: Path, evaluation: Evaluation, name: str) -> tuple[str, bytes]:
+    """Return the name that a file of counts gets beside the manifest, and its content.
+
+    Raises:
+        UserError: if it cannot be read, or is not of the evaluation.
+    """
+    found = read(path).statistics.of_all_images()
+    if any(abs(found.get(k, -1) - v) > 1e-6 for k, v in evaluation.metrics.items()):
+        raise UserError(f'{path} does not give the metrics of {evaluation.stem}: evaluate again.')
+    return f'{name}-{evaluation.data.fingerprint}{SUFFIX}', path.read_bytes()
 
 
 def _reference(evaluation: Evaluation, metrics: Mapping[str, float], source: str) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from tabulate import tabulate
 
 from datasets import shapes
 from reproduce.errors import CheckpointNotFound, DataNotFound, UserError
-from reproduce.evaluate import records
 from reproduce.evaluate.harness import Job, Outcome, evaluate
+from reproduce.gate import significance
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
 from reproduce.launcher import check_alone
 from reproduce.tasks import TASKS
+from reproduce.uncertainty.paired import Difference
 from reproduce.weights import registry, store
 
 
@@ -83,7 +84,7 @@ def check(
                     outcome = _evaluate(entry, path, root, processes, workers)
                     if output is not None:
                         outcome.save(output)
-                    checks += _compared(entry, reference, outcome.evaluation)
+                    checks += _compared(entry, reference, outcome, manifest)
                 except (CheckpointNotFound, DataNotFound) as error:
                     checks += _unmeasured(entry, reference, Verdict.NOT_RUN, error)
                 except Exception as error:  # its own error, and the others still count
@@ -137,8 +138,9 @@ def _data(entry: registry.Released, reference: registry.Reference) -> str:
 
 
 def _compared(
-    entry: registry.Released, reference: registry.Reference, evaluation: records.Evaluation
+    entry: registry.Released, reference: registry.Reference, outcome: Outcome, manifest: Path
 ) -> list[Check]:
+    evaluation = outcome.evaluation
     data = evaluation.data
     fits = reference.holds_for(data.fingerprint, data.complete)
     reason = f'{data.images:,} images'
@@ -149,6 +151,10 @@ def _compared(
             + (f' with {reference.fingerprint}' if reference.fingerprint else '')
         )
     verdicts = check_reference(evaluation, entry, reference).verdicts
+    tested: dict[str, Difference] = {}
+    if fits and reference.statistics:
+        tested = significance.of_reference(reference, outcome.statistics, manifest)
+        verdicts |= {name: significance.verdict(d) for name, d in tested.items()}
     return [
         Check(
             name=entry.name,
@@ -158,10 +164,16 @@ def _compared(
             measured=evaluation.metrics.get(metric),
             verdict=verdicts.get(metric, Verdict.ERROR) if fits else Verdict.ERROR,
             licence=entry.licence,
-            reason=reason if metric in verdicts else 'the evaluation does not give this metric',
+            reason=_reason(reason, metric in verdicts, tested.get(metric)),
         )
         for metric, target in reference.metrics.items()
     ]
+
+
+def _reason(images: str, measured: bool, tested: Difference | None) -> str:
+    if not measured:
+        return 'the evaluation does not give this metric'
+    return images if tested is None else f'{images}; {significance.sentence(tested)}'
 
 
 def exit_code(checks: Collection[Check]) -> int:

@@ -57,18 +57,37 @@ def file_names(samples: Sequence[tuple[Path, object]]) -> tuple[str, ...]:
 
 
 def read(path: Path) -> KeptImages:
-    """Read what `KeptImages.to_bytes` wrote. No code from the file is run.
+    """Read a file of what `KeptImages.to_bytes` gives.
 
     Raises:
         UserError: if it is missing, or is not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f'the counts of each image in {path} cannot be read ({error.strerror}): evaluate or '
+            'score again.'
+        ) from error
+    return from_bytes(content, path)
+
+
+def from_bytes(content: bytes, path: Path | str) -> KeptImages:
+    """Return what `KeptImages.to_bytes` gave. No code from the content is run.
+
+    Args:
+        path: where the content is from, for the error.
+
+    Raises:
+        UserError: if it is no such content.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             statistics = _KINDS[str(arrays['kind'])].from_arrays(arrays)
             kept = KeptImages(
                 statistics, tuple(arrays['images'].tolist()), tuple(arrays['classes'].tolist())
             )
-    except (OSError, EOFError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (EOFError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(
             f'the counts of each image in {path} cannot be read ({error}): expected the '
             f'*{SUFFIX} that an evaluation wrote; evaluate or score again.'

@@ -31,6 +31,8 @@ class Reference(BaseModel):
         images: how many they are.
         metrics: in percent, by name.
         source: who measured it.
+        statistics: the file, relative to the manifest, of what was counted on each image, by which
+            the gate tests a difference; '' where none is kept.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -39,6 +41,7 @@ class Reference(BaseModel):
     images: int
     metrics: dict[str, float]
     source: str
+    statistics: str = ''
 
     @model_validator(mode='after')
     def _names_its_images(self) -> 'Reference':
