@@ -5,22 +5,28 @@
     ROOT/[val/]ILSVRC2012_val_*.JPEG              as released: flat, with its labels in a file
     ROOT/{train,val}/NAME/*.jpg                   another data set, in class folders of any name
 
+or in archives, which are read as they are where there are no such folders:
+
+    ROOT/ILSVRC2012_img_{train,val}.tar           as released: flat val, and a tar of each class
+    ROOT/imagenet*.zip, ROOT/ILSVRC*.tar, ...     Kaggle's zip, or the folders above in an archive
+
 ROOT may also be the folder above, with ImageNet in ROOT/imagenet.
 
 The labels of flat images come from the devkit (`ILSVRC2012_validation_ground_truth.txt` and
-`meta.mat`) or from a text file of `name wnid` lines. Class i is the i-th WordNet id in sorted
-order. A folder that holds some classes of ImageNet-1K keeps their indices among the 1,000; one
-that holds none of them has classes of its own, numbered in sorted order. Such a data set is never
-complete, so that nothing measured on it is compared with the paper.
+`meta.mat`, also in `ILSVRC2012_devkit_t12.tar.gz`) or from a text file of `name wnid` lines.
+Class i is the i-th WordNet id in sorted order. A folder that holds some classes of ImageNet-1K
+keeps their indices among the 1,000; one that holds none of them has classes of its own, numbered in
+sorted order. Such a data set is never complete, so that nothing measured on it is compared with the
+paper.
 """
 
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +34,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.image_files import DECODING_ERRORS, unreadable
+from datasets.stores import AnyPath, StoredPath, compact, open_archive
 from datasets.subset import check_request, evenly_spaced
 from datasets.text_files import read_text
 from reproduce.errors import DataNotFound, UserError
@@ -47,6 +54,14 @@ _GROUND_TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
 _META = 'meta.mat'
 _LABEL_FILES = ('val_labels.txt', 'ILSVRC2012_val.txt', 'val.txt', 'LOC_val_solution.csv')
 _DEVKIT = ('.', 'data', 'ILSVRC2012_devkit_t12/data', 'devkit/data', 'devkit')
+_DEVKIT_ARCHIVE = 'ILSVRC2012_devkit_t12.tar.gz'
+_KAGGLE = 'ILSVRC/Data/CLS-LOC'
+
+# Archives of one split, and of several; other archives of a folder are not opened.
+_SPLIT_ARCHIVE = r'(?:ILSVRC2012_img_)?{split}\.(?:tar|zip)'
+_ARCHIVE = re.compile(
+    r'(?!ILSVRC2012_(?:img|bbox|devkit|Task)_?)(?:imagenet|ILSVRC).*\.(?:tar|zip)', re.IGNORECASE
+)
 
 # An image that belongs into a class folder, in val or in train.
 _UNSORTED = re.compile(r'(ILSVRC2012_val_\d{8}|n\d{8}_\d+)\.JPEG')
@@ -70,12 +85,12 @@ class ImageNet:
         problems: a phrase for each thing that is missing, extra or left out; none when complete.
         notes: a sentence for what was left out and says nothing about the images.
         fingerprint: 16 hex digits of a SHA-256 over every image's class, name and size in bytes.
-            It does not depend on where the files lie or on which of the layouts they are in.
+            It does not depend on where the files lie, in which of the layouts, or in which archive.
     """
 
     root: Path
     split: str
-    samples: tuple[tuple[Path, int], ...]
+    samples: Sequence[tuple[AnyPath, int]]
     classes: tuple[str, ...]
     complete: bool
     problems: tuple[str, ...]
@@ -86,7 +101,7 @@ class ImageNet:
 class _LabelledFile(NamedTuple):
     """A file with its size in bytes and the name of its class."""
 
-    path: Path
+    path: AnyPath
     size: int
     name: str
 
@@ -151,7 +166,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
     return ImageNet(
         root=root,
         split=split,
-        samples=tuple((path, label) for label, _, path, _ in taken),
+        samples=compact([(path, label) for label, _, path, _ in taken]),
         classes=classes,
         complete=not problems,
         problems=tuple(problems),
@@ -160,7 +175,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
     )
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: AnyPath) -> Image.Image:
     """Return the whole image at `path`, decoded, in RGB, as its pixels lie.
 
     The EXIF orientation is ignored. The format is recognised by the content and not by the name:
@@ -170,43 +185,91 @@ def open_image(path: Path) -> Image.Image:
         UserError: if the file is missing, truncated or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path.open() if isinstance(path, StoredPath) else path) as image:
             return image.convert('RGB')
     except DECODING_ERRORS as error:
         raise unreadable('image', path, error) from error
 
 
 def _find(root: Path, split: str) -> _Found:
-    """Return the labelled images of the first folder in or below `root` that has any."""
-    bases = (root, *(root / name for name in _NAMES))
-    for base, place in product(bases, (split, f'ILSVRC/Data/CLS-LOC/{split}', '.')):
-        folder = base / place
-        if not folder.is_dir():
-            continue
-        entries = _scanned(folder)
-        if any(_WNID.fullmatch(entry.name) and _is_folder(entry) for entry in entries):
-            return _in_wnid_folders(folder)
-        flat = sorted(entry.name for entry in entries if _FLAT.fullmatch(entry.name))
-        if split == 'val' and flat:
-            labels, wnids = _flat_labels(dict.fromkeys((root, base, folder, folder.parent)), flat)
-            images = [
-                _LabelledFile(Path(entry.path), _size(entry), labels[entry.name])
-                for entry in entries
-                if entry.name in labels
-            ]
-            return _Found(images, wnids, [])
-    for base in bases:
-        if (found := _in_named_folders(base / split)) is not None:
-            return found
+    """Return the labelled images of the first folder or archive in or below `root` that has any."""
+    bases = [base for base in (root, *(root / name for name in _NAMES)) if base.is_dir()]
+    kaggle = f'{_KAGGLE}/{split}'
+    folders = [(base, (split, kaggle, '.')) for base in bases]
+    if (found := _in_any(root, split, folders)) is not None:
+        return found
+    archives = [
+        (open_archive(path), (split, '.') if of_split else (split, kaggle))
+        for base in bases
+        for path, of_split in _archives(base, split)
+    ]
+    if (found := _in_any(root, split, archives)) is not None:
+        return found
     flat = ' or ILSVRC2012_val_*.JPEG' if split == 'val' else ''
     raise DataNotFound(
-        f'no ImageNet images in {root}: expected class folders {split}/WNID/*.JPEG{flat}, or two '
-        f'or more class folders of other names with *.jpg, *.jpeg or *.png in {split}; name the '
-        'folder that holds them.'
+        f'no ImageNet images in {root}: expected class folders {split}/WNID/*.JPEG{flat}, the '
+        f'archive ILSVRC2012_img_{split}.tar, or two or more class folders of other names with '
+        f'*.jpg, *.jpeg or *.png in {split}; name the folder that holds them.'
     )
 
 
-def _in_wnid_folders(folder: Path) -> _Found:
+def _in_any(
+    root: Path, split: str, bases: Sequence[tuple[AnyPath, tuple[str, ...]]]
+) -> _Found | None:
+    """Return the labelled images of the first of some places that has any.
+
+    Args:
+        bases: folders or roots of archives, each with the places in it that may hold the split.
+    """
+    for base, places in bases:
+        for place in places:
+            folder = base / place
+            if not folder.is_dir():
+                continue
+            entries = _scanned(folder)
+            if any(_WNID.fullmatch(entry.name) and _is_folder(entry) for entry in entries):
+                return _in_wnid_folders(folder)
+            flat = sorted(entry.name for entry in entries if _FLAT.fullmatch(entry.name))
+            if split == 'val' and flat:
+                labels, wnids = _flat_labels(_around(root, base, folder), flat)
+                images = [
+                    _LabelledFile(_path(entry), _size(entry), labels[entry.name])
+                    for entry in entries
+                    if entry.name in labels
+                ]
+                return _Found(images, wnids, [])
+    for base, places in bases:
+        # The folder that was asked for itself is no split: its folders may be anything.
+        for place in places if isinstance(base, StoredPath) else (split,):
+            if (found := _in_named_folders(base / place)) is not None:
+                return found
+    return None
+
+
+def _archives(folder: Path, split: str) -> Iterator[tuple[Path, bool]]:
+    """Yield the archives in `folder` that may hold the split, and whether it is all they hold."""
+    of_split = re.compile(_SPLIT_ARCHIVE.format(split=split))
+    names = sorted(entry.name for entry in _scanned(folder) if not _is_folder(entry))
+    for name in names:
+        if of_split.fullmatch(name):
+            yield folder / name, True
+    for name in names:
+        if _ARCHIVE.fullmatch(name):
+            yield folder / name, False
+
+
+def _around(root: Path, base: AnyPath, folder: AnyPath) -> dict[AnyPath, None]:
+    """Return the places that the labels of the flat images in `folder` may lie in."""
+    places: list[AnyPath] = [root, base, folder, folder.parent]
+    if isinstance(base, StoredPath):
+        places.append(base.store.path.parent)
+    archives = [place / _DEVKIT_ARCHIVE for place in places]
+    return dict.fromkeys(
+        [*places, *(open_archive(p) for p in archives if isinstance(p, Path) and p.is_file())]
+    )
+
+
+def _in_wnid_folders(folder: AnyPath) -> _Found:
     """Return the images in the folders that are named by a WordNet id."""
     entries = _scanned(folder)
     if unsorted := sorted(e.name for e in entries if _UNSORTED.fullmatch(e.name)):
@@ -230,7 +293,7 @@ def _in_wnid_folders(folder: Path) -> _Found:
     return _Found(images, wnids, left_out, notes)
 
 
-def _irrelevant(folder: Path, others: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+def _irrelevant(folder: AnyPath, others: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """Return those of the folders `others` that hold images, and a sentence on the rest.
 
     What systems and archives leave behind is none of them, whatever it holds.
@@ -244,7 +307,7 @@ def _irrelevant(folder: Path, others: Sequence[str]) -> tuple[list[str], tuple[s
     return meant, (f'Left out of {folder}, for no images: {shortened(rest)}.',) if rest else ()
 
 
-def _in_named_folders(folder: Path) -> _Found | None:
+def _in_named_folders(folder: AnyPath) -> _Found | None:
     """Return the images in class folders of any name; None if fewer than two folders have any.
 
     A folder without an image is not a class: archives and file systems leave such folders behind.
@@ -269,8 +332,18 @@ def _in_named_folders(folder: Path) -> _Found | None:
     return _Found(images, names, left_out, notes)
 
 
-def _scanned(folder: Path) -> list[os.DirEntry]:
+# What lies in a folder: of an archive, it is a path.
+_Entry = os.DirEntry | StoredPath
+
+
+def _path(entry: _Entry) -> AnyPath:
+    return entry if isinstance(entry, StoredPath) else Path(entry.path)
+
+
+def _scanned(folder: AnyPath) -> list[_Entry]:
     """Return what lies in `folder`, by name, without what is hidden."""
+    if isinstance(folder, StoredPath):
+        return [entry for entry in folder.iterdir() if entry.name[0] != '.']
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if e.name[0] != '.'), key=lambda e: e.name)
@@ -278,7 +351,7 @@ def _scanned(folder: Path) -> list[os.DirEntry]:
         raise _inaccessible(error) from error
 
 
-def _is_folder(entry: os.DirEntry, strict: bool = False) -> bool:
+def _is_folder(entry: _Entry, strict: bool = False) -> bool:
     """Return whether this is a folder, or a link to one; a link to nothing is none.
 
     Raises:
@@ -295,17 +368,17 @@ def _is_folder(entry: os.DirEntry, strict: bool = False) -> bool:
     return False
 
 
-def _size(entry: os.DirEntry) -> int:
+def _size(entry: _Entry) -> int:
     try:
         return entry.stat().st_size
     except OSError as error:  # a link to a file that is not there, or to itself
         raise _inaccessible(error) from error
 
 
-def _visible_files(folder: Path) -> list[_LabelledFile]:
+def _visible_files(folder: AnyPath) -> list[_LabelledFile]:
     """Return the files that lie directly in `folder`, labelled by its name."""
     return [
-        _LabelledFile(Path(entry.path), _size(entry), folder.name)
+        _LabelledFile(_path(entry), _size(entry), folder.name)
         for entry in _scanned(folder)
         if not _is_folder(entry)
     ]
@@ -319,7 +392,7 @@ def _inaccessible(error: OSError) -> UserError:
 
 
 def _flat_labels(
-    places: Collection[Path], names: Sequence[str]
+    places: Collection[AnyPath], names: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Return the WordNet id of every flat image by its name, and all ids that have a label.
 
@@ -347,14 +420,16 @@ def _flat_labels(
 
 
 def _devkit_labels(
-    ground_truth: Path, meta: Path, names: Sequence[str]
+    ground_truth: AnyPath, meta: AnyPath, names: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     # Only the devkit's own labels need SciPy, which takes as long to import as all the rest.
     import scipy.io
     from scipy.io.matlab import MatReadError
 
     try:
-        synsets = np.atleast_1d(scipy.io.loadmat(meta, squeeze_me=True)['synsets'])
+        synsets = np.atleast_1d(
+            scipy.io.loadmat(BytesIO(meta.read_bytes()), squeeze_me=True)['synsets']
+        )
         wnids = {
             int(s['ILSVRC2012_ID']): str(s['WNID']) for s in synsets if not int(s['num_children'])
         }
@@ -380,7 +455,7 @@ def _devkit_labels(
     return labels, sorted(wnids.values())
 
 
-def _listed_labels(path: Path, names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _listed_labels(path: AnyPath, names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     labels = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.replace(',', ' ').split()
@@ -397,7 +472,7 @@ def _listed_labels(path: Path, names: Sequence[str]) -> tuple[dict[str, str], li
     return labels, sorted(set(labels.values()))
 
 
-def _check_labels(path: Path, labels: dict[str, str], names: Sequence[str]) -> None:
+def _check_labels(path: AnyPath, labels: dict[str, str], names: Sequence[str]) -> None:
     if missing := sorted(set(labels) - set(names)):
         raise UserError(
             f'{path} labels {shortened(missing, 1)}, which {by_number(missing, "is", "are")} not '
@@ -450,5 +525,5 @@ def _problems(split: str, classes: Sequence[str], own: bool, count: Counter[int]
     return problems
 
 
-def _first_file(paths: Iterable[Path]) -> Path | None:
+def _first_file(paths: Iterable[AnyPath]) -> AnyPath | None:
     return next((path for path in paths if path.is_file()), None)

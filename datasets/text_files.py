@@ -1,8 +1,8 @@
 """Text files as editors save them: in UTF-8 or UTF-16, with a byte-order mark or without."""
 
 import codecs
-from pathlib import Path
 
+from datasets.stores import AnyPath
 from reproduce.errors import UserError
 
 _MARKS = (
@@ -12,7 +12,7 @@ _MARKS = (
 )
 
 
-def read_text(path: Path) -> str:
+def read_text(path: AnyPath) -> str:
     """Return the text of a file, in the encoding that its byte-order mark says, else in UTF-8.
 
     Raises:

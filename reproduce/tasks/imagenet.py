@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch.utils.data import Dataset
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import load, open_image
+from datasets.stores import AnyPath
 from reproduce import timm_names
 from reproduce.errors import UserError
 from reproduce.evaluate.harness import Job, Prepared, inference
@@ -232,13 +232,13 @@ class _Network(nn.Module):
 class _Images(Dataset):
     """The images, resized and cropped, as uint8 (3, H, W)."""
 
-    def __init__(self, samples: Sequence[tuple[Path, int]], config: Mapping[str, Any]) -> None:
-        self.files = [str(path) for path, _ in samples]
+    def __init__(self, samples: Sequence[tuple[AnyPath, int]], config: Mapping[str, Any]) -> None:
+        self.samples = samples
         # As for timm's prefetcher: pixels travel as bytes, and are normalised where they arrive.
         self.transform = create_transform(**config, use_prefetcher=True)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(open_image(Path(self.files[index])))
+        return self.transform(open_image(self.samples[index][0]))

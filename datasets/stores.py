@@ -1,0 +1,316 @@
+"""Where the bytes of a data set come from: folders, and archives that are read as they are.
+
+`open_archive` recognises an archive and returns its root as a `StoredPath`, which has what is used
+of a `pathlib.Path` here: so the data sets know their layout, and not what holds their files.
+"""
+
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import BinaryIO
+
+import numpy as np
+
+from datasets.member_index import archive_key, load_index
+from reproduce.errors import UserError
+
+_ZIP_MAGIC = (b'PK\x03\x04', b'PK\x05\x06')
+_COMPRESSED_MAGIC = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ\x00', b'\x28\xb5\x2f\xfd')
+
+
+class Store(ABC):
+    """Files in one archive, sorted by name and read by position.
+
+    Attributes:
+        path: the archive.
+        form: what it is, for messages: 'tar', 'zip'.
+    """
+
+    path: Path
+    form: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, position: int) -> str:
+        """Return the path in the archive of the file at `position`, with slashes."""
+
+    @abstractmethod
+    def size(self, position: int) -> int:
+        """Return the number of bytes of the file at `position`."""
+
+    @abstractmethod
+    def read(self, position: int) -> bytes:
+        """Return the content of the file at `position`.
+
+        Raises:
+            UserError: if the archive is damaged, or changed since it was opened.
+        """
+
+    def first_from(self, name: str) -> int:
+        """Return the position of the first file whose name is not before `name`."""
+        wanted, low, high = os.fsencode(name), 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if os.fsencode(self.name(middle)) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def find(self, name: str) -> int | None:
+        """Return the position of the file `name`; None if there is none."""
+        position = self.first_from(name)
+        return position if position < len(self) and self.name(position) == name else None
+
+
+class IndexedArchive(Store):
+    """A file of many members, of which an index says where each lies.
+
+    Every process opens the file for itself.
+
+    Args:
+        path: the archive.
+
+    Raises:
+        UserError: if it cannot be read, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.key = path, archive_key(path)
+        self.index = load_index(path, self.members)
+        self._opened: tuple[int, BinaryIO] | None = None
+
+    @abstractmethod
+    def members(self) -> Iterator:
+        """Read the `Member`s of the archive from it."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def name(self, position: int) -> str:
+        return self.index.name(position)
+
+    def size(self, position: int) -> int:
+        return self.index.size(position)
+
+    def bytes_at(self, offset: int, count: int, name: str) -> bytes:
+        """Return `count` bytes of the archive, of which the member `name` is made.
+
+        Raises:
+            UserError: if they are not there, or the archive is another one by now.
+        """
+        try:
+            content = os.pread(self._descriptor(), count, offset)
+        except OSError as error:
+            raise UserError(f'cannot read {self.path}: {error.strerror}.') from error
+        if len(content) != count:
+            raise self.damaged(name, 'it ends before')
+        return content
+
+    def damaged(self, name: str, reason: str) -> UserError:
+        """Return the error that names a member which cannot be read, and why."""
+        return UserError(f'cannot read {self.path}/{name}: {reason}; download the archive again.')
+
+    def _descriptor(self) -> int:
+        if self._opened is None or self._opened[0] != os.getpid():
+            file = self.path.open('rb', buffering=0)
+            status = os.fstat(file.fileno())
+            if [status.st_size, status.st_mtime_ns] != self.key:
+                raise UserError(
+                    f'{self.path} changed since it was opened: leave it as it is, and start again.'
+                )
+            self._opened = os.getpid(), file
+        return self._opened[1].fileno()
+
+
+class StoredPath:
+    """A file or a folder in an archive.
+
+    Args:
+        store: the archive.
+        inner: its path there, with slashes; '' for the root.
+        position: its position in the store, if it is a file and that is known.
+    """
+
+    __slots__ = ('_position', 'inner', 'store')
+
+    def __init__(self, store: Store, inner: str, position: int | None = None) -> None:
+        self.store, self.inner, self._position = store, inner, position
+
+    def __reduce__(self) -> tuple:
+        return _unpickled, (self.store.path, self.inner, self._position)
+
+    def __str__(self) -> str:
+        return f'{self.store.path}/{self.inner}' if self.inner else str(self.store.path)
+
+    def __repr__(self) -> str:
+        return f'StoredPath({str(self)!r})'
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StoredPath) and str(self) == str(other)
+
+    def __lt__(self, other: 'StoredPath') -> bool:
+        return str(self) < str(other)
+
+    def __hash__(self) -> int:
+        return hash((self.store.path, self.inner))
+
+    def __truediv__(self, name: str) -> 'StoredPath':
+        inner = str(PurePosixPath(self.inner) / name)
+        return StoredPath(self.store, '' if inner == '.' else inner)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.inner.rpartition('/')[2] or self.store.path.name
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the name, with its dot."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def parent(self) -> 'StoredPath | Path':
+        """The folder that it lies in: that of the archive for the root."""
+        if not self.inner:
+            return self.store.path.parent
+        return StoredPath(self.store, self.inner.rpartition('/')[0])
+
+    def is_file(self) -> bool:
+        """Return whether it is a file of the archive."""
+        return self._found() is not None
+
+    def is_dir(self) -> bool:
+        """Return whether the archive has files in this folder."""
+        if not self.inner or self._position is not None:
+            return not self.inner
+        position = self.store.first_from(f'{self.inner}/')
+        return position < len(self.store) and self.store.name(position).startswith(f'{self.inner}/')
+
+    def is_symlink(self) -> bool:
+        """Return False: links in archives are resolved when they are opened."""
+        return False
+
+    def stat(self) -> SimpleNamespace:
+        """Return the size of a file as `st_size`."""
+        return SimpleNamespace(st_size=self.store.size(self._existing()))
+
+    def iterdir(self) -> Iterator['StoredPath']:
+        """Yield what lies directly in this folder, in the order of the names."""
+        prefix = f'{self.inner}/' if self.inner else ''
+        store, position = self.store, self.store.first_from(prefix)
+        last = store.first_from(self.inner + chr(ord('/') + 1)) if self.inner else len(store)
+        while position < last:
+            name = store.name(position)
+            head, slash, _ = name[len(prefix) :].partition('/')
+            if slash:
+                yield StoredPath(store, prefix + head)
+                position = store.first_from(prefix + head + chr(ord('/') + 1))
+            else:
+                yield StoredPath(store, name, position)
+                position += 1
+
+    def read_bytes(self) -> bytes:
+        """Return the content of the file.
+
+        Raises:
+            UserError: if there is no such file, or the archive is damaged.
+        """
+        return self.store.read(self._existing())
+
+    def open(self, mode: str = 'rb') -> BinaryIO:
+        """Return the content of the file as a file in memory, open for reading."""
+        return io.BytesIO(self.read_bytes())
+
+    def _found(self) -> int | None:
+        if self._position is None and self.inner:
+            self._position = self.store.find(self.inner)
+        return self._position
+
+    def _existing(self) -> int:
+        if (position := self._found()) is None:
+            raise UserError(f'{self.store.path} has no {self.inner}: restore the archive.')
+        return position
+
+
+# A file or a folder of a data set, wherever it lies.
+AnyPath = Path | StoredPath
+
+
+class StoredSamples(Sequence):
+    """(file, label) pairs of one archive, made when they are asked for: 8 bytes each are kept.
+
+    Args:
+        store: the archive.
+        positions: those of the files.
+        labels: one for each.
+    """
+
+    def __init__(self, store: Store, positions: Sequence[int], labels: Sequence[int]) -> None:
+        self.store = store
+        self.positions = np.asarray(positions, np.int32)
+        self.labels = np.asarray(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int | slice) -> 'tuple[StoredPath, int] | StoredSamples':
+        if isinstance(index, slice):
+            return StoredSamples(self.store, self.positions[index], self.labels[index])
+        position = int(self.positions[index])
+        path = StoredPath(self.store, self.store.name(position), position)
+        return path, int(self.labels[index])
+
+    def __reduce__(self) -> tuple:
+        return _unpickled_samples, (self.store.path, self.positions, self.labels)
+
+
+def compact(samples: Sequence[tuple[AnyPath, int]]) -> Sequence[tuple[AnyPath, int]]:
+    """Return the samples as they take little memory: `StoredSamples` if they are of an archive."""
+    if not samples or not isinstance(samples[0][0], StoredPath):
+        return tuple(samples)
+    positions = [path._existing() for path, _ in samples]
+    return StoredSamples(samples[0][0].store, positions, [label for _, label in samples])
+
+
+def open_archive(path: Path) -> StoredPath:
+    """Return the root of the archive `path`; its content decides what it is, not its name.
+
+    Raises:
+        UserError: if it cannot be read, is no archive, is damaged, or is compressed as a whole.
+    """
+    return StoredPath(_store(path.absolute(), *archive_key(path)), '')
+
+
+@lru_cache(maxsize=64)
+def _store(path: Path, *_key: int) -> Store:
+    try:
+        with path.open('rb') as file:
+            begin = file.read(6)
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror}; make it readable.') from error
+    if begin.startswith(_COMPRESSED_MAGIC):
+        return import_module('datasets.tar_archives').CompressedTar(path)
+    if begin.startswith(_ZIP_MAGIC):
+        return import_module('datasets.zip_archives').ZipArchive(path)
+    return import_module('datasets.tar_archives').TarArchive(path)
+
+
+def _unpickled(path: Path, inner: str, position: int | None) -> StoredPath:
+    return StoredPath(open_archive(path).store, inner, position)
+
+
+def _unpickled_samples(path: Path, positions: np.ndarray, labels: np.ndarray) -> StoredSamples:
+    return StoredSamples(open_archive(path).store, positions, labels)

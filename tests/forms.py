@@ -1,0 +1,83 @@
+"""A data set in class folders, packed in the forms in which people have ImageNet."""
+
+import io
+import tarfile
+import zipfile
+
+
+def tar(path, members):
+    """A tar file of (name, content) pairs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, 'w') as file:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            file.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def zipped(path, members, method=zipfile.ZIP_STORED):
+    """A zip file of (name, content) pairs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, 'w', method) as file:
+        for name, content in members:
+            file.writestr(name, content)
+    return path
+
+
+def images(folder):
+    """(class, file name, content) of the images in class folders."""
+    return [(p.parent.name, p.name, p.read_bytes()) for p in sorted(folder.glob('*/*'))]
+
+
+def labels(folder):
+    """The lines of `val_labels.txt`."""
+    return ''.join(f'{name} {wnid}\n' for wnid, name, _ in images(folder))
+
+
+def flat_tar(root, to):
+    """ILSVRC2012_img_val.tar with its labels in a text file."""
+    tar(to / 'ILSVRC2012_img_val.tar', ((name, c) for _, name, c in images(root / 'val')))
+    (to / 'val_labels.txt').write_text(labels(root / 'val'))
+
+
+def tar_of_tars(root, to):
+    """ILSVRC2012_img_train.tar: a tar file of each class."""
+    whole = []
+    for folder in sorted((root / 'train').iterdir()):
+        inner = tar(
+            to / f'{folder.name}.tar', ((p.name, p.read_bytes()) for p in sorted(folder.iterdir()))
+        )
+        whole.append((inner.name, inner.read_bytes()))
+        inner.unlink()
+    tar(to / 'ILSVRC2012_img_train.tar', whole)
+
+
+def as_released(root, to):
+    flat_tar(root, to)
+    if (root / 'train').is_dir():
+        tar_of_tars(root, to)
+
+
+def kaggle(root, to):
+    """Kaggle's zip, compressed: class folders of train, flat val, and a table of its labels."""
+    base = 'ILSVRC/Data/CLS-LOC'
+    members = [(f'{base}/val/{name}', content) for _, name, content in images(root / 'val')]
+    lines = ['ImageId,PredictionString\n']
+    for wnid, name, _ in images(root / 'val'):
+        lines.append(f'{name.removesuffix(".JPEG")},{wnid} 1 2 3 4\n')
+    members.append(('LOC_val_solution.csv', ''.join(lines).encode()))
+    if (root / 'train').is_dir():
+        members += [(f'{base}/train/{w}/{name}', c) for w, name, c in images(root / 'train')]
+    path = to / 'imagenet-object-localization-challenge.zip'
+    zipped(path, members, zipfile.ZIP_DEFLATED)
+
+
+def whole_tar(root, to):
+    """The class folders in one tar file, as `tar -cf imagenet.tar train val` writes them."""
+    with tarfile.open(to / 'imagenet.tar', 'w') as file:
+        for split in sorted(root.iterdir()):
+            file.add(split, split.name)
+
+
+FORMS = {'released': as_released, 'kaggle': kaggle, 'tar': whole_tar}
