@@ -325,6 +325,12 @@ def test_trials_on_two_processes(data, tmp_path):
 # Checks
 
 
+def test_a_busy_machine_is_noted(monkeypatch):
+    for load, state in ((0.5, 'ok'), (2 * os.cpu_count(), 'note')):
+        monkeypatch.setattr(os, 'getloadavg', lambda load=load: (load, 0.0, 0.0))
+        assert checks._check_load().state == state
+
+
 def test_processes_add_up_rightly():
     check = checks._check_connection('cpu', 2)
     assert (check.state, check.name) == ('ok', 'all-reduce of 100 MB by gloo')

@@ -81,7 +81,7 @@ def examine_machine(kind: str | None, processes: int | None) -> Machine:
         raise UserError('--device cuda: there is no GPU, or torch does not see it; take cpu.')
     processes = processes or max(1, gpus)
     checks = [_check_gpu(number) for number in range(gpus)]
-    checks += [_check_cores(processes), _check_memory(), _check_shared_memory()]
+    checks += [_check_cores(processes), _check_load(), _check_memory(), _check_shared_memory()]
     if processes > 1 and all(check.state != 'fails' for check in checks):
         checks.append(_check_connection(kind, processes))
     name = device_name(torch.device(kind))
@@ -118,6 +118,15 @@ def _check_cores(processes: int) -> ReadinessCheck:
         return ReadinessCheck('CPU', found)
     advice = 'expect that GPUs, if there are any, wait for images: four cores for each or more.'
     return ReadinessCheck('CPU', f'{found} for {processes} processes', 'note', advice)
+
+
+def _check_load() -> ReadinessCheck:
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    found = f'{load:.1f} programs compute, on {cores} cores'
+    if load <= cores:
+        return ReadinessCheck('load', found)
+    advice = 'speeds found here are too low, and days too many: repeat it on a quiet machine.'
+    return ReadinessCheck('load', found, 'note', advice)
 
 
 def _check_memory() -> ReadinessCheck:
