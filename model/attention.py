@@ -1,25 +1,28 @@
 """Attention in cross-shaped or shifted windows, and over all tokens.
 
 Every module maps a channels-last map (B, H, W, C) to one of the same shape. Its arguments are the
-channels `dim`, the number of heads, sizes of windows in tokens, and whether the projections to
-queries, keys and values have biases. A head is a slice of the channels, which
-`scaled_dot_product_attention` reads without a copy.
+channels `dim`, the number of heads, sizes of windows in tokens, whether the projections to
+queries, keys and values have biases, and the dropout of the weights, `attn_drop`. A head is a slice
+of the channels, which `scaled_dot_product_attention` reads without a copy.
 """
-
-import math
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
+from timm.models import register_notrace_module
 
 
+@register_notrace_module
 class SelfAttention(nn.Module):
     """Multi-head attention over all tokens of the map."""
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
@@ -32,10 +35,13 @@ class SelfAttention(nn.Module):
         B, H, W, C = x.shape
         qkv = self.qkv(x).view(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, H*W, d) each
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.attn_drop if self.training else 0.0
+        )
         return out.transpose(1, 2).reshape(B, H, W, C), v
 
 
+@register_notrace_module
 class CrossShapedAttention(nn.Module):
     """Cross-shaped window attention with LePE, as in CSWin's released code.
 
@@ -49,13 +55,19 @@ class CrossShapedAttention(nn.Module):
     """
 
     def __init__(
-        self, dim: int, num_heads: int, stripe_width: int = 1, qkv_bias: bool = True
+        self,
+        dim: int,
+        num_heads: int,
+        stripe_width: int = 1,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
     ) -> None:
         super().__init__()
         if num_heads % 2:
             raise ValueError(f'cross-shaped attention needs an even num_heads, got {num_heads}')
         self.num_heads = num_heads
         self.stripe_width = stripe_width
+        self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.lepe = nn.ModuleList(
             nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2) for _ in range(2)
@@ -65,15 +77,20 @@ class CrossShapedAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
         qkv = self.qkv(x).view(B, H, W, 3, 2, C // 2)
-        tall = self._stripes(qkv[:, :, :, :, 0].transpose(1, 2), self.lepe[0], transposed=True)
-        wide = self._stripes(qkv[:, :, :, :, 1], self.lepe[1], transposed=False)
+        lepe, tall_lepe = self.lepe[1], self.lepe[0]
+        # A full-height stripe is a full-width stripe of the transposed map, so that the same code
+        # serves both. The kernel of LePE has to be transposed as well.
+        tall = qkv[:, :, :, :, 0].transpose(1, 2)
+        tall = self._stripes(tall, tall_lepe.weight.mT, tall_lepe.bias)
+        wide = self._stripes(qkv[:, :, :, :, 1], lepe.weight, lepe.bias)
         return self.proj(torch.cat([tall.transpose(1, 2), wide], dim=-1))
 
-    def _stripes(self, qkv: torch.Tensor, lepe: nn.Conv2d, transposed: bool) -> torch.Tensor:
+    def _stripes(
+        self, qkv: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         """Attend within stripes of `stripe_width` rows: (B, R, L, 3, c) to (B, R, L, c).
 
-        A full-height stripe is a full-width stripe of the transposed map, so that the same code
-        serves both. LePE's kernel has to be transposed as well.
+        The weight and the bias are those of LePE.
         """
         B, R, L, _, c = qkv.shape
         S, heads = self.stripe_width, self.num_heads // 2
@@ -81,31 +98,32 @@ class CrossShapedAttention(nn.Module):
         if pad:
             qkv = F.pad(qkv, (0, 0, 0, 0, 0, 0, pad // 2, pad - pad // 2))
         N = (R + pad) // S
-        q, k, v = qkv.reshape(B * N, S * L, 3, heads, c // heads).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v)  # (B*N, heads, S*L, d)
+        q, k, v = qkv.reshape(B * N, S * L, 3, heads, c // heads).permute(2, 0, 3, 1, 4).unbind(0)
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.attn_drop if self.training else 0.0
+        )
+        # (B*N, heads, S*L, d)
         out = out.transpose(1, 2).reshape(B * N, S, L, c)
 
         values = v.transpose(1, 2).reshape(B * N, S, L, c)
-        weight = lepe.weight.mT if transposed else lepe.weight
-        out = out + self._depthwise(values, weight, lepe.bias)
+        values = F.conv2d(values.permute(0, 3, 1, 2), weight, bias, padding=1, groups=c)
+        out = out + values.permute(0, 2, 3, 1)
         return out.view(B, N * S, L, c)[:, pad // 2 : pad // 2 + R]
-
-    @staticmethod
-    def _depthwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        x = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=x.shape[-1])
-        return x.permute(0, 2, 3, 1)
 
 
 class LePEAttention(SelfAttention):
     """Multi-head attention over all tokens with LePE, as if the whole map were one stripe."""
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
-        super().__init__(dim, num_heads, qkv_bias)
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0
+    ) -> None:
+        super().__init__(dim, num_heads, qkv_bias, attn_drop)
         self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out, v = self._attended(x)
-        values = v.transpose(2, 3).reshape(len(x), -1, *x.shape[1:3])  # (B, C, H, W)
+        B, H, W, C = x.shape
+        values = v.transpose(2, 3).reshape(B, C, H, W)
         return self.proj(out + self.lepe(values).permute(0, 2, 3, 1))
 
 
@@ -117,13 +135,14 @@ def to_windows(x: torch.Tensor, window_size: int) -> torch.Tensor:
     return x.reshape(B, -1, w * w, c)
 
 
-def from_windows(x: torch.Tensor, H: int, W: int) -> torch.Tensor:
+def from_windows(x: torch.Tensor, window_size: int, H: int, W: int) -> torch.Tensor:
     """Join windows (B, windows, window_size**2, c) to the map (B, H, W, c)."""
-    B, _, n, c = x.shape
-    w = math.isqrt(n)
+    B, _, _, c = x.shape
+    w = window_size
     return x.view(B, H // w, W // w, w, w, c).transpose(2, 3).reshape(B, H, W, c)
 
 
+@register_notrace_module
 class RelativePositionBias(nn.Module):
     """Base of window attentions with Swin's relative position bias.
 
@@ -162,45 +181,53 @@ class ShiftedWindowAttention(RelativePositionBias):
         window_size: int = 7,
         shift_size: int = 0,
         qkv_bias: bool = True,
+        attn_drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
         self.shift_size = shift_size
+        self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.add_bias_table(num_heads, window_size)
 
-    def _bias(self, H: int, W: int, shift: tuple[int, int]) -> torch.Tensor:
+    def _bias(self, H: int, W: int, down: int, right: int) -> torch.Tensor:
         """Return the position bias plus the mask of a shifted map: (1 or windows, heads, n, n).
 
-        The mask keeps tokens apart that only the shift has brought into one window.
+        The mask keeps tokens apart that only the shift, by `down` and `right`, has brought into one
+        window.
         """
         bias = self.position_bias()[None]
-        if not any(shift):
+        if down == 0 and right == 0:
             return bias
-        rows, columns = (
-            (torch.arange(side, device=bias.device) >= side - self.window_size).int()
-            + (torch.arange(side, device=bias.device) >= side - s).int() * (s > 0)
-            for side, s in zip((H, W), shift, strict=True)
-        )
+        rows, columns = self._regions(H, down), self._regions(W, right)
         region = (rows[:, None] * 3 + columns[None, :])[None, :, :, None]
         region = to_windows(region, self.window_size)[0]  # (windows, n, 1)
         apart = region != region.mT  # (windows, n, n)
         return bias + torch.zeros_like(apart, dtype=bias.dtype).masked_fill(apart, -100.0)[:, None]
 
+    def _regions(self, side: int, shift: int) -> torch.Tensor:
+        """Return which of the three parts of a shifted side each token belongs to, 0 to 2."""
+        tokens = torch.arange(side, device=self.relative_position_bias_table.device)
+        last = (tokens >= side - self.window_size).int()
+        return last + (tokens >= side - shift).int() if shift > 0 else last
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
         w, heads = self.window_size, self.num_heads
-        shift = tuple(self.shift_size if side > w else 0 for side in (H, W))
-        if any(shift):
-            x = x.roll((-shift[0], -shift[1]), (1, 2))
+        down = self.shift_size * int(w < H)
+        right = self.shift_size * int(w < W)
+        shifted = down + right > 0
+        if shifted:
+            x = x.roll((-down, -right), (1, 2))
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
         _, Hp, Wp, _ = x.shape
         qkv = to_windows(self.qkv(x), w).view(B, -1, w * w, 3, heads, C // heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # (B, windows, heads, n, d) each
-        x = F.scaled_dot_product_attention(q, k, v, self._bias(Hp, Wp, shift).to(q.dtype))
-        x = from_windows(x.transpose(2, 3).reshape(B, -1, w * w, C), Hp, Wp)[:, :H, :W]
-        if any(shift):
-            x = x.roll(shift, (1, 2))
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, n, d) each
+        bias = self._bias(Hp, Wp, down, right).to(q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, bias, self.attn_drop if self.training else 0.0)
+        x = from_windows(x.transpose(2, 3).reshape(B, -1, w * w, C), w, Hp, Wp)[:, :H, :W]
+        if shifted:
+            x = x.roll((down, right), (1, 2))
         return self.proj(x)

@@ -9,7 +9,7 @@ class AuxiliaryHead(nn.Linear):
 
     def combine(
         self, logits: torch.Tensor, tokens: torch.Tensor, training: bool, add_token_max: bool
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor:  # TorchScript has evaluation mode only
         """Return the output of a network from its class logits and its tokens.
 
         Args:
@@ -23,8 +23,8 @@ class AuxiliaryHead(nn.Linear):
         Returns:
             in training mode `logits` and the token logits (B, H, W, K), otherwise logits alone.
         """
-        if training:
+        if training and not torch.jit.is_scripting():
             return logits, self(tokens)
         if not add_token_max or logits.ndim > 2:
             return logits
-        return logits + 0.5 * self(tokens).amax((1, 2))
+        return logits + 0.5 * self.forward(tokens).amax((1, 2))

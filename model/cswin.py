@@ -45,6 +45,7 @@ class CSWin(Pyramid):
         stripe_widths: stripe width of the cross-shaped attention in stages 1 to 3, in tokens.
         mlp_ratio: hidden width of every MLP divided by the width of its input.
         qkv_bias: whether the projections to queries, keys and values have biases.
+        attn_drop_rate: dropout of the weights of every attention.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
@@ -58,6 +59,7 @@ class CSWin(Pyramid):
         stripe_widths: Sequence[int] = (1, 2, 7),
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -69,9 +71,11 @@ class CSWin(Pyramid):
         def block(stage: int, drop_path: float) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
             if stage < 3:
-                attention = CrossShapedAttention(dim, heads, stripe_widths[stage], qkv_bias)
+                attention = CrossShapedAttention(
+                    dim, heads, stripe_widths[stage], qkv_bias, attn_drop_rate
+                )
             else:
-                attention = LePEAttention(dim, heads, qkv_bias)
+                attention = LePEAttention(dim, heads, qkv_bias, attn_drop_rate)
             return TransformerBlock(dim, attention, mlp_ratio, drop_path)
 
         rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)

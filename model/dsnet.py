@@ -14,12 +14,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import DropPath
+from timm.models import register_notrace_module
 
 from model.checkpoint import renamed
 from model.pyramid import Downsample, Pyramid, Stage, init_weights
 from model.registration import describe, register
 
 
+@register_notrace_module
 class DualStreamBlock(nn.Module):
     """Convolution and self-attention side by side, co-attention between them, and an MLP.
 
@@ -80,35 +82,43 @@ class DualStreamBlock(nn.Module):
         whole, local = x.chunk(2, dim=1)
         local = local + self.conv(self.norm_conv1(local))  # (B, c, H, W)
 
-        size = max(H // self.reduction, 1), max(W // self.reduction, 1)
-        whole = F.interpolate(whole, size, mode='bilinear')
+        h, w = max(H // self.reduction, 1), max(W // self.reduction, 1)
+        whole = F.interpolate(whole, [h, w], mode='bilinear')
         tokens = whole.flatten(2).mT  # (B, n, c)
-        tokens = tokens + self._attend(*self._heads(self.channel_up(self.norm_sa1(tokens))))
+        q, k, v = self._heads(self.channel_up(self.norm_sa1(tokens))).unbind(0)
+        tokens = tokens + self._attend(q, k, v)
 
         local_qkv = self.cross_channel_up_conv(self.norm_conv2(local)).flatten(2).mT
-        q_local, k_local, v_local = self._heads(local_qkv)
-        q, k, v = self._heads(self.cross_channel_up_sa(self.norm_sa2(tokens)))
+        q_local, k_local, v_local = self._heads(local_qkv).unbind(0)
+        q, k, v = self._heads(self.cross_channel_up_sa(self.norm_sa2(tokens))).unbind(0)
         to_local = self.fuse_channel_conv(self._attend(q_local, k, v))  # (B, H*W, c)
         local = local + to_local.mT.unflatten(2, (H, W))
         tokens = tokens + self.fuse_channel_sa(self._attend(q, k_local, v_local))
 
-        whole = F.interpolate(tokens.mT.unflatten(2, size), (H, W), mode='bilinear')
+        whole = F.interpolate(tokens.mT.unflatten(2, (h, w)), [H, W], mode='bilinear')
         return torch.cat([local, whole], dim=1)
 
-    def _heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Split (B, N, 3*c) into q, k and v of shape (B, heads, N, c / heads)."""
-        return qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    def _heads(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Split (B, N, 3*c) into q, k and v of shape (B, heads, N, c / heads), stacked."""
+        return qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         dropout = self.attn_drop if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
+@register_notrace_module
 class _MapBatchNorm(nn.BatchNorm2d):
     """Batch norm of a channels-last map."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x.permute(0, 3, 1, 2)
+        if torch.jit.is_scripting():  # which has no super(), and evaluation mode only
+            mean, variance = self.running_mean, self.running_var
+            x = F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
+        else:
+            x = super().forward(x)
+        return x.permute(0, 2, 3, 1)
 
 
 class DSNet(Pyramid):

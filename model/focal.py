@@ -34,15 +34,23 @@ class FocalAttention(RelativePositionBias):
             for its window alone.
         focal_window: side of the square of pooled windows that a query sees, its own in the middle;
             an odd number.
+        attn_drop: dropout of the weights.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, window_size: int, expand_size: int, focal_window: int
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        expand_size: int,
+        focal_window: int,
+        attn_drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window_size = w = window_size
         self.expand_size = expand_size
+        self.attn_drop = attn_drop
         self.focal_window = focal_window
         self.pool = nn.Linear(w * w, 1)
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -55,10 +63,9 @@ class FocalAttention(RelativePositionBias):
         trunc_normal_(self.relative_position_bias_table_to_windows, std=0.02)
         index = _index_to_windows(w, focal_window)
         self.register_buffer('index_to_windows', index, persistent=False)
+        self.shifts, tokens = _around(w, expand_size)
+        self.register_buffer('around', tokens if expand_size else None, persistent=False)
         if expand_size:
-            shifts, tokens = _around(w, expand_size)
-            self.shifts = shifts
-            self.register_buffer('around', tokens, persistent=False)
             self.relative_position_bias_table_to_neighbors = nn.Parameter(
                 torch.zeros(1, num_heads, w * w, len(tokens))
             )
@@ -66,7 +73,7 @@ class FocalAttention(RelativePositionBias):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
-        w, heads = self.window_size, self.num_heads
+        w = self.window_size
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
         rows, columns = x.shape[1] // w, x.shape[2] // w
 
@@ -74,7 +81,7 @@ class FocalAttention(RelativePositionBias):
         inside = to_windows(qkv, w)  # (B, windows, w*w, 3*C)
         q, seen = inside[..., :C], [inside[..., C:]]  # keys and values side by side
         biases = [self.position_bias()]
-        if self.expand_size:
+        if self.around is not None:
             kv = qkv[..., C:]
             shifted = [to_windows(kv.roll(shift, (1, 2)), w) for shift in self.shifts]
             seen.append(torch.cat(shifted, dim=2)[:, :, self.around])
@@ -84,13 +91,16 @@ class FocalAttention(RelativePositionBias):
         biases.append(self.relative_position_bias_table_to_windows[:, self.index_to_windows])
 
         k, v = torch.cat(seen, dim=2).chunk(2, dim=-1)
-        q, k, v = (
-            a.reshape(B, rows * columns, -1, heads, C // heads).transpose(2, 3) for a in (q, k, v)
-        )
+        q, k, v = self._heads(q), self._heads(k), self._heads(v)
         bias = torch.cat(biases, dim=-1) + self._outside(rows, columns, k)
-        x = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype))
+        dropout = self.attn_drop if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout)
         x = x.transpose(2, 3).reshape(B, rows * columns, w * w, C)
-        return self.proj(from_windows(x, rows * w, columns * w)[:, :H, :W])
+        return self.proj(from_windows(x, w, rows * w, columns * w)[:, :H, :W])
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Split (B, windows, N, C) into (B, windows, heads, N, d)."""
+        return x.unflatten(3, (self.num_heads, -1)).transpose(2, 3)
 
     def _squares(self, x: torch.Tensor) -> torch.Tensor:
         """Return the square around every token of (B, h, w, c) as (B, h*w, square, c).
@@ -143,6 +153,7 @@ class Focal(Pyramid):
             single window at 224 x 224.
         focal_windows: `focal_window` of the attention in the four stages.
         mlp_ratio: hidden width of every MLP divided by the width of its input.
+        attn_drop_rate: dropout of the weights of every attention.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
@@ -157,12 +168,18 @@ class Focal(Pyramid):
         expand_sizes: Sequence[int] = (3, 3, 3, 0),
         focal_windows: Sequence[int] = (7, 5, 3, 1),
         mlp_ratio: float = 4.0,
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         def block(i: int, drop_path: float) -> nn.Module:
             attention = FocalAttention(
-                embed_dims[i], num_heads[i], window_size, expand_sizes[i], focal_windows[i]
+                embed_dims[i],
+                num_heads[i],
+                window_size,
+                expand_sizes[i],
+                focal_windows[i],
+                attn_drop_rate,
             )
             return TransformerBlock(embed_dims[i], attention, mlp_ratio, drop_path)
 

@@ -11,7 +11,7 @@ def resize(x: torch.Tensor, size: int) -> torch.Tensor:
     Half precision goes through float32: the CPU has no half-precision antialiased kernel.
     """
     y = x.to(torch.promote_types(x.dtype, torch.float32)).permute(0, 3, 1, 2)
-    y = F.interpolate(y, size=(size, size), mode='bilinear', antialias=True)
+    y = F.interpolate(y, size=[size, size], mode='bilinear', antialias=True)
     return y.permute(0, 2, 3, 1).to(x.dtype)
 
 

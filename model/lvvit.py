@@ -131,13 +131,16 @@ class LVViT(VisionTransformer):
 
     def forward_head(
         self, x: torch.Tensor, pre_logits: bool = False
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor:  # TorchScript has evaluation mode only
         """Map tokens (B, 1 + H*W, C) to logits (B, K), in training mode with token logits.
 
         With `pre_logits` pooled features (B, C) are returned.
         """
-        logits = super().forward_head(x, pre_logits)
-        if pre_logits or self.aux_head is None:
+        pooled = self.head_drop(self.fc_norm(self.pool(x)))
+        if pre_logits:
+            return pooled
+        logits = self.head(pooled)
+        if self.aux_head is None:
             return logits
         tokens = x[:, self.num_prefix_tokens :].unflatten(1, self.patch_embed.grid_size)
         return self.aux_head.combine(logits, tokens, self.training, self.add_token_max)

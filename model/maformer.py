@@ -38,21 +38,26 @@ class FusionAttention(nn.Module):
     (B, h, w, C). The output is (B, H, W, C).
     """
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.attn_drop = attn_drop
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.k = nn.Linear(dim, dim, bias=qkv_bias)
         self.v = nn.Linear(dim, dim, bias=qkv_bias)
 
     def forward(self, x_l: torch.Tensor, x_g: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x_l.shape
-        q, k, v = (
-            a.reshape(B, -1, self.num_heads, C // self.num_heads).transpose(1, 2)
-            for a in (self.q(x_l), self.k(x_g), self.v(x_g))
-        )
-        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, H*W, d)
+        q, k, v = self._heads(self.q(x_l)), self._heads(self.k(x_g)), self._heads(self.v(x_g))
+        dropout = self.attn_drop if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, heads, H*W, d)
         return x.transpose(1, 2).reshape(B, H, W, C)
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Split (B, h, w, C) into (B, heads, h*w, d)."""
+        return x.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
 class MAFBlock(nn.Module):
@@ -71,6 +76,7 @@ class MAFBlock(nn.Module):
         mlp_ratio: hidden width of both MLPs divided by `dim`.
         qkv_bias: whether the projections of the fusion have biases.
         drop_path: stochastic depth of every residual branch.
+        attn_drop: dropout of the weights of the fusion.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class MAFBlock(nn.Module):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         drop_path: float = 0.0,
+        attn_drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.local_enhanced = local_enhanced
@@ -94,7 +101,7 @@ class MAFBlock(nn.Module):
         if global_branch is not None:
             self.norm_l = nn.LayerNorm(dim)
             self.norm_g = nn.LayerNorm(dim)
-            self.fusion = FusionAttention(dim, num_heads, qkv_bias)
+            self.fusion = FusionAttention(dim, num_heads, qkv_bias, attn_drop)
             self.mlp = Mlp(dim, mlp_ratio, drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -124,6 +131,7 @@ class MAFormer(Pyramid):
         grid_size: side of GLD's grid, in tokens.
         gld_ratio: N of Section 3.2, taken per side.
         fusion: 'multi_scale' (Fig. 2c, default) or 'local_enhanced' (Fig. 2b, Table 3).
+        attn_drop_rate: dropout of the weights of every attention.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         token_labeling: whether to add the auxiliary head that classifies every token. In training
             mode the output is then (logits (B, K), token logits (B, H, W, K)).
@@ -151,6 +159,7 @@ class MAFormer(Pyramid):
         grid_size: int = 14,
         gld_ratio: float = 0.5,
         fusion: str = 'multi_scale',
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         token_labeling: bool = False,
         add_token_max: bool = True,
@@ -163,16 +172,19 @@ class MAFormer(Pyramid):
         def local(stage: int, index: int) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
             if local_attention == 'cross_shaped':
-                return CrossShapedAttention(dim, heads, stripe_widths[stage], qkv_bias)
+                return CrossShapedAttention(
+                    dim, heads, stripe_widths[stage], qkv_bias, attn_drop_rate
+                )
             shift_size = window_size // 2 if index % 2 else 0
-            return ShiftedWindowAttention(dim, heads, window_size, shift_size, qkv_bias)
+            return ShiftedWindowAttention(
+                dim, heads, window_size, shift_size, qkv_bias, attn_drop_rate
+            )
 
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
             if stage >= 2:
-                return TransformerBlock(
-                    dim, SelfAttention(dim, heads, qkv_bias), mlp_ratio, drop_path
-                )
+                attention = SelfAttention(dim, heads, qkv_bias, attn_drop_rate)
+                return TransformerBlock(dim, attention, mlp_ratio, drop_path)
             branch = {'gld': GLD, 'conv': ConvGlobalBranch, 'none': None}[global_branch]
             return MAFBlock(
                 dim,
@@ -183,6 +195,7 @@ class MAFormer(Pyramid):
                 mlp_ratio=mlp_ratio,
                 qkv_bias=qkv_bias,
                 drop_path=drop_path,
+                attn_drop=attn_drop_rate,
             )
 
         rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
@@ -220,7 +233,7 @@ class MAFormer(Pyramid):
 
     def forward_head(
         self, x: torch.Tensor, pre_logits: bool = False
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor:  # TorchScript has evaluation mode only
         """Map features (B, H, W, C) to logits (B, K), in training mode with token logits.
 
         With `pre_logits` pooled features (B, C) are returned.

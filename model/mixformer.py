@@ -25,11 +25,12 @@ class MixingAttention(RelativePositionBias):
     with zeros, which both branches see.
     """
 
-    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+    def __init__(self, dim: int, num_heads: int, window_size: int, attn_drop: float = 0.0) -> None:
         super().__init__()
         half = dim // 2
         self.num_heads = num_heads
         self.window_size = window_size
+        self.attn_drop = attn_drop
         self.attention_in = nn.Sequential(nn.Linear(dim, half), nn.LayerNorm(half))
         self.convolution_in = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
         self.convolution = nn.Sequential(
@@ -76,9 +77,14 @@ class MixingAttention(RelativePositionBias):
         B, H, W, c = x.shape
         w, heads = self.window_size, self.num_heads
         qkv = self.qkv(x).view(B, H // w, w, W // w, w, 3, heads, c // heads)
-        q, k, v = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, B, -1, heads, w * w, c // heads)
+        q, k, v = (
+            qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)
+            .reshape(3, B, -1, heads, w * w, c // heads)
+            .unbind(0)
+        )
         v = v * channel_weights.view(B, 1, heads, 1, c // heads)
-        x = F.scaled_dot_product_attention(q, k, v, self.position_bias().to(q.dtype))
+        dropout = self.attn_drop if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, self.position_bias().to(q.dtype), dropout)
         x = x.view(B, H // w, W // w, heads, w, w, c // heads)
         return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(B, H, W, c)
 
@@ -116,6 +122,7 @@ class MixFormer(Pyramid):
         window_size: side of the windows of the attention, in tokens.
         mlp_ratio: hidden width of every MLP divided by the width of its input.
         head_width: width of the layer between the last stage and the classifier.
+        attn_drop_rate: dropout of the weights of every attention.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         kwargs: `img_size` of `Pyramid`.
     """
@@ -132,13 +139,14 @@ class MixFormer(Pyramid):
         mlp_ratio: float = 4.0,
         head_width: int = 1280,
         drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
 
         def block(i: int, drop_path: float) -> nn.Module:
-            attention = MixingAttention(embed_dims[i], num_heads[i], window_size)
+            attention = MixingAttention(embed_dims[i], num_heads[i], window_size, attn_drop_rate)
             return TransformerBlock(embed_dims[i], attention, mlp_ratio, drop_path)
 
         def stage(i: int) -> Stage:

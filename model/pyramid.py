@@ -36,13 +36,19 @@ class Mlp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, H, W, C) to the same shape."""
         tokens = x.reshape(-1, x.shape[-1])
-        update = in_pieces(self._update, tokens, self.expansion).view(x.shape)
-        return x + self.drop_path(update)
+        if torch.jit.is_scripting():
+            update = self._update(tokens)
+        else:
+            update = in_pieces(self._update, tokens, self.expansion)
+        return x + self.drop_path(update.view(x.shape))
 
     def _update(self, x: torch.Tensor) -> torch.Tensor:
         x = self.fc1(self.norm(x))
-        x = F.gelu(x) if recorded() else F.gelu(x, out=x)
-        return self.fc2(x)
+        if torch.jit.is_scripting():
+            return self.fc2(F.gelu(x))
+        if recorded(x):
+            return self.fc2(F.gelu(x))
+        return self.fc2(torch.ops.aten.gelu_(x))
 
 
 class TransformerBlock(nn.Module):
@@ -127,6 +133,8 @@ class Stage(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.downsample(x)
+        if torch.jit.is_scripting():
+            return self.blocks(x)
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint_seq(self.blocks, x)
         if self.expansion is None:
@@ -153,6 +161,8 @@ class Pyramid(nn.Module):
         drop_rate: dropout before the head.
         norm_layer: makes the norm after the last stage from the number of channels.
     """
+
+    output_fmt = 'NHWC'  # of the maps, for timm's wrappers
 
     def __init__(
         self,
@@ -231,7 +241,8 @@ class Pyramid(nn.Module):
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        output_dict: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]] | dict[str, Any]:
         """Return the maps after some of the stages.
 
         Args:
@@ -242,24 +253,28 @@ class Pyramid(nn.Module):
             output_fmt: layout of the maps, 'NCHW' or 'NHWC'.
             intermediates_only: whether to return the list of maps alone, instead of the final
                 features (B, H, W, C) and the list.
+            output_dict: whether to return a dictionary: the list as `image_intermediates` and,
+                unless `intermediates_only`, the final features as `image_features`.
 
         Raises:
             ValueError: if `output_fmt` is neither of the two.
         """
         check_choice('output_fmt', output_fmt, ('NCHW', 'NHWC'))
         take, last = feature_take_indices(len(self.stages), indices)
+        stages = self.stages[: last + 1] if stop_early else self.stages
         maps = []
         x = self.stem(x.permute(0, 2, 3, 1))
-        for i, stage in enumerate(self.stages):
-            if stop_early and i > last:
-                break
+        for i, stage in enumerate(stages):
             x = stage(x)
             if i in take:
                 out = self.norm(x) if norm and i == len(self.stages) - 1 else x
                 maps.append(out.permute(0, 3, 1, 2).contiguous() if output_fmt == 'NCHW' else out)
-        if intermediates_only:
-            return maps
-        return self.norm(x), maps
+        if len(stages) == len(self.stages):
+            x = self.norm(x)  # it has the channels of the last stage
+        if output_dict:
+            features = {} if intermediates_only else {'image_features': x}
+            return {'image_intermediates': maps, **features}
+        return maps if intermediates_only else (x, maps)
 
     def prune_intermediate_layers(
         self,
@@ -271,15 +286,16 @@ class Pyramid(nn.Module):
 
         Args:
             indices: as for `forward_intermediates`.
-            prune_norm: whether to remove the final norm.
+            prune_norm: whether to remove the final norm; it goes with the last stage anyway.
             prune_head: whether to remove the head.
 
         Returns:
             the stages as a list.
         """
         take, last = feature_take_indices(len(self.stages), indices)
+        pruned = last + 1 < len(self.stages)
         self.stages = self.stages[: last + 1]
-        if prune_norm:
+        if prune_norm or pruned:  # the norm has the channels of the last stage
             self.norm = nn.Identity()
         if prune_head:
             self.reset_classifier(0, '')

@@ -1,9 +1,11 @@
 """Register the named variants of a network with timm."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -73,10 +75,22 @@ def _create(
 ) -> nn.Module:
     out_indices = kwargs.pop('out_indices', out_indices)
     return build_model_with_cfg(
-        network,
+        partial(_build, network),
         variant,
         pretrained,
         pretrained_filter_fn=filter_fn,
         feature_cfg={'out_indices': out_indices, 'feature_cls': 'getter'},
         **{**arguments, **kwargs},
     )
+
+
+def _build(
+    network: type[nn.Module],
+    /,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Return a network whose parameters are on a device and of a type, if these are given."""
+    with torch.device(device) if device is not None else nullcontext():
+        return network(**kwargs).to(dtype=dtype)

@@ -28,11 +28,14 @@ class ShuffledWindowAttention(RelativePositionBias):
     zero q, k and v: the released code only runs on maps of whole windows.
     """
 
-    def __init__(self, dim: int, num_heads: int, window_size: int, shuffle: bool) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, window_size: int, shuffle: bool, attn_drop: float = 0.0
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
         self.shuffle = shuffle
+        self.attn_drop = attn_drop
         self.to_qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
         self.proj = nn.Conv2d(dim, dim, 1)
         self.add_bias_table(num_heads, window_size)
@@ -49,8 +52,10 @@ class ShuffledWindowAttention(RelativePositionBias):
         else:
             qkv = qkv.view(B, 3, heads, C // heads, rows, w, columns, w)
             qkv = qkv.permute(1, 0, 4, 6, 2, 5, 7, 3)
-        q, k, v = qkv.reshape(3, B * rows * columns, heads, w * w, C // heads)
-        out = F.scaled_dot_product_attention(q, k, v, self.position_bias()[None].to(q.dtype))
+        q, k, v = qkv.reshape(3, B * rows * columns, heads, w * w, C // heads).unbind(0)
+        bias = self.position_bias()[None].to(q.dtype)
+        dropout = self.attn_drop if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, bias, dropout)
         out = out.reshape(B, rows, columns, heads, w, w, C // heads)
         order = (0, 3, 6, 4, 1, 5, 2) if self.shuffle else (0, 3, 6, 1, 4, 2, 5)
         out = out.permute(order).reshape(B, C, Hp, Wp)[:, :, :H, :W]
@@ -72,11 +77,12 @@ class ShuffleBlock(nn.Module):
         shuffle: bool,
         mlp_ratio: float,
         drop_path: float,
+        attn_drop: float = 0.0,
     ) -> None:
         super().__init__()
         hidden = int(dim * mlp_ratio)
         self.norm1 = nn.BatchNorm2d(dim)
-        self.attn = ShuffledWindowAttention(dim, num_heads, window_size, shuffle)
+        self.attn = ShuffledWindowAttention(dim, num_heads, window_size, shuffle, attn_drop)
         self.norm2 = nn.BatchNorm2d(dim)
         self.local = nn.Conv2d(
             dim, dim, window_size, padding=window_size // 2, groups=dim, bias=False
@@ -125,6 +131,7 @@ class Shuffle(Pyramid):
         window_size: side of the windows of the attention, in tokens, and of the kernels of the
             depthwise convolutions.
         mlp_ratio: hidden width of every MLP divided by the width of its input.
+        attn_drop_rate: dropout of the weights of every attention.
         drop_path_rate: stochastic depth of the last stage; all blocks of a stage have the same, as
             in the released code.
         kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
@@ -139,6 +146,7 @@ class Shuffle(Pyramid):
         stem_width: int = 32,
         window_size: int = 7,
         mlp_ratio: float = 4.0,
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -154,6 +162,7 @@ class Shuffle(Pyramid):
                     shuffle=j % 2 == 1,
                     mlp_ratio=mlp_ratio,
                     drop_path=drop_path_rate * i / 3,
+                    attn_drop=attn_drop_rate,
                 )
                 for j in range(depths[i])
             ]

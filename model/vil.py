@@ -16,6 +16,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import calculate_drop_path_rates, trunc_normal_
+from timm.models import register_notrace_module
 from torch.utils.checkpoint import checkpoint
 
 from model.checkpoint import renamed
@@ -35,10 +36,19 @@ class _GlobalTokenAttention(nn.Module):
         num_heads: attention heads.
         num_global: global tokens.
         grid: height and width of the square of keys whose differences the table has entries for.
+        attn_drop: dropout of the weights.
     """
 
-    def __init__(self, dim: int, num_heads: int, num_global: int, grid: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_global: int,
+        grid: tuple[int, int],
+        attn_drop: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.attn_drop = attn_drop
         self.num_heads = num_heads
         self.num_global = num_global
         self.grid = grid
@@ -46,6 +56,7 @@ class _GlobalTokenAttention(nn.Module):
         entries = math.prod(2 * side - 1 for side in grid)
         self.local_relative_position_bias_table = nn.Parameter(torch.zeros(entries, num_heads))
         trunc_normal_(self.local_relative_position_bias_table, std=0.02)
+        self.g2l_relative_position_bias = self.g2g_relative_position_bias = None
         if num_global:
             self.g2l_relative_position_bias = nn.Parameter(torch.zeros(2, num_heads, num_global))
             self.g2g_relative_position_bias = nn.Parameter(
@@ -74,29 +85,40 @@ class GlobalTokenFullAttention(_GlobalTokenAttention):
     The table has entries for maps of the size `grid`; for others it is resized, bilinearly.
     """
 
-    def __init__(self, dim: int, num_heads: int, num_global: int, grid: tuple[int, int]) -> None:
-        super().__init__(dim, num_heads, num_global, grid)
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_global: int,
+        grid: tuple[int, int],
+        attn_drop: float = 0.0,
+    ) -> None:
+        super().__init__(dim, num_heads, num_global, grid, attn_drop)
         self.qkv = nn.Linear(dim, 3 * dim)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        q, k, v = map(self._heads, self.qkv(x).chunk(3, dim=-1))
-        out = F.scaled_dot_product_attention(q, k, v, self._bias(*size)[None].to(q.dtype))
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = self._heads(q), self._heads(k), self._heads(v)
+        bias = self._bias(size[0], size[1])[None].to(q.dtype)
+        dropout = self.attn_drop if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, bias, dropout)
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def _bias(self, H: int, W: int) -> torch.Tensor:
         """Return the bias of all pairs of tokens, (heads, g + H*W, g + H*W)."""
         table = self.local_relative_position_bias_table
-        if self.grid != (H, W):
-            shapes = [tuple(2 * side - 1 for side in sides) for sides in (self.grid, (H, W))]
-            table = _resized(table, *shapes)
+        h, w = self.grid
+        if (h, w) != (H, W):
+            table = _resized(table, (2 * h - 1, 2 * w - 1), (2 * H - 1, 2 * W - 1))
         y, x = torch.meshgrid(
             torch.arange(H, device=table.device),
             torch.arange(W, device=table.device),
             indexing='ij',
         )
-        dy, dx = (a.reshape(-1, 1) - a.reshape(1, -1) for a in (y, x))
+        dy = y.reshape(-1, 1) - y.reshape(1, -1)
+        dx = x.reshape(-1, 1) - x.reshape(1, -1)
         bias = table[(dy + H - 1) * (2 * W - 1) + dx + W - 1].permute(2, 0, 1)
-        if not self.num_global:
+        if self.g2l_relative_position_bias is None:
             return bias
         bias = torch.cat([self._bias_to_global(H * W), bias], dim=2)
         return torch.cat([self._bias_of_global(H * W), bias], dim=1)
@@ -110,8 +132,15 @@ class SlidingChunkAttention(_GlobalTokenAttention):
     are masked. The global tokens see all tokens, with the same projections.
     """
 
-    def __init__(self, dim: int, num_heads: int, num_global: int, window_size: int = 7) -> None:
-        super().__init__(dim, num_heads, num_global, (2 * window_size,) * 2)
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_global: int,
+        window_size: int = 7,
+        attn_drop: float = 0.0,
+    ) -> None:
+        super().__init__(dim, num_heads, num_global, (2 * window_size, 2 * window_size), attn_drop)
         self.window_size = w = window_size
         self.query = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
@@ -124,11 +153,13 @@ class SlidingChunkAttention(_GlobalTokenAttention):
         g = self.num_global
         q, kv = self.query(x), self.kv(x)
         out = self._slide(q[:, g:], kv, size)
-        if g:
+        if self.g2l_relative_position_bias is not None:
             # The same again, as the released code computes it, for the count of its FLOPs.
-            k, v = map(self._heads, self.kv(x).chunk(2, dim=-1))
-            bias = self._bias_of_global(math.prod(size))[None].to(q.dtype)
-            first = F.scaled_dot_product_attention(self._heads(q[:, :g]), k, v, bias)
+            k, v = self.kv(x).chunk(2, dim=-1)
+            k, v = self._heads(k), self._heads(v)
+            bias = self._bias_of_global(size[0] * size[1])[None].to(q.dtype)
+            dropout = self.attn_drop if self.training else 0.0
+            first = F.scaled_dot_product_attention(self._heads(q[:, :g]), k, v, bias, dropout)
             out = torch.cat([first.transpose(1, 2).flatten(2), out], dim=1)
         return self.proj(out)
 
@@ -143,22 +174,26 @@ class SlidingChunkAttention(_GlobalTokenAttention):
         q = q.view(B, rows, w, columns, w, C).transpose(2, 3).reshape(B, rows * columns, w * w, C)
         seen = self._around(kv[:, g:].view(B, H, W, 2 * C)).expand(B, -1, -1, -1)
         inside = self._around(q.new_ones(1, H, W, 1, dtype=torch.bool))[0, :, :, 0]
-        if g:
+        if self.g2l_relative_position_bias is not None:
             first = kv[:, None, :g].expand(-1, rows * columns, -1, -1)
             seen = torch.cat([first, seen], dim=2)
             inside = F.pad(inside, (g, 0), value=True)
-        q, k, v = (
-            a.unflatten(3, (self.num_heads, -1)).transpose(2, 3)
-            for a in (q, *seen.chunk(2, dim=-1))
-        )  # (B, chunks, heads, tokens, d) each
+        k, v = seen.chunk(2, dim=-1)
+        # (B, chunks, heads, tokens, d) each
+        q, k, v = self._chunk_heads(q), self._chunk_heads(k), self._chunk_heads(v)
         bias = self.local_relative_position_bias_table[self.index].permute(2, 0, 1)
-        if g:
+        if self.g2l_relative_position_bias is not None:
             bias = torch.cat([self._bias_to_global(w * w), bias], dim=2)
         # (chunks, heads, w*w, g + 9*w*w)
         mask = bias.to(q.dtype).masked_fill(~inside[:, None, None], -math.inf)
-        out = F.scaled_dot_product_attention(q, k, v, mask).transpose(2, 3)
+        dropout = self.attn_drop if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(2, 3)
         out = out.reshape(B, rows, columns, w, w, C).transpose(2, 3)
         return out.reshape(B, rows * w, columns * w, C)[:, :H, :W].reshape(B, H * W, C)
+
+    def _chunk_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Split (B, chunks, N, C) into (B, chunks, heads, N, C / heads)."""
+        return x.unflatten(3, (self.num_heads, -1)).transpose(2, 3)
 
     def _around(self, x: torch.Tensor) -> torch.Tensor:
         """Return the nine chunks around every chunk of (B, H, W, c): (B, chunks, 9*w*w, c).
@@ -172,6 +207,7 @@ class SlidingChunkAttention(_GlobalTokenAttention):
         return x.flatten(4).flatten(1, 2).mT
 
 
+@register_notrace_module
 class GlobalTokenBlock(TransformerBlock):
     """Pre-norm transformer block over the global tokens and those of the map."""
 
@@ -195,21 +231,27 @@ class GlobalTokenStage(Stage):
         num_global: int,
     ) -> None:
         super().__init__(downsample, blocks, expansion)
+        self.blocks = nn.ModuleList(blocks)  # which take the size of the map, too
         self.num_global = num_global
+        self.cls_token = None
         if num_global:
             self.cls_token = nn.Parameter(torch.zeros(1, num_global, dim))
             trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():
+            return self._blocks(self.downsample(x))
         return in_pieces(self._blocks, self.downsample(x), self.expansion)
 
     def _blocks(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
         x = x.flatten(1, 2)
-        if self.num_global:
+        if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(B, -1, -1), x], dim=1)
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
+            if torch.jit.is_scripting():
+                x = block(x, (H, W))
+            elif self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, (H, W), use_reentrant=False)
             else:
                 x = block(x, (H, W))
@@ -231,6 +273,7 @@ class ViL(Pyramid):
         full_attention: the stages with attention over all tokens instead of sliding windows.
         window_size: side of the chunks of the sliding windows, in tokens.
         mlp_ratio: hidden width of every MLP divided by the width of its input.
+        attn_drop_rate: dropout of the weights of every attention.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         kwargs: `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
@@ -246,6 +289,7 @@ class ViL(Pyramid):
         full_attention: Sequence[bool] = (False, False, True, True),
         window_size: int = 7,
         mlp_ratio: float = 4.0,
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -256,8 +300,8 @@ class ViL(Pyramid):
             dim, heads, g = embed_dims[i], num_heads[i], num_global[i]
             if full_attention[i]:
                 grid = tuple(math.ceil(side / (4 * 2**i)) for side in sides)
-                return GlobalTokenFullAttention(dim, heads, g, grid)
-            return SlidingChunkAttention(dim, heads, g, window_size)
+                return GlobalTokenFullAttention(dim, heads, g, grid, attn_drop_rate)
+            return SlidingChunkAttention(dim, heads, g, window_size, attn_drop_rate)
 
         def stage(i: int) -> Stage:
             merging = Downsample(embed_dims[i - 1], embed_dims[i], 2) if i else nn.Identity()

@@ -1,0 +1,181 @@
+"""The checks of timm's own `tests/test_models.py`, on small versions of the networks.
+
+timm's Swin Transformer passes through the same checks: what it cannot pass is no contract.
+"""
+
+import math
+
+import pytest
+import timm
+import torch
+from test_networks import PYRAMID, SMALL
+from timm.layers import set_scriptable
+from timm.models import get_notrace_functions, get_notrace_modules
+from timm.models._features import FeatureInfo
+from torchvision.models.feature_extraction import create_feature_extractor
+
+SWIN = 'swin_tiny_patch4_window7_224'
+MODELS = SMALL | {
+    SWIN: PYRAMID | {'img_size': 64, 'embed_dim': 16},
+}
+LEAVES = {'leaf_modules': get_notrace_modules(), 'autowrap_functions': get_notrace_functions()}
+each_model = pytest.mark.parametrize('name', MODELS)
+each_pyramid = pytest.mark.parametrize('name', [name for name in MODELS if 'lvvit' not in name])
+
+
+def small(name, **kwargs):
+    torch.manual_seed(0)
+    arguments = MODELS[name] | kwargs
+    if name == SWIN:
+        arguments.pop('embed_dims')
+    return timm.create_model(name, **({'num_classes': 7} | arguments))
+
+
+def images(n=1):
+    return torch.randn(n, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def check_gradients(model, outputs):
+    outputs.mean().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    assert outputs.isfinite().all()
+
+
+def check_maps(maps, info, axes):
+    """The maps have the channels that are announced, and the sizes of their strides."""
+    channels, height, width = axes
+    assert [m.shape[channels] for m in maps] == info.channels()
+    for map_, stride in zip(maps, info.reduction(), strict=True):
+        assert map_.shape[height] == map_.shape[width] == math.ceil(64 / stride)
+        assert map_.isfinite().all()
+
+
+@each_model
+def test_backward_reaches_every_parameter(name):
+    model = small(name).train()
+    outputs = model(images(2))
+    assert outputs.shape == (2, model.num_classes)
+    check_gradients(model, outputs)
+
+
+@each_pyramid
+def test_the_description_is_that_of_the_network(name):
+    model = small(name).eval()
+    features = model.forward_features(images())
+    assert model.output_fmt == 'NHWC'
+    assert features.shape == (1, 2, 2, model.num_features)
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape == (1, model.head_hidden_size)
+    model.reset_classifier(0)
+    assert model.num_classes == 0
+    assert model(images()).shape == pooled.shape
+    model.reset_classifier(0, '')
+    assert model(images()).shape == (1, 2, 2, model.head_hidden_size)
+    bare = small(name, num_classes=0, global_pool='').eval()
+    assert bare(images()).shape == (1, 2, 2, model.head_hidden_size)
+
+
+@each_model
+@pytest.mark.parametrize('kind', ['getter', 'hook', 'fx'])
+def test_features_of_every_kind(name, kind):
+    if 'lvvit' in name and kind != 'getter':
+        pytest.skip("timm's ViT has tokens and no maps outside of forward_intermediates")
+    model = small(name, features_only=True, feature_cls=kind).eval()
+    axes = (3, 1, 2) if model.output_fmt == 'NHWC' else (1, 2, 3)
+    assert (model.output_fmt == 'NHWC') == (kind != 'getter')
+    check_maps(model(images()), model.feature_info, axes)
+
+
+@each_model
+def test_intermediates(name):
+    model = small(name).eval()
+    features, maps = model.forward_intermediates(images(), output_fmt='NCHW')
+    check_maps(maps, FeatureInfo(model.feature_info, len(model.feature_info)), (1, 2, 3))
+    torch.testing.assert_close(features, model.forward_features(images()))
+    if name != SWIN:
+        answer = model.forward_intermediates(images(), output_dict=True)
+        torch.testing.assert_close(
+            answer, {'image_intermediates': maps, 'image_features': features}
+        )
+        alone = model.forward_intermediates(images(), output_dict=True, intermediates_only=True)
+        assert list(alone) == ['image_intermediates']
+    model.set_grad_checkpointing()
+    again, _ = model.forward_intermediates(images(), output_fmt='NCHW')
+    torch.testing.assert_close(again, features, rtol=1e-4, atol=1e-5)
+
+
+@each_pyramid
+def test_intermediates_of_some_stages(name):
+    """The final norm has the channels of the last stage, so it goes where that is left out."""
+    model = small(name).eval()
+    whole = model.forward_intermediates(images(), indices=[1], output_fmt='NCHW')[1]
+    last, maps = model.forward_intermediates(images(), indices=[1], stop_early=True)
+    torch.testing.assert_close(maps, whole)
+    torch.testing.assert_close(last.permute(0, 3, 1, 2), maps[0])
+    assert model.prune_intermediate_layers([1]) == [1]
+    torch.testing.assert_close(model.forward_intermediates(images(), indices=[1])[1], whole)
+
+
+def traced(model):
+    return create_feature_extractor(
+        model, {'head' if hasattr(model, 'head') else 'fc': 'out'}, tracer_kwargs=LEAVES
+    )
+
+
+@each_model
+def test_fx_traces_what_the_network_computes(name):
+    model = small(name).eval()
+    with torch.inference_mode():
+        expected = model(images(2))
+        (outputs,) = traced(model)(images(2)).values()
+    torch.testing.assert_close(outputs, expected)
+
+
+@each_model
+def test_fx_keeps_the_gradients(name):
+    model = small(name).train()
+    graph = traced(model).train()
+    (outputs,) = graph(images(2)).values()
+    check_gradients(graph, outputs)
+
+
+@each_model
+@pytest.mark.filterwarnings('ignore:.*torch.jit:DeprecationWarning')
+def test_torchscript_computes_the_same(name):
+    with set_scriptable(True):
+        model = small(name).eval()
+    scripted, graph = torch.jit.script(model), torch.jit.script(traced(model))
+    with torch.inference_mode():
+        expected = model(images(2))
+        torch.testing.assert_close(scripted(images(2)), expected)
+        torch.testing.assert_close(graph(images(2))['out'], expected)
+
+
+@each_model
+def test_device_and_type(name):
+    meta = small(name, device='meta')
+    assert {p.device.type for p in meta.parameters()} == {'meta'}
+    half = small(name, dtype=torch.bfloat16).eval()
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert half(images().bfloat16()).dtype == torch.bfloat16
+
+
+@each_model
+def test_dropout_of_the_attention(name):
+    """It changes the output in training, and nothing afterwards."""
+    model = small(name, attn_drop_rate=0.5)
+    plain = small(name)
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model.eval()(images()), plain.eval()(images()))
+    for m in model.modules():  # batch norms stay as they are
+        if not isinstance(m, torch.nn.BatchNorm2d):
+            m.training = True
+    assert not torch.equal(model(images()), model(images()))
+
+
+@each_model
+def test_vmap_equals_a_loop(name):
+    model = small(name).eval()
+    batch = images(4).view(2, 2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.vmap(model)(batch), torch.stack([model(x) for x in batch]))
