@@ -9,6 +9,8 @@ or in archives, which are read as they are where there are no such folders:
 
     ROOT/ILSVRC2012_img_{train,val}.tar           as released: flat val, and a tar of each class
     ROOT/imagenet*.zip, ROOT/ILSVRC*.tar, ...     Kaggle's zip, or the folders above in an archive
+    ROOT/*{train,val}*-0000.tar, ...              shards, WebDataset's or the Hub's parquet: see
+    ROOT/[data/]{train,validation}-*.parquet      `datasets.labelled_shards`
 
 ROOT may also be the folder above, with ImageNet in ROOT/imagenet.
 
@@ -34,9 +36,11 @@ import numpy as np
 from PIL import Image
 
 from datasets.image_files import DECODING_ERRORS, unreadable
+from datasets.labelled_shards import find_shards
 from datasets.stores import AnyPath, StoredPath, compact, open_archive
 from datasets.subset import check_request, evenly_spaced
 from datasets.text_files import read_text
+from datasets.wordnet_ids import WNID, imagenet_classes
 from reproduce.errors import DataNotFound, UserError
 from reproduce.wording import by_number, shortened
 
@@ -47,7 +51,6 @@ VAL_IMAGES_PER_CLASS = 50
 # The names of ImageNet's folder inside one that holds several data sets.
 _NAMES = ('imagenet', 'ImageNet', 'imagenet-1k', 'ILSVRC2012')
 
-_WNID = re.compile(r'n\d{8}')
 _FLAT = re.compile(r'ILSVRC2012_val_(\d{8})\.JPEG')
 _SUFFIXES = {'.jpeg', '.jpg', '.png'}
 _GROUND_TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
@@ -60,7 +63,9 @@ _KAGGLE = 'ILSVRC/Data/CLS-LOC'
 # Archives of one split, and of several; other archives of a folder are not opened.
 _SPLIT_ARCHIVE = r'(?:ILSVRC2012_img_)?{split}\.(?:tar|zip)'
 _ARCHIVE = re.compile(
-    r'(?!ILSVRC2012_(?:img|bbox|devkit|Task)_?)(?:imagenet|ILSVRC).*\.(?:tar|zip)', re.IGNORECASE
+    r'(?!ILSVRC2012_(?:img|bbox|devkit|Task)_?|.*(?:train|val|validation)[-_.]?\d+\.tar)'
+    r'(?:imagenet|ILSVRC).*\.(?:tar|zip)',
+    re.IGNORECASE,
 )
 
 # An image that belongs into a class folder, in val or in train.
@@ -142,7 +147,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
     check_request('ImageNet', root, f'{split}/WNID/*.JPEG', split, NUM_IMAGES, limit)
     images, names, problems, notes = _find(root, split)
 
-    imagenet = _imagenet_classes()
+    imagenet = imagenet_classes()
     own = set(names).isdisjoint(imagenet)
     classes = tuple(sorted(set(names))) if own else imagenet
     if foreign := sorted(set(names) - set(classes)):
@@ -205,6 +210,11 @@ def _find(root: Path, split: str) -> _Found:
     ]
     if (found := _in_any(root, split, archives)) is not None:
         return found
+    for base in bases:
+        if (shards := find_shards(base, split)) is not None:
+            folders, missing = shards
+            if found := _in_any(root, split, [(folders, ('.',))]):
+                return found._replace(left_out=[*found.left_out, *missing])
     flat = ' or ILSVRC2012_val_*.JPEG' if split == 'val' else ''
     raise DataNotFound(
         f'no ImageNet images in {root}: expected class folders {split}/WNID/*.JPEG{flat}, the '
@@ -227,7 +237,7 @@ def _in_any(
             if not folder.is_dir():
                 continue
             entries = _scanned(folder)
-            if any(_WNID.fullmatch(entry.name) and _is_folder(entry) for entry in entries):
+            if any(WNID.fullmatch(entry.name) and _is_folder(entry) for entry in entries):
                 return _in_wnid_folders(folder)
             flat = sorted(entry.name for entry in entries if _FLAT.fullmatch(entry.name))
             if split == 'val' and flat:
@@ -277,7 +287,7 @@ def _in_wnid_folders(folder: AnyPath) -> _Found:
             f'{folder} holds {len(unsorted):,} {by_number(unsorted, "image", "images")} beside its '
             f'class folders ({shortened(unsorted, 1)}): move each into the folder of its class.'
         )
-    wnids = [e.name for e in entries if _WNID.fullmatch(e.name) and _is_folder(e, strict=True)]
+    wnids = [e.name for e in entries if WNID.fullmatch(e.name) and _is_folder(e, strict=True)]
     others = [e.name for e in entries if e.name not in wnids and _is_folder(e)]
     images = []
     for wnid in wnids:
@@ -461,7 +471,7 @@ def _listed_labels(path: AnyPath, names: Sequence[str]) -> tuple[dict[str, str],
         fields = line.replace(',', ' ').split()
         if not fields or fields[0] == 'ImageId':
             continue
-        if len(fields) < 2 or not _WNID.fullmatch(fields[1]):
+        if len(fields) < 2 or not WNID.fullmatch(fields[1]):
             raise UserError(
                 f"line {number} of {path} is '{line}': expected an image's name and its WordNet "
                 'id, as in ILSVRC2012_val_00000001.JPEG n01751748.'
@@ -483,14 +493,6 @@ def _check_labels(path: AnyPath, labels: dict[str, str], names: Sequence[str]) -
             f'{path} has no label for {shortened(unlabelled, 1)}: '
             'expected one for every image; complete it.'
         )
-
-
-def _imagenet_classes() -> tuple[str, ...]:
-    """Return the WordNet ids of ImageNet-1K's classes, sorted."""
-    # timm imports torch, which takes seconds; whoever only imports this module does not wait.
-    from timm.data import ImageNetInfo
-
-    return tuple(sorted(ImageNetInfo('imagenet-1k').label_names()))
 
 
 def _problems(split: str, classes: Sequence[str], own: bool, count: Counter[int]) -> list[str]:

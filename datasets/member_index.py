@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ _HEADER = 512  # bytes
 _ENTRY = np.dtype(
     [
         *(('name_end', '<u8'), ('offset', '<u8'), ('stored', '<u8'), ('size', '<u8')),
-        *(('crc', '<u4'), ('method', '<u4')),
+        *(('crc', '<u4'), ('method', '<u4'), ('part', '<u8')),
     ]
 )
 
@@ -41,6 +41,7 @@ class Member(NamedTuple):
         size: the number of bytes of its content.
         crc: the CRC-32 of its content, 0 where the archive has none.
         method: how it is compressed, as zip files number the methods; 0 is not at all.
+        part: of an archive of several files, the one that it lies in.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Member(NamedTuple):
     size: int
     crc: int = 0
     method: int = 0
+    part: int = 0
 
 
 class MemberIndex:
@@ -76,26 +78,28 @@ class MemberIndex:
 
     def member(self, position: int) -> Member:
         """Return the member at `position`."""
-        _, offset, stored, size, crc, method = self._entries[position].item()
-        return Member(self.name(position), offset, stored, size, crc, method)
+        return Member(self.name(position), *self._entries[position].item()[1:])
 
     def size(self, position: int) -> int:
         """Return the number of bytes of the member at `position`."""
         return int(self._entries[position]['size'])
 
 
-def load_index(archive: Path, members: Callable[[], Iterable[Member]]) -> MemberIndex:
+def load_index(
+    archive: Path, files: Sequence[Path], members: Callable[[], Iterable[Member]]
+) -> MemberIndex:
     """Return the index of `archive`, which is built where there is none that is up to date.
 
     Args:
-        archive: the file, or the folder of several files that change together.
+        archive: names the index, which lies beside it.
+        files: those that the archive consists of, itself in general.
         members: reads the members from the archive.
 
     Raises:
         UserError: if the archive cannot be read or has no members, it changes meanwhile, or the
             index cannot be written.
     """
-    key = archive_key(archive)
+    key = _digest(files)
     places = [archive.parent / f'.{archive.name}.index', _cached_place(archive)]
     for place in places:
         if (index := _read(place, key)) is not None:
@@ -109,7 +113,7 @@ def load_index(archive: Path, members: Callable[[], Iterable[Member]]) -> Member
     with FileLock(place.with_name(f'{place.name}.lock')):
         if (index := _read(place, key)) is None:  # another process may have built it meanwhile
             content = _built(archive, members(), key)
-            if archive_key(archive) != key:
+            if _digest(files) != key:
                 raise UserError(
                     f'{archive} changed while it was read: wait until it is complete, and start '
                     'again.'
@@ -121,7 +125,7 @@ def load_index(archive: Path, members: Callable[[], Iterable[Member]]) -> Member
     return index
 
 
-def archive_key(archive: Path) -> list[int]:
+def archive_key(archive: Path) -> tuple[int, int]:
     """Return what changes when the content of the file `archive` does: size, time of change.
 
     Raises:
@@ -131,7 +135,12 @@ def archive_key(archive: Path) -> list[int]:
         status = archive.stat()
     except OSError as error:
         raise UserError(f'cannot read {archive}: {error.strerror}; make it readable.') from error
-    return [status.st_size, status.st_mtime_ns]
+    return status.st_size, status.st_mtime_ns
+
+
+def _digest(files: Sequence[Path]) -> str:
+    keys = [(path.name, *archive_key(path)) for path in files]
+    return hashlib.sha256(repr(keys).encode()).hexdigest()
 
 
 def _cached_place(archive: Path) -> Path:
@@ -147,7 +156,7 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def _built(archive: Path, members: Iterable[Member], key: list[int]) -> bytes:
+def _built(archive: Path, members: Iterable[Member], key: str) -> bytes:
     """Return the content of an index. Of members with one name the last counts, as in unpacking."""
     names: list[bytes] = []
     numbers = array('Q')
@@ -168,11 +177,11 @@ def _built(archive: Path, members: Iterable[Member], key: list[int]) -> bytes:
     return header.encode().ljust(_HEADER) + entries.tobytes() + text
 
 
-def _header(key: list[int]) -> dict[str, Any]:
+def _header(key: str) -> dict[str, Any]:
     return {'version': _VERSION, 'archive': key}
 
 
-def _read(place: Path, key: list[int]) -> MemberIndex | None:
+def _read(place: Path, key: str) -> MemberIndex | None:
     """Return the index at `place`; None if there is none, or not of such an archive."""
     try:
         with place.open('rb') as file:

@@ -7,6 +7,7 @@ of a `pathlib.Path` here: so the data sets know their layout, and not what holds
 import io
 import os
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -16,8 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from datasets.member_index import archive_key, load_index
+from datasets.member_index import Member, archive_key, load_index
 from reproduce.errors import UserError
+
+# Files of one archive that a process has open at once.
+_MOST_OPEN = 64
 
 _ZIP_MAGIC = (b'PK\x03\x04', b'PK\x05\x06')
 _COMPRESSED_MAGIC = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ\x00', b'\x28\xb5\x2f\xfd')
@@ -71,25 +75,35 @@ class Store(ABC):
 
 
 class IndexedArchive(Store):
-    """A file of many members, of which an index says where each lies.
+    """Files of many members, of which an index says where each lies.
 
-    Every process opens the file for itself.
+    Every process opens the files for itself.
 
     Args:
-        path: the archive.
+        paths: the file of the archive, or the files of one that has several.
+
+    Attributes:
+        path: what the archive is called in messages: its file, or the first and last of several.
 
     Raises:
-        UserError: if it cannot be read, or is damaged.
+        UserError: if one cannot be read, or is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.key = path, archive_key(path)
-        self.index = load_index(path, self.members)
-        self._opened: tuple[int, BinaryIO] | None = None
+    def __init__(self, *paths: Path) -> None:
+        self.paths, self.keys = paths, tuple(archive_key(path) for path in paths)
+        self.path = paths[0]
+        if len(paths) > 1:
+            self.path = paths[0].with_name(f'{paths[0].stem}..{paths[-1].name}')
+        self._opened: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._process = os.getpid()
+        self.index = load_index(self.path, paths, self.members)
+
+    def __reduce__(self) -> tuple:
+        return _reopened, self.paths
 
     @abstractmethod
-    def members(self) -> Iterator:
-        """Read the `Member`s of the archive from it."""
+    def members(self) -> Iterator[Member]:
+        """Read the members of the archive from it."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -100,34 +114,46 @@ class IndexedArchive(Store):
     def size(self, position: int) -> int:
         return self.index.size(position)
 
-    def bytes_at(self, offset: int, count: int, name: str) -> bytes:
-        """Return `count` bytes of the archive, of which the member `name` is made.
+    def bytes_at(self, offset: int, count: int, name: str, part: int = 0) -> bytes:
+        """Return `count` bytes of a file of the archive, of which the member `name` is made.
 
         Raises:
-            UserError: if they are not there, or the archive is another one by now.
+            UserError: if they are not there, or the file is another one by now.
         """
         try:
-            content = os.pread(self._descriptor(), count, offset)
+            content = os.pread(self.descriptor(part), count, offset)
         except OSError as error:
-            raise UserError(f'cannot read {self.path}: {error.strerror}.') from error
+            raise UserError(f'cannot read {self.paths[part]}: {error.strerror}.') from error
         if len(content) != count:
-            raise self.damaged(name, 'it ends before')
+            raise self.damaged(name, 'it ends before', part)
         return content
 
-    def damaged(self, name: str, reason: str) -> UserError:
+    def damaged(self, name: str, reason: str, part: int = 0) -> UserError:
         """Return the error that names a member which cannot be read, and why."""
-        return UserError(f'cannot read {self.path}/{name}: {reason}; download the archive again.')
+        return UserError(
+            f'cannot read {name} in {self.paths[part]}: {reason}; download the archive again.'
+        )
 
-    def _descriptor(self) -> int:
-        if self._opened is None or self._opened[0] != os.getpid():
-            file = self.path.open('rb', buffering=0)
+    def descriptor(self, part: int = 0) -> int:
+        """Return the descriptor of a file of the archive, which this process alone has open.
+
+        Raises:
+            UserError: if the file is another one than when the archive was opened.
+        """
+        if self._process != os.getpid():
+            self._opened, self._process = OrderedDict(), os.getpid()
+        if part not in self._opened:
+            file = self.paths[part].open('rb', buffering=0)
             status = os.fstat(file.fileno())
-            if [status.st_size, status.st_mtime_ns] != self.key:
+            if (status.st_size, status.st_mtime_ns) != self.keys[part]:
                 raise UserError(
-                    f'{self.path} changed since it was opened: leave it as it is, and start again.'
+                    f'{self.paths[part]} changed since it was opened: leave it as it is, and start '
+                    'again.'
                 )
-            self._opened = os.getpid(), file
-        return self._opened[1].fileno()
+            self._opened[part] = file
+            if len(self._opened) > _MOST_OPEN:
+                self._opened.popitem(last=False)
+        return self._opened[part].fileno()
 
 
 class StoredPath:
@@ -145,7 +171,7 @@ class StoredPath:
         self.store, self.inner, self._position = store, inner, position
 
     def __reduce__(self) -> tuple:
-        return _unpickled, (self.store.path, self.inner, self._position)
+        return StoredPath, (self.store, self.inner, self._position)
 
     def __str__(self) -> str:
         return f'{self.store.path}/{self.inner}' if self.inner else str(self.store.path)
@@ -274,7 +300,7 @@ class StoredSamples(Sequence):
         return path, int(self.labels[index])
 
     def __reduce__(self) -> tuple:
-        return _unpickled_samples, (self.store.path, self.positions, self.labels)
+        return StoredSamples, (self.store, self.positions, self.labels)
 
 
 def compact(samples: Sequence[tuple[AnyPath, int]]) -> Sequence[tuple[AnyPath, int]]:
@@ -308,9 +334,5 @@ def _store(path: Path, *_key: int) -> Store:
     return import_module('datasets.tar_archives').TarArchive(path)
 
 
-def _unpickled(path: Path, inner: str, position: int | None) -> StoredPath:
-    return StoredPath(open_archive(path).store, inner, position)
-
-
-def _unpickled_samples(path: Path, positions: np.ndarray, labels: np.ndarray) -> StoredSamples:
-    return StoredSamples(open_archive(path).store, positions, labels)
+def _reopened(path: Path) -> Store:
+    return open_archive(path).store

@@ -40,10 +40,9 @@ class TarArchive(IndexedArchive):
                 disable=None,
             ) as bar,
         ):
-            try:
-                yield from _members(self.path, file, 0, bar.total, '', bar)
-            except (tarfile.TarError, EOFError, OSError) as error:
-                raise _damaged(self.path, str(error)) from error
+            for member in tar_members(self.path, file):
+                bar.update(member.offset - bar.n)
+                yield member
 
     def read(self, position: int) -> bytes:
         member = self.index.member(position)
@@ -90,6 +89,22 @@ class CompressedTar(Store):
         return self.content[position][1]
 
 
+def tar_members(path: Path, file: BinaryIO) -> Iterator[Member]:
+    """Yield the files in a tar file, and those of tar files in it.
+
+    Args:
+        path: the tar file, for messages.
+        file: its content.
+
+    Raises:
+        UserError: if it is no tar file, is cut short or damaged, or has links.
+    """
+    try:
+        yield from _members(path, file, 0, os.fstat(file.fileno()).st_size, '')
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+
+
 class _Window:
     """A part of a file, as a file: `tarfile` reads a tar file inside another through it."""
 
@@ -110,15 +125,12 @@ class _Window:
         return content
 
 
-def _members(
-    path: Path, file: BinaryIO, begin: int, end: int, folder: str, bar: tqdm
-) -> Iterator[Member]:
+def _members(path: Path, file: BinaryIO, begin: int, end: int, folder: str) -> Iterator[Member]:
     """Yield the members of the tar file that lies in `file` from byte `begin` to `end`."""
     with tarfile.open(fileobj=_Window(file, begin, end), mode='r:') as tar:
         while (entry := tar.next()) is not None:
             tar.members = []  # it keeps every member otherwise
             name, offset = posixpath.normpath(folder + entry.name), begin + entry.offset_data
-            bar.update(offset - bar.n)
             if entry.issparse():
                 raise tarfile.ReadError(f'{entry.name} is a sparse file')
             if offset + entry.size > end:
@@ -130,7 +142,7 @@ def _members(
                 )
             if entry.isreg() and entry.name.endswith('.tar'):
                 inner = name.removesuffix('.tar') + '/'
-                yield from _members(path, file, offset, offset + entry.size, inner, bar)
+                yield from _members(path, file, offset, offset + entry.size, inner)
             elif entry.isreg():
                 yield Member(name, offset, entry.size, entry.size)
         # `tarfile` takes a damaged header for the end, so the mark of the end has to be there.

@@ -1,6 +1,8 @@
 """A data set in class folders, packed in the forms in which people have ImageNet."""
 
 import io
+import json
+import random
 import tarfile
 import zipfile
 
@@ -80,4 +82,63 @@ def whole_tar(root, to):
             file.add(split, split.name)
 
 
-FORMS = {'released': as_released, 'kaggle': kaggle, 'tar': whole_tar}
+def numbers(root):
+    """The number of each class folder."""
+    return {p.name: i for i, p in enumerate(sorted((root / 'val').iterdir()))}
+
+
+def shuffled(root, split):
+    """The images of a split as shards have them: in an order of their own."""
+    found = images(root / split)
+    random.Random(split).shuffle(found)
+    return found
+
+
+def webdataset(root, to, shards=3):
+    """WebDataset shards with labels in `.cls` for val and in `.json` for train."""
+    number = numbers(root)
+    for split in sorted(p.name for p in root.iterdir()):
+        found = shuffled(root, split)
+        for shard in range(shards):
+            members = []
+            for wnid, name, content in found[shard::shards]:
+                key = name.removesuffix('.JPEG')
+                label = str(number[wnid]).encode()
+                if split == 'train':
+                    members.append((f'{key}.json', b'{"label": %s}' % label))
+                else:
+                    members.append((f'{key}.cls', label))
+                members.append((f'{key}.jpg', content))
+            tar(to / f'imagenet-{split}-{shard:04d}.tar', members)
+
+
+def parquet(root, to, shards=2, rows=7):
+    """The Hub's parquet files, its metadata and its names of files included."""
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    number = numbers(root)
+    features = {'label': {'names': list(number), '_type': 'ClassLabel'}}
+    metadata = {'huggingface': json.dumps({'info': {'features': features}})}
+    for split in sorted(p.name for p in root.iterdir()):
+        found = shuffled(root, split)
+        word = 'validation' if split == 'val' else split
+        for shard in range(shards):
+            part = found[shard::shards]
+            cells = [
+                {'bytes': content, 'path': f'{name.removesuffix(".JPEG")}_{wnid}.JPEG'}
+                for wnid, name, content in part
+            ]
+            table = pa.table({'image': cells, 'label': [number[wnid] for wnid, *_ in part]})
+            path = to / 'data' / f'{word}-{shard:05d}-of-{shards:05d}.parquet'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=rows)
+
+
+FORMS = {
+    'released': as_released,
+    'kaggle': kaggle,
+    'tar': whole_tar,
+    'webdataset': webdataset,
+    'parquet': parquet,
+}

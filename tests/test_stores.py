@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import random
+import sys
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,8 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope='module', params=forms.FORMS)
 def packed(request, folders, tmp_path_factory):
+    if request.param == 'parquet':
+        pytest.importorskip('pyarrow')
     to = tmp_path_factory.mktemp(request.param)
     forms.FORMS[request.param](folders, to)
     return to
@@ -237,3 +240,61 @@ def test_what_cannot_be_read_at_random_says_so(tmp_path):
 def test_of_members_with_one_name_the_last_counts(tmp_path):
     path = forms.tar(tmp_path / 'a.tar', [('a', b'1'), ('b', b'2'), ('a', b'3'), ('b', b'4')])
     assert _read_all(path)[0] == {'a': b'3', 'b': b'4'}
+
+
+def test_shards_that_are_missing_are_named(folders, tmp_path):
+    forms.webdataset(folders, tmp_path, shards=4)
+    whole = imagenet.load(tmp_path)
+    (tmp_path / 'imagenet-val-0001.tar').unlink()
+    part = imagenet.load(tmp_path)
+    assert {p.name for p, _ in part.samples} < {p.name for p, _ in whole.samples}
+    assert 'of the shards, 1 is missing' in part.problems
+
+
+def test_labels_that_contradict_the_names_are_one_sentence(folders, tmp_path):
+    wrong = [(f'n00000001_{i}.{e}', c) for i in range(2) for e, c in (('cls', b'3'), ('jpg', b'x'))]
+    forms.tar(
+        tmp_path / 'train-00.tar', [*wrong, ('n00000002_1.cls', b'3'), ('n00000002_1.jpg', b'x')]
+    )
+    with pytest.raises(UserError, match='images of n00000001 and of n00000002 with the number 3'):
+        imagenet.load(tmp_path, 'train')
+    forms.tar(tmp_path / 'train-00.tar', [('a.jpg', b'x'), ('a.cls', b'cat')])
+    with pytest.raises(UserError, match=r'the image a in .* has no label'):
+        imagenet.load(tmp_path, 'train')
+    forms.tar(tmp_path / 'train-00.tar', [('a.txt', b'x')])
+    with pytest.raises(UserError, match='has no labelled images'):
+        imagenet.load(tmp_path, 'train')
+
+
+def test_classes_that_are_named_nowhere_have_their_numbers(tmp_path):
+    members = [(f'{i}.{e}', c) for i in range(3) for e, c in (('cls', b'%d' % i), ('jpg', b'x'))]
+    forms.tar(tmp_path / 'val-00.tar', members)
+    assert imagenet.load(tmp_path).classes == ('0000', '0001', '0002')
+
+
+def test_a_thousand_numbers_are_the_classes_of_imagenet(tmp_path):
+    from test_imagenet import REAL
+
+    members = [(f'{i}.{e}', c) for i in range(1000) for e, c in (('cls', b'%d' % i), ('png', b'x'))]
+    forms.tar(tmp_path / 'val-00.tar', members)
+    data = imagenet.load(tmp_path)
+    assert data.classes == REAL
+    assert all(path.stem == str(label) for path, label in data.samples)
+
+
+def test_parquet_that_is_damaged_is_one_sentence(folders, tmp_path):
+    pytest.importorskip('pyarrow')
+    forms.parquet(folders, tmp_path, shards=1)
+    path = tmp_path / 'data/validation-00000-of-00001.parquet'
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r'cannot be read as parquet .*: download it again'):
+        imagenet.load(tmp_path)
+
+
+def test_without_pyarrow_the_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
+    (tmp_path / 'train-00000-of-00001.parquet').write_bytes(b'PAR1')
+    with pytest.raises(UserError, match='pip install pyarrow'):
+        imagenet.load(tmp_path, 'train')
