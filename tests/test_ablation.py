@@ -406,6 +406,9 @@ def test_tables_of_a_study():
     for drawn in (rendering.markdown(outcomes), rendering.text(outcomes)):
         assert 'It shows <nothing>.' in drawn
         assert '+3.00' in drawn
+    listed = rendering.as_dict(outcomes)
+    assert listed['limits'] == 'It shows <nothing>.'
+    assert json.loads(json.dumps(listed))['claims'][0]['mean'] == 3.0
     table = rendering.latex(outcomes)
     assert r'95 \% interval' in table and r'\toprule' in table
     assert '$-$' not in table.split(r'\midrule')[0].split('caption')[0]

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -354,7 +355,7 @@ class _Study:
 
     def _say(self, line: str) -> None:
         minutes, seconds = divmod(round(time.monotonic() - self.begun), 60)
-        print(f'[{minutes:3d}:{seconds:02d}] {line}', flush=True)
+        print(f'[{minutes:3d}:{seconds:02d}] {line}', file=sys.stderr, flush=True)
 
 
 def measure_variants(execution: Execution, num_classes: int) -> tuple[VariantLine, ...]:

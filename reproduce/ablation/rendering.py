@@ -1,6 +1,5 @@
 """A study's outcomes and its budget as text, Markdown and LaTeX."""
 
-from collections.abc import Sequence
 from math import isnan
 
 from tabulate import tabulate
@@ -15,10 +14,10 @@ HEADINGS = (
 
 METHOD = (
     'Differences are in percent of Top-1, better minus worse, paired by seed. The interval is of '
-    f'the claim alone; the verdict is by the p value that is corrected for all claims of the paper '
+    'the claim alone; the verdict is by the p value that is corrected for all claims of the paper '
     f'(Holm, {LEVEL:g}). Resolvable is the smallest true difference that such a study finds in '
-    f'{POWER:.0%} of cases. Costs are of the better and the worse side. Controls check the study '
-    'itself: the same network twice, and a planted effect.'
+    f'{POWER:.0%} of cases. Parameters, FLOPs and seconds of training are of the better and the '
+    'worse side. A control checks the study itself, and is no claim of the paper.'
 )
 
 _SAYS = {
@@ -186,27 +185,27 @@ def _escaped(field: str) -> str:
     return field.replace('−', '$-$').replace('×', r'$\times$').replace('–', '--')
 
 
-def as_dict(judgements: Sequence[Judgement]) -> list[dict[str, object]]:
-    """Return the judged claims as JSON takes them."""
-    found = []
-    for judged in judgements:
-        numbers = {
-            name: None if isnan(value) else value
-            for name in ('mean', 'low', 'high', 'spread', 'p', 'p_holm', 'resolvable')
-            for value in [getattr(judged, name)]
-        }
-        claim = judged.claim
-        found.append(
-            {
-                'claim': claim.name,
-                'says': claim.says,
-                'better': claim.better,
-                'worse': claim.worse,
-                'control': claim.control,
-                'paper': float(claim.paper) if claim.paper else None,
-                'seeds': judged.pairs,
-                **numbers,
-                'verdict': judged.verdict.value,
-            }
-        )
-    return found
+def as_dict(outcomes: Outcomes) -> dict[str, object]:
+    """Return the judged claims as JSON takes them, with what they rest on."""
+    study = outcomes.study
+    return {
+        'study': study.name,
+        'about': about(outcomes),
+        'claims': [_judgement(judged) for judged in outcomes.judgements],
+        'method': METHOD,
+        'limits': study.limits.strip(),
+    }
+
+
+def _judgement(judged: Judgement) -> dict[str, object]:
+    claim = judged.claim
+    numbers = ('mean', 'low', 'high', 'spread', 'p', 'p_holm', 'resolvable')
+    values = {name: getattr(judged, name) for name in numbers}
+    return {
+        'claim': claim.name,
+        **claim.model_dump(include={'says', 'better', 'worse', 'control', 'note'}),
+        'paper': float(claim.paper) if claim.paper else None,
+        'seeds': judged.pairs,
+        **{name: None if isnan(value) else value for name, value in values.items()},
+        'verdict': judged.verdict.value,
+    }

@@ -91,6 +91,6 @@ def ablation(
     write_atomically(output / 'claims.md', rendering.markdown(outcomes))
     write_atomically(output / 'claims.tex', rendering.latex(outcomes))
     if format is OutputFormat.JSON:
-        print_json({'study': chosen.name, 'claims': rendering.as_dict(outcomes.judgements)})
+        print_json(rendering.as_dict(outcomes))
     else:
         print(f'\n{rendering.text(outcomes)}\n\nWritten: {output}')
