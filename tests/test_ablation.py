@@ -387,7 +387,8 @@ def test_what_is_committed_fits_together(folder, tmp_path):
     assert outcomes.study.limits.strip() in rendering.text(outcomes)
 
 
-def test_the_report_has_a_section_for_each_study(tmp_path):
+def test_the_report_has_a_section_for_each_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what the page looks up is kept below the folder at hand
     top1 = {('a', 0): 52.0, ('a', 1): 53.5, ('b', 0): 50.0, ('b', 1): 51.0}
     outcomes = made_up(top1)
     outcomes.save(tmp_path / 'ablations/small')
