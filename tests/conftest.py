@@ -19,8 +19,9 @@ import model  # noqa: F401
 from datasets import shapes
 from datasets.imagenet import load, open_image
 from reproduce import cli, counts
+from reproduce.evaluate.forward_costs import forward_costs
 from reproduce.evaluate.records import Evaluation
-from reproduce.folders import COUNTS
+from reproduce.folders import COUNTS, FORWARD_COSTS
 from reproduce.systems import load_systems
 from reproduce.versions import CHECKOUT
 from reproduce.weights import registry, store
@@ -29,19 +30,21 @@ DAY = '2026-01-01T00:00:00+00:00'
 
 
 @pytest.fixture(scope='session')
-def kept_counts(tmp_path_factory):
-    """A copy of the project's own counts, to which the tests of a process add."""
-    copy = tmp_path_factory.mktemp('counts') / COUNTS.name
-    if (CHECKOUT / COUNTS).exists():
-        shutil.copyfile(CHECKOUT / COUNTS, copy)
-    return copy
+def kept_results(tmp_path_factory):
+    """Copies of what the project keeps of networks, to which the tests of a process add."""
+    folder = tmp_path_factory.mktemp('kept')
+    for path in (COUNTS, FORWARD_COSTS):
+        if (CHECKOUT / path).exists():
+            shutil.copy(CHECKOUT / path, folder)
+    return folder
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path, kept_counts):
+def run(monkeypatch, capsys, tmp_path, kept_results):
     """Run the command in a folder of its own: (exit status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(counts.count, '__defaults__', (kept_counts,))
+    for function, path in ((counts.count, COUNTS), (forward_costs, FORWARD_COSTS)):
+        monkeypatch.setattr(function, '__defaults__', (kept_results / path.name,))
 
     def run(*arguments):
         monkeypatch.setattr(sys, 'argv', ['reproduce', *map(str, arguments)])

@@ -16,7 +16,8 @@ from reproduce.ablation.outcomes import Outcomes, VariantLine
 from reproduce.ablation.study import Study
 from reproduce.errors import UserError
 from reproduce.evaluate.accuracies import Request
-from reproduce.evaluate.planning import Devices, duration, named
+from reproduce.evaluate.devices import Devices, named
+from reproduce.evaluate.planning import duration
 from reproduce.evaluate.records import device_name
 
 # Multiply-adds of a training step: forward, and two products for each in the backward pass.

@@ -44,12 +44,12 @@ def plan(
 ) -> None:
     """Say what `table` with the same options would evaluate, and how long it takes.
 
-    Also says which weights and data are missing. Measures no accuracy and writes nothing.
+    Also says which weights and data are missing. Measures no accuracy.
     """
     if study is not None:
         return _plan_study(study, data, device, format)
     with quiet_libraries():
-        # Imported here, so that `--help` does not wait for torch.
+        # Imported here, so that `--help` waits for none of it.
         from reproduce.evaluate import planning
         from reproduce.evaluate.accuracies import Request
 

@@ -1,56 +1,26 @@
 """What the tables would evaluate, before they do: what is there, what it costs, what is missing.
 
-Nothing is evaluated and nothing is written. Costs are those of the forward passes alone.
+Nothing is evaluated. Costs are those of the forward passes alone.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
-import timm
-import torch
-import torch.nn as nn
 from tabulate import tabulate
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.benchmark import Timer
-from tqdm import tqdm
 
-from reproduce import complexity
 from reproduce.errors import UserError
 from reproduce.evaluate import accuracies, records
 from reproduce.evaluate.accuracies import Inputs, Request
-from reproduce.evaluate.harness import PRECISIONS, Job
+from reproduce.evaluate.devices import Devices, named
+from reproduce.evaluate.forward_costs import ForwardCost, forward_costs
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import NotRun
-from reproduce.openmmlab import configs, models
 from reproduce.paper import Column, Row
 from reproduce.systems import System
-from reproduce.tasks import TASKS, imagenet
-from reproduce.tasks.ade20k import RATIOS
-from reproduce.weights import loading
-
-# The makers' dense peaks, in 1e12 floating-point operations a second: fp32 outside the tensor
-# cores, as the evaluation computes it, and in them with sums in fp32.
-PEAKS: dict[str, dict[str, float]] = {
-    'V100': {'fp32': 15.7, 'fp16': 125.0},
-    'T4': {'fp32': 8.1, 'fp16': 65.0},
-    'A100': {'fp32': 19.5, 'fp16': 312.0, 'bf16': 312.0},
-    'H100': {'fp32': 66.9, 'fp16': 989.4, 'bf16': 989.4},
-    'RTX3090': {'fp32': 35.6, 'fp16': 71.0, 'bf16': 71.0},
-    'RTX4090': {'fp32': 82.6, 'fp16': 165.2, 'bf16': 165.2},
-}
-# The part of a peak that such networks are assumed to reach; not measured here. In fp32 the Swin
-# paper's images/s of DeiT and Swin on a V100 come to 0.4 to 0.6.
-EFFICIENCY = {'fp32': 0.5, 'fp16': 0.2, 'bf16': 0.2}
-
-# Whose speed stands for that of every system on this machine, and the images of a batch of it.
-CALIBRATION = 'maformer_small_3383'
-_BATCH = {'cpu': 4, 'cuda': 64}
+from reproduce.tasks import TASKS
 
 _PART = 'a part, which is not held against the paper'
 
@@ -89,16 +59,6 @@ class PlannedCell:
 
 
 @dataclass(frozen=True)
-class Devices:
-    """What would compute: `count` of them, each with `rate` multiply-adds a second."""
-
-    name: str
-    count: int
-    rate: float
-    basis: str
-
-
-@dataclass(frozen=True)
 class Cost:
     """What the evaluation of a system takes.
 
@@ -124,7 +84,7 @@ class Step:
     """A system: what is found of what it takes, and its cost, where there is one or why not."""
 
     inputs: Inputs
-    cost: Cost | Exception | None
+    cost: Cost | str | None
 
     def as_dict(self) -> dict[str, Any]:
         p = self.inputs
@@ -136,7 +96,7 @@ class Step:
             'data': p.data and str(p.data.root),
             'complete': p.data and p.data.complete,
             'cost': asdict(self.cost) if isinstance(self.cost, Cost) else None,
-            'error': str(self.cost) if isinstance(self.cost, Exception) else None,
+            'error': self.cost if isinstance(self.cost, str) else None,
         }
 
 
@@ -190,7 +150,7 @@ def plan(
     for option, n in given.items():
         if n is not None and n < 1:
             raise UserError(f'{option} {n} leaves nothing to evaluate: give 1 or more.')
-    on = named(device, request) if device is not None else calibrated(request)
+    on = named(device, request) if device is not None else _this_machine(request)
     inputs = {one.system.name: one for one in accuracies.find_inputs(systems, request)}
     earlier = records.load_all(request.folder)
     cells = [
@@ -201,11 +161,19 @@ def plan(
         for column in system.columns(row.table)
     ]
     costly = {c.system for c in cells if c.state in (CellState.EVALUATE, CellState.MISSING)}
-    steps = []
-    for one in tqdm(inputs.values(), 'counting', leave=False, disable=None):
-        wanted = one.system.name in costly
-        steps.append(Step(one, _tried(one, request, on) if wanted else None))
+    costs = forward_costs([one for one in inputs.values() if one.system.name in costly], request)
+    steps = [
+        Step(one, _cost(one, costs[name], request, on) if name in costly else None)
+        for name, one in inputs.items()
+    ]
     return Plan(cells, steps, on)
+
+
+def _this_machine(request: Request) -> Devices:
+    # Imported here: a plan for GPUs that are named does without torch.
+    from reproduce.evaluate.calibration import calibrated
+
+    return calibrated(request)
 
 
 def _cell(
@@ -229,165 +197,23 @@ def _cell(
     return cell(CellState.MISSING, found.sentence(system.name), found)
 
 
-def named(device: str, request: Request) -> Devices:
-    """Return the GPUs that `device` names; without a number, one for each process.
-
-    Raises:
-        UserError: if they are unknown or do not compute in the precision.
-    """
-    found = re.fullmatch(r'(?:(\d+) *[x×] *)?(.+)', device.strip(), re.IGNORECASE)
-    name = found[2].upper().replace(' ', '') if found else ''
-    if name not in PEAKS or found[1] == '0':
-        raise UserError(
-            f"the device '{device}' is unknown: name one of {', '.join(PEAKS)}, or several as in "
-            '8xV100.'
-        )
-    precision = request.amp or 'fp32'
-    if precision not in PEAKS[name]:
-        raise UserError(f'the {name} has no {precision}: take --amp fp16, or fp32 throughout.')
-    peak, part = PEAKS[name][precision], EFFICIENCY[precision]
-    return Devices(
-        name=name,
-        count=int(found[1] or request.processes),
-        rate=peak * 1e12 / 2 * part,  # a multiply-add is two operations
-        basis=f'{part:.0%} of its published {peak:g} Tflop/s in {precision}, an assumption',
-    )
-
-
-def calibrated(request: Request) -> Devices:
-    """This machine: its GPUs, one a process, or its processor; a second of CALIBRATION tells."""
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    batch, config = _BATCH[device.type], timm.get_pretrained_cfg(CALIBRATION)
-    classifier = timm.create_model(CALIBRATION).eval().to(device)
-    images = torch.zeros(batch, *config.input_size, device=device)
-
-    def forward() -> None:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, PRECISIONS.get(request.amp), enabled=bool(request.amp)),
-        ):
-            classifier(images)
-
-    timer = Timer('forward()', globals={'forward': forward}, num_threads=torch.get_num_threads())
-    seconds = timer.blocked_autorange(min_run_time=1.0).median
-    _, flops, _ = _forwarded(
-        classifier, lambda m: m(torch.empty(1, *config.input_size, device='meta'))
-    )
-    return Devices(
-        name=records.device_name(device),
-        # Processes on a CPU share its cores.
-        count=request.processes if device.type == 'cuda' else 1,
-        rate=flops * batch / seconds,
-        basis=f'measured with {CALIBRATION} in {request.amp or "fp32"}',
-    )
-
-
-def _tried(inputs: Inputs, request: Request, device: Devices) -> Cost | Exception:
-    try:
-        return cost(inputs, request, device)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a foreign model raises is its own system's
-        return error
-
-
-def cost(inputs: Inputs, request: Request, device: Devices) -> Cost:
-    """Return what the evaluation of a system costs on `device`, its weights and data there or not.
-
-    Raises:
-        UserError: if a package or a config file that the system needs is missing.
-    """
-    system, job = inputs.system, accuracies.job(inputs, request)
-    if system.model is not None:
-        size, params, flops, intermediates = _classifier(system, job)
-    else:
-        size, params, flops, intermediates = _openmmlab(system, job)
-    images = TASKS[system.task].images
+def _cost(inputs: Inputs, one: ForwardCost | str, request: Request, device: Devices) -> Cost | str:
+    """Return what an evaluation costs whose images take `one` each, or why that is unknown."""
+    if isinstance(one, str):
+        return one
+    images = TASKS[inputs.system.task].images
     if inputs.data is not None:
         images = len(inputs.data.samples)
     elif request.limit is not None:
         images = min(images, request.limit)
     return Cost(
         images=images,
-        size=size,
-        params=params,
-        flops=flops,
-        memory=4 * params + intermediates,
-        seconds=images * flops / (device.rate * device.count),
+        size=(one.height, one.width),
+        params=one.params,
+        flops=one.flops,
+        memory=4 * one.params + one.intermediates,
+        seconds=images * one.flops / (device.rate * device.count),
     )
-
-
-def _classifier(system: System, job: Job) -> tuple[tuple[int, int], int, int, int]:
-    _, name, arguments = imagenet.resolve(system.name, {})
-    trained = loading.trained_preprocessing(job.checkpoint) if job.checkpoint else {}
-    shape = imagenet.preprocessing(name, arguments, trained)['input_size']
-    with torch.device('meta'):
-        classifier = timm.create_model(name, **arguments)
-    # As many at a time as in the evaluation: networks that work in pieces take less than as many
-    # times the memory of one.
-    images = torch.empty(job.batch_size, *shape, device='meta')
-    params, flops, intermediates = _forwarded(classifier, lambda m: m(images))
-    return tuple(shape[1:]), params, flops // job.batch_size, intermediates
-
-
-def _openmmlab(system: System, job: Job) -> tuple[tuple[int, int], int, int, int]:
-    config = configs.load_config(system.evaluated_config)
-    network, size = models.build(config), models.evaluated_size(config)
-    params, flops, intermediates = _forwarded(network, lambda m: models.evaluated_forward(m, size))
-    if job.multi_scale:
-        largest = max(RATIOS)
-        scaled = tuple(int(side * largest) for side in size)
-        _, flops_of_largest, intermediates = _forwarded(
-            network, lambda m: models.evaluated_forward(m, scaled)
-        )
-        flops = _of_all_views(flops, flops_of_largest, largest, RATIOS)
-    # A batch of a segmenter's is segmented one image after the other.
-    together = job.batch_size if TASKS[system.task].padded_batches else 1
-    return size, params, flops, intermediates * together
-
-
-def _of_all_views(first: int, scaled: int, ratio: float, ratios: Collection[float]) -> int:
-    """FLOPs of an image at all `ratios` of its sides, each also mirrored, from those at 1 and one.
-
-    Those of layers grow with its pixels, those of attention over the whole of it with their square.
-    """
-    by_square = (scaled - ratio**2 * first) / (ratio**4 - ratio**2)
-    by_pixels = first - by_square
-    return round(2 * sum(by_pixels * r**2 + by_square * r**4 for r in ratios))
-
-
-def _forwarded(model: nn.Module, forward: Callable[[nn.Module], Any]) -> tuple[int, int, int]:
-    """Return parameters of `model`; multiply-adds and most bytes at a time of `forward(model)`."""
-    live = _Live()
-
-    def watched(model: nn.Module) -> None:
-        with live, torch.inference_mode():
-            forward(model)
-
-    counted = complexity.measure(model, watched)
-    return counted.params, counted.total_flops, live.peak
-
-
-class _Live(TorchDispatchMode):
-    """Follows how many bytes the tensors that operators make hold at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.storages = {k: v for k, v in self.storages.items() if not v[0].expired()}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                held = StorageWeakRef(storage), storage.nbytes()
-                self.storages.setdefault(storage._cdata, held)
-        self.peak = max(self.peak, sum(held for _, held in self.storages.values()))
-        return result
 
 
 def render(plan: Plan) -> str:
@@ -417,7 +243,7 @@ def render(plan: Plan) -> str:
     parts += [
         f'error, {step.inputs.system.name}: {step.cost}.'
         for step in plan.steps
-        if isinstance(step.cost, Exception)
+        if isinstance(step.cost, str)
     ]
     counts = {state: sum(cell.state is state for cell in plan.cells) for state in CellState}
     device = plan.device
@@ -439,7 +265,7 @@ def _names(cells: Iterable[PlannedCell]) -> str:
     return '; '.join(f'T{table} {", ".join(names)}' for table, names in of_table.items())
 
 
-def _costs(cost: Cost | Exception | None, state: CellState) -> list[str]:
+def _costs(cost: Cost | str | None, state: CellState) -> list[str]:
     if not isinstance(cost, Cost) or state is CellState.RECORD:
         return [''] * 5
     return [
