@@ -21,6 +21,11 @@ from reproduce.weights.published import Publication, publication
 
 # The packages that the publications are read from.
 _LIBRARIES = ('timm', 'onedl-mmdetection', 'onedl-mmsegmentation')
+# The lists of this project, and the code that reads all of them.
+_SOURCES = tuple(
+    f'reproduce/weights/{name}'
+    for name in ('published.py', 'timm_results.toml', 'release_results.toml')
+)
 
 _KEPT = TypeAdapter(dict[str, dict[str, Publication]])
 
@@ -55,7 +60,7 @@ def _read(path: Path) -> dict[str, dict[str, Publication]]:
 def _key() -> str:
     installed = libraries()
     decisive = [
-        sources_sha256(('reproduce/weights',)),
+        sources_sha256(_SOURCES),
         [installed[name] for name in _LIBRARIES],
     ]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
