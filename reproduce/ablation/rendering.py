@@ -51,7 +51,10 @@ def sentence(judged: Judgement) -> str:
         f'{_SAYS[judged.verdict]}'
     )
     if judged.verdict is DesignVerdict.UNRESOLVED:
-        what += f'; a true difference of {judged.resolvable:.1f} would have been found'
+        what += (
+            f'; a true difference of {judged.resolvable:.1f} would have been found in four of five '
+            'studies'
+        )
     return f'{what}.'
 
 
