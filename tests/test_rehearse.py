@@ -331,6 +331,7 @@ def test_a_busy_machine_is_noted(monkeypatch):
         assert checks._check_load().state == state
 
 
+@pytest.mark.slow
 def test_processes_add_up_rightly():
     check = checks._check_connection('cpu', 2)
     assert (check.state, check.name) == ('ok', 'all-reduce of 100 MB by gloo')

@@ -125,25 +125,23 @@ def select(names: Sequence[str]) -> list[Training]:
     Raises:
         UserError: if there is none of a name.
     """
-    known = [Training(name, 'imagenet', recipe) for name, recipe in RECIPES.items()]
     files = sorted(path.name for path in CONFIGS.glob('*maformer*.py') if 'shapes' not in path.name)
-    known += [_of_config(name) for name in files]
-    if not names:
-        return known
-    chosen: dict[str, Training] = {}
-    for name in names:
-        found = [training for training in known if fnmatch.fnmatchcase(training.name, name)]
+    known = [*RECIPES, *files]
+    chosen: list[str] = []
+    for name in names or known:
+        found = fnmatch.filter(known, name)
         if not found and not name.endswith('.py'):
-            near = ', '.join(nearest(name, [training.name for training in known]))
+            near = ', '.join(nearest(name, known))
             raise UserError(
                 f"there is no recipe or config '{name}': did you mean {near or 'a pattern, maf*'}?"
             )
-        for training in found or [_of_config(name)]:
-            chosen.setdefault(training.name, training)
-    return list(chosen.values())
+        chosen += found or [name]
+    return [_of_name(name) for name in dict.fromkeys(chosen)]
 
 
-def _of_config(name: str) -> Training:
+def _of_name(name: str) -> Training:
+    if name in RECIPES:
+        return Training(name, 'imagenet', RECIPES[name])
     return Training(name, task_of(load_config(name)))
 
 
