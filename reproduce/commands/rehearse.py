@@ -76,7 +76,7 @@ def rehearse(
     device: options.Device = None,
     report: Annotated[
         Path | None,
-        typer.Option(help='Write the result as DEVICE.md into this folder, too.'),
+        typer.Option(help='Write DEVICE.md into this folder, anew after each training.'),
     ] = None,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
@@ -89,7 +89,7 @@ def rehearse(
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.files import check_writable, write_atomically
     from reproduce.rehearse import rehearsal_report
-    from reproduce.rehearse.rehearsal import RehearsalRequest, rehearse
+    from reproduce.rehearse.rehearsal import Rehearsal, RehearsalRequest, rehearse
 
     if report is not None:
         check_writable(report)
@@ -107,10 +107,13 @@ def rehearse(
         grad_checkpointing=grad_checkpointing,
         accumulation=accumulation,
     )
-    found = rehearse(request, lambda line: print(line, file=sys.stderr, flush=True))
-    if report is not None:
-        path = report / rehearsal_report.file_name(found.machine.device)
-        write_atomically(path, rehearsal_report.as_markdown(found))
+
+    def keep(found: Rehearsal) -> None:
+        if report is not None:
+            path = report / rehearsal_report.file_name(found.machine.device)
+            write_atomically(path, rehearsal_report.as_markdown(found))
+
+    found = rehearse(request, lambda line: print(line, file=sys.stderr, flush=True), keep)
     if format is OutputFormat.JSON:
         print_json(rehearsal_report.as_dict(found))
     else:

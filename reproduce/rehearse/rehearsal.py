@@ -102,13 +102,15 @@ class Rehearsal:
         request: what was asked for.
         machine: what the trainings would run on.
         checks: of the data and of the disk.
-        rows: the trainings.
+        rows: the trainings that were rehearsed.
+        planned: the number of those that were to be.
     """
 
     request: RehearsalRequest
     machine: Machine
     checks: tuple[ReadinessCheck, ...]
     rows: tuple[RehearsalRow, ...]
+    planned: int
 
     @property
     def passes(self) -> bool:
@@ -146,12 +148,15 @@ def _of_name(name: str) -> Training:
 
 
 def rehearse(
-    request: RehearsalRequest, say: Callable[[str], None] = lambda line: None
+    request: RehearsalRequest,
+    say: Callable[[str], None] = lambda line: None,
+    keep: Callable[[Rehearsal], None] = lambda found: None,
 ) -> Rehearsal:
     """Rehearse the trainings of a request, each in a process of its own.
 
     Args:
         say: called with a line before each part.
+        keep: called with what was found so far, after each training.
 
     Raises:
         UserError: if the request does not go together, or nothing can be written into its output
@@ -183,30 +188,36 @@ def rehearse(
         if request.data is None:
             images = {task: import_module(f'datasets.{task}').NUM_IMAGES for task in images}
         rows = []
+
+        def found() -> Rehearsal:
+            disk = _check_disk(request.output, rows)
+            return Rehearsal(request, machine, (*checks, disk), tuple(rows), len(trainings))
+
+        settings = TrialSettings(
+            data=data,
+            labels=labels,
+            images={},
+            output=place / 'training',
+            steps=request.steps,
+            batch_size=request.batch_size,
+            workers=request.workers,
+            precision=request.precision,
+            device=request.device,
+            grad_checkpointing=request.grad_checkpointing,
+            accumulation=request.accumulation,
+        )
         for number, training in enumerate(trainings, 1):
             say(f'{number}/{len(trainings)} {training.name}')
-            if training.task not in images:
-                rows.append(
-                    RehearsalRow(training.name, reasons=(f'there is no data of {training.task}',))
-                )
-                continue
-            settings = TrialSettings(
-                data=data,
-                labels=labels,
-                images=images[training.task],
-                output=place / 'training',
-                steps=request.steps,
-                batch_size=request.batch_size,
-                workers=request.workers,
-                precision=request.precision,
-                device=request.device,
-                grad_checkpointing=request.grad_checkpointing,
-                accumulation=request.accumulation,
-            )
-            rows.append(_try(training, settings, machine.processes, place / 'log.txt'))
-            say(f'    {in_short(rows[-1])}')
-        checks.append(_check_disk(request.output, rows))
-    return Rehearsal(request, machine, tuple(checks), tuple(rows))
+            if training.task in images:
+                its_own = replace(settings, images=images[training.task])
+                row = _try(training, its_own, machine.processes, place / 'log.txt')
+            else:
+                reason = f'there is no data of {training.task}'
+                row = RehearsalRow(training.name, reasons=(reason,))
+            rows.append(row)
+            say(f'    {in_short(row)}')
+            keep(found())
+    return found()
 
 
 def _check(request: RehearsalRequest) -> None:

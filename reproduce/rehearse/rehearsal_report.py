@@ -34,7 +34,9 @@ def as_text(rehearsal: Rehearsal, form: str = 'simple') -> str:
     if lines:
         parts.append('\n'.join(lines))
     passing = sum(row.passes for row in rehearsal.rows)
-    parts.append(f'{passing} of {len(rehearsal.rows)} pass.')
+    left = rehearsal.planned - len(rehearsal.rows)
+    rest = f'; {left} not reached' if left else ''
+    parts.append(f'{passing} of {len(rehearsal.rows)} pass{rest}.')
     return '\n\n'.join(parts)
 
 
