@@ -22,7 +22,7 @@ PROCESSES = $(if $(GPUS),--processes $(GPUS))
 EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-evaluation benchmark-scoring clean
+.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-evaluation benchmark-scoring benchmark-intervals clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -113,6 +113,9 @@ benchmark-evaluation: $(READY)  ## Images/s of an evaluation beside the bare for
 benchmark-scoring: $(READY)  ## Seconds to score COCO and ADE20K predictions, beside the fast scorer and mmseg
 	$(BIN)/python -m benchmarks.scoring coco
 	$(BIN)/python -m benchmarks.scoring ade20k
+
+benchmark-intervals: $(READY)  ## How often the 95 % intervals hold the truth, by simulation
+	$(BIN)/python -m benchmarks.interval_coverage $(ARGS)
 
 clean:  ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

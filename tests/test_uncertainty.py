@@ -8,6 +8,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 from test_coco import hard_case
 
+from benchmarks.interval_coverage import coverage
 from datasets.coco import Annotations
 from reproduce.score.ade20k import class_pixels, confusion, means
 from reproduce.score.coco import DetectionScorer, evaluated, of_images
@@ -85,7 +86,7 @@ def check_against_scipy(interval, n, statistic, resamples=1000):
         (np.arange(n),),
         statistic,
         n_resamples=resamples,
-        method='percentile',
+        method='basic',
         vectorized=False,
         rng=np.random.default_rng(0),
     ).confidence_interval
@@ -106,3 +107,12 @@ def test_intervals_of_miou_are_those_of_scipys_bootstrap():
 
     check_against_scipy(found['miou'], 30, miou)
     assert found.keys() == {'miou', 'macc', 'aacc'}
+
+
+@pytest.mark.parametrize(('metric', 'sets'), [('top1', 1000), ('miou', 100), ('box_ap', 20)])
+def test_intervals_hold_the_truth_as_often_as_they_say(metric, sets):
+    """A small version of the benchmark: within three standard errors of 95 %, or above."""
+    found = coverage(metric, sets, resamples=200)
+    assert found.share >= 95 - 300 * (0.05 * 0.95 / sets) ** 0.5
+    assert found.share < 100 or sets < 200
+    assert 0 < found.width < 6

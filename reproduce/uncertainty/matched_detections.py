@@ -296,17 +296,23 @@ def _accumulate_class(
         matched, ignored, rank: (D, 4), (D, 4) and (D,), as in `Matches`.
     """
     right = matched & ~ignored
+    kept, counts = [], []
     for area in range(_AREAS):
-        empty = positives[:, area] == 0
-        n = np.where(empty, 1, positives[:, area])
-        values = _average_precision(weights, right[:, area], ignored[:, area], n)
-        precision[:, area] = np.where(empty[:, None], np.nan, values)
-        hits = np.bitwise_count(right[:, area]).astype(np.int32)
-        limits = MAX_DETECTIONS if area == 0 else MAX_DETECTIONS[-1:]
-        first = 0 if area == 0 else len(MAX_DETECTIONS) - 1 + area
-        for place, limit in enumerate(limits, first):
-            found = weights @ np.where(rank < limit, hits, 0)
-            recall[:, place] = np.where(empty, np.nan, found / (IOUS * n))
+        n = positives[:, area]
+        values = _average_precision(weights, right[:, area], ignored[:, area], np.maximum(n, 1))
+        precision[:, area] = np.where(n[:, None] == 0, np.nan, values)
+        hits = np.bitwise_count(right[:, area])
+        if area == 0:
+            kept += [np.where(rank < limit, hits, 0) for limit in MAX_DETECTIONS]
+            counts += [n] * len(MAX_DETECTIONS)
+        else:
+            kept.append(np.where(rank < MAX_DETECTIONS[-1], hits, 0))
+            counts.append(n)
+    # Floats have a fast product of matrices, and are exact for these sums.
+    some = np.flatnonzero(right.any(1))
+    found = weights[:, some].astype(np.float64) @ np.stack(kept, 1)[some].astype(np.float64)
+    positive = np.stack(counts, 1)
+    recall[:] = np.where(positive == 0, np.nan, found / (IOUS * np.maximum(positive, 1)))
 
 
 def _average_precision(
