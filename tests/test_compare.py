@@ -192,6 +192,12 @@ def test_a_record_without_counts_is_scored_again(run, kept, embedded, tmp_path):
     _, out, _ = run('compare', sound, broken, *options)
     _, expected, _ = run('compare', sound, broken, '--evaluations', folder, '--format', 'json')
     assert json.loads(out)['metrics'] == json.loads(expected)['metrics']
+    changed = shutil.copytree(embedded, tmp_path / 'changed')
+    with next(changed.glob('val/*/*')).open('ab') as file:
+        file.write(b' ')
+    code, _, err = run('compare', sound, broken, '--evaluations', copy, '--data', changed)
+    assert (code, err.count('\n')) == (2, 1)
+    assert 'has other images' in err
     (copy / f'{broken}.images.npz').write_bytes(b'no counts')
     code, _, err = run('compare', sound, broken, *options)
     assert (code, err.count('\n')) == (2, 1)

@@ -94,7 +94,13 @@ def _candidate(name: str, folder: Path, data: Path | None) -> Candidate:
     if evaluation.statistics and kept.is_file():
         images = read(kept)
     else:
-        images = _scored(predictions, evaluation.task, data, evaluation.data.images, name)[0]
+        wanted = evaluation.data
+        images, found = _scored(predictions, evaluation.task, data, wanted.images, name)
+        if found != wanted.fingerprint:
+            raise UserError(
+                f'{data} has other images ({found}) than {name} was evaluated on '
+                f'({wanted.fingerprint}): name the folder of those with --data.'
+            )
     return Candidate(
         name=evaluation.stem,
         task=evaluation.task,
@@ -143,9 +149,8 @@ def _scored(
             f'{name} is compared by its predictions, which takes the data set: name its folder '
             'with --data.'
         )
-    data = TASKS[task].load_data(root)
-    if images is not None and images < len(data.samples):
-        data = TASKS[task].load_data(root, limit=images)
+    of = TASKS[task]
+    data = of.load_data(root) if images is None else of.load_part(root, images)
     # Imported here, so that records that keep their counts do not wait for the scorers.
     if task == 'imagenet':
         from reproduce.score.imagenet import score_file

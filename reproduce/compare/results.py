@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reproduce.compare.candidates import Candidate
-from reproduce.uncertainty.paired import ClassDifference, Difference, Paired, holm, paired
+from reproduce.uncertainty.paired import LEVEL, ClassDifference, Difference, Paired, holm, paired
 
 # The metrics that say which of two systems is better, by task.
 HEADLINES = {
@@ -138,7 +138,7 @@ class Matrix:
     def worse(self) -> bool:
         """Whether one is significantly worse than the first in one of the headlines."""
         return any(
-            self.corrected[i, j, d.metric] < 0.05 and d.difference < 0
+            self.corrected[i, j, d.metric] < LEVEL and d.difference < 0
             for (i, j), comparison in self.pairs.items()
             for d in comparison.headlines
             if i == 0
