@@ -26,6 +26,7 @@ from PIL import Image
 
 from datasets.image_files import DECODING_ERRORS, unreadable, upright_size
 from datasets.subset import check_request, evenly_spaced
+from datasets.text_files import read_text
 from reproduce.errors import DataNotFound, UserError
 from reproduce.wording import by_number, shortened
 
@@ -118,13 +119,11 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
         return tuple(name.strip() for name in ade_classes())
     try:
-        header, *rows = [
-            line.split('\t') for line in path.read_text('utf-8-sig').splitlines() if line.strip()
-        ]
+        header, *rows = [line.split('\t') for line in read_text(path).splitlines() if line.strip()]
         number, name = header.index('Idx'), header.index('Name')
         numbers = [int(row[number]) for row in rows]
         names = [row[name].split(',')[0].strip() for row in rows]
-    except (OSError, ValueError, IndexError):
+    except (UserError, ValueError, IndexError):
         numbers, names = [], []
     if not names or numbers != list(range(1, len(names) + 1)) or len(set(names)) < len(names):
         raise UserError(

@@ -380,7 +380,7 @@ def _imported_by(path: Path) -> str | None:
                     name = '.'.join(strings[-1 if opcode.name == 'GLOBAL' else -2 :])
                     if not name.startswith(('torch.', 'collections.', 'numpy.')):
                         return name
-    except (ValueError, OSError):  # the file is not a pickle
+    except (ValueError, OSError, OverflowError, MemoryError):  # the file is not a pickle
         pass
     return None
 

@@ -434,9 +434,10 @@ def test_names_of_classes_with_a_byte_order_mark(root):
     path = root / 'objectInfo150.txt'
     before = load(root)
     text = path.read_text()
-    path.write_text(text, encoding='utf-8-sig')
-    assert load(root) == before
-    path.write_text(text, encoding='utf-16')
+    for encoding in ('utf-8-sig', 'utf-16'):
+        path.write_text(text, encoding=encoding)
+        assert load(root) == before
+    path.write_bytes(text.encode() + b'\xe9')
     with pytest.raises(UserError, match=r'objectInfo150\.txt does not name the classes'):
         load(root)
 

@@ -178,6 +178,13 @@ def test_tensors_of_another_kind_are_named(tmp_path, change, what):
     assert what in message
 
 
+def test_a_damaged_length_takes_no_memory(tmp_path):
+    """Found by mutating: 2 ** 62 bytes are announced."""
+    path = tmp_path / 'x.pth'
+    path.write_bytes(b'\x80\x02\x8e' + (2**62).to_bytes(8, 'little') + b'x')
+    assert 'is a pickle of another protocol' in refusal(path)
+
+
 def test_a_whole_model_is_refused(tmp_path):
     assert 'holds a whole ResNet' in refusal(
         saved(timm.create_model('test_resnet'), tmp_path / 'x.pth')
@@ -208,10 +215,10 @@ def test_an_explanation_takes_seconds(tmp_path, name):
     with torch.device('meta'):
         wanted = timm.create_model(name, num_classes=3)
     path = saved({'some.weight': torch.zeros(3)}, tmp_path / 'x.pth')
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(UserError, match=f'is not one of {name}'):
         load(wanted, path)
-    assert time.monotonic() - begin < 30
+    assert time.process_time() - begin < 10  # of computing
 
 
 def refusal(path, into=None, **kwargs):
