@@ -168,6 +168,8 @@ def _unpickled(path: Path) -> Any:
                 content = torch.load(file, map_location=location, weights_only=True)
         except pickle.UnpicklingError as error:
             if not _replace(replaced, str(error)):
+                if replaced and 'call reduce' in str(error):  # what was replaced is to be called
+                    raise pickle.UnpicklingError(f'GLOBAL {next(iter(replaced))}') from error
                 raise
             location = 'meta'
         else:
