@@ -121,8 +121,8 @@ def test_the_two_flop_conventions_lead_the_list(found):
     assert len(found.comparisons) == 6
 
 
-def test_the_readme_leads_with_the_same_numbers(found):
-    text = (RESULTS.parent / 'README.md').read_text()
+def test_the_findings_have_the_same_numbers(found):
+    text = (RESULTS.parent / 'docs/findings.md').read_text()
     for pair in found.comparisons[:3]:
         counts = ''.join(
             f' {pair.ours.flops(n):.0f}, {pair.rival.flops(n):.0f} | {pair.ratio(n):.2f} × |'
