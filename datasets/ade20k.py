@@ -5,7 +5,8 @@
     ROOT/objectInfo150.txt                              the names of the classes
 
 ROOT is the archive's folder `ADEChallengeData2016`, the folder that contains it, or one that
-contains it in `ade20k` or `ade`.
+contains it in `ade20k` or `ade`; where there is no such folder, the archive
+`ADEChallengeData2016.zip` in one of these is read as it is.
 
 A label map is a PNG with one byte per pixel: 0 is "other" and ignored, 1 is the first class.
 """
@@ -25,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.image_files import DECODING_ERRORS, unreadable, upright_size
+from datasets.stores import AnyPath, open_archive
 from datasets.subset import check_request, evenly_spaced
 from datasets.text_files import read_text
 from reproduce.errors import DataNotFound, UserError
@@ -35,6 +37,7 @@ NUM_IMAGES = {'train': 20_210, 'val': 2_000}
 FOLDERS = {'train': 'training', 'val': 'validation'}
 CLASS_FILE = 'objectInfo150.txt'
 
+_ARCHIVE = 'ADEChallengeData2016.zip'
 _PLACES = (
     *('.', 'ADEChallengeData2016'),
     *('ade20k/ADEChallengeData2016', 'ade/ADEChallengeData2016'),
@@ -56,9 +59,9 @@ class ADE20K:
             It does not depend on where the files lie or on how the images are compressed.
     """
 
-    root: Path
+    root: AnyPath
     split: str
-    samples: tuple[tuple[Path, Path], ...]
+    samples: tuple[tuple[AnyPath, AnyPath], ...]
     classes: tuple[str, ...]
     complete: bool
     problems: tuple[str, ...]
@@ -104,7 +107,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ADE20K:
     )
 
 
-def class_names(folder: Path) -> tuple[str, ...]:
+def class_names(folder: AnyPath) -> tuple[str, ...]:
     """Return the first name of each class in the file `objectInfo150.txt` of `folder`.
 
     The names of ADE20K's 150 classes are returned if there is no such file.
@@ -160,7 +163,7 @@ def incomplete(
     return tuple(problems)
 
 
-def label_maps(folder: Path | ZipPath) -> dict[str, Path | ZipPath]:
+def label_maps(folder: AnyPath | ZipPath) -> dict[str, AnyPath | ZipPath]:
     """Return the PNGs in `folder` by their names without the suffix, in sorted order.
 
     Raises:
@@ -169,7 +172,7 @@ def label_maps(folder: Path | ZipPath) -> dict[str, Path | ZipPath]:
     return _files(folder, '.png', '.PNG')
 
 
-def read_label_map(path: Path | ZipPath, classes: int) -> np.ndarray:
+def read_label_map(path: AnyPath | ZipPath, classes: int) -> np.ndarray:
     """Return the labels of a PNG, (H, W) in uint8: 0 for no class, and 1 to `classes`.
 
     Raises:
@@ -203,22 +206,29 @@ def read_label_map(path: Path | ZipPath, classes: int) -> np.ndarray:
     return labels
 
 
-def _find(root: Path, split: str) -> Path:
+def _find(root: Path, split: str) -> AnyPath:
     """Return the folder that holds `images` and `annotations`."""
     for place in _PLACES:
         folder = root / place
         if _files(folder / 'images' / FOLDERS[split], '.jpg'):
             return folder
+    for base in ('.', 'ade20k', 'ade'):
+        path = root / base / _ARCHIVE
+        if path.is_file():
+            folder = open_archive(path) / 'ADEChallengeData2016'
+            if _files(folder / 'images' / FOLDERS[split], '.jpg'):
+                return folder
     raise DataNotFound(
-        f'no ADE20K images in {root}: expected ADEChallengeData2016/images/{FOLDERS[split]}/*.jpg; '
+        f'no ADE20K images in {root}: expected ADEChallengeData2016/images/{FOLDERS[split]}/*.jpg '
+        f'or {_ARCHIVE}; '
         'name the folder that holds them.'
     )
 
 
-def _files(folder: Path | ZipPath, *suffixes: str) -> dict[str, Path | ZipPath]:
+def _files(folder: AnyPath | ZipPath, *suffixes: str) -> dict[str, AnyPath | ZipPath]:
     if not folder.is_dir():
         return {}
-    found: dict[str, Path | ZipPath] = {}
+    found: dict[str, AnyPath | ZipPath] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if path.name.startswith('.') or not path.name.endswith(suffixes):
             continue
@@ -232,7 +242,7 @@ def _files(folder: Path | ZipPath, *suffixes: str) -> dict[str, Path | ZipPath]:
     return found
 
 
-def _pairs(images: Path, annotations: Path) -> list[tuple[Path, Path]]:
+def _pairs(images: AnyPath, annotations: AnyPath) -> list[tuple[AnyPath, AnyPath]]:
     """Return each image with the label map of the same name."""
     # mmseg, which reads them in training, knows this suffix alone.
     found, labels = _files(images, '.jpg'), _files(annotations, '.png')
@@ -251,7 +261,7 @@ def _pairs(images: Path, annotations: Path) -> list[tuple[Path, Path]]:
     return [(found[name], labels[name]) for name in found]
 
 
-def _described(sample: tuple[Path, Path], classes: int) -> bytes:
+def _described(sample: tuple[AnyPath, AnyPath], classes: int) -> bytes:
     """Check an image and its label map, and return what the fingerprint covers of them."""
     image, label_map = sample
     labels = read_label_map(label_map, classes)

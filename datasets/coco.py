@@ -3,13 +3,17 @@
     ROOT/annotations/instances_val2017.json
     ROOT/val2017/*.jpg                              or ROOT/images/val2017/*.jpg
 
+or, where there are no such folders, as released:
+
+    ROOT/annotations_trainval2017.zip
+    ROOT/val2017.zip                                or ROOT/images/val2017.zip
+
 ROOT may also be the folder above, with COCO in ROOT/coco. A file of fewer images or of other
 classes is read as well, and marked as not complete.
 """
 
 import hashlib
 import json
-import os
 import re
 import zlib
 from collections import Counter
@@ -31,6 +35,7 @@ from typing_extensions import TypedDict
 
 from datasets.coco_masks import reencoded, unsound_polygons, unsound_run_lengths
 from datasets.image_files import upright_size
+from datasets.stores import AnyPath, open_archive
 from datasets.subset import check_request, evenly_spaced
 from reproduce.errors import DataNotFound, UserError
 from reproduce.files import unzipped
@@ -42,6 +47,9 @@ CATEGORY_IDS = tuple(sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 7
 
 # The names of COCO's folder inside one that holds several data sets.
 _NAMES = ('coco', 'COCO', 'coco2017', 'COCO2017', 'mscoco', 'MSCOCO')
+
+
+_ANNOTATIONS = 'annotations_trainval2017.zip'
 
 
 def _not_negative(box: list[float]) -> list[float]:
@@ -116,7 +124,7 @@ class Annotations:
         in_class_order: whether the file has the categories in this order too.
     """
 
-    path: Path
+    path: AnyPath
     images: tuple[dict[str, Any], ...]
     instances: tuple[dict[str, Any], ...]
     categories: tuple[dict[str, Any], ...]
@@ -156,7 +164,7 @@ class COCO:
     """One split: its images with their ids, and why it is not the complete one.
 
     Attributes:
-        root: the folder that holds `annotations/`.
+        root: the folder that holds `annotations/`, or their archive.
         split: 'val' or 'train'.
         annotations: the instances file.
         images: the folder of the images.
@@ -171,9 +179,9 @@ class COCO:
 
     root: Path
     split: str
-    annotations: Path
-    images: Path
-    samples: tuple[tuple[Path, int], ...]
+    annotations: AnyPath
+    images: AnyPath
+    samples: tuple[tuple[AnyPath, int], ...]
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     complete: bool
@@ -198,7 +206,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
     root = Path(root)
     layout = f'annotations/instances_{split}2017.json'
     check_request('COCO', root, layout, split, NUM_IMAGES, limit)
-    path, folder = _find(root, split)
+    base, path, folder = _find(root, split)
     whole = read(path)
     _check_for_training(path, whole)
     content, problems = whole.take(limit), lacks(whole, split)
@@ -211,7 +219,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
         )
     _check_images(folder, path, content.images)
     return COCO(
-        root=path.parents[1],
+        root=base,
         split=split,
         annotations=path,
         images=folder,
@@ -224,7 +232,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
     )
 
 
-def read(path: Path) -> Annotations:
+def read(path: AnyPath) -> Annotations:
     """Return the checked content of the instances file at `path`, without looking at its images.
 
     It may be gzipped and begin with a byte order mark. Masks are decoded and checked.
@@ -350,7 +358,7 @@ def lacks(content: Annotations, split: str = 'val') -> list[str]:
 JSON_ERRORS = (OSError, EOFError, zlib.error, ValueError)  # ValidationError is a ValueError
 
 
-def json_text(path: Path) -> bytes | str:
+def json_text(path: AnyPath) -> bytes | str:
     """Return the content of a JSON file that may be gzipped and in any of JSON's encodings.
 
     Raises:
@@ -385,20 +393,25 @@ def _id(entry: dict[str, Any]) -> int:
     return entry['id']
 
 
-def _find(root: Path, split: str) -> tuple[Path, Path]:
-    """Return the instances file of `split` and the folder of its images."""
+def _find(root: Path, split: str) -> tuple[Path, AnyPath, AnyPath]:
+    """Return the folder of the data set, the instances file of `split`, that of its images."""
     bases = [root, *(root / name for name in _NAMES)]
+    expected = f'annotations/instances_{split}2017.json'
     for base in bases:
-        path = base / 'annotations' / f'instances_{split}2017.json'
-        if path.is_file():
+        places = _with_archive(base, _ANNOTATIONS)
+        path = next((p / expected for p in places if (p / expected).is_file()), None)
+        if path is not None:
             for place in (f'{split}2017', f'images/{split}2017'):
                 if (base / place).is_dir():
-                    return path, base / place
+                    return base, path, base / place
+            for below in (base, base / 'images'):
+                for place in _with_archive(below, f'{split}2017.zip')[1:]:
+                    if (place / f'{split}2017').is_dir():
+                        return base, path, place / f'{split}2017'
             raise UserError(
                 f'{base} has annotations and no images: expected them in {split}2017 or '
-                f'images/{split}2017; put them there.'
+                f'images/{split}2017, or in {split}2017.zip; put them there.'
             )
-    expected = f'annotations/instances_{split}2017.json'
     for base in bases:
         if (zipped := base / f'{expected}.gz').is_file():
             raise UserError(f'{zipped} is compressed: unpack it with gunzip, for mmdet to read it.')
@@ -415,7 +428,13 @@ def _find(root: Path, split: str) -> tuple[Path, Path]:
     raise DataNotFound(f'no COCO in {root}: expected {expected} and {split}2017; {where}.')
 
 
-def _check_for_training(path: Path, content: Annotations) -> None:
+def _with_archive(folder: Path, name: str) -> list[AnyPath]:
+    """Return the folder, and the root of its archive `name` if there is one."""
+    path = folder / name
+    return [folder, open_archive(path)] if path.is_file() else [folder]
+
+
+def _check_for_training(path: AnyPath, content: Annotations) -> None:
     """Check what matters where mmdet reads the file `path` itself, and opens its images.
 
     Raises:
@@ -443,12 +462,12 @@ def _check_for_training(path: Path, content: Annotations) -> None:
             )
 
 
-def _check_images(folder: Path, path: Path, images: Sequence[dict[str, Any]]) -> None:
+def _check_images(folder: AnyPath, path: AnyPath, images: Sequence[dict[str, Any]]) -> None:
     """Check that `folder` holds the images of the instances file `path`, in the sizes it says."""
     missing = []
     for image in images:
         file = folder / image['file_name']
-        if not os.path.exists(file):
+        if not file.exists():
             missing.append(image['file_name'])
             continue
         width, height = upright_size(file)

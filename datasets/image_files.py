@@ -1,10 +1,12 @@
 """What all data sets need to know about an image file: which errors decoding raises, its size."""
 
 import struct
+from io import BytesIO
 from pathlib import Path
 
 from PIL import ExifTags, Image
 
+from datasets.stores import AnyPath, StoredPath
 from reproduce.errors import UserError
 
 # What Pillow raises when it opens or decodes a missing, truncated or foreign file.
@@ -17,21 +19,39 @@ DECODING_ERRORS = (
 _TURNED = (5, 6, 7, 8)
 
 
-def upright_size(path: Path) -> tuple[int, int]:
+# What precedes the size of nearly every JPEG fits into so many bytes.
+_HEADER = 2**16
+
+
+def pillow_source(path: AnyPath) -> Path | BytesIO:
+    """Return what Pillow opens for a file: its path, or its content if it is in an archive."""
+    return path.open() if isinstance(path, StoredPath) else path
+
+
+def upright_size(path: AnyPath) -> tuple[int, int]:
     """Return the width and height in pixels that OpenCV gives the image at `path`.
 
     OpenCV, with which mmdet and mmseg read images, turns an image as its EXIF orientation says;
-    Pillow does not. Only the header of the file is read.
+    Pillow does not. Only the header of the file is read, if it has no more than 64 KiB.
 
     Raises:
         UserError: if the file is missing or is not an image.
     """
     try:
-        with Image.open(path) as image:
+        with _header(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
             return image.size[::-1] if turned else image.size
     except DECODING_ERRORS as error:
         raise unreadable('image', path, error) from error
+
+
+def _header(path: AnyPath) -> Image.Image:
+    if isinstance(path, StoredPath):
+        try:
+            return Image.open(BytesIO(path.read_bytes(_HEADER)))
+        except DECODING_ERRORS:
+            pass  # its header is longer, or it is no image
+    return Image.open(pillow_source(path))
 
 
 def unreadable(kind: str, path: object, error: Exception) -> UserError:

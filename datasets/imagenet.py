@@ -35,7 +35,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets.image_files import DECODING_ERRORS, unreadable
+from datasets.image_files import DECODING_ERRORS, pillow_source, unreadable
 from datasets.labelled_shards import find_shards
 from datasets.stores import AnyPath, StoredPath, compact, open_archive
 from datasets.subset import check_request, evenly_spaced
@@ -190,7 +190,7 @@ def open_image(path: AnyPath) -> Image.Image:
         UserError: if the file is missing, truncated or not an image.
     """
     try:
-        with Image.open(path.open() if isinstance(path, StoredPath) else path) as image:
+        with Image.open(pillow_source(path)) as image:
             return image.convert('RGB')
     except DECODING_ERRORS as error:
         raise unreadable('image', path, error) from error

@@ -208,9 +208,10 @@ class WebDatasetShards(_LabelledShards):
                     name = name or image.name.rpartition('/')[2]
                     yield _Image(part, image.offset, image.size, name, label)
 
-    def read(self, position: int) -> bytes:
+    def read(self, position: int, first: int | None = None) -> bytes:
         member = self.index.member(position)
-        return self.bytes_at(member.offset, member.size, member.name, member.part)
+        count = member.size if first is None else min(first, member.size)
+        return self.bytes_at(member.offset, count, member.name, member.part)
 
     def _label(self, part: int, key: str, sample: Mapping[str, Member]) -> tuple[str | None, int]:
         """Return the original name of an image, if it is there, and its label."""
@@ -267,7 +268,7 @@ class ParquetShards(_LabelledShards):
         except (KeyError, ValueError, TypeError):
             return None
 
-    def read(self, position: int) -> bytes:
+    def read(self, position: int, first: int | None = None) -> bytes:
         member = self.index.member(position)
         self.descriptor(member.part)  # it is still the file that was indexed
         starts = self._starts(member.part)
@@ -276,7 +277,7 @@ class ParquetShards(_LabelledShards):
         content = images[member.offset - starts[group]].get('bytes')
         if content is None or len(content) != member.size:
             raise self.damaged(member.name, 'it is not what was indexed')
-        return content
+        return content[:first]
 
     def _starts(self, part: int) -> list[int]:
         """Return the first row of each row group."""

@@ -50,8 +50,8 @@ class Store(ABC):
         """Return the number of bytes of the file at `position`."""
 
     @abstractmethod
-    def read(self, position: int) -> bytes:
-        """Return the content of the file at `position`.
+    def read(self, position: int, first: int | None = None) -> bytes:
+        """Return the content of the file at `position`, or so many first bytes of it.
 
         Raises:
             UserError: if the archive is damaged, or changed since it was opened.
@@ -225,6 +225,10 @@ class StoredPath:
         position = self.store.first_from(f'{self.inner}/')
         return position < len(self.store) and self.store.name(position).startswith(f'{self.inner}/')
 
+    def exists(self) -> bool:
+        """Return whether it is a file or a folder of the archive."""
+        return self.is_file() or self.is_dir()
+
     def is_symlink(self) -> bool:
         """Return False: links in archives are resolved when they are opened."""
         return False
@@ -248,13 +252,17 @@ class StoredPath:
                 yield StoredPath(store, name, position)
                 position += 1
 
-    def read_bytes(self) -> bytes:
-        """Return the content of the file.
+    def absolute(self) -> 'StoredPath':
+        """Return the path, which is absolute."""
+        return self
+
+    def read_bytes(self, first: int | None = None) -> bytes:
+        """Return the content of the file, or so many first bytes of it.
 
         Raises:
             UserError: if there is no such file, or the archive is damaged.
         """
-        return self.store.read(self._existing())
+        return self.store.read(self._existing(), first)
 
     def open(self, mode: str = 'rb') -> BinaryIO:
         """Return the content of the file as a file in memory, open for reading."""

@@ -44,9 +44,10 @@ class TarArchive(IndexedArchive):
                 bar.update(member.offset - bar.n)
                 yield member
 
-    def read(self, position: int) -> bytes:
+    def read(self, position: int, first: int | None = None) -> bytes:
         member = self.index.member(position)
-        return self.bytes_at(member.offset, member.size, member.name)
+        count = member.size if first is None else min(first, member.size)
+        return self.bytes_at(member.offset, count, member.name)
 
 
 class CompressedTar(Store):
@@ -85,8 +86,8 @@ class CompressedTar(Store):
     def size(self, position: int) -> int:
         return len(self.content[position][1])
 
-    def read(self, position: int) -> bytes:
-        return self.content[position][1]
+    def read(self, position: int, first: int | None = None) -> bytes:
+        return self.content[position][1][:first]
 
 
 def tar_members(path: Path, file: BinaryIO) -> Iterator[Member]:

@@ -54,19 +54,23 @@ class ZipArchive(IndexedArchive):
                 entry.compress_type,
             )
 
-    def read(self, position: int) -> bytes:
+    def read(self, position: int, first: int | None = None) -> bytes:
         member = self.index.member(position)
         header = self.bytes_at(member.offset, _LOCAL_HEADER.size, member.name)
         signature, name, extra = _LOCAL_HEADER.unpack(header)
         if signature != b'PK\x03\x04':
             raise self.damaged(member.name, 'it is not where the list of the archive says')
         begin = member.offset + _LOCAL_HEADER.size + name + extra
-        content = self.bytes_at(begin, member.stored, member.name)
-        if member.method == ZIP_DEFLATED:
+        count = member.size if first is None else min(first, member.size)
+        if member.method == ZIP_STORED:
+            content = self.bytes_at(begin, min(count, member.stored), member.name)
+        else:
+            packed = self.bytes_at(begin, member.stored, member.name)
             try:
-                content = zlib.decompress(content, -zlib.MAX_WBITS, member.size)
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, count)
             except zlib.error as error:
                 raise self.damaged(member.name, str(error)) from error
-        if len(content) != member.size or zlib.crc32(content) != member.crc:
+        whole = count == member.size
+        if len(content) != count or (whole and zlib.crc32(content) != member.crc):
             raise self.damaged(member.name, 'its content does not fit its checksum')
         return content

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from reproduce.errors import UserError
+from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.configs import task_of
 from reproduce.tasks import TASKS
 
@@ -35,7 +36,7 @@ def point_at(config: 'Config', data: 'COCO | ADE20K', loader: Loader) -> None:
     TASKS[task_of(config)].point_dataset(_dataset(config, loader), data)
     for evaluator in _listed(config.get(f'{loader}_evaluator')):
         if 'ann_file' in evaluator:
-            evaluator.ann_file = str(data.annotations.absolute())
+            evaluator.ann_file = location(data.annotations)
 
 
 def check_classes(config: 'Config', data: 'COCO | ADE20K') -> None:

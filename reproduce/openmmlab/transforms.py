@@ -1,10 +1,12 @@
 """The image reader of a test pipeline, made to stop at an image that it cannot read whole."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import cv2
 from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
@@ -26,7 +28,7 @@ class LoadWholeImage(LoadImageFromFile):
         """
         path = results['img_path']
         try:
-            with Image.open(path) as image:
+            with Image.open(BytesIO(fileio.get(path))) as image:
                 # A JPEG is decoded at an eighth of its size, and still read to its end.
                 image.draft('RGB', (1, 1))
                 image.load()

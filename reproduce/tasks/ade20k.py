@@ -19,6 +19,7 @@ from datasets.ade20k import ADE20K, load
 from reproduce.errors import UserError
 from reproduce.evaluate.harness import Job, Prepared
 from reproduce.openmmlab import inference
+from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import check_classes
 from reproduce.openmmlab.transforms import kind, with_whole_images
 from reproduce.quiet import quiet_libraries
@@ -117,10 +118,10 @@ def identify(
 def point_dataset(dataset: Any, data: ADE20K) -> None:
     """Let a dataset of a config of mmseg read `data`, and call its classes by name."""
     image, label_map = data.samples[0]
-    dataset.data_root = str(data.root.absolute())
+    dataset.data_root = ''  # both paths are absolute, and one in an archive does not look so
     dataset.data_prefix = {
-        'img_path': str(image.parent.absolute()),
-        'seg_map_path': str(label_map.parent.absolute()),
+        'img_path': location(image.parent),
+        'seg_map_path': location(label_map.parent),
     }
     if tuple(data.classes) != tuple(ADE20KDataset.METAINFO['classes']):
         # ADE20KDataset takes no other names.
@@ -169,7 +170,7 @@ class _Images(Dataset):
     """The images, each as lists with its views: `inputs` (3, H, W) and `data_samples`."""
 
     def __init__(self, data: ADE20K, config: Config, steps: list[dict[str, Any]]) -> None:
-        self.files = [str(image) for image, _ in data.samples]
+        self.files = [location(image) for image, _ in data.samples]
         with DefaultScope.overwrite_default_scope(config.default_scope):
             self.transform = Compose(with_whole_images(steps))
 

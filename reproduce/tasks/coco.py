@@ -26,6 +26,7 @@ from datasets.coco import COCO, load, read
 from reproduce.errors import UserError
 from reproduce.evaluate.harness import Job, Prepared
 from reproduce.openmmlab import inference
+from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.transforms import kind, with_whole_images
 from reproduce.quiet import quiet_libraries
@@ -92,9 +93,9 @@ def identify(
 
 def point_dataset(dataset: Any, data: COCO) -> None:
     """Let a `CocoDataset` of a config read `data`, and call its classes by name."""
-    dataset.data_root = str(data.root.absolute())
-    dataset.ann_file = str(data.annotations.absolute())
-    dataset.data_prefix = {**dataset.get('data_prefix', {}), 'img': str(data.images.absolute())}
+    dataset.data_root = ''  # both paths are absolute, and one in an archive does not look so
+    dataset.ann_file = location(data.annotations)
+    dataset.data_prefix = {**dataset.get('data_prefix', {}), 'img': location(data.images)}
     dataset.metainfo = {'classes': tuple(data.classes)}
 
 

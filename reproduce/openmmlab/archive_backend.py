@@ -1,0 +1,84 @@
+"""Files in archives for mmdet and mmseg, which read all files through mmengine's backends.
+
+A path that begins with `archive://` goes on with that of the archive and that inside of it.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.fileio import BaseStorageBackend, register_backend
+
+from datasets.stores import AnyPath, StoredPath, open_archive
+
+_PREFIX = 'archive://'
+
+
+def location(path: AnyPath) -> str:
+    """Return how mmdet and mmseg are told where a file or a folder is."""
+    return f'{_PREFIX}{path}' if isinstance(path, StoredPath) else str(path.absolute())
+
+
+class ArchiveBackend(BaseStorageBackend):
+    """mmengine's interface to files, for those in an archive."""
+
+    def get(self, filepath: str) -> bytes:
+        """Return the content of a file."""
+        return _stored(filepath).read_bytes()
+
+    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
+        """Return the text of a file."""
+        return self.get(filepath).decode(encoding)
+
+    def exists(self, filepath: str) -> bool:
+        """Return whether there is such a file or folder."""
+        return self.isfile(filepath) or self.isdir(filepath)
+
+    def isdir(self, filepath: str) -> bool:
+        """Return whether it is a folder."""
+        return _stored(filepath).is_dir()
+
+    def isfile(self, filepath: str) -> bool:
+        """Return whether it is a file."""
+        return _stored(filepath).is_file()
+
+    def join_path(self, filepath: str, *filepaths: str) -> str:
+        """Return the path of something below `filepath`."""
+        return '/'.join([filepath.rstrip('/'), *filepaths])
+
+    def list_dir_or_file(
+        self,
+        dir_path: str,
+        list_dir: bool = True,
+        list_file: bool = True,
+        suffix: str | tuple[str, ...] | None = None,
+        recursive: bool = False,
+    ) -> Iterator[str]:
+        """Yield what lies in a folder, by its path below it."""
+        for entry in _stored(dir_path).iterdir():
+            folder = entry.is_dir()
+            if list_dir if folder else list_file and entry.name.endswith(suffix or ''):
+                yield entry.name
+            if folder and recursive:
+                below = self.list_dir_or_file(
+                    f'{dir_path}/{entry.name}', list_dir, list_file, suffix, True
+                )
+                yield from (f'{entry.name}/{name}' for name in below)
+
+    @contextmanager
+    def get_local_path(self, filepath: str) -> Iterator[str]:
+        """Give a copy of a file, which is removed afterwards."""
+        with tempfile.NamedTemporaryFile(suffix=Path(filepath).suffix) as file:
+            file.write(self.get(filepath))
+            file.flush()
+            yield file.name
+
+
+def _stored(uri: str) -> StoredPath:
+    path = Path(uri.removeprefix(_PREFIX))
+    archive = next(parent for parent in (path, *path.parents) if parent.is_file())
+    return open_archive(archive) / str(path.relative_to(archive))
+
+
+register_backend('archive', ArchiveBackend, prefixes='archive')
