@@ -135,6 +135,31 @@ def parquet(root, to, shards=2, rows=7):
             pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=rows)
 
 
+def below(folder, name=''):
+    """(path below `folder` after `name`, content) of every file there."""
+    return [
+        (f'{name}{path.relative_to(folder).as_posix()}', path.read_bytes())
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    ]
+
+
+def coco_zips(root, to):
+    """The zip files that COCO 2017 is released in; the images are stored, as in those."""
+    zipped(
+        to / 'annotations_trainval2017.zip',
+        below(root / 'annotations', 'annotations/'),
+        zipfile.ZIP_DEFLATED,
+    )
+    for folder in sorted(root.glob('*2017')):
+        zipped(to / f'{folder.name}.zip', below(folder, f'{folder.name}/'))
+
+
+def ade20k_zip(root, to):
+    """ADEChallengeData2016.zip, of the folder of this name."""
+    zipped(to / f'{root.name}.zip', below(root, f'{root.name}/'), zipfile.ZIP_DEFLATED)
+
+
 FORMS = {
     'released': as_released,
     'kaggle': kaggle,

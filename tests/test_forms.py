@@ -1,15 +1,28 @@
 """Evaluation and training from every form of a data set: the numbers are those of the folders."""
 
+import shutil
 from pathlib import Path
 
 import forms
 import pytest
+import torch
 from conftest import weights
 
-from datasets import shapes
+from datasets import ade20k, coco, shapes
+from reproduce.errors import UserError
 from reproduce.evaluate.harness import Job, evaluate
+from reproduce.openmmlab import models
+from reproduce.openmmlab.configs import load_config
 from reproduce.train.classifier import TrainingJob, train
 from reproduce.train.recipes import recipe_for
+from reproduce.train.runner import RunnerJob
+from reproduce.train.runner import train as train_config
+
+CONFIGS = {
+    'coco': 'mask-rcnn_maformer-micro_fpn_shapes.py',
+    'ade20k': 'fpn_maformer-micro_shapes.py',
+}
+LOAD = {'coco': coco.load, 'ade20k': ade20k.load}
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +40,16 @@ def places(tmp_path_factory):
         found[name] = root / name
         found[name].mkdir()
         pack(found['folders'], found[name])
+    (root / 'zips/coco').mkdir(parents=True)
+    forms.coco_zips(root / 'shapes/coco', root / 'zips/coco')
+    forms.ade20k_zip(root / 'shapes/ade20k/ADEChallengeData2016', root / 'zips')
     return found
+
+
+@pytest.fixture(scope='module')
+def zips(places):
+    """The folder of COCO and ADE20K in the zip files of their releases."""
+    return places['folders'].parents[1] / 'zips'
 
 
 @pytest.fixture(scope='module')
@@ -80,3 +102,86 @@ def test_the_curve_of_a_training_is_the_same_from_every_form(places, tmp_path):
     expected = curve(places['folders'], tmp_path / 'folders', 0)
     for name in places.keys() - {'folders'}:
         assert curve(places[name], tmp_path / name, 1) == expected
+
+
+@pytest.mark.parametrize('task', CONFIGS)
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_zips_of_coco_and_ade20k_hold_the_same_data(places, zips, task, split):
+    of_folders, of_zips = LOAD[task](places['folders'].parent, split), LOAD[task](zips, split)
+    for part in ('fingerprint', 'problems', 'classes'):
+        assert getattr(of_zips, part) == getattr(of_folders, part)
+    for (image, other), (path, expected) in zip(of_zips.samples, of_folders.samples, strict=True):
+        assert image.name == path.name
+        assert image.read_bytes() == path.read_bytes()
+        assert other == expected or other.read_bytes() == expected.read_bytes()
+    limited = LOAD[task](zips, split, limit=7)
+    assert limited.fingerprint == LOAD[task](places['folders'].parent, split, limit=7).fingerprint
+
+
+@pytest.mark.parametrize('task', CONFIGS)
+def test_records_and_predictions_of_coco_and_ade20k_are_those_of_the_folders(
+    places, zips, tmp_path, task
+):
+    torch.manual_seed(0)
+    checkpoint = tmp_path / 'random.pth'
+    torch.save(models.build(load_config(CONFIGS[task]), 'cpu').state_dict(), checkpoint)
+
+    def outcome(data, workers):
+        options = {'limit': 4, 'workers': workers, 'device': 'cpu'}
+        return evaluate(Job(task, CONFIGS[task], checkpoint, data, **options))
+
+    expected, found = outcome(places['folders'].parent, 0), outcome(zips, 1)
+    assert found.predictions == expected.predictions
+    assert found.evaluation.metrics == expected.evaluation.metrics
+    assert found.evaluation.data == expected.evaluation.data
+    assert found.evaluation.key == expected.evaluation.key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', CONFIGS)
+def test_detectors_and_segmenters_train_and_validate_the_same_from_zips(
+    places, zips, tmp_path, task
+):
+    options = (
+        *('train_dataloader.batch_size=2', 'train_dataloader.num_workers=1'),
+        *('train_dataloader.dataset.indices=4', 'val_dataloader.dataset.indices=2'),
+        *('val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False'),
+        'default_hooks.logger.interval=1',
+        *(
+            ('train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
+            if task == 'coco'
+            else ('train_cfg.max_iters=2', 'train_cfg.val_interval=2')
+        ),
+    )
+
+    def rows(data, output):
+        log = train_config(RunnerJob(CONFIGS[task], data, output, options=options))
+        times = {'time', 'data_time'}
+        return [{k: v for k, v in row.items() if k not in times} for row in log]
+
+    expected = rows(places['folders'].parent, tmp_path / 'folders')
+    assert len([row for row in expected if 'loss' in row]) == 2
+    assert rows(zips, tmp_path / 'zips') == expected
+
+
+@pytest.mark.parametrize(
+    ('task', 'split', 'name'),
+    [
+        ('coco', 'train', 'coco/annotations_trainval2017.zip'),
+        ('coco', 'val', 'coco/val2017.zip'),
+        ('ade20k', 'train', 'ADEChallengeData2016.zip'),
+    ],
+)
+def test_a_damaged_zip_of_coco_or_ade20k_is_one_sentence(zips, tmp_path, task, split, name):
+    shutil.copytree(zips, tmp_path / 'data')
+    path = tmp_path / 'data' / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=f'{path.name} cannot be read as a zip file') as error:
+        LOAD[task](tmp_path / 'data', split)
+    assert '\n' not in str(error.value)
+    # Its first file, while the list at the end is whole.
+    path.write_bytes(whole[:100] + bytes(400) + whole[500:])
+    with pytest.raises(UserError, match='download the archive again') as error:
+        LOAD[task](tmp_path / 'data', split)
+    assert path.name in str(error.value) and '\n' not in str(error.value)
