@@ -38,7 +38,7 @@ $(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(CONST
 	@echo "==> 2/4 packages: torch, timm, mmdet, mmseg, ... (several GB the first time)"
 	@$(BIN)/python -m pip install --quiet "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --progress-bar on \
-		$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --group dev .
+		$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --group dev
 	@echo "==> 3/4 the stand-in for mmcv's compiled operators"
 	$(BIN)/python -m pip install --quiet --no-deps ./operators
 	@echo "==> 4/4 OpenCV without libGL"
@@ -118,4 +118,4 @@ benchmark-intervals: $(READY)  ## How often the 95 % intervals hold the truth, b
 	$(BIN)/python -m benchmarks.interval_coverage $(ARGS)
 
 clean:  ## Remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info model/*.egg-info

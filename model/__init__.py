@@ -1,13 +1,14 @@
 """The one definition of MAFormer, and of the networks that the paper compares it with.
 
-Importing this package registers their variants with timm.
+Importing this package registers their variants with timm. In a checkout of the project it is called
+`model`; installed by pip it is called `maformer`.
 """
 
-from model import cswin as cswin
-from model import dsnet as dsnet
-from model import focal as focal
-from model import lvvit as lvvit
-from model import maformer as maformer
-from model import mixformer as mixformer
-from model import shuffle as shuffle
-from model import vil as vil
+from . import cswin as cswin
+from . import dsnet as dsnet
+from . import focal as focal
+from . import lvvit as lvvit
+from . import maformer as maformer
+from . import mixformer as mixformer
+from . import shuffle as shuffle
+from . import vil as vil

@@ -12,10 +12,10 @@ import torch
 import torch.nn as nn
 from timm.layers import calculate_drop_path_rates
 
-from model.attention import CrossShapedAttention, LePEAttention
-from model.checkpoint import renamed
-from model.pyramid import Pyramid, Stage, TransformerBlock, init_weights
-from model.registration import describe, register
+from .attention import CrossShapedAttention, LePEAttention
+from .checkpoint import renamed
+from .pyramid import Pyramid, Stage, TransformerBlock, init_weights
+from .registration import describe, register
 
 
 class ConvDownsample(nn.Module):

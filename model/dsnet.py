@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.models import register_notrace_module
 
-from model.checkpoint import renamed
-from model.pyramid import Downsample, Pyramid, Stage, init_weights
-from model.registration import describe, register
+from .checkpoint import renamed
+from .pyramid import Downsample, Pyramid, Stage, init_weights
+from .registration import describe, register
 
 
 @register_notrace_module

@@ -13,10 +13,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import calculate_drop_path_rates, trunc_normal_
 
-from model.attention import RelativePositionBias, from_windows, to_windows
-from model.checkpoint import renamed
-from model.pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
-from model.registration import describe, register
+from .attention import RelativePositionBias, from_windows, to_windows
+from .checkpoint import renamed
+from .pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
+from .registration import describe, register
 
 
 class FocalAttention(RelativePositionBias):

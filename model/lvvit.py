@@ -15,9 +15,9 @@ import torch.nn as nn
 from timm.layers import PatchEmbed, trunc_normal_
 from timm.models.vision_transformer import Block, VisionTransformer
 
-from model.auxiliary_head import AuxiliaryHead
-from model.checkpoint import renamed
-from model.registration import describe, register
+from .auxiliary_head import AuxiliaryHead
+from .checkpoint import renamed
+from .registration import describe, register
 
 
 class ConvPatchEmbed(PatchEmbed):

@@ -16,10 +16,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates
 
-from model.attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
-from model.auxiliary_head import AuxiliaryHead
-from model.global_branch import GLD, ConvGlobalBranch
-from model.pyramid import (
+from .attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
+from .auxiliary_head import AuxiliaryHead
+from .global_branch import GLD, ConvGlobalBranch
+from .pyramid import (
     Downsample,
     Mlp,
     Pyramid,
@@ -28,7 +28,7 @@ from model.pyramid import (
     check_choice,
     init_weights,
 )
-from model.registration import describe, register
+from .registration import describe, register
 
 
 class FusionAttention(nn.Module):

@@ -13,9 +13,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import ClassifierHead, calculate_drop_path_rates
 
-from model.attention import RelativePositionBias
-from model.pyramid import BatchNormDownsample, Pyramid, Stage, TransformerBlock, init_weights
-from model.registration import describe, register
+from .attention import RelativePositionBias
+from .pyramid import BatchNormDownsample, Pyramid, Stage, TransformerBlock, init_weights
+from .registration import describe, register
 
 
 class MixingAttention(RelativePositionBias):

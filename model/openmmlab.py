@@ -3,7 +3,8 @@
 Importing this module registers every network with four stages, such as `MAFormer` and `CSWin`,
 under the name of its class in mmengine's root registry, in which every OpenMMLab package searches
 after its own. A config file imports this module with
-`custom_imports = dict(imports=['model.openmmlab'])`.
+`custom_imports = dict(imports=['maformer.openmmlab'])` where `maformer` is installed, and with
+`['model.openmmlab']` in a checkout.
 """
 
 import sys
@@ -20,10 +21,10 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.models._features import feature_take_indices
 
-from model import checkpoint
-from model.checkpoint import CheckpointError
-from model.pyramid import Pyramid
-from model.registration import NETWORKS
+from . import checkpoint
+from .checkpoint import CheckpointError
+from .pyramid import Pyramid
+from .registration import NETWORKS
 
 # The layers of a classifier after its last stage. A backbone has one norm per output instead.
 _CLASSIFIER_ONLY = ('norm.', 'head.', 'aux_head.', 'last_proj.')
@@ -194,6 +195,12 @@ def _builder(name: str, variants: Iterable[str]) -> Callable[..., PyramidBackbon
     return build
 
 
+def _register(name: str, variants: Iterable[str]) -> None:
+    # The checkout's package and the installed one, `model` and `maformer`, have the same networks.
+    again = getattr(MODELS.module_dict.get(name), '__module__', '').endswith('.openmmlab')
+    MODELS.register_module(name, force=again, module=_builder(name, variants))
+
+
 for network, variants in NETWORKS.items():
     if issubclass(network, Pyramid):
-        MODELS.register_module(network.__name__, module=_builder(network.__name__, variants))
+        _register(network.__name__, variants)

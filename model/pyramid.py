@@ -13,7 +13,7 @@ from timm.layers import ClassifierHead, DropPath, trunc_normal_
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 
-from model.workspace import in_pieces, recorded
+from .workspace import in_pieces, recorded
 
 
 class Mlp(nn.Module):

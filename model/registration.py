@@ -1,14 +1,22 @@
 """Register the named variants of a network with timm."""
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    is_model,
+    model_entrypoint,
+    register_model,
+)
 
 # The variants of every registered network, by the class of the network.
 NETWORKS: dict[type[nn.Module], Mapping[str, Mapping[str, Any]]] = {}
@@ -48,7 +56,9 @@ def register(
 ) -> None:
     """Register the variants of a network with timm.
 
-    The module of `network` has to define `default_cfgs`; see `describe`.
+    The module of `network` has to define `default_cfgs`; see `describe`. Where another copy of this
+    package has registered the same networks, as `maformer` and `model` are two, those of this one
+    replace them, and one warning says so.
 
     Args:
         variants: the constructor arguments of each variant, by name.
@@ -60,7 +70,35 @@ def register(
         create = partial(_create, network, variant, arguments, out_indices, filter_fn)
         create.__name__, create.__module__ = variant, network.__module__
         create.__doc__ = f'{variant}: {network.__name__} with {arguments}.'
-        register_model(create)
+        with warnings.catch_warnings():
+            if other := _other_copy(variant, network.__module__):
+                warnings.filterwarnings('ignore', f'Overwriting {variant} ')  # one for all, below
+            register_model(create)
+        if other:
+            _warn_of_copy(other)
+
+
+def _other_copy(variant: str, module: str) -> str | None:
+    """Return the name of the package that registered `variant`, where it is a copy of this one.
+
+    Args:
+        module: the full name of the module that registers the variant now.
+    """
+    if not is_model(variant):
+        return None
+    package, _, module_there = model_entrypoint(variant).__module__.rpartition('.')
+    name = module.rpartition('.')[2]
+    return package if module_there == name and package not in ('', __package__) else None
+
+
+@cache
+def _warn_of_copy(package: str) -> None:
+    here, there = (sys.modules[name].__path__[0] for name in (__package__, package))
+    warnings.warn(
+        f'the networks of the package {package} in {there} are registered with timm once more, by '
+        f'{__package__} in {here}, which replaces them: import only one of the two packages',
+        stacklevel=2,
+    )
 
 
 def _create(

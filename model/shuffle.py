@@ -14,10 +14,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
 
-from model.attention import RelativePositionBias
-from model.checkpoint import renamed
-from model.pyramid import BatchNormDownsample, Pyramid, Stage
-from model.registration import describe, register
+from .attention import RelativePositionBias
+from .checkpoint import renamed
+from .pyramid import BatchNormDownsample, Pyramid, Stage
+from .registration import describe, register
 
 
 class ShuffledWindowAttention(RelativePositionBias):

@@ -19,10 +19,10 @@ from timm.layers import calculate_drop_path_rates, trunc_normal_
 from timm.models import register_notrace_module
 from torch.utils.checkpoint import checkpoint
 
-from model.checkpoint import renamed
-from model.pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
-from model.registration import describe, register
-from model.workspace import in_pieces
+from .checkpoint import renamed
+from .pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
+from .registration import describe, register
+from .workspace import in_pieces
 
 
 class _GlobalTokenAttention(nn.Module):

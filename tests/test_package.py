@@ -1,0 +1,126 @@
+"""The wheel: the package of the networks, under the name `maformer`, and nothing else."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from email import message_from_string
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / 'model').glob('*.py'))
+
+# The installed package alone; then the checkout's beside it.
+USE = """
+import sys, warnings
+import timm, torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+import maformer
+
+config = Config.fromfile('config.py')  # imports maformer.openmmlab
+assert 'model' not in sys.modules and 'datasets' not in sys.modules
+assert maformer.__file__.startswith(sys.argv[1]), maformer.__file__
+names = timm.list_models(module='maformer')
+images = torch.rand(2, 3, 70, 64)
+
+def outputs(name, **arguments):
+    torch.manual_seed(0)
+    return timm.create_model(name, **arguments).eval()(images)
+
+installed = outputs('maformer_micro', num_classes=7)
+assert installed.shape == (2, 7)
+maps = MODELS.build(config.model)(images)
+assert [tuple(m.shape[1:]) for m in maps] == [(32, 18, 16), (64, 9, 8), (96, 5, 4), (128, 3, 2)]
+
+sys.path.append(sys.argv[2])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    import model.openmmlab
+mine = [str(w.message) for w in caught if 'timm' in str(w.message)]
+assert len(mine) == 1 and 'import only one of the two packages' in mine[0], mine
+assert timm.models.model_entrypoint('maformer_micro').__module__ == 'model.maformer'
+assert timm.list_models(module='maformer') == names
+assert torch.equal(outputs('maformer_micro', num_classes=7), installed)
+assert MODELS.build(config.model).network.__class__ is model.maformer.MAFormer
+print('used', len(names))
+"""
+CONFIG = """
+custom_imports = dict(imports=['maformer.openmmlab'], allow_failed_imports=False)
+model = dict(type='MAFormer', arch='maformer_micro')
+"""
+
+
+def pip(*arguments, **kwargs):
+    done = subprocess.run(
+        [sys.executable, '-m', 'pip', *map(str, arguments), '--quiet', '--no-deps', '--no-index'],
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    """The folder that the wheel is installed into."""
+    sources, folder = (tmp_path_factory.mktemp(name) for name in ('sources', 'installed'))
+    for name in ('pyproject.toml', 'LICENSE', 'docs', 'model', 'datasets', 'reproduce'):
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, sources)
+        else:
+            ignored = shutil.ignore_patterns('__pycache__', 'released')
+            shutil.copytree(ROOT / name, sources / name, ignore=ignored)
+    pip('wheel', '--no-build-isolation', '--wheel-dir', sources / 'dist', '.', cwd=sources)
+    (wheel,) = (sources / 'dist').glob('*.whl')
+    pip('install', '--target', folder, wheel)
+    return folder
+
+
+def requirements(installed):
+    (info,) = installed.glob('*.dist-info')
+    return message_from_string((info / 'METADATA').read_text())
+
+
+def test_the_wheel_holds_the_networks_alone(installed):
+    version = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']
+    assert {path.name for path in installed.iterdir()} == {
+        'maformer',
+        f'maformer-{version}.dist-info',
+    }
+    files = {path.name for path in (installed / 'maformer').iterdir()} - {'__pycache__'}
+    assert files == {path.name for path in MODULES}
+
+
+def test_the_wheel_requires_what_its_modules_import(installed):
+    imported = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            imported.setdefault(path.stem, set()).update(n.partition('.')[0] for n in names)
+    imported = {name: found - sys.stdlib_module_names for name, found in imported.items()}
+    for_openmmlab = imported.pop('openmmlab')
+    required = requirements(installed).get_all('Requires-Dist')
+    plain = {r.partition('>')[0].strip() for r in required if 'extra' not in r}
+    assert set().union(*imported.values()) == plain
+    assert for_openmmlab <= plain | {'mmengine'}
+    assert any('mmengine' in r and "extra == 'openmmlab'" in r.replace('"', "'") for r in required)
+
+
+def test_the_installed_package_works_outside_of_the_checkout(installed, tmp_path):
+    (tmp_path / 'config.py').write_text(CONFIG)
+    done = subprocess.run(
+        [sys.executable, '-c', USE, installed, ROOT],
+        cwd=tmp_path,
+        env=os.environ | {'PYTHONPATH': str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('used ')
