@@ -28,6 +28,7 @@ from PIL import Image
 from datasets.image_files import DECODING_ERRORS, unreadable, upright_size
 from datasets.stores import AnyPath, open_archive
 from datasets.subset import check_request, evenly_spaced
+from datasets.survey import Survey, archives_of, form_of, place_of
 from datasets.text_files import read_text
 from reproduce.errors import DataNotFound, UserError
 from reproduce.wording import by_number, shortened
@@ -104,6 +105,30 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ADE20K:
         complete=not problems,
         problems=problems,
         fingerprint=digest.hexdigest()[:16],
+    )
+
+
+def survey(root: Path, split: str = 'val') -> Survey:
+    """Return what lies there of `split`; images and label maps are paired and not read.
+
+    Raises:
+        DataNotFound: if there is no image in the folder.
+        UserError: if there is no such folder, or an image has no label map.
+    """
+    root = Path(root)
+    layout = f'images/{FOLDERS.get(split)}/*.jpg'
+    check_request('ADE20K', root, layout, split, NUM_IMAGES, None)
+    folder = _find(root, split)
+    pairs = _pairs(folder / 'images' / FOLDERS[split], folder / 'annotations' / FOLDERS[split])
+    names = [image.stem for image, _ in pairs]
+    return Survey(
+        split=split,
+        place=place_of(folder),
+        form=form_of(folder),
+        files=[image for image, _ in pairs],
+        expected=NUM_IMAGES[split],
+        problems=incomplete(split, class_names(folder), names, len(pairs)),
+        archives=archives_of(folder),
     )
 
 
@@ -220,8 +245,7 @@ def _find(root: Path, split: str) -> AnyPath:
                 return folder
     raise DataNotFound(
         f'no ADE20K images in {root}: expected ADEChallengeData2016/images/{FOLDERS[split]}/*.jpg '
-        f'or {_ARCHIVE}; '
-        'name the folder that holds them.'
+        f'or {_ARCHIVE}; name the folder that holds them.'
     )
 
 

@@ -37,6 +37,7 @@ from datasets.coco_masks import reencoded, unsound_polygons, unsound_run_lengths
 from datasets.image_files import upright_size
 from datasets.stores import AnyPath, open_archive
 from datasets.subset import check_request, evenly_spaced
+from datasets.survey import Survey, archives_of, form_of, place_of
 from reproduce.errors import DataNotFound, UserError
 from reproduce.files import unzipped
 from reproduce.wording import by_number, shortened
@@ -229,6 +230,32 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
         complete=not problems,
         problems=tuple(problems),
         fingerprint=content.fingerprint,
+    )
+
+
+def survey(root: Path, split: str = 'val') -> Survey:
+    """Return what lies there of `split`; neither annotations nor images are read.
+
+    Raises:
+        DataNotFound: if there is no COCO in the folder.
+        UserError: if there is no such folder, or of annotations and images only one.
+    """
+    root = Path(root)
+    check_request('COCO', root, f'annotations/instances_{split}2017.json', split, NUM_IMAGES, None)
+    _, path, folder = _find(root, split)
+    images = [entry for entry in folder.iterdir() if entry.suffix.lower() == '.jpg']
+    expected = NUM_IMAGES[split]
+    problems = (
+        [] if len(images) == expected else [f'{len(images):,} images instead of {expected:,}']
+    )
+    return Survey(
+        split=split,
+        place=place_of(folder),
+        form=form_of(folder, path),
+        files=images,
+        expected=expected,
+        problems=tuple(problems),
+        archives=archives_of(folder, path),
     )
 
 
@@ -425,7 +452,10 @@ def _find(root: Path, split: str) -> tuple[Path, AnyPath, AnyPath]:
         if below
         else ('name the folder that holds them')
     )
-    raise DataNotFound(f'no COCO in {root}: expected {expected} and {split}2017; {where}.')
+    raise DataNotFound(
+        f'no COCO in {root}: expected {expected} and {split}2017, or {_ANNOTATIONS} and '
+        f'{split}2017.zip; {where}.'
+    )
 
 
 def _with_archive(folder: Path, name: str) -> list[AnyPath]:

@@ -45,6 +45,29 @@ def upright_size(path: AnyPath) -> tuple[int, int]:
         raise unreadable('image', path, error) from error
 
 
+def check_whole(path: AnyPath) -> None:
+    """Decode the image at `path` to its end.
+
+    Raises:
+        UserError: if the file is missing, truncated or not an image.
+    """
+    try:
+        decode_to_end(pillow_source(path))
+    except DECODING_ERRORS as error:
+        raise unreadable('image', path, error) from error
+
+
+def decode_to_end(source: Path | BytesIO) -> None:
+    """Decode an image for what Pillow raises; a JPEG at an eighth of its size, to its end.
+
+    Raises:
+        DECODING_ERRORS: if it cannot be decoded.
+    """
+    with Image.open(source) as image:
+        image.draft('RGB', (1, 1))
+        image.load()
+
+
 def _header(path: AnyPath) -> Image.Image:
     if isinstance(path, StoredPath):
         try:

@@ -37,8 +37,9 @@ from PIL import Image
 
 from datasets.image_files import DECODING_ERRORS, pillow_source, unreadable
 from datasets.labelled_shards import find_shards
-from datasets.stores import AnyPath, StoredPath, compact, open_archive
+from datasets.stores import AnyPath, StoredPath, compact, in_order_of_storage, open_archive
 from datasets.subset import check_request, evenly_spaced
+from datasets.survey import Survey
 from datasets.text_files import read_text
 from datasets.wordnet_ids import WNID, imagenet_classes
 from reproduce.errors import DataNotFound, UserError
@@ -177,6 +178,32 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
         problems=tuple(problems),
         fingerprint=digest.hexdigest()[:16],
         notes=notes,
+    )
+
+
+def survey(root: Path, split: str = 'val') -> Survey:
+    """Return what lies there of `split`, as `load` finds it; no image is opened.
+
+    Raises:
+        DataNotFound, UserError: as `load` does.
+    """
+    data = load(root, split)
+    first, label = data.samples[0]
+    if isinstance(first, StoredPath):
+        place, form, archives = first.store.path, first.store.form, first.store.paths
+    else:
+        sorted_by_class = first.parent.name == data.classes[label]
+        place = first.parent.parent if sorted_by_class else first.parent
+        form, archives = 'class folders' if sorted_by_class else 'one folder', ()
+    return Survey(
+        split=split,
+        place=place,
+        form=form,
+        files=[path for path, _ in in_order_of_storage(data.samples)],
+        expected=NUM_IMAGES[split],
+        problems=data.problems,
+        archives=archives,
+        notes=data.notes,
     )
 
 

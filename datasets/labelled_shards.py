@@ -270,7 +270,7 @@ class ParquetShards(_LabelledShards):
 
     def read(self, position: int, first: int | None = None) -> bytes:
         member = self.index.member(position)
-        self.descriptor(member.part)  # it is still the file that was indexed
+        self.opened(member.part)  # it is still the file that was indexed
         starts = self._starts(member.part)
         group = bisect_right(starts, member.offset) - 1
         (images,) = self._group(member.part, group)

@@ -84,6 +84,11 @@ class MemberIndex:
         """Return the number of bytes of the member at `position`."""
         return int(self._entries[position]['size'])
 
+    def locations(self, positions: np.ndarray) -> np.ndarray:
+        """Return where the members at `positions` (N,) lie: (N, 2), part and offset."""
+        entries = self._entries[positions]
+        return np.stack([entries['part'], entries['offset']], 1).astype(np.int64)
+
 
 def load_index(
     archive: Path, files: Sequence[Path], members: Callable[[], Iterable[Member]]

@@ -13,12 +13,14 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from datasets.member_index import Member, archive_key, load_index
 from reproduce.errors import UserError
+
+Item = TypeVar('Item')
 
 # Files of one archive that a process has open at once.
 _MOST_OPEN = 64
@@ -32,10 +34,12 @@ class Store(ABC):
 
     Attributes:
         path: the archive.
+        paths: its file, or its files.
         form: what it is, for messages: 'tar', 'zip'.
     """
 
     path: Path
+    paths: tuple[Path, ...]
     form: str
 
     @abstractmethod
@@ -56,6 +60,10 @@ class Store(ABC):
         Raises:
             UserError: if the archive is damaged, or changed since it was opened.
         """
+
+    def locations(self, positions: np.ndarray) -> np.ndarray:
+        """Return where the files at `positions` (N,) lie: (N, 2), number of the file, offset."""
+        return np.stack([np.zeros_like(positions), positions], 1)
 
     def first_from(self, name: str) -> int:
         """Return the position of the first file whose name is not before `name`."""
@@ -114,14 +122,18 @@ class IndexedArchive(Store):
     def size(self, position: int) -> int:
         return self.index.size(position)
 
+    def locations(self, positions: np.ndarray) -> np.ndarray:
+        return self.index.locations(positions)
+
     def bytes_at(self, offset: int, count: int, name: str, part: int = 0) -> bytes:
         """Return `count` bytes of a file of the archive, of which the member `name` is made.
 
         Raises:
             UserError: if they are not there, or the file is another one by now.
         """
+        file = self.opened(part)
         try:
-            content = os.pread(self.descriptor(part), count, offset)
+            content = os.pread(file.fileno(), count, offset)
         except OSError as error:
             raise UserError(f'cannot read {self.paths[part]}: {error.strerror}.') from error
         if len(content) != count:
@@ -134,15 +146,18 @@ class IndexedArchive(Store):
             f'cannot read {name} in {self.paths[part]}: {reason}; download the archive again.'
         )
 
-    def descriptor(self, part: int = 0) -> int:
-        """Return the descriptor of a file of the archive, which this process alone has open.
+    def opened(self, part: int = 0) -> BinaryIO:
+        """Return a file of the archive, which this process alone has open.
+
+        It stays open for as long as the caller keeps it, whatever other threads open meanwhile.
 
         Raises:
             UserError: if the file is another one than when the archive was opened.
         """
         if self._process != os.getpid():
             self._opened, self._process = OrderedDict(), os.getpid()
-        if part not in self._opened:
+        file = self._opened.get(part)
+        if file is None:
             file = self.paths[part].open('rb', buffering=0)
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != self.keys[part]:
@@ -153,7 +168,7 @@ class IndexedArchive(Store):
             self._opened[part] = file
             if len(self._opened) > _MOST_OPEN:
                 self._opened.popitem(last=False)
-        return self._opened[part].fileno()
+        return file
 
 
 class StoredPath:
@@ -309,6 +324,18 @@ class StoredSamples(Sequence):
 
     def __reduce__(self) -> tuple:
         return StoredSamples, (self.store, self.positions, self.labels)
+
+    def locations(self) -> np.ndarray:
+        """Return where each lies: (N, 2), the number of the archive's file and the offset."""
+        return self.store.locations(self.positions)
+
+
+def in_order_of_storage(samples: Sequence[Item]) -> list[Item]:
+    """Return the samples as they lie one after the other in their archive; else as they come."""
+    if not isinstance(samples, StoredSamples):
+        return list(samples)
+    part, offset = samples.locations().T
+    return [samples[i] for i in np.lexsort((offset, part)).tolist()]
 
 
 def compact(samples: Sequence[tuple[AnyPath, int]]) -> Sequence[tuple[AnyPath, int]]:

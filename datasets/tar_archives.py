@@ -60,7 +60,7 @@ class CompressedTar(Store):
     form = 'compressed tar'
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.paths = path, (path,)
         if path.stat().st_size > _MOST_COMPRESSED:
             raise UserError(
                 f'{path} is compressed as a whole, so no file in it can be read alone: '

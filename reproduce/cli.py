@@ -19,6 +19,7 @@ from reproduce.errors import UserError
 COMMANDS = {
     'table': "Measure, judge and write every cell of the paper's tables.",
     'plan': 'Say what `table` with the same options would evaluate, and how long it takes.',
+    'data': 'List the data sets in a folder: in which form, how many images, complete or not.',
     'show': 'Print a cell or a record, and the command that repeats it.',
     'compare': 'Compare two results on the same images, or several: is the difference real?',
     'verify': 'Check a record against its attestation: which part of it differs, if one does.',

@@ -10,6 +10,7 @@ from mmengine import fileio
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
+from datasets.image_files import decode_to_end
 from reproduce.errors import UserError
 
 
@@ -28,10 +29,7 @@ class LoadWholeImage(LoadImageFromFile):
         """
         path = results['img_path']
         try:
-            with Image.open(BytesIO(fileio.get(path))) as image:
-                # A JPEG is decoded at an eighth of its size, and still read to its end.
-                image.draft('RGB', (1, 1))
-                image.load()
+            decode_to_end(BytesIO(fileio.get(path)))
             return super().transform(results)
         except (
             *(OSError, SyntaxError, ValueError, EOFError, AssertionError, cv2.error),
