@@ -1,18 +1,84 @@
 """The global branch: Global Learning with Down-sampling (GLD) and its convolution substitute."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
+from timm.models import register_notrace_module
 
 
-def resize(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize a channels-last map to (B, size, size, C), bilinearly and with antialiasing.
+def resize_weights(
+    side: int, grids: list[int], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Return the weights that resize a side, linearly and with antialiasing: (sum of grids, side).
 
-    Half precision goes through float32: the CPU has no half-precision antialiased kernel.
+    Each new position is the mean of the old ones around its centre, weighted by a triangle: as wide
+    as two new positions where they are fewer than the old ones, else as two old ones.
+
+    Args:
+        side: old positions.
+        grids: new positions of each of the resized sides, whose weights are rows one after another.
     """
-    y = x.to(torch.promote_types(x.dtype, torch.float32)).permute(0, 3, 1, 2)
-    y = F.interpolate(y, size=[size, size], mode='bilinear', antialias=True)
-    return y.permute(0, 2, 3, 1).to(x.dtype)
+    positions = torch.arange(side, dtype=torch.float64, device=device) + 0.5
+    weights = []
+    for grid in grids:
+        scale = side / grid
+        centres = (torch.arange(grid, dtype=torch.float64, device=device) + 0.5) * scale
+        distances = (positions - centres[:, None]).abs() / max(scale, 1.0)
+        triangle = (1 - distances).clamp(min=0)
+        weights.append(triangle / triangle.sum(1, keepdim=True))
+    return torch.cat(weights).to(dtype)
+
+
+@lru_cache(maxsize=256)
+def _kept_weights(
+    side: int, grids: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    # Made in an inference, they have to serve a training too.
+    with torch.inference_mode(False), torch.no_grad():
+        return resize_weights(side, list(grids), dtype, device)
+
+
+def _kept_tensors(x: torch.Tensor) -> bool:
+    """Return whether tensors that a pass on `x` makes are real ones, which a later pass can use."""
+    return not (
+        type(x) is not torch.Tensor
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+@register_notrace_module
+class AntialiasedResize(nn.Module):
+    """Resize channels-last maps to square grids, bilinearly and with antialiasing.
+
+    It computes what `F.interpolate` does with `mode='bilinear'` and `antialias=True`. That is a
+    fixed linear map of the rows, then of the columns: two small matrix products, which are faster
+    on a CPU, deterministic in the backward pass on a GPU, and there in half precision everywhere.
+
+    Args:
+        grids: the side of each grid, in tokens.
+    """
+
+    def __init__(self, *grids: int) -> None:
+        super().__init__()
+        self.grids = list(grids)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the map (B, H, W, C) on each of the grids, (B, grid, grid, C)."""
+        B, H, W, C = x.shape
+        x = self._weights(H, x) @ x.reshape(B, H, W * C)  # the rows of all grids: (B, sum, W*C)
+        maps = x.view(B, -1, W, C).split(self.grids, dim=1)
+        columns = self._weights(W, x).split(self.grids)
+        return [columns[i] @ maps[i] for i in range(len(maps))]
+
+    def _weights(self, side: int, x: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():
+            return resize_weights(side, self.grids, x.dtype, x.device)
+        if not _kept_tensors(x):
+            return resize_weights(side, self.grids, x.dtype, x.device)
+        return _kept_weights(side, tuple(self.grids), x.dtype, x.device)
 
 
 class GLD(nn.Module):
@@ -33,13 +99,13 @@ class GLD(nn.Module):
         super().__init__()
         self.grid_size = grid_size
         self.output_size = round(grid_size * ratio)
+        self.resize = AntialiasedResize(grid_size, self.output_size)
         self.fc = nn.Linear(grid_size**2, self.output_size**2)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
-        B, _, _, C = y.shape
-        tokens = resize(y, self.grid_size).reshape(B, -1, C)
-        fc = self.fc(tokens.mT).mT.reshape(B, self.output_size, self.output_size, C)
-        return resize(y, self.output_size) + fc
+        grid, pos = self.resize(y)
+        fc = self.fc(grid.flatten(1, 2).mT).mT  # (B, (r*g)**2, C)
+        return pos + fc.reshape(pos.shape)
 
 
 class ConvGlobalBranch(nn.Module):
@@ -50,9 +116,9 @@ class ConvGlobalBranch(nn.Module):
 
     def __init__(self, dim: int, grid_size: int = 14, ratio: float = 0.5) -> None:
         super().__init__()
-        self.grid_size = grid_size
+        self.resize = AntialiasedResize(grid_size)
         self.conv = nn.Conv2d(dim, dim, 3, stride=round(1 / ratio), padding=1)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
-        y = resize(y, self.grid_size).permute(0, 3, 1, 2)
-        return self.conv(y).permute(0, 2, 3, 1)
+        grid = self.resize(y)[0].permute(0, 3, 1, 2)
+        return self.conv(grid).permute(0, 2, 3, 1)

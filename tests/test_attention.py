@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
+from torch._subclasses import FakeTensorMode
 
 from model.attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
-from model.global_branch import GLD, ConvGlobalBranch
+from model.global_branch import GLD, AntialiasedResize, ConvGlobalBranch
 from model.maformer import FusionAttention
 
 
@@ -169,6 +170,55 @@ def test_gld_equals_eq_2_written_out(size):
     fc = torch.einsum('ot,btc->boc', gld.fc.weight, tokens) + gld.fc.bias[None, :, None]
     expected = resized(y, 7) + fc.view(2, 7, 7, 6)
     torch.testing.assert_close(gld(y), expected)
+
+
+def interpolated(y, size):
+    y = F.interpolate(y.permute(0, 3, 1, 2), [size, size], mode='bilinear', antialias=True)
+    return y.permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize('size', [(56, 56), (28, 28), (14, 14), (7, 9), (3, 40), (200, 320)])
+def test_the_resize_is_torchs_interpolation(size):
+    y = torch.randn(2, *size, 5, requires_grad=True)
+    theirs = [interpolated(y, grid) for grid in (14, 7)]
+    ours = AntialiasedResize(14, 7)(y)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+    weights = [torch.randn_like(map_) for map_ in theirs]
+    gradients = [
+        torch.autograd.grad(sum((m * w).sum() for m, w in zip(maps, weights, strict=True)), y)
+        for maps in (theirs, ours)
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_the_resize_in_half_precision(dtype):
+    y = torch.rand(1, 28, 20, 4)
+    (ours,) = AntialiasedResize(7)(y.to(dtype))
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.float(), interpolated(y, 7), rtol=1e-2, atol=1e-2)
+
+
+def test_weights_of_the_resize_serve_any_later_pass():
+    """They are kept: whatever made them first, an inference or torch.func, others go on."""
+    resize, y = AntialiasedResize(5, 3), torch.randn(2, 11, 12, 4)
+
+    def total(y):
+        return sum((map_**2).sum() for map_ in resize(y))
+
+    with torch.inference_mode():
+        expected = total(y)
+    by_func = torch.func.grad(total)(y)
+    side = torch.randn(2, 13, 12, 4)  # seen by torch.func first
+    torch.func.vmap(torch.func.grad(total))(side[None])
+    for x, known in ((y, by_func), (side, None)):
+        x = x.clone().requires_grad_()
+        total(x).backward()
+        assert known is None or torch.allclose(x.grad, known)
+    with FakeTensorMode() as mode:
+        assert resize(mode.from_tensor(torch.randn(2, 17, 12, 4)))[0].shape == (2, 5, 5, 4)
+    assert type(resize(torch.randn(2, 17, 12, 4))[0]) is torch.Tensor
+    torch.testing.assert_close(total(y), expected)
 
 
 def test_glds_ratio_is_per_side():

@@ -5,6 +5,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from model.global_branch import GLD
 from reproduce.complexity import measure, measure_system
 from reproduce.systems import System
 
@@ -49,6 +50,16 @@ def test_convolution():
     counted = measure(conv, lambda m: m(torch.empty(1, 8, 10, 10, device='meta')))
     assert counted.layer_flops == counted.total_flops == 5 * 5 * 16 * (8 // 4) * 9
     assert counted.params == 16 * 2 * 9 + 16
+
+
+def test_resizing_a_map_is_no_layer_and_no_attention():
+    """GLD's FLOPs are those of its linear layer: 196 tokens to 49 of each channel, twice here."""
+    gld = GLD(8)
+    for _ in range(2):  # measured again, it counts the same
+        counted = measure(
+            gld, lambda m: [m(torch.empty(1, 56, 56, 8, device='meta')) for _ in range(2)]
+        )
+        assert counted.layer_flops == counted.total_flops == 2 * 196 * 49 * 8
 
 
 def test_a_cited_system_is_not_measured():
