@@ -1,7 +1,9 @@
 """Token labeling against brute force and written-out formulas."""
 
 import math
+import zipfile
 
+import forms
 import numpy as np
 import pytest
 import timm
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from datasets import imagenet, shapes
 from reproduce.errors import UserError
 from reproduce.train.classifier_steps import build, targets_of
+from reproduce.train.images import TrainingImages
 from reproduce.train.recipes import recipe_for
 from reproduce.train.token_labeling import (
     agreement,
@@ -18,6 +21,8 @@ from reproduce.train.token_labeling import (
     label_map_path,
     load_label_map,
     mix_tokens,
+    open_label_maps,
+    origin,
     token_grid,
     token_labeling_loss,
 )
@@ -172,6 +177,50 @@ def test_how_often_maps_agree_with_their_images(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match='there is no label map'):
         agreement(data, tmp_path / 'labels', [len(data.samples) - 1])
+
+
+# LV-ViT's release has the classes in a folder of its own.
+RELEASED = {
+    'zip': lambda folder, path: forms.zipped(path, forms.below(folder, 'label_top5_train_nfnet/')),
+    'tar': lambda folder, path: forms.tar(path, forms.below(folder, 'label_top5_train_nfnet/')),
+    'flat': lambda folder, path: forms.zipped(path, forms.below(folder), zipfile.ZIP_DEFLATED),
+}
+
+
+@pytest.mark.parametrize('release', RELEASED)
+def test_label_maps_are_read_from_their_archive(tmp_path, release):
+    shapes.write(tmp_path, train=30, val=0)
+    data = imagenet.load(tmp_path / 'imagenet', 'train')
+    for index, (image, label) in enumerate(data.samples):
+        path = label_map_path(tmp_path / 'labels', image, data.classes[label])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(some_maps(1, 10, seed=index)[0], path)
+    (tmp_path / 'labels/labels.json').write_text('{"annotator": "a", "complete": true}')
+    archive = tmp_path / f'maps.{release}'
+    RELEASED[release](tmp_path / 'labels', archive)
+    maps = open_label_maps(archive)
+    assert origin(maps) == origin(tmp_path / 'labels') == {'annotator': 'a'}
+    recipe = recipe_for('maformer_micro', True)
+    config = {'mean': (0.5,) * 3, 'std': (0.25,) * 3}
+    folder, packed = (
+        TrainingImages(data, recipe, config, labels) for labels in (tmp_path / 'labels', maps)
+    )
+    for index in range(len(data.samples)):
+        expected, found = folder[0, index, 0], packed[0, index, 0]
+        assert expected.keys() == found.keys() == {'image', 'label', 'map', 'box'}
+        assert all(np.array_equal(expected[key], found[key]) for key in expected)
+    path.unlink()
+    archive = RELEASED[release](tmp_path / 'labels', tmp_path / f'part.{release}')
+    with pytest.raises(UserError, match=r'there is no label map .*part'):
+        agreement(data, open_label_maps(archive), [len(data.samples) - 1])
+
+
+def test_what_holds_no_label_maps_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match='is not a folder, nor an archive'):
+        open_label_maps(tmp_path / 'nowhere')
+    (tmp_path / 'text').write_text('no archive')
+    with pytest.raises(UserError, match='cannot be read as a tar file'):
+        open_label_maps(tmp_path / 'text')
 
 
 def test_a_broken_label_map_is_named(tmp_path):

@@ -26,7 +26,9 @@ def ablation(
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help='Folder of label maps, for a study that trains no annotator.'),
+        typer.Option(
+            help='Folder of label maps, or an archive of it, for a study that trains no annotator.'
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(help="Train with so many seeds.  [default: the study's]")

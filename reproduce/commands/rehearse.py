@@ -32,7 +32,10 @@ def rehearse(
         ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Folder of the annotator's label maps, CLASS/NAME.pt.")
+        Path | None,
+        typer.Option(
+            help="Folder of the annotator's label maps, CLASS/NAME.pt, or an archive of it."
+        ),
     ] = None,
     output: Annotated[
         Path,

@@ -44,7 +44,10 @@ def train_imagenet(
         bool, typer.Option('--token-labeling', help='Train with token labeling (needs --labels).')
     ] = False,
     labels: Annotated[
-        Path | None, typer.Option(help="Folder of the annotator's label maps, CLASS/NAME.pt.")
+        Path | None,
+        typer.Option(
+            help="Folder of the annotator's label maps, CLASS/NAME.pt, or an archive of it."
+        ),
     ] = None,
     recipe: Annotated[
         str | None,

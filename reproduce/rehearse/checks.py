@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from datasets import imagenet, load
 from datasets.image_files import unreadable
+from datasets.stores import AnyPath
 from datasets.subset import evenly_spaced
 from reproduce import distributed, shared_memory
 from reproduce.distributed import Group
@@ -186,7 +187,7 @@ def examine_data(
     """Look at a data set, at a sample of its images, and at label maps if there are any.
 
     Args:
-        labels: the folder of the label maps.
+        labels: the folder of the label maps, or an archive of it.
         recipe: of token labeling, by which images and their maps are cropped.
 
     Returns:
@@ -204,7 +205,7 @@ def examine_data(
         paths = [path for path, _ in evenly_spaced(data.samples, SAMPLE)]
         checks.append(_read(f'{task} {split} images', paths))
         if task == 'imagenet' and split == 'train' and labels is not None:
-            checks.append(_check_label_maps(data, labels, recipe))
+            checks.append(_check_label_maps(data, token_labeling.open_label_maps(labels), recipe))
     return images, tuple(checks)
 
 
@@ -232,7 +233,7 @@ def _read(name: str, paths: Sequence[Path]) -> ReadinessCheck:
 
 
 def _check_label_maps(
-    data: imagenet.ImageNet, labels: Path, recipe: Recipe | None
+    data: imagenet.ImageNet, labels: AnyPath, recipe: Recipe | None
 ) -> ReadinessCheck:
     """Hold the largest label of maps, and of their crops, against the classes of the images."""
     indices = evenly_spaced(range(len(data.samples)), SAMPLE)
@@ -254,7 +255,7 @@ def _check_label_maps(
 
 
 def _agreement_of_crops(
-    data: imagenet.ImageNet, labels: Path, recipe: Recipe, indices: Sequence[int]
+    data: imagenet.ImageNet, labels: AnyPath, recipe: Recipe, indices: Sequence[int]
 ) -> float:
     """Return the share of training images whose map, moved and cropped with it, names its class.
 

@@ -57,7 +57,8 @@ class TrainingJob:
         recipe: what is trained, and how.
         data: the folder of ImageNet, or of data in its form.
         output: the folder that everything is written into.
-        labels: the folder of the label maps; needed for token labeling, and only for that.
+        labels: the folder of the label maps, or an archive of it; needed for token labeling, and
+            only for that.
         resume: go on with the training that `output` holds.
         until: stop after that many of the recipe's epochs, to be resumed later.
         workers: processes that read images, for each process that computes; None takes 8, or as
@@ -143,16 +144,11 @@ def _check_options(job: TrainingJob) -> None:
         )
     if job.recipe.token_labeling and job.labels is None:
         raise UserError(
-            "token labeling needs the annotator's label maps: name their folder with --labels; "
-            "'python -m reproduce labels' makes them."
+            "token labeling needs the annotator's label maps: name their folder, or an archive of "
+            "it, with --labels; 'python -m reproduce labels' makes them."
         )
     if job.labels is not None and not job.recipe.token_labeling:
         raise UserError('--labels is for token labeling only: add --token-labeling or leave it.')
-    if job.labels is not None and not job.labels.is_dir():
-        raise UserError(
-            f'{job.labels} is not a folder: expected label maps CLASS/NAME.pt in it; '
-            "'python -m reproduce labels' makes them."
-        )
     if job.until is not None and job.until < 1:
         raise UserError(f'--until {job.until} leaves nothing to train: expected 1 or more.')
     if job.checkpoint_steps < 1:

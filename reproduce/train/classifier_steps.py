@@ -41,6 +41,7 @@ from reproduce.train.stopping import survive_signals
 from reproduce.train.token_labeling import (
     dense_labels,
     mix_tokens,
+    open_label_maps,
     origin,
     token_grid,
     token_labeling_loss,
@@ -63,7 +64,8 @@ class ClassifierTraining:
         recipe: what is trained, and how.
         data: the folder of ImageNet, or of data in its form.
         group: the processes that train together.
-        labels: the folder of the label maps; for token labeling, and only for that.
+        labels: the folder of the label maps, or an archive of it; for token labeling, and only for
+            that.
         workers: processes that read images, for each process that computes; None takes 8, or as
             many as it has cores.
         precision: 'fp32', 'fp16' or 'bf16'; None takes `default_precision` of the device.
@@ -97,11 +99,12 @@ class ClassifierTraining:
         cores = len(os.sched_getaffinity(0)) // group.local_size
         self.workers = min(8, max(1, cores)) if workers is None else workers
         self.precision = precision or default_precision(group.device)
+        maps = labels and open_label_maps(labels)
         self.train_data, self.val_data = (
             load(data, 'train', train_images),
             load(data, 'val', val_images),
         )
-        self.origin_of_labels = labels and origin(labels, complete=True)
+        self.origin_of_labels = maps and origin(maps, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
         group.check_same(self._facts)
         num_classes = len(self.train_data.classes)
@@ -149,7 +152,7 @@ class ClassifierTraining:
             updates_per_epoch=self.steps_per_epoch,
         )
         self.loader = self._loader(
-            TrainingImages(self.train_data, recipe, self.config, labels, in_memory),
+            TrainingImages(self.train_data, recipe, self.config, maps, in_memory),
             batch_sampler=self.order,
         )
         self.val_loaders: dict[float, ErrorPreservingLoader] = {}

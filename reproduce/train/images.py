@@ -8,7 +8,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.utils.data import Dataset, Sampler
 
 from datasets.imagenet import ImageNet, open_image
+from datasets.stores import AnyPath
 from reproduce.errors import UserError
 from reproduce.train.augmentation import TracedImage, make_legal
 from reproduce.train.recipes import Recipe
@@ -71,7 +71,7 @@ class TrainingImages(Dataset):
         data: ImageNet,
         recipe: Recipe,
         config: dict[str, Any],
-        labels: Path | None,
+        labels: AnyPath | None,
         in_memory: bool = False,
     ) -> None:
         self.data, self.seed, self.labels, self.hflip = data, recipe.seed, labels, recipe.hflip

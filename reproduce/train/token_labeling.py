@@ -17,6 +17,7 @@ of the crop are not exchanged, unless a recipe asks for it, and smoothed labels 
 import json
 import pickle
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from timm.data.mixup import rand_bbox
 from torchvision.ops import roi_align
 
 from datasets.imagenet import ImageNet
+from datasets.stores import AnyPath, StoredPath, open_archive
 from model.checkpoint import failure
 from reproduce.errors import UserError
 
@@ -34,12 +36,37 @@ from reproduce.errors import UserError
 RECORD = 'labels.json'
 
 
-def label_map_path(root: Path, image: Path, class_name: str) -> Path:
+def open_label_maps(path: Path) -> AnyPath:
+    """Return the folder of CLASS/NAME.pt that `path` is, or that it is an archive of.
+
+    LV-ViT's released archive has the classes in a folder of its own; its 1.28 million files need
+    not be unpacked.
+
+    Raises:
+        UserError: if it is neither a folder nor an archive that can be read.
+    """
+    if path.is_dir():
+        return path
+    if not path.is_file():
+        raise UserError(
+            f'{path} is not a folder, nor an archive: expected label maps CLASS/NAME.pt in it; '
+            "'python -m reproduce labels' makes them."
+        )
+    root = open_archive(path)
+    while True:
+        entries = list(islice(root.iterdir(), 2))
+        below = entries[0].iterdir() if len(entries) == 1 else ()
+        if not any(entry.is_dir() for entry in below):
+            return root
+        root = entries[0]
+
+
+def label_map_path(root: AnyPath, image: AnyPath, class_name: str) -> AnyPath:
     """Return where the label map of the file `image` lies under `root`: CLASS/NAME.pt."""
     return root / class_name / f'{image.stem}.pt'
 
 
-def origin(folder: Path, complete: bool = False) -> dict[str, Any] | None:
+def origin(folder: AnyPath, complete: bool = False) -> dict[str, Any] | None:
     """Return what `folder` says about how its label maps were made; None if it says nothing.
 
     Args:
@@ -49,10 +76,10 @@ def origin(folder: Path, complete: bool = False) -> dict[str, Any] | None:
         UserError: if it cannot be read, or says that not all maps are there.
     """
     path = folder / RECORD
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.is_file():
         return None
+    try:
+        record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path} cannot be read ({error}): make the label maps again.') from error
     if not isinstance(record, dict):
@@ -68,7 +95,7 @@ def origin(folder: Path, complete: bool = False) -> dict[str, Any] | None:
     return record
 
 
-def load_label_map(path: Path, num_classes: int | None = None) -> torch.Tensor:
+def load_label_map(path: AnyPath, num_classes: int | None = None) -> torch.Tensor:
     """Return the map [2, k, H, W] at `path`, in half precision.
 
     Args:
@@ -77,13 +104,17 @@ def load_label_map(path: Path, num_classes: int | None = None) -> torch.Tensor:
     Raises:
         UserError: if it is missing, broken or of another form.
     """
+    missing = UserError(
+        f'there is no label map {path}: expected one for every training image; '
+        "make them with 'python -m reproduce labels'."
+    )
+    if isinstance(path, StoredPath) and not path.is_file():
+        raise missing
     try:
-        label_map = torch.load(path, map_location='cpu', weights_only=True)
+        with path.open('rb') as file:
+            label_map = torch.load(file, map_location='cpu', weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(
-            f'there is no label map {path}: expected one for every training image; '
-            "make them with 'python -m reproduce labels'."
-        ) from error
+        raise missing from error
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(
             f'cannot read the label map {path}: {failure(error)}; make it again.'
@@ -103,7 +134,7 @@ def load_label_map(path: Path, num_classes: int | None = None) -> torch.Tensor:
     return label_map.half()
 
 
-def _no_label_map(path: Path, what: str) -> UserError:
+def _no_label_map(path: AnyPath, what: str) -> UserError:
     return UserError(
         f'{path} {what}: expected a tensor [2, 5, H, W] of logits and class indices, in half '
         'precision; make it again.'
@@ -161,7 +192,7 @@ def dense_labels(
     return image.flatten(1), tokens.permute(0, 2, 3, 1)
 
 
-def agreement(data: ImageNet, root: Path, indices: Sequence[int]) -> float:
+def agreement(data: ImageNet, root: AnyPath, indices: Sequence[int]) -> float:
     """Return the share of images whose label map has their class as its largest label.
 
     Maps of other images, or of classes in another order, agree hardly more often than by chance.
