@@ -1,0 +1,437 @@
+"""README and docs: links lead somewhere, numbers are those of the results, every command runs.
+
+Every line of a fenced `bash` block is a command, which the command's own option parser reads. What
+only reads results runs in the fast tests. The others run in the slow ones, in a copy of the
+checkout, on the embedded data and with small networks in the place of real ones (`SUBSTITUTIONS`).
+`NOT_HERE` lists those that do not run at all, with the reason.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import timm
+import typer
+from conftest import weights
+from torch.distributed.run import get_args_parser
+
+from datasets import shapes
+from reproduce import cli
+from reproduce.judge.cells import load_results
+from reproduce.openmmlab.configs import load_config
+from reproduce.systems import load_systems
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')),
+    *sorted((ROOT / 'docs').rglob('*.md')),
+    ROOT / 'reproduce/weights/released/README.md',
+]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of a `bash` block without its comment, where it is, and the exports before it."""
+
+    document: Path
+    line: int
+    text: str
+    exports: str = ''
+
+    def __str__(self) -> str:
+        return f'{self.document.relative_to(ROOT)}:{self.line}'
+
+
+def commands_of(document: Path) -> Iterator[Command]:
+    exports, block, text, first = [], False, '', 0
+    for number, line in enumerate(document.read_text().splitlines(), 1):
+        if line.strip().startswith('```'):
+            block = line.strip() == '```bash'
+        elif block and line.strip():
+            first = first or number
+            text += re.sub(r'\s+# .*', '', line.strip())
+            if text.endswith('\\'):
+                text = text[:-1]
+                continue
+            if text.startswith(('export ', 'source ')):
+                exports.append(text)
+            else:
+                yield Command(document, first, text, '; '.join(exports))
+            text, first = '', 0
+
+
+COMMANDS = [command for document in DOCUMENTS for command in commands_of(document)]
+
+# Those that do not run in the tests: a pattern of the command, and why.
+NOT_HERE = {
+    r'^make setup$|^pip install': 'installs packages, which the tests run with',
+    r'^make (test|test-slow|test-report)$': 'is what runs this',
+    r'v100\.txt|--device cuda': 'needs a GPU',
+    r'^sbatch |^srun ': 'needs Slurm',
+    r'^docker ': 'needs Docker, and for most a GPU',
+    r'^make checkpoints .*CHECKPOINTS=': 'downloads',
+    r'\.mim/tools/train\.py': "trains on COCO or ADE20K with OpenMMLab's own loop",
+}
+
+# What stands in the place of what takes the real data, days or eight GPUs: (the commands that it
+# concerns, pattern, replacement). SANDBOX is the copy of the checkout.
+SUBSTITUTIONS = [
+    ('', r'(?<![\w./])/data/cifar10\b', '/data/imagenet'),
+    ('', r'(?<![\w./])/maps\b', '/tmp/labels'),
+    ('', r'(?<![\w./])/(data|weights|runs|tmp)\b', r'SANDBOX/\1'),
+    ('', r'--nnodes=2 --nproc-per-node=8 .*29400 ', '--standalone --nproc-per-node=2 '),
+    ('', r'--processes 8\b', '--processes 2'),
+    ('', r'GPUS=8\b', 'GPUS=2'),
+    (r'datasets\.shapes', r'$', ' --train 40 --val 20'),
+    (r'evaluate imagenet|accept', r'\b(mine|s|deit)\.(safetensors|pth)', 'small.safetensors'),
+    (r'verify', r'\bs\.pth', 'small.safetensors'),
+    (r'evaluate imagenet|train imagenet', r'\bmaformer_small\b|deit_small\w*', 'maformer_micro'),
+    (r'train imagenet', r'--recipe maformer_small_deit', '--recipe maformer_micro'),
+    (r'train imagenet', r'(--token-labeling|--recipe)', r'--set epochs=1 --device cpu \1'),
+    (r'evaluate coco', r'--config \S+', '--config mask-rcnn_maformer-micro_fpn_shapes.py'),
+    (r'evaluate coco', r'\b(mine|r50)\.pth', 'mask_rcnn_maformer_micro_shapes'),
+    (r'evaluate ade20k', r'--config \S+', '--config upernet_maformer-micro_shapes.py'),
+    (r'evaluate ade20k', r'\bs\.pth', 'upernet_maformer_micro_shapes'),
+    (r'train mask-rcnn', r'mask-rcnn_maformer-small\S+', 'mask-rcnn_maformer-micro_fpn_shapes.py'),
+    (r'train (\S*mask-rcnn|config)', r'$', ' --cfg-options train_cfg.max_epochs=1'),
+    (r'train (fpn|upernet)', r'$', ' --cfg-options train_cfg.max_iters=4'),
+    (r'score|compare', r'NAME\.csv\.gz', 'first.csv.gz'),
+    (r'score coco', r'RESULTS\.json', 'results/evaluations/boxes.json.gz'),
+    (r'score ade20k', r'FOLDER_OF_PNGS', 'DATA/ade20k/annotations/validation'),
+    (r'score ade20k', r'ADEChall\S+', 'DATA/ade20k/annotations/validation'),
+    (r'compare', r'mine\.json\.gz theirs\.json\.gz', 'results/evaluations/boxes.json.gz ' * 2),
+    ('', r'\bOTHER_RECORD\b', 'second'),
+    ('', r'\bRECORD\b', 'first'),
+    (r'reproduce rehearse', r" '.*'| --steps \d+| --batch-size \d+", ''),
+    (r'^make rehearse|reproduce rehearse', r'$', ' --steps 1 --batch-size 8 maformer_micro'),
+    (r'^make ablation|reproduce ablation', r'$', ' --dry-run'),
+    (r'^make benchmark', r'$', ' --rounds 1'),
+]
+# Those that only read what is there: they run in the fast tests.
+READING = re.compile(r'reproduce (show|audit|tables|checkpoints)\b|^make (audit|checkpoints)$')
+
+
+def heading_anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings."""
+    found: set[str] = set()
+    text = re.sub(r'^```.*?^```', '', document.read_text(), flags=re.M | re.S)
+    for heading in re.findall(r'^#+ (.*)$', text, flags=re.M):
+        slug = re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
+        number = 0
+        while (anchor := f'{slug}-{number}' if number else slug) in found:
+            number += 1
+        found.add(anchor)
+    return found
+
+
+def named(document):
+    return str(document.relative_to(ROOT))
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=named)
+def test_links_lead_somewhere(document):
+    text = re.sub(r'```.*?```|`[^`\n]*`', '', document.read_text(), flags=re.S)
+    broken = []
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        if re.match(r'https?:', target):
+            continue
+        path, _, anchor = target.partition('#')
+        linked = (document.parent / path).resolve() if path else document
+        if not linked.exists() or (anchor and anchor not in heading_anchors(linked)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=named)
+def test_files_that_are_named_exist(document):
+    """Of paths in backticks, those into the folders of the checkout."""
+    top = '|'.join(('model', 'datasets', 'reproduce', 'docs', 'tests', 'operators', 'benchmarks'))
+    written = re.findall(rf'`((?:{top}|\.github|\.ci|requirements)/[^`\s]*)`', document.read_text())
+    generated = ('docs/rehearsals',)
+    missing = [
+        name
+        for name in written
+        if not name.startswith(generated)
+        and not re.search(r'NAME|tableN', name)
+        and not (ROOT / name).exists()
+    ]
+    assert not missing
+
+
+def test_the_index_lists_every_page():
+    pages = {path.name for path in (ROOT / 'docs').glob('*.md')} - {'README.md'}
+    assert pages == set(
+        re.findall(r'^\| \[(\S+)\]\(\1\)', (ROOT / 'docs/README.md').read_text(), re.M)
+    )
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=named)
+def test_commands_are_in_blocks_that_are_tested(document):
+    text = re.sub(r'^```bash.*?^```', '', document.read_text(), flags=re.M | re.S)
+    assert not re.findall(
+        r'^ *(?:\.venv/bin/)?(?:python -m|make [a-z-]+$|torchrun -|srun -).*', text, re.M
+    )
+
+
+def test_the_readme_has_the_numbers_of_the_results():
+    text = ' '.join((ROOT / 'README.md').read_text().split())
+    cells = load_results(ROOT / 'results')
+    counts = {name: sum(c.verdict == name for c in cells) for name in {c.verdict for c in cells}}
+    assert f'{len(cells)} cells: {counts["match"]} match, {counts["known"]} known' in text
+    assert f', {counts["not-run"]} not-run.' in text
+    assert len(cells) == sum(counts[name] for name in ('match', 'known', 'not-run'))
+    accuracies = [cell for cell in cells if not re.search('params|flops', cell.metric)]
+    others = len(cells) - len(accuracies)
+    measured = [sum(c.measured is not None for c in part) for part in (cells, accuracies)]
+    assert f'{measured[0] - measured[1]} of {others} cells measured' in text
+    assert f'{measured[1]} of {len(accuracies)} cells measured' in text
+    public = {system.name for system in load_systems() if system.weights}
+    reachable = sum(cell.system in public for cell in accuracies)
+    ours = sum('MAFormer' in cell.model for cell in accuracies)
+    assert f'{reachable} can be measured with the public weights' in text
+    assert f'other {len(accuracies) - reachable} need weights' in text
+    assert f'for {ours} of them, MAFormer' in text
+    published = [cell.published for cell in accuracies if cell.published]
+    agree = published.count('agrees')
+    assert f'{len(published)} cells** have a value' in text
+    assert f'{agree} agree with the paper, {len(published) - agree} do not' in text
+
+
+def test_the_readme_is_short():
+    """One screen and a half: what else there is to say belongs to docs/."""
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 110
+
+
+# The commands, as their option parsers read them.
+
+
+def parse(arguments: list[str]) -> typer.Context:
+    """Let the options of a command of `python -m reproduce` read the arguments."""
+    return _parse(typer.main.get_command(cli.app), 'reproduce', arguments)
+
+
+def _parse(command, name, arguments):
+    context = command.make_context(name, list(arguments))
+    while hasattr(command, 'resolve_command'):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+    return context
+
+
+def parse_module(name: str, arguments: list[str]) -> typer.Context:
+    """The same for `python -m NAME`, a module with one function or several as its commands."""
+    module = import_module(name)
+    app = getattr(module, 'app', None)
+    if app is None:
+        app = typer.Typer()
+        app.command()(module.main)
+    return _parse(typer.main.get_command(app), name, arguments)
+
+
+def shell_commands(text: str, folder: Path = ROOT) -> list[list[str]]:
+    """The commands of a line, and of the recipe of a make target, as words."""
+    words = shlex.split(text)
+    if words[0] != 'make':
+        return [words]
+    done = subprocess.run([*made(text), '--dry-run'], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    recipe = done.stdout.replace('\\\n', ' ')
+    parts = re.split(r'&&|\|\||;|\n', recipe)
+    return [shlex.split(part) for part in parts if re.search(r'python"? -m ', part)]
+
+
+def made(text: str) -> list[str]:
+    """The words of a make command that takes the environment as it is."""
+    _, *words = shlex.split(text)
+    ready = ('.venv/.ready', '.venv/.ready-v100.txt')
+    return ['make', *(option for name in ready for option in ('--old-file', name)), *words]
+
+
+def python_modules(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The module that a command starts and its arguments, by whatever launcher."""
+    program, *arguments = words
+    if program == 'torchrun':
+        options = get_args_parser().parse_args(arguments)
+        assert options.module
+        yield options.training_script, options.training_script_args
+    elif program == 'sbatch' and '--wrap' in arguments:
+        for inner in shell_commands(arguments[arguments.index('--wrap') + 1]):
+            yield from python_modules(inner)
+    elif program == 'sbatch':
+        (script,) = (word for word in arguments if word.endswith('.sbatch'))
+        assert (ROOT / script).exists()
+        rest = arguments[arguments.index(script) + 1 :]
+        yield 'reproduce', ['train', *rest, '--output', 'OUTPUT']
+    elif program == 'docker' and 'make' in arguments:
+        for inner in shell_commands(shlex.join(arguments[arguments.index('make') :])):
+            yield from python_modules(inner)
+    elif program in ('srun', 'python', '.venv/bin/python') and '-m' in arguments:
+        module, *rest = arguments[arguments.index('-m') + 1 :]
+        yield module, rest
+
+
+@pytest.mark.parametrize('command', COMMANDS, ids=str)
+def test_the_parser_of_a_command_reads_it(command):
+    if '.mim/tools/train.py' in command.text:
+        *_, package, config = command.text.split()
+        path = re.search(r'import (\w+)', command.text)[1]
+        tools = Path(import_module(path).__path__[0], '.mim/tools')
+        assert package.endswith('/.mim/tools/train.py') and (tools / 'train.py').exists()
+        assert (ROOT / config).exists()
+        return
+    program = shlex.split(command.text)[0]
+    assert program in ('make', 'python', 'torchrun', 'srun', 'sbatch', 'docker', 'cp', 'pip')
+    for words in shell_commands(command.text):
+        for module, arguments in python_modules(words):
+            if module == 'reproduce':
+                check_names(parse(arguments))
+            elif module.startswith(('benchmarks', 'datasets')):
+                parse_module(module, arguments)
+
+
+def check_names(context: typer.Context) -> None:
+    """The model and the config that are named exist."""
+    model = context.params.get('model')
+    if model:
+        names = {system.name for system in load_systems()}
+        assert model in names or timm.is_model(model)
+    if context.params.get('config'):
+        config_exists(context.params['config'])
+
+
+@cache
+def config_exists(name: str) -> None:
+    load_config(name)
+
+
+def test_a_wrong_option_is_found():
+    with pytest.raises(Exception, match='No such option'):
+        parse(['show', 'table1/x/y', '--reslts', 'x'])
+
+
+# The commands, run.
+
+
+def reason_not_here(command: Command) -> str | None:
+    reasons = (why for pattern, why in NOT_HERE.items() if re.search(pattern, command.text))
+    return next(reasons, None)
+
+
+def runnable(text: str, folder: Path) -> str:
+    """The command on the embedded data, in a folder that is a copy of the checkout."""
+    whole = text
+    for concerned, pattern, replacement in SUBSTITUTIONS:
+        if re.search(concerned, whole):
+            text = re.sub(pattern, replacement, text, count=1 if pattern.endswith('$') else 0)
+    if whole.startswith('make'):
+        text = with_arguments(text)
+    text = re.sub(r'\bDATA/', f'{folder}/data/', text)
+    return text.replace('SANDBOX', str(folder))
+
+
+def with_arguments(text: str) -> str:
+    """Options behind the variables of make become part of ARGS."""
+    words = shlex.split(text)
+    first = next((i for i, word in enumerate(words) if word.startswith('-')), len(words))
+    options = shlex.join(words[first:])
+    words = [w if not w.startswith('ARGS=') else f'{w} {options}' for w in words[:first]]
+    if options and not any(word.startswith('ARGS=') for word in words):
+        words.append(f'ARGS={options}')
+    return shlex.join(words)
+
+
+@pytest.mark.parametrize(
+    'command', [c for c in COMMANDS if READING.search(c.text) and not reason_not_here(c)], ids=str
+)
+def test_a_command_that_reads_results_runs(command, run, tmp_path):
+    shutil.copytree(ROOT / 'results', tmp_path / 'results')
+    shutil.copy(ROOT / 'Makefile', tmp_path)
+    (tmp_path / 'mine.csv').write_text('model,params_m,flops_g,box_ap\nMine,40,260,47.5\n')
+    for words in shell_commands(command.text, tmp_path):
+        for _, arguments in python_modules(words):
+            status, out, error = run(*arguments)
+            assert status in (0, None), error
+            assert out
+
+
+@pytest.fixture(scope='session')
+def copied(tmp_path_factory):
+    """A copy of the checkout with embedded data, small weights and some records."""
+    folder = tmp_path_factory.mktemp('checkout')
+    listed = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', '-z']
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split('\0')):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / '.venv').symlink_to(Path(sys.prefix))
+    shapes.write(folder / 'data', train=40, val=20)
+    weights(folder / 'small.safetensors')
+    weights(folder / 'other.safetensors', drop_path_rate=0.1)
+    for name in ('weights', 'runs', 'tmp'):
+        (folder / name).mkdir()
+    (folder / 'mine.csv').write_text('model,params_m,flops_g,box_ap\nMine,40,260,47.5\n')
+    made_records = (
+        ('first', 'imagenet maformer_micro --checkpoint small.safetensors'),
+        ('second', 'imagenet maformer_micro --checkpoint other.safetensors'),
+        (
+            'boxes',
+            'coco --config mask-rcnn_maformer-micro_fpn_shapes.py --checkpoint '
+            'mask_rcnn_maformer_micro_shapes',
+        ),
+    )
+    records = folder / 'results/evaluations'
+    for name, what in made_records:
+        in_shell(f'python -m reproduce evaluate {what} --data data --output new', folder)
+        for path in (folder / 'new').iterdir():
+            records.mkdir(exist_ok=True)
+            _, dot, suffix = path.name.partition('.')
+            shutil.move(path, records / f'{name}{dot}{suffix}')
+    return folder
+
+
+def in_shell(text: str, folder: Path, exports: str = '') -> subprocess.CompletedProcess:
+    environment = {
+        **os.environ,
+        'PATH': f'{Path(sys.prefix, "bin")}:{os.environ["PATH"]}',
+        'OMP_NUM_THREADS': '1',
+    }
+    exports = '; '.join(e for e in exports.split('; ') if not e.startswith('source'))
+    if text.startswith('make'):
+        text = shlex.join(made(text))
+    line = f'{exports}; {text}' if exports else text
+    return subprocess.run(
+        ['bash', '-c', line],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'command',
+    [c for c in COMMANDS if not READING.search(c.text) and not reason_not_here(c)],
+    ids=str,
+)
+def test_a_command_runs(command, copied):
+    text = runnable(command.text, copied)
+    done = in_shell(text, copied, command.exports)
+    assert done.returncode == 0, f'{text}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}'
+
+
+def test_what_does_not_run_here_is_still_in_the_documents():
+    for pattern in NOT_HERE:
+        assert any(re.search(pattern, command.text) for command in COMMANDS), pattern
