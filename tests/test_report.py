@@ -14,10 +14,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from reproduce.audit.findings import Finding
+from reproduce.audit.run import audit
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge import cells
 from reproduce.paper import TABLES as PRINTED
 from reproduce.report import layout, page, plots
+from reproduce.report.speeds import Speed
 from reproduce.systems import load_systems
 from reproduce.tasks import TASKS
 
@@ -191,7 +193,8 @@ def test_the_depths_that_are_not_printed_have_no_printed_accuracy(tables, html):
     rows = parsed(tables(5, '--rows', 'MAFormer-S', '--columns', 'flops_g,box_ap'))[1:]
     assert [row[2] for row in rows] == ['47.0', '–']
     system = 'mask-rcnn_maformer-small-3383_fpn_1x_coco'
-    assert Parsed(html).texts[f'5/MAFormer-S/{system}/box_ap'] == ['–']
+    texts = Parsed(html).texts[f'5/MAFormer-S/{system}/box_ap']
+    assert texts == ['–', ', not measured, not printed']
 
 
 SPEED = 'model,images_per_s,peak_memory_mib,device,precision,batch_size,torch\n'
@@ -567,7 +570,12 @@ class Parsed(HTMLParser):
             if 'data-cell' in attributes:
                 self.texts.setdefault(attributes['data-cell'], []).append(data.strip())
             if tag == 'script':
-                self.scripts.append((attributes.get('type', ''), data))
+                self.scripts.append((attributes.get('id', ''), data))
+
+    def json(self, name):
+        """What the page keeps for its script under `name`."""
+        (data,) = [text for found, text in self.scripts if found == name]
+        return json.loads(data)
 
 
 @pytest.fixture(scope='module')
@@ -583,8 +591,7 @@ def test_every_cell_is_there_once_with_its_values(html):
     keys = ['/'.join(row[k] for k in ('table', 'model', 'system', 'metric')) for row in rows]
     assert found == Counter(keys)
     assert set(found.values()) == {1}
-    (data,) = [text for kind, text in parsed.scripts if kind == 'application/json']
-    provenance = json.loads(data)
+    provenance = parsed.json('data')
     for key, row in zip(keys, rows, strict=True):
         measured = f'{float(row["measured"]):.2f}' if row['measured'] else ''
         assert parsed.texts[key][0] == (measured or own_print(row) or '–')
@@ -615,11 +622,16 @@ def test_the_page_loads_nothing_and_its_ids_are_its_own(html):
     for tag, attributes in parsed.elements:
         for name in ('src', 'href', 'srcset', 'data', 'action', 'poster', 'xlink:href'):
             value = attributes.get(name, '')
-            assert value.startswith(('#', 'data:,')) or not value, (tag, name, value)
-    assert not re.search(r'url\((?!#)|@import|https?://|\bfetch\(|XMLHttpRequest', html)
+            if (tag, name, value) != ('a', 'href', page.PAPER):
+                assert value.startswith(('#', 'data:,')) or not value, (tag, name, value)
+    # What is offered to be saved may name addresses; the page itself has that of the paper only.
+    files, loaded = json.dumps(parsed.json('files')), html.replace(page.PAPER, '')
+    assert re.search(r'https?://', re.sub(r'<script type.*?</script>', '', loaded)) is None, files
+    assert not re.search(r'url\((?!#)|@import|\bfetch\(|XMLHttpRequest', loaded)
     ids = Counter(a['id'] for _, a in parsed.elements if 'id' in a)
     assert max(ids.values()) == 1
-    used = {value[1:] for _, a in parsed.elements for n, value in a.items() if n == 'href'}
+    links = {value for _, a in parsed.elements for n, value in a.items() if n == 'href'}
+    used = {link[1:] for link in links if link != page.PAPER and not link.startswith('#?')}
     used |= set(re.findall(r'url\(#(.*?)\)', html))
     used |= {a[n] for _, a in parsed.elements for n in ('aria-labelledby',) if n in a}
     assert used - {'ata:,'} <= ids.keys()
@@ -628,6 +640,90 @@ def test_the_page_loads_nothing_and_its_ids_are_its_own(html):
 
 def test_the_same_inputs_give_the_same_page(html):
     assert page.render(cells.load_results(RESULTS)) == html
+
+
+def test_the_page_says_first_what_is_measured(html):
+    """The three sentences and counts, against the CSVs as the standard library reads them."""
+    rows = [row for table in TABLES for row in read(RESULTS / f'table{table}.csv')]
+    costs = [row for row in rows if not is_accuracy(row['metric'])]
+    accuracies = [row for row in rows if is_accuracy(row['metric'])]
+    assert not any(row['measured'] for row in accuracies)
+    published = [row for row in accuracies if row['published']]
+    agreeing = sum(row['published'] == 'agrees' for row in published)
+    first = unescape(re.sub(r'<[^>]+>', ' ', re.search('<header.*?</header>', html, re.S)[0]))
+    first = ' '.join(first.split())
+    verdicts = Counter(row['verdict'] for row in costs)
+    assert (
+        f'{len(costs)} of the {len(costs)} parameter counts and FLOPs are measured: '
+        f'{verdicts["match"]} match the paper, {verdicts["known"]} deviate'
+    ) in first
+    assert (
+        f'None of the {len(accuracies)} accuracies is measured; for {len(published)} of them the '
+        f'publisher of the weights states a value, and {agreeing} of these agree'
+    ) in first
+    for n, total, what in (
+        (len(costs), len(costs), 'parameter counts'),
+        (0, len(accuracies), 'accuracies measured'),
+        (len(published), len(accuracies), 'accuracies published'),
+    ):
+        assert f'{n} of {total} {what}' in first
+
+
+def test_the_first_screen_leads_to_the_findings():
+    """FLOPs in one convention, against the CSV; every link has its place on the page."""
+    audited = audit(RESULTS)
+    text = page.render(cells.load_results(RESULTS), (), audited.findings, (), audited.comparisons)
+    header = re.search('<header.*?</header>', text, re.S)[0]
+    total = {
+        row['system']: float(row['total_flops_g'])
+        for row in read(RESULTS / 'table5.csv')
+        if row['metric'] == 'flops_g'
+    }
+    ours = total['mask-rcnn_maformer-small-3383_fpn_1x_coco']
+    rival = total['mask-rcnn_cswin-t_fpn_1x_coco']
+    assert f'MAFormer-S takes {ours:.0f} G and CSWin-T {rival:.0f} G in total' in header
+    links = re.findall(r'href="#(?!\?)([^"]+)"', header)
+    assert 'finding-1' in links
+    assert all(f'id="{link}"' in text for link in links)
+
+
+def test_a_printed_value_is_never_dressed_as_a_measured_one(html):
+    """Every value without a measurement has the looks of one, and says so to a screen reader."""
+    parsed = Parsed(html)
+    rows = [row for table in TABLES for row in read(RESULTS / f'table{table}.csv')]
+    measured = {
+        '/'.join(row[k] for k in ('table', 'model', 'system', 'metric')): bool(row['measured'])
+        for row in rows
+    }
+    for _, attributes in parsed.elements:
+        if key := attributes.get('data-cell'):
+            assert ('unmeasured' in attributes['class'].split()) is not measured[key]
+            assert ('not measured' in ' '.join(parsed.texts[key])) is not measured[key]
+
+
+def test_the_page_offers_the_tables_as_files(html, tables):
+    files = Parsed(html).json('files')
+    for table in TABLES:
+        assert files[f'table{table}.csv'] == (RESULTS / f'table{table}.csv').read_text()
+        assert files[f'table{table}.md'] == tables(table).rstrip('\n') + '\n'
+        assert files[f'table{table}.tex'] == tables(table, '--format', 'latex')
+
+
+def test_speeds_are_on_the_page_where_there_are_some(html):
+    assert 'id="speed"' not in html
+    speed = Speed(
+        model='<swin>',
+        images_per_s=1234.56,
+        peak_memory_mib=512.5,
+        device='A GPU',
+        precision='fp32',
+        batch_size=16,
+        torch='2.10',
+    )
+    text = page.render(cells.load_results(RESULTS, [1]), speeds={speed.model: speed})
+    section = re.search('<section id="speed".*?</section>', text, re.S)[0]
+    for part in ('&lt;swin&gt;', '1234.6', '512.5', 'on A GPU'):
+        assert part in section
 
 
 def test_the_missing_are_counted_with_what_they_take(html):
@@ -650,8 +746,8 @@ def test_a_record_and_a_finding_are_told(evaluated, html):
     finding = Finding('4.4 Results, 3', 'S is <b>better</b>', 'Table 7: 48.3.')
     text = page.render(*evaluated, findings=[finding])
     parsed = Parsed(text)
-    (data,) = [t for kind, t in parsed.scripts if kind == 'application/json']
-    told = json.loads(data)[f'5/Swin-T/{RECORD["system"]}/box_ap']
+    data = parsed.json('data')
+    told = data[f'5/Swin-T/{RECORD["system"]}/box_ap']
     facts = dict(told['facts'])
     assert (told['verdict'], told['reference'], told['reference_verdict']) == (
         'better',
@@ -662,7 +758,7 @@ def test_a_record_and_a_finding_are_told(evaluated, html):
     assert facts['Versions'] == 'torch 2.14.1'
     assert facts['Command'] == RECORD['provenance']['command']
     # The record's mask AP is in no cell of the CSVs.
-    other = json.loads(data)[f'5/Swin-T/{RECORD["system"]}/mask_ap']
+    other = data[f'5/Swin-T/{RECORD["system"]}/mask_ap']
     assert 'Checkpoint' not in dict(other['facts'])
     assert 'S is &lt;b&gt;better&lt;/b&gt;' in text
     assert '&lt;cat&gt;' in text

@@ -1,5 +1,6 @@
 """`python -m reproduce report`: everything as one HTML page."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -8,12 +9,13 @@ import typer
 from reproduce.audit.run import audit
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS
-from reproduce.evaluate.records import load_all
+from reproduce.evaluate.records import commit_of_checkout, load_all
 from reproduce.files import check_writable, write_atomically
 from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
 from reproduce.paper import TABLES
 from reproduce.report import page
+from reproduce.report.speeds import load_speeds
 from reproduce.report.studies import load_studies
 
 app = typer.Typer(**SETTINGS)
@@ -31,8 +33,24 @@ def report(
     """
     check_writable(output.parent)
     found = load_results(results)
-    findings = audit(results).findings if {cell.table for cell in found} == set(TABLES) else ()
-    studies = load_studies(results)
-    records = load_all(results / 'evaluations')
-    write_atomically(output, page.render(found, records, findings, studies))
+    audited = audit(results) if {cell.table for cell in found} == set(TABLES) else None
+    html = page.render(
+        found,
+        load_all(results / 'evaluations'),
+        audited.findings if audited else (),
+        load_studies(results),
+        audited.comparisons if audited else (),
+        load_speeds(results),
+        _origin(),
+    )
+    write_atomically(output, html)
     print(f'The report: {output}')
+
+
+def _origin() -> str:
+    """Return when the page is made, and from which commit."""
+    commit, _, changed = commit_of_checkout().partition('-')
+    made = f'made on {datetime.now(UTC):%Y-%m-%d}'
+    if not commit:
+        return made
+    return f'{made} from commit {commit[:8]}' + (', with changes' if changed else '')

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reproduce.errors import UserError
 from reproduce.evaluate.unmeasured import NotRun
-from reproduce.files import NumberText, OptionalNumber, read_csv, write_csv
+from reproduce.files import NumberText, OptionalNumber, csv_text, read_csv, write_atomically
 from reproduce.folders import RESULTS
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, Column
@@ -122,11 +122,16 @@ def write(cells: Sequence[Cell], folder: Path) -> list[Path]:
         chosen = [cell for cell in cells if cell.table == table]
         if not chosen:
             continue
-        values = [cell.model_dump(mode='json') for cell in chosen]
         path = folder / f'table{table}.csv'
-        write_csv(path, Cell, [{name: _field(v) for name, v in of.items()} for of in values])
+        write_atomically(path, as_csv(chosen))
         paths.append(path)
     return paths
+
+
+def as_csv(cells: Iterable[Cell]) -> str:
+    """Return cells as the text of a CSV file, one line a cell."""
+    values = [cell.model_dump(mode='json') for cell in cells]
+    return csv_text(Cell, [{name: _field(v) for name, v in of.items()} for of in values])
 
 
 def _field(value: Any) -> Any:

@@ -24,6 +24,9 @@ _DESCRIPTIONS = {
     'test_size': 'Test size',
 }
 
+# Those of them that tell the rows of the ablations apart, which have one label.
+_DESIGNS = ('local_attention', 'global_features', 'dual_stream')
+
 # The columns after the model, in printed order. Token labeling is a dagger at the model's name.
 COLUMNS: dict[int, tuple[str, ...]] = {
     **{number: tuple(table.columns) for number, table in TABLES.items()},
@@ -113,6 +116,13 @@ class Line:
     def label(self) -> str:
         dagger = '†' if self.description.get('token_labeling') == 'true' else ''
         return f'{self.model}{dagger}' + (f' ({self.variant})' if self.variant else '')
+
+    @property
+    def name(self) -> str:
+        """The label with what tells the row from others of that label, as the ablations have it."""
+        design = [self.description.get(key, '') for key in _DESIGNS]
+        design = [text for text in design if text not in ('', 'None')]
+        return f'{self.label}: {", ".join(design)}' if design else self.label
 
     @property
     def systems(self) -> tuple[str, ...]:

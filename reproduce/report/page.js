@@ -1,7 +1,8 @@
 'use strict';
-const provenance = JSON.parse(document.getElementById('data').textContent);
-const dialog = document.getElementById('provenance');
 const find = (id) => document.getElementById(id);
+const provenance = JSON.parse(find('data').textContent);
+const files = JSON.parse(find('files').textContent);
+const dialog = find('provenance');
 
 function chip(element, verdict, value) {
   element.className = `chip v-${verdict}`;
@@ -12,7 +13,8 @@ function chip(element, verdict, value) {
 function show(key) {
   const cell = provenance[key];
   find('p-title').textContent = cell.title;
-  find('p-measured').textContent = cell.measured || '–';
+  find('p-measured').textContent = cell.measured || 'not measured';
+  find('p-measured').className = cell.measured ? '' : 'none';
   find('p-paper').textContent = cell.paper || '–';
   find('p-reference').textContent = cell.reference || '–';
   chip(find('p-verdict'), cell.verdict, cell.paper || cell.measured);
@@ -29,39 +31,76 @@ function show(key) {
     return [term, value];
   });
   find('p-facts').replaceChildren(...facts);
-  dialog.showModal();
+  find('p-link').href = `#${encodeURI(key)}`;
+  if (!dialog.open) dialog.showModal();
 }
+
+// The address says what is open: a cell '#5/Swin-T/SYSTEM/box_ap', a filter '#?q=swin&verdict=known',
+// or the place of a row or a section.
+const address = (hash) => history.replaceState(null, '', hash || location.pathname + location.search);
+
+function follow() {
+  const hash = decodeURI(location.hash.slice(1));
+  if (provenance[hash]) show(hash);
+  else if (hash.startsWith('?')) {
+    const wanted = new URLSearchParams(hash);
+    find('filter').value = wanted.get('q') ?? '';
+    find('verdict').value = wanted.get('verdict') ?? '';
+    filter();
+    find('tables').scrollIntoView();
+  }
+}
+window.addEventListener('hashchange', follow);
 
 document.addEventListener('click', (event) => {
   const opener = event.target.closest('[data-cell], [data-open]');
-  if (opener) show(opener.dataset.cell ?? opener.dataset.open);
+  const saver = event.target.closest('[data-file]');
+  if (opener) {
+    const key = opener.dataset.cell ?? opener.dataset.open;
+    show(key);
+    address(`#${encodeURI(key)}`);
+  } else if (saver) save(saver.dataset.file);
   else if (event.target === dialog) dialog.close(); // the backdrop is the dialog itself
 });
+dialog.addEventListener('close', () => address(filterAddress()));
 
-// Arrow keys move between the cells of a table, as in a spreadsheet.
-const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-document.addEventListener('keydown', (event) => {
-  const step = steps[event.key];
-  const cell = event.target.closest?.('.cell');
-  if (!step || !cell) return;
-  let at = cell.closest('td');
-  for (;;) {
-    if (step[1]) at = step[1] > 0 ? at.nextElementSibling : at.previousElementSibling;
-    else {
-      let row = at.parentElement;
-      do row = step[0] > 0 ? row.nextElementSibling : row.previousElementSibling;
-      while (row?.hidden);
-      at = row?.cells[at.cellIndex];
+function save(name) {
+  const url = URL.createObjectURL(new Blob([files[name]], { type: 'text/plain' }));
+  Object.assign(document.createElement('a'), { href: url, download: name }).click();
+  URL.revokeObjectURL(url);
+}
+
+// Each table is one tab stop. Arrow keys, Home and End move in it, as in a spreadsheet.
+const grids = [...document.querySelectorAll('table[role=grid]')];
+const inside = (cell) => cell.querySelector('a, button');
+for (const grid of grids) {
+  grid.addEventListener('focusin', (event) => {
+    const old = grid.querySelector('[tabindex="0"]');
+    const stop = event.target.closest('a, button');
+    if (stop && stop !== old) {
+      old?.setAttribute('tabindex', -1);
+      stop.setAttribute('tabindex', 0);
     }
-    if (!at) return;
-    const target = at.querySelector('.cell');
-    if (target) {
-      event.preventDefault();
-      target.focus();
-      return;
-    }
-  }
-});
+  });
+  grid.addEventListener('keydown', (event) => {
+    const cell = event.target.closest('td, th');
+    if (!cell || event.ctrlKey || event.metaKey || event.altKey) return;
+    const rows = [...grid.rows].filter((row) => !row.hidden && !row.classList.contains('groups'));
+    const across = [...cell.parentElement.cells];
+    const column = rows.map((row) => row.cells[cell.cellIndex]);
+    const sequence = {
+      ArrowRight: () => across.slice(cell.cellIndex + 1),
+      ArrowLeft: () => across.slice(0, cell.cellIndex).reverse(),
+      ArrowDown: () => column.slice(column.indexOf(cell) + 1),
+      ArrowUp: () => column.slice(0, column.indexOf(cell)).reverse(),
+      Home: () => across,
+      End: () => across.reverse(),
+    }[event.key]?.();
+    const target = sequence?.map(inside).find(Boolean);
+    if (sequence) event.preventDefault();
+    target?.focus();
+  });
+}
 
 const tables = [...document.querySelectorAll('table.cells')];
 for (const table of tables) {
@@ -92,30 +131,60 @@ for (const table of tables) {
   });
 }
 
+// The filter holds for all sections: rows of tables, and whatever else is an item of its own.
+const sections = [...document.querySelectorAll('main section')].map((section) => ({
+  section,
+  items: [...section.querySelectorAll('[data-item]')].map((item) => ({
+    item,
+    text: item.dataset.text ?? item.textContent.toLowerCase(),
+    cells: [...item.querySelectorAll('.cell')],
+  })),
+}));
+for (const { section } of sections) {
+  const nothing = { className: 'nothing', hidden: true, textContent: 'Nothing here fits the filter.' };
+  section.append(Object.assign(document.createElement('p'), nothing));
+}
+
+function filterAddress() {
+  const wanted = new URLSearchParams();
+  if (find('filter').value) wanted.set('q', find('filter').value);
+  if (find('verdict').value) wanted.set('verdict', find('verdict').value);
+  return wanted.size ? `#?${wanted}` : '';
+}
+
 function filter() {
   const words = find('filter').value.toLowerCase().split(/\s+/).filter(Boolean);
   const verdict = find('verdict').value;
-  let shown = 0;
-  let total = 0;
-  for (const table of tables) {
+  const filtering = words.length > 0 || verdict !== '';
+  const counts = { rows: 0, allRows: 0, others: 0 };
+  for (const { section, items } of sections) {
     let left = 0;
-    for (const row of table.tBodies[0].rows) {
-      const cells = [...row.querySelectorAll('.cell')];
-      const fits = words.every((word) => row.dataset.text.includes(word));
-      row.hidden = !fits || (verdict !== '' && !cells.some((cell) => cell.dataset.verdict === verdict));
+    for (const { item, text, cells } of items) {
+      const verdicts = cells.length ? cells.map((cell) => cell.dataset.verdict) : [item.dataset.verdict];
+      const fits = words.every((word) => text.includes(word)) && (!verdict || verdicts.includes(verdict));
+      item.hidden = !fits;
       cells.forEach((cell) => cell.classList.toggle('dim', verdict !== '' && cell.dataset.verdict !== verdict));
-      total += 1;
-      left += row.hidden ? 0 : 1;
+      left += fits ? 1 : 0;
+      if (cells.length) {
+        counts.allRows += 1;
+        counts.rows += fits ? 1 : 0;
+      } else counts.others += fits ? 1 : 0;
     }
-    shown += left;
-    const section = table.closest('section');
-    section.querySelector('.scroll').hidden = left === 0;
-    section.querySelector('.nothing').hidden = left !== 0;
+    section.classList.toggle('empty', filtering && left === 0);
+    section.querySelector('.nothing').hidden = !filtering || left !== 0;
   }
-  find('shown').textContent = shown === total ? '' : `${shown} of ${total} rows`;
+  const others = counts.others === 1 ? '1 entry' : `${counts.others} entries`;
+  find('shown').textContent = filtering
+    ? `${counts.rows} of ${counts.allRows} rows, and ${others} of the other sections`
+    : '';
 }
-find('filter').addEventListener('input', filter);
-find('verdict').addEventListener('change', filter);
+for (const [id, event] of [['filter', 'input'], ['verdict', 'change']]) {
+  find(id).addEventListener(event, () => {
+    filter();
+    address(filterAddress());
+  });
+}
+follow();
 
 // A page opened from a disk may have no storage; the toggle works all the same.
 const dark = matchMedia('(prefers-color-scheme: dark)');
@@ -130,4 +199,8 @@ find('theme').addEventListener('click', () => {
   try {
     localStorage.setItem('theme', next);
   } catch {}
+});
+// What is folded is printed as well.
+window.addEventListener('beforeprint', () => {
+  for (const details of document.querySelectorAll('details')) details.open = true;
 });

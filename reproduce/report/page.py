@@ -13,14 +13,15 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reproduce.ablation.outcomes import Outcomes
+from reproduce.audit.conventions import Comparison
 from reproduce.audit.findings import Finding
 from reproduce.audit.misprints import load_misprints
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.assembly import count, count_published
-from reproduce.judge.cells import Cell
+from reproduce.judge.cells import Cell, as_csv
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, load_tolerances
-from reproduce.report import plots
+from reproduce.report import markup, plots
 from reproduce.report.layout import (
     COLUMNS,
     CONVENTION_MARKS,
@@ -35,6 +36,8 @@ from reproduce.report.layout import (
     totals_beside_mixed,
     with_extras,
 )
+from reproduce.report.message import message
+from reproduce.report.speeds import Speed, conditions
 from reproduce.report.studies import section, study_figures
 from reproduce.systems import System, load_systems
 from reproduce.tasks import TASKS
@@ -47,8 +50,14 @@ _MARKS = {
     Verdict.ERROR: '!',
     Verdict.CITED: '◦',
 }
+PAPER = 'https://arxiv.org/abs/2209.01620'
 # What the publisher of the weights states, against the paper, where nothing was measured.
 _AGREEMENTS = {Agreement.AGREES: '=', Agreement.HIGHER: '↑', Agreement.LOWER: '↓'}
+_PUBLISHED = {
+    Agreement.AGREES: 'published with public weights, as in the paper',
+    Agreement.HIGHER: 'published higher',
+    Agreement.LOWER: 'published lower',
+}
 _MEANINGS = {
     Verdict.MATCH: 'within the tolerance of the target',
     Verdict.BETTER: 'beyond the tolerance, on the good side',
@@ -78,6 +87,9 @@ def render(
     records: Sequence[Evaluation] = (),
     findings: Sequence[Finding] = (),
     studies: Sequence[Outcomes] = (),
+    comparisons: Sequence[Comparison] = (),
+    speeds: Mapping[str, Speed] | None = None,
+    origin: str = '',
 ) -> str:
     """Return the page as HTML; the same inputs give the same bytes.
 
@@ -85,6 +97,10 @@ def render(
         records: the evaluations that the cells' provenance is taken from.
         findings: what the audit found not to hold in the paper.
         studies: the ablations that were run.
+        comparisons: the pairs of models whose printed FLOPs the audit found to be of two
+            conventions.
+        speeds: what the benchmark measured, by timm model.
+        origin: when the page was made, and from which commit.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -95,16 +111,18 @@ def render(
     )
     tables = {n: lines(cells, n) for n in sorted({cell.table for cell in cells})}
     labels = {
-        _key(cell): line.label
+        _key(cell): line.name
         for of_table in tables.values()
         for line in of_table
         for cell in line.cells.values()
     }
     return environment.get_template('page.html.j2').render(
+        message=message(cells, findings, comparisons, studies),
+        paper=PAPER,
+        origin=origin,
         tables=[_table(number, of_table) for number, of_table in tables.items()],
         verdicts=list(count(cells).items()),
         meanings=_MEANINGS,
-        total=len(cells),
         deviations=[
             {
                 'key': _key(cell),
@@ -124,7 +142,6 @@ def render(
             {'name': name, 'title': title, 'svg': _svg(figure, name, title)}
             for name, (title, figure) in plots.figures(cells).items()
         ],
-        conventions=[(CONVENTION_MARKS[n], text) for n, text in CONVENTION_MEANINGS.items()],
         published=_published(cells, labels),
         missing=_missing(cells),
         cited=_cited(cells),
@@ -140,7 +157,9 @@ def render(
             }
             for study in studies
         ],
+        speeds=_speeds(speeds or {}),
         provenance=_provenance(cells, labels, records),
+        files=_files(cells, tables),
     )
 
 
@@ -157,23 +176,57 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
         }
         for column in shown
     ]
+    slugs: Counter[str] = Counter()
+    rows = [
+        {
+            'id': _slug(number, line, slugs),
+            'label': line.label,
+            'systems': ', '.join(line.systems),
+            'ours': line.model.startswith('MAFormer'),
+            'first': bool(index) and of_table[index - 1].block != line.block,
+            'fields': [_field(line, column, beside[column]) for column in shown],
+        }
+        for index, line in enumerate(of_table)
+    ]
     spans = [(name, len(list(members))) for name, members in groupby(columns, lambda c: c['group'])]
     return {
         'number': number,
         'title': TABLES[number].title,
         'columns': columns,
         'spans': spans if any(name for name, _ in spans) else [],
-        'rows': [
-            {
-                'label': line.label,
-                'systems': ', '.join(line.systems),
-                'ours': line.model.startswith('MAFormer'),
-                'first': bool(index) and of_table[index - 1].block != line.block,
-                'fields': [_field(line, column, beside[column]) for column in shown],
-            }
-            for index, line in enumerate(of_table)
-        ],
+        'rows': rows,
+        'keys': _keys(of_table, rows),
     }
+
+
+def _slug(number: int, line: Line, used: Counter[str]) -> str:
+    """Return the row's place on the page, such as 't5-swin-t'; `used` keeps those given out."""
+    words = re.findall('[a-z0-9]+', line.label.replace('†', ' tl').lower())
+    slug = '-'.join([f't{number}', *words])
+    used[slug] += 1
+    return slug if used[slug] == 1 else f'{slug}-{used[slug]}'
+
+
+def _keys(of_table: Sequence[Line], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the marks that a table has, each with its meaning."""
+    cells = [cell for line in of_table for cell in line.cells.values()]
+    marks = {field['mark'] for row in rows for field in row['fields'] if field['cell']}
+    conventions = {cell.distinct_convention for cell in cells}
+    named = [(mark, str(verdict)) for verdict, mark in _MARKS.items()]
+    named += [(mark, _PUBLISHED[agreement]) for agreement, mark in _AGREEMENTS.items()]
+    found = [(mark, meaning) for mark, meaning in named if mark in marks]
+    found += [
+        (CONVENTION_MARKS[name], meaning)
+        for name, meaning in CONVENTION_MEANINGS.items()
+        if name in conventions
+    ]
+    if any('†' in line.label for line in of_table):
+        found.append(('†', 'with token labeling'))
+    if variants := {line.variant for line in of_table if line.variant}:
+        found.append(
+            (f'({", ".join(sorted(variants))})', 'depths that fit the paper’s own FLOPs better')
+        )
+    return found
 
 
 def _beside(of_table: Iterable[Line], column: str) -> int:
@@ -193,7 +246,6 @@ def _field(line: Line, column: str, beside: int) -> dict[str, Any]:
             'numeric': is_numeric(line.table, column),
             'value': '' if extra is None else repr(extra),
         }
-    measured = f'measured {_number(cell.measured)}' if cell.measured is not None else 'not measured'
     return {
         'cell': True,
         'key': _key(cell),
@@ -204,11 +256,18 @@ def _field(line: Line, column: str, beside: int) -> dict[str, Any]:
         'convention': CONVENTION_MARKS.get(cell.distinct_convention, ''),
         'mark': _MARKS.get(cell.verdict, '') or _AGREEMENTS.get(cell.published, ''),
         'beside': beside,
-        'description': f'{line.label}, {_metric(cell)}: {measured}, printed '
-        f'{cell.printed or "nowhere"}, {cell.verdict}'
-        + (f', {cell.distinct_convention} FLOPs' if cell.distinct_convention else '')
-        + (f', published {cell.reference}' if cell.published else ''),
+        'spoken': _spoken(cell),
     }
+
+
+def _spoken(cell: Cell) -> str:
+    """Return what the marks and the looks of a cell say, for who hears the page."""
+    if cell.measured is None:
+        parts = [f'printed, {"cited" if cell.verdict is Verdict.CITED else "not measured"}']
+        if cell.published:
+            parts.append(f'published {cell.reference}')
+        return ', '.join(parts) if cell.printed else 'not measured, not printed'
+    return f'{cell.verdict}, printed' if cell.printed else str(cell.verdict)
 
 
 def _published(cells: Sequence[Cell], labels: Mapping[str, str]) -> dict[str, Any]:
@@ -375,6 +434,24 @@ def _measured(cell: Cell, record: Evaluation | None) -> list[tuple[str, str]]:
         ('Command', record.provenance.command),
         ('Record', record.stem),
     ]
+
+
+def _speeds(speeds: Mapping[str, Speed]) -> dict[str, Any]:
+    """Return what the benchmark measured, the fastest model first, and how it did."""
+    ordered = sorted(speeds.values(), key=lambda speed: -speed.images_per_s)
+    return {'rows': ordered, 'conditions': conditions(ordered[0]) if ordered else ''}
+
+
+def _files(cells: Sequence[Cell], tables: Mapping[int, Sequence[Line]]) -> dict[str, str]:
+    """Return the files that the page offers to save, by name."""
+    style = markup.Style()
+    files = {}
+    for number, of_table in tables.items():
+        columns = COLUMNS[number]
+        files[f'table{number}.csv'] = as_csv([cell for cell in cells if cell.table == number])
+        files[f'table{number}.md'] = markup.markdown(of_table, columns, style)
+        files[f'table{number}.tex'] = markup.latex(of_table, columns, style)
+    return files
 
 
 def _record(record: Evaluation) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The page in a real browser: sorting, filtering, provenance, keyboard, themes, narrow screens."""
+"""The page in a real browser: sorting, filters, links, keyboard, accessibility, themes, screens."""
 
 import csv
 import re
@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
+from reproduce.ablation.outcomes import load_outcomes
+from reproduce.audit.run import audit
 from reproduce.judge import cells
 from reproduce.report import page
 
@@ -27,7 +30,9 @@ def browser():
 @pytest.fixture(scope='session')
 def report(tmp_path_factory):
     path = tmp_path_factory.mktemp('report') / 'report.html'
-    path.write_text(page.render(cells.load_results(RESULTS)))
+    audited, study = audit(RESULTS), load_outcomes(RESULTS / 'ablations/micro')
+    loaded = cells.load_results(RESULTS)
+    path.write_text(page.render(loaded, (), audited.findings, [study], audited.comparisons))
     return path.as_uri()
 
 
@@ -109,7 +114,8 @@ def test_a_filter_filters(opened):
     rows = tab.locator('.cells tbody tr:visible')
     assert set(rows.locator('th').all_inner_texts()) == {'Swin-T', 'CSWin-T'}
     total = tab.locator('.cells tbody tr').count()
-    assert tab.get_by_role('status').inner_text() == f'{rows.count()} of {total} rows'
+    status = tab.get_by_role('status')
+    assert status.inner_text().startswith(f'{rows.count()} of {total} rows')
     assert tab.locator('#table1 .nothing').is_visible()
     tab.get_by_role('searchbox').fill('')
     tab.get_by_role('combobox').select_option('known')
@@ -120,7 +126,111 @@ def test_a_filter_filters(opened):
     assert dimmed.count() == with_known.locator('.cell:not([data-verdict=known])').count() > 0
     tab.get_by_role('combobox').select_option('')
     assert tab.locator('.cells tbody tr:visible').count() == total
-    assert tab.get_by_role('status').inner_text() == ''
+    assert status.inner_text() == ''
+
+
+def test_a_filter_holds_for_all_sections(opened):
+    tab = opened()
+    tab.get_by_role('searchbox').fill('vil-m')
+    for section in ('deviations', 'table5', 'published', 'figures', 'audit'):
+        items = tab.locator(f'#{section} [data-item]:visible')
+        assert items.count() > 0
+        assert all('vil-m' in text.lower() for text in items.all_text_contents())
+    assert tab.locator('#ablations .nothing').is_visible()
+    assert not tab.locator('#ablations figure').first.is_visible()
+    tab.get_by_role('searchbox').fill('')
+    assert tab.locator('#ablations figure').first.is_visible()
+
+
+def test_a_filter_a_row_and_a_cell_have_an_address(opened):
+    tab = opened()
+    start = tab.url
+    tab.get_by_role('searchbox').fill('swin s')
+    tab.get_by_role('combobox').select_option('known')
+    filtered = tab.url
+    assert filtered != start
+    rows = tab.locator('.cells tbody tr:visible').count()
+    tab.locator('.cells .cell:visible').first.click()
+    opened_cell, title = tab.url, tab.locator('#p-title').inner_text()
+    tab.keyboard.press('Escape')
+    tab.wait_for_url(filtered)
+    link = tab.locator('#p-link').get_attribute('href')
+    assert opened_cell.endswith(link)
+    row = tab.locator('#table5 tbody th a', has_text='CSWin-S').get_attribute('href')
+
+    def fresh(url):
+        other = opened()
+        other.goto('about:blank')
+        other.goto(url)
+        return other
+
+    other = fresh(filtered)
+    assert other.get_by_role('searchbox').input_value() == 'swin s'
+    assert other.locator('.cells tbody tr:visible').count() == rows
+    other = fresh(opened_cell)
+    assert other.get_by_role('dialog').is_visible()
+    assert other.locator('#p-title').inner_text() == title
+    other = fresh(start + row)
+    assert other.locator(':target th').inner_text() == 'CSWin-S'
+    assert other.locator(':target').bounding_box()['y'] < 900
+
+
+def test_a_table_is_saved_as_a_file(opened):
+    tab = opened()
+    for name in ('table5.csv', 'table5.tex', 'table5.md'):
+        with tab.expect_download() as saving:
+            tab.locator(f'[data-file="{name}"]').click()
+        assert saving.value.suggested_filename == name
+        text = saving.value.path().read_text()
+        assert 'Swin-T' in text
+        if name.endswith('csv'):
+            assert text == (RESULTS / name).read_text()
+
+
+@pytest.mark.parametrize('width', [390, 1400])
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_axe_finds_nothing(opened, width, scheme):
+    """Also by the experimental rule that a control's name has the text that is seen on it."""
+    tab = opened(width, color_scheme=scheme)
+    named = {'rules': {'label-content-name-mismatch': {'enabled': True}}}
+    violations = Axe().run(tab, options=named).response['violations']
+    tab.locator('#table5 .cell').first.click()
+    violations += Axe().run(tab, options=named).response['violations']
+    assert [(v['id'], len(v['nodes'])) for v in violations] == []
+
+
+def test_a_table_is_one_tab_stop(opened):
+    tab = opened()
+    stops = tab.evaluate("""() => [...document.querySelectorAll(
+        'a[href], button, input, select, summary, [tabindex]'
+    )].filter(e => e.tabIndex >= 0 && e.checkVisibility()).map(e => e.closest('table')?.ariaLabel
+        ?? e.closest('table')?.getAttribute('aria-labelledby') ?? '')""")
+    tables = [name for name in stops if name]
+    assert len(tables) == len(set(tables)) == tab.locator('table[role=grid]').count()
+    assert len(stops) < 100
+
+
+def test_lists_are_cards_on_a_phone(opened):
+    tab = opened(390)
+    card = tab.locator('#deviations tbody tr').first
+    box = card.bounding_box()
+    assert box['x'] >= 0 and box['x'] + box['width'] <= 390
+    assert not tab.locator('#deviations thead th').first.is_visible() or (
+        tab.locator('#deviations thead').bounding_box()['width'] <= 2
+    )
+    for field in card.locator('td').all():
+        inner = field.bounding_box()
+        assert inner['x'] + inner['width'] <= 390
+
+
+def test_it_prints_on_white_with_all_its_columns(opened):
+    tab = opened(1000, color_scheme='dark')
+    tab.emulate_media(media='print', color_scheme='dark')
+    assert tab.evaluate('getComputedStyle(document.body).backgroundColor') == 'rgb(255, 255, 255)'
+    assert not tab.locator('.toolbar').is_visible()
+    for table in tab.locator('table').all():
+        box = table.bounding_box()
+        assert box['x'] + box['width'] <= 1000  # an A4 page in landscape is as wide
 
 
 def test_a_cell_opens_with_the_mouse(opened):

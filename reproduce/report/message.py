@@ -1,0 +1,184 @@
+"""The first screen of the page: what was found, in three sentences, three counts and some links."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reproduce.ablation.judging import DesignVerdict
+from reproduce.ablation.outcomes import Outcomes
+from reproduce.audit.conventions import Comparison
+from reproduce.audit.findings import Finding
+from reproduce.judge.assembly import count, count_published
+from reproduce.judge.cells import Cell
+from reproduce.judge.verdict import Agreement, Verdict
+from reproduce.paper import FRAMEWORKS
+
+# How the cells of a verdict are counted in a sentence.
+_PHRASES = {
+    Verdict.MATCH: '{} match the paper',
+    Verdict.BETTER: '{} are better',
+    Verdict.WORSE: '{} are worse',
+    Verdict.KNOWN: '{} deviate for a registered reason',
+    Verdict.UNPRINTED: '{} have no printed value',
+    Verdict.ERROR: '{} could not be measured',
+}
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number of cells among others, and where on the page they are."""
+
+    n: int
+    total: int
+    label: str
+    note: str
+    link: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """What the page says first.
+
+    Attributes:
+        sentences: at most three.
+        counts: how many cells are measured, and how many are published only.
+        leads: the leading findings, each with the link to its place on the page.
+    """
+
+    sentences: tuple[str, ...]
+    counts: tuple[Count, ...]
+    leads: tuple[tuple[str, str], ...]
+
+
+def message(
+    cells: Sequence[Cell],
+    findings: Sequence[Finding] = (),
+    comparisons: Sequence[Comparison] = (),
+    studies: Sequence[Outcomes] = (),
+) -> Message:
+    """Return what cells, audit and studies say, in order of importance.
+
+    Args:
+        comparisons: the pairs whose printed FLOPs are of two conventions.
+    """
+    costs = [cell for cell in cells if cell.column.metric.is_complexity]
+    accuracies = [cell for cell in cells if not cell.column.metric.is_complexity]
+    costs_measured = sum(cell.measured is not None for cell in costs)
+    measured = sum(cell.measured is not None for cell in accuracies)
+    only_published = [cell for cell in accuracies if cell.published and cell.measured is None]
+    agreeing = sum(cell.published == Agreement.AGREES for cell in only_published)
+    sentences = []
+    if costs:
+        sentences.append(
+            f'{costs_measured} of the {len(costs)} parameter counts and FLOPs are measured: '
+            f'{_verdicts(costs)}.'
+        )
+    if accuracies:
+        sentences.append(_of_accuracies(accuracies, measured, len(only_published), agreeing))
+    if comparisons:
+        sentences.append(
+            'Counted in one convention (total), MAFormer needs '
+            f'{_span(comparisons, "total")} times the FLOPs of CSWin, its closest rival; the '
+            f'paper, which mixes two conventions, prints {_span(comparisons)} times.'
+        )
+    counts = (
+        Count(
+            costs_measured,
+            len(costs),
+            'parameter counts and FLOPs measured',
+            _verdicts(costs),
+            '#deviations' if any(cell.deviates for cell in cells) else '#tables',
+        ),
+        Count(
+            measured,
+            len(accuracies),
+            'accuracies measured',
+            _verdicts([cell for cell in accuracies if cell.measured is not None])
+            or 'the tables show printed ones, set apart from the measured',
+            '#evaluations' if measured else '#missing',
+        ),
+        Count(
+            len(only_published),
+            len(accuracies),
+            'accuracies published with public weights, but not measured here',
+            f'{agreeing} agree with the paper' if only_published else '',
+            '#published' if only_published else '#missing',
+        ),
+    )
+    return Message(
+        tuple(sentences),
+        counts,
+        tuple(_leads(cells, findings, comparisons, studies)),
+    )
+
+
+def _verdicts(cells: Sequence[Cell]) -> str:
+    return ', '.join(
+        _PHRASES[verdict].format(n) for verdict, n in count(cells).items() if verdict in _PHRASES
+    )
+
+
+def _of_accuracies(cells: Sequence[Cell], measured: int, published: int, agreeing: int) -> str:
+    if measured:
+        own = [cell for cell in cells if cell.measured is not None]
+        start = f'{measured} of the {len(cells)} accuracies are measured: {_verdicts(own)}'
+    else:
+        start = f'None of the {len(cells)} accuracies is measured'
+    if not published:
+        return f'{start}.'
+    others = 'others' if measured else 'of them'
+    return (
+        f'{start}; for {published} {others} the publisher of the weights states a value, and '
+        f'{agreeing} of these agree with the paper.'
+    )
+
+
+def _span(comparisons: Sequence[Comparison], convention: str = '') -> str:
+    ratios = [pair.ratio(convention) if convention else pair.printed_ratio for pair in comparisons]
+    return f'{min(ratios):.2f} to {max(ratios):.2f}'
+
+
+def _leads(
+    cells: Sequence[Cell],
+    findings: Sequence[Finding],
+    comparisons: Sequence[Comparison],
+    studies: Sequence[Outcomes],
+) -> list[tuple[str, str]]:
+    leads = []
+    if comparisons and findings:  # the audit lists the mixed conventions first
+        pair = comparisons[0]
+        leads.append(
+            (
+                f'{FRAMEWORKS[pair.framework].heading}: {pair.ours.model} takes '
+                f'{pair.ours.flops("total"):.0f} G and {pair.rival.model} '
+                f'{pair.rival.flops("total"):.0f} G in total, where {pair.ours.paper} and '
+                f'{pair.rival.paper} are printed',
+                '#finding-1',
+            )
+        )
+    for number, finding in enumerate(findings, 1):
+        if any(metric == 'depths' for _, _, metric in finding.cells):
+            leads.append(
+                (f'{finding.place}: {finding.says}, by the paper’s own FLOPs', f'#finding-{number}')
+            )
+    unlike = count_published(cells)
+    if n := unlike[Agreement.HIGHER] + unlike[Agreement.LOWER]:
+        leads.append(
+            (f'{n} accuracies differ from what the publishers of the weights state', '#published')
+        )
+    for study in studies:
+        claims = [j for j in study.judgements if not j.claim.control]
+        of = {v: [j for j in claims if j.verdict is v] for v in DesignVerdict}
+        leads.append(
+            (
+                f'Of {len(claims)} claims about the design, trained at the size of the study '
+                f'“{study.study.name}”, {len(of[DesignVerdict.SUPPORTED])} are supported, '
+                f'{len(of[DesignVerdict.CONTRADICTED])} contradicted and '
+                f'{len(of[DesignVerdict.UNRESOLVED])} unresolved',
+                '#ablations',
+            )
+        )
+    if findings:
+        leads.append(
+            (f'{len(findings)} statements and values do not hold in the paper itself', '#audit')
+        )
+    return leads
