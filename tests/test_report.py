@@ -10,6 +10,7 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -466,7 +467,7 @@ def extents(axes, renderer):
 def test_labels_collide_with_nothing(evaluated):
     drawn = plots.figures(*evaluated)
     assert len(drawn) == 10
-    scatters = [figure for name, (_, figure) in drawn.items() if not name.startswith('classes')]
+    scatters = [d.figure for name, d in drawn.items() if not name.startswith('classes')]
     for figure in scatters:
         renderer = FigureCanvasAgg(figure).get_renderer()
         for axes in figure.axes:
@@ -475,9 +476,17 @@ def test_labels_collide_with_nothing(evaluated):
             assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
             assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 for b in boxes)
             assert all(frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
-            marks = [line.get_xydata()[0] for line in axes.lines if line.get_marker() != 'None']
-            for point in axes.transData.transform(marks) if marks else []:
+            marks = [line.get_xydata() for line in axes.lines if line.get_marker() != 'None']
+            spots = axes.transData.transform(np.concatenate(marks)) if marks else []
+            for point in spots:
                 assert not any(box.contains(*point) for box in boxes)
+            leaders = [line for line in axes.lines if line.get_linewidth() == 0.5]
+            for leader in leaders:
+                start, end = axes.transData.transform(leader.get_xydata())
+                way = start + np.linspace(0, 1, 200)[:, None] * (end - start)
+                others = [spot for spot in spots if not np.allclose(spot, start)]
+                gaps = [np.linalg.norm(way - other, axis=1).min() for other in others]
+                assert min(gaps) > 2 * figure.dpi / 72  # nearly a marker's radius
 
 
 @pytest.mark.parametrize('flops', ['total', 'layer'])
@@ -518,13 +527,43 @@ def test_a_measured_variant_has_a_point_of_its_own(changed):
     assert small == [('', 'measured', 46.1, False), ('3-3-8-3', 'printed', 47.0, True)]
 
 
+def test_the_frontier_holds_what_no_other_model_beats(evaluated):
+    loaded, _ = evaluated
+    for table, column in ((4, 'top1'), (5, 'box_ap'), (7, 'upernet_miou')):
+        of_table = layout.lines(loaded, table)
+        found = plots.points(of_table, PRINTED[table].columns[column], 'flops_g')
+        best_first = sorted(found, key=lambda p: (p.x, -p.y))
+        expected = [
+            point
+            for point in best_first
+            if not any(
+                other.x <= point.x and other.y >= point.y for other in found if other != point
+            )
+        ]
+        assert plots.frontier(found) == expected
+
+
+def test_each_figure_says_what_it_shows(evaluated):
+    drawn = plots.figures(*evaluated)
+    assert all(d.says.endswith('.') for d in drawn.values())
+    rows = [row for table in TABLES for row in read(RESULTS / f'table{table}.csv')]
+    judged = [row for row in rows if row['difference'] and float(row['tolerance'])]
+    inside = sum(abs(float(r['difference'])) <= float(r['tolerance']) for r in judged)
+    (swin,) = [r for r in rows if r['system'] == RECORD['system'] and r['metric'] == 'box_ap']
+    inside += float(SWIN['difference']) <= float(swin['tolerance'])  # it is measured as well
+    assert f'Of {len(judged) + 1} measured cells {inside} lie' in drawn['deviations'].says
+    assert '1 of 26 are measured here' in drawn['mask_rcnn_box_ap'].says
+    assert 'none is measured here' in drawn['imagenet_top1'].says
+    assert 'From 12.5 (toaster) to 70.1 (<cat>)' in ' '.join(d.says for d in drawn.values())
+
+
 def test_a_figure_says_which_flops_it_counts(evaluated):
     for convention, text in (('total', 'attention'), ('layer', 'layers only')):
         drawn = plots.figures(evaluated[0], (), convention)
         names = [name for name in drawn if name != 'deviations']
         assert all(name.endswith('-layer') is (convention == 'layer') for name in names)
         for name in names:
-            _, figure = drawn[name]
+            figure = drawn[name].figure
             assert text in figure.axes[0].get_xlabel()
             assert 'Params' in figure.axes[1].get_xlabel()
             remarks = ' '.join(t.get_text() for t in figure.texts)

@@ -43,7 +43,7 @@ def figures(
     """Draw accuracy over cost, the deviations from the paper, and results by class."""
     check_writable(output)
     drawn = plots.figures(load_results(results), load_all(results / 'evaluations'), flops.value)
-    for name, (_, figure) in drawn.items():
+    for name, (_, figure, _) in drawn.items():
         for format in ('pdf', 'png'):
             content = io.BytesIO()
             plots.save(figure, content, format)

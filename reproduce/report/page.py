@@ -37,6 +37,7 @@ from reproduce.report.layout import (
     with_extras,
 )
 from reproduce.report.message import message
+from reproduce.report.plots import Drawing
 from reproduce.report.speeds import Speed, conditions
 from reproduce.report.studies import section, study_figures
 from reproduce.systems import System, load_systems
@@ -138,10 +139,7 @@ def render(
             for cell in cells
             if cell.deviates or cell.verdict is Verdict.ERROR
         ],
-        figures=[
-            {'name': name, 'title': title, 'svg': _svg(figure, name, title)}
-            for name, (title, figure) in plots.figures(cells).items()
-        ],
+        figures=[_drawn(name, drawing) for name, drawing in plots.figures(cells).items()],
         published=_published(cells, labels),
         missing=_missing(cells),
         cited=_cited(cells),
@@ -150,10 +148,7 @@ def render(
         studies=[
             {
                 **section(study),
-                'figures': [
-                    {'title': title, 'svg': _svg(figure, name, title)}
-                    for name, (title, figure) in study_figures(study).items()
-                ],
+                'figures': [_drawn(*item) for item in study_figures(study).items()],
             }
             for study in studies
         ],
@@ -491,6 +486,11 @@ def _metric(cell: Cell) -> str:
 
 def _number(value: float | None) -> str:
     return '' if value is None else f'{value:.2f}'
+
+
+def _drawn(name: str, drawing: Drawing) -> dict[str, Any]:
+    title, figure, says = drawing
+    return {'title': title, 'says': says, 'svg': _svg(figure, name, title)}
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:

@@ -6,9 +6,10 @@ Colours are Okabe and Ito's; shape and filling say the same, so that grey print 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, BinaryIO
+from statistics import median
+from typing import Any, BinaryIO, NamedTuple
 
 import matplotlib
 
@@ -25,7 +26,7 @@ from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import METRICS, TABLES, Column
-from reproduce.report.layout import Line, lines
+from reproduce.report.layout import Line, lines, off_by
 from reproduce.report.placement import place
 
 BLUE, VERMILION, GREEN, SKY, ORANGE = '#0072b2', '#d55e00', '#009e73', '#56b4e9', '#e69f00'
@@ -89,6 +90,14 @@ _FLOPS_HEADINGS = {
 }
 
 
+class Drawing(NamedTuple):
+    """A figure, its title, and one sentence that says what it shows."""
+
+    title: str
+    figure: Figure
+    says: str
+
+
 @dataclass(frozen=True)
 class Point:
     """One model in a figure.
@@ -118,28 +127,36 @@ class Point:
 @matplotlib.rc_context(STYLE)
 def figures(
     cells: Sequence[Cell], records: Iterable[Evaluation] = (), convention: str = 'total'
-) -> dict[str, tuple[str, Figure]]:
-    """Return all figures that cells and records allow: title and figure by file name.
+) -> dict[str, Drawing]:
+    """Return all figures that cells and records allow, by file name.
 
     Args:
         records: of these, those with results by class are drawn.
         convention: which FLOPs all models are drawn over, 'total' or 'layer'.
     """
     tables = {n: lines(cells, n) for n in sorted({cell.table for cell in cells})}
-    drawn: dict[str, tuple[str, Figure]] = {}
+    drawn: dict[str, Drawing] = {}
     for name, (number, framework, metric) in _ACCURACIES.items():
         if number in tables:
             column = TABLES[number].column(framework, metric)
             key = name if convention == 'total' else f'{name}-{convention}'
-            drawn[key] = (_title(number, column), accuracy(tables[number], column, convention))
-    drawn['deviations'] = (
+            drawn[key] = Drawing(
+                _title(number, column),
+                accuracy(tables[number], column, convention),
+                _of_accuracy(tables[number], column, convention),
+            )
+    labels = _labels(tables)
+    drawn['deviations'] = Drawing(
         'Deviations from the paper, all cells',
-        _deviations(cells, _labels(tables)),
+        _deviations(cells, labels),
+        _of_deviations(cells, labels),
     )
     for record in records:
         for metric, values in by_class(record).items():
             title = f'{record.system or record.model}: {metric} by class'
-            drawn[f'classes-{record.stem}-{metric}'] = (title, _classes(values, metric))
+            drawn[f'classes-{record.stem}-{metric}'] = Drawing(
+                title, _classes(values, metric), _of_classes(values)
+            )
     return drawn
 
 
@@ -247,7 +264,7 @@ def accuracy(of_table: Sequence[Line], column: Column, convention: str = 'total'
     Args:
         convention: which FLOPs, 'total' or 'layer'; all models are counted alike.
     """
-    figure = Figure(figsize=(10, 4.6 + 0.1 * max(0, len(of_table) - 20)))
+    figure = Figure(figsize=(10, 4.6 + 0.16 * max(0, len(of_table) - 20)))
     axes = figure.subplots(1, 2, sharey=True)
     # Labels are placed in the axes as they stay: no layout may move them afterwards.
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.135, top=0.91, wspace=0.04)
@@ -262,8 +279,10 @@ def accuracy(of_table: Sequence[Line], column: Column, convention: str = 'total'
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter(ScalarFormatter())
             axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.margins(0.08)
+        axis.margins(0.12, 0.08)
         _scatter(axis, found)
+        if steps := _steps(frontier(found)):
+            axis.plot(*zip(*steps, strict=True), color=PALE, lw=0.8, ls='--', zorder=0)
         drawn.append(found)
     for axis, found in zip(axes, drawn, strict=True):
         axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())  # labels do not move them any more
@@ -278,7 +297,8 @@ def accuracy(of_table: Sequence[Line], column: Column, convention: str = 'total'
         for k in kinds
     ]
     ours = Line2D([], [], color=VERMILION, lw=1, label='MAFormer')
-    figure.legend(handles=[ours, *handles], loc='upper center', ncols=4)
+    efficient = Line2D([], [], color=PALE, lw=0.8, ls='--', label='efficient frontier')
+    figure.legend(handles=[ours, *handles, efficient], loc='upper center', ncols=5)
     if remark := _remark(drawn):
         figure.text(0.99, 0.012, remark, ha='right', fontsize=7, color=PALE)
     return figure
@@ -304,17 +324,83 @@ def _filling(kind: str, colour: str) -> dict[str, Any]:
 
 
 def _scatter(axis: Axes, found: Sequence[Point]) -> None:
-    for ours in (False, True):
+    for ours, kind in product((False, True), _MARKERS):
         colour = VERMILION if ours else BLUE
-        for point in found:
-            if point.ours != ours:
-                continue
+        chosen = [point for point in found if point.ours is ours and point.kind == kind]
+        for point in chosen:
             if point.printed is not None:
                 axis.plot([point.x] * 2, [point.printed, point.y], color=colour, lw=0.7, ls=':')
-                axis.plot(point.x, point.printed, marker='o', **_filling('printed', colour))
-            axis.plot(point.x, point.y, marker=_MARKERS[point.kind], **_filling(point.kind, colour))
+        both = [(point.x, point.printed) for point in chosen if point.printed is not None]
+        _markers(axis, both, 'printed', colour)
+        _markers(axis, [(point.x, point.y) for point in chosen], kind, colour)
     line = _line(found)
     axis.plot([x for x, _ in line], [y for _, y in line], color=VERMILION, lw=1, zorder=1)
+
+
+def _markers(axis: Axes, spots: Sequence[tuple[float, float]], kind: str, colour: str) -> None:
+    if spots:
+        axis.plot(*zip(*spots, strict=True), ls='', marker=_MARKERS[kind], **_filling(kind, colour))
+
+
+def frontier(found: Iterable[Point]) -> list[Point]:
+    """Return the points that no other one beats: none is as accurate at the same cost or less."""
+    edge: list[Point] = []
+    for point in sorted(found, key=lambda p: (p.x, -p.y)):
+        if not edge or point.y > edge[-1].y:
+            edge.append(point)
+    return edge
+
+
+def _steps(edge: Sequence[Point]) -> list[tuple[float, float]]:
+    """Return the vertices of the frontier: level up to the next model, and up to its accuracy."""
+    corners = [(later.x, earlier.y) for earlier, later in pairwise(edge)]
+    ends = [(point.x, point.y) for point in edge]
+    return [spot for pair in zip(ends, [*corners, None], strict=True) for spot in pair if spot]
+
+
+def _of_accuracy(of_table: Sequence[Line], column: Column, convention: str) -> str:
+    """Return what the figure of an accuracy shows: which models are efficient."""
+    parts = []
+    for cost, name in (('flops_g', f'{convention} FLOPs'), ('params_m', 'parameters')):
+        edge = frontier(points(of_table, column, cost, convention))
+        if edge:
+            parts.append(f'{_listed(point.label for point in edge)} for their {name}')
+    drawn = points(of_table, column, 'params_m', convention)
+    measured = sum(point.kind == 'measured' for point in drawn)
+    source = (
+        f'{measured} of {len(drawn)} are measured here' if measured else 'none is measured here'
+    )
+    if not parts:
+        return 'No model has both a cost and an accuracy.'
+    best = ' and '.join(parts)
+    return f'By the accuracies shown, of which {source} measured here, the best are {best}.'
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f'{", ".join(first)} and {last}' if first else last
+
+
+def _of_deviations(cells: Iterable[Cell], labels: Mapping[tuple[int, str], str]) -> str:
+    """Return what the figure of the deviations shows: how many cells match, and the farthest."""
+    judged = [cell for cell in cells if cell.difference is not None and cell.tolerance]
+    if not judged:
+        return 'No cell with a printed value is measured.'
+    inside = sum(abs(cell.difference) <= cell.tolerance for cell in judged)
+    farthest = max(judged, key=lambda cell: abs(cell.difference) / cell.tolerance)
+    return (
+        f'Of {len(judged)} measured cells {inside} lie within the tolerance; farthest from it is '
+        f'{labels[farthest.table, farthest.system]} in Table {farthest.table}, '
+        f'{farthest.column.metric.heading}: {off_by(farthest)}.'
+    )
+
+
+def _of_classes(values: Mapping[str, float]) -> str:
+    best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
+    return (
+        f'From {values[worst]:.1f} ({worst}) to {values[best]:.1f} ({best}), with a median of '
+        f'{median(values.values()):.1f}.'
+    )
 
 
 def _line(found: Iterable[Point]) -> list[tuple[float, float]]:
@@ -337,7 +423,7 @@ def _label(axis: Axes, found: Sequence[Point]) -> None:
     ]
     markers = [(p.x, p.y) for p in found]
     markers += [(p.x, p.printed) for p in found if p.printed is not None]
-    place(axis, texts, markers, _line(found), PALE)
+    place(axis, texts, markers, [_line(found), _steps(frontier(found))], PALE)
 
 
 def _labels(tables: Mapping[int, Sequence[Line]]) -> dict[tuple[int, str], str]:
@@ -391,9 +477,9 @@ def _distances(
     ]
     axis.axvspan(-1, 1, color=GREEN, alpha=0.12, lw=0)
     axis.axvline(0, color=PALE, lw=0.6)
-    for cell, spot in judged:
-        colour, marker, _ = _VERDICTS[cell.verdict]
-        axis.plot(*spot, marker=marker, **_dot(colour))
+    for verdict, (colour, marker, _) in _VERDICTS.items():
+        if spots := [spot for cell, spot in judged if cell.verdict is verdict]:
+            axis.plot(*zip(*spots, strict=True), marker=marker, **_dot(colour))
     limit = 1.3 * max([2.0, *(abs(x) for _, (x, _) in judged)])
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick < limit]
     axis.set_xscale('symlog', linthresh=2)
@@ -409,7 +495,7 @@ def _distances(
         for cell, spot in judged
         if cell.verdict not in (Verdict.MATCH, Verdict.BETTER)
     ]
-    place(axis, texts, [spot for _, spot in judged], [], PALE)
+    place(axis, texts, [spot for _, spot in judged], [], PALE, apart=8)
 
 
 def _counts(

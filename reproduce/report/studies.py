@@ -13,7 +13,18 @@ from matplotlib.lines import Line2D
 from reproduce.ablation import rendering
 from reproduce.ablation.judging import DesignVerdict
 from reproduce.ablation.outcomes import Outcomes, folders, load_outcomes
-from reproduce.report.plots import BLUE, GREEN, INK, ORANGE, PALE, PAPER, SKY, STYLE, VERMILION
+from reproduce.report.plots import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PALE,
+    PAPER,
+    SKY,
+    STYLE,
+    VERMILION,
+    Drawing,
+)
 
 _VERDICTS = {
     DesignVerdict.SUPPORTED: (GREEN, 'o'),
@@ -46,19 +57,38 @@ def section(outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def study_figures(outcomes: Outcomes) -> dict[str, tuple[str, Figure]]:
-    """Return the figures of a study: title and figure by file name."""
-    name = outcomes.study.name
+def study_figures(outcomes: Outcomes) -> dict[str, Drawing]:
+    """Return the figures of a study, by file name."""
+    name, judged = outcomes.study.name, outcomes.judgements
+    resolved = sum(one.verdict is not DesignVerdict.UNRESOLVED for one in judged)
     return {
-        f'ablation-{name}-claims': (
+        f'ablation-{name}-claims': Drawing(
             f'Study {name}: the measured differences, and those of the paper',
             _forest(outcomes),
+            f'{resolved} of {len(judged)} differences are told from chance at this size.',
         ),
-        f'ablation-{name}-curves': (
+        f'ablation-{name}-curves': Drawing(
             f'Study {name}: learning curves, means over the seeds',
             _curves(outcomes),
+            _of_curves(outcomes),
         ),
     }
+
+
+def _of_curves(outcomes: Outcomes) -> str:
+    last = max((line.epoch for line in outcomes.curves), default=0)
+    ends: dict[str, list[float]] = {}
+    for line in outcomes.curves:
+        if line.epoch == last:
+            ends.setdefault(line.variant, []).append(line.top1)
+    means = {variant: float(np.mean(values)) for variant, values in ends.items()}
+    if not means:
+        return 'No run has a curve.'
+    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    return (
+        f'After {last} epochs Top-1 is between {means[worst]:.1f} % ({worst}) and '
+        f'{means[best]:.1f} % ({best}).'
+    )
 
 
 @matplotlib.rc_context(STYLE)
