@@ -15,7 +15,7 @@ import os
 import re
 from abc import abstractmethod
 from bisect import bisect_right
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -238,17 +238,21 @@ class WebDatasetShards(_LabelledShards):
 class ParquetShards(_LabelledShards):
     """The Hub's parquet files: a column `image` with `bytes` and `path`, and a column `label`.
 
-    A row is read with its row group, of 100 images in the Hub's files; a few are kept.
+    A row is read with its row group, of 100 images in the Hub's files; the last ones are kept.
     """
 
     form = 'parquet shards'
+    kept = _ROW_GROUPS_KEPT
+    _reading = None  # the process that has read what is kept
     expected = 'columns image (a struct with bytes and path) and label (whole numbers)'
 
     def images(self) -> Iterator[_Image]:
         for part in tqdm(range(len(self.paths)), 'indexing', leave=False, disable=None):
             file, row = self._file(part), 0
             for group in range(file.num_row_groups):
-                for image, label in zip(*self._group(part, group, 'label'), strict=True):
+                table = self._group(part, group, 'image', 'label')
+                columns = (table.column(name).to_pylist() for name in ('image', 'label'))
+                for image, label in zip(*columns, strict=True):
                     content = image and image.get('bytes')
                     if not content or not isinstance(label, int) or label < 0:
                         raise UserError(
@@ -273,8 +277,7 @@ class ParquetShards(_LabelledShards):
         self.opened(member.part)  # it is still the file that was indexed
         starts = self._starts(member.part)
         group = bisect_right(starts, member.offset) - 1
-        (images,) = self._group(member.part, group)
-        content = images[member.offset - starts[group]].get('bytes')
+        content = self._contents(member.part, group)[member.offset - starts[group]].as_py()
         if content is None or len(content) != member.size:
             raise self.damaged(member.name, 'it is not what was indexed')
         return content[:first]
@@ -285,9 +288,36 @@ class ParquetShards(_LabelledShards):
         rows = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         return list(accumulate(rows, initial=0))[:-1]
 
-    def _group(self, part: int, group: int, *columns: str) -> list[list[Any]]:
-        """Return the values of `image`, and of other columns, in a row group."""
-        return _row_group(os.getpid(), self.paths[part], self.keys[part], group, columns)
+    def keep(self, images: int) -> None:
+        # Of a shuffle buffer, an image in seven is older than twice its length.
+        metadata = self._file(0).metadata
+        rows = max(1, metadata.num_rows // max(1, metadata.num_row_groups))
+        self.kept = max(_ROW_GROUPS_KEPT, 2 * -(-images // rows) + 1)
+
+    def __reduce__(self) -> tuple:
+        return (*super().__reduce__(), {'kept': self.kept})
+
+    def _contents(self, part: int, group: int) -> Any:
+        """Return the bytes of the images in a row group, as an array of Arrow."""
+        if self._reading != os.getpid():
+            self._reading, self._contents_read = os.getpid(), OrderedDict()
+        found = self._contents_read.pop((part, group), None)
+        if found is None:
+            column = self._group(part, group, 'image.bytes').column('image')
+            found = column.combine_chunks().field('bytes')
+        self._contents_read[part, group] = found
+        while len(self._contents_read) > self.kept:
+            self._contents_read.popitem(last=False)
+        return found
+
+    def _group(self, part: int, group: int, *columns: str) -> Any:
+        """Return columns of a row group, as a table of Arrow."""
+        from pyarrow import ArrowException
+
+        try:
+            return self._file(part).read_row_group(group, list(columns), use_threads=False)
+        except (ArrowException, OSError) as error:
+            raise _damaged_parquet(self.paths[part], error) from error
 
     def _file(self, part: int) -> Any:
         return _parquet_file(os.getpid(), self.paths[part], self.keys[part])
@@ -313,20 +343,6 @@ def _parquet_file(_process: int, path: Path, _key: tuple[int, ...]) -> Any:
             f'{path} has the columns {", ".join(columns)}: expected {ParquetShards.expected}.'
         )
     return file
-
-
-@lru_cache(maxsize=_ROW_GROUPS_KEPT)
-def _row_group(
-    process: int, path: Path, key: tuple[int, ...], group: int, columns: tuple[str, ...]
-) -> list[list[Any]]:
-    from pyarrow import ArrowException
-
-    names = ['image', *columns]
-    try:
-        table = _parquet_file(process, path, key).read_row_group(group, names, use_threads=False)
-    except (ArrowException, OSError) as error:
-        raise _damaged_parquet(path, error) from error
-    return [table.column(name).to_pylist() for name in names]
 
 
 def _damaged_parquet(path: Path, error: Exception) -> UserError:

@@ -65,6 +65,10 @@ class Store(ABC):
         """Return where the files at `positions` (N,) lie: (N, 2), number of the file, offset."""
         return np.stack([np.zeros_like(positions), positions], 1)
 
+    def keep(self, images: int) -> None:
+        """Expect images to be read that lie within so many of each other, as they lie there."""
+        del images  # where each is read by itself, nothing is gained
+
     def first_from(self, name: str) -> int:
         """Return the position of the first file whose name is not before `name`."""
         wanted, low, high = os.fsencode(name), 0, len(self)
@@ -328,6 +332,10 @@ class StoredSamples(Sequence):
     def locations(self) -> np.ndarray:
         """Return where each lies: (N, 2), the number of the archive's file and the offset."""
         return self.store.locations(self.positions)
+
+    def keep(self, images: int) -> None:
+        """Expect images to be read that lie within so many of each other."""
+        self.store.keep(images)
 
 
 def in_order_of_storage(samples: Sequence[Item]) -> list[Item]:

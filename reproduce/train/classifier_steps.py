@@ -37,6 +37,7 @@ from reproduce.train import saved_state
 from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
 from reproduce.train.recipes import Recipe
 from reproduce.train.seeds import seed_everything
+from reproduce.train.shuffle_buffer import shards_of
 from reproduce.train.stopping import survive_signals
 from reproduce.train.token_labeling import (
     dense_labels,
@@ -106,6 +107,10 @@ class ClassifierTraining:
         )
         self.origin_of_labels = maps and origin(maps, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
+        shards = None
+        if recipe.shuffle_buffer:
+            shards = shards_of(self.train_data, recipe.shuffle_buffer)
+            self.train_data.samples.keep(recipe.shuffle_buffer)
         group.check_same(self._facts)
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.
@@ -138,6 +143,8 @@ class ClassifierTraining:
             group.size,
             recipe.seed,
             recipe.repeats,
+            shards,
+            recipe.shuffle_buffer,
         )
         self.steps_per_epoch = len(self.order)
         self.scheduler, _ = create_scheduler_v2(
