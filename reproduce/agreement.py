@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from datasets.subset import evenly_spaced
+from reproduce.files import sha256_of
 from reproduce.versions import libraries, sources_sha256
-from reproduce.weights.store import sha256
 
 # A data set's fingerprint is over names and sizes: so many of its images are read, too.
 _READ = 8
@@ -45,4 +45,4 @@ def of_data(data: _Data) -> dict[str, str]:
 def of_file(name: str, path: str | Path | None) -> dict[str, str]:
     """Return the hash of a file, called `name` in messages; none if there is no such file."""
     there = path is not None and Path(path).is_file()
-    return {f'{name} (SHA-256)': sha256(Path(path))[:16] if there else 'none'}
+    return {f'{name} (SHA-256)': sha256_of(Path(path))[:16] if there else 'none'}

@@ -72,9 +72,7 @@ def measure_system(system: System) -> Complexity:
         ValueError: if the system is cited only.
     """
     if system.model is not None:
-        with torch.device('meta'):
-            classifier = timm.create_model(system.model, **system.arguments)
-        return measure(classifier, _one_image(system.input_size))
+        return count_classifier(system.model, system.input_size, **system.arguments)
     if system.config is not None:
         # Imported here: mmdet and mmseg take seconds, and Tables 1-4 do without them.
         from reproduce.openmmlab import configs, models
@@ -84,5 +82,9 @@ def measure_system(system: System) -> Complexity:
     raise ValueError(f'{system.name} is cited: {system.cited}')
 
 
-def _one_image(size: int) -> Callable[[nn.Module], Any]:
-    return lambda model: model(torch.empty(1, 3, size, size, device='meta'))
+def count_classifier(name: str, size: int, **arguments: Any) -> Complexity:
+    """Build a timm model without weights and count one image of `size` x `size` pixels."""
+    with torch.device('meta'):
+        classifier = timm.create_model(name, **arguments)
+        image = torch.empty(1, 3, size, size)
+    return measure(classifier, lambda model: model(image))

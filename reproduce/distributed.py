@@ -483,9 +483,9 @@ def _arrival_limit() -> float:
     return max(_ARRIVAL, 10 * (_IMPORTED - began))
 
 
-def end_with_the_parent() -> None:
-    """Let the kernel kill this process when torchrun, or the process that called `run`, ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with_the_parent(with_signal: signal.Signals = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when the process that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, with_signal)
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         os._exit(1)

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import gzip
+import hashlib
 import io
 import math
 import os
@@ -44,6 +45,12 @@ OptionalNumber = Annotated[
 
 # The most bytes that a gzipped file of predictions may hold.
 _MOST_UNZIPPED = 2**30
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hex digits."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def unzipped(content: bytes, most: int = _MOST_UNZIPPED) -> bytes:

@@ -72,7 +72,7 @@ def kept_or_computed(
 
     Args:
         schema: of a line of the file.
-        code: the `code_key` of what computes.
+        code: the `code_key` of the code that computes the results.
         inputs: by name, everything else that decides the result, as JSON has it.
         compute: returns the results of the names that are not kept, as fields of `schema`; or why
             there is none, in a sentence. These are not kept.
@@ -134,7 +134,7 @@ def in_processes(
     results: dict[str, Mapping[str, Any] | str] = {}
     processes = min(len(os.sched_getaffinity(0)), len(arguments), _MOST_PROCESSES)
     with (
-        progress(what, len(arguments)) as shown,
+        progress(what, len(arguments)) as step_done,
         ProcessPoolExecutor(processes, context, _ignore_interrupts) as pool,
     ):
         try:
@@ -142,7 +142,7 @@ def in_processes(
             for done in as_completed(started):
                 name = started[done]
                 results[name] = done.result()
-                shown.step(name)
+                step_done(name)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

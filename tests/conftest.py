@@ -21,10 +21,11 @@ from datasets.imagenet import load, open_image
 from reproduce import cli, counts
 from reproduce.evaluate.forward_costs import forward_costs
 from reproduce.evaluate.records import Evaluation
+from reproduce.files import sha256_of
 from reproduce.folders import COUNTS, FORWARD_COSTS
 from reproduce.systems import load_systems
 from reproduce.versions import CHECKOUT
-from reproduce.weights import registry, store
+from reproduce.weights import registry
 
 DAY = '2026-01-01T00:00:00+00:00'
 
@@ -145,7 +146,7 @@ def write_manifest(folder, outcome, **scores):
 name = "{name}"
 model = "maformer_micro"
 file = "{path.name}"
-sha256 = "{store.sha256(path)}"
+sha256 = "{sha256_of(path)}"
 licence = "Apache-2.0"
 [[checkpoint.reference]]
 fingerprint = "{data.fingerprint}"

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import Job, evaluate
+from reproduce.files import sha256_of
 from reproduce.tasks.imagenet import preprocessing
-from reproduce.weights import store
 from reproduce.weights.registry import load_manifest
 
 DEIT = 'deit_small_patch16_224'
@@ -39,7 +39,7 @@ def test_the_gate_fails_and_passes_again(run, embedded, sound, tmp_path):
 
     code, modest, perturbed = gate()
     assert (code, modest, perturbed['verdict']) == (1, 'better', 'worse')
-    sha256 = store.sha256(tmp_path / 'perturbed.safetensors')
+    sha256 = sha256_of(tmp_path / 'perturbed.safetensors')
     (kept,) = (e for e in records.load_all(Path('kept')) if e.checkpoint.sha256 == sha256)
     accept = ('accept', f'kept/{kept.stem}.json', '--manifest', manifest)
 
@@ -252,7 +252,7 @@ def test_a_drop_fails_the_gate_only_where_it_is_significant(run, embedded, sound
     manifest = write_manifest(tmp_path, outcome, modest=1.0)
     manifest.write_text(
         manifest.read_text().replace(
-            store.sha256(tmp_path / 'modest.safetensors'), outcome.evaluation.checkpoint.sha256
+            sha256_of(tmp_path / 'modest.safetensors'), outcome.evaluation.checkpoint.sha256
         )
     )
     load_manifest.cache_clear()
@@ -269,7 +269,7 @@ def test_a_drop_fails_the_gate_only_where_it_is_significant(run, embedded, sound
         changed = {**state, 'head.fc.weight': weight + noise * torch.randn(weight.shape)}
         save_file(changed, tmp_path / 'modest.safetensors')
         before = load_manifest(manifest)[0].sha256
-        now = store.sha256(tmp_path / 'modest.safetensors')
+        now = sha256_of(tmp_path / 'modest.safetensors')
         manifest.write_text(manifest.read_text().replace(before, now))
         load_manifest.cache_clear()
         options = ('--data', embedded, '--workers', 0, '--format', 'json')

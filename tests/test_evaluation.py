@@ -23,12 +23,11 @@ from reproduce import distributed
 from reproduce.errors import UserError
 from reproduce.evaluate import harness, records
 from reproduce.evaluate.harness import Job, collect, evaluate
-from reproduce.files import unzipped
+from reproduce.files import sha256_of, unzipped
 from reproduce.score import Scorer, Scores
 from reproduce.score.imagenet import Predictions, TopClasses, TopScorer, matched, read
 from reproduce.tasks import TASKS
 from reproduce.tasks.imagenet import preprocessing, resolve
-from reproduce.weights import store
 
 ROOT = Path(__file__).parents[1]
 CLASSES = 3
@@ -102,7 +101,7 @@ def test_the_classes_are_those_of_the_bare_model(data, weights, alone, predictio
     assert alone.evaluation.metrics == {'top1': pytest.approx(expected, abs=1e-12), 'top5': 100.0}
     assert alone.evaluation.data.images == 17
     assert not alone.evaluation.data.complete
-    assert alone.evaluation.checkpoint.sha256 == store.sha256(weights)
+    assert alone.evaluation.checkpoint.sha256 == sha256_of(weights)
 
 
 @pytest.mark.parametrize('processes', [2, 3])

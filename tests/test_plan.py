@@ -13,6 +13,7 @@ from reproduce import complexity
 from reproduce.evaluate import devices, forward_pass, planning, records
 from reproduce.openmmlab import configs, models
 from reproduce.systems import load_systems
+from reproduce.wording import duration
 
 DEIT, SWIN, BASE = 'deit_small_patch16_224', 'swin_tiny_patch4_window7_224', 'deit_base_patch16_224'
 MODELS = ('--models', 'DeiT-S,Swin-T,DeiT-B,dsnet_small')
@@ -162,4 +163,4 @@ def test_flops_of_several_scales():
     [(0, '0 s'), (7.24, '7.2 s'), (89, '89 s'), (90, '1.5 min'), (6000, '1.7 h'), (9e5, '10 d')],
 )
 def test_durations(seconds, told):
-    assert planning.duration(seconds) == told
+    assert duration(seconds) == told

@@ -19,12 +19,13 @@ from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.coverage import Coverage, coverage
 from reproduce.evaluate.unmeasured import NotRun
+from reproduce.files import sha256_of
 from reproduce.judge import assembly
 from reproduce.judge.verdict import Agreement, Verdict, compare_published
 from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
 from reproduce.tasks.imagenet import PREPROCESSING, preprocessing
-from reproduce.weights import kept_publications, registry, store
+from reproduce.weights import kept_publications, registry
 from reproduce.weights.download import Receipt
 from reproduce.weights.published import publication, release_results
 from reproduce.weights.registry import Reference, load_public, released
@@ -185,7 +186,7 @@ def test_a_file_whose_name_has_its_hash(tmp_path, monkeypatch):
     assert released(sha256) == entry
     path.write_bytes(b'others')
     assert state(entry, path) is FileState.BAD_HASH
-    assert released_name(path, store.sha256(path)) == ''
+    assert released_name(path, sha256_of(path)) == ''
     assert state(entry, None) is FileState.ABSENT
 
 
@@ -203,7 +204,7 @@ def test_a_file_whose_hash_is_in_its_receipt(tmp_path, monkeypatch):
     assert released(sha256, 'something else') is None
     path.write_bytes(b'changed')
     assert state(entry, path) is FileState.BAD_HASH
-    assert released_name(path, store.sha256(path)) == ''
+    assert released_name(path, sha256_of(path)) == ''
     for other in (wrote.model_copy(update={'url': 'https://elsewhere'}).model_dump_json(), '{'):
         kept.write_text(other)
         assert state(entry, path) is FileState.UNVERIFIED
@@ -387,7 +388,7 @@ def test_the_gate_takes_public_weights(run, tmp_path, monkeypatch):
     weights.mkdir()
     state = timm.create_model('test_resnet', num_classes=len(data.classes)).state_dict()
     save_file(state, weights / 'test_resnet.safetensors')
-    sha256 = store.sha256(weights / 'test_resnet.safetensors')
+    sha256 = sha256_of(weights / 'test_resnet.safetensors')
     here = PUBLIC['crossvit_15_240'].model_copy(
         update={'system': 'test_resnet', 'model': 'test_resnet', 'sha256': sha256}
     )

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import Job, evaluate
+from reproduce.files import sha256_of
 from reproduce.judge.verdict import Verdict, judge_reference
 from reproduce.paper import load_tolerances
-from reproduce.weights import registry, store
+from reproduce.weights import registry
 from reproduce.weights.registry import Reference, Released, load_manifest
 from reproduce.weights.store import obtain
 
@@ -280,7 +281,7 @@ def test_a_perturbed_release_fails(run, tmp_path, entry):
     content = tomlkit.parse(registry.MANIFEST.read_text())
     (perturbed,) = (e for e in content['checkpoint'] if e['name'] == entry.name)
     perturbed['file'] = 'perturbed.safetensors'
-    perturbed['sha256'] = store.sha256(tmp_path / 'perturbed.safetensors')
+    perturbed['sha256'] = sha256_of(tmp_path / 'perturbed.safetensors')
     manifest = tmp_path / 'manifest.toml'
     manifest.write_text(tomlkit.dumps({'checkpoint': [perturbed]}))
     assert run('regress', '--manifest', manifest)[0] == 1

@@ -17,8 +17,8 @@ from reproduce.ablation.study import Study
 from reproduce.errors import UserError
 from reproduce.evaluate.accuracies import Request
 from reproduce.evaluate.devices import Devices, named
-from reproduce.evaluate.planning import duration
 from reproduce.evaluate.records import device_name
+from reproduce.wording import duration
 
 # Multiply-adds of a training step: forward, and two products for each in the backward pass.
 _PASSES = 3

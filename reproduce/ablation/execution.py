@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import timm
 import torch
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
@@ -368,17 +367,14 @@ def measure_variants(execution: Execution, num_classes: int) -> tuple[VariantLin
     for variant in study.variant:
         size = execution.recipe(variant, study.seeds[0]).img_size
         try:
-            with torch.device('meta'):
-                network = timm.create_model(
-                    study.model, num_classes=num_classes, **study.network(variant)
-                )
+            counted = complexity.count_classifier(
+                study.model, size, num_classes=num_classes, **study.network(variant)
+            )
         except Exception as error:  # whatever a constructor raises
             raise UserError(
                 f'the variant {variant.name} cannot be built with {study.network(variant)}: '
                 f'{error}'.splitlines()[0]
             ) from error
-        image = torch.empty(1, 3, size, size, device='meta')
-        counted = complexity.measure(network, lambda network, image=image: network(image))
         found.append(
             VariantLine(
                 variant=variant.name,

@@ -4,7 +4,6 @@
 process says (`output.log`), and at the end `result.json`.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from reproduce.distributed import end_with_the_parent
 from reproduce.errors import UserError
 from reproduce.evaluate import harness
 from reproduce.evaluate.records import Evaluation
@@ -24,9 +24,6 @@ from reproduce.train.label_maps import make_labels
 from reproduce.train.recipes import Recipe
 
 RESULT = 'result.json'
-
-# Of prctl(2): the signal that a process gets when its parent ends.
-_PR_SET_PDEATHSIG = 1
 
 
 class SingleRun(BaseModel):
@@ -154,7 +151,7 @@ def main(run: SingleRun, folder: Path, gpu: str | None) -> None:
         gpu: the one that it sees, as in CUDA_VISIBLE_DEVICES; None on CPUs.
     """
     # A study that is killed leaves nothing running: each training writes a checkpoint and ends.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_the_parent(signal.SIGTERM)
     os.setsid()  # an interrupt ends the study, which ends its runs
     if gpu is not None:
         os.environ['CUDA_VISIBLE_DEVICES'] = gpu

@@ -102,7 +102,7 @@ class Study(_Entry):
         spread: the standard deviation of paired differences in percent of Top-1 that is planned
             with.
         drawn: the embedded data; None for data that the user names.
-        data: how to get the data, in words.
+        data: a sentence on how to get the data.
         train_images, val_images: so many images of each split only, evenly spaced over the classes;
             `val_images` those that the learning curves are of. The final accuracy is that of all
             validation images.

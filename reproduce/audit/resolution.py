@@ -114,7 +114,7 @@ def _difference_of(expression: str) -> str | None:
 def _finding(claim: Claim, found: float, tolerance: Tolerance) -> Finding:
     return Finding(
         claim.place,
-        f'{claim.says}: {claim.printed} (too small to be told from chance)',
+        f'{claim.says}: {claim.printed} (smaller than what chance does)',
         f'On {tolerance.sampling.images:,} images a test shows differences of two networks from '
         f'about {tolerance.resolvable:.2f} on, and another seed moves one by '
         f'{tolerance.seeds.width:.1f}; the difference is {found:.1f}.',

@@ -124,6 +124,13 @@ BatchSize = Annotated[
 Workers = Annotated[
     int, typer.Option('--workers', help='Data-loading workers, for each of the processes.')
 ]
+GradCheckpointing = Annotated[
+    bool,
+    typer.Option(
+        '--grad-checkpointing',
+        help='Keep less in memory, and compute it again in the backward pass.',
+    ),
+]
 Amp = Annotated[
     Precision | None, typer.Option('--amp', help='Autocast to this.  [default: fp32 throughout]')
 ]

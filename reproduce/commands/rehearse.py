@@ -49,13 +49,7 @@ def rehearse(
         int | None,
         typer.Option(help="Images of a step in each process.  [default: the training's own]"),
     ] = None,
-    grad_checkpointing: Annotated[
-        bool,
-        typer.Option(
-            '--grad-checkpointing',
-            help='Keep less in memory, and compute it again in the backward pass.',
-        ),
-    ] = False,
+    grad_checkpointing: options.GradCheckpointing = False,
     accumulation: Annotated[
         int,
         typer.Option(help='Parts of a step of a recipe in each process, one after the other.'),

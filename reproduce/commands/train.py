@@ -59,13 +59,7 @@ def train_imagenet(
         list[str] | None,
         typer.Option('--set', help='NAME=VALUE: another value of the recipe, e.g. batch_size=512.'),
     ] = None,
-    grad_checkpointing: Annotated[
-        bool,
-        typer.Option(
-            '--grad-checkpointing',
-            help='Keep less in memory, and compute it again in the backward pass.',
-        ),
-    ] = False,
+    grad_checkpointing: options.GradCheckpointing = False,
     accumulation: Annotated[
         int,
         typer.Option(

@@ -151,13 +151,6 @@ def _scored(
         )
     of = TASKS[task]
     data = of.load_data(root) if images is None else of.load_part(root, images)
-    # Imported here, so that records that keep their counts do not wait for the scorers.
-    if task == 'imagenet':
-        from reproduce.score.imagenet import score_file
-    elif task == 'coco':
-        from reproduce.score.coco import score_file
-    else:
-        from reproduce.score.ade20k import score_file
-    scores = score_file(path, data)
+    scores = of.score_file(path, data)
     kept = KeptImages(scores.statistics, file_names(data.samples), tuple(data.classes))
     return kept, data.fingerprint

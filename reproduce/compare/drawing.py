@@ -65,7 +65,8 @@ class _Classes:
     """Writes the right class and the predicted ones under the images."""
 
     def __init__(self, data: Any, predictions: list[Path]) -> None:
-        from reproduce.score.imagenet import matched, read  # it takes pandas
+        # Imported here, because pandas takes a second to load.
+        from reproduce.score.imagenet import matched, read
 
         self.data = data
         self.found = [matched(read(path), data, path).classes[:, 0] for path in predictions]

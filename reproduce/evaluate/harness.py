@@ -25,7 +25,7 @@ from reproduce.distributed import Group, run
 from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.attestation import attest
-from reproduce.files import first_error
+from reproduce.files import first_error, sha256_of
 from reproduce.quiet import quiet_libraries
 from reproduce.score import Collector, PredictionFile, Scorer
 from reproduce.tasks import TASKS
@@ -180,7 +180,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     # fp32 means fp32: cuDNN would round the inputs of convolutions to TF32.
     torch.backends.cudnn.allow_tf32 = False
     prepared = TASKS[job.task].prepare(job, group.device)
-    sha256 = store.sha256(prepared.checkpoint)
+    sha256 = sha256_of(prepared.checkpoint)
     group.check_same(lambda: _facts(job, prepared, sha256, group))
     start = time.perf_counter()
     if not collect(prepared, [prepared.scorer, prepared.file], group, job):

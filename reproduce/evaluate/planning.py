@@ -21,6 +21,7 @@ from reproduce.evaluate.unmeasured import NotRun
 from reproduce.paper import Column, Row
 from reproduce.systems import System
 from reproduce.tasks import TASKS
+from reproduce.wording import duration
 
 _PART = 'a part, which is not held against the paper'
 
@@ -284,11 +285,3 @@ def _found(step: Step) -> str:
         f'evaluate, {step.inputs.system.name}: {checkpoint} on {data.root}, '
         f'{len(data.samples):,} images, {extent}.'
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the unit that fits."""
-    units = (('d', 86400), ('h', 3600), ('min', 60), ('s', 1))
-    unit, length = next((u for u in units if seconds >= 1.5 * u[1]), units[-1])
-    n = seconds / length
-    return f'{n:,.0f} {unit}' if n >= 10 or n == 0 else f'{n:.1f} {unit}'

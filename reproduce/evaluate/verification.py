@@ -1,6 +1,5 @@
 """What a record says held against its attestation, and against what is here."""
 
-import hashlib
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from reproduce.errors import UserError
 from reproduce.evaluate.attestation import hashed, parts
 from reproduce.evaluate.records import Evaluation, commit_of_checkout
+from reproduce.files import sha256_of
 from reproduce.tasks import TASKS
 from reproduce.uncertainty.kept import read
 from reproduce.versions import libraries
@@ -23,7 +23,7 @@ class State(StrEnum):
     HOLDS = 'holds'
     DIFFERS = 'differs'  # from what was attested: the record or a file of it was changed
     OTHER = 'other here'  # as attested, but this checkout or machine has another
-    UNCHECKED = 'unchecked'  # what it takes is not here
+    UNCHECKED = 'unchecked'  # something that the check needs is not here
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ def _of_file(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        with path.open('rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror}): name the file.') from error
 

@@ -17,7 +17,7 @@ from tomlkit.exceptions import TOMLKitError
 from datasets import load, shapes
 from reproduce.errors import UserError
 from reproduce.evaluate.records import Evaluation
-from reproduce.files import write_atomically
+from reproduce.files import sha256_of, write_atomically
 from reproduce.paper import METRICS
 from reproduce.tasks import TASKS
 from reproduce.uncertainty.kept import SUFFIX, read
@@ -170,7 +170,7 @@ def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, A
         path = Path(new.weights)
         if not path.is_file():
             raise UserError(f'the weights {path} do not exist: name their file or URL.')
-        if store.sha256(path) != evaluation.checkpoint.sha256:
+        if sha256_of(path) != evaluation.checkpoint.sha256:
             raise UserError(
                 f'{path} is not what the record is of, {evaluation.checkpoint.file}: its SHA-256 '
                 f'is not {evaluation.checkpoint.sha256[:16]}...; name that one.'

@@ -9,6 +9,7 @@ from reproduce.errors import UserError
 from reproduce.rehearse.trial import (
     GradientWatch,
     Trial,
+    TrialOptions,
     TrialSettings,
     loader_speed,
     peak_memory,
@@ -31,12 +32,12 @@ def try_recipe(recipe: Recipe, settings: TrialSettings, processes: int) -> Trial
     return distributed.run(_try, recipe, settings, processes=processes, device=settings.device)
 
 
-def rehearsed(recipe: Recipe, settings: TrialSettings, processes: int) -> Recipe:
-    """Return the recipe with what the settings change of it."""
-    changes = {'grad_checkpointing': settings.grad_checkpointing or recipe.grad_checkpointing}
-    changes['accumulation'] = settings.accumulation
-    if settings.batch_size is not None:
-        changes['batch_size'] = settings.batch_size * processes
+def rehearsed(recipe: Recipe, options: TrialOptions, processes: int) -> Recipe:
+    """Return the recipe with what the options change of it."""
+    changes = {'grad_checkpointing': options.grad_checkpointing or recipe.grad_checkpointing}
+    changes['accumulation'] = options.accumulation
+    if options.batch_size is not None:
+        changes['batch_size'] = options.batch_size * processes
     return recipe.changed(**changes)
 
 

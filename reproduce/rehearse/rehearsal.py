@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from reproduce.rehearse import drawn_data, isolation
 from reproduce.rehearse.checks import Machine, ReadinessCheck, examine_data, examine_machine
 from reproduce.rehearse.classifier_trial import rehearsed, try_recipe
 from reproduce.rehearse.config_trial import try_config
-from reproduce.rehearse.trial import GIB, Trial, TrialSettings
+from reproduce.rehearse.trial import GIB, Trial, TrialOptions, TrialSettings
 from reproduce.train.recipes import RECIPES, Recipe
 from reproduce.wording import nearest
 
@@ -42,8 +42,8 @@ class Training:
     recipe: Recipe | None = None
 
 
-@dataclass(frozen=True)
-class RehearsalRequest:
+@dataclass(frozen=True, kw_only=True)
+class RehearsalRequest(TrialOptions):
     """What is to be rehearsed, and how.
 
     Attributes:
@@ -52,8 +52,6 @@ class RehearsalRequest:
         labels: the folder of the label maps of token labeling.
         output: the folder that the trainings would write into.
         processes: None takes one for each GPU.
-        steps, batch_size, workers, precision, device, grad_checkpointing, accumulation: as
-            `TrialSettings` has them.
     """
 
     names: Sequence[str] = ()
@@ -61,13 +59,6 @@ class RehearsalRequest:
     labels: Path | None = None
     output: Path = Path()
     processes: int | None = None
-    steps: int = 10
-    batch_size: int | None = None
-    workers: int | None = None
-    precision: str | None = None
-    device: str | None = None
-    grad_checkpointing: bool = False
-    accumulation: int = 1
 
 
 @dataclass(frozen=True)
@@ -198,13 +189,7 @@ def rehearse(
             labels=labels,
             images={},
             output=place / 'training',
-            steps=request.steps,
-            batch_size=request.batch_size,
-            workers=request.workers,
-            precision=request.precision,
-            device=request.device,
-            grad_checkpointing=request.grad_checkpointing,
-            accumulation=request.accumulation,
+            **{option.name: getattr(request, option.name) for option in fields(TrialOptions)},
         )
         for number, training in enumerate(trainings, 1):
             say(f'{number}/{len(trainings)} {training.name}')
@@ -269,8 +254,7 @@ def _draw(
     root: Path, trainings: Sequence[Training], request: RehearsalRequest, processes: int
 ) -> Path | None:
     """Draw data that last for the steps of all trainings; return the folder of the label maps."""
-    size = TrialSettings(Path(), None, {}, Path(), 1, request.batch_size)
-    batches = [rehearsed(t.recipe, size, processes).batch_size for t in trainings if t.recipe]
+    batches = [rehearsed(t.recipe, request, processes).batch_size for t in trainings if t.recipe]
     of_config = processes * (request.batch_size or _MOST_IMAGES_OF_A_CONFIG)
     # Beyond the steps there is one that is compared, and one in twenty images has no object.
     images = {'imagenet': max(batches, default=0), 'coco': of_config, 'ade20k': of_config}

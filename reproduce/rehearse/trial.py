@@ -19,15 +19,11 @@ GIB = 2**30
 EQUAL = {'cpu': 1e-6, 'cuda': 1e-3}
 
 
-@dataclass(frozen=True)
-class TrialSettings:
-    """What the trials of a rehearsal share.
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """How the trials of a rehearsal train.
 
     Attributes:
-        data: the folder of the data.
-        labels: the folder of the label maps of token labeling, if there is one.
-        images: how many the whole training has, by split.
-        output: an empty folder that checkpoints are written into.
         steps: steps of the optimizer that are measured.
         batch_size: images of a step in each process; None takes the training's own.
         workers: data-loading workers of each process; None takes the training's own.
@@ -37,17 +33,30 @@ class TrialSettings:
         accumulation: parts of a classifier's step.
     """
 
-    data: Path
-    labels: Path | None
-    images: dict[str, int]
-    output: Path
-    steps: int
+    steps: int = 10
     batch_size: int | None = None
     workers: int | None = None
     precision: str | None = None
     device: str | None = None
     grad_checkpointing: bool = False
     accumulation: int = 1
+
+
+@dataclass(frozen=True)
+class TrialSettings(TrialOptions):
+    """How a trial trains, and on what.
+
+    Attributes:
+        data: the folder of the data.
+        labels: the folder of the label maps of token labeling, if there is one.
+        images: how many the whole training has, by split.
+        output: an empty folder that checkpoints are written into.
+    """
+
+    data: Path
+    labels: Path | None
+    images: dict[str, int]
+    output: Path
 
 
 @dataclass

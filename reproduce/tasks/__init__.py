@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from reproduce.evaluate.harness import Job, Prepared
+    from reproduce.score import Scores
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class Task:
         """
         data = self.load_data(root)
         return data if len(data.samples) <= images else self.load_data(root, limit=images)
+
+    def score_file(self, path: Path, data: Any) -> 'Scores':
+        """Score predictions of `data`, as `load_data` returns it; see `score.NAME.score_file`.
+
+        Raises:
+            UserError: if they are no predictions of that data.
+        """
+        return import_module(f'reproduce.score.{self.name}').score_file(path, data)
 
     def prepare(self, job: 'Job', device: 'torch.device') -> 'Prepared':
         """Find and check what a job needs, and build its model on `device`, with its weights.

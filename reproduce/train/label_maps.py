@@ -26,10 +26,10 @@ from reproduce import agreement, distributed, timm_names
 from reproduce.data_loader import ErrorPreservingLoader
 from reproduce.distributed import Group
 from reproduce.errors import UserError
-from reproduce.files import write_atomically
+from reproduce.files import sha256_of, write_atomically
 from reproduce.train.output_folder import claimed
 from reproduce.train.token_labeling import RECORD, label_map_path, origin
-from reproduce.weights import loading, store
+from reproduce.weights import loading
 
 TOP = 5
 
@@ -120,7 +120,7 @@ def _make(
             'crop_pct': settings['crop_pct'] if resize == 'crop' else 1.0,
             'images': len(images.samples),
             'fingerprint': images.fingerprint,
-            'checkpoint_sha256': None if checkpoint is None else store.sha256(checkpoint),
+            'checkpoint_sha256': None if checkpoint is None else sha256_of(checkpoint),
         }
         _check_origin(output, record)
         group.check_same(lambda: {'command': 'labels', **agreement.of_code(), **record})

@@ -81,3 +81,10 @@ class ResampledImages(PerImage):
     @abstractmethod
     def images_of_classes(self) -> np.ndarray:
         """Return on how many images each class has something to find, (K,)."""
+
+
+def mean_of_numbers(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the last axis of what is not NaN; NaN where all is."""
+    there = ~np.isnan(values)
+    with np.errstate(invalid='ignore'):
+        return np.where(there, values, 0).sum(-1) / there.sum(-1)

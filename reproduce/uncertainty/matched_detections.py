@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from reproduce.uncertainty import ResampledImages
+from reproduce.uncertainty import ResampledImages, mean_of_numbers
 
 # As in pycocotools' `Params`: ten IoUs, 101 recalls, objects of all sizes before the small, medium
 # and large ones, and up to 1, 10 and 100 detections an image.
@@ -174,7 +174,7 @@ class Accumulated:
         values = [all_sizes, all_sizes[..., 0], all_sizes[..., 5]]
         values += [self.precision[:, :, area] for area in range(1, _AREAS)]
         values += [self.recall[..., i] for i in range(self.recall.shape[-1])]
-        return [_mean(value.reshape(len(value), -1)) for value in values]
+        return [mean_of_numbers(value.reshape(len(value), -1)) for value in values]
 
 
 @dataclass(frozen=True)
@@ -353,10 +353,3 @@ def _average_precision(
         steps = np.diff(reached[row[:, None], hits], axis=1, prepend=0)
         found[:, iou] = np.einsum('rd,rd->r', steps, highest) / RECALLS.size
     return found
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean over the last axis of what is not NaN; NaN where all is."""
-    there = ~np.isnan(values)
-    with np.errstate(invalid='ignore'):
-        return np.where(there, values, 0).sum(-1) / there.sum(-1)

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from reproduce.uncertainty import ResampledImages
+from reproduce.uncertainty import ResampledImages, mean_of_numbers
 
 # In what order the pixels of a class are kept: of its label, of its prediction, of both.
 RIGHT, LABELLED, PREDICTED = range(3)
@@ -85,8 +85,8 @@ def means(summed: np.ndarray) -> dict[str, np.ndarray]:
     right, labelled, _ = np.moveaxis(summed, -2, 0)
     with np.errstate(invalid='ignore', divide='ignore'):
         return {
-            'miou': _mean(ious(summed)),
-            'macc': _mean(100 * right / labelled),
+            'miou': mean_of_numbers(ious(summed)),
+            'macc': mean_of_numbers(100 * right / labelled),
             'aacc': 100 * right.sum(-1) / labelled.sum(-1),
         }
 
@@ -96,10 +96,3 @@ def ious(summed: np.ndarray) -> np.ndarray:
     right, labelled, predicted = np.moveaxis(summed, -2, 0)
     with np.errstate(invalid='ignore', divide='ignore'):
         return 100 * right / (labelled + predicted - right)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean over the last axis of what is not NaN."""
-    there = ~np.isnan(values)
-    with np.errstate(invalid='ignore'):
-        return np.where(there, values, 0).sum(-1) / there.sum(-1)

@@ -1,7 +1,6 @@
 """Files fetched over the network: resumed where they were cut off, verified, then put in place."""
 
 import fcntl
-import hashlib
 import http.client
 import os
 import re
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
 from reproduce.errors import UserError
-from reproduce.files import write_atomically
+from reproduce.files import sha256_of, write_atomically
 
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 20
@@ -217,8 +216,7 @@ def _continues(headers: http.client.HTTPMessage, start: int) -> bool:
 
 
 def _put(url: str, part: Path, path: Path, sha256: str) -> None:
-    with part.open('rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    digest = sha256_of(part)
     if not digest.startswith(sha256):
         part.unlink()
         raise UserError(

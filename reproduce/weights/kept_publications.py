@@ -5,8 +5,6 @@ versions, the results beside this file, and the code that reads them. The file c
 any time; it is written again by the first command that needs it.
 """
 
-import hashlib
-import json
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -16,11 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
 from reproduce.folders import PUBLICATIONS
-from reproduce.versions import CHECKOUT, libraries, sources_sha256
+from reproduce.kept_results import code_key
+from reproduce.versions import CHECKOUT
 from reproduce.weights.published import Publication, publication
 
-# The packages that the publications are read from.
-_LIBRARIES = ('timm', 'onedl-mmdetection', 'onedl-mmsegmentation')
 # The lists of this project, and the code that reads all of them.
 _SOURCES = tuple(
     f'reproduce/weights/{name}'
@@ -38,7 +35,7 @@ def publications(
     Raises:
         UserError: if the installed packages do not know some weights.
     """
-    key = _key()
+    key = code_key(_SOURCES)
     kept = _read(path).get(key, {})
     if all(name in kept for name in weights):
         return {name: kept[name] for name in weights}
@@ -55,12 +52,3 @@ def _read(path: Path) -> dict[str, dict[str, Publication]]:
         return _KEPT.validate_json(path.read_bytes())
     except (OSError, ValidationError):  # it is made again
         return {}
-
-
-def _key() -> str:
-    installed = libraries()
-    decisive = [
-        sources_sha256(_SOURCES),
-        [installed[name] for name in _LIBRARIES],
-    ]
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]

@@ -1,12 +1,12 @@
 """Files of weights: found by name, fetched where they are public, and verified by their hash."""
 
-import hashlib
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from reproduce.errors import CheckpointNotFound, UserError
+from reproduce.files import sha256_of
 from reproduce.weights import download, registry
 from reproduce.weights.folder import expected, in_folder
 from reproduce.weights.registry import MANIFEST, Public, Released
@@ -111,7 +111,7 @@ def stored(entry: Public, folder: Path | None) -> Path:
 
 def state(entry: Public, path: Path | None) -> FileState:
     """Return whether the file at `path`, which may be none, is the published one."""
-    return FileState.ABSENT if path is None else _held(entry, path, sha256(path))
+    return FileState.ABSENT if path is None else _held(entry, path, sha256_of(path))
 
 
 def _held(entry: Released, path: Path, digest: str) -> FileState:
@@ -129,7 +129,7 @@ def _same_place(url: str, other: str) -> bool:
 
 
 def _verified(entry: Released, path: Path) -> Path:
-    digest = sha256(path)
+    digest = sha256_of(path)
     match _held(entry, path, digest):
         case FileState.PRESENT:
             return path
@@ -143,9 +143,3 @@ def _verified(entry: Released, path: Path) -> Path:
         f'{path} is not the released {entry.name}: its SHA-256 is {digest[:16]}..., expected '
         f'{expected}; remove it and fetch it again.'
     )
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, 64 hex digits."""
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
