@@ -17,14 +17,15 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import takewhile
-from multiprocessing import resource_tracker
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from reproduce.errors import OutOfMemory, UserError
 from reproduce.files import write_atomically
 from reproduce.launcher import in_group
 from reproduce.lifeline import Lifeline, wait_until
+from reproduce.versions import CHECKOUT
 from reproduce.wording import by_number, shortened
 
 # So many seconds are given to the process that failed first to say why.
@@ -62,6 +64,12 @@ _TIMEOUT = timedelta(hours=2)
 
 # The environment variable that says how many seconds a process is waited for at the start instead.
 START_SECONDS = 'REPRODUCE_START_SECONDS'
+
+# The signals by which schedulers ask a job to end, or warn it that it will be.
+_OF_SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)
+
+# The environment variables of the fork server, which imports this module before others are forked.
+_ENVIRONMENT = dict(os.environ)
 
 # Of prctl(2): the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
@@ -484,11 +492,18 @@ def _arrival_limit() -> float:
 
 
 def end_with_the_parent(with_signal: signal.Signals = signal.SIGKILL) -> None:
-    """Let the kernel send this process a signal when the process that started it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, with_signal)
+    """Let this process get a signal when the one that started it ends, however that ends."""
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        os._exit(1)
+    if parent is None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, with_signal)
+        return
+
+    # For the kernel a fork server is the parent, and it outlives the process that it works for.
+    def wait() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), with_signal)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
@@ -589,11 +604,7 @@ def _launch(
 ) -> Any:
     """Call `function` in `processes` processes that torchrun's own launcher starts."""
     with tempfile.TemporaryDirectory() as folder, _quiet_launcher():
-        # A scheduler's warning, SIGUSR1, reaches every process of a job. This helper of
-        # multiprocessing ignores SIGTERM only: it would end, and its successor print errors.
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        resource_tracker.ensure_running()
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        _start_fork_server(function.__module__)
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -602,12 +613,15 @@ def _launch(
             rdzv_endpoint='localhost:0',
             run_id=uuid.uuid4().hex,
             max_restarts=0,
+            start_method='forkserver',
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             signals_to_handle='SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1',
         )
         reported = Path(folder) / 'error.pickle'
         try:
-            return elastic_launch(config, _work_reporting)(function, arguments, device, reported)[0]
+            return elastic_launch(config, _work_reporting)(
+                function, arguments, device, reported, dict(os.environ)
+            )[0]
         except (SignalException, ChildFailedError) as error:
             if reported.exists():
                 failure = pickle.loads(reported.read_bytes())
@@ -623,11 +637,39 @@ def _launch(
     raise failure
 
 
+def _start_fork_server(module: str) -> None:
+    """Start the process that the others are forked from, once `module` and torch are imported.
+
+    So libraries are imported once, and not by each process. It never computes, nor uses a GPU.
+    """
+    multiprocessing.set_forkserver_preload([__name__, 'timm', module])
+    # A scheduler's signals reach every process of a job, and those that compute answer them. This
+    # one, and the other helper of multiprocessing, would end, and take the processes with them.
+    for number in _OF_SCHEDULERS:
+        signal.signal(number, signal.SIG_IGN)
+    with chdir(CHECKOUT):  # where it finds the modules
+        forkserver.ensure_running()
+    for number in _OF_SCHEDULERS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _work_reporting(
-    function: Callable[..., Any], arguments: tuple, device: str | None, reported: Path
+    function: Callable[..., Any],
+    arguments: tuple,
+    device: str | None,
+    reported: Path,
+    environment: dict[str, str],
 ) -> Any:
     """Do the part of a process that `_launch` started; leave a `UserError` in a file for it."""
+    for number in _OF_SCHEDULERS:
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and ends this process
+    # Data-loading workers start as they do in a process of torchrun or srun.
+    multiprocessing.set_start_method(None, force=True)
+    # The fork server has the variables of when it was started; the launcher has added its own.
+    added = {name: v for name, v in os.environ.items() if v != _ENVIRONMENT.get(name)}
+    os.environ.clear()
+    os.environ.update(environment | added)
     try:
         return _work(function, arguments, device)
     except ProcessLost as error:

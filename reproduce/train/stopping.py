@@ -1,5 +1,6 @@
 """Ending a training early, in all of its processes at the same step."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -94,6 +95,7 @@ def survive_signals(worker: int) -> None:
 
 
 def _end_when_the_parent_says_so() -> None:
-    while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+    parent = multiprocessing.parent_process().pid
+    while signal.sigwaitinfo(SIGNALS).si_pid != parent:
         pass
     os._exit(0)
