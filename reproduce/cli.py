@@ -30,6 +30,7 @@ COMMANDS = {
     'ablation': "Train variants of the design side by side, and judge the paper's claims about it.",
     'labels': 'Write the dense label maps of token labeling for every training image.',
     'checkpoints': "List the public weights of the paper's systems, or fetch them.",
+    'export': 'Write a measured classifier as a folder that timm loads and the Hub takes.',
     'regress': 'Evaluate every released checkpoint and compare it with its reference.',
     'accept': 'Make a measured result the reference of its weights for the regression gate.',
     'audit': 'Check the paper against itself: its text, its tables, and their sources.',

@@ -1,0 +1,56 @@
+"""`python -m reproduce export`: a measured classifier as a folder for timm and the Hub."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reproduce.commands import options
+from reproduce.commands.options import SETTINGS
+from reproduce.folders import EVALUATIONS
+from reproduce.judge.lookup import find_record
+
+app = typer.Typer(**SETTINGS)
+
+
+@app.command()
+def export(
+    record: Annotated[str, typer.Argument(help='A record, by its file, its stem or its key.')],
+    output: Annotated[Path, typer.Option('--output', help='A new folder.')],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            '--checkpoint',
+            help='The weights: a file, or a folder with SYSTEM.safetensors.  [default: the '
+            'released ones that were measured]',
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            '--licence',
+            help="The weights' licence, such as Apache-2.0.  [default: that of released ones]",
+        ),
+    ] = None,
+    onnx: Annotated[bool, typer.Option('--onnx', help='Also write model.onnx.')] = False,
+    torch_export: Annotated[
+        bool, typer.Option('--torch-export', help='Also write model.pt2, for torch.export.load.')
+    ] = False,
+    evaluations: options.Evaluations = EVALUATIONS,
+) -> None:
+    """Write a measured classifier as a folder that timm loads and the Hub takes.
+
+    It holds the weights as safetensors, timm's config, a model card with the measured metrics, and
+    the record. Every file is loaded again and compared before the folder appears.
+    """
+    path, evaluation = find_record(record, evaluations)
+    # Imported here, so that `--help` does not wait for torch.
+    from reproduce.export.model_folder import export
+
+    wanted = {'onnx': onnx, 'torch-export': torch_export}
+    formats = [name for name, asked in wanted.items() if asked]
+    written = export(path, evaluation, output, checkpoint, licence, formats)
+    same = 'the evaluated file' if written.same_file else 'the evaluated parameters'
+    print(f'model.safetensors: {same}, SHA-256 {written.sha256}')
+    print(f"Load it: timm.create_model('local-dir:{written.folder}', pretrained=True)")
+    print(f'Written: {written.folder}, with {", ".join(written.files)}.')

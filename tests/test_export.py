@@ -1,0 +1,160 @@
+"""The folder of a measured classifier: timm computes the same from it, the Hub reads its card."""
+
+import json
+from importlib.util import find_spec
+
+import pytest
+import timm
+import torch
+from conftest import record
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from timm.data import resolve_model_data_config
+
+from datasets import shapes
+from reproduce.evaluate import records
+from reproduce.evaluate.harness import Job, evaluate
+from reproduce.export import exchange
+from reproduce.export.model_folder import export
+from reproduce.weights.store import sha256
+
+
+@pytest.fixture(scope='module')
+def outcome(embedded, sound):
+    preprocessing = {'img_size': 64, 'crop_pct': 1.0}
+    return evaluate(
+        Job('imagenet', 'maformer_micro', sound, embedded, preprocessing=preprocessing, workers=0)
+    )
+
+
+@pytest.fixture
+def kept(outcome, tmp_path):
+    return outcome.save(tmp_path / 'kept')
+
+
+def test_timm_computes_the_same_from_the_folder(run, kept, outcome, sound, tmp_path):
+    folder = tmp_path / 'made' / 'micro'
+    code, out, err = run('export', kept, '--output', folder, '--checkpoint', sound)
+    assert (code, err) == (0, '')
+    assert f"timm.create_model('local-dir:{folder}', pretrained=True)" in out
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    expected = timm.create_model('maformer_micro', num_classes=len(shapes.CLASSES)).eval()
+    expected.load_state_dict(load_file(sound))
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(images), expected(images))
+    prepared = resolve_model_data_config(model)
+    assert prepared['input_size'] == (3, 64, 64)
+    assert prepared['crop_pct'] == 1.0
+    assert sha256(folder / 'model.safetensors') == outcome.evaluation.checkpoint.sha256
+    assert str(tmp_path) not in (folder / 'config.json').read_text()
+    assert records.load(folder / 'record.json').metrics == outcome.evaluation.metrics
+    assert run('verify', folder / 'record.json', '--checkpoint', sound)[0] == 0
+
+
+def test_the_card_states_what_was_measured(kept, outcome, sound, tmp_path):
+    e = outcome.evaluation
+    export(kept, e, tmp_path / 'made', sound, 'Apache-2.0')
+    card = ModelCard.load(tmp_path / 'made/README.md')
+    assert (card.data.license, card.data.library_name) == ('apache-2.0', 'timm')
+    found = {result.metric_name: result for result in card.data.eval_results}
+    top1 = found['Top-1 accuracy (%)']
+    assert top1.metric_value == e.metrics['top1']
+    assert top1.dataset_args == {'images': e.data.images, 'fingerprint': e.data.fingerprint}
+    assert top1.dataset_type == 'custom'
+    assert 'import maformer' in card.text
+    assert '--crop-pct 1.0 --img-size 64' in card.text
+    assert f'{e.metrics["top1"]:.2f}' in card.text
+    whole = record('deit_small_patch16_224', 79.9)
+    from reproduce.export.model_card import _results
+
+    assert _results(whole)[0].dataset_type == 'imagenet-1k'
+
+
+def test_arguments_and_other_forms_of_a_file_are_kept(embedded, tmp_path):
+    """Weights of a training with token labeling, under names of the first release."""
+    torch.manual_seed(0)
+    small = {'embed_dim': 24, 'depth': 2, 'num_heads': 2, 'stem_width': 8, 'img_size': 32}
+    arguments = {**small, 'token_labeling': True, 'num_classes': len(shapes.CLASSES)}
+    network = timm.create_model('lvvit_small', **arguments).eval()
+    state = {k.replace('.proj.conv', '.conv'): v for k, v in network.state_dict().items()}
+    torch.save({'state_dict_ema': state}, tmp_path / 'lvvit.pth.tar')
+    job = Job(
+        *('imagenet', 'lvvit_small', tmp_path / 'lvvit.pth.tar', embedded),
+        arguments=arguments,
+        preprocessing={'img_size': 32},
+        workers=0,
+    )
+    outcome = evaluate(job)
+    path = outcome.save(tmp_path / 'kept')
+    written = export(path, outcome.evaluation, tmp_path / 'made', tmp_path / 'lvvit.pth.tar')
+    assert not written.same_file
+    model = timm.create_model(f'local-dir:{tmp_path / "made"}', pretrained=True).eval()
+    assert model.token_labeling
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(images), network(images))
+    assert written.sha256 in (tmp_path / 'made/README.md').read_text()
+
+
+def refusal(run, *arguments):
+    code, out, err = run('export', *arguments)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    return err
+
+
+def test_what_cannot_be_exported_says_what_to_do(run, kept, sound, tmp_path):
+    made = tmp_path / 'made'
+    assert 'with --checkpoint' in refusal(run, kept, '--output', made)
+    save_file({'x': torch.zeros(1)}, tmp_path / 'other.safetensors')
+    wrong = refusal(run, kept, '--output', made, '--checkpoint', tmp_path / 'other.safetensors')
+    assert 'is not the file that' in wrong
+    assert not made.exists()
+    made.mkdir()
+    (made / 'mine').write_text('mine')
+    assert 'holds something already' in refusal(run, kept, '--output', made, '--checkpoint', sound)
+    assert [path.name for path in made.iterdir()] == ['mine']
+    content = json.loads(kept.read_text()) | {'task': 'coco', 'model': 'mine.py'}
+    kept.write_text(json.dumps(content))
+    detector = refusal(run, kept, '--output', tmp_path / 'new', '--checkpoint', sound)
+    assert 'timm does not load' in detector and 'evaluate coco --config' in detector
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(exchange, 'find_spec', lambda name: None)
+    with pytest.raises(exchange.UserError, match='pip install onnx onnxscript onnxruntime'):
+        exchange.check('onnx')
+
+
+def test_which_sizes_are_free():
+    """Where a map is smaller than GLD's grid, its antialiasing is another computation."""
+    model = timm.create_model('maformer_micro')
+    assert exchange.free_from(model, (224, 224)) == 128
+    assert exchange.free_from(model, (64, 64)) is None
+    assert exchange.free_from(timm.create_model('vit_tiny_patch16_224'), (224, 224)) is None
+    assert '128 pixels or more and multiples of 32' in exchange.input_sizes(model, (224, 224))
+    assert exchange.input_sizes(model, (64, 64)).endswith('64 x 64 pixels')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('side', [64, 160])
+@pytest.mark.parametrize('name', exchange.FORMATS)
+def test_exchange_formats_compute_the_same_at_other_sizes(name, side, sound, tmp_path):
+    missing = [p for p in exchange.FORMATS[name].packages if find_spec(p) is None]
+    if missing:
+        pytest.skip(f'{", ".join(missing)} is not installed: pip install --group onnx')
+    model = timm.create_model('maformer_micro', num_classes=len(shapes.CLASSES)).eval()
+    model.load_state_dict(load_file(sound))
+    exchange.write(name, model, torch.randn(2, 3, side, side), tmp_path)
+    path = tmp_path / exchange.FORMATS[name].file
+    if name == 'onnx':
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+
+        def compute(images):
+            return torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+    else:
+        compute = torch.export.load(path).module()
+    for shape in [(3, 3, 64, 64)] if side == 64 else [(3, 3, 128, 160), (1, 3, 352, 224)]:
+        images = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(compute(images), model(images), rtol=1e-4, atol=1e-5)
