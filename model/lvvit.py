@@ -2,7 +2,8 @@
 
 It is timm's ViT with a convolutional stem, scaled residual branches and an auxiliary head on its
 tokens. What the paper leaves open follows the released code. `checkpoint_filter_fn` renames the
-parameters of the released weights. MixToken belongs to the training and is not here.
+parameters of the released weights and resamples their position table. MixToken belongs to the
+training and is not here.
 """
 
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from timm.layers import PatchEmbed, trunc_normal_
+from timm.layers import PatchEmbed, resample_abs_pos_embed, trunc_normal_
 from timm.models.vision_transformer import Block, VisionTransformer
 
 from .auxiliary_head import AuxiliaryHead
@@ -149,9 +150,23 @@ class LVViT(VisionTransformer):
 def checkpoint_filter_fn(
     state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return released parameters under the names of this module; names of this module stay."""
+    """Return released parameters under the names of this module; names of this module stay.
+
+    With `model` the position table is resampled to its size, as the release does it: bicubic,
+    without antialiasing, the class token's entry left alone.
+    """
     stem = r'^patch_embed\.((?:conv|bn)\d|proj)\.(\w+)$', r'patch_embed.proj.\1.\2'
-    return renamed(state_dict, [stem])
+    state = renamed(state_dict, [stem])
+    table = state.get('pos_embed')
+    if model is not None and table is not None and table.shape != model.pos_embed.shape:
+        state['pos_embed'] = resample_abs_pos_embed(
+            table,
+            new_size=model.patch_embed.grid_size,
+            num_prefix_tokens=model.num_prefix_tokens,
+            interpolation='bicubic',
+            antialias=False,
+        )
+    return state
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -18,6 +18,8 @@ from timm.models import (
     register_model,
 )
 
+from .auxiliary_head import fit_auxiliary_head
+
 # The variants of every registered network, by the class of the network.
 NETWORKS: dict[type[nn.Module], Mapping[str, Mapping[str, Any]]] = {}
 
@@ -63,7 +65,8 @@ def register(
     Args:
         variants: the constructor arguments of each variant, by name.
         out_indices: the maps that `features_only=True` returns by default.
-        filter_fn: renames the parameters of the network's first release.
+        filter_fn: renames the parameters of the network's first release. Whatever there is of an
+            auxiliary head is then brought to what the model has, see `fit_auxiliary_head`.
     """
     NETWORKS[network] = variants
     for variant, arguments in variants.items():
@@ -116,10 +119,20 @@ def _create(
         partial(_build, network),
         variant,
         pretrained,
-        pretrained_filter_fn=filter_fn,
+        pretrained_filter_fn=partial(_pretrained, filter_fn),
         feature_cfg={'out_indices': out_indices, 'feature_cls': 'getter'},
         **{**arguments, **kwargs},
     )
+
+
+def _pretrained(
+    filter_fn: Callable[..., Any] | None,
+    state_dict: Mapping[str, torch.Tensor],
+    model: nn.Module,
+) -> dict[str, torch.Tensor]:
+    """Return pretrained parameters as the model that timm has built takes them."""
+    state = filter_fn(state_dict, model) if filter_fn is not None else dict(state_dict)
+    return fit_auxiliary_head(state, model)
 
 
 def _build(

@@ -112,8 +112,25 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-train_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(num_workers=1, dataset=dict(pipeline=test_pipeline))
+# The classes of `datasets.shapes`, by whose names mmdet's own tools find the annotations.
+metainfo = dict(
+    classes=(
+        'circle',
+        'ring',
+        'crescent',
+        'heart',
+        'star',
+        'triangle',
+        'square',
+        'pentagon',
+        'hexagon',
+        'cross',
+    )
+)
+train_dataloader = dict(
+    batch_size=4, num_workers=1, dataset=dict(metainfo=metainfo, pipeline=train_pipeline)
+)
+val_dataloader = dict(num_workers=1, dataset=dict(metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 max_epochs = 8

@@ -29,6 +29,21 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
 
+# The classes of `datasets.shapes`, by whose names mmdet's own tools find the annotations.
+metainfo = dict(
+    classes=(
+        'circle',
+        'ring',
+        'crescent',
+        'heart',
+        'star',
+        'triangle',
+        'square',
+        'pentagon',
+        'hexagon',
+        'cross',
+    )
+)
 scale = (192, 192)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -46,8 +61,10 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-train_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(num_workers=1, dataset=dict(pipeline=test_pipeline))
+train_dataloader = dict(
+    batch_size=4, num_workers=1, dataset=dict(metainfo=metainfo, pipeline=train_pipeline)
+)
+val_dataloader = dict(num_workers=1, dataset=dict(metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 max_epochs = 9

@@ -137,9 +137,27 @@ def _translated(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, t
         translated = dict(translate(dict(state), model))
     except Exception:  # it is for that model's own releases, and these may be anything
         return state
-    # It resamples position tables too, and weights of another input size are not the model's.
+    return _as_stored(translated, state)
+
+
+def _as_stored(
+    translated: dict[str, torch.Tensor], state: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return translated parameters without what was resampled: tables have their stored size.
+
+    Weights of another input size are not the model's.
+    """
     resampled = _sizes(translated) - _sizes(state)
-    return state if resampled else translated
+    if not resampled:
+        return translated
+    lost = _sizes(state) - _sizes(translated)
+    stored = [value for value in state.values() if lost[value.numel()]]
+    changed = [name for name, value in translated.items() if resampled[value.numel()]]
+    if len(stored) == len(changed) == 1:  # one position table, whatever it is called
+        return {**translated, changed[0]: stored[0]}
+    if all(name in state for name in changed):
+        return {**translated, **{name: state[name] for name in changed}}
+    return dict(state)
 
 
 def _sizes(state: Mapping[str, torch.Tensor]) -> Counter[int]:
