@@ -4,7 +4,7 @@
 #   make reproduce-table4 DATA=/data CHECKPOINTS=/weights GPUS=8
 # What that would evaluate, and how long it takes:
 #   make plan DATA=/data CHECKPOINTS=/weights ARGS="--device 8xV100"
-# Fetch the public weights of a table's systems first:
+# One table of `reproduce` or `plan`: TABLE=4. Fetch the public weights of its systems first:
 #   make checkpoints TABLE=4 CHECKPOINTS=/weights
 
 PYTHON ?= python3
@@ -17,9 +17,11 @@ GPUS ?=
 STUDY ?= micro
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready$(if $(CONSTRAINTS),-$(notdir $(CONSTRAINTS)))
+# A path may have spaces, which make takes for the end of a name.
+SPACE := $(subst ,, )
+READY := $(VENV)/.ready$(if $(CONSTRAINTS),-$(notdir $(subst $(SPACE),_,$(CONSTRAINTS))))
 PROCESSES = $(if $(GPUS),--processes $(GPUS))
-EVALUATE = $(if $(DATA),--data $(DATA)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) $(PROCESSES)
+EVALUATE = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") $(PROCESSES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-evaluation benchmark-scoring benchmark-intervals clean
@@ -31,14 +33,14 @@ setup: $(READY)  ## Make .venv with everything the other targets need; they do i
 
 # Two dependencies install OpenCV into one folder, and only the headless one works on a machine
 # without libGL: it has to be the one that stays.
-$(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(CONSTRAINTS)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with PYTHON=python3.11")'
+$(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(subst $(SPACE),\ ,$(CONSTRAINTS))
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with PYTHON=python3.11")'
 	@echo "==> 1/4 a virtual environment in $(VENV)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "==> 2/4 packages: torch, timm, mmdet, mmseg, ... (several GB the first time)"
 	@$(BIN)/python -m pip install --quiet "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --progress-bar on \
-		$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --group dev
+		$(if $(CONSTRAINTS),--constraint "$(CONSTRAINTS)") --group dev
 	@echo "==> 3/4 the stand-in for mmcv's compiled operators"
 	$(BIN)/python -m pip install --quiet --no-deps ./operators
 	@echo "==> 4/4 OpenCV without libGL"
@@ -49,8 +51,8 @@ $(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(CONST
 	@echo "==> ready"
 
 # The report is made also where a cell is worse than it should be: that is when it is looked at.
-reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7, then the report
-	@$(BIN)/python -m reproduce table $(EVALUATE) $(ARGS) || { test $$? -eq 1 && failed=1; } && \
+reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7, or TABLE=5; then the report
+	@$(BIN)/python -m reproduce table $(TABLE) $(EVALUATE) $(ARGS) || { test $$? -eq 1 && failed=1; } && \
 	$(BIN)/python -m reproduce report && exit $${failed:-0}
 
 reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
@@ -66,20 +68,20 @@ report: $(READY)  ## Everything as one HTML file, results/report.html
 	$(BIN)/python -m reproduce report $(ARGS)
 
 plan: $(READY)  ## What the tables would evaluate, how long that takes, what is missing
-	$(BIN)/python -m reproduce plan $(EVALUATE) $(ARGS)
+	$(BIN)/python -m reproduce plan $(TABLE) $(EVALUATE) $(ARGS)
 
 rehearse: $(READY)  ## A few steps of every training at full size, before days are spent
-	$(BIN)/python -m reproduce rehearse $(if $(DATA),--data $(DATA)) $(PROCESSES) $(ARGS)
+	$(BIN)/python -m reproduce rehearse $(if $(DATA),--data "$(DATA)") $(PROCESSES) $(ARGS)
 
 checkpoints: $(READY)  ## List the public weights; with TABLE and CHECKPOINTS, fetch those of a table
-	$(BIN)/python -m reproduce checkpoints $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS)) \
+	$(BIN)/python -m reproduce checkpoints $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") \
 		$(if $(TABLE),--table $(TABLE) $(if $(CHECKPOINTS),--download)) $(ARGS)
 
 regress: $(READY)  ## Evaluate the released checkpoints; fails if one scores less than it did
 	$(BIN)/python -m reproduce regress $(EVALUATE) $(ARGS)
 
 ablation: $(READY)  ## The paper's design claims, tested on drawn images; STUDY=small DATA=... on photographs
-	$(BIN)/python -m reproduce ablation $(STUDY) $(if $(DATA),--data $(DATA)) $(ARGS)
+	$(BIN)/python -m reproduce ablation "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 audit: $(READY)  ## The paper against itself: what of its text and tables does not hold
 	$(BIN)/python -m reproduce audit $(ARGS)

@@ -10,37 +10,49 @@ from importlib import import_module
 
 import click
 import typer
-from typer.core import TyperGroup
 
 from reproduce import launcher
+from reproduce.commands.options import CommandGroup
 from reproduce.errors import UserError
 
-# What `--help` says of each command: the first sentence of its own help.
-COMMANDS = {
-    'table': "Measure, judge and write every cell of the paper's tables.",
-    'plan': 'Say what `table` with the same options would evaluate, and how long it takes.',
-    'data': 'List the data sets in a folder: in which form, how many images, complete or not.',
-    'show': 'Print a cell or a record, and the command that repeats it.',
-    'compare': 'Compare two results on the same images, or several: is the difference real?',
-    'verify': 'Check a record against its attestation: which part of it differs, if one does.',
-    'evaluate': 'Measure the accuracy of a model, and keep it as a record.',
-    'score': 'Score kept predictions again, without the model.',
-    'train': 'Train a classifier, or a detector or segmenter from its config file.',
-    'rehearse': 'Take a few steps of the real trainings on this machine, before days are spent.',
-    'ablation': "Train variants of the design side by side, and judge the paper's claims about it.",
-    'labels': 'Write the dense label maps of token labeling for every training image.',
-    'checkpoints': "List the public weights of the paper's systems, or fetch them.",
-    'export': 'Write a measured classifier as a folder that timm loads and the Hub takes.',
-    'regress': 'Evaluate every released checkpoint and compare it with its reference.',
-    'accept': 'Make a measured result the reference of its weights for the regression gate.',
-    'audit': 'Check the paper against itself: its text, its tables, and their sources.',
-    'tables': "Write the paper's tables in Markdown or LaTeX, with measured values.",
-    'figures': 'Draw accuracy over cost, the deviations from the paper, and results by class.',
-    'report': 'Write one HTML page with all tables, figures and the origin of each number.',
+# What `--help` says of each command, by what they are for, the most used first: the first sentence
+# of the command's own help.
+SECTIONS = {
+    'Tables and report': {
+        'table': "Measure, judge and write every cell of the paper's tables.",
+        'show': 'Print a cell or a record, and the command that repeats it.',
+        'report': 'Write one HTML page with all tables, figures and the origin of each number.',
+        'tables': "Write the paper's tables in Markdown or LaTeX, with measured values.",
+        'figures': 'Draw accuracy over cost, the deviations from the paper, and results by class.',
+        'audit': 'Check the paper against itself: its text, its tables, and their sources.',
+    },
+    'Evaluation': {
+        'evaluate': 'Measure the accuracy of a model, and keep it as a record.',
+        'plan': 'Say what `table` with the same options would evaluate, and how long it takes.',
+        'data': 'List the data sets in a folder: in which form, how many images, complete or not.',
+        'checkpoints': "List the public weights of the paper's systems, or fetch them.",
+        'compare': 'Compare two results on the same images, or several: is the difference real?',
+        'score': 'Score kept predictions again, without the model.',
+        'verify': 'Check a record against its attestation: which part of it differs, if one does.',
+    },
+    'Training': {
+        'train': 'Train a classifier, or a detector or segmenter from its config file.',
+        'rehearse': 'Take a few steps of the real trainings on this machine, before days are '
+        'spent.',
+        'labels': 'Write the dense label maps of token labeling for every training image.',
+        'ablation': "Train variants of the design side by side, and judge the paper's claims "
+        'about it.',
+    },
+    'Released weights': {
+        'export': 'Write a measured classifier as a folder that timm loads and the Hub takes.',
+        'regress': 'Evaluate every released checkpoint and compare it with its reference.',
+        'accept': 'Make a measured result the reference of its weights for the regression gate.',
+    },
 }
+COMMANDS = {name: says for section in SECTIONS.values() for name, says in section.items()}
 
 
-class _Commands(TyperGroup):
+class _Commands(CommandGroup):
     """The commands by name, each imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -54,9 +66,11 @@ class _Commands(TyperGroup):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section('Commands'):
-            formatter.write_dl(list(COMMANDS.items()))
+        """List the commands by section, without importing them."""
+        widest = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), says) for name, says in commands.items()])
 
 
 app = typer.Typer(

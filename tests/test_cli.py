@@ -1,21 +1,31 @@
 """The command as a user meets it: exit codes, files, JSON, and one line for each mistake."""
 
+import io
 import json
 import os
+import re
+import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from click import Context
+from typer.main import get_command
 
-from reproduce import counts, paper
+from reproduce import cli, counts, paper
 from reproduce.errors import UserError
 from reproduce.judge import known_deviations
-from reproduce.judge.cells import Cell, write
+from reproduce.judge.cells import Cell, load_results, write
 from reproduce.judge.verdict import Verdict
+from reproduce.report import terminal
+from reproduce.report.screen import Screen
 from reproduce.systems import load_systems
 
 ROOT = Path(__file__).parents[1]
+DEIT = 'deit_small_patch16_224'
+MASK_RCNN = 'mask-rcnn_r50_fpn_1x_coco'
 COLUMNS = (
     *('table', 'model', 'system', 'metric', 'convention', 'paper', 'reference', 'measured'),
     *('difference', 'tolerance', 'verdict', 'reference_verdict', 'reason'),
@@ -181,3 +191,145 @@ def test_a_failed_write_leaves_the_old_file_whole(monkeypatch, tmp_path):
         write([cell], tmp_path)
     assert (tmp_path / 'table1.csv').read_text() == 'old\n'
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.fixture(scope='module')
+def judged():
+    """The cells of Tables 2, 5 and 7 as they are committed."""
+    return load_results(ROOT / 'results', (2, 5, 7))
+
+
+def plain(text):
+    return re.sub(r'\x1b\[[0-9;]*m', '', text)
+
+
+@pytest.mark.parametrize('width', [80, 120, 200])
+def test_a_table_is_no_wider_than_the_terminal(judged, width):
+    """Nothing is left out: every word of the wide output is in the narrow one."""
+    wide, text = terminal.render(judged), terminal.render(judged, Screen(width))
+    assert max(map(len, text.splitlines())) <= width
+    for cell in judged:
+        if cell.measured is not None:
+            assert f'{cell.measured:.4g}' in text
+    together = ''.join(text.split())
+    for cell in judged:
+        assert ''.join(cell.system.split()) in together
+        if cell.deviates:
+            assert ''.join(f'{cell.system}: {cell.reason}'.split()) in together
+    assert len(wide.splitlines()) <= len(text.splitlines())
+
+
+def test_rows_of_one_name_are_told_apart(judged):
+    text = terminal.render([cell for cell in judged if cell.table == 2])
+    rows = text.split('\n\n')[0].splitlines()[3:]
+    names = [row.partition('  ')[0] for row in rows]
+    assert len(names) == len(set(names)) == 8
+    assert 'MAFormer-S: Cross-shaped, Convolution' in names
+    assert 'MAFormer-S (3-3-8-3): Cross-shaped, Convolution' in names
+    assert 'T2 MAFormer-S: Cross-shaped, Convolution' in text  # among the deviations
+
+
+def test_colours_are_for_terminals_that_want_them(judged, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for name in ('NO_COLOR', 'COLUMNS', 'TERM'):
+        monkeypatch.delenv(name, raising=False)
+    assert Screen.of(io.StringIO()) == Screen()
+    assert Screen.of(Terminal()).colours
+    coloured = terminal.render(judged, Screen(120, True))
+    assert '\x1b[' in coloured
+    assert plain(coloured) == terminal.render(judged, Screen(120))
+    monkeypatch.setenv('NO_COLOR', '1')
+    monkeypatch.setenv('COLUMNS', '93')
+    assert Screen.of(Terminal()) == Screen(93)
+
+
+def test_help_says_whole_sentences(run):
+    for command in ([], ['evaluate'], ['score'], ['train']):
+        code, out, _ = run(*command, '--help')
+        assert code == 0
+        assert '...' not in out.replace('[ARGS]...', '')
+
+
+def test_help_says_of_each_command_what_the_command_says_itself():
+    group = get_command(cli.app)
+    for name, says in cli.COMMANDS.items():
+        command = group.get_command(Context(group), name)
+        assert ' '.join(command.help.split()).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('tabel',), "there is no command 'tabel': the nearest are table"),
+        (('train', 'imagenett'), "there is no command 'imagenett': the nearest are imagenet"),
+        (('evaluate', 'cocoo'), "there is no command 'cocoo': the nearest are coco"),
+        (('plan', '5', '--study', 'micro'), 'a study is planned without tables'),
+        (
+            ('plan', '--study', 'micro', '--models', 'x', '--batch-size', '3'),
+            'a study is planned without --batch-size, --models',
+        ),
+        (
+            ('evaluate', 'coco', '--config', DEIT, '--checkpoint', 'x', '--data', '.'),
+            f'{DEIT} is a model for imagenet, not for coco: evaluate it with `python -m reproduce '
+            f'evaluate imagenet {DEIT} ...`',
+        ),
+        (
+            (
+                'evaluate',
+                'imagenet',
+                'mask-rcnn_r50_fpn_1x_coco',
+                '--checkpoint',
+                'x',
+                '--data',
+                '.',
+            ),
+            'is a model for coco, not for imagenet',
+        ),
+    ],
+)
+def test_a_command_in_the_wrong_place_is_told_the_right_one(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert message in err
+
+
+def test_mixed_precision_is_one_option_everywhere(run):
+    """`--amp` takes the same values in every command that has it."""
+    commands = [(name,) for name in cli.COMMANDS if name not in ('evaluate', 'train')]
+    commands += [('evaluate', name) for name in ('imagenet', 'coco', 'ade20k')]
+    commands += [('train', name) for name in ('imagenet', 'config')]
+    found = [run(*command, '--help')[1] for command in commands]
+    with_amp = [text for text in found if '--amp' in text]
+    assert len(with_amp) == 8
+    assert all('--amp <fp16|bf16|off>' in text for text in with_amp)
+
+
+@pytest.mark.parametrize(
+    ('target', 'words'),
+    [
+        (
+            'reproduce',
+            ['table', '5', '--data', '/a b', '--checkpoints', "/it's", '--processes', '8'],
+        ),
+        ('reproduce-table4', ['table', '4', '--data', '/a b', '--checkpoints', "/it's"]),
+        ('plan', ['plan', '5', '--data', '/a b', '--checkpoints', "/it's"]),
+        ('regress', ['regress', '--data', '/a b', '--checkpoints', "/it's"]),
+        ('rehearse', ['rehearse', '--data', '/a b']),
+        ('ablation', ['ablation', 'my study.toml', '--data', '/a b']),
+        ('checkpoints', ['checkpoints', '--checkpoints', "/it's", '--table', '5', '--download']),
+    ],
+)
+def test_make_takes_paths_with_spaces(target, words):
+    """What make would run, read as the shell reads it; the set-up counts as done."""
+    constraints = 'requirements/my v100.txt'
+    command = ['make', '-n', '-o', '.venv/.ready-my_v100.txt', target, 'TABLE=5', 'GPUS=8']
+    command += ['DATA=/a b', "CHECKPOINTS=/it's", 'STUDY=my study.toml']
+    command += [f'CONSTRAINTS={constraints}']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    spoken = shlex.split(done.stdout.replace('\\\n', ' '))
+    start = spoken.index('reproduce') + 1
+    assert spoken[start : start + len(words)] == words

@@ -31,6 +31,7 @@ PICTURED = 5  # images in a picture of predictions
 
 app = typer.Typer(
     **SETTINGS,
+    cls=options.CommandGroup,
     help='Measure the accuracy of a model, and keep it as a record.',
     no_args_is_help=True,
 )
@@ -67,7 +68,7 @@ def imagenet(
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
     workers: options.Workers = 4,
-    amp: options.Amp = None,
+    amp: options.Amp = Precision.OFF,
     device: options.Device = None,
     img_size: Annotated[int | None, typer.Option(help='Pixels a side.')] = None,
     crop_pct: Annotated[
@@ -147,7 +148,7 @@ def coco(
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
     workers: options.Workers = 4,
-    amp: options.Amp = None,
+    amp: options.Amp = Precision.OFF,
     device: options.Device = None,
     cfg_options: ConfigOptions = None,
     output: Output = EVALUATIONS,
@@ -188,7 +189,7 @@ def ade20k(
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
     workers: options.Workers = 4,
-    amp: options.Amp = None,
+    amp: options.Amp = Precision.OFF,
     device: options.Device = None,
     cfg_options: ConfigOptions = None,
     output: Output = EVALUATIONS,
@@ -225,7 +226,7 @@ def _run(
     format: OutputFormat,
     *,
     arguments: list[str] | None,
-    amp: Precision | None,
+    amp: Precision,
     device: DeviceKind | None,
     option: str = '--cfg-options',
     **fields: Any,
@@ -242,7 +243,7 @@ def _run(
 
     job = Job(
         arguments=parse(arguments or [], option),
-        amp=amp and amp.value,
+        amp=amp.autocast,
         device=device and device.value,
         **fields,
     )

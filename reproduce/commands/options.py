@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,10 @@ from typing import Annotated, Any
 import click
 import typer
 from tabulate import tabulate
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+
+from reproduce.errors import UserError
+from reproduce.wording import nearest
 
 
 class OutputFormat(StrEnum):
@@ -21,18 +24,16 @@ class OutputFormat(StrEnum):
 
 
 class Precision(StrEnum):
-    """The floating-point type that autocast computes in."""
-
-    FP16 = 'fp16'
-    BF16 = 'bf16'
-
-
-class TrainingPrecision(StrEnum):
-    """The floating-point type that autocast computes in; none with 'off'."""
+    """The floating-point type that autocast computes in; 'off' computes all in fp32."""
 
     FP16 = 'fp16'
     BF16 = 'bf16'
     OFF = 'off'
+
+    @property
+    def autocast(self) -> str | None:
+        """The type's name; None for 'off'."""
+        return None if self is Precision.OFF else self.value
 
 
 class DeviceKind(StrEnum):
@@ -76,6 +77,43 @@ class KeyValueCommand(TyperCommand):
         return super().parse_args(ctx, spelled_out)
 
 
+class CommandGroup(TyperGroup):
+    """Commands of which `--help` says the whole first sentence; a misspelt one is corrected."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is called, as click does.
+
+        Raises:
+            UserError: if there is none of that name.
+        """
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith('-'):
+            raise UserError(
+                f"there is no command '{args[0]}': {suggestion(args[0], known)}; "
+                f'`{ctx.command_path} --help` lists them all.'
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with their first sentences, which click would cut short."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section('Commands'):
+            formatter.write_dl([(name, first_paragraph(command)) for name, command in commands])
+
+
+def first_paragraph(command: click.Command) -> str:
+    """Return what `--help` says first of a command, on one line."""
+    return ' '.join((command.help or '').partition('\n\n')[0].split())
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Return which of the `known` names `name` may stand for, as a phrase."""
+    near = nearest(name, known)
+    return f'the nearest are {", ".join(near)}' if near else f'it is one of {", ".join(known)}'
+
+
 Tables = Annotated[
     list[int] | None, typer.Argument(help='Tables of the paper, 1-7; all if none is named.')
 ]
@@ -84,7 +122,7 @@ Models = Annotated[
     typer.Option(
         '--models',
         help="Only these: printed names ('Swin-T') or systems ('maformer_base'), comma-separated "
-        'or repeated. The CSVs are then written only where --output says so.',
+        'or repeated.',
     ),
 ]
 SomeData = Annotated[
@@ -132,7 +170,7 @@ GradCheckpointing = Annotated[
     ),
 ]
 Amp = Annotated[
-    Precision | None, typer.Option('--amp', help='Autocast to this.  [default: fp32 throughout]')
+    Precision, typer.Option('--amp', help='Compute in mixed precision; off is fp32 throughout.')
 ]
 Device = Annotated[
     DeviceKind | None, typer.Option('--device', help='[default: cuda where there is one]')

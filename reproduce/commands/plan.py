@@ -8,7 +8,8 @@ import typer
 from reproduce.ablation.outcomes import earlier_outcomes
 from reproduce.ablation.study import load_study
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
+from reproduce.errors import UserError
 from reproduce.folders import ABLATIONS, EVALUATIONS
 from reproduce.quiet import quiet_libraries
 from reproduce.systems.selection import rows_and_systems, select
@@ -18,6 +19,7 @@ app = typer.Typer(**SETTINGS)
 
 @app.command()
 def plan(
+    context: typer.Context,
     tables: options.Tables = None,
     models: options.Models = None,
     data: options.SomeData = None,
@@ -25,7 +27,7 @@ def plan(
     processes: options.Processes = 1,
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
-    amp: options.Amp = None,
+    amp: options.Amp = Precision.OFF,
     evaluations: options.Evaluations = EVALUATIONS,
     device: Annotated[
         str | None,
@@ -38,7 +40,10 @@ def plan(
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(help='Plan this ablation study instead: micro, small, paper or a TOML file.'),
+        typer.Option(
+            help='Plan this ablation study instead: micro, small, paper or a TOML file. Takes '
+            '--data, --device and --format only.'
+        ),
     ] = None,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
@@ -47,6 +52,7 @@ def plan(
     Also says which weights and data are missing. Measures no accuracy.
     """
     if study is not None:
+        _check_study_options(context)
         return _plan_study(study, data, device, format)
     with quiet_libraries():
         # Imported here, so that `--help` waits for none of it.
@@ -63,13 +69,27 @@ def plan(
             processes=processes,
             limit=limit,
             batch_size=batch_size,
-            amp=amp and amp.value,
+            amp=amp.autocast,
         )
         drawn = planning.plan(rows, systems, request, device)
     if format is OutputFormat.JSON:
         print_json(drawn.as_dict())
     else:
         print(planning.render(drawn))
+
+
+def _check_study_options(context: typer.Context) -> None:
+    """Raise a `UserError` about options that are for tables and not for studies."""
+    given = {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) and source.name == 'COMMANDLINE'
+    }
+    if ignored := sorted(given - {'study', 'data', 'device', 'format'}):
+        names = ', '.join(
+            name if name == 'tables' else f'--{name.replace("_", "-")}' for name in ignored
+        )
+        raise UserError(f'a study is planned without {names}: leave out one or the other.')
 
 
 def _plan_study(name: str, data: Path | None, device: str | None, format: OutputFormat) -> None:

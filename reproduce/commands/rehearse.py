@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, TrainingPrecision, print_json
+from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
 
 app = typer.Typer(**SETTINGS)
 
@@ -65,9 +65,11 @@ def rehearse(
         ),
     ] = None,
     amp: Annotated[
-        TrainingPrecision | None,
+        Precision | None,
         typer.Option(
-            '--amp', help='Mixed precision.  [default: as in `train`: recipes on GPUs only]'
+            '--amp',
+            help='Compute in mixed precision; off is fp32 throughout.  [default: as in `train`: '
+            'recipes on GPUs only]',
         ),
     ] = None,
     device: options.Device = None,
@@ -99,7 +101,7 @@ def rehearse(
         steps=steps,
         batch_size=batch_size,
         workers=workers,
-        precision='fp32' if amp is TrainingPrecision.OFF else amp and amp.value,
+        precision='fp32' if amp is Precision.OFF else amp and amp.value,
         device=device and device.value,
         grad_checkpointing=grad_checkpointing,
         accumulation=accumulation,

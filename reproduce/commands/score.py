@@ -20,7 +20,10 @@ from reproduce.score import coco as coco_scores
 from reproduce.wording import extent
 
 app = typer.Typer(
-    **SETTINGS, help='Score kept predictions again, without the model.', no_args_is_help=True
+    **SETTINGS,
+    cls=options.CommandGroup,
+    help='Score kept predictions again, without the model.',
+    no_args_is_help=True,
 )
 
 

@@ -1,5 +1,6 @@
 """`python -m reproduce table`: measure, judge and write the cells of the paper's tables."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from reproduce import files
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
 from reproduce.folders import EVALUATIONS, RESULTS
 from reproduce.quiet import quiet_libraries
 from reproduce.systems.selection import rows_and_systems, select
@@ -25,7 +26,9 @@ def table(
     output: Annotated[
         Path | None,
         typer.Option(
-            '--output', help=f'Folder for the CSVs.  [default: {RESULTS}]', show_default=False
+            '--output',
+            help=f'Folder for the CSVs.  [default: {RESULTS}; with --models none is written]',
+            show_default=False,
         ),
     ] = None,
     data: options.SomeData = None,
@@ -34,7 +37,7 @@ def table(
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
     workers: options.Workers = 4,
-    amp: options.Amp = None,
+    amp: options.Amp = Precision.OFF,
     evaluations: options.Evaluations = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
@@ -52,6 +55,7 @@ def table(
         from reproduce.evaluate import accuracies
         from reproduce.judge import assembly, cells, known_deviations
         from reproduce.report import terminal
+        from reproduce.report.screen import Screen
 
         rows, systems = rows_and_systems(tables)
         folder = output or (None if models else RESULTS)
@@ -63,7 +67,7 @@ def table(
             rows, systems = select(rows, systems, models)
         complexities = counts.count(systems)
         request = accuracies.Request(
-            data, checkpoints, evaluations, processes, limit, batch_size, workers, amp and amp.value
+            data, checkpoints, evaluations, processes, limit, batch_size, workers, amp.autocast
         )
         measured = accuracies.measure(systems, request)
         judged = assembly.assemble(rows, systems, complexities, tolerances, known, measured)
@@ -84,6 +88,6 @@ def table(
             }
         )
     else:
-        print(terminal.render(judged))
+        print(terminal.render(judged, Screen.of(sys.stdout)))
         print(f'Written: {", ".join(map(str, written)) or "nothing; name a folder with --output"}.')
     raise typer.Exit(code)

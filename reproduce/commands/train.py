@@ -1,21 +1,24 @@
 """`python -m reproduce train`: classifiers, detectors and segmenters."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from reproduce.commands import options
-from reproduce.commands.options import KEY_VALUES, SETTINGS, KeyValueCommand, TrainingPrecision
+from reproduce.commands.options import KEY_VALUES, SETTINGS, KeyValueCommand, Precision
 from reproduce.errors import UserError
 
 
-class _ConfigUnlessNamed(TyperGroup):
+class _ConfigUnlessNamed(options.CommandGroup):
     """`train CONFIG` is short for `train config CONFIG`."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+        known = (*self.commands, *self.get_help_option_names(ctx))
+        # A word like a command's name, and unlike that of a file, is a misspelt command.
+        misspelt = args and get_close_matches(args[0], self.commands, cutoff=0.75)
+        if args and args[0] not in known and not (misspelt and Path(args[0]).suffix == ''):
             args = ['config', *args]
         return super().parse_args(ctx, args)
 
@@ -23,7 +26,7 @@ class _ConfigUnlessNamed(TyperGroup):
 app = typer.Typer(
     **SETTINGS,
     cls=_ConfigUnlessNamed,
-    help='Train a classifier, or a detector or segmenter from its config file.  '
+    help='Train a classifier, or a detector or segmenter from its config file. '
     '`train CONFIG` is short for `train config CONFIG`.',
     no_args_is_help=True,
 )
@@ -89,10 +92,11 @@ def train_imagenet(
         ),
     ] = None,
     amp: Annotated[
-        TrainingPrecision | None,
+        Precision | None,
         typer.Option(
             '--amp',
-            help='Mixed precision.  [default: bf16 on GPUs, fp16 on those without it; off on CPUs]',
+            help='Compute in mixed precision; off is fp32 throughout.  [default: bf16 on GPUs, '
+            'fp16 on those without it; off on CPUs]',
         ),
     ] = None,
     device: options.Device = None,
@@ -122,7 +126,7 @@ def train_imagenet(
         resume=resume,
         until=until,
         workers=workers,
-        precision='fp32' if amp is TrainingPrecision.OFF else amp and amp.value,
+        precision='fp32' if amp is Precision.OFF else amp and amp.value,
         device=device and device.value,
         tensorboard=tensorboard,
         checkpoint_steps=checkpoint_steps,
@@ -155,7 +159,7 @@ def train_config(
     ] = None,
     resume: Resume = False,
     processes: options.Processes = 1,
-    amp: Annotated[bool, typer.Option('--amp', help='Mixed precision, on GPUs.')] = False,
+    amp: options.Amp = Precision.OFF,
     scale_lr: Annotated[
         bool, typer.Option(help='Scale the learning rate with the batch, as auto_scale_lr says.')
     ] = True,
@@ -176,7 +180,7 @@ def train_config(
         checkpoint,
         tuple(cfg_options or ()),
         resume,
-        amp,
+        amp.autocast,
         scale_lr,
         tensorboard,
     )

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
+from timm.models import is_model
 
 from model.checkpoint import CheckpointError, differences, listed, read
 from reproduce.errors import UserError
@@ -39,6 +40,7 @@ def resolve(model: str, arguments: Mapping[str, Any], task: str) -> tuple[str | 
             raise UserError(f'{model} cannot be evaluated, only cited: {systems[model].cited}.')
         name = systems[model].evaluated_config
     else:
+        _check_is_no_classifier(model, task)
         name = configs.config_name(model)
     config = configs.load_config(name)
     if (found := configs.task_of(config)) != task:
@@ -46,6 +48,19 @@ def resolve(model: str, arguments: Mapping[str, Any], task: str) -> tuple[str | 
     cfg_options.merge(config, arguments)
     system = next((s.name for s in systems.values() if s.evaluated_config == name), None)
     return None if arguments else system, name, config
+
+
+def _check_is_no_classifier(model: str, task: str) -> None:
+    """Raise a `UserError` if `model` is a system of another task, or a classifier of timm."""
+    other = next((s.task for s in load_systems() if s.name == model and s.task != task), None)
+    if other is None and is_model(model):
+        other = 'imagenet'
+    if other is not None:
+        flag = '' if other == 'imagenet' else '--config '
+        raise UserError(
+            f'{model} is a model for {other}, not for {task}: evaluate it with '
+            f'`python -m reproduce evaluate {other} {flag}{model} ...`.'
+        )
 
 
 def build(config: Config, path: Path) -> nn.Module:

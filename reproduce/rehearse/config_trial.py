@@ -79,7 +79,7 @@ def _try(group: Group, config: str, settings: TrialSettings) -> Trial | None:
         settings.data,
         settings.output / 'run',
         options=_options(settings, group.size),
-        amp=settings.precision in ('fp16', 'bf16'),
+        amp=settings.precision if settings.precision in ('fp16', 'bf16') else None,
         checkpoint_iterations=settings.steps,
     )
     found = Trial(group.device.type, fp16=settings.precision == 'fp16')

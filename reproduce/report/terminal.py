@@ -1,15 +1,23 @@
 """The tables as text for a terminal: cells, deviations, what is missing, one line of summary."""
 
-from collections.abc import Collection, Iterable
-
-from tabulate import tabulate
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge.assembly import count, count_published
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES
-from reproduce.report.layout import CONVENTION_MARKS, CONVENTION_MEANINGS, off_by
+from reproduce.report.layout import (
+    CONVENTION_MARKS,
+    CONVENTION_MEANINGS,
+    Line,
+    extras,
+    lines,
+    off_by,
+    totals_beside_mixed,
+    with_extras,
+)
+from reproduce.report.screen import Screen
 
 _MARKS = {
     Verdict.MATCH: '✓',
@@ -17,6 +25,13 @@ _MARKS = {
     Verdict.WORSE: '✗',
     Verdict.KNOWN: '≈',
     Verdict.ERROR: '!',
+}
+_COLOURS = {
+    Verdict.MATCH: 'green',
+    Verdict.BETTER: 'blue',
+    Verdict.WORSE: 'red',
+    Verdict.KNOWN: 'yellow',
+    Verdict.ERROR: 'red',
 }
 _LEGEND = (
     'measured/paper ✓ match  ▲ better  ✗ worse  ≈ known deviation  ! error  '
@@ -26,18 +41,24 @@ _LEGEND = (
 )
 
 
-def render(cells: Collection[Cell]) -> str:
+def render(cells: Collection[Cell], screen: Screen = Screen()) -> str:
     """Return the cells as text: tables, then deviations, what is missing, and the summary."""
-    parts = [_table([c for c in cells if c.table == n]) for n in sorted({c.table for c in cells})]
+    tables = {n: lines([*cells], n) for n in sorted({cell.table for cell in cells})}
+    names = {
+        cell.key: line.name
+        for of_table in tables.values()
+        for line in of_table
+        for cell in line.cells.values()
+    }
     return '\n\n'.join(
         [
-            *parts,
-            _LEGEND,
-            *_deviations(cells),
-            *_references(cells),
-            *_published(cells),
-            *_missing(cells),
-            summary(cells),
+            *(_table(number, of_table, screen) for number, of_table in tables.items()),
+            '\n'.join(map(screen.wrapped, _LEGEND.splitlines())),
+            *_deviations(cells, names, screen),
+            *_references(cells, names, screen),
+            *_published(cells, names, screen),
+            *map(screen.wrapped, _missing(cells)),
+            screen.wrapped(summary(cells)),
         ]
     )
 
@@ -49,71 +70,82 @@ def summary(cells: Collection[Cell]) -> str:
     return f'Table {", ".join(map(str, tables))}: {len(cells)} cells: {counts}.'
 
 
-def _table(cells: list[Cell]) -> str:
-    metrics: dict[str, str] = {}  # column to heading, in printed order
-    lines: dict[tuple[str, str], dict[str, str]] = {}
-    mixed = {'layer', 'total'} <= {cell.distinct_convention for cell in cells}
-    for cell in cells:
-        metric = cell.column.metric
-        metrics.setdefault(metric.name, metric.heading)
-        line = lines.setdefault((cell.model, cell.system), {})
-        line[metric.name] = _cell(cell)
-        if metric.name == 'flops_g' and mixed and cell.total_flops_g is not None:
-            metrics['total_flops_g'] = 'all total (G)'
-            line['total_flops_g'] = f'{cell.total_flops_g:.4g}'
+def _table(number: int, of_table: Sequence[Line], screen: Screen) -> str:
+    beside = totals_beside_mixed(number, of_table)
+    used = {name for line in of_table for name in line.cells}
+    columns = with_extras(number, [name for name in TABLES[number].columns if name in used], beside)
     rows = [
-        [model, *(line.get(metric, '') for metric in metrics), system]
-        for (model, system), line in lines.items()
+        [line.name, *(_field(line, column, screen) for column in columns), ', '.join(line.systems)]
+        for line in of_table
     ]
-    title = f'Table {cells[0].table}. {TABLES[cells[0].table].title}'
-    return f'{title}\n' + tabulate(rows, ['row', *metrics.values(), 'system'], 'simple')
+    several = len(TABLES[number].frameworks) > 1
+    heads = [_heading(number, column, several) for column in columns]
+    title = f'Table {number}. {TABLES[number].title}'
+    return f'{screen.wrapped(title)}\n{screen.table(rows, ["row", *heads, "system"])}'
 
 
-def _cell(cell: Cell) -> str:
+def _heading(number: int, column: str, several: bool) -> str:
+    extra = extras(number).get(column)
+    of = extra.beside if extra else TABLES[number].columns[column]
+    name = 'all total (G)' if extra else of.metric.heading
+    return f'{of.framework.short_heading} {name}' if several else name
+
+
+def _field(line: Line, column: str, screen: Screen) -> str:
+    cell = line.cells.get(column)
+    if cell is None:
+        total = line.extras.get(column)
+        return '' if total is None else f'{total:.4g}'
     if cell.measured is None:
-        return f'·/{cell.printed}' if cell.printed else ''
+        return screen.coloured(f'·/{cell.printed}', 'bright_black') if cell.printed else ''
     convention = CONVENTION_MARKS.get(cell.distinct_convention, '')
-    return f'{cell.measured:.4g}{convention}/{cell.printed or "–"} {_MARKS.get(cell.verdict, "")}'
+    mark = screen.coloured(_MARKS.get(cell.verdict, ''), _COLOURS.get(cell.verdict))
+    return f'{cell.measured:.4g}{convention}/{cell.printed or "–"} {mark}'
 
 
-def _deviations(cells: Iterable[Cell]) -> list[str]:
+def _deviations(cells: Iterable[Cell], names: Mapping[Hashable, str], screen: Screen) -> list[str]:
     deviating = [cell for cell in cells if cell.verdict in list(_MARKS)[1:]]
     if not deviating:
         return []
     rows = [
         [
-            f'T{cell.table} {cell.model}',
+            f'T{cell.table} {names[cell.key]}',
             cell.metric + (f' ({cell.convention})' if cell.convention else ''),
             cell.paper,
             '' if cell.measured is None else f'{cell.measured:.4g}',
             off_by(cell),
-            cell.verdict,
+            screen.coloured(cell.verdict, _COLOURS.get(cell.verdict)),
             f'{cell.system}: {cell.reason}',
         ]
         for cell in deviating
     ]
     heads = ['deviation', 'metric', 'paper', 'measured', 'off by', 'verdict', 'system: reason']
-    widths = [None] * 6 + [72]
-    return [tabulate(rows, heads, 'simple', maxcolwidths=widths, disable_numparse=True)]
+    return [screen.explained(rows, heads)]
 
 
-def _references(cells: Iterable[Cell]) -> list[str]:
+def _references(cells: Iterable[Cell], names: Mapping[Hashable, str], screen: Screen) -> list[str]:
     rows = [
-        [f'T{c.table} {c.model}', c.metric, c.reference, f'{c.measured:.2f}', c.reference_verdict]
+        [
+            *(f'T{c.table} {names[c.key]}', c.metric, c.reference, f'{c.measured:.2f}'),
+            screen.coloured(c.reference_verdict, _COLOURS.get(c.reference_verdict)),
+        ]
         for c in cells
         if c.reference and c.measured is not None
     ]
     heads = ['same weights', 'metric', 'reference', 'measured', 'verdict']
-    return [tabulate(rows, heads, 'simple', disable_numparse=True)] if rows else []
+    return [screen.table(rows, heads)] if rows else []
 
 
-def _published(cells: Collection[Cell]) -> list[str]:
+def _published(cells: Collection[Cell], names: Mapping[Hashable, str], screen: Screen) -> list[str]:
     """Return what publishers of public weights state otherwise than the paper, and the counts."""
     counts = count_published(cells)
     if not sum(counts.values()):
         return []
     rows = [
-        [f'T{c.table} {c.model}', c.metric, c.paper, c.reference, c.published, c.reference_source]
+        [
+            *(f'T{c.table} {names[c.key]}', c.metric, c.paper, c.reference, c.published),
+            c.reference_source,
+        ]
         for c in cells
         if c.published not in ('', Agreement.AGREES)
     ]
@@ -123,8 +155,8 @@ def _published(cells: Collection[Cell]) -> list[str]:
         f'{counts[Agreement.AGREES]} agree with the paper, {counts[Agreement.HIGHER]} are higher '
         f'and {counts[Agreement.LOWER]} are lower.'
     )
-    table = tabulate(rows, heads, 'simple', maxcolwidths=[None] * 5 + [72], disable_numparse=True)
-    return [table, sentence] if rows else [sentence]
+    table = [screen.explained(rows, heads)] if rows else []
+    return [*table, screen.wrapped(sentence)]
 
 
 def _missing(cells: Iterable[Cell]) -> list[str]:

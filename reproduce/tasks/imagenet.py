@@ -92,6 +92,12 @@ def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, 
             raise UserError(f'{model} cannot be evaluated, only cited: {systems[model].cited}.')
         name, merged = systems[model].model, {**systems[model].arguments, **arguments}
     else:
+        other = next((s.task for s in load_systems() if s.name == model), None)
+        if other is not None:
+            raise UserError(
+                f'{model} is a model for {other}, not for imagenet: evaluate it with '
+                f'`python -m reproduce evaluate {other} --config {model} ...`.'
+            )
         name, merged = model, dict(arguments)
     timm_names.check(name, tuple(systems))
     system = next(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import torch
@@ -75,7 +75,7 @@ class RunnerJob:
             None leaves what the config names.
         options: 'KEY=VALUE', changes of the config.
         resume: go on with the training that `output` holds.
-        amp: mixed precision.
+        amp: 'fp16' or 'bf16'; None computes in fp32.
         scale_lr: scale the learning rate with the batch.
         tensorboard: write scalars for TensorBoard.
         checkpoint_iterations: write a checkpoint after every so many iterations at least.
@@ -87,7 +87,7 @@ class RunnerJob:
     checkpoint: str | None = None
     options: Sequence[str] = ()
     resume: bool = False
-    amp: bool = False
+    amp: Literal['fp16', 'bf16'] | None = None
     scale_lr: bool = True
     tensorboard: bool = False
     # An epoch of COCO takes hours on a few GPUs, and mmseg's configs save every 8,000 iterations.
@@ -202,7 +202,7 @@ def prepare(job: RunnerJob, checks_objects: bool = True) -> PreparedRun:
             f'{job.config} has no train_cfg and optim_wrapper: expected the config of a training.'
         )
     if job.amp and not torch.cuda.is_available():
-        raise UserError('--amp needs a GPU, and there is none: leave it out.')
+        raise UserError(f'--amp {job.amp} needs a GPU, and there is none: leave it out.')
     source = json.dumps(config.to_dict(), sort_keys=True, default=str)
     fingerprints, notes = _point_at_data(config, job.data, task, checks_objects)
     _choose_backbone(config, job.checkpoint)
@@ -220,6 +220,7 @@ def prepare(job: RunnerJob, checks_objects: bool = True) -> PreparedRun:
         config.randomness.seed = 0
     if job.amp:
         config.optim_wrapper.type = 'AmpOptimWrapper'
+        config.optim_wrapper.dtype = {'fp16': 'float16', 'bf16': 'bfloat16'}[job.amp]
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     notes.append(_scale_lr(config, job.scale_lr))
     make_resumable(config)

@@ -1,0 +1,118 @@
+"""The terminal that a command prints to: how wide it is, and whether it shows colours."""
+
+import os
+import re
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+import click
+from tabulate import tabulate
+
+_BETWEEN = 2  # spaces between two columns
+_LEAST_TEXT = 30  # the narrowest column that sentences are wrapped into, in characters
+_TEXT = 72  # the widest, where the output is no terminal
+
+
+@dataclass(frozen=True)
+class Screen:
+    """How text is shown.
+
+    Attributes:
+        width: in characters; None where the output is no terminal, which has no width.
+        colours: whether there are colours.
+    """
+
+    width: int | None = None
+    colours: bool = False
+
+    @classmethod
+    def of(cls, stream: TextIO) -> 'Screen':
+        """Return the screen behind `stream`.
+
+        COLUMNS says another width than the terminal's, and NO_COLOR that there are no colours
+        (https://no-color.org).
+        """
+        terminal = stream.isatty()
+        width = None
+        if terminal or os.environ.get('COLUMNS', '').isdecimal():
+            width = shutil.get_terminal_size().columns
+        plain = os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb'
+        return cls(width, terminal and not plain)
+
+    def coloured(self, text: str, colour: str | None) -> str:
+        """Return `text` in a colour of the terminal, where it has colours."""
+        return click.style(text, fg=colour) if self.colours and colour and text else text
+
+    def table(self, rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
+        """Return a table, in parts that repeat its first column where the screen is narrower."""
+        widths = _widths(rows, heads)
+        parts: list[list[int]] = [[]]
+        for column in range(1, len(heads)):
+            taken = sum(widths[i] + _BETWEEN for i in (0, *parts[-1], column)) - _BETWEEN
+            if parts[-1] and self.width is not None and taken > self.width:
+                parts.append([])
+            parts[-1].append(column)
+        return '\n\n'.join(self._part(rows, heads, widths, part) for part in parts)
+
+    def _part(
+        self,
+        rows: Sequence[Sequence[str]],
+        heads: Sequence[str],
+        widths: Sequence[int],
+        part: Sequence[int],
+    ) -> str:
+        shown = [[row[i] for i in (0, *part)] for row in rows]
+        left = 0 if self.width is None else self.width - widths[0] - _BETWEEN
+        if len(part) == 1 and 0 < left < widths[part[0]]:
+            shown = [[first, textwrap.fill(second, left)] for first, second in shown]
+        return tabulate(shown, [heads[i] for i in (0, *part)], 'simple', disable_numparse=True)
+
+    def explained(self, rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
+        """Return rows that end with a sentence: a table, or entries where it has no space there."""
+        left = _TEXT
+        if self.width is not None:
+            left = self.width - sum(width + _BETWEEN for width in _widths(rows, heads)[:-1])
+        if left >= _LEAST_TEXT:
+            wrapped = [[*row[:-1], textwrap.fill(row[-1], left)] for row in rows]
+            return tabulate(wrapped, heads, 'simple', disable_numparse=True)
+        entries = []
+        for first, *fields, sentence in rows:
+            named = map(_named, heads[1:-1], fields)
+            head = _plain(', '.join(filter(None, [first, *named])))
+            entries.append(self.wrapped(f'{head}\n{sentence}'))
+        return '\n'.join(entries)
+
+    def wrapped(self, text: str) -> str:
+        """Return `text` with its lines wrapped, the further ones indented."""
+        if self.width is None:
+            return text
+        first, *others = text.splitlines()
+        lines = textwrap.wrap(first, self.width, subsequent_indent='    ')
+        for line in others:
+            lines += textwrap.wrap(
+                line, self.width, initial_indent='    ', subsequent_indent='    '
+            )
+        return '\n'.join(lines)
+
+
+def _widths(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[int]:
+    # tabulate makes a column wider than its heading by two spaces.
+    least = [_shown(head) + 2 for head in heads]
+    columns = zip(*rows, strict=True)
+    return [max(width, *map(_shown, c)) for width, c in zip(least, columns, strict=True)]
+
+
+def _shown(text: str) -> int:
+    """Return how many characters of a text are seen: escape sequences are not."""
+    return len(_plain(text))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r'\x1b\[[0-9;]*m', '', text)
+
+
+def _named(head: str, field: str) -> str:
+    return f'{head} {field}'.strip() if field else ''
