@@ -108,12 +108,16 @@ class _Surroundings:
         led = distances > _DISTANCES[1] * self.scale
         cost += 20 * ((_gaps(places, near[~own]) < distances[:, None]).any(1) & ~led)
         cores = _squares(near[~own], _CORE * self.scale)
-        return _Candidates(anchor, centres, places, cost, led, cores)
+        return _Candidates(anchor, centres, places, cost, led, cores, _CORE * self.scale)
 
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Places (N,) for one label: boxes, costs, which have a leader; and what is in its way."""
+    """Places (N,) for one label: boxes, costs, which have a leader; and what is in its way.
+
+    Attributes:
+        radius: of the label's own marker, inside which a leader cannot be seen.
+    """
 
     anchor: np.ndarray
     centres: np.ndarray
@@ -121,6 +125,7 @@ class _Candidates:
     costs: np.ndarray
     led: np.ndarray
     cores: np.ndarray
+    radius: float
 
     def choose(self, made: _Layout, index: int) -> None:
         """Give the label its best place beside the others of `made`."""
@@ -135,13 +140,17 @@ class _Candidates:
             if cost[i] >= least:
                 break
             leader = _leader(self.anchor, self.boxes[i]) if self.led[i] else None
-            blocked = leader is not None and _contain(obstacles, leader).any()
+            blocked = leader is not None and self._passes_through(leader, obstacles)
             if cost[i] + _BLOCKED * blocked < least:
                 least, best, way = cost[i] + _BLOCKED * blocked, i, leader
         made.boxes[index], made.centres[index] = self.boxes[best], self.centres[best]
         made.costs[index] = float(least)
         if way is not None:
             made.leaders[index] = way
+
+    def _passes_through(self, leader: np.ndarray, obstacles: np.ndarray) -> bool:
+        seen = leader[np.linalg.norm(leader - self.anchor, axis=1) > self.radius]
+        return bool(_contain(obstacles, seen).any())
 
 
 def _layout(candidates: Sequence[_Candidates], order: np.ndarray) -> _Layout:

@@ -373,7 +373,7 @@ def _of_accuracy(of_table: Sequence[Line], column: Column, convention: str) -> s
     if not parts:
         return 'No model has both a cost and an accuracy.'
     best = ' and '.join(parts)
-    return f'By the accuracies shown, of which {source} measured here, the best are {best}.'
+    return f'By the accuracies shown, of which {source}, the best are {best}.'
 
 
 def _listed(names: Iterable[str]) -> str:
