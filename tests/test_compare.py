@@ -19,6 +19,7 @@ from test_coco import shifted
 from datasets import coco, shapes
 from datasets.ade20k import label_maps
 from reproduce.evaluate.harness import Job, evaluate
+from reproduce.report.comparisons import load_comparisons
 from reproduce.score.coco import to_json
 from reproduce.uncertainty.image_hits import ImageHits
 from reproduce.uncertainty.paired import holm, paired
@@ -146,6 +147,13 @@ def test_two_records_are_compared(run, kept):
     assert (code, found['worse']) == (0, False)
     assert found['metrics']['top1']['p'] > 0.05
     assert found['first']['attestation']
+    # What is kept is read again for the page.
+    run('compare', sound, near, *options, '--save', 'kept/comparisons/near.json')
+    run('compare', sound, near, broken, *options, '--save', 'kept/comparisons/all.json')
+    assert json.loads(Path('kept/comparisons/near.json').read_text()) == found
+    kept_ones = load_comparisons(Path('kept'))
+    assert len(kept_ones) == 4
+    assert kept_ones[-1].metrics['top1'].p == found['metrics']['top1']['p']
     code, out, _ = run('compare', broken, sound, *options, '--fail-if-worse')
     assert (code, 'significantly better' in out) == (0, True)
 

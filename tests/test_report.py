@@ -420,6 +420,8 @@ def test_files(run, tmp_path):
     assert not (tmp_path / 'out/table4.md').exists()
 
 
+METRIC = {'first': 81.0, 'second': 79.5, 'difference': -1.5}
+METRIC |= {'interval': [-2.4, -0.6], 'p': 0.001, 'significant': True}
 RECORD = {
     'task': 'coco',
     'system': 'mask-rcnn_swin-t-p4-w7_fpn_1x_coco',
@@ -765,6 +767,25 @@ def test_speeds_are_on_the_page_where_there_are_some(html):
     section = re.search('<section id="speed".*?</section>', text, re.S)[0]
     for part in ('&lt;swin&gt;', '1234.6', '512.5', 'on A GPU'):
         assert part in section
+
+
+def test_kept_comparisons_are_on_the_page(run, changed, html):
+    assert 'id="comparisons"' not in html
+    folder = changed({})
+    (folder / 'comparisons').mkdir()
+    kept = {'first': {'name': '<a>'}, 'second': {'name': 'b'}, 'metrics': {'top1': METRIC}}
+    (folder / 'comparisons/a-b.json').write_text(json.dumps(kept))
+    (folder / 'comparisons/matrix.json').write_text(json.dumps({'pairs': [kept], 'worse': False}))
+    assert run('report', '--results', folder, '--output', 'page.html')[0] == 0
+    section = re.search(
+        '<section id="comparisons".*?</section>', Path('page.html').read_text(), re.S
+    )
+    text = ' '.join(unescape(re.sub(r'<[^>]+>', ' ', section[0])).split())
+    assert text.count('<a> b top1 81.00 79.50 -1.50 -2.40 to -0.60 0.001 real') == 2
+    (folder / 'comparisons/wrong.json').write_text('{"first": 1}')
+    code, out, err = run('report', '--results', folder, '--output', 'page.html')
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert 'wrong.json is no comparison' in err
 
 
 def test_the_missing_are_counted_with_what_they_take(html):

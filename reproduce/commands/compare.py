@@ -1,5 +1,6 @@
 """`python -m reproduce compare`: is the difference between two results real?"""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -53,6 +54,14 @@ def compare(
             '--fail-if-worse', help='Exit with 1 if one is significantly worse than the first.'
         ),
     ] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            '--save',
+            help='Keep the comparison as JSON in this file; `report` shows those that lie in '
+            'results/comparisons.',
+        ),
+    ] = None,
     evaluations: options.Evaluations = EVALUATIONS,
     format: Annotated[
         ComparisonFormat,
@@ -73,6 +82,8 @@ def compare(
         if len(names) > 2:
             raise UserError(f'--pictures shows two results, and {len(names)} are named: name two.')
         check_writable(pictures)
+    if save is not None:
+        check_writable(save.parent)
     candidates = find_candidates(names, evaluations, data)
     markdown = format is ComparisonFormat.MARKDOWN
     if len(candidates) > 2:
@@ -85,6 +96,8 @@ def compare(
         print_json(found.as_dict())
     else:
         print(text)
+    if save is not None:
+        write_atomically(save, json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + '\n')
     if pictures is not None:
         # Imported here, so that comparisons without pictures do not wait for matplotlib.
         from reproduce.compare.drawing import draw

@@ -15,6 +15,7 @@ from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
 from reproduce.paper import TABLES
 from reproduce.report import page
+from reproduce.report.comparisons import load_comparisons
 from reproduce.report.speeds import load_speeds
 from reproduce.report.studies import load_studies
 
@@ -41,6 +42,7 @@ def report(
         load_studies(results),
         audited.comparisons if audited else (),
         load_speeds(results),
+        load_comparisons(results),
         _origin(),
     )
     write_atomically(output, html)

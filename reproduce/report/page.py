@@ -22,6 +22,7 @@ from reproduce.judge.cells import Cell, as_csv
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, load_tolerances
 from reproduce.report import markup, plots
+from reproduce.report.comparisons import SavedComparison
 from reproduce.report.layout import (
     COLUMNS,
     CONVENTION_MARKS,
@@ -90,6 +91,7 @@ def render(
     studies: Sequence[Outcomes] = (),
     comparisons: Sequence[Comparison] = (),
     speeds: Mapping[str, Speed] | None = None,
+    compared: Sequence[SavedComparison] = (),
     origin: str = '',
 ) -> str:
     """Return the page as HTML; the same inputs give the same bytes.
@@ -101,6 +103,7 @@ def render(
         comparisons: the pairs of models whose printed FLOPs the audit found to be of two
             conventions.
         speeds: what the benchmark measured, by timm model.
+        compared: results that were compared on the same images.
         origin: when the page was made, and from which commit.
     """
     environment = Environment(
@@ -153,6 +156,7 @@ def render(
             for study in studies
         ],
         speeds=_speeds(speeds or {}),
+        compared=compared,
         provenance=_provenance(cells, labels, records),
         files=_files(cells, tables),
     )
