@@ -20,7 +20,7 @@ from reproduce.judge import known_deviations
 from reproduce.judge.cells import Cell, load_results, write
 from reproduce.judge.verdict import Verdict
 from reproduce.report import terminal
-from reproduce.report.screen import Screen
+from reproduce.screen import Screen
 from reproduce.systems import load_systems
 
 ROOT = Path(__file__).parents[1]
@@ -333,3 +333,11 @@ def test_make_takes_paths_with_spaces(target, words):
     spoken = shlex.split(done.stdout.replace('\\\n', ' '))
     start = spoken.index('reproduce') + 1
     assert spoken[start : start + len(words)] == words
+
+
+@pytest.mark.parametrize('arguments', [('checkpoints',), ('checkpoints', '--table', '5')])
+def test_lists_fit_the_terminal(run, monkeypatch, arguments):
+    monkeypatch.setenv('COLUMNS', '80')
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from tabulate import tabulate
 
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
@@ -15,6 +14,7 @@ from reproduce.evaluate import records
 from reproduce.evaluate.coverage import coverage, summary
 from reproduce.folders import EVALUATIONS
 from reproduce.paper import Row
+from reproduce.screen import Screen
 from reproduce.systems import System
 from reproduce.systems.selection import rows_and_systems
 from reproduce.weights import registry
@@ -82,7 +82,7 @@ def checkpoints(
     else:
         print(_render(listed))
         if not names:
-            print(f'\n{summary(counts)}')
+            print(f'\n{Screen.of(sys.stdout).wrapped(summary(counts))}')
     raise typer.Exit(code)
 
 
@@ -166,8 +166,9 @@ def _render(listed: list[dict[str, Any]]) -> str:
         for entry in listed
     ]
     heads = ['table', 'system', 'state', 'published (paper)', 'licence']
-    table = tabulate(rows, heads, 'simple', disable_numparse=True)
+    screen = Screen.of(sys.stdout)
+    table = screen.table(rows, heads)
     others = [f'{entry["system"]}: {entry["protocol"]}.' for entry in listed if entry['protocol']]
     if not others:
         return table
-    return '\n'.join([table, '', "Their protocol is not the row's:", *others])
+    return '\n'.join([table, '', "Their protocol is not the row's:", *map(screen.wrapped, others)])

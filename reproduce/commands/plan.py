@@ -1,5 +1,6 @@
 """`python -m reproduce plan`: what the tables would evaluate, and how long it takes."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_
 from reproduce.errors import UserError
 from reproduce.folders import ABLATIONS, EVALUATIONS
 from reproduce.quiet import quiet_libraries
+from reproduce.screen import Screen
 from reproduce.systems.selection import rows_and_systems, select
 
 app = typer.Typer(**SETTINGS)
@@ -75,7 +77,7 @@ def plan(
     if format is OutputFormat.JSON:
         print_json(drawn.as_dict())
     else:
-        print(planning.render(drawn))
+        print(planning.render(drawn, Screen.of(sys.stdout)))
 
 
 def _check_study_options(context: typer.Context) -> None:

@@ -55,7 +55,7 @@ def table(
         from reproduce.evaluate import accuracies
         from reproduce.judge import assembly, cells, known_deviations
         from reproduce.report import terminal
-        from reproduce.report.screen import Screen
+        from reproduce.screen import Screen
 
         rows, systems = rows_and_systems(tables)
         folder = output or (None if models else RESULTS)

@@ -3,13 +3,12 @@
 Nothing is evaluated. Costs are those of the forward passes alone.
 """
 
+import textwrap
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Any
-
-from tabulate import tabulate
 
 from reproduce.errors import UserError
 from reproduce.evaluate import accuracies, records
@@ -19,6 +18,7 @@ from reproduce.evaluate.forward_costs import ForwardCost, forward_costs
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.paper import Column, Row
+from reproduce.screen import Screen
 from reproduce.systems import System
 from reproduce.tasks import TASKS
 from reproduce.wording import duration
@@ -217,7 +217,7 @@ def _cost(inputs: Inputs, one: ForwardCost | str, request: Request, device: Devi
     )
 
 
-def render(plan: Plan) -> str:
+def render(plan: Plan, screen: Screen = Screen()) -> str:
     """Return the plan as text: the systems to evaluate, what is found and missing, sums."""
     steps = {step.inputs.system.name: step for step in plan.steps}
     groups: dict[tuple[str, CellState, str], list[PlannedCell]] = {}
@@ -228,11 +228,11 @@ def render(plan: Plan) -> str:
         if cell.missing is not None:
             missing.setdefault(cell.missing, set()).add(cell.system)
     lines = [
-        [name, _names(cells), state, *_costs(steps[name].cost, state)]
+        [name, textwrap.fill(_names(cells), 36), state, *_costs(steps[name].cost, state)]
         for (name, state, _), cells in groups.items()
     ]
     heads = ['system', 'cells', '', 'images', 'pixels', 'G/image', 'time', 'GiB']
-    parts = [tabulate(lines, heads, 'simple', maxcolwidths=[None, 36], disable_numparse=True)]
+    parts = [screen.table(lines, heads)]
     parts += [_found(step) for step in plan.steps if step.inputs.complete]
     parts += [
         f'record, {name}: {reason}.' for name, state, reason in groups if state is CellState.RECORD
@@ -256,7 +256,7 @@ def render(plan: Plan) -> str:
         f'{duration(plan.seconds(False))}. Forward passes only: reading images and, of detectors, '
         'NMS and masks come on top. Memory is in fp32, without what the device itself needs.',
     ]
-    return '\n\n'.join(parts)
+    return '\n\n'.join([parts[0], *map(screen.wrapped, parts[1:])])
 
 
 def _names(cells: Iterable[PlannedCell]) -> str:

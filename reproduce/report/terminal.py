@@ -17,7 +17,7 @@ from reproduce.report.layout import (
     totals_beside_mixed,
     with_extras,
 )
-from reproduce.report.screen import Screen
+from reproduce.screen import Screen
 
 _MARKS = {
     Verdict.MATCH: '✓',

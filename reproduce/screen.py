@@ -106,8 +106,8 @@ def _widths(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[int]:
 
 
 def _shown(text: str) -> int:
-    """Return how many characters of a text are seen: escape sequences are not."""
-    return len(_plain(text))
+    """Return how many characters wide a text is; escape sequences are not seen."""
+    return max(map(len, _plain(text).splitlines()), default=0)
 
 
 def _plain(text: str) -> str:
