@@ -117,6 +117,21 @@ def test_any_number_of_processes_predicts_the_same(data, weights, alone, predict
     assert together.evaluation.provenance.processes == processes
 
 
+@pytest.mark.slow
+def test_a_compiled_model_predicts_the_same(data, weights, alone, predictions):
+    """The last batch has one image of four: it is filled up, and the filling predicts nothing."""
+    compiled = evaluate(job(data, weights, compiled=True))
+    ours, theirs = predictions(compiled), predictions(alone)
+    assert ours.files == theirs.files
+    assert np.array_equal(ours.classes, theirs.classes)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+    assert compiled.evaluation.metrics == alone.evaluation.metrics
+    records = (compiled.evaluation, alone.evaluation)
+    assert [r.provenance.compiled for r in records] == [True, False]
+    hashes = [r.attestation.parts['configuration'] for r in records]
+    assert hashes[0] != hashes[1]
+
+
 class ErrorsByClass(Scorer):
     """A metric that the task does not have: how many images of each class are not right at once."""
 

@@ -70,6 +70,12 @@ def imagenet(
     workers: options.Workers = 4,
     amp: options.Amp = Precision.OFF,
     device: options.Device = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            '--compile', help='Compute with torch.compile: a minute to begin, and faster then.'
+        ),
+    ] = False,
     img_size: Annotated[int | None, typer.Option(help='Pixels a side.')] = None,
     crop_pct: Annotated[
         float | None, typer.Option(help="The centre crop's side over the image's short side.")
@@ -135,6 +141,7 @@ def imagenet(
         workers=workers,
         amp=amp,
         device=device,
+        compiled=compiled,
         preprocessing={k: v for k, v in overrides.items() if v is not None},
     )
 

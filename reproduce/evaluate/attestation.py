@@ -37,6 +37,7 @@ def parts(evaluation: Evaluation) -> dict[str, str]:
                     )
                 },
                 **{name: provenance[name] for name in ('batch_size', 'threads')},
+                **({'compiled': True} if provenance['compiled'] else {}),
             }
         ),
         'libraries': hashed(provenance['versions']),

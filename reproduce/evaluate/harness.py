@@ -60,6 +60,7 @@ class Job:
         preprocessing: of classifiers only: what replaces the model's own img_size, crop_pct,
             crop_mode, interpolation, mean or std; use_train_size takes size and crop of its
             training where its config has others for testing.
+        compiled: of classifiers only: whether to compute with `torch.compile`.
         multi_scale: of segmenters only: whether to predict at several scales and mirrored, too.
         limit: evaluate that many images only.
         batch_size: images a batch, in each process; None becomes the task's own.
@@ -77,6 +78,7 @@ class Job:
     data: Path
     arguments: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    compiled: bool = False
     multi_scale: bool = False
     limit: int | None = None
     batch_size: int | None = None
@@ -218,7 +220,12 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             predictions=prepared.file.suffix,
             statistics=kept.SUFFIX,
             provenance=records.provenance(
-                group.device, group.size, job.batch_size, seconds, torch.get_num_threads()
+                group.device,
+                group.size,
+                job.batch_size,
+                seconds,
+                torch.get_num_threads(),
+                job.compiled,
             ),
         )
     except ValidationError as error:
@@ -247,6 +254,7 @@ def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str,
         'limit': job.limit,
         'batch size': job.batch_size,
         'precision': job.amp or 'fp32',
+        'compiled': job.compiled,
         'device': group.device.type,
         'weights (SHA-256)': sha256,
         **agreement.of_data(prepared.data),

@@ -68,6 +68,7 @@ class Provenance(_Part):
             number decides the last digits of the predictions.
         commit: of this project, with '-dirty' if its files were changed since; '' where no Git
             tells.
+        compiled: whether by `torch.compile`, which decides the last digits too.
     """
 
     date: Annotated[str, AfterValidator(_iso_date)]
@@ -79,6 +80,7 @@ class Provenance(_Part):
     versions: dict[str, str]
     commit: str = ''
     threads: int | None = None
+    compiled: bool = False
 
 
 class Attestation(_Part):
@@ -186,7 +188,12 @@ class Evaluation(_Part):
 
 
 def provenance(
-    device: 'torch.device', processes: int, batch_size: int, seconds: float, threads: int
+    device: 'torch.device',
+    processes: int,
+    batch_size: int,
+    seconds: float,
+    threads: int,
+    compiled: bool = False,
 ) -> Provenance:
     """Return the provenance of what this process is measuring now."""
     return Provenance(
@@ -197,6 +204,7 @@ def provenance(
         batch_size=batch_size,
         seconds=round(seconds, 3),
         threads=threads,
+        compiled=compiled,
         versions=libraries(),
         commit=commit_of_checkout(),
     )

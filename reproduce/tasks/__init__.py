@@ -28,12 +28,16 @@ class Task:
         options: the fields of a `Job` that only some tasks have, and this one has.
         padded_batches: whether images of a batch are padded to the largest of them, which changes
             what is predicted for them.
+        image_size: width and height of its commonest images, in pixels.
+        short_side: the shorter side that they have when a model reads them.
         scope: the `default_scope` of the OpenMMLab configs of its models; '' if they have none.
     """
 
     name: str
     complete_data: str
     batch_size: int
+    image_size: tuple[int, int]
+    short_side: int
     options: tuple[str, ...] = ()
     scope: str = ''
     padded_batches: bool = False
@@ -111,10 +115,31 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task('imagenet', "ImageNet-1K's {:,} validation images", 64, options=('preprocessing',)),
-        Task('coco', "COCO's {:,} images of val2017", 1, scope='mmdet', padded_batches=True),
         Task(
-            'ade20k', "ADE20K's {:,} validation images", 1, options=('multi_scale',), scope='mmseg'
+            'imagenet',
+            "ImageNet-1K's {:,} validation images",
+            batch_size=64,
+            image_size=(500, 375),
+            short_side=256,
+            options=('preprocessing', 'compiled'),
+        ),
+        Task(
+            'coco',
+            "COCO's {:,} images of val2017",
+            batch_size=1,
+            image_size=(640, 480),
+            short_side=800,
+            scope='mmdet',
+            padded_batches=True,
+        ),
+        Task(
+            'ade20k',
+            "ADE20K's {:,} validation images",
+            batch_size=1,
+            image_size=(683, 512),
+            short_side=512,
+            options=('multi_scale',),
+            scope='mmseg',
         ),
     )
 }

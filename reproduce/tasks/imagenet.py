@@ -8,6 +8,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from timm.data import create_transform, resolve_data_config
 from torch.utils.data import Dataset
 
@@ -50,10 +51,12 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     network = _Network(classifier, config).to(device)
     with inference(device, job.amp):
         network.check_size()
+        if job.compiled:
+            network.compile_for(job.batch_size)
     files, labels = names(data), [label for _, label in data.samples]
 
     def predict(indices: Sequence[int], images: torch.Tensor) -> TopClasses:
-        found = network(images.to(device, non_blocking=True)).cpu()
+        found = network.best(images.to(device, non_blocking=True)).cpu()
         probabilities, classes = found.numpy()
         if not (finite := np.isfinite(probabilities).all(1)).all():
             raise UserError(
@@ -200,6 +203,7 @@ class _Network(nn.Module):
     def __init__(self, classifier: nn.Module, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.classifier, self.size = classifier, config['input_size']
+        self.batch_size = 0  # of a compiled network
         for name in ('mean', 'std'):
             value = torch.tensor(config[name]).view(1, -1, 1, 1) * 255
             self.register_buffer(name, value, persistent=False)
@@ -215,6 +219,29 @@ class _Network(nn.Module):
         logits = self.classifier((images.float() - self.mean) / self.std).float()
         best = logits.topk(min(TOP, logits.shape[1])).indices
         return torch.stack([logits.softmax(-1).gather(1, best), best.float()])
+
+    def best(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what `forward` does; a compiled network computes whole batches only."""
+        missing = self.batch_size - len(images) if self.batch_size else 0
+        return self(F.pad(images, (0, 0) * 3 + (0, missing)))[:, : len(images)]
+
+    def compile_for(self, batch_size: int) -> None:
+        """Compile for batches of so many images, and compute one.
+
+        Raises:
+            UserError: if that fails.
+        """
+        self.compile(dynamic=False)
+        self.batch_size = batch_size
+        try:
+            self.best(torch.zeros(1, *self.size, dtype=torch.uint8, device=self.mean.device))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler raises
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f'the model cannot be compiled here ({reason}): leave out --compile.'
+            ) from error
 
     def check_size(self) -> None:
         """Check that the classifier takes images of the size that it will get.
