@@ -1,6 +1,7 @@
 """What is planned is what is then done, what it costs, and that nothing is touched."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from conftest import record, weights
 
 from reproduce import complexity
 from reproduce.evaluate import devices, forward_pass, planning, records
+from reproduce.evaluate.decoding import DecodingRate
 from reproduce.openmmlab import configs, models
 from reproduce.systems import load_systems
 from reproduce.wording import duration
@@ -84,6 +86,30 @@ def test_the_time_of_a_named_gpu(run):
     options = ('--device', 'v100', '--processes', 4, '--limit', 25_000)
     on_four = planned(run, 4, '--models', 'DeiT-S', *options)
     assert on_four['seconds_of_missing'] == pytest.approx(on_eight['seconds_of_missing'])
+
+
+def test_the_workers_that_keep_a_gpu_busy(run, embedded):
+    """A core's images/s is measured: on the data where they are, and of the usual size else."""
+    options = (4, '--models', 'DeiT-S', '--device')
+    slow, fast = (planned(run, *options, gpu)['reading']['imagenet'] for gpu in ('T4', 'H100'))
+    assert slow['basis'] == 'of drawn JPEGs of 500 x 375'
+    assert 5 < slow['images_per_s'] < 5000
+    assert fast['workers'] > slow['workers'] >= 1
+    small = planned(run, *options, 'T4', '--data', embedded)['reading']['imagenet']
+    assert str(embedded) in small['basis']
+    code, out, _ = run('plan', *options, 'H100')
+    assert code == 0
+    found = re.search(
+        r'one core reads ([0-9,]+) images/s .* at most ([0-9,]+) \(deit_small_patch16_224\): '
+        r'--workers ([0-9]+)',
+        ' '.join(out.split()),
+    )
+    read, computed, workers = (int(n.replace(',', '')) for n in found.groups())
+    assert workers == pytest.approx(computed / read, abs=1.5)
+
+
+def test_the_workers_are_enough_and_not_more():
+    assert [DecodingRate(100.0, '').workers(n) for n in (1, 100, 101, 850)] == [1, 1, 2, 9]
 
 
 def test_this_machine_is_measured(run):

@@ -13,6 +13,7 @@ from typing import Any
 from reproduce.errors import UserError
 from reproduce.evaluate import accuracies, records
 from reproduce.evaluate.accuracies import Inputs, Request
+from reproduce.evaluate.decoding import DecodingRate, decoding_rate
 from reproduce.evaluate.devices import Devices, named
 from reproduce.evaluate.forward_costs import ForwardCost, forward_costs
 from reproduce.evaluate.records import Evaluation
@@ -103,11 +104,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells in printed order, the systems that are not only cited, and what would compute."""
+    """What would become of every cell, and what it takes.
+
+    Attributes:
+        cells: in printed order.
+        steps: the systems that are not only cited.
+        device: what would compute.
+        readings: by task, how fast a core of this machine reads its images.
+    """
 
     cells: list[PlannedCell]
     steps: list[Step]
     device: Devices
+    readings: dict[str, DecodingRate]
 
     def seconds(self, runs: bool) -> float:
         """Of the systems that would be evaluated, or of those that lack something."""
@@ -124,7 +133,24 @@ class Plan:
             'systems': [step.as_dict() for step in self.steps],
             'seconds': self.seconds(True),
             'seconds_of_missing': self.seconds(False),
+            'reading': {
+                task: {**asdict(one), 'workers': self.workers(task)}
+                for task, one in self.readings.items()
+            },
         }
+
+    def workers(self, task: str) -> int:
+        """Return how many processes have to read for each device, for its fastest system."""
+        return self.readings[task].workers(self.fastest(task)[1])
+
+    def fastest(self, task: str) -> tuple[str, float]:
+        """Return the system of `task` of which a device computes most images/s, and how many."""
+        rates = {
+            step.inputs.system.name: self.device.rate / step.cost.flops
+            for step in self.steps
+            if isinstance(step.cost, Cost) and step.inputs.system.task == task
+        }
+        return max(rates.items(), key=lambda item: item[1])
 
 
 def plan(
@@ -167,7 +193,9 @@ def plan(
         Step(one, _cost(one, costs[name], request, on) if name in costly else None)
         for name, one in inputs.items()
     ]
-    return Plan(cells, steps, on)
+    tasks = {s.inputs.system.task: s.inputs.data for s in steps if isinstance(s.cost, Cost)}
+    readings = {name: decoding_rate(TASKS[name], data) for name, data in tasks.items()}
+    return Plan(cells, steps, on, readings)
 
 
 def _this_machine(request: Request) -> Devices:
@@ -256,7 +284,16 @@ def render(plan: Plan, screen: Screen = Screen()) -> str:
         f'{duration(plan.seconds(False))}. Forward passes only: reading images and, of detectors, '
         'NMS and masks come on top. Memory is in fp32, without what the device itself needs.',
     ]
+    parts += [_read(plan, task) for task in plan.readings]
     return '\n\n'.join([parts[0], *map(screen.wrapped, parts[1:])])
+
+
+def _read(plan: Plan, task: str) -> str:
+    one, (name, computed) = plan.readings[task], plan.fastest(task)
+    return (
+        f'{task}: one core reads {one.images_per_s:,.0f} images/s ({one.basis}), and a device '
+        f'computes at most {computed:,.0f} ({name}): --workers {plan.workers(task)} keep it busy.'
+    )
 
 
 def _names(cells: Iterable[PlannedCell]) -> str:
