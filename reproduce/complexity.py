@@ -78,7 +78,10 @@ def measure_system(system: System) -> Complexity:
         from reproduce.openmmlab import configs, models
 
         config = configs.load_config(system.config)
-        return measure(models.build(config), models.published_forward(config))
+        forward, size = models.published_forward(config), models.published_size(config)
+        return measure(
+            models.build(config), lambda m: forward(m, torch.empty(1, 3, *size, device='meta'))
+        )
     raise ValueError(f'{system.name} is cited: {system.cited}')
 
 

@@ -55,12 +55,17 @@ def load_backbone(model: nn.Module, checkpoint: str | Path) -> None:
         raise UserError(str(error)) from error
 
 
-def published_forward(config: 'Config') -> Callable[[nn.Module], None]:
-    """Return the forward pass that the published FLOPs of such a model count, on the `meta` device.
+def published_size(config: 'Config') -> tuple[int, int]:
+    """Return the height and width of the image whose FLOPs are published of such a model."""
+    return DETECTION_SIZE if 'roi_head' in config.model else SEGMENTATION_SIZE
 
-    A detector's is its backbone, neck and RPN head at 800x1280, every box head on 1000 and every
-    mask head on 100 RoIs. A segmenter's is its backbone, neck and decode head at 512x2048: the
-    auxiliary head exists for training, and is in the parameters but not in the FLOPs.
+
+def published_forward(config: 'Config') -> Callable[[nn.Module, torch.Tensor], None]:
+    """Return the forward pass that the published FLOPs of such a model count, of images.
+
+    A detector's is its backbone, neck and RPN head, every box head on 1000 and every mask head on
+    100 RoIs of each image. A segmenter's is its backbone, neck and decode head: the auxiliary head
+    exists for training, and is in the parameters but not in the FLOPs.
     """
     return _detector_forward if 'roi_head' in config.model else _segmenter_forward
 
@@ -92,14 +97,14 @@ def evaluated_forward(model: nn.Module, size: tuple[int, int]) -> None:
         size: height and width of the image, as `evaluated_size` gives them.
     """
     if hasattr(model, 'roi_head'):
-        _detector_forward(model, size)
+        _detector_forward(model, torch.empty(1, 3, *size, device='meta'))
         return
     image = {'img_shape': size, 'ori_shape': size, 'pad_shape': size, 'padding_size': [0] * 4}
     model.inference(torch.empty(1, 3, *size, device='meta'), [image])
 
 
-def _detector_forward(model: nn.Module, size: tuple[int, int] = DETECTION_SIZE) -> None:
-    maps = model.extract_feat(torch.empty(1, 3, *size, device='meta'))
+def _detector_forward(model: nn.Module, images: torch.Tensor) -> None:
+    maps = model.extract_feat(images)
     model.rpn_head(maps)
     roi_head = model.roi_head
     for extractors, heads, rois in (
@@ -110,11 +115,11 @@ def _detector_forward(model: nn.Module, size: tuple[int, int] = DETECTION_SIZE) 
         # multiply-adds of layers, so the heads get what it would give them.
         for extractor, head in zip(_stages(extractors), _stages(heads), strict=True):
             size = extractor.roi_layers[0].output_size
-            head(torch.empty(rois, extractor.out_channels, *size, device='meta'))
+            head(maps[0].new_zeros(len(images) * rois, extractor.out_channels, *size))
 
 
-def _segmenter_forward(model: nn.Module) -> None:
-    model.decode_head(model.extract_feat(torch.empty(1, 3, *SEGMENTATION_SIZE, device='meta')))
+def _segmenter_forward(model: nn.Module, images: torch.Tensor) -> None:
+    model.decode_head(model.extract_feat(images))
 
 
 def _stages(module: nn.Module) -> list[nn.Module]:
