@@ -24,7 +24,7 @@ PROCESSES = $(if $(GPUS),--processes $(GPUS))
 EVALUATE = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-evaluation benchmark-scoring benchmark-intervals clean
+.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-roofline benchmark-evaluation benchmark-scoring benchmark-intervals clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -106,10 +106,13 @@ format: $(READY)  ## Put the code into the checked style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(READY)  ## Images/s and peak memory of the MAFormers beside Swin-T and DeiT-S; results/speed.csv
+benchmark: $(READY)  ## Images/s, share of the peak, memory of networks, as results/speed.csv; ARGS="--table 4 --device cuda"
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
-benchmark-evaluation: $(READY)  ## Images/s of an evaluation beside the bare forward pass and timm
+benchmark-roofline: $(READY)  ## Each kind of operator against what the machine can do
+	$(BIN)/python -m benchmarks.roofline $(ARGS)
+
+benchmark-evaluation: $(READY)  ## What an evaluation costs beside the bare predictions; ARGS="--task coco"
 	$(BIN)/python -m benchmarks.evaluation $(ARGS)
 
 benchmark-scoring: $(READY)  ## Seconds to score COCO and ADE20K predictions, beside the fast scorer and mmseg

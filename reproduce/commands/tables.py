@@ -115,13 +115,16 @@ def tables(
         lines = markup.add(lines, path)
     lines = markup.select_rows(lines, split_names(rows))
     chosen = markup.select_columns(numbers, split_names(columns), split_names(beside))
-    wanted = {'images_per_s', 'peak_memory_mib'} & set(split_names(beside))
+    wanted = any(name.endswith(tuple(layout.MEASURED)) for name in split_names(beside))
     if wanted and not measured_speeds:
         raise UserError(
             f'{results / speeds.FILE} does not exist: write it with `make benchmark` on the device '
             'whose speed is to be shown.'
         )
-    note = speeds.conditions(next(iter(measured_speeds.values()))) if wanted else ''
+    systems = {c.system for of_table in lines.values() for x in of_table for c in x.cells.values()}
+    shown = [layout.speed_of(name, measured_speeds) for name in systems] if wanted else []
+    shown = [speed for speed in shown if speed is not None]
+    note = speeds.conditions(sorted(shown, key=lambda s: s.size)) if shown else ''
     style = markup.Style(show.value, marks, note)
     formats = [format] if format else [Markup.MARKDOWN] if output is None else list(Markup)
     ways = {Markup.MARKDOWN: (markup.markdown, 'md'), Markup.LATEX: (markup.latex, 'tex')}

@@ -43,6 +43,10 @@ CONVENTION_MEANINGS = {
 }
 
 
+# What the benchmark measures of a network.
+MEASURED = {'images_per_s': 'Images/s', 'peak_memory_mib': 'Peak memory (MiB)'}
+
+
 @dataclass(frozen=True)
 class Extra:
     """A column that no table prints, shown beside the printed ones where it is asked for.
@@ -50,7 +54,7 @@ class Extra:
     Attributes:
         name: unique in its table: a `kind`, with the framework's name in front of it where the
             table prints several.
-        kind: 'layer_flops_g', 'total_flops_g', 'images_per_s' or 'peak_memory_mib'.
+        kind: 'layer_flops_g', 'total_flops_g' or one of MEASURED.
         beside: the printed column that it stands behind.
     """
 
@@ -70,10 +74,8 @@ def extras(table: int) -> dict[str, Extra]:
             kind = f'{convention}_flops_g'
             heading = f'{convention.capitalize()} FLOPs (G)'
             found.append(Extra(f'{prefix}{kind}', kind, heading, flops))
-    if 'classifier' in TABLES[table].frameworks:
-        last = [c for c in columns.values() if c.metric.is_complexity][-1]
-        found.append(Extra('images_per_s', 'images_per_s', 'Images/s', last))
-        found.append(Extra('peak_memory_mib', 'peak_memory_mib', 'Peak memory (MiB)', last))
+        for kind, heading in MEASURED.items():
+            found.append(Extra(f'{prefix}{kind}', kind, heading, flops))
     return {extra.name: extra for extra in found}
 
 
@@ -250,10 +252,15 @@ def _extra_values(
         if extra.kind in ('layer_flops_g', 'total_flops_g'):
             values[name] = cell.flops(extra.kind.partition('_')[0])
             continue
-        system = _systems().get(cell.system)
-        speed = speeds.get(system.model or '') if system else None
+        speed = speed_of(cell.system, speeds)
         values[name] = getattr(speed, extra.kind) if speed else None
     return {name: value for name, value in values.items() if value is not None}
+
+
+def speed_of(system: str, speeds: Mapping[str, Speed]) -> Speed | None:
+    """Return what was measured of a system: under its own name, or under its timm model's."""
+    known = _systems().get(system)
+    return speeds.get(system) or (speeds.get(known.model or '') if known else None)
 
 
 def _blocks(rows: Sequence[Row]) -> list[str]:
