@@ -1,19 +1,27 @@
-"""What the harness costs: images/s of an evaluation, of the bare forward pass, and of timm's loop.
+"""What the harness costs: an evaluation, the same predictions without it, and timm's loop.
 
-The same model on the same JPEGs in one run, each in turn, so that a slow moment of the machine hits
-them all; the median round counts. The bare forward pass has its batches in memory already, so it
-is what the other two could reach at most. timm's loop is the one of its validate.py: its dataset,
-its loader with its prefetcher on GPUs, Top-1 and Top-5 as it goes. Neither writes a result.
+The same model on the same images in one run, each in turn, so that a slow moment of the machine
+hits them all; the median round counts. The bare predictions have their batches in memory already
+and score nothing, so they are what the others could reach at most. timm's loop is the one of its
+validate.py: its dataset, its loader with its prefetcher on GPUs, Top-1 and Top-5 as it goes. None
+writes a result.
+
+CPU seconds tell what is spent where, also on a machine that others use: those of this process, and
+those of the workers that read images. Where the cores are all busy, as with a CPU as the device,
+both count; where the workers have cores of their own, this process's alone.
 """
 
 import contextlib
+import copy
 import os
+import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import timm
@@ -27,12 +35,19 @@ from timm.data import create_dataset, create_loader
 from timm.utils import AverageMeter, accuracy
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from datasets.imagenet import ImageNet, load
+from datasets.imagenet import load
 from reproduce.distributed import Group, join
-from reproduce.evaluate.harness import Job, Prepared, collect
-from reproduce.score.imagenet import ClassesFile, TopScorer, names
+from reproduce.evaluate.harness import Job, Prepared, collect, inference
+from reproduce.openmmlab import configs, models
+from reproduce.quiet import quiet_libraries
+from reproduce.rehearse import drawn_data
 from reproduce.tasks import TASKS
 
+MODELS = {
+    'imagenet': 'maformer_small',
+    'coco': 'mask-rcnn_maformer-small-3383_fpn_1x_coco',
+    'ade20k': 'fpn_maformer-small-3383_8xb2-80k_ade20k-512x512',
+}
 CLASSES = 10
 
 
@@ -46,20 +61,23 @@ def write_images(root: Path, images: int, size: tuple[int, int], seed: int = 0) 
         small.resize(size, Image.Resampling.BICUBIC).save(folder / f'{i:06d}.JPEG', quality=90)
 
 
-def bare_forward(classifier: nn.Module, prepared: Prepared, group: Group, job: Job) -> None:
-    """Do as many forward passes of as large batches, their normalised images in memory."""
-    n, device = len(prepared.images), group.device
-    images = torch.randn(job.batch_size, *prepared.preprocessing['input_size'], device=device)
-    with torch.inference_mode():
-        for i in range(0, n, job.batch_size):
-            classifier(images[: min(job.batch_size, n - i)])
+def batches_of(prepared: Prepared, job: Job) -> list[tuple[list[int], Any]]:
+    """Return all batches, read, with the indices of their images."""
+    n = len(prepared.images)
+    cut = [list(range(i, min(i + job.batch_size, n))) for i in range(0, n, job.batch_size)]
+    return [(indices, prepared.collate([prepared.images[i] for i in indices])) for indices in cut]
 
 
-def evaluation(classifier: nn.Module, prepared: Prepared, group: Group, job: Job) -> None:
+def bare(prepared: Prepared, batches: list[tuple[list[int], Any]], group: Group, job: Job) -> None:
+    """Predict batches that are in memory."""
+    with inference(group.device, job.amp):
+        for indices, batch in batches:
+            prepared.predict(indices, batch)
+
+
+def evaluation(prepared: Prepared, group: Group, job: Job) -> None:
     """Do what `evaluate` does, up to the metrics and the file of predictions."""
-    data: ImageNet = prepared.data
-    labels = [label for _, label in data.samples]
-    scorer, file = TopScorer(labels), ClassesFile(names(data), labels)
+    scorer, file = copy.deepcopy((prepared.scorer, prepared.file))  # they have seen nothing
     collect(prepared, [scorer, file], group, job)
     scorer.compute()
     file.to_bytes()
@@ -96,62 +114,119 @@ def timm_loop(classifier: nn.Module, prepared: Prepared, group: Group, job: Job)
             top5.update(acc5.item(), images.size(0))
 
 
-def seconds(
-    ways: dict[str, Callable[..., object]], rounds: int, device: torch.device, *arguments: object
-) -> dict[str, list[float]]:
-    """Return the seconds of each way in each round, one round of all at a time; one warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+@dataclass(frozen=True)
+class TimeSpent:
+    """Seconds: those that passed, and of the CPU in this process and in the workers."""
+
+    passed: float
+    here: float
+    workers: float
+
+
+def spent(way: Callable[[], object], device: torch.device) -> TimeSpent:
+    """Return what a call takes; its workers have ended when it has."""
+    begin = time.perf_counter(), _cpu(resource.RUSAGE_SELF), _cpu(resource.RUSAGE_CHILDREN)
+    way()
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    end = time.perf_counter(), _cpu(resource.RUSAGE_SELF), _cpu(resource.RUSAGE_CHILDREN)
+    return TimeSpent(*(b - a for a, b in zip(begin, end, strict=True)))
+
+
+def _cpu(of: int) -> float:
+    usage = resource.getrusage(of)
+    return usage.ru_utime + usage.ru_stime
+
+
+def medians(
+    ways: dict[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, TimeSpent]:
+    """Return the medians of what each way takes, one round of all at a time; one warms up."""
+    taken: dict[str, list[TimeSpent]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
-            way(*arguments)
-            if device.type == 'cuda':
-                torch.cuda.synchronize()
+            one = spent(way, device)
             if number:
-                taken[name].append(time.perf_counter() - start)
-    return taken
+                taken[name].append(one)
+    return {
+        name: TimeSpent(
+            *(
+                statistics.median(getattr(one, part) for one in found)
+                for part in ('passed', 'here', 'workers')
+            )
+        )
+        for name, found in taken.items()
+    }
 
 
 def main(
-    model: Annotated[str, typer.Option(help='A MAFormer or any timm model.')] = 'maformer_small',
-    images: Annotated[int, typer.Option(help='How many images.')] = 96,
-    size: Annotated[tuple[int, int], typer.Option(help='Width and height of the JPEGs.')] = (
-        500,
-        375,
-    ),
-    data: Annotated[Path | None, typer.Option(help='ImageNet, instead of drawn JPEGs.')] = None,
-    batch_size: Annotated[int, typer.Option(help='Images a batch.')] = 16,
+    task: Annotated[str, typer.Option(help='imagenet, coco or ade20k.')] = 'imagenet',
+    model: Annotated[
+        str | None,
+        typer.Option(help='A timm model, or a config.  [default: a MAFormer-S]'),
+    ] = None,
+    images: Annotated[int, typer.Option(help='How many images; of drawn ones up to 40.')] = 96,
+    size: Annotated[
+        tuple[int, int], typer.Option(help='Width and height of the JPEGs of imagenet.')
+    ] = (500, 375),
+    data: Annotated[Path | None, typer.Option(help='A data set, instead of drawn images.')] = None,
+    batch_size: Annotated[int | None, typer.Option(help='Images a batch.')] = None,
     workers: Annotated[int, typer.Option(help='Processes that read images.')] = 1,
+    threads: Annotated[int | None, typer.Option(help='CPU threads that compute.')] = None,
     rounds: Annotated[int, typer.Option(help='Timed rounds; the median counts.')] = 5,
 ) -> None:
-    """Compare images/s of the evaluation with the bare forward pass and with timm's loop."""
-    with tempfile.TemporaryDirectory() as folder, join() as group:
+    """Compare an evaluation with the bare predictions, and on imagenet with timm's loop."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = model or MODELS[task]
+    with tempfile.TemporaryDirectory() as folder, join() as group, quiet_libraries():
+        root = Path(folder)
         if data is None:
-            data = Path(folder)
-            write_images(data, images, size)
-        classes = len(load(data).classes)
-        classifier = timm.create_model(model, num_classes=classes).eval()
-        weights = Path(folder) / 'weights.safetensors'
-        save_file(classifier.state_dict(), weights)
+            data = root / 'data'
+            if task == 'imagenet':
+                write_images(data, images, size)
+            else:
+                drawn_data.write(data, dict.fromkeys(TASKS, 1))
+        weights = root / 'weights.safetensors'
+        if task == 'imagenet':
+            network = timm.create_model(model, num_classes=len(load(data).classes)).eval()
+        else:
+            network = models.build(configs.load_config(f'{model}.py'), 'cpu')
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, weights)
+        batch_size = batch_size or (16 if task == 'imagenet' else TASKS[task].batch_size)
         options = {'limit': images, 'batch_size': batch_size, 'workers': workers}
-        job = Job('imagenet', model, weights, data, **options)
-        prepared = TASKS['imagenet'].prepare(job, group.device)
-        classifier = classifier.to(group.device)
-        ways = {'bare forward': bare_forward, 'evaluate': evaluation, "timm's loop": timm_loop}
+        job = Job(task, model, weights, data, **options)
+        prepared = TASKS[task].prepare(job, group.device)
+        batches = batches_of(prepared, job)
+        ways = {
+            'bare predictions': lambda: bare(prepared, batches, group, job),
+            'evaluate': lambda: evaluation(prepared, group, job),
+        }
+        if task == 'imagenet':
+            classifier = network.to(group.device)
+            ways["timm's loop"] = lambda: timm_loop(classifier, prepared, group, job)
         with open(os.devnull, 'w') as nowhere, contextlib.redirect_stderr(nowhere):
-            taken = seconds(ways, rounds, group.device, classifier, prepared, group, job)
+            taken = medians(ways, rounds, group.device)
     n = len(prepared.images)
-    middle = {name: n / statistics.median(times) for name, times in taken.items()}
+    least = taken['bare predictions']
     rows = [
-        [name, rate, rate / middle['bare forward'], n / max(taken[name]), n / min(taken[name])]
-        for name, rate in middle.items()
+        [
+            *(name, n / one.passed, least.passed / one.passed),
+            *(one.here / n * 1e3, one.workers / n * 1e3),
+            *(least.here / (one.here + one.workers), least.here / one.here),
+        ]
+        for name, one in taken.items()
     ]
     print(
         f'{model}, {n} images, batch {batch_size}, fp32, {group.device}, {workers} workers, '
         f'{torch.get_num_threads()} threads, medians of {rounds} rounds; torch {torch.__version__}'
     )
-    heads = ['', 'images/s', '/ bare', 'slowest', 'fastest']
-    print(tabulate(rows, heads, 'simple', floatfmt=('', '.2f', '.3f', '.2f', '.2f')))
+    heads = [
+        *('', 'images/s', '/ bare', 'ms here', 'ms of workers'),
+        *('/ bare, all CPU', '/ bare, CPU here'),
+    ]
+    print(tabulate(rows, heads, 'simple', floatfmt=('', '.2f', '.3f', '.1f', '.1f', '.3f', '.3f')))
+    print('ms: of CPU time for each image.')
 
 
 if __name__ == '__main__':

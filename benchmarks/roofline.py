@@ -43,7 +43,7 @@ DEFAULT = ('maformer_small_3383', 'cswin_tiny', 'swin_tiny_patch4_window7_224')
 
 
 @dataclass
-class Spent:
+class OperatorTotals:
     """Sums over the operators of a kind, of one forward pass."""
 
     seconds: float = 0.0
@@ -63,7 +63,7 @@ class OperatorTimes(TorchDispatchMode):
     def __init__(self, peak: float, bandwidth: float) -> None:
         super().__init__()
         self.peak, self.bandwidth = peak, bandwidth
-        self.kinds: dict[str, Spent] = defaultdict(Spent)
+        self.kinds: dict[str, OperatorTotals] = defaultdict(OperatorTotals)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -122,11 +122,11 @@ def _thread_seconds(work: Callable[[], object], rounds: int) -> float:
 
 def operator_times(
     subject: Subject, batch_size: int, rounds: int, peak: float, bandwidth: float
-) -> dict[str, Spent]:
+) -> dict[str, OperatorTotals]:
     """Return what the kinds of operators take of the pass that is the fastest of `rounds`."""
     network = subject.build('cpu')
     images = torch.randn(batch_size, 3, *subject.size)
-    best: dict[str, Spent] = {}
+    best: dict[str, OperatorTotals] = {}
     with torch.inference_mode():
         subject.forward(network, images)
         for _ in range(rounds):
@@ -137,7 +137,7 @@ def operator_times(
     return best
 
 
-def _seconds(kinds: dict[str, Spent]) -> float:
+def _seconds(kinds: dict[str, OperatorTotals]) -> float:
     return sum(spent.seconds for spent in kinds.values())
 
 
