@@ -26,7 +26,7 @@ from tabulate import tabulate
 from benchmarks import history
 from benchmarks.subjects import Subject, baseline, named, of_table
 from benchmarks.timing import Timed, in_turn, largest_batch, matrix_product, peak_mib
-from reproduce.commands.options import Amp, DeviceKind
+from reproduce.commands.options import Amp, DeviceKind, Precision
 from reproduce.errors import UserError
 from reproduce.evaluate.harness import PRECISIONS, inference
 from reproduce.evaluate.records import device_name
@@ -116,7 +116,7 @@ def main(
     table: Annotated[int | None, typer.Option(help='All systems of this table.')] = None,
     train: Annotated[bool, typer.Option('--train', help='Training steps, not inference.')] = False,
     device: Annotated[DeviceKind, typer.Option(help='Where to compute.')] = DeviceKind.CPU,
-    amp: Amp = None,
+    amp: Amp = Precision.OFF,
     compiled: Annotated[bool, typer.Option('--compile', help='With torch.compile.')] = False,
     batch_size: Annotated[
         int | None,
@@ -149,7 +149,7 @@ def main(
     """Compare the speed and the memory of networks, for inference or training."""
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    place, precision = torch.device(device.value), amp.value if amp else None
+    place, precision = torch.device(device.value), amp.autocast
     if place.type == 'cuda' and not torch.cuda.is_available():
         raise UserError('there is no GPU here that torch can use: take --device cpu.')
     with quiet_libraries():
@@ -181,7 +181,7 @@ def main(
     with quiet_libraries(), progress('timing, round', rounds) as shown:
         all_works = {subject.name: works(subject, batch_size) for subject in subjects}
         measured = in_turn(
-            {**all_works, MATRICES: product}, rounds, place, lambda: shown.step(reference)
+            {**all_works, MATRICES: product}, rounds, place, lambda: shown(reference)
         )
         flops = {subject.name: subject.flops() for subject in subjects}
     del all_works
@@ -192,7 +192,7 @@ def main(
                 added[name] = _in_a_process(
                     name, train, place.type, precision, batch_size, size, threads
                 )
-                shown.step(name)
+                shown(name)
     peak = multiply_adds / measured.pop(MATRICES).seconds
     rates = {name: batch_size / one.seconds for name, one in measured.items()}
     where = device_name(place)
