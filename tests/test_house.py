@@ -69,6 +69,8 @@ def test_what_only_reads_does_not_wait_for_torch(arguments):
         f'sys.argv = ["reproduce", *{arguments!r}]\n'
         'try:\n    run()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n'
         'assert "torch" not in sys.modules and "timm" not in sys.modules\n'
+        'heavy = {"matplotlib", "scipy"} & set(sys.modules)\n'
+        'assert "--help" not in sys.argv or not heavy, heavy\n'
     )
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,9 +5,6 @@ from typing import Annotated
 
 import typer
 
-from reproduce.ablation import rendering
-from reproduce.ablation.outcomes import earlier_outcomes
-from reproduce.ablation.study import load_study
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.files import write_atomically
@@ -73,6 +70,11 @@ def ablation(
     Each variant is trained with several seeds, evaluated as everything else is, and compared in
     pairs. A study that was ended in any way goes on with the same command.
     """
+    # Imported here, so that `--help` does not wait for scipy.
+    from reproduce.ablation import rendering
+    from reproduce.ablation.outcomes import earlier_outcomes
+    from reproduce.ablation.study import load_study
+
     chosen = load_study(study, seeds)
     work = work or Path('work_dirs/ablations') / chosen.name
     output = output or ABLATIONS / chosen.name

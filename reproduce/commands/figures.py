@@ -13,7 +13,6 @@ from reproduce.evaluate.records import load_all
 from reproduce.files import check_writable, write_atomically
 from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
-from reproduce.report import plots
 
 app = typer.Typer(**SETTINGS)
 
@@ -41,6 +40,9 @@ def figures(
     ] = Convention.TOTAL,
 ) -> None:
     """Draw accuracy over cost, the deviations from the paper, and results by class."""
+    # Imported here, so that `--help` does not wait for matplotlib.
+    from reproduce.report import plots
+
     check_writable(output)
     drawn = plots.figures(load_results(results), load_all(results / 'evaluations'), flops.value)
     for name, (_, figure, _) in drawn.items():

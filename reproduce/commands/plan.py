@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from reproduce.ablation.outcomes import earlier_outcomes
-from reproduce.ablation.study import load_study
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
 from reproduce.errors import UserError
@@ -96,9 +94,11 @@ def _check_study_options(context: typer.Context) -> None:
 
 def _plan_study(name: str, data: Path | None, device: str | None, format: OutputFormat) -> None:
     """Say what a study would cost and could resolve, as `ablation --dry-run` does."""
-    # Imported here, so that `--help` does not wait for torch.
+    # Imported here, so that `--help` does not wait for torch and scipy.
     from reproduce.ablation.budget import estimate, render
     from reproduce.ablation.execution import Execution
+    from reproduce.ablation.outcomes import earlier_outcomes
+    from reproduce.ablation.study import load_study
 
     study = load_study(name)
     folder = ABLATIONS / study.name

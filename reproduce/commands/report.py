@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from reproduce.audit.run import audit
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS
 from reproduce.evaluate.records import commit_of_checkout, load_all
@@ -14,10 +13,6 @@ from reproduce.files import check_writable, write_atomically
 from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
 from reproduce.paper import TABLES
-from reproduce.report import page
-from reproduce.report.comparisons import load_comparisons
-from reproduce.report.speeds import load_speeds
-from reproduce.report.studies import load_studies
 
 app = typer.Typer(**SETTINGS)
 
@@ -32,6 +27,13 @@ def report(
 
     The page needs no other file. The audit's findings are on it where all seven tables are.
     """
+    # Imported here, so that `--help` does not wait for matplotlib and scipy.
+    from reproduce.audit.run import audit
+    from reproduce.report import page
+    from reproduce.report.comparisons import load_comparisons
+    from reproduce.report.speeds import load_speeds
+    from reproduce.report.studies import load_studies
+
     check_writable(output.parent)
     found = load_results(results)
     audited = audit(results) if {cell.table for cell in found} == set(TABLES) else None
