@@ -16,7 +16,7 @@ from reproduce.evaluate import records
 from reproduce.evaluate.harness import Job, evaluate
 from reproduce.export import exchange
 from reproduce.export.model_folder import export
-from reproduce.weights.store import sha256
+from reproduce.files import sha256_of
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def test_timm_computes_the_same_from_the_folder(run, kept, outcome, sound, tmp_p
     prepared = resolve_model_data_config(model)
     assert prepared['input_size'] == (3, 64, 64)
     assert prepared['crop_pct'] == 1.0
-    assert sha256(folder / 'model.safetensors') == outcome.evaluation.checkpoint.sha256
+    assert sha256_of(folder / 'model.safetensors') == outcome.evaluation.checkpoint.sha256
     assert str(tmp_path) not in (folder / 'config.json').read_text()
     assert records.load(folder / 'record.json').metrics == outcome.evaluation.metrics
     assert run('verify', folder / 'record.json', '--checkpoint', sound)[0] == 0

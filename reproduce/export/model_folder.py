@@ -18,6 +18,7 @@ from reproduce.errors import UserError
 from reproduce.evaluate.records import Evaluation
 from reproduce.export import exchange
 from reproduce.export.model_card import model_card
+from reproduce.files import sha256_of
 from reproduce.tasks import TASKS, imagenet
 from reproduce.train.weights_file import to_bytes
 from reproduce.weights import loading, registry, store
@@ -97,7 +98,7 @@ def export(
                 exchange.write(extra, network, example, made)
             for file in _of_record(record, evaluation):
                 shutil.copy(file, made / ('record.json' if file == record else file.name))
-            digest = store.sha256(made / WEIGHTS)
+            digest = sha256_of(made / WEIGHTS)
             card = model_card(evaluation, network, licence, None if same_file else digest, formats)
             (made / 'README.md').write_text(card)
             files = tuple(sorted(file.name for file in made.iterdir()))
@@ -124,7 +125,7 @@ def _weights(evaluation: Evaluation, checkpoint: str | Path | None) -> Path:
             f'{recorded.file} (SHA-256 {recorded.sha256[:16]}...), with --checkpoint.'
         )
     path = store.find(where, evaluation.system or evaluation.model)
-    if (digest := store.sha256(path)) != recorded.sha256:
+    if (digest := sha256_of(path)) != recorded.sha256:
         raise UserError(
             f'{path} is not the file that {evaluation.stem} was measured with: its SHA-256 is '
             f'{digest[:16]}..., expected {recorded.sha256[:16]}... of {recorded.file}; name that '
