@@ -10,10 +10,10 @@ from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, split_names
 from reproduce.errors import UserError
 from reproduce.files import check_writable, write_atomically
-from reproduce.folders import RESULTS
+from reproduce.folders import EVALUATIONS, RESULTS
 from reproduce.judge.cells import load_results
 from reproduce.paper import table_numbers
-from reproduce.report import layout, markup, speeds
+from reproduce.report import added_rows, layout, markup, speeds
 
 app = typer.Typer(**SETTINGS)
 
@@ -74,12 +74,13 @@ def tables(
         ),
     ] = None,
     add: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             '--add',
-            help='CSV with rows of your own: the columns of one table (model, params_m, ..., and '
-            'block for the MAFormer to stand behind), or those of results/tableN.csv. Repeat for '
-            'more.',
+            help='A row of your own: an evaluation record by its file, stem or key, released '
+            'weights by their name, with Ours= before it to name the row; parameters and FLOPs are '
+            'counted. Or a CSV with the columns of one table (model, params_m, ..., and block for '
+            'the MAFormer to stand behind), or with those of results/tableN.csv. Repeat for more.',
         ),
     ] = None,
     marks: Annotated[
@@ -111,8 +112,8 @@ def tables(
         lines = {
             n: [line for line in of_table if not line.variant] for n, of_table in lines.items()
         }
-    for path in add or []:
-        lines = markup.add(lines, path)
+    for what in add or []:
+        lines = added_rows.add(lines, what, results / EVALUATIONS.name, measured_speeds)
     lines = markup.select_rows(lines, split_names(rows))
     chosen = markup.select_columns(numbers, split_names(columns), split_names(beside))
     wanted = any(name.endswith(tuple(layout.MEASURED)) for name in split_names(beside))

@@ -9,6 +9,7 @@ from reproduce.judge.cells import Cell
 from reproduce.judge.lookup import Found, address
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
+from reproduce.weights.registry import Public, load_public
 from reproduce.wording import extent
 
 
@@ -22,7 +23,15 @@ def render(found: Found) -> str:
 def as_dict(found: Found) -> dict[str, Any]:
     """Return cells and records as plain data."""
     return {
-        'cells': [{**cell.model_dump(mode='json'), 'repeat': repeat(cell)} for cell in found.cells],
+        'cells': [
+            {
+                **cell.model_dump(mode='json'),
+                'repeat': repeat(cell),
+                'to_measure': to_measure(cell),
+                'public_weights': public.url if (public := _public(cell)) else None,
+            }
+            for cell in found.cells
+        ],
         'evaluations': [
             {
                 'file': str(path),
@@ -40,6 +49,35 @@ def repeat(cell: Cell) -> str:
     if not cell.column.metric.is_complexity or cell.verdict is Verdict.CITED:
         return ''
     return f'python -m reproduce table {cell.table} --models {cell.system}'
+
+
+def to_measure(cell: Cell) -> list[str]:
+    """Return the commands that measure an accuracy; none for one that was, and for other cells."""
+    if cell.verdict is not Verdict.NOT_RUN:
+        return []
+    fetch = f'python -m reproduce checkpoints {cell.system} --checkpoints /weights --download'
+    run = (
+        f'python -m reproduce table {cell.table} --models {cell.system} --data /data '
+        '--checkpoints /weights'
+    )
+    return [fetch, run] if _public(cell) else [run]
+
+
+def _public(cell: Cell) -> Public | None:
+    """Return the public weights that a cell that was not measured can be measured with."""
+    if cell.verdict is not Verdict.NOT_RUN:
+        return None
+    return next((entry for entry in load_public() if entry.system == cell.system), None)
+
+
+def _weights(cell: Cell) -> str:
+    """Return which weights there are for a cell that was not measured; '' for others."""
+    if cell.verdict is not Verdict.NOT_RUN:
+        return ''
+    if (public := _public(cell)) is None:
+        return f'none are public; it takes /weights/{cell.system}.safetensors of your own'
+    other = f'; {public.protocol}' if public.protocol else ''
+    return f'{public.url} ({public.licence}{other})'
 
 
 def _cell(cell: Cell, found: Found) -> str:
@@ -63,6 +101,8 @@ def _cell(cell: Cell, found: Found) -> str:
         'total FLOPs': _giga(cell.total_flops_g),
         'record': cell.record,
         'repeat': repeat(cell),
+        'weights': _weights(cell),
+        'to measure it': ' && '.join(to_measure(cell)),
         'note': _outdated(cell, found),
     }
     return _block(address(cell), lines)

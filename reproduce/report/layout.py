@@ -36,6 +36,8 @@ COLUMNS: dict[int, tuple[str, ...]] = {
     4: ('train_size', 'test_size', *TABLES[4].columns),
 }
 
+DAGGER = '†'  # at the name of a model with token labeling
+
 CONVENTION_MARKS = {'layer': 'ˡ', 'total': 'ᵗ'}
 CONVENTION_MEANINGS = {
     'layer': 'layer FLOPs, of convolutions and linear layers',
@@ -103,6 +105,8 @@ class Line:
         cells: by column; Table 7's hold two systems, one a framework.
         added: whether it is a row of the user's.
         extras: the values of the columns that the table does not print, where they are known.
+        partial: what its accuracies were measured on, if not the complete validation set; then they
+            are no row's best.
     """
 
     table: int
@@ -113,11 +117,17 @@ class Line:
     cells: Mapping[str, Cell]
     added: bool = False
     extras: Mapping[str, float] = field(default_factory=dict)
+    partial: str = ''
+
+    @property
+    def is_labeled(self) -> bool:
+        """Whether the row is of a model with token labeling, in the table that says so."""
+        return self.table == 4 and self.description.get('token_labeling') == 'true'
 
     @property
     def label(self) -> str:
-        dagger = '†' if self.description.get('token_labeling') == 'true' else ''
-        return f'{self.model}{dagger}' + (f' ({self.variant})' if self.variant else '')
+        notes = ''.join(f' ({note})' for note in (self.variant, self.partial) if note)
+        return f'{self.model}{DAGGER if self.is_labeled else ""}{notes}'
 
     @property
     def name(self) -> str:
@@ -221,6 +231,7 @@ def lines_of_row(
     cells: Sequence[Cell],
     added: bool = False,
     speeds: Mapping[str, Speed] | None = None,
+    partial: str = '',
 ) -> list[Line]:
     """Return the cells of one row as lines; the n-th systems of its frameworks share a line."""
     systems: dict[str, list[str]] = {}
@@ -237,7 +248,9 @@ def lines_of_row(
             description['depths'] = variant
         of_line = {cell.metric: cell for cell in cells if cell.system in chosen}
         extra = _extra_values(row.table, of_line, speeds or {})
-        found.append(Line(row.table, row.model, variant, description, block, of_line, added, extra))
+        found.append(
+            Line(row.table, row.model, variant, description, block, of_line, added, extra, partial)
+        )
     return found
 
 

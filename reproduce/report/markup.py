@@ -1,32 +1,28 @@
-"""The paper's tables as Markdown and as LaTeX, and the rows that a user adds to them."""
+"""The paper's tables as Markdown and as LaTeX."""
 
-import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from pydantic import create_model
 from tabulate import tabulate
 
 from reproduce.errors import UserError
-from reproduce.files import NumberText, read_csv
-from reproduce.judge.cells import Cell, load_cells
+from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
-from reproduce.paper import TABLES, Row
+from reproduce.paper import TABLES
 from reproduce.report.layout import (
     COLUMNS,
     CONVENTION_MARKS,
     CONVENTION_MEANINGS,
+    DAGGER,
     Line,
     described,
     extras,
     group,
     heading,
     is_numeric,
-    lines_of_row,
     with_extras,
 )
 from reproduce.wording import nearest
@@ -39,6 +35,7 @@ class Mark(StrEnum):
     DEVIATING = 'deviating'
     CITED = 'cited'
     ADDED = 'added'
+    STATED = 'stated'
     NONE = ''
 
 
@@ -81,6 +78,7 @@ _SYMBOLS = {
     Mark.DEVIATING: '≠',
     Mark.CITED: '◦',
     Mark.ADDED: '⋆',
+    Mark.STATED: '◇',
     Mark.NONE: '',
 }
 _MEANINGS = {
@@ -88,6 +86,7 @@ _MEANINGS = {
     Mark.DEVIATING: 'measured, outside that tolerance',
     Mark.CITED: 'as printed: no implementation here',
     Mark.ADDED: 'added',
+    Mark.STATED: 'added, as stated by the publisher of the weights',
     Mark.NONE: 'unmarked: as printed, not measured',
 }
 _LATEX_SYMBOLS = {
@@ -95,6 +94,7 @@ _LATEX_SYMBOLS = {
     Mark.DEVIATING: r'$\neq$',
     Mark.CITED: r'$\circ$',
     Mark.ADDED: r'$\star$',
+    Mark.STATED: r'$\diamond$',
 }
 _LATEX_CHARACTERS = str.maketrans(
     {
@@ -107,8 +107,14 @@ _LATEX_CHARACTERS = str.maketrans(
         '×': r'$\times$',
     }
 )
-# A model may be called anything: its name parts no columns, and is no HTML, link or picture.
-_MARKDOWN_CHARACTERS = str.maketrans({'|': r'\|', '<': '&lt;', '>': '&gt;', '[': r'\['})
+# A model may be called anything: its name parts no columns, and is no HTML, link, picture, formula,
+# or emphasis.
+_MARKDOWN_CHARACTERS = str.maketrans(
+    {
+        **{character: f'\\{character}' for character in '\\`*_~$|['},
+        **{'&': '&amp;', '<': '&lt;', '>': '&gt;'},
+    }
+)
 _LATEX_CONVENTIONS = {'layer': 'l', 'total': 't'}
 _DOCUMENT = r"""% All tables beside this file: pdflatex tables.tex
 \documentclass{article}
@@ -129,14 +135,18 @@ def markdown(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str
         f'{group(table, column)}: {head}' if plain.count(head) > 1 else head
         for column, head in zip(columns, plain, strict=True)
     ]
-    rows = _fields(lines, columns, values, str, lambda _, value: _markdown(value), '–')
+    rows = _fields(lines, columns, values, _markdown_text, lambda _, value: _markdown(value), '–')
     aligned = ['right' if is_numeric(table, column) else 'left' for column in columns]
-    rows = [[field.translate(_MARKDOWN_CHARACTERS) for field in row] for row in rows]
     body = tabulate(
         rows, ['Model', *heads], 'pipe', disable_numparse=True, colalign=['left', *aligned]
     )
     legend = _legend(
-        values.values(), style, lambda mark: _SYMBOLS[mark], lambda name: CONVENTION_MARKS[name]
+        lines,
+        values.values(),
+        style,
+        lambda mark: _SYMBOLS[mark],
+        lambda name: CONVENTION_MARKS[name],
+        str,
     )
     return (
         '\n\n'.join(filter(None, (f'**Table {table}.** {TABLES[table].title}', body, legend)))
@@ -166,10 +176,12 @@ def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
         index=False, escape=False, column_format=f'l{aligned}', multicolumn_format='c'
     )
     legend = _legend(
+        lines,
         values.values(),
         style,
         lambda mark: _LATEX_SYMBOLS.get(mark, ''),
         lambda name: rf'\textsubscript{{{_LATEX_CONVENTIONS[name]}}}',
+        _escaped,
     )
     return '\n'.join(
         [
@@ -251,128 +263,6 @@ def select_columns(
     }
 
 
-def add(lines: Mapping[int, Sequence[Line]], path: Path) -> dict[int, list[Line]]:
-    """`lines` with the rows of `path` in their places.
-
-    The file has either the columns of `results/tableN.csv`, or those of one table of the paper:
-    `model`, any of its columns, and `block`, the MAFormer at the end of whose block the row stands
-    (without: at the end of the table).
-
-    Raises:
-        UserError: if the file is not so, naming the line and the column.
-    """
-    try:
-        with path.open(newline='') as file:
-            header = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f'{path} cannot be read as CSV: {error}.') from None
-    if 'metric' in header:
-        found = _added_cells(path, lines)
-    elif len(lines) == 1:
-        (table,) = lines
-        blocks = list(dict.fromkeys(line.block for line in lines[table]))
-        found = _added_rows(path, header, table, blocks)
-    else:
-        raise UserError(
-            f'{path} has the columns of one table: name that table, as in '
-            f'`python -m reproduce tables 5 --add {path}`.'
-        )
-    together = {table: list(of_table) for table, of_table in lines.items()}
-    for line in found:
-        of_table = together[line.table]
-        places = [n for n, other in enumerate(of_table) if other.block == line.block]
-        of_table.insert(places[-1] + 1 if places else len(of_table), line)
-    return together
-
-
-def _added_cells(path: Path, lines: Mapping[int, Sequence[Line]]) -> list[Line]:
-    cells = [cell for _, cell in read_csv(path, Cell)]
-    if not cells:
-        raise UserError(f'{path} has no rows: expected a line for each cell.')
-    tables = {cell.table for cell in cells}
-    if len(tables) != 1 or not tables <= set(lines):
-        raise UserError(
-            f'{path}, column table: {", ".join(map(str, sorted(tables)))}; expected one of the '
-            f'tables shown, {", ".join(map(str, lines))}.'
-        )
-    (table,) = tables
-    models: dict[str, list[Cell]] = {}
-    for cell in load_cells(path, table):
-        models.setdefault(cell.model, []).append(cell)
-    return [
-        line
-        for model, of_model in models.items()
-        for line in lines_of_row(Row(table, {'model': model}, {}), '', of_model, added=True)
-    ]
-
-
-def _added_rows(path: Path, header: Sequence[str], table: int, blocks: Sequence[str]) -> list[Line]:
-    descriptions, metrics = TABLES[table].descriptions, TABLES[table].columns
-    known = ('block', *descriptions, *metrics)
-    if unknown := [name for name in header if name not in known]:
-        raise UserError(
-            f'{path}, column {unknown[0]}: Table {table} has no such column; expected any of '
-            f'{", ".join(known)}.'
-        )
-    if 'model' not in header:
-        raise UserError(f'{path}, line 1: there is no column model; expected one.')
-    fields = {name: (NumberText if name in metrics else str, ...) for name in header}
-    records = read_csv(path, create_model('AddedRow', **fields))
-    if not records:
-        raise UserError(f'{path} has no rows: expected a line for each model.')
-    found = []
-    for line, added in records:
-        values = added.model_dump()
-        if not values['model']:
-            raise UserError(
-                f'{path}, line {line}, column model: empty; expected the name of a model.'
-            )
-        block = values.get('block', '')
-        if block and block not in blocks:
-            raise UserError(
-                f'{path}, line {line}, column block: {block!r} ends no block of Table {table}; '
-                f'expected {" or ".join(filter(None, blocks)) or "nothing, as it has none"}.'
-            )
-        cells = {
-            column: _added_cell(path, line, table, column, values)
-            for column in metrics
-            if values.get(column)
-        }
-        if not cells:
-            raise UserError(
-                f'{path}, line {line}: no value; expected one in any of {", ".join(metrics)}.'
-            )
-        description = {name: values.get(name, '') for name in descriptions}
-        found.append(Line(table, values['model'], '', description, block, cells, added=True))
-    return found
-
-
-def _added_cell(path: Path, line: int, table: int, column: str, values: Mapping[str, str]) -> Cell:
-    value = float(values[column])
-    accuracy = not TABLES[table].columns[column].metric.is_complexity
-    if value <= (1 if accuracy else 0) or (accuracy and value > 100):
-        expected = 'percent, from 1 to 100' if accuracy else 'a positive number'
-        raise UserError(f'{path}, line {line}, column {column}: {value:g}; expected {expected}.')
-    return Cell(
-        table=table,
-        model=values['model'],
-        system='',
-        metric=column,
-        convention='',
-        paper='',
-        reference='',
-        measured=value,
-        difference=None,
-        tolerance=None,
-        verdict=Verdict.UNPRINTED,
-        reference_verdict=Verdict.UNPRINTED,
-        reason='',
-        variant='',
-        published='',
-        reference_source='',
-    )
-
-
 def _check_names(names: Iterable[str], existing: set[str], option: str) -> None:
     for name in names:
         if name not in existing:
@@ -397,7 +287,11 @@ def _values(
         if found is None or found.metric.is_complexity:
             continue
         for block in {line.block for line in lines}:
-            keys = [key for key in values if key[1] == column and lines[key[0]].block == block]
+            keys = [
+                key
+                for key in values
+                if key[1] == column and lines[key[0]].block == block and not lines[key[0]].partial
+            ]
             best = max((float(values[key].text) for key in keys), default=0)
             for key in keys:
                 is_best = len(keys) > 1 and float(values[key].text) == best
@@ -408,7 +302,7 @@ def _values(
 def _value(line: Line, column: str, style: Style) -> Value | None:
     """Return what a line shows in a column of numbers; None if that is nothing."""
     if column in line.extras:
-        return Value(f'{line.extras[column]:.1f}', '', Mark.NONE)
+        return Value(_number(line.extras[column]), '', Mark.NONE)
     if column not in line.cells:
         return None
     shown = _shown(line.cells[column], line.added, style)
@@ -417,6 +311,9 @@ def _value(line: Line, column: str, style: Style) -> Value | None:
 
 def _shown(cell: Cell, added: bool, style: Style) -> Value:
     measured = cell.measured is not None and (style.show != 'printed' or added)
+    if added and not measured and cell.reference:
+        stated = Mark.STATED if style.marks else Mark.NONE
+        return Value(f'{float(cell.reference):.1f}', '', stated)
     mark = Mark.NONE
     if added:
         mark = Mark.ADDED
@@ -425,11 +322,16 @@ def _shown(cell: Cell, added: bool, style: Style) -> Value:
     elif cell.verdict is Verdict.CITED:
         mark = Mark.CITED
     return Value(
-        text=f'{cell.measured:.1f}' if measured else cell.printed,
+        text=_number(cell.measured) if measured else cell.printed,
         beside=cell.printed if measured and style.show == 'both' else '',
         mark=mark if style.marks else Mark.NONE,
         convention=cell.distinct_convention if style.marks else '',
     )
+
+
+def _number(value: float) -> str:
+    """Return a number with one decimal, or with two digits where that would leave less."""
+    return f'{value:.1f}' if value >= 0.95 else f'{value:.2g}'
 
 
 def _fields(
@@ -460,15 +362,18 @@ def _one_line(text: str) -> str:
 
 
 def _legend(
+    lines: Sequence[Line],
     values: Iterable[Value],
     style: Style,
     symbol: Callable[[Mark], str],
     convention: Callable[[str], str],
+    text: Callable[[str], str],
 ) -> str:
-    parts = []
+    values = list(values)
+    parts = [f'{text(DAGGER)} with token labeling'] if any(x.is_labeled for x in lines) else []
     if style.marks:
         used = {value.mark for value in values}
-        parts = [f'{symbol(mark)} {_MEANINGS[mark]}'.strip() for mark in Mark if mark in used]
+        parts += [f'{symbol(mark)} {_MEANINGS[mark]}'.strip() for mark in Mark if mark in used]
         if style.show == 'both' and any(value.beside for value in values):
             parts.append('in parentheses: as printed')
         counted = {value.convention for value in values}
@@ -511,6 +416,10 @@ class _Padding:
         elif self.beside:
             rest += rf'\phantom{{\cellprinted{{{self.beside}}}}}'
         return (rf'\cell{value.mark}{{{text}}}' if value.mark else text) + rest
+
+
+def _markdown_text(text: str) -> str:
+    return text.translate(_MARKDOWN_CHARACTERS)
 
 
 def _escaped(text: str) -> str:
