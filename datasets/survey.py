@@ -49,6 +49,11 @@ def form_of(images: AnyPath, *others: AnyPath) -> str:
     return f'{form}, with a {" and a ".join(different)}' if different else form
 
 
+def source(form: str) -> str:
+    """Return the form with an article where it is one thing: 'a zip', 'parquet shards'."""
+    return form if form.endswith('s') else f'a {form}'
+
+
 def archives_of(*paths: AnyPath) -> tuple[Path, ...]:
     """Return the files of the archives that `paths` are in, each once."""
     found = [file for path in paths if isinstance(path, StoredPath) for file in path.store.paths]

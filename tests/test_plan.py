@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import forms
 import pandas as pd
 import pytest
 import torch
@@ -96,7 +97,11 @@ def test_the_workers_that_keep_a_gpu_busy(run, embedded):
     assert 5 < slow['images_per_s'] < 5000
     assert fast['workers'] > slow['workers'] >= 1
     small = planned(run, *options, 'T4', '--data', embedded)['reading']['imagenet']
-    assert str(embedded) in small['basis']
+    assert f'images from a folder in {embedded}' in small['basis']
+    Path('data').mkdir()
+    forms.webdataset(embedded, Path('data'))
+    shards = planned(run, *options, 'T4', '--data', 'data')['reading']['imagenet']
+    assert 'images from WebDataset shards in data' in shards['basis']
     code, out, _ = run('plan', *options, 'H100')
     assert code == 0
     found = re.search(

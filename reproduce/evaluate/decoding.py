@@ -12,6 +12,7 @@ from PIL import Image
 
 from datasets.imagenet import open_image
 from datasets.stores import AnyPath
+from datasets.survey import form_of, source
 from reproduce.tasks import Task
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def decoding_rate(task: Task, data: 'DataSet | None') -> DecodingRate:
         step = max(1, len(data.samples) // _IMAGES)
         files = [sample[0] for sample in data.samples[::step][:_IMAGES]]
         sources = [partial(_itself, file) for file in files]
-        basis = f'of {len(sources)} images of {data.root}'
+        basis = f'of {len(sources)} images from {source(form_of(files[0]))} in {data.root}'
     else:
         sources = [partial(io.BytesIO, _jpeg(task.image_size, seed)) for seed in range(2)]
         basis = 'of drawn JPEGs of {} x {}'.format(*task.image_size)

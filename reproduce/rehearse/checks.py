@@ -3,7 +3,6 @@
 import os
 import shutil
 import textwrap
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from datasets import imagenet, load
-from datasets.image_files import unreadable
+from datasets.reading_speed import measure_reading
 from datasets.stores import AnyPath
 from datasets.subset import evenly_spaced
 from reproduce import distributed, shared_memory
@@ -203,33 +202,11 @@ def examine_data(
         state = 'complete' if data.complete else textwrap.shorten(data.problems[0], 60)
         checks.append(ReadinessCheck(f'{task} {split}', f'{len(data.samples):,} images, {state}'))
         paths = [path for path, _ in evenly_spaced(data.samples, SAMPLE)]
-        checks.append(_read(f'{task} {split} images', paths))
+        found = measure_reading(paths)
+        checks.append(ReadinessCheck(f'{task} {split} images', str(found)))
         if task == 'imagenet' and split == 'train' and labels is not None:
             checks.append(_check_label_maps(data, token_labeling.open_label_maps(labels), recipe))
     return images, tuple(checks)
-
-
-def _read(name: str, paths: Sequence[Path]) -> ReadinessCheck:
-    """Read and decode a sample of images, one after the other.
-
-    Raises:
-        UserError: if one cannot be decoded.
-    """
-    size, reading, begin = 0, 0.0, time.perf_counter()
-    for path in paths:
-        started = time.perf_counter()
-        try:
-            size += len(path.read_bytes())
-        except OSError as error:
-            raise unreadable('image', path, error) from error
-        reading += time.perf_counter() - started
-        imagenet.open_image(path)
-    seconds = time.perf_counter() - begin
-    return ReadinessCheck(
-        name,
-        f'{len(paths)} of them decoded, {len(paths) / (seconds - reading):.0f} a second on one '
-        f'core; read at {size / reading / 2**20:.0f} MiB/s',
-    )
 
 
 def _check_label_maps(
