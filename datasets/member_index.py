@@ -63,7 +63,10 @@ class MemberIndex:
     """
 
     def __init__(self, path: Path, members: int, names: int) -> None:
-        self._entries = np.memmap(path, _ENTRY, 'r', _HEADER, (members,))
+        entries = np.memmap(path, _ENTRY, 'r', _HEADER, (members,))
+        # Plain arrays on the same memory: single items of a `memmap` are several times slower.
+        self._entries = entries.view(np.ndarray)
+        self._ends = self._entries['name_end']
         self._names = np.memmap(
             path, np.uint8, 'r', _HEADER + members * _ENTRY.itemsize, (names,)
         ).data
@@ -73,8 +76,12 @@ class MemberIndex:
 
     def name(self, position: int) -> str:
         """Return the name of the member at `position`."""
-        begin = self._entries['name_end'][position - 1] if position else 0
-        return os.fsdecode(bytes(self._names[begin : self._entries['name_end'][position]]))
+        return os.fsdecode(self.name_bytes(position))
+
+    def name_bytes(self, position: int) -> bytes:
+        """Return the name of the member at `position` as it is in the index."""
+        begin = self._ends[position - 1] if position else 0
+        return bytes(self._names[begin : self._ends[position]])
 
     def member(self, position: int) -> Member:
         """Return the member at `position`."""

@@ -7,6 +7,7 @@ of a `pathlib.Path` here: so the data sets know their layout, and not what holds
 import io
 import os
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -49,6 +50,10 @@ class Store(ABC):
     def name(self, position: int) -> str:
         """Return the path in the archive of the file at `position`, with slashes."""
 
+    def name_bytes(self, position: int) -> bytes:
+        """Return the name of the file at `position`, by which files are sorted."""
+        return os.fsencode(self.name(position))
+
     @abstractmethod
     def size(self, position: int) -> int:
         """Return the number of bytes of the file at `position`."""
@@ -71,14 +76,7 @@ class Store(ABC):
 
     def first_from(self, name: str) -> int:
         """Return the position of the first file whose name is not before `name`."""
-        wanted, low, high = os.fsencode(name), 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if os.fsencode(self.name(middle)) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        return bisect_left(range(len(self)), os.fsencode(name), key=self.name_bytes)
 
     def find(self, name: str) -> int | None:
         """Return the position of the file `name`; None if there is none."""
@@ -122,6 +120,9 @@ class IndexedArchive(Store):
 
     def name(self, position: int) -> str:
         return self.index.name(position)
+
+    def name_bytes(self, position: int) -> bytes:
+        return self.index.name_bytes(position)
 
     def size(self, position: int) -> int:
         return self.index.size(position)
