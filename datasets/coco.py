@@ -237,12 +237,15 @@ def survey(root: Path, split: str = 'val') -> Survey:
     """Return what lies there of `split`; neither annotations nor images are read.
 
     Raises:
-        DataNotFound: if there is no COCO in the folder.
-        UserError: if there is no such folder, or of annotations and images only one.
+        DataNotFound: if there is no COCO in the folder, or none of the split's images.
+        UserError: if there is no such folder, or there are images without annotations.
     """
     root = Path(root)
     check_request('COCO', root, f'annotations/instances_{split}2017.json', split, NUM_IMAGES, None)
-    _, path, folder = _find(root, split)
+    try:
+        _, path, folder = _find(root, split)
+    except _NoImages as error:  # the annotations of both splits come together
+        raise DataNotFound(str(error)) from error
     images = [entry for entry in folder.iterdir() if entry.suffix.lower() == '.jpg']
     expected = NUM_IMAGES[split]
     problems = (
@@ -420,6 +423,10 @@ def _id(entry: dict[str, Any]) -> int:
     return entry['id']
 
 
+class _NoImages(UserError):
+    """There are annotations, and none of their images."""
+
+
 def _find(root: Path, split: str) -> tuple[Path, AnyPath, AnyPath]:
     """Return the folder of the data set, the instances file of `split`, that of its images."""
     bases = [root, *(root / name for name in _NAMES)]
@@ -435,7 +442,7 @@ def _find(root: Path, split: str) -> tuple[Path, AnyPath, AnyPath]:
                 for place in _with_archive(below, f'{split}2017.zip')[1:]:
                     if (place / f'{split}2017').is_dir():
                         return base, path, place / f'{split}2017'
-            raise UserError(
+            raise _NoImages(
                 f'{base} has annotations and no images: expected them in {split}2017 or '
                 f'images/{split}2017, or in {split}2017.zip; put them there.'
             )

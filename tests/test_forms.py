@@ -118,19 +118,22 @@ def test_zips_of_coco_and_ade20k_hold_the_same_data(places, zips, task, split):
     assert limited.fingerprint == LOAD[task](places['folders'].parent, split, limit=7).fingerprint
 
 
+@pytest.mark.parametrize(
+    'processes', [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))]
+)
 @pytest.mark.parametrize('task', CONFIGS)
 def test_records_and_predictions_of_coco_and_ade20k_are_those_of_the_folders(
-    places, zips, tmp_path, task
+    places, zips, tmp_path, task, processes
 ):
     torch.manual_seed(0)
     checkpoint = tmp_path / 'random.pth'
     torch.save(models.build(load_config(CONFIGS[task]), 'cpu').state_dict(), checkpoint)
 
-    def outcome(data, workers):
+    def outcome(data, workers, processes):
         options = {'limit': 4, 'workers': workers, 'device': 'cpu'}
-        return evaluate(Job(task, CONFIGS[task], checkpoint, data, **options))
+        return evaluate(Job(task, CONFIGS[task], checkpoint, data, **options), processes)
 
-    expected, found = outcome(places['folders'].parent, 0), outcome(zips, 1)
+    expected, found = outcome(places['folders'].parent, 0, 1), outcome(zips, 1, processes)
     assert found.predictions == expected.predictions
     assert found.evaluation.metrics == expected.evaluation.metrics
     assert found.evaluation.data == expected.evaluation.data

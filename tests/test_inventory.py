@@ -82,6 +82,14 @@ def test_complete_data_are_said_to_be_complete(drawn, monkeypatch):
     assert (entry.state, entry.advice) == (DataState.COMPLETE, '')
 
 
+def test_a_split_of_which_only_the_annotations_are_there_is_missing(zips):
+    (zips / 'train2017.zip').unlink()
+    found = by_name(take_inventory(zips))
+    assert found['coco train'].state is DataState.MISSING
+    assert 'has annotations and no images' in found['coco train'].advice
+    assert found['coco val'].survey is not None
+
+
 def test_verification_names_what_is_damaged(data):
     image = next(data.glob('imagenet/val/*/*'))
     image.write_bytes(image.read_bytes()[:-20])
