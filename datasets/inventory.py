@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import import_module
@@ -91,7 +92,7 @@ class InventoryEntry:
             'state': self.state.value,
             'form': survey and survey.form,
             'place': survey and str(survey.place),
-            'images': survey and len(survey.files),
+            'images': survey and len(survey.samples),
             'expected': survey and survey.expected,
             'problems': list(survey.problems) if survey else [],
             'notes': list(survey.notes) if survey else [],
@@ -169,16 +170,16 @@ def _verified(root: Path, entry: InventoryEntry, known: dict[Path, ArchiveCheck]
         return replace(entry, state=DataState.DAMAGED, advice=advice)
     if checks and all(check.matches for check in checks):
         return entry
-    files = entry.survey.files
+    samples = entry.survey.samples
     try:
         load(entry.data_set, root, entry.split)
     except UserError as error:
         return replace(entry, state=DataState.DAMAGED, advice=str(error))
-    unreadable = list(_unreadable(f'{entry.data_set} {entry.split}', files))
-    entry = replace(entry, opened=len(files))
+    unreadable = list(_unreadable(f'{entry.data_set} {entry.split}', samples))
+    entry = replace(entry, opened=len(samples))
     if not unreadable:
         return entry
-    advice = f'{len(unreadable):,} of {len(files):,} images cannot be read: {unreadable[0]}'
+    advice = f'{len(unreadable):,} of {len(samples):,} images cannot be read: {unreadable[0]}'
     return replace(entry, state=DataState.DAMAGED, advice=advice)
 
 
@@ -187,25 +188,31 @@ def _checked(path: Path) -> ArchiveCheck:
     return ArchiveCheck(path, checksum, checksum and computed(path, checksum.algorithm))
 
 
-def _unreadable(name: str, files: Sequence[AnyPath]) -> Iterable[str]:
-    """Yield a sentence for each image that cannot be read whole, in the order of the files."""
-    chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
-    with tqdm(total=len(files), desc=f'opening {name}', leave=False, disable=None) as bar:
-        if len(files) <= _FEW:
+def _unreadable(name: str, samples: Sequence[tuple[AnyPath, ...]]) -> Iterable[str]:
+    """Yield a sentence for each image that cannot be read whole, in the order of the samples."""
+    chunks = [samples[i : i + _CHUNK] for i in range(0, len(samples), _CHUNK)]
+    with tqdm(total=len(samples), desc=f'opening {name}', leave=False, disable=None) as bar:
+        if len(samples) <= _FEW:
             for chunk in chunks:
                 yield from _errors(chunk)
                 bar.update(len(chunk))
             return
         cores = len(os.sched_getaffinity(0))
         with ProcessPoolExecutor(cores, mp_context=get_context('spawn')) as pool:
-            for chunk, errors in zip(chunks, pool.map(_errors, chunks), strict=True):
-                yield from errors
-                bar.update(len(chunk))
+            try:
+                for chunk, errors in zip(chunks, pool.map(_errors, chunks), strict=True):
+                    yield from errors
+                    bar.update(len(chunk))
+            except BrokenProcessPool as error:
+                raise UserError(
+                    'a process that opens images was killed: give the machine more memory, and '
+                    'start again.'
+                ) from error
 
 
-def _errors(files: Sequence[AnyPath]) -> list[str]:
+def _errors(samples: Sequence[tuple[AnyPath, ...]]) -> list[str]:
     errors = []
-    for path in files:
+    for path, *_ in samples:
         try:
             check_whole(path)
         except UserError as error:

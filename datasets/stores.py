@@ -339,12 +339,13 @@ class StoredSamples(Sequence):
         self.store.keep(images)
 
 
-def in_order_of_storage(samples: Sequence[Item]) -> list[Item]:
+def in_order_of_storage(samples: Sequence[Item]) -> Sequence[Item]:
     """Return the samples as they lie one after the other in their archive; else as they come."""
     if not isinstance(samples, StoredSamples):
-        return list(samples)
+        return samples
     part, offset = samples.locations().T
-    return [samples[i] for i in np.lexsort((offset, part)).tolist()]
+    order = np.lexsort((offset, part))
+    return StoredSamples(samples.store, samples.positions[order], samples.labels[order])
 
 
 def compact(samples: Sequence[tuple[AnyPath, int]]) -> Sequence[tuple[AnyPath, int]]:

@@ -15,7 +15,8 @@ class Survey:
         split: 'val' or 'train'.
         place: the folder or the archive of the images.
         form: what that is, such as 'class folders', 'tar' or 'parquet shards'.
-        files: the images, in the order in which an archive has them.
+        samples: a tuple for each image that begins with its file, in the order in which an archive
+            has them.
         expected: how many the split has.
         problems: a phrase for each thing that is seen to be missing, extra or left out.
         archives: the files of the archives in which images and annotations lie.
@@ -25,7 +26,7 @@ class Survey:
     split: str
     place: Path
     form: str
-    files: Sequence[AnyPath]
+    samples: Sequence[tuple[AnyPath, ...]]
     expected: int
     problems: tuple[str, ...]
     archives: tuple[Path, ...]

@@ -48,7 +48,7 @@ def by_name(entries):
 def test_a_folder_of_all_data_sets_is_listed(drawn):
     found = by_name(take_inventory(drawn))
     assert list(found) == [f'{d} {s}' for d in ('imagenet', 'coco', 'ade20k') for s in SPLITS]
-    counts = {name: len(entry.survey.files) for name, entry in found.items()}
+    counts = {name: len(entry.survey.samples) for name, entry in found.items()}
     for split in SPLITS:
         assert counts[f'coco {split}'] == len([*drawn.glob(f'coco/{split}2017/*.jpg')])
         assert counts[f'imagenet {split}'] == len([*drawn.glob(f'imagenet/{split}/*/*')])
@@ -69,7 +69,7 @@ def test_the_form_of_imagenet_is_named(drawn, tmp_path, name):
     for split in SPLITS:
         survey = found[f'imagenet {split}'].survey
         assert survey.form == FORMS[name]
-        assert len(survey.files) == len([*drawn.glob(f'imagenet/{split}/*/*')])
+        assert len(survey.samples) == len([*drawn.glob(f'imagenet/{split}/*/*')])
         assert all(path.is_file() for path in survey.archives)
     assert found['coco val'].state is DataState.MISSING
 

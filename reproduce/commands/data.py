@@ -48,7 +48,7 @@ def data(
             ['', '', '']
             if survey is None
             else [
-                f'{len(survey.files):,} of {survey.expected:,}',
+                f'{len(survey.samples):,} of {survey.expected:,}',
                 survey.form,
                 str(survey.place),
             ]
