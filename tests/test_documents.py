@@ -50,6 +50,14 @@ class Command:
         return f'{self.document.relative_to(ROOT)}:{self.line}'
 
 
+@dataclass(frozen=True)
+class Sandbox:
+    """A folder to run commands in, and the stems of its records by a name for each."""
+
+    folder: Path
+    stems: dict[str, str]
+
+
 def commands_of(document: Path) -> Iterator[Command]:
     block, text, first = False, '', 0
     for number, line in enumerate(document.read_text().splitlines(), 1):
@@ -79,6 +87,7 @@ NOT_HERE = {
     r'\.mim/tools/train\.py': "trains on COCO or ADE20K with OpenMMLab's own loop",
 }
 
+LABEL_MAPS = 'ade20k/ADEChallengeData2016/annotations/validation'
 # What stands in the place of what takes the real data, days or eight GPUs: (the commands that it
 # concerns, pattern, replacement). SANDBOX is the copy of the checkout.
 SUBSTITUTIONS = [
@@ -105,13 +114,16 @@ SUBSTITUTIONS = [
     (r'train mask-rcnn', r'mask-rcnn_maformer-small\S+', 'mask-rcnn_maformer-micro_fpn_shapes.py'),
     (r'train (\S*mask-rcnn|config)', r'$', ' --cfg-options train_cfg.max_epochs=1'),
     (r'train (fpn|upernet)', r'$', ' --cfg-options train_cfg.max_iters=4'),
-    (r'score|compare', r'NAME\.csv\.gz', 'first.csv.gz'),
-    (r'score coco', r'RESULTS\.json', 'results/evaluations/boxes.json.gz'),
-    (r'score ade20k', r'FOLDER_OF_PNGS', 'DATA/ade20k/annotations/validation'),
-    (r'score ade20k', r'ADEChall\S+', 'DATA/ade20k/annotations/validation'),
-    (r'compare', r'mine\.json\.gz theirs\.json\.gz', 'results/evaluations/boxes.json.gz ' * 2),
-    ('', r'\bOTHER_RECORD\b', 'second'),
-    ('', r'\bRECORD\b', 'first'),
+    (r'score|compare', r'NAME\.csv\.gz', 'FIRST.csv.gz'),
+    (r'score coco', r'RESULTS\.json', 'results/evaluations/BOXES.json.gz'),
+    (r'score ade20k', r'FOLDER_OF_PNGS|ADEChall\S+', f'DATA/{LABEL_MAPS}'),
+    (
+        r'compare',
+        r'mine\.json\.gz theirs\.json\.gz',
+        ' '.join(f'results/evaluations/{name}.json.gz' for name in ('FEWER', 'BOXES')),
+    ),
+    ('', r'\bOTHER_RECORD\b', 'SECOND'),
+    ('', r'\bRECORD\b', 'FIRST'),
     (r'reproduce rehearse', r" '.*'| --steps \d+| --batch-size \d+", ''),
     (r'^make rehearse|reproduce rehearse', r'$', ' --steps 1 --batch-size 8 maformer_micro'),
     (r'^make ablation|reproduce ablation', r'$', ' --dry-run'),
@@ -330,7 +342,7 @@ def reason_not_here(command: Command) -> str | None:
     return next(reasons, None)
 
 
-def runnable(text: str, folder: Path) -> str:
+def runnable(text: str, sandbox: Sandbox) -> str:
     """The command on the embedded data, in a folder that is a copy of the checkout."""
     whole = text
     for concerned, pattern, replacement in SUBSTITUTIONS:
@@ -338,8 +350,10 @@ def runnable(text: str, folder: Path) -> str:
             text = re.sub(pattern, replacement, text, count=1 if pattern.endswith('$') else 0)
     if whole.startswith('make'):
         text = with_arguments(text)
-    text = re.sub(r'\bDATA/', f'{folder}/data/', text)
-    return text.replace('SANDBOX', str(folder))
+    text = re.sub(r'\bDATA/', 'SANDBOX/data/', text)
+    for name, stem in sandbox.stems.items():
+        text = text.replace(name, stem)
+    return text.replace('SANDBOX', str(sandbox.folder))
 
 
 def with_arguments(text: str) -> str:
@@ -380,29 +394,25 @@ def copied(tmp_path_factory):
     (folder / '.venv').symlink_to(Path(sys.prefix))
     shapes.write(folder / 'data', train=40, val=20)
     weights(folder / 'small.safetensors')
-    weights(folder / 'other.safetensors', drop_path_rate=0.1)
+    weights(folder / 'other.safetensors', 'test_resnet')
     for name in ('weights', 'runs', 'tmp'):
         (folder / name).mkdir()
     (folder / 'mine.csv').write_text('model,params_m,flops_g,box_ap\nMine,40,260,47.5\n')
-    made_records = (
-        ('first', 'imagenet maformer_micro --checkpoint small.safetensors'),
-        ('second', 'imagenet maformer_micro --checkpoint other.safetensors'),
-        (
-            'boxes',
-            'coco --config mask-rcnn_maformer-micro_fpn_shapes.py --checkpoint '
-            'mask_rcnn_maformer_micro_shapes',
-        ),
+    boxes = 'coco --config mask-rcnn_maformer-micro_fpn_shapes.py --checkpoint {}'.format(
+        'mask_rcnn_maformer_micro_shapes'
     )
-    records = folder / 'results/evaluations'
-    for name, what in made_records:
-        in_shell(
-            f'python -m reproduce evaluate {what} --data data --workers 0 --output new', folder
-        )
-        for path in (folder / 'new').iterdir():
-            records.mkdir(exist_ok=True)
-            _, dot, suffix = path.name.partition('.')
-            shutil.move(path, records / f'{name}{dot}{suffix}')
-    return folder
+    stems = {}
+    for name, what in (
+        ('FIRST', 'imagenet maformer_micro --checkpoint small.safetensors'),
+        ('SECOND', 'imagenet test_resnet --checkpoint other.safetensors'),
+        ('BOXES', boxes),
+        ('FEWER', f'{boxes} --cfg-options model.test_cfg.rcnn.score_thr=0.9'),
+    ):
+        in_shell(f'python -m reproduce evaluate {what} --data data --workers 0', folder)
+        (stems[name],) = {
+            path.stem for path in (folder / 'results/evaluations').glob('*.json')
+        } - set(stems.values())
+    return Sandbox(folder, stems)
 
 
 def in_shell(text: str, folder: Path) -> None:
@@ -425,13 +435,40 @@ def in_shell(text: str, folder: Path) -> None:
 )
 def test_a_command_runs(command, copied, run, monkeypatch):
     """Those of `reproduce` in this process, which has imported what they need."""
-    monkeypatch.chdir(copied)
-    for words in shell_commands(runnable(command.text, copied), copied):
+    monkeypatch.chdir(copied.folder)
+    for words in shell_commands(runnable(command.text, copied), copied.folder):
         if words[0].endswith('python') and words[1:3] == ['-m', 'reproduce']:
             status, out, error = run(*words[3:])
             assert status in (0, None), f'{shlex.join(words)}\n{out[-1500:]}\n{error[-3000:]}'
         else:
-            in_shell(shlex.join(words), copied)
+            in_shell(shlex.join(words), copied.folder)
+
+
+@pytest.mark.slow
+def test_a_job_of_slurm_resumes_and_is_queued_again(copied, tmp_path):
+    """The sbatch scripts, with one task that is started here in the place of Slurm's."""
+    programs = tmp_path / 'bin'
+    programs.mkdir()
+    for name, line in (
+        # Options before the program are srun's.
+        ('srun', 'while [[ $1 == --* ]]; do shift; done; "$@" || exit 138'),
+        ('scontrol', f'echo "$@" >> {tmp_path}/scontrol'),
+    ):
+        (programs / name).write_text(f'#!/bin/bash\n{line}\n')
+        (programs / name).chmod(0o755)
+    variables = f'PATH={programs}:$PATH OUTPUT={tmp_path}/run SLURM_JOB_ID=7'
+    training = 'imagenet maformer_micro --data data --device cpu --workers 0 --set epochs=2'
+    submitted = f'{variables} bash docs/slurm/two_nodes.sbatch {training}'
+    in_shell(f'{submitted} --until 1', copied.folder)
+    assert not (tmp_path / 'run/model.safetensors').exists()
+    in_shell(submitted, copied.folder)  # without --resume this would be refused
+    assert (tmp_path / 'run/model.safetensors').exists()
+    assert not (tmp_path / 'scontrol').exists()
+    with pytest.raises(AssertionError):
+        in_shell(
+            f'{submitted} --set lr=2', copied.folder
+        )  # ends as one that was asked to stop does
+    assert (tmp_path / 'scontrol').read_text() == 'requeue 7\n'
 
 
 def test_what_does_not_run_here_is_still_in_the_documents():
