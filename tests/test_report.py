@@ -20,7 +20,7 @@ from reproduce.evaluate.records import Evaluation
 from reproduce.judge import cells
 from reproduce.paper import TABLES as PRINTED
 from reproduce.report import layout, page, plots
-from reproduce.report.speeds import Speed
+from reproduce.report.speeds import Speed, load_speeds
 from reproduce.systems import load_systems
 from reproduce.tasks import TASKS
 
@@ -768,6 +768,11 @@ def test_speeds_are_on_the_page_where_there_are_some(html):
     section = re.search('<section id="speed".*?</section>', text, re.S)[0]
     for part in ('&lt;swin&gt;', '1234.6', '512.5', 'on A GPU'):
         assert part in section
+    # So are those that the project keeps.
+    kept = load_speeds(RESULTS)
+    text = page.render(cells.load_results(RESULTS, [1]), speeds=kept)
+    section = re.search('<section id="speed".*?</section>', text, re.S)[0]
+    assert section.count('<tr data-item>') == len(kept)
 
 
 def test_kept_comparisons_are_on_the_page(run, changed, html):
