@@ -63,6 +63,7 @@ def test_the_card_states_what_was_measured(kept, outcome, sound, tmp_path):
     assert top1.dataset_type == 'custom'
     assert 'import maformer' in card.text
     assert '--crop-pct 1.0 --img-size 64' in card.text
+    assert 'Set by hand: crop_pct, img_size.' in card.text
     assert f'{e.metrics["top1"]:.2f}' in card.text
     whole = record('deit_small_patch16_224', 79.9)
     from reproduce.export.model_card import _results

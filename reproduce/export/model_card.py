@@ -28,7 +28,7 @@ _CARD = """---
 
 Measured on {{ images }}, {{ e.precision }}, on {{ e.provenance.date[:10] }}, with timm {{ timm }}
 and torch {{ torch }}.
-{%- if e.overridden %} Set by hand: {{ e.overridden | join(', ') }}.{% endif %}
+{%- if by_hand %} Set by hand: {{ by_hand | join(', ') }}.{% endif %}
 {%- for warning in e.warnings %} Warning: {{ warning }}.{% endfor %}
 
 | preprocessing | |
@@ -121,6 +121,7 @@ def model_card(
         torch=evaluation.provenance.versions.get('torch', '(not recorded)'),
         ours=ours,
         command=_command(evaluation),
+        by_hand=_by_hand(evaluation),
         digest=digest,
         licence=licence,
         formats=[exchange.FORMATS[name] for name in formats],
@@ -155,6 +156,11 @@ def _images(evaluation: Evaluation) -> str:
     return f'{data.images:,} images of {data.classes} classes, not the ImageNet-1K validation set'
 
 
+def _by_hand(evaluation: Evaluation) -> list[str]:
+    """Return what of the preprocessing neither timm's config nor the file of the weights says."""
+    return sorted(set(evaluation.overridden) - set(evaluation.from_weights))
+
+
 def _command(evaluation: Evaluation) -> str:
     """Return the command that evaluates the same weights in the same way."""
     command: list[Any] = ['python', '-m', 'reproduce', 'evaluate', 'imagenet', evaluation.model]
@@ -162,9 +168,8 @@ def _command(evaluation: Evaluation) -> str:
     if evaluation.arguments:
         command += ['--model-kwargs', *(f'{k}={v}' for k, v in evaluation.arguments.items())]
     # What timm's config or the file of the weights says is not repeated.
-    by_hand = set(evaluation.overridden) - set(evaluation.from_weights)
     stated = evaluation.preprocessing | {'img_size': evaluation.preprocessing['input_size'][-1]}
-    for name in sorted(by_hand):
+    for name in _by_hand(evaluation):
         value = stated.get(name, [])  # use_train_size is a flag alone
         values = value if isinstance(value, list) else [value]
         command += [f'--{name.replace("_", "-")}', *values]
