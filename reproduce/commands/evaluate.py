@@ -73,7 +73,8 @@ def imagenet(
     compiled: Annotated[
         bool,
         typer.Option(
-            '--compile', help='Compute with torch.compile: a minute to begin, and faster then.'
+            '--compile',
+            help='Compute with torch.compile: a minute to begin; benchmark whether it pays.',
         ),
     ] = False,
     img_size: Annotated[int | None, typer.Option(help='Pixels a side.')] = None,
