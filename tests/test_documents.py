@@ -92,8 +92,8 @@ LABEL_MAPS = 'ade20k/ADEChallengeData2016/annotations/validation'
 # concerns, pattern, replacement). SANDBOX is the copy of the checkout.
 SUBSTITUTIONS = [
     ('', r'(?<![\w./])/data/cifar10\b', '/data/imagenet'),
-    ('', r'(?<![\w./])/maps\b', '/tmp/labels'),
-    ('', r'(?<![\w./])/(data|weights|runs|tmp)\b', r'SANDBOX/\1'),
+    ('', r'(?<![\w./])/(data|weights|maps|tmp)\b', r'SANDBOX/\1'),
+    ('', r'(?<![\w./])/runs\b', 'RUNS'),
     ('', r'--nnodes=2 --nproc-per-node=8 .*29400 ', '--standalone --nproc-per-node=2 '),
     ('', r' --processes 8\b| GPUS=8\b', ''),
     (r'datasets\.shapes', r'$', ' --train 40 --val 20'),
@@ -342,9 +342,9 @@ def reason_not_here(command: Command) -> str | None:
     return next(reasons, None)
 
 
-def runnable(text: str, sandbox: Sandbox) -> str:
+def runnable(command: Command, sandbox: Sandbox) -> str:
     """The command on the embedded data, in a folder that is a copy of the checkout."""
-    whole = text
+    whole = text = command.text
     for concerned, pattern, replacement in SUBSTITUTIONS:
         if re.search(concerned, whole):
             text = re.sub(pattern, replacement, text, count=1 if pattern.endswith('$') else 0)
@@ -353,6 +353,7 @@ def runnable(text: str, sandbox: Sandbox) -> str:
     text = re.sub(r'\bDATA/', 'SANDBOX/data/', text)
     for name, stem in sandbox.stems.items():
         text = text.replace(name, stem)
+    text = text.replace('RUNS', f'SANDBOX/runs/{command.document.stem}')
     return text.replace('SANDBOX', str(sandbox.folder))
 
 
@@ -412,6 +413,8 @@ def copied(tmp_path_factory):
         (stems[name],) = {
             path.stem for path in (folder / 'results/evaluations').glob('*.json')
         } - set(stems.values())
+    labels = 'labels test_resnet --checkpoint other.safetensors --output maps --workers 0'
+    in_shell(f'python -m reproduce {labels} --data data', folder)
     return Sandbox(folder, stems)
 
 
@@ -436,7 +439,7 @@ def in_shell(text: str, folder: Path) -> None:
 def test_a_command_runs(command, copied, run, monkeypatch):
     """Those of `reproduce` in this process, which has imported what they need."""
     monkeypatch.chdir(copied.folder)
-    for words in shell_commands(runnable(command.text, copied), copied.folder):
+    for words in shell_commands(runnable(command, copied), copied.folder):
         if words[0].endswith('python') and words[1:3] == ['-m', 'reproduce']:
             status, out, error = run(*words[3:])
             assert status in (0, None), f'{shlex.join(words)}\n{out[-1500:]}\n{error[-3000:]}'
