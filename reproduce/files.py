@@ -144,7 +144,9 @@ def read_toml(path: Path, schema: type[Schema]) -> Schema:
     try:
         content = tomllib.loads(path.read_text())
         return TypeAdapter(schema).validate_python(content)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror}): name a TOML file.') from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f'{path} cannot be read as TOML: {error}.') from None
     except RecursionError:
         raise UserError(

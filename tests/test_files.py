@@ -1,6 +1,7 @@
 """Files that are replaced whole or not at all, and what a killed process leaves of them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,13 @@ def test_removing_and_writing_at_once_lose_nothing(tmp_path):
             future.result()
     for number, count in enumerate(counts):
         assert (tmp_path / f'{number}.txt').read_text() == f'{count - 1}'
+
+
+def test_a_toml_file_that_is_not_there_is_one_sentence(tmp_path):
+    path = tmp_path / 'none.toml'
+    message = f'{path} cannot be read (No such file or directory): name a TOML file.'
+    with pytest.raises(UserError, match=f'^{re.escape(message)}$'):
+        read_toml(path, dict)
 
 
 def test_deeply_nested_toml_is_one_sentence(tmp_path):
