@@ -1,7 +1,7 @@
 """Parameters and FLOPs, counted on the `meta` device: no compute, no memory, no weights."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -12,6 +12,9 @@ import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from model.global_branch import AntialiasedResize
 from reproduce.counts import Complexity
 from reproduce.systems import System
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 aten = torch.ops.aten
 
@@ -75,13 +78,9 @@ def measure_system(system: System) -> Complexity:
         return count_classifier(system.model, system.input_size, **system.arguments)
     if system.config is not None:
         # Imported here: mmdet and mmseg take seconds, and Tables 1-4 do without them.
-        from reproduce.openmmlab import configs, models
+        from reproduce.openmmlab import configs
 
-        config = configs.load_config(system.config)
-        forward, size = models.published_forward(config), models.published_size(config)
-        return measure(
-            models.build(config), lambda m: forward(m, torch.empty(1, 3, *size, device='meta'))
-        )
+        return count_config(configs.load_config(system.config))
     raise ValueError(f'{system.name} is cited: {system.cited}')
 
 
@@ -91,3 +90,12 @@ def count_classifier(name: str, size: int, **arguments: Any) -> Complexity:
         classifier = timm.create_model(name, **arguments)
         image = torch.empty(1, 3, size, size)
     return measure(classifier, lambda model: model(image))
+
+
+def count_config(config: 'Config') -> Complexity:
+    """Build the detector or segmenter of a config and count what its printed figures count."""
+    from reproduce.openmmlab import models
+
+    forward, size = models.published_forward(config), models.published_size(config)
+    images = torch.empty(1, 3, *size, device='meta')
+    return measure(models.build(config), lambda model: forward(model, images))

@@ -30,6 +30,14 @@ from reproduce.weights import registry
 DAY = '2026-01-01T00:00:00+00:00'
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _unformatted_configs():
+    """Let mmengine write configs in long lines: yapf takes a second for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **style: (text, False))
+        yield
+
+
 @pytest.fixture(scope='session')
 def kept_results(tmp_path_factory):
     """Copies of what the project keeps of networks, to which the tests of a process add."""

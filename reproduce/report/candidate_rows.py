@@ -15,7 +15,7 @@ from reproduce.judge.verdict import Verdict
 from reproduce.paper import FRAMEWORKS, TABLES, Row
 from reproduce.report.layout import Line, lines_of_row
 from reproduce.report.speeds import Speed
-from reproduce.systems import System, load_systems
+from reproduce.systems import load_systems
 from reproduce.tasks import TASKS
 from reproduce.weights import registry
 from reproduce.weights.registry import Public, Released
@@ -207,19 +207,16 @@ def _count(candidate: RowModel) -> tuple[Complexity, str]:
         if candidate.task == 'imagenet':
             size = timm_names.size_argument(candidate.model, candidate.test_size)
             classes = {'num_classes': candidate.classes}
-            system = System(
-                name=candidate.label,
-                rows=[],
-                model=candidate.model,
-                arguments={**classes, **size, **candidate.arguments},
-                input_size=candidate.test_size or 224,
+            arguments = {**classes, **size, **candidate.arguments}
+            counted = complexity.count_classifier(
+                candidate.model, candidate.test_size or 224, **arguments
             )
-            return complexity.measure_system(system), 'classifier'
-        from reproduce.openmmlab import inference, models
+            return counted, 'classifier'
+        from reproduce.openmmlab import inference
 
         _, _, config = inference.resolve(candidate.model, candidate.arguments, candidate.task)
         framework = _framework(config, candidate.label)
-        return complexity.measure(models.build(config), models.published_forward(config)), framework
+        return complexity.count_config(config), framework
     except UserError:
         raise
     except Exception as error:  # whatever a foreign constructor raises
