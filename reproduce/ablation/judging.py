@@ -12,7 +12,7 @@ from enum import StrEnum
 from math import sqrt
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import special  # not scipy.stats, which takes a second to import
 
 from reproduce.ablation.study import DesignClaim
 
@@ -97,8 +97,8 @@ def _tested(differences: Sequence[float]) -> tuple[float, float, float]:
     mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / sqrt(n)
     if error == 0:
         return mean, mean, 1.0 if mean == 0 else 0.0
-    half = float(stats.t.ppf(0.975, n - 1)) * error
-    return mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, n - 1))
+    half = float(special.stdtrit(n - 1, 0.975)) * error
+    return mean - half, mean + half, float(2 * special.stdtr(n - 1, -abs(mean) / error))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -124,10 +124,6 @@ def resolvable(spread: float, pairs: int, claims: int) -> float:
     if pairs < 2 or not spread >= 0:
         return float('nan')
     df = pairs - 1
-    critical = float(stats.t.ppf(1 - LEVEL / claims / 2, df))
-
-    def missing(shift: float) -> float:
-        return POWER - float(stats.nct.sf(critical, df, shift))
-
-    shift = optimize.brentq(missing, 0, 40 * critical)
+    critical = special.stdtrit(df, 1 - LEVEL / claims / 2)
+    shift = special.nctdtrinc(df, 1 - POWER, critical)
     return float(shift) * spread / sqrt(pairs)
