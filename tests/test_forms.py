@@ -84,10 +84,10 @@ def test_the_same_on_several_processes_with_workers(places, checkpoint, processe
         assert found.evaluation.key == expected.evaluation.key
 
 
-def curve(data: Path, output: Path, workers: int):
-    small = {'img_size': 32, 'epochs': 2, 'warmup_epochs': 1, 'batch_size': 16, 'ema_decay': 0.9}
+def curve(data: Path, output: Path, workers: int, processes: int = 1):
+    small = {'img_size': 32, 'epochs': 2, 'warmup_epochs': 1, 'batch_size': 12, 'ema_decay': 0.9}
     recipe = recipe_for('maformer_micro', False).changed(**small)
-    rows = train(TrainingJob(recipe, data, output, workers=workers, device='cpu'))
+    rows = train(TrainingJob(recipe, data, output, workers=workers, device='cpu'), processes)
     return [(row['loss'], row['top1'], row['ema_top1']) for row in rows]
 
 
@@ -98,10 +98,11 @@ def test_the_curve_of_a_training_is_the_same(places, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_curve_of_a_training_is_the_same_from_every_form(places, tmp_path):
-    expected = curve(places['folders'], tmp_path / 'folders', 0)
+@pytest.mark.parametrize('processes', [1, 2, 3])
+def test_the_curve_of_a_training_is_the_same_from_every_form(places, tmp_path, processes):
+    expected = curve(places['folders'], tmp_path / 'folders', 0, processes)
     for name in places.keys() - {'folders'}:
-        assert curve(places[name], tmp_path / name, 1) == expected
+        assert curve(places[name], tmp_path / name, 1, processes) == expected
 
 
 @pytest.mark.parametrize('task', CONFIGS)
