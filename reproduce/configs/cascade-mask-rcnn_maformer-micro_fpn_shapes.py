@@ -1,6 +1,9 @@
 """Cascade Mask R-CNN with MAFormer-micro for the embedded data: the full config, made small."""
 
-_base_ = './cascade-mask-rcnn_maformer-small_fpn_ms-crop-3x_coco.py'
+_base_ = [
+    './cascade-mask-rcnn_maformer-small_fpn_ms-crop-3x_coco.py',
+    './_base_/datasets/shapes.py',
+]
 
 channels = 48
 model = dict(
@@ -112,25 +115,10 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-# The classes of `datasets.shapes`, by whose names mmdet's own tools find the annotations.
-metainfo = dict(
-    classes=(
-        'circle',
-        'ring',
-        'crescent',
-        'heart',
-        'star',
-        'triangle',
-        'square',
-        'pentagon',
-        'hexagon',
-        'cross',
-    )
-)
 train_dataloader = dict(
-    batch_size=4, num_workers=1, dataset=dict(metainfo=metainfo, pipeline=train_pipeline)
+    batch_size=4, num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=train_pipeline)
 )
-val_dataloader = dict(num_workers=1, dataset=dict(metainfo=metainfo, pipeline=test_pipeline))
+val_dataloader = dict(num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 max_epochs = 8

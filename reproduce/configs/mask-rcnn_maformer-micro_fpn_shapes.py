@@ -1,6 +1,6 @@
 """Mask R-CNN with MAFormer-micro for the embedded data: the full config, made small."""
 
-_base_ = './mask-rcnn_maformer-small_fpn_1x_coco.py'
+_base_ = ['./mask-rcnn_maformer-small_fpn_1x_coco.py', './_base_/datasets/shapes.py']
 
 channels = 48
 model = dict(
@@ -29,21 +29,6 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
 
-# The classes of `datasets.shapes`, by whose names mmdet's own tools find the annotations.
-metainfo = dict(
-    classes=(
-        'circle',
-        'ring',
-        'crescent',
-        'heart',
-        'star',
-        'triangle',
-        'square',
-        'pentagon',
-        'hexagon',
-        'cross',
-    )
-)
 scale = (192, 192)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -62,9 +47,9 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=4, num_workers=1, dataset=dict(metainfo=metainfo, pipeline=train_pipeline)
+    batch_size=4, num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=train_pipeline)
 )
-val_dataloader = dict(num_workers=1, dataset=dict(metainfo=metainfo, pipeline=test_pipeline))
+val_dataloader = dict(num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 max_epochs = 9
