@@ -109,7 +109,7 @@ def _write_parquet(root: Path, images: int) -> None:
 
 
 def measure(root: Path, seconds: float, workers: int, buffer: int) -> dict[str, float]:
-    """Return what it takes to find the training images in `root`, and to read them.
+    """Return the cost of finding the training images in `root`, and of reading them.
 
     Args:
         seconds: reading is timed for so long.

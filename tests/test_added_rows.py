@@ -1,4 +1,4 @@
-"""Rows of the user's in the paper's tables: of records and of released weights."""
+"""Rows that users add to the paper's tables, from records and from released weights."""
 
 import json
 from pathlib import Path

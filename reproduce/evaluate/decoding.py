@@ -1,4 +1,4 @@
-"""How many images one core reads and prepares in a second, and how many workers that takes."""
+"""How many images one core reads and prepares in a second, and how many workers a device needs."""
 
 import io
 import math

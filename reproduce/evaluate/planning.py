@@ -33,7 +33,7 @@ class CellState(StrEnum):
     COUNT = 'count'  # parameters and FLOPs take neither weights nor data
     EVALUATE = 'evaluate'  # weights and data are there
     RECORD = 'record'  # an earlier evaluation stands
-    MISSING = 'missing'  # the reason says what it takes
+    MISSING = 'missing'  # the reason says what is needed
     CITED = 'cited'  # no implementation here
 
 
@@ -83,7 +83,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Step:
-    """A system: what is found of what it takes, and its cost, where there is one or why not."""
+    """A system: which of its inputs were found, and its cost, where there is one or why not."""
 
     inputs: Inputs
     cost: Cost | str | None
@@ -104,7 +104,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would become of every cell, and what it takes.
+    """What would become of every cell, and what is needed for it.
 
     Attributes:
         cells: in printed order.
@@ -159,7 +159,7 @@ def plan(
     request: Request,
     device: str | None = None,
 ) -> Plan:
-    """Return what `accuracies.standing` would evaluate for `rows`, and what it takes.
+    """Return what `accuracies.standing` would evaluate for `rows`, and what is needed.
 
     Args:
         device: such as '8xV100' or 'A100', of PEAKS; None measures this machine.

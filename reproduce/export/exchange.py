@@ -31,7 +31,7 @@ class ExchangeFormat:
     Attributes:
         file: the name of the file.
         description: how the file is used.
-        packages: those that writing and checking it takes, besides torch.
+        packages: those that are needed to write and check the file, besides torch.
     """
 
     file: str

@@ -16,7 +16,7 @@ _PREFIX = 'archive://'
 
 
 def location(path: AnyPath) -> str:
-    """Return how mmdet and mmseg are told where a file or a folder is."""
+    """Return the path of a file or a folder as configs of mmdet and mmseg have it."""
     return f'{_PREFIX}{path}' if isinstance(path, StoredPath) else str(path.absolute())
 
 

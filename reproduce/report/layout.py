@@ -103,7 +103,7 @@ class Line:
         description: the columns that say what the row is.
         block: the MAFormer that the row is compared with; '' in the tables without blocks.
         cells: by column; Table 7's hold two systems, one a framework.
-        added: whether it is a row of the user's.
+        added: whether the user added the row.
         extras: the values of the columns that the table does not print, where they are known.
         partial: what its accuracies were measured on, if not the complete validation set; then they
             are no row's best.

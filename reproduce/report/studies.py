@@ -65,7 +65,7 @@ def study_figures(outcomes: Outcomes) -> dict[str, Drawing]:
         f'ablation-{name}-claims': Drawing(
             f'Study {name}: the measured differences, and those of the paper',
             _forest(outcomes),
-            f'{resolved} of {len(judged)} differences are told from chance at this size.',
+            f'{resolved} of {len(judged)} differences are significant at this size.',
         ),
         f'ablation-{name}-curves': Drawing(
             f'Study {name}: learning curves, means over the seeds',
