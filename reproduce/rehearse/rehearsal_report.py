@@ -69,8 +69,8 @@ def as_markdown(rehearsal: Rehearsal) -> str:
     data = 'drawn data' if request.data is None else 'data of its own'
     text = as_text(rehearsal, 'github').replace(str(request.output.absolute()), 'the output folder')
     return (
-        f'# A rehearsal on {rehearsal.machine.device}\n\n    {_command(request)}\n\n'
-        f'{names}; {rehearsal.machine.processes} '
+        f'# A rehearsal on {rehearsal.machine.device}\n\n'
+        f'Found by `{_command(request)}`, with {names}; {rehearsal.machine.processes} '
         f'{"process" if rehearsal.machine.processes == 1 else "processes"}, {data}, '
         f'{request.steps} {"step" if request.steps == 1 else "steps"} each. `days` is what the '
         'whole training would take on this device, at this batch.\n\n'
