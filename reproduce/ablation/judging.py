@@ -12,7 +12,6 @@ from enum import StrEnum
 from math import sqrt
 
 import numpy as np
-from scipy import special  # not scipy.stats, which takes a second to import
 
 from reproduce.ablation.study import DesignClaim
 
@@ -91,6 +90,8 @@ def _differences(claim: DesignClaim, top1: Mapping[tuple[str, int], float]) -> l
 
 def _tested(differences: Sequence[float]) -> tuple[float, float, float]:
     """Return the 95 % interval of the mean, and the p value of the paired t test."""
+    from scipy import special  # here: the report, which only shows results, need not wait for it
+
     n = len(differences)
     if n < 2:
         return float('nan'), float('nan'), 1.0
@@ -121,6 +122,8 @@ def resolvable(spread: float, pairs: int, claims: int) -> float:
         pairs: the number of differences.
         claims: how many share the level.
     """
+    from scipy import special  # here: the report, which only shows results, need not wait for it
+
     if pairs < 2 or not spread >= 0:
         return float('nan')
     df = pairs - 1

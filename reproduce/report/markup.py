@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-import pandas as pd
 from tabulate import tabulate
 
 from reproduce.errors import UserError
@@ -168,6 +167,8 @@ def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
     )
     groups = ['', *(_escaped(group(table, column)) for column in columns)]
     heads = ['Model', *(_latex_heading(table, column) for column in columns)]
+    import pandas as pd  # here: Markdown and `--help` need not wait for it
+
     frame = pd.DataFrame(rows, columns=pd.MultiIndex.from_arrays([groups, heads]))
     if not any(groups):
         frame.columns = heads
