@@ -3,8 +3,9 @@
 import os
 import re
 import shutil
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -46,8 +47,18 @@ class Screen:
         """Return `text` in a colour of the terminal, where it has colours."""
         return click.style(text, fg=colour) if self.colours and colour and text else text
 
-    def table(self, rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
-        """Return a table, in parts that repeat its first column where the screen is narrower."""
+    def table(
+        self,
+        rows: Sequence[Sequence[str]],
+        heads: Sequence[str],
+        align: Sequence[str] | None = None,
+    ) -> str:
+        """Return a table, in parts that repeat its first column where the screen is narrower.
+
+        Args:
+            align: 'left' or 'right' for each column; None sets all to the left.
+        """
+        align = align or ['left'] * len(heads)
         widths = _widths(rows, heads)
         parts: list[list[int]] = [[]]
         for column in range(1, len(heads)):
@@ -55,12 +66,13 @@ class Screen:
             if parts[-1] and self.width is not None and taken > self.width:
                 parts.append([])
             parts[-1].append(column)
-        return '\n\n'.join(self._part(rows, heads, widths, part) for part in parts)
+        return '\n\n'.join(self._part(rows, heads, align, widths, part) for part in parts)
 
     def _part(
         self,
         rows: Sequence[Sequence[str]],
         heads: Sequence[str],
+        align: Sequence[str],
         widths: Sequence[int],
         part: Sequence[int],
     ) -> str:
@@ -68,15 +80,52 @@ class Screen:
         left = 0 if self.width is None else self.width - widths[0] - _BETWEEN
         if len(part) == 1 and 0 < left < widths[part[0]]:
             shown = [[first, textwrap.fill(second, left)] for first, second in shown]
-        return tabulate(shown, [heads[i] for i in (0, *part)], 'simple', disable_numparse=True)
+        return tabulate(
+            shown,
+            [heads[i] for i in (0, *part)],
+            'simple',
+            colalign=[align[i] for i in (0, *part)] if rows else None,
+            disable_numparse=True,
+        )
 
-    def explained(self, rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
-        """Return rows that end with a sentence: a table, or entries where it has no space there."""
-        left = _TEXT
+    def columns(
+        self,
+        rows: Sequence[Sequence[str]],
+        heads: Sequence[str] = (),
+        widths: Sequence[int] | None = None,
+    ) -> str:
+        """Return a table whose cells are wrapped so that all columns fit side by side.
+
+        Args:
+            heads: none for a table without headings.
+            widths: the widest that each column may be where the output is no terminal; None wraps
+                nothing there.
+        """
+        if not rows:
+            return tabulate(rows, heads, 'simple')
+        if self.width is not None:
+            widths = _shares(rows, heads, self.width)
+            heads = [textwrap.fill(h, max(w - 2, 1)) for h, w in zip(heads, widths, strict=False)]
+        if widths is not None:
+            rows = [
+                [textwrap.fill(*cell) for cell in zip(row, widths, strict=True)] for row in rows
+            ]
+        return tabulate(rows, heads, 'simple' if heads else 'plain', disable_numparse=True)
+
+    def explained(
+        self, rows: Sequence[Sequence[str]], heads: Sequence[str], widest: int | None = _TEXT
+    ) -> str:
+        """Return rows that end with a sentence: a table, or entries where it has no space there.
+
+        Args:
+            widest: characters in a line of a sentence where the output is no terminal; None keeps
+                each sentence on one line there.
+        """
+        left = widest
         if self.width is not None:
             left = self.width - sum(width + _BETWEEN for width in _widths(rows, heads)[:-1])
-        if left >= _LEAST_TEXT:
-            wrapped = [[*row[:-1], textwrap.fill(row[-1], left)] for row in rows]
+        if left is None or left >= _LEAST_TEXT:
+            wrapped = [[*row[:-1], textwrap.fill(row[-1], left or sys.maxsize)] for row in rows]
             return tabulate(wrapped, heads, 'simple', disable_numparse=True)
         entries = []
         for first, *fields, sentence in rows:
@@ -84,6 +133,10 @@ class Screen:
             head = _plain(', '.join(filter(None, [first, *named])))
             entries.append(self.wrapped(f'{head}\n{sentence}'))
         return '\n'.join(entries)
+
+    def paragraphs(self, texts: Iterable[str]) -> str:
+        """Return texts below each other, each wrapped."""
+        return '\n'.join(map(self.wrapped, texts))
 
     def wrapped(self, text: str) -> str:
         """Return `text` with its lines wrapped, the further ones indented."""
@@ -103,6 +156,28 @@ def _widths(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[int]:
     least = [_shown(head) + 2 for head in heads]
     columns = zip(*rows, strict=True)
     return [max(width, *map(_shown, c)) for width, c in zip(least, columns, strict=True)]
+
+
+def _shares(rows: Sequence[Sequence[str]], heads: Sequence[str], width: int) -> list[int]:
+    """Return how wide each column may be in a table of `width`: the widest ones give way first."""
+    columns = list(zip(*rows, strict=True))
+    whole = _widths(rows, heads or [''] * len(columns))
+    words = [[_longest_word(field) for field in column] for column in columns]
+    least = [max(of) for of in words]
+    for i, head in enumerate(heads):
+        least[i] = max(least[i], _longest_word(head) + 2)
+    left = width - _BETWEEN * (len(columns) - 1)
+    if sum(least) > left:
+        least = [1] * len(columns)  # there is no space for whole words
+    for most in range(max(whole), 0, -1):
+        shares = [max(low, min(high, most)) for low, high in zip(least, whole, strict=True)]
+        if sum(shares) <= left:
+            break
+    return shares
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
 
 
 def _shown(text: str) -> int:

@@ -32,11 +32,14 @@ def states(run, path, *options):
     return code, {one['part']: one['state'] for one in found['parts']}
 
 
-def test_a_record_that_nobody_changed_holds(run, kept, embedded, sound):
+def test_a_record_that_nobody_changed_holds(run, kept, embedded, sound, monkeypatch):
     code, found = states(run, kept, '--data', embedded, '--checkpoint', sound)
     assert code == 0
     assert set(found.values()) == {'holds'}
     assert {'weights', 'data', 'code', 'configuration', 'libraries', 'predictions'} <= set(found)
+    monkeypatch.setenv('COLUMNS', '80')
+    code, out, _ = run('verify', kept)
+    assert code == 0 and max(map(len, out.splitlines()[1:])) <= 80  # below the record's path
 
 
 def change(path, **values):

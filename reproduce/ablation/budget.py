@@ -7,7 +7,6 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from tabulate import tabulate
 
 from datasets.imagenet import NUM_CLASSES, NUM_IMAGES, load
 from reproduce.ablation.execution import Execution, measure_variants
@@ -18,6 +17,7 @@ from reproduce.errors import UserError
 from reproduce.evaluate.accuracies import Request
 from reproduce.evaluate.devices import Devices, named
 from reproduce.evaluate.records import device_name
+from reproduce.screen import Screen
 from reproduce.wording import duration
 
 # Multiply-adds of a training step: forward, and two products for each in the backward pass.
@@ -165,7 +165,7 @@ def _device_name(execution: Execution) -> str:
     return device_name(torch.device(execution.kind))
 
 
-def render(study: Study, budget: Budget) -> str:
+def render(study: Study, budget: Budget, screen: Screen = Screen()) -> str:
     """Return the budget of a study as text."""
     rows = [
         [
@@ -176,25 +176,29 @@ def render(study: Study, budget: Budget) -> str:
         ]
         for v in budget.variants
     ]
-    table = tabulate(rows, ['variant', 'params M', 'FLOPs G', 'a run'], disable_numparse=True)
     found = [
         f'{claim.says}: {budget.resolvable[claim.name]:.2f}'
         + (f' (paper {claim.paper})' if claim.paper else '')
         for claim in study.claim
     ]
     devices = budget.devices
+    cost = (
+        f'{budget.runs} runs ({len(study.variant)} variants x {len(study.seeds)} seeds) on '
+        f'{budget.train_images:,} training and {budget.val_images:,} validation images, '
+        f'{budget.places} at a time on {devices.name}: {duration(budget.total)}. '
+        f'{devices.rate / 1e9:,.1f} G multiply-adds/s each ({devices.basis}). Computing alone: '
+        'reading images and starting processes come on top.'
+    )
+    found_in_most = (
+        'Smallest true difference in Top-1 (%) that would be found in 80 % of cases, at a '
+        f'spread of paired differences of {budget.spread:.2f} ({budget.spread_source}):'
+    )
     return '\n\n'.join(
         [
-            f'Study {study.name}: {study.about} {study.data}'.strip(),
-            table,
-            f'{budget.runs} runs ({len(study.variant)} variants x {len(study.seeds)} seeds) on '
-            f'{budget.train_images:,} training and {budget.val_images:,} validation images, '
-            f'{budget.places} at a time on {devices.name}: {duration(budget.total)}. '
-            f'{devices.rate / 1e9:,.1f} G multiply-adds/s each ({devices.basis}). Computing alone: '
-            'reading images and starting processes come on top.',
-            'Smallest true difference in Top-1 (%) that would be found in 80 % of cases, at a '
-            f'spread of paired differences of {budget.spread:.2f} ({budget.spread_source}):\n'
-            + '\n'.join(found),
-            study.limits.strip(),
+            screen.wrapped(f'Study {study.name}: {study.about} {study.data}'.strip()),
+            screen.table(rows, ['variant', 'params M', 'FLOPs G', 'a run']),
+            screen.wrapped(cost),
+            screen.wrapped('\n'.join([found_in_most, *found])),
+            screen.wrapped(study.limits.strip()),
         ]
     )

@@ -1,11 +1,13 @@
 """A study's outcomes and its budget as text, Markdown and LaTeX."""
 
+import textwrap
 from math import isnan
 
 from tabulate import tabulate
 
 from reproduce.ablation.judging import LEVEL, POWER, DesignVerdict, Judgement
 from reproduce.ablation.outcomes import Outcomes
+from reproduce.screen import Screen
 
 HEADINGS = (
     *('claim', 'paper', 'measured', '95 % interval', 'p (Holm)', 'resolvable', 'seeds'),
@@ -19,6 +21,8 @@ METHOD = (
     f'{POWER:.0%} of cases. Parameters, FLOPs and seconds of training are of the better and the '
     'worse side. A control checks the study itself, and is no claim of the paper.'
 )
+
+_CLAIM = 30  # characters in a line of a claim
 
 _SAYS = {
     DesignVerdict.SUPPORTED: 'supported here',
@@ -118,25 +122,21 @@ def about(outcomes: Outcomes) -> str:
     return f'{outcomes.study.about} {_data(outcomes)}'
 
 
-def text(outcomes: Outcomes) -> str:
+def text(outcomes: Outcomes, screen: Screen = Screen()) -> str:
     """Return the outcomes for a terminal."""
     study = outcomes.study
-    widths = [30] + [None] * (len(HEADINGS) - 1)
+    claims = [[textwrap.fill(says, _CLAIM), *fields] for says, *fields in rows(outcomes)]
     return '\n\n'.join(
         [
-            f'Study {study.name}: {about(outcomes)}',
-            tabulate(
+            screen.wrapped(f'Study {study.name}: {about(outcomes)}'),
+            screen.table(
                 _accuracies(outcomes),
                 ['variant', 'mean', *(f'seed {seed}' for seed in study.seeds)],
-                'simple',
-                disable_numparse=True,
             ),
-            tabulate(
-                rows(outcomes), HEADINGS, 'simple', maxcolwidths=widths, disable_numparse=True
-            ),
-            '\n'.join(sentence(judged) for judged in outcomes.judgements),
-            METHOD,
-            study.limits.strip(),
+            screen.table(claims, HEADINGS),
+            screen.paragraphs(map(sentence, outcomes.judgements)),
+            screen.wrapped(METHOD),
+            screen.wrapped(study.limits.strip()),
         ]
     )
 

@@ -1,10 +1,8 @@
-"""The audit as text for a terminal of 100 columns."""
+"""The audit as text for a terminal; for one of 100 columns where there is none."""
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
-
-from tabulate import tabulate
+from collections.abc import Sequence
 
 from reproduce.audit.claims import ClaimVerdict, JudgedClaim
 from reproduce.audit.conventions import Comparison
@@ -14,29 +12,33 @@ from reproduce.audit.readings import GLOBAL_BRANCHES, Reading, Search, nearest, 
 from reproduce.audit.resolution import Lead
 from reproduce.audit.run import Audit
 from reproduce.audit.sources import SourceVerdict, unsourced
+from reproduce.screen import Screen
 
-_WIDTH = 100
+_WIDTH = 100  # where the output is no terminal
 _READINGS = 10  # the best ones are shown, and GLD over all tokens in the block as built
 
 
-def render(audit: Audit) -> str:
+def render(audit: Audit, screen: Screen = Screen()) -> str:
     """Return all sections, ending with the list of what does not hold and one line of summary."""
     checked = [c for c in audit.claims if c.verdict is not ClaimVerdict.UNCHECKED]
     unchecked = [c for c in audit.claims if c.verdict is ClaimVerdict.UNCHECKED]
     sections = [
-        ('FLOPs in one convention', _comparisons(audit.comparisons)),
-        ('Claims of the text, recomputed from the tables', _claims(checked)),
-        ('Claims that no table bears on', _unchecked(unchecked)),
-        ('Contradictions between and within tables', _findings(audit.contradictions)),
-        ('Against publications that print the same rows', _sources(audit)),
-        ('Misprints, and what was measured', _misprints(audit.misprints)),
-        ('Measured otherwise, not listed as misprints', _findings(audit.measured_otherwise)),
-        ('Bold differences and chance', _leads(audit)),
-        ('Readings of the block', _readings(audit.search)),
-        ('What does not hold', _list(audit.findings)),
+        ('FLOPs in one convention', _comparisons(audit.comparisons, screen)),
+        ('Claims of the text, recomputed from the tables', _claims(checked, screen)),
+        ('Claims that no table bears on', _unchecked(unchecked, screen)),
+        ('Contradictions between and within tables', _findings(audit.contradictions, screen)),
+        ('Against publications that print the same rows', _sources(audit, screen)),
+        ('Misprints, and what was measured', _misprints(audit.misprints, screen)),
+        (
+            'Measured otherwise, not listed as misprints',
+            _findings(audit.measured_otherwise, screen),
+        ),
+        ('Bold differences and chance', _leads(audit, screen)),
+        ('Readings of the block', _readings(audit.search, screen)),
+        ('What does not hold', _list(audit.findings, screen)),
     ]
     body = '\n\n'.join(f'{title}\n{"=" * len(title)}\n\n{text}' for title, text in sections)
-    return f'{body}\n\n{textwrap.fill(summary(audit), _WIDTH)}'
+    return f'{body}\n\n{_filled(summary(audit), screen)}'
 
 
 def summary(audit: Audit) -> str:
@@ -46,11 +48,11 @@ def summary(audit: Audit) -> str:
     return f'{len(audit.claims)} claims: {verdicts}. {len(audit.findings)} findings.'
 
 
-def _table(rows: Iterable[Sequence[str]], heads: Sequence[str], widths: Sequence[int]) -> str:
-    return tabulate(rows, heads, 'simple', maxcolwidths=list(widths), disable_numparse=True)
+def _filled(text: str, screen: Screen) -> str:
+    return textwrap.fill(text, screen.width or _WIDTH)
 
 
-def _comparisons(comparisons: Sequence[Comparison]) -> str:
+def _comparisons(comparisons: Sequence[Comparison], screen: Screen) -> str:
     if not comparisons:
         return 'No MAFormer and its rival print FLOPs of two conventions.'
     rows = []
@@ -69,31 +71,33 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
         'is the one of its two depths whose FLOPs are nearest to the printed. Total counts the '
         'products of attention, layer does not.'
     )
-    return f'{_table(rows, heads, [24, 22, *[10] * 5])}\n\n{textwrap.fill(legend, _WIDTH)}'
+    return f'{screen.columns(rows, heads, [24, 22, *[10] * 5])}\n\n{_filled(legend, screen)}'
 
 
-def _claims(claims: Sequence[JudgedClaim]) -> str:
+def _claims(claims: Sequence[JudgedClaim], screen: Screen) -> str:
     rows = [[c.claim.place, c.claim.says, c.claim.printed, c.computed, c.verdict] for c in claims]
-    table = _table(rows, ['place', 'claim', 'text', 'tables', ''], [18, 44, 5, 10, 14])
+    heads = ['place', 'claim', 'text', 'tables', '']
+    table = screen.columns(rows, heads, [18, 44, 5, 10, 14])
     legend = (
         '"text" is what the sentence says, "tables" what the cells give. Unlike rows: the numbers '
         'agree, but one row has token labeling and the other has not. In one reading: of the rows '
         'that the sentence may mean, some agree.'
     )
-    return f'{table}\n\n{textwrap.fill(legend, _WIDTH)}'
+    return f'{table}\n\n{_filled(legend, screen)}'
 
 
-def _unchecked(claims: Sequence[JudgedClaim]) -> str:
+def _unchecked(claims: Sequence[JudgedClaim], screen: Screen) -> str:
     rows = [[c.claim.place, c.claim.says, c.claim.printed, c.evidence] for c in claims]
-    return _table(rows, ['place', 'claim', 'text', 'why not'], [18, 26, 18, 32])
+    return screen.columns(rows, ['place', 'claim', 'text', 'why not'], [18, 26, 18, 32])
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def _findings(findings: Sequence[Finding], screen: Screen) -> str:
     rows = [[f.place, f.says, f.evidence] for f in findings]
-    return _table(rows, ['place', 'printed', 'evidence'], [24, 26, 46]) if rows else 'None.'
+    heads = ['place', 'printed', 'evidence']
+    return screen.columns(rows, heads, [24, 26, 46]) if rows else 'None.'
 
 
-def _sources(audit: Audit) -> str:
+def _sources(audit: Audit, screen: Screen) -> str:
     """Return what differs from every source, what differs from some, and what has no source."""
     counts = Counter(cell.verdict for cell in audit.sourced)
     verdicts = ', '.join(f'{counts[v]} {v}' for v in SourceVerdict)
@@ -104,29 +108,29 @@ def _sources(audit: Audit) -> str:
     ]
     without = ', '.join(unsourced(audit.sourced))
     parts = [
-        textwrap.fill(
+        _filled(
             f"{len(audit.sourced)} cells of the rivals' rows, against the publications of "
             f'reproduce/paper/sources: {verdicts}. These agree with none:',
-            _WIDTH,
+            screen,
         ),
-        _findings(audit.sources),
+        _findings(audit.sources, screen),
         'These agree with some:',
-        _table(partly, ['row', 'metric', 'printed', 'sources'], [16, 16, 7, 54]),
-        textwrap.fill(f'No source here prints an accuracy of: {without or "none"}.', _WIDTH),
+        screen.columns(partly, ['row', 'metric', 'printed', 'sources'], [16, 16, 7, 54]),
+        _filled(f'No source here prints an accuracy of: {without or "none"}.', screen),
     ]
     return '\n\n'.join(parts)
 
 
-def _misprints(misprints: Sequence[MeasuredMisprint]) -> str:
+def _misprints(misprints: Sequence[MeasuredMisprint], screen: Screen) -> str:
     rows = [
         [f'T{m.table} {m.model}', m.metric, m.printed, m.likely, f'{m.reason} {m.measured}'.strip()]
         for m in misprints
     ]
     heads = ['row', 'metric', 'printed', 'likely', 'reason, measured']
-    return _table(rows, heads, [14, 16, 7, 7, 44])
+    return screen.columns(rows, heads, [14, 16, 7, 7, 44])
 
 
-def _leads(audit: Audit) -> str:
+def _leads(audit: Audit, screen: Screen) -> str:
     """Return how many leads of MAFormer chance could explain, and which."""
     resolved = sum(lead.resolved for lead in audit.leads)
     beyond = sum(lead.beyond_seeds for lead in audit.leads)
@@ -138,7 +142,8 @@ def _leads(audit: Audit) -> str:
     )
     small = [lead for lead in audit.leads if not (lead.resolved and lead.beyond_seeds)]
     heads = ['row', 'metric', 'over', 'by', 'shown from', 'seeds']
-    return f'{textwrap.fill(text, _WIDTH)}\n\n{_table(map(_lead, small), heads, [20] * 6)}'
+    table = screen.columns(list(map(_lead, small)), heads, [20] * 6)
+    return f'{_filled(text, screen)}\n\n{table}'
 
 
 def _lead(lead: Lead) -> list[str]:
@@ -147,7 +152,7 @@ def _lead(lead: Lead) -> list[str]:
     return [row, lead.metric, lead.rival, *(f'{value:.2f}' for value in values)]
 
 
-def _readings(search: Search) -> str:
+def _readings(search: Search, screen: Screen) -> str:
     small, *large = search.variants
     rows = [
         [
@@ -178,15 +183,15 @@ def _readings(search: Search) -> str:
         'of model.maformer builds it; the others are counted in closed form only. An MLP counts '
         'the same after the local attention and after the fusion.'
     )
-    table = _table(rows, heads, [33, 8, 6, 6, 4, 16, 5])
-    return f'{textwrap.fill(legend, _WIDTH)}\n\n{table}'
+    table = screen.columns(rows, heads, [33, 8, 6, 6, 4, 16, 5])
+    return f'{_filled(legend, screen)}\n\n{table}'
 
 
-def _list(findings: Sequence[Finding]) -> str:
+def _list(findings: Sequence[Finding], screen: Screen) -> str:
     return '\n'.join(
         textwrap.fill(
             f'{finding.place}: {finding.says}. {finding.evidence.rstrip(".")}.',
-            _WIDTH,
+            screen.width or _WIDTH,
             initial_indent=f'{i:3}. ',
             subsequent_indent='     ',
             break_on_hyphens=False,

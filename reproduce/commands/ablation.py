@@ -1,5 +1,6 @@
 """`python -m reproduce ablation`: the paper's claims about its design, tested by training."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.files import write_atomically
 from reproduce.folders import ABLATIONS
+from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 
@@ -82,6 +84,7 @@ def ablation(
     from reproduce.ablation.execution import Execution, execute
 
     execution = Execution(chosen, work, data, labels, jobs, device and device.value, workers)
+    screen = Screen.of(sys.stdout)
     if dry_run:
         from reproduce.ablation.budget import estimate, render
 
@@ -89,7 +92,7 @@ def ablation(
         if format is OutputFormat.JSON:
             print_json(budget.as_dict())
         else:
-            print(render(chosen, budget))
+            print(render(chosen, budget, screen))
         return
     outcomes = execute(execution, output)
     write_atomically(output / 'claims.md', rendering.markdown(outcomes))
@@ -97,4 +100,4 @@ def ablation(
     if format is OutputFormat.JSON:
         print_json(rendering.as_dict(outcomes))
     else:
-        print(f'\n{rendering.text(outcomes)}\n\nWritten: {output}')
+        print(f'\n{rendering.text(outcomes, screen)}\n\nWritten: {output}')

@@ -1,5 +1,7 @@
 """`python -m reproduce audit`: the paper against itself."""
 
+import sys
+
 import typer
 from pydantic_core import to_jsonable_python
 
@@ -8,6 +10,7 @@ from reproduce.audit.run import audit as run_audit
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.folders import RESULTS
+from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 
@@ -22,4 +25,4 @@ def audit(results: options.Results = RESULTS, format: options.Format = OutputFor
     if format is OutputFormat.JSON:
         print_json(to_jsonable_python(found))
     else:
-        print(text.render(found))
+        print(text.render(found, Screen.of(sys.stdout)))

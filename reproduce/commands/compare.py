@@ -1,6 +1,7 @@
 """`python -m reproduce compare`: is the difference between two results real?"""
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from reproduce.compare.results import matrix
 from reproduce.errors import UserError
 from reproduce.files import check_writable, write_atomically
 from reproduce.folders import EVALUATIONS
+from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 
@@ -86,12 +88,13 @@ def compare(
         check_writable(save.parent)
     candidates = find_candidates(names, evaluations, data)
     markdown = format is ComparisonFormat.MARKDOWN
+    screen = Screen() if markdown else Screen.of(sys.stdout)
     if len(candidates) > 2:
         found = matrix(candidates)
-        text = as_text.render_matrix(found, markdown)
+        text = as_text.render_matrix(found, markdown, screen)
     else:
         found = compared(*candidates)
-        text = as_text.render(found, markdown)
+        text = as_text.render(found, markdown, screen)
     if format is ComparisonFormat.JSON:
         print_json(found.as_dict())
     else:

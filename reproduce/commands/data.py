@@ -1,14 +1,15 @@
 """`python -m reproduce data`: what a folder holds of the data sets, and in which form."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from tabulate import tabulate
 
 from datasets.inventory import DataState, in_short, sentences, take_inventory
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 
@@ -57,7 +58,8 @@ def data(
         if verify:
             rows[-1].append(in_short(entry))
     heads = ['', '', 'images', 'form', 'where', *(['verified'] if verify else [])]
-    print(tabulate(rows, heads, 'simple', disable_numparse=True))
+    screen = Screen.of(sys.stdout)
+    print(screen.table(rows, heads))
     for sentence in sentences(entries):
-        print(f'\n{sentence}')
+        print(f'\n{screen.wrapped(sentence)}')
     raise typer.Exit(code)

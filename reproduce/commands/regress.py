@@ -1,5 +1,6 @@
 """`python -m reproduce regress`: the regression gate."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 
@@ -54,5 +56,5 @@ def regress(
         result = {'checks': [c.as_dict() for c in checks], 'exit_code': code}
         print_json(result)
     else:
-        print(render(checks, every))
+        print(render(checks, every, Screen.of(sys.stdout)))
     raise typer.Exit(code)

@@ -8,6 +8,7 @@ import typer
 
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
+from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 
@@ -116,5 +117,5 @@ def rehearse(
     if format is OutputFormat.JSON:
         print_json(rehearsal_report.as_dict(found))
     else:
-        print(rehearsal_report.as_text(found))
+        print(rehearsal_report.as_text(found, Screen.of(sys.stdout)))
     raise typer.Exit(0 if found.passes else 1)

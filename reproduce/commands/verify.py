@@ -1,16 +1,17 @@
 """`python -m reproduce verify`: a record against its attestation."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from tabulate import tabulate
 
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.evaluate import verification
 from reproduce.folders import EVALUATIONS
 from reproduce.judge.lookup import find_record
+from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 
@@ -47,5 +48,6 @@ def verify(
         )
     else:
         print(path)
-        print(tabulate([[one.part, one.state, one.reason] for one in checked], tablefmt='plain'))
+        rows = [[one.part, one.state, one.reason] for one in checked]
+        print(Screen.of(sys.stdout).columns(rows))
     raise typer.Exit(code)

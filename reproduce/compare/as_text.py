@@ -1,34 +1,43 @@
 """Comparisons as text for a terminal, and as Markdown."""
 
+from collections.abc import Sequence
+
 from tabulate import tabulate
 
 from reproduce.compare.results import Matrix, PairedComparison
+from reproduce.screen import Screen
 from reproduce.uncertainty.paired import LEVEL, ClassDifference, Difference
 
 _CLASSES = 5  # named, besides those whose difference is significant
 
 
-def render(comparison: PairedComparison, markdown: bool = False) -> str:
+def render(comparison: PairedComparison, markdown: bool = False, screen: Screen = Screen()) -> str:
     """Return two systems' differences as tables, with a sentence that says what they show."""
-    style = 'github' if markdown else 'simple'
+    bullet = '- ' if markdown else ''
     heads = ['metric', 'first', 'second', 'difference', '95 % interval', 'p']
     rows = [_row(d) for d in comparison.paired.metrics]
     parts = [
-        '\n'.join(
-            f'{place}: {c.name}' + (f' ({c.attestation})' if c.attestation else '')
+        screen.paragraphs(
+            f'{bullet}{place}: {c.name}' + (f' ({c.attestation})' if c.attestation else '')
             for place, c in (('first', comparison.first), ('second', comparison.second))
         ),
-        tabulate(rows, heads, style, disable_numparse=True),
-        '\n'.join(_sentence(d) for d in comparison.headlines),
-        _classes(comparison, style),
+        _table(rows, heads, markdown, screen),
+        screen.paragraphs(_sentence(d) for d in comparison.headlines),
+        _classes(comparison, markdown, screen),
     ]
     if comparison.images:
         rows = [[i.name, f'{i.first:.1f}', f'{i.second:.1f}'] for i in comparison.images]
         heads = ['images that differ most', 'first', 'second']
-        parts.append(tabulate(rows, heads, style, disable_numparse=True))
-    if markdown:
-        parts[0] = '- ' + parts[0].replace('\n', '\n- ')
+        parts.append(_table(rows, heads, markdown, screen))
     return '\n\n'.join(filter(None, parts))
+
+
+def _table(
+    rows: Sequence[Sequence[str]], heads: Sequence[str], markdown: bool, screen: Screen
+) -> str:
+    if markdown:
+        return tabulate(rows, heads, 'github', disable_numparse=True)
+    return screen.table(rows, heads)
 
 
 def _row(d: Difference) -> list[str]:
@@ -58,7 +67,7 @@ def _sentence(d: Difference) -> str:
     return f'{d.metric}: the second is significantly {which} (p {p_value(d.p)}).'
 
 
-def _classes(comparison: PairedComparison, style: str) -> str:
+def _classes(comparison: PairedComparison, markdown: bool, screen: Screen) -> str:
     """Return the classes that differ significantly, and a few of the largest differences."""
     tested = [d for d in comparison.paired.classes if d.p is not None]
     if not tested:
@@ -82,22 +91,21 @@ def _classes(comparison: PairedComparison, style: str) -> str:
         return ''
     heads = ['class', 'metric', 'first', 'second', 'difference', "p (Holm's)"]
     note = f'{len(significant)} of {len(tested)} differences of single classes are significant.'
-    return f'{tabulate(rows, heads, style, disable_numparse=True)}\n\n{note}'
+    return f'{_table(rows, heads, markdown, screen)}\n\n{screen.wrapped(note)}'
 
 
 def _size(d: ClassDifference) -> float:
     return -abs(d.difference)
 
 
-def render_matrix(found: Matrix, markdown: bool = False) -> str:
+def render_matrix(found: Matrix, markdown: bool = False, screen: Screen = Screen()) -> str:
     """Return a matrix for each headline: by how much the row's system is better than the column's.
 
     A star marks what is significant after Holm's correction for the number of comparisons.
     """
-    style = 'github' if markdown else 'simple'
-    parts = ['\n'.join(f'{_letter(i)}: {c.name}' for i, c in enumerate(found.candidates))]
-    if markdown:
-        parts[0] = '- ' + parts[0].replace('\n', '\n- ')
+    bullet = '- ' if markdown else ''
+    names = (f'{bullet}{_letter(i)}: {c.name}' for i, c in enumerate(found.candidates))
+    parts = [screen.paragraphs(names)]
     metrics = dict.fromkeys(d.metric for c in found.pairs.values() for d in c.headlines)
     for metric in metrics:
         rows = []
@@ -105,8 +113,9 @@ def render_matrix(found: Matrix, markdown: bool = False) -> str:
             cells = [_entry(found, metric, i, j) for j in range(len(found.candidates))]
             rows.append([_letter(i), _value(found, metric, i), *cells])
         letters = [f'- {_letter(j)}' for j in range(len(found.candidates))]
-        parts.append(tabulate(rows, [metric, '', *letters], style, disable_numparse=True))
-    parts.append(f'* significant at {LEVEL}, corrected by Holm for {len(found.corrected)} tests')
+        parts.append(_table(rows, [metric, '', *letters], markdown, screen))
+    tests = len(found.corrected)
+    parts.append(screen.wrapped(f'* significant at {LEVEL}, corrected by Holm for {tests} tests'))
     return '\n\n'.join(parts)
 
 

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from datasets import shapes
 from reproduce.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.evaluate.harness import Job, Outcome, evaluate
@@ -18,6 +16,7 @@ from reproduce.gate import significance
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
 from reproduce.launcher import check_alone
+from reproduce.screen import Screen
 from reproduce.tasks import TASKS
 from reproduce.uncertainty.paired import Difference
 from reproduce.weights import registry, store
@@ -182,7 +181,7 @@ def exit_code(checks: Collection[Check]) -> int:
     return 2 if Verdict.ERROR in verdicts else int(Verdict.WORSE in verdicts)
 
 
-def render(checks: Collection[Check], every: bool = False) -> str:
+def render(checks: Collection[Check], every: bool = False, screen: Screen = Screen()) -> str:
     """Return the checks as a table; those not run are counted, and listed only with `every`."""
     shown = [check for check in checks if every or check.verdict is not Verdict.NOT_RUN]
     rows = [
@@ -199,7 +198,8 @@ def render(checks: Collection[Check], every: bool = False) -> str:
         for check in shown
     ]
     heads = ['checkpoint', 'data', 'metric', 'reference', 'measured', 'verdict', 'licence', '']
-    parts = [tabulate(rows, heads, 'simple', disable_numparse=True)] if rows else []
+    parts = [screen.explained(rows, heads, widest=None)] if rows else []
     if hidden := len(checks) - len(shown):
-        parts.append(f'{hidden} not-run, for want of weights or data: --all lists them.')
+        sentence = f'{hidden} not-run, for want of weights or data: --all lists them.'
+        parts.append(screen.wrapped(sentence))
     return '\n\n'.join(parts)

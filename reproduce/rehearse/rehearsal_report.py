@@ -10,33 +10,38 @@ from tabulate import tabulate
 from reproduce.rehearse.checks import ReadinessCheck
 from reproduce.rehearse.rehearsal import Rehearsal, RehearsalRequest, RehearsalRow
 from reproduce.rehearse.trial import GIB
+from reproduce.screen import Screen
 from reproduce.versions import libraries
 
 _HEADINGS = ('training', 'fits', 'peak GiB', 'images/s', 'limited by', 'days', 'verdict')
+_ALIGN = ('left', 'left', 'right', 'right', 'left', 'right', 'left')
 
 
-def as_text(rehearsal: Rehearsal, form: str = 'simple') -> str:
-    """Return the tables of a rehearsal, in one of tabulate's forms, and what to change."""
+def as_text(rehearsal: Rehearsal, screen: Screen = Screen(), markdown: bool = False) -> str:
+    """Return the tables of a rehearsal, and what to change."""
     checks = [_check_cells(c) for c in (*rehearsal.machine.checks, *rehearsal.checks)]
     rows = [_row_cells(row) for row in rehearsal.rows]
-    # Numbers are set as they are: tabulate would drop the zeros at their end.
-    right = ('left', 'left', 'right', 'right', 'left', 'right', 'left')
-    parts = [
-        tabulate(checks, ('check', 'found', ''), form),
-        tabulate(rows, _HEADINGS, form, colalign=right, disable_numparse=True),
-    ]
-    bullet = '* ' if form == 'github' else ''
+    heads = ('check', 'found', '')
+    if markdown:
+        # Numbers are set as they are: tabulate would drop the zeros at their end.
+        parts = [
+            tabulate(checks, heads, 'github', disable_numparse=True),
+            tabulate(rows, _HEADINGS, 'github', colalign=_ALIGN, disable_numparse=True),
+        ]
+    else:
+        parts = [screen.columns(checks, heads), screen.table(rows, _HEADINGS, _ALIGN)]
+    bullet = '* ' if markdown else ''
     lines = [f'{bullet}{c.name}: {c.advice}' for c in _with_advice(rehearsal)]
     for row in rehearsal.rows:
         lines += [
             f'{bullet}{row.name}: {sentence}' for sentence in (*row.reasons, row.advice) if sentence
         ]
     if lines:
-        parts.append('\n'.join(lines))
+        parts.append(screen.paragraphs(lines))
     passing = sum(row.passes for row in rehearsal.rows)
     left = rehearsal.planned - len(rehearsal.rows)
     rest = f'; {left} not reached' if left else ''
-    parts.append(f'{passing} of {len(rehearsal.rows)} pass{rest}.')
+    parts.append(screen.wrapped(f'{passing} of {len(rehearsal.rows)} pass{rest}.'))
     return '\n\n'.join(parts)
 
 
@@ -67,7 +72,8 @@ def as_markdown(rehearsal: Rehearsal) -> str:
     names = ', '.join(f'{name} {versions[name]}' for name in ('python', 'torch', 'timm'))
     request = rehearsal.request
     data = 'drawn data' if request.data is None else 'data of its own'
-    text = as_text(rehearsal, 'github').replace(str(request.output.absolute()), 'the output folder')
+    text = as_text(rehearsal, markdown=True)
+    text = text.replace(str(request.output.absolute()), 'the output folder')
     return (
         f'# A rehearsal on {rehearsal.machine.device}\n\n'
         f'Found by `{_command(request)}`, with {names}; {rehearsal.machine.processes} '
