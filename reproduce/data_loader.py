@@ -49,22 +49,41 @@ class ErrorPreservingLoader(DataLoader):
                 f'{shared_memory.PLACE} is full, so no data-loading worker starts: give it more '
                 '(--shm-size in Docker), or read images in the same process with --workers 0.'
             ) from error
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if 'DataLoader worker' not in str(error):
-                    raise
-                reason = str(error).partition('\n')[0]
-                raise UserError(
-                    f'a data-loading worker ended ({reason}): give the machine more memory, or '
-                    'lower --workers; --shm-size says how much of it Docker shares.'
-                ) from error
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            yield from _without_errors(batches)
+        finally:
+            if not self.persistent_workers:
+                end_workers(batches)
+
+
+def end_workers(batches: Iterator[Any]) -> None:
+    """End the workers of an iterator of torch's `DataLoader`, if it has any.
+
+    Left to the garbage collector it can take five seconds: where the iterator is part of a cycle,
+    the queue that would tell the workers to end is taken away first.
+    """
+    if end := getattr(batches, '_shutdown_workers', None):
+        end()
+
+
+def _without_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches, and raise the first error among them."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if 'DataLoader worker' not in str(error):
+                raise
+            reason = str(error).partition('\n')[0]
+            raise UserError(
+                f'a data-loading worker ended ({reason}): give the machine more memory, or '
+                'lower --workers; --shm-size says how much of it Docker shares.'
+            ) from error
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 class _Caught(Dataset):

@@ -27,11 +27,12 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from datasets import coco, load
 from model.checkpoint import CheckpointError, read
 from reproduce import agreement, distributed
+from reproduce.data_loader import end_workers
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
@@ -157,7 +158,12 @@ def begun(job: RunnerJob, group: Group) -> Iterator[Runner]:
                 _check_checkpoint(Path(prepared.config.load_from), runner)
             elif group.rank == 0:
                 _write_record(job, prepared, group)
-            yield runner
+            try:
+                yield runner
+            finally:
+                for loop in (runner._train_loop, runner._val_loop):
+                    if isinstance(loop, BaseLoop):  # until a loop is needed it is a config
+                        end_workers(loop.dataloader._iterator)
         except CheckpointError as error:
             raise UserError(str(error)) from error
 
