@@ -23,9 +23,10 @@ OWN = ('n00000001', 'n00000002', 'n00000003')
 
 
 def touch(path, size):
-    """A file of `size` bytes: an inventory decodes nothing."""
+    """A file of `size` bytes, none of them on the disk: an inventory decodes nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b'x' * size)
+    with path.open('wb') as file:
+        file.truncate(size)
 
 
 def class_folders(root, wnids, each=4, split='val'):
