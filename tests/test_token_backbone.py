@@ -1,4 +1,4 @@
-"""LV-ViT in mmdet and mmseg; and the configs of the embedded data in mmdet's own tools."""
+"""LV-ViT in mmdet and mmseg; and the configs of the embedded data in their own tools."""
 
 import os
 import re
@@ -7,15 +7,22 @@ import sys
 from pathlib import Path
 
 import mmdet
+import mmseg
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import DATASETS
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import model.openmmlab  # noqa: F401
 from datasets import shapes
+from reproduce.evaluate.harness import Job, evaluate
 from reproduce.openmmlab.configs import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -60,17 +67,82 @@ def test_configs_of_the_embedded_data_name_its_classes(name):
         assert tuple(config[loader].dataset.metainfo.classes) == tuple(shapes.CLASSES)
 
 
+@pytest.mark.parametrize('name', ['fpn', 'upernet'])
+def test_segmentation_configs_of_the_embedded_data_name_and_colour_its_classes(name, drawn):
+    """mmseg's dataset, built from the config alone, reads the maps as they were drawn."""
+    config = Config.fromfile(ROOT / f'reproduce/configs/{name}_maformer-micro_shapes.py')
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        settings = config[loader].dataset
+        settings.data_root = str(drawn / 'ade20k/ADEChallengeData2016')
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            dataset = DATASETS.build(settings)
+        assert dataset.metainfo['classes'] == (*shapes.CLASSES, *shapes.GROUNDS)
+        palette = dataset.metainfo['palette']
+        assert len(palette) == len(set(map(tuple, palette))) == len(dataset.metainfo['classes'])
+        info = dataset.get_data_info(0)
+        drawn_map = np.asarray(Image.open(info['seg_map_path'])).astype(np.int64)
+        labels = LoadAnnotations(reduce_zero_label=True)(info)['gt_seg_map']
+        assert (labels == np.where(drawn_map == 0, 255, drawn_map - 1)).all()
+
+
 @pytest.mark.slow
-def test_mmdets_own_test_tool_takes_the_config(tmp_path):
+def test_mmsegs_own_tools_take_the_config(drawn, tmp_path):
+    """Its test tool scores what this project does; its train tool takes a step of its own."""
+    root = drawn / 'ade20k/ADEChallengeData2016'
+    released = ROOT / 'reproduce/weights/released/sem_fpn_maformer_micro_shapes.safetensors'
+    name = 'fpn_maformer-micro_shapes.py'
+    torch.save({'state_dict': load_file(released), 'meta': {}}, tmp_path / 'weights.pth')
+    loader = ('num_workers=0', 'persistent_workers=False', f'dataset.data_root={root}')
+    command = [
+        *('test.py', ROOT / 'reproduce/configs' / name, tmp_path / 'weights.pth'),
+        *('--work-dir', tmp_path / 'tested', '--cfg-options'),
+        *(f'test_dataloader.{setting}' for setting in loader),
+        'model.backbone.init_cfg.checkpoint=None',
+    ]
+    printed = run_tool(mmseg, command, tmp_path)
+    job = Job('ade20k', str(ROOT / 'reproduce/configs' / name), released, drawn, workers=0)
+    ours = evaluate(job).evaluation.metrics['miou']
+    assert float(re.search(r'mIoU: ([\d.]+)', printed).group(1)) == pytest.approx(ours, abs=0.006)
+    command = [
+        *('train.py', ROOT / 'reproduce/configs' / name, '--work-dir', tmp_path / 'trained'),
+        *('--cfg-options', 'train_cfg.max_iters=1', 'train_dataloader.batch_size=2'),
+        *(f'train_dataloader.{setting}' for setting in loader),
+        *('val_cfg=None', 'val_dataloader=None', 'val_evaluator=None'),
+    ]
+    run_tool(mmseg, command, tmp_path)
+    assert (tmp_path / 'trained/iter_1.pth').exists()
+
+
+def run_tool(package, command, folder):
+    """Run a script that mmdet or mmseg ships, and return what it prints."""
+    tool, *arguments = map(str, command)
+    done = subprocess.run(
+        [sys.executable, Path(package.__path__[0]) / '.mim/tools' / tool, *arguments],
+        cwd=folder,
+        env=os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp('drawn')
+    shapes.write(root, train=8, val=30)
+    return root
+
+
+@pytest.mark.slow
+def test_mmdets_own_test_tool_takes_the_config(drawn, tmp_path):
     """It scores what this project's released Mask R-CNN scores on the same images."""
-    shapes.write(tmp_path, train=0, val=30)
-    data = tmp_path / 'coco'
+    data = drawn / 'coco'
     annotations = 'annotations/instances_val2017.json'
-    tool = Path(mmdet.__path__[0]) / '.mim/tools/test.py'
     released = ROOT / 'reproduce/weights/released/mask_rcnn_maformer_micro_shapes.safetensors'
     torch.save({'state_dict': load_file(released), 'meta': {}}, tmp_path / 'weights.pth')
     command = [
-        *(sys.executable, tool),
+        'test.py',
         ROOT / 'reproduce/configs/mask-rcnn_maformer-micro_fpn_shapes.py',
         *(tmp_path / 'weights.pth', '--work-dir', tmp_path / 'work', '--cfg-options'),
         f'test_dataloader.dataset.data_root={data}/',
@@ -79,13 +151,6 @@ def test_mmdets_own_test_tool_takes_the_config(tmp_path):
         'test_dataloader.persistent_workers=False',
         'model.backbone.init_cfg.checkpoint=None',
     ]
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=tmp_path,
-        env=os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    scores = dict(re.findall(r'coco/(bbox|segm)_mAP: ([\d.]+)', done.stdout + done.stderr))
+    printed = run_tool(mmdet, command, tmp_path)
+    scores = dict(re.findall(r'coco/(bbox|segm)_mAP: ([\d.]+)', printed))
     assert float(scores['bbox']) > 0.15 and float(scores['segm']) > 0.15

@@ -1,6 +1,6 @@
 """UPerNet with MAFormer-micro for the embedded data: the full config, made small."""
 
-_base_ = './upernet_maformer-small_8xb2-160k_ade20k-512x512.py'
+_base_ = ['./upernet_maformer-small_8xb2-160k_ade20k-512x512.py', './_base_/datasets/shapes.py']
 
 channels = 64
 crop_size = (128, 128)
@@ -33,8 +33,18 @@ test_pipeline = [
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='PackSegInputs'),
 ]
-train_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(num_workers=1, dataset=dict(pipeline=test_pipeline))
+# mmseg's ADE20KDataset takes no other classes than its own.
+dataset = dict(
+    type='BaseSegDataset',
+    metainfo=_base_.map_metainfo,
+    img_suffix='.jpg',
+    seg_map_suffix='.png',
+    reduce_zero_label=True,
+)
+train_dataloader = dict(
+    batch_size=8, num_workers=1, dataset=dict(**dataset, pipeline=train_pipeline)
+)
+val_dataloader = dict(num_workers=1, dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 max_iters = 3000

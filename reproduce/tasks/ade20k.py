@@ -123,7 +123,8 @@ def point_dataset(dataset: Any, data: ADE20K) -> None:
         'img_path': location(image.parent),
         'seg_map_path': location(label_map.parent),
     }
-    if tuple(data.classes) != tuple(ADE20KDataset.METAINFO['classes']):
+    of_ade20k = tuple(data.classes) == tuple(ADE20KDataset.METAINFO['classes'])
+    if not of_ade20k or kind(dataset) != 'ADE20KDataset':
         # ADE20KDataset takes no other names.
         dataset.type = 'BaseSegDataset'
         dataset.metainfo = {'classes': tuple(data.classes)}  # mmseg draws a palette
