@@ -12,6 +12,16 @@ from reproduce.errors import UserError
 shared_memory.install()
 
 
+def check_workers(workers: int | None) -> None:
+    """Hold a number of data-loading workers against what there can be; None is the default.
+
+    Raises:
+        UserError: if it is negative.
+    """
+    if workers is not None and workers < 0:
+        raise UserError(f'--workers {workers} is no number of processes: give 0 or more.')
+
+
 class ErrorPreservingLoader(DataLoader):
     """torch's `DataLoader`, which raises a `UserError` of the data set as the data set raised it.
 

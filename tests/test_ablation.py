@@ -155,6 +155,7 @@ def test_wrong_options_are_explained(run, tiny, tmp_path):
         (('paper', '--data', tmp_path), "name the folder of the annotator's label maps"),
         (('micro', '--seeds', '0'), '--seeds 0 trains nothing'),
         (('micro', '--jobs', '0'), '--jobs 0 runs nothing'),
+        (('micro', '--workers', '-1'), '--workers -1 is no number of processes'),
         (('paper', '--dry-run', '--on', 'abacus'), "the device 'abacus' is unknown"),
     ):
         code, _, error = run('ablation', *arguments)

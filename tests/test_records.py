@@ -8,14 +8,17 @@ import pandas as pd
 import pytest
 import tomlkit
 import torch
+import typer
 from conftest import record, weights, write_manifest
 from safetensors.torch import load_file, save_file
 
+from reproduce.commands import evaluate as evaluate_command
 from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import Job, evaluate
 from reproduce.files import sha256_of
 from reproduce.judge.verdict import Verdict, judge_reference
+from reproduce.openmmlab.cfg_options import parse
 from reproduce.paper import load_tolerances
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference, Released, load_manifest
@@ -318,3 +321,17 @@ def test_a_measurement_in_less_than_fp32_does_not_replace_one_in_it():
     )
     assert records.latest([full, later], DEIT, 'top1') == full
     assert records.latest([later], DEIT, 'top1') == later
+
+
+def test_the_command_of_an_evaluation_says_all_of_it():
+    """As the command's own parser reads it."""
+    preprocessing = {'img_size': 64, 'mean': [0.5, 0.4, 0.3], 'use_train_size': []}
+    arguments = {'depths': [1, 1, 2, 1], 'fusion': 'local-enhanced', 'token_labeling': True}
+    words = records.imagenet_command('maformer_micro', 'a b.pth', 'DATA', preprocessing, arguments)
+    assert words[:3] == ['reproduce', 'evaluate', 'imagenet']
+    command = typer.main.get_command(evaluate_command.app).commands['imagenet']
+    read = command.make_context('imagenet', words[3:]).params
+    assert (read['model'], read['checkpoint'], str(read['data'])) == (*words[3:6:2], 'DATA')
+    assert (read['img_size'], read['mean']) == (64, (0.5, 0.4, 0.3))
+    assert read['use_train_size'] and read['crop_pct'] is None
+    assert parse(read['model_kwargs']) == arguments

@@ -31,6 +31,7 @@ from reproduce.ablation import single_run
 from reproduce.ablation.outcomes import CurveLine, Outcomes, RunLine, TimeLine, VariantLine
 from reproduce.ablation.single_run import RESULT, SingleRun
 from reproduce.ablation.study import Design, Study
+from reproduce.data_loader import check_workers
 from reproduce.distributed import join
 from reproduce.errors import UserError
 from reproduce.files import check_writable, read_toml, write_atomically
@@ -103,6 +104,7 @@ def check(execution: Execution) -> None:
     study = execution.study
     if execution.jobs is not None and execution.jobs < 1:
         raise UserError(f'--jobs {execution.jobs} runs nothing: give 1 or more.')
+    check_workers(execution.workers)
     if launcher.in_group():
         raise UserError(
             'a study starts its runs itself: call it without torchrun or srun, and give --jobs.'

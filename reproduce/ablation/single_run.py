@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from reproduce.distributed import end_with_the_parent
 from reproduce.errors import UserError
 from reproduce.evaluate import harness
-from reproduce.evaluate.records import Evaluation
+from reproduce.evaluate.records import Evaluation, imagenet_command
 from reproduce.files import write_atomically
 from reproduce.train.classifier import TrainingJob, train
 from reproduce.train.label_maps import make_labels
@@ -123,20 +123,18 @@ def carry_out(run: SingleRun, folder: Path) -> None:
 def _evaluate(run: SingleRun, weights: Path, output: Path) -> tuple[Evaluation, Path]:
     """Evaluate on all validation images, as `evaluate imagenet` does, and keep the record."""
     recipe = run.recipe
-    entries = [f'{k}={json.dumps(v, separators=(",", ":"))}' for k, v in run.arguments.items()]
+    preprocessing = {'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]}
     # The record says by which command the evaluation is repeated.
-    sys.argv = [
-        *('reproduce', 'evaluate', 'imagenet', recipe.model, '--checkpoint', str(weights)),
-        *('--data', str(run.data), '--img-size', str(recipe.img_size)),
-        *('--crop-pct', str(recipe.test_crops[0]), '--model-kwargs', *entries),
-    ]
+    sys.argv = imagenet_command(
+        recipe.model, str(weights), str(run.data), preprocessing, run.arguments
+    )
     job = harness.Job(
         task='imagenet',
         model=recipe.model,
         checkpoint=weights,
         data=run.data,
         arguments=run.arguments,
-        preprocessing={'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]},
+        preprocessing=preprocessing,
         workers=run.workers,
         device=run.device,
     )

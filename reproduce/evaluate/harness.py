@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from reproduce import agreement
-from reproduce.data_loader import ErrorPreservingLoader
+from reproduce.data_loader import ErrorPreservingLoader, check_workers
 from reproduce.distributed import Group, run
 from reproduce.errors import UserError
 from reproduce.evaluate import records
@@ -99,8 +99,7 @@ class Job:
             object.__setattr__(self, 'batch_size', task.batch_size)
         if self.batch_size < 1:
             raise UserError(f'a batch of {self.batch_size} images is none: give 1 or more.')
-        if self.workers < 0:
-            raise UserError(f'--workers {self.workers} is no number of processes: give 0 or more.')
+        check_workers(self.workers)
         if self.amp is not None and self.amp not in PRECISIONS:
             raise UserError(f"--amp '{self.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
 

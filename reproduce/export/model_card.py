@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
 import timm
 import torch.nn as nn
@@ -11,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment
 from timm.models import model_entrypoint
 
-from reproduce.evaluate.records import Evaluation
+from reproduce.evaluate.records import Evaluation, imagenet_command
 from reproduce.export import exchange
 from reproduce.tasks import TASKS
 
@@ -163,16 +162,16 @@ def _by_hand(evaluation: Evaluation) -> list[str]:
 
 def _command(evaluation: Evaluation) -> str:
     """Return the command that evaluates the same weights in the same way."""
-    command: list[Any] = ['python', '-m', 'reproduce', 'evaluate', 'imagenet', evaluation.model]
-    command += ['--checkpoint', 'model.safetensors', '--data', 'DATA']
-    if evaluation.arguments:
-        command += ['--model-kwargs', *(f'{k}={v}' for k, v in evaluation.arguments.items())]
-    # What timm's config or the file of the weights says is not repeated.
     stated = evaluation.preprocessing | {'img_size': evaluation.preprocessing['input_size'][-1]}
-    for name in _by_hand(evaluation):
-        value = stated.get(name, [])  # use_train_size is a flag alone
-        values = value if isinstance(value, list) else [value]
-        command += [f'--{name.replace("_", "-")}', *values]
+    command = imagenet_command(
+        evaluation.model,
+        'model.safetensors',
+        'DATA',
+        # What timm's config or the file of the weights says is not repeated. The preprocessing has
+        # no value for use_train_size, which is a flag.
+        {name: stated.get(name, []) for name in _by_hand(evaluation)},
+        evaluation.arguments,
+    )
     if evaluation.precision != 'fp32':
         command += ['--amp', evaluation.precision]
-    return shlex.join(map(str, command))
+    return shlex.join(['python', '-m', *command])

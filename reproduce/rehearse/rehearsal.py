@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from reproduce import launcher
+from reproduce.data_loader import check_workers
 from reproduce.errors import OutOfMemory, UserError
 from reproduce.files import check_writable
 from reproduce.openmmlab.configs import CONFIGS, load_config, task_of
@@ -219,8 +220,7 @@ def _check(request: RehearsalRequest) -> None:
     ):
         if value is not None and value < 1:
             raise UserError(f'{option} {value} is out of range: give 1 or more.')
-    if request.workers is not None and request.workers < 0:
-        raise UserError(f'--workers {request.workers} is no number of processes: give 0 or more.')
+    check_workers(request.workers)
     if request.labels is not None and request.data is None:
         raise UserError('--labels are of the images in --data: name that folder too.')
 

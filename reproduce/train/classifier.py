@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from reproduce import agreement, distributed
+from reproduce.data_loader import check_workers
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
@@ -153,8 +154,7 @@ def _check_options(job: TrainingJob) -> None:
         raise UserError(f'--until {job.until} leaves nothing to train: expected 1 or more.')
     if job.checkpoint_steps < 1:
         raise UserError(f'--checkpoint-steps {job.checkpoint_steps}: expected 1 or more.')
-    if job.workers is not None and job.workers < 0:
-        raise UserError(f'--workers {job.workers} is no number of processes: give 0 or more.')
+    check_workers(job.workers)
     if job.tensorboard:
         check_installed()
 

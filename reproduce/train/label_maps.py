@@ -23,7 +23,7 @@ from tqdm import tqdm
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load, open_image
 from reproduce import agreement, distributed, timm_names
-from reproduce.data_loader import ErrorPreservingLoader
+from reproduce.data_loader import ErrorPreservingLoader, check_workers
 from reproduce.distributed import Group
 from reproduce.errors import UserError
 from reproduce.files import sha256_of, write_atomically
@@ -90,13 +90,13 @@ def _make(
 ) -> None:
     if resize not in RESIZES:
         raise UserError(f"--resize '{resize}' is unknown: name one of {', '.join(RESIZES)}.")
-    for option, value, least in (
-        ('--batch-size', batch_size, 1),
-        ('--workers', workers, 0),
-        ('--img-size', img_size, 1),
+    for option, value in (
+        ('--batch-size', batch_size),
+        ('--img-size', img_size),
     ):
-        if value is not None and value < least:
-            raise UserError(f'{option} {value} is out of range: give {least} or more.')
+        if value is not None and value < 1:
+            raise UserError(f'{option} {value} is out of range: give 1 or more.')
+    check_workers(workers)
     timm_names.check(name)
     with claimed(output, group):
         images = load(data, 'train')
