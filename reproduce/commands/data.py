@@ -25,7 +25,8 @@ def data(
         bool,
         typer.Option(
             '--verify',
-            help='Hold archives to their published checksums, and open every other image.',
+            help='Compare archives with their published checksums, and open all images of those '
+            'that have none.',
         ),
     ] = False,
     format: options.Format = OutputFormat.TEXT,
