@@ -1,16 +1,17 @@
 """Where a network's time goes, against what the machine can do: `make benchmark-roofline`.
 
-Every operator of a forward pass is timed by the CPU time of one thread, and its multiply-adds and
-the bytes that it reads and writes are counted. It could take no less than the larger of its
-multiply-adds over the rate of a product of large matrices, and its bytes over the rate of a copy
-that stays in the cache; both rates are measured in the same run. How much of that bound a kind of
-operator reaches says whether there is anything to gain in it.
+Every operator of a forward pass, or of a training step, is timed by the CPU time of one thread, and
+its multiply-adds and the bytes that it reads and writes are counted. It could take no less than the
+larger of its multiply-adds over the rate of a product of large matrices, and its bytes over the
+rate of a copy that stays in the cache; both rates are measured in the same run. How much of that
+bound a kind of operator reaches says whether there is anything to gain in it.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -18,23 +19,40 @@ import typer
 from tabulate import tabulate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import (
+    flop_registry,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
+from benchmarks.speed import passes
 from benchmarks.subjects import Subject, named
 from benchmarks.timing import matrix_product, timed
 
 aten = torch.ops.aten
 
+FORWARD = aten._scaled_dot_product_flash_attention_for_cpu
+BACKWARD = aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+# Of a training too: backward passes, and AdamW's steps.
 KINDS = {
     'linear layers': ('addmm', 'mm', 'linear'),
-    'products in attention': ('_scaled_dot_product_flash_attention_for_cpu',),
+    'products in attention': (FORWARD.__name__, BACKWARD.__name__),
     'other products': ('bmm', 'baddbmm'),
-    'convolutions': ('convolution', 'mkldnn_convolution'),
-    'GELU': ('gelu', 'gelu_'),
-    'softmax': ('_softmax',),
-    'norms': ('native_layer_norm', 'native_batch_norm', '_native_batch_norm_legit_no_training'),
-    'copies': ('copy_', 'clone', 'cat', '_to_copy', 'constant_pad_nd', 'index', 'roll'),
-    'additions': ('add', 'add_', 'mul', 'sub', 'div'),
+    'convolutions': ('convolution', 'mkldnn_convolution', 'convolution_backward'),
+    'GELU': ('gelu', 'gelu_', 'gelu_backward'),
+    'softmax': ('_softmax', '_softmax_backward_data'),
+    'norms': (
+        *('native_layer_norm', 'native_layer_norm_backward'),
+        *('native_batch_norm', 'native_batch_norm_backward'),
+        '_native_batch_norm_legit_no_training',
+    ),
+    'copies': (
+        *('copy_', 'clone', 'cat', '_to_copy', 'constant_pad_nd', 'index', 'roll', 'stack'),
+        *('select_backward', 'slice_backward', 'new_zeros', 'zeros', 'fill_', 'zero_'),
+    ),
+    'additions': ('add', 'add_', 'mul', 'sub', 'div', 'sum', 'bernoulli_', 'div_'),
+    'AdamW': ('mul_', 'lerp_', 'addcmul_', 'sqrt', 'addcdiv_'),
 }
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 COPIED = 2**20  # elements of the tensor whose copy shows the rate of the cache: 4 MiB
@@ -44,7 +62,7 @@ DEFAULT = ('maformer_small_3383', 'cswin_tiny', 'swin_tiny_patch4_window7_224')
 
 @dataclass
 class OperatorTotals:
-    """Sums over the operators of a kind, of one forward pass."""
+    """Sums over the operators of a kind, of one pass."""
 
     seconds: float = 0.0
     multiply_adds: int = 0
@@ -90,10 +108,15 @@ class OperatorTimes(TorchDispatchMode):
 
 
 def _multiply_adds(packet: Any, args: tuple, kwargs: dict, result: Any) -> int:
-    if packet is aten._scaled_dot_product_flash_attention_for_cpu:
+    if packet is FORWARD:
         return sdpa_flop_count(*(tensor.shape for tensor in args[:3])) // 2
+    if packet is BACKWARD:
+        return sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])) // 2
     if packet is aten.mkldnn_convolution:
         return result.numel() // result.shape[1] * args[1].numel()
+    if packet is aten.convolution_backward:  # whose groups torch's own count leaves out
+        grad, weight, of_input_and_weight = args[0], args[2], args[-1][:2]
+        return grad.numel() // grad.shape[1] * weight.numel() * sum(of_input_and_weight)
     if packet not in flop_registry:
         return 0
     return flop_registry[packet](*args, **kwargs, out_val=result) // 2
@@ -121,17 +144,21 @@ def _thread_seconds(work: Callable[[], object], rounds: int) -> float:
 
 
 def operator_times(
-    subject: Subject, batch_size: int, rounds: int, peak: float, bandwidth: float
+    subject: Subject, train: bool, batch_size: int, rounds: int, peak: float, bandwidth: float
 ) -> dict[str, OperatorTotals]:
     """Return what the kinds of operators take of the pass that is the fastest of `rounds`."""
-    network = subject.build('cpu')
-    images = torch.randn(batch_size, 3, *subject.size)
+    if train:
+        work = passes(subject, batch_size, train=True, amp=None, compiled=False, device='cpu')
+    else:
+        network = subject.build('cpu')
+        work = partial(subject.forward, network, torch.randn(batch_size, 3, *subject.size))
     best: dict[str, OperatorTotals] = {}
-    with torch.no_grad():  # an inference mode would hide what the operators are made of
-        subject.forward(network, images)
+    # An inference mode would hide what the operators are made of.
+    with torch.set_grad_enabled(train):
+        work()
         for _ in range(rounds):
             with OperatorTimes(peak, bandwidth) as found:
-                subject.forward(network, images)
+                work()
             if not best or _seconds(found.kinds) < _seconds(best):
                 best = dict(found.kinds)
     return best
@@ -143,6 +170,9 @@ def _seconds(kinds: dict[str, OperatorTotals]) -> float:
 
 def main(
     models: Annotated[list[str] | None, typer.Argument(help='timm models or systems.')] = None,
+    train: Annotated[
+        bool, typer.Option('--train', help='A training step, not a forward pass.')
+    ] = False,
     batch_size: Annotated[int, typer.Option(help='Images a batch.')] = 4,
     rounds: Annotated[int, typer.Option(help='Passes; the fastest counts.')] = 3,
 ) -> None:
@@ -151,7 +181,7 @@ def main(
     peak, bandwidth = peaks()
     print(f'peak {peak / 1e9:.1f} G multiply-adds/s, {bandwidth / 1e9:.1f} GB/s in the cache')
     for name in models or DEFAULT:
-        kinds = operator_times(named(name), batch_size, rounds, peak, bandwidth)
+        kinds = operator_times(named(name), train, batch_size, rounds, peak, bandwidth)
         total = _seconds(kinds)
         rows = [
             [
