@@ -4,7 +4,7 @@ _base_ = [
     './_base_/models/cascade-mask-rcnn_fpn.py',
     './_base_/datasets/coco_instance_ms-crop.py',
     './_base_/schedules/adamw_3x.py',
-    'mmdet::_base_/default_runtime.py',
+    './_base_/default_runtime_mmdet.py',
 ]
 custom_imports = dict(imports=['model.openmmlab'], allow_failed_imports=False)
 model = dict(
