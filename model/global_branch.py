@@ -43,6 +43,7 @@ def _kept_tensors(x: torch.Tensor) -> bool:
     """Return whether tensors that a pass on `x` makes are real ones, which a later pass can use."""
     return not (
         type(x) is not torch.Tensor
+        or x.is_meta
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()

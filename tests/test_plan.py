@@ -7,6 +7,7 @@ from pathlib import Path
 import forms
 import pandas as pd
 import pytest
+import timm
 import torch
 import torch.nn as nn
 from conftest import record, weights
@@ -154,6 +155,15 @@ def test_most_memory_at_a_time():
     assert params == 20 * 1000 + 1000 + 1000 * 30 + 30 + 30 * 5 + 5
     assert flops == 20 * 1000 + 1000 * 30 + 30 * 5
     assert peak == 4 * (20 + 1000 + 30)
+
+
+def test_the_most_memory_is_the_same_after_other_passes():
+    """Also where it comes last, when all that a pass keeps for later ones is there."""
+    with torch.device('meta'):
+        network = timm.create_model('maformer_micro', num_classes=10_000_000)
+        images = torch.empty(1, 3, 224, 320)
+    first, second = (forward_pass.forwarded(network, lambda m: m(images)) for _ in range(2))
+    assert first == second
 
 
 @pytest.mark.parametrize(
