@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from reproduce.folders import COUNTS
-from reproduce.kept_results import KeptLine, code_key, in_processes, kept_or_computed
+from reproduce.kept_results import KeptLine, code_key, kept_or_computed
 from reproduce.systems import System
+from reproduce.worker_pool import in_processes
 
 # The files and folders of this project that decide what is counted.
 CODE = (

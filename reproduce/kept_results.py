@@ -6,12 +6,8 @@ other inputs or other libraries is never taken. The file can be deleted at any t
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reproduce.errors import UserError
 from reproduce.files import read_csv, write_csv
-from reproduce.progress import progress
-from reproduce.quiet import quiet_libraries
 from reproduce.versions import CHECKOUT, libraries, sources_sha256
-
-# Each process that builds detectors holds mmdet and mmseg: nearly 1 GB.
-_MOST_PROCESSES = 8
 
 # The packages whose versions decide what a network counts.
 _LIBRARIES = (
@@ -109,56 +100,3 @@ def _write(path: Path, schema: type[Line], lines: Sequence[Line]) -> None:
         write_csv(path, schema, rows)
     except UserError as error:  # as in a checkout that is read-only: nothing is lost but time
         print(f'note: what was computed is not kept: {error}', file=sys.stderr)
-
-
-def in_processes(
-    compute: Callable[..., Mapping[str, Any]],
-    arguments: Mapping[str, tuple[Any, ...]],
-    what: str,
-    preload: Sequence[str] = (),
-) -> dict[str, Mapping[str, Any] | str]:
-    """Return `compute(*arguments[name])` of every name, or the exception that it raised, as text.
-
-    There is one process for each of the machine's cores. One computation that fails does not keep
-    the others from being done.
-
-    Args:
-        what: what is done, for the progress on standard error.
-        preload: modules that are imported once, for all processes.
-
-    Raises:
-        UserError: if one is raised.
-    """
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(list(preload))
-    results: dict[str, Mapping[str, Any] | str] = {}
-    processes = min(len(os.sched_getaffinity(0)), len(arguments), _MOST_PROCESSES)
-    with (
-        progress(what, len(arguments)) as step_done,
-        ProcessPoolExecutor(processes, context, _ignore_interrupts) as pool,
-    ):
-        try:
-            started = {pool.submit(_tried, compute, *a): name for name, a in arguments.items()}
-            for done in as_completed(started):
-                name = started[done]
-                results[name] = done.result()
-                step_done(name)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return results
-
-
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that waits for this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _tried(compute: Callable[..., Mapping[str, Any]], *arguments: Any) -> Mapping[str, Any] | str:
-    with quiet_libraries():
-        try:
-            return compute(*arguments)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a foreign model raises, not all of it can be sent
-            return f'{type(error).__name__}: {error}'.splitlines()[0]

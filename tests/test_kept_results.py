@@ -6,8 +6,7 @@ import pytest
 
 from reproduce import kept_results
 from reproduce.counts import CODE
-from reproduce.errors import UserError
-from reproduce.kept_results import KeptLine, code_key, in_processes, kept_or_computed
+from reproduce.kept_results import KeptLine, code_key, kept_or_computed
 from reproduce.versions import CHECKOUT, sources_sha256
 
 
@@ -107,22 +106,3 @@ def test_a_library_changes_the_code(monkeypatch):
     installed = kept_results.libraries()
     monkeypatch.setattr(kept_results, 'libraries', lambda: {**installed, 'timm': '0.0.0'})
     assert code_key(CODE) != before
-
-
-def divided(a, b):
-    if b is None:
-        raise UserError('b is missing: give a number.')
-    return {'ratio': a / b}
-
-
-def test_one_that_fails_among_others(capsys):
-    results = in_processes(divided, {'half': (1, 2), 'none': (1, 0)}, 'dividing')
-    assert results == {'half': {'ratio': 0.5}, 'none': 'ZeroDivisionError: division by zero'}
-    err = capsys.readouterr().err
-    assert err.startswith('dividing: 2 to do\n')
-    assert 'dividing: 2/2' in err
-
-
-def test_what_the_user_can_mend_ends_all():
-    with pytest.raises(UserError, match='b is missing'):
-        in_processes(divided, {'half': (1, 2), 'none': (1, None)}, 'dividing')

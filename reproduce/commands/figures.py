@@ -1,7 +1,6 @@
 """`python -m reproduce figures`: the figures as PDF and PNG."""
 
 import io
-from concurrent.futures import ProcessPoolExecutor
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
@@ -15,6 +14,7 @@ from reproduce.evaluate.records import load_all
 from reproduce.files import check_writable, write_atomically
 from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
+from reproduce.worker_pool import worker_pool
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ def figures(
         output / f'{name}.{format}': (drawing.figure, format)
         for (name, drawing), format in product(drawn.items(), ('pdf', 'png'))
     }
-    with ProcessPoolExecutor() as pool:
+    with worker_pool() as pool:
         # The fonts of a PDF, cut to the characters in it, take most of the time.
         contents = pool.map(_content, *zip(*files.values(), strict=True))
         for path, content in zip(files, contents, strict=True):

@@ -9,9 +9,10 @@ from pydantic import Field
 from reproduce.counts import CODE, definition, imports_of
 from reproduce.evaluate.accuracies import Inputs, Request
 from reproduce.folders import FORWARD_COSTS
-from reproduce.kept_results import KeptLine, code_key, in_processes, kept_or_computed
+from reproduce.kept_results import KeptLine, code_key, kept_or_computed
 from reproduce.systems import System
 from reproduce.tasks import TASKS
+from reproduce.worker_pool import in_processes
 
 
 class ForwardCost(KeptLine):
