@@ -38,6 +38,17 @@ def _unformatted_configs():
         yield
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _environment():
+    """Nothing of the terminal, and of a `make test ARGS=...`, that the tests were started from."""
+    terminal = ('COLUMNS', 'LINES', 'NO_COLOR', 'FORCE_COLOR')
+    variables = ('ARGS', 'CHECKPOINTS', 'CONSTRAINTS', 'DATA', 'GPUS', 'PYTHON', 'STUDY', 'TABLE')
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*terminal, *variables, 'MAKEFLAGS', 'MAKEOVERRIDES', 'MFLAGS'):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope='session')
 def kept_results(tmp_path_factory):
     """Copies of what the project keeps of networks, to which the tests of a process add."""
