@@ -79,7 +79,7 @@ class Screen:
         shown = [[row[i] for i in (0, *part)] for row in rows]
         left = 0 if self.width is None else self.width - widths[0] - _BETWEEN
         if len(part) == 1 and 0 < left < widths[part[0]]:
-            shown = [[first, textwrap.fill(second, left)] for first, second in shown]
+            shown = [[first, _filled(second, left)] for first, second in shown]
         return tabulate(
             shown,
             [heads[i] for i in (0, *part)],
@@ -105,11 +105,9 @@ class Screen:
             return tabulate(rows, heads, 'simple')
         if self.width is not None:
             widths = _shares(rows, heads, self.width)
-            heads = [textwrap.fill(h, max(w - 2, 1)) for h, w in zip(heads, widths, strict=False)]
+            heads = [_filled(h, max(w - 2, 1)) for h, w in zip(heads, widths, strict=False)]
         if widths is not None:
-            rows = [
-                [textwrap.fill(*cell) for cell in zip(row, widths, strict=True)] for row in rows
-            ]
+            rows = [[_filled(*cell) for cell in zip(row, widths, strict=True)] for row in rows]
         return tabulate(rows, heads, 'simple' if heads else 'plain', disable_numparse=True)
 
     def explained(
@@ -125,7 +123,7 @@ class Screen:
         if self.width is not None:
             left = self.width - sum(width + _BETWEEN for width in _widths(rows, heads)[:-1])
         if left is None or left >= _LEAST_TEXT:
-            wrapped = [[*row[:-1], textwrap.fill(row[-1], left or sys.maxsize)] for row in rows]
+            wrapped = [[*row[:-1], _filled(row[-1], left or sys.maxsize)] for row in rows]
             return tabulate(wrapped, heads, 'simple', disable_numparse=True)
         entries = []
         for first, *fields, sentence in rows:
@@ -143,12 +141,20 @@ class Screen:
         if self.width is None:
             return text
         first, *others = text.splitlines()
-        lines = textwrap.wrap(first, self.width, subsequent_indent='    ')
-        for line in others:
-            lines += textwrap.wrap(
-                line, self.width, initial_indent='    ', subsequent_indent='    '
-            )
+        lines = [_filled(first, self.width, '', '    ')]
+        lines += [_filled(line, self.width, '    ', '    ') for line in others]
         return '\n'.join(lines)
+
+
+def _filled(text: str, width: int, first: str = '', others: str = '') -> str:
+    """Return `text` in lines that begin with `first` and `others`; hyphens do not end one."""
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_on_hyphens=False,
+    )
 
 
 def _widths(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[int]:

@@ -207,7 +207,8 @@ def test_token_labeling_is_the_one_cause(tmp_path, labeled):
     message = refusal(saved(released, tmp_path / 'x.pth'), asked)
     assert 'is not one of lvvit_small: aux_head.bias is ' in message
     assert message.count(' in the file and ') == 2
-    assert message.endswith(f'; this looks like lvvit_small with token_labeling={labeled}.')
+    assert f'; this looks like lvvit_small with token_labeling={labeled}, which' in message
+    assert message.endswith(f'--model-kwargs token_labeling={labeled}.')
 
 
 @pytest.mark.parametrize('name', ['convnextv2_huge', 'vit_giant_patch14_dinov2'])

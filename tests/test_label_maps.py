@@ -37,7 +37,7 @@ def weights(tmp_path_factory):
 
 
 def make(data, output, weights, **options):
-    make_labels('test_resnet', data, output, weights, 96, workers=0, device='cpu', **options)
+    return make_labels('test_resnet', data, output, weights, 96, workers=0, device='cpu', **options)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,8 @@ def test_maps_of_two_kinds_are_not_mixed(data, weights, tmp_path):
     maps = sorted(tmp_path.rglob('*.pt'))
     before = maps[0].stat().st_mtime_ns
     maps[1].unlink()
-    make(data, tmp_path, weights)  # an interrupted run goes on
+    # An interrupted run goes on.
+    assert make(data, tmp_path, weights) == (1, len(maps) - 1)
     assert maps[0].stat().st_mtime_ns == before
     assert maps[1].exists()
     with pytest.raises(UserError, match='holds label maps of resize = squash, not crop'):

@@ -448,6 +448,7 @@ def test_a_rehearsal_ends_with_what_is_wrong(run, data, monkeypatch):
 def test_a_request_that_does_not_go_together_is_explained(run, tmp_path):
     for arguments, message in (
         (('--steps', 0), '--steps 0 is out of range'),
+        (('--data', 'none'), 'none is not a folder: name the one that holds the data sets'),
         (('--labels', tmp_path), '--labels are of the images in --data'),
         (('--workers', -1), '--workers -1 is no number of processes'),
         (('maformer_bass',), "there is no recipe or config 'maformer_bass'"),

@@ -50,7 +50,7 @@ def labels(
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.train.label_maps import make_labels
 
-    make_labels(
+    made = make_labels(
         model,
         data,
         output,
@@ -62,3 +62,7 @@ def labels(
         processes,
         resize.value,
     )
+    if made is not None:
+        written, earlier = made
+        there = f', beside {earlier:,} that were there' if earlier else ''
+        print(f'Written: {written:,} label maps in {output}{there}.')

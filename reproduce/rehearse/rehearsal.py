@@ -221,6 +221,8 @@ def _check(request: RehearsalRequest) -> None:
         if value is not None and value < 1:
             raise UserError(f'{option} {value} is out of range: give 1 or more.')
     check_workers(request.workers)
+    if request.data is not None and not request.data.is_dir():
+        raise UserError(f'{request.data} is not a folder: name the one that holds the data sets.')
     if request.labels is not None and request.data is None:
         raise UserError('--labels are of the images in --data: name that folder too.')
 

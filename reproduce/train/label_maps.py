@@ -50,7 +50,7 @@ def make_labels(
     device: str | None = None,
     processes: int = 1,
     resize: str = 'squash',
-) -> None:
+) -> tuple[int, int] | None:
     """Write the label map of every training image to OUTPUT/CLASS/NAME.pt.
 
     Maps that are there already are left alone, so an interrupted run can be repeated.
@@ -68,13 +68,16 @@ def make_labels(
         processes: how many to start on this machine.
         resize: one of `RESIZES`.
 
+    Returns:
+        how many maps were written, and how many were there already; in the first process only.
+
     Raises:
         UserError: if the model is unknown, has fewer than five classes, more than half precision
             can number, or others than the data; an image or the checkpoint cannot be read; or the
             folder holds maps that were made in another way.
     """
     arguments = (model, data, output, checkpoint, img_size, batch_size, workers, resize)
-    distributed.run(_make, *arguments, processes=processes, device=device)
+    return distributed.run(_make, *arguments, processes=processes, device=device)
 
 
 def _make(
@@ -87,7 +90,7 @@ def _make(
     batch_size: int,
     workers: int,
     resize: str,
-) -> None:
+) -> tuple[int, int] | None:
     if resize not in RESIZES:
         raise UserError(f"--resize '{resize}' is unknown: name one of {', '.join(RESIZES)}.")
     for option, value in (
@@ -129,8 +132,11 @@ def _make(
         missing = _ImagesWithoutMap(images, output, settings, record, group)
         _annotate(annotator, missing, group, batch_size, workers)
         group.agree()
-        if group.rank == 0:
-            _write_record(output, record, complete=True)
+        written = group.gather([len(missing)])
+        if group.rank:
+            return None
+        _write_record(output, record, complete=True)
+        return sum(written), len(images.samples) - sum(written)
 
 
 def _build(name: str, pretrained: bool, num_classes: int, size: dict[str, int]) -> nn.Module:

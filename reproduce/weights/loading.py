@@ -181,6 +181,11 @@ def _misfit(
     return f'{message}.'
 
 
+def _labeled(name: str, token_labeling: bool) -> str:
+    option = f'token_labeling={token_labeling}'
+    return f'{name} with {option}, which `evaluate` takes as --model-kwargs {option}'
+
+
 def looks_like(state: Mapping[str, torch.Tensor], model: nn.Module) -> str | None:
     """Return the name of another model whose parameters `state` holds, if it resembles one."""
     name = model.pretrained_cfg['architecture']
@@ -190,7 +195,7 @@ def looks_like(state: Mapping[str, torch.Tensor], model: nn.Module) -> str | Non
     if ('aux_head.weight' in state) != ('aux_head.weight' in wanted) and not differences(
         *({k: v for k, v in side.items() if k not in heads} for side in (state, wanted))
     ):
-        return f'{name} with token_labeling={"aux_head.weight" in state}'
+        return _labeled(name, 'aux_head.weight' in state)
     end = time.process_time() + _SECONDS
     if any('.local_attention.' in key for key in state):
         candidates = list(maformer.VARIANTS)
@@ -211,7 +216,7 @@ def looks_like(state: Mapping[str, torch.Tensor], model: nn.Module) -> str | Non
             continue
         if (candidate, token_labeling) != asked and not differences(state, other.state_dict()):
             if candidate == name or token_labeling:
-                return f'{candidate} with token_labeling={token_labeling}'
+                return _labeled(candidate, token_labeling)
             return candidate
     return None
 
