@@ -1,9 +1,6 @@
 """The data sets in a folder: which are there, in which form, and whether they are whole."""
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import import_module
@@ -20,6 +17,7 @@ from datasets.stores import AnyPath
 from datasets.survey import Survey
 from reproduce.errors import DataNotFound, UserError
 from reproduce.wording import shortened
+from reproduce.worker_pool import worker_pool
 
 DATA_SETS = ('imagenet', 'coco', 'ade20k')
 SPLITS = ('train', 'val')
@@ -197,17 +195,10 @@ def _unreadable(name: str, samples: Sequence[tuple[AnyPath, ...]]) -> Iterable[s
                 yield from _errors(chunk)
                 bar.update(len(chunk))
             return
-        cores = len(os.sched_getaffinity(0))
-        with ProcessPoolExecutor(cores, mp_context=get_context('spawn')) as pool:
-            try:
-                for chunk, errors in zip(chunks, pool.map(_errors, chunks), strict=True):
-                    yield from errors
-                    bar.update(len(chunk))
-            except BrokenProcessPool as error:
-                raise UserError(
-                    'a process that opens images was killed: give the machine more memory, and '
-                    'start again.'
-                ) from error
+        with worker_pool(context=get_context('spawn')) as pool:
+            for chunk, errors in zip(chunks, pool.map(_errors, chunks), strict=True):
+                yield from errors
+                bar.update(len(chunk))
 
 
 def _errors(samples: Sequence[tuple[AnyPath, ...]]) -> list[str]:
