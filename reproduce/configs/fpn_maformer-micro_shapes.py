@@ -33,14 +33,7 @@ test_pipeline = [
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='PackSegInputs'),
 ]
-# mmseg's ADE20KDataset takes no other classes than its own.
-dataset = dict(
-    type='BaseSegDataset',
-    metainfo=_base_.map_metainfo,
-    img_suffix='.jpg',
-    seg_map_suffix='.png',
-    reduce_zero_label=True,
-)
+dataset = _base_.map_dataset
 train_dataloader = dict(
     batch_size=8, num_workers=1, dataset=dict(**dataset, pipeline=train_pipeline)
 )
