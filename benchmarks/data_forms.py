@@ -124,7 +124,7 @@ def measure(root: Path, seconds: float, workers: int, buffer: int) -> dict[str, 
     data = imagenet.load(root, 'train')
     found = time.perf_counter()
 
-    from reproduce.data_loader import ErrorPreservingLoader
+    from reproduce.base.data_loader import ErrorPreservingLoader
     from reproduce.train.images import TrainingBatches
     from reproduce.train.shuffle_buffer import shards_of
 

@@ -36,12 +36,12 @@ from timm.utils import AverageMeter, accuracy
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import load
-from reproduce.distributed import Group, join
+from reproduce.base.distributed import Group, join
+from reproduce.base.quiet import quiet_libraries
 from reproduce.evaluate.harness import Job, Prepared, collect, inference
 from reproduce.openmmlab import configs, models
-from reproduce.quiet import quiet_libraries
-from reproduce.rehearse import drawn_data
 from reproduce.tasks import TASKS
+from reproduce.train import drawn_data
 
 MODELS = {
     'imagenet': 'maformer_small',

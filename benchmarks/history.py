@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeFloat, PositiveFloat
 
-from reproduce.files import read_csv, write_csv
+from reproduce.base.files import read_csv, write_csv
 
 FILE = 'speed_history.csv'
 KEPT = 20  # runs of one network under the same conditions

@@ -14,11 +14,11 @@ import numpy as np
 import typer
 from tabulate import tabulate
 
-from reproduce.uncertainty import PerImage
-from reproduce.uncertainty.image_hits import ImageHits
-from reproduce.uncertainty.matched_detections import IOUS, MatchedDetections, Matches
-from reproduce.uncertainty.pixel_counts import PixelCounts
-from reproduce.uncertainty.resampling import intervals
+from reproduce.statistics import PerImage
+from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics.matched_detections import IOUS, MatchedDetections, Matches
+from reproduce.statistics.pixel_counts import PixelCounts
+from reproduce.statistics.resampling import intervals
 
 # Images from which the true values are computed, and the classes of those with boxes and pixels.
 _POPULATION = 100_000

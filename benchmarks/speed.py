@@ -26,15 +26,15 @@ from tabulate import tabulate
 from benchmarks import history
 from benchmarks.subjects import Subject, baseline, named, of_table
 from benchmarks.timing import Timed, in_turn, largest_batch, matrix_product, peak_mib
+from reproduce.base.errors import UserError
+from reproduce.base.files import check_writable
+from reproduce.base.folders import RESULTS
+from reproduce.base.progress import progress
+from reproduce.base.quiet import quiet_libraries
 from reproduce.commands.options import Amp, DeviceKind, Precision
-from reproduce.errors import UserError
 from reproduce.evaluate.harness import PRECISIONS, inference
 from reproduce.evaluate.records import device_name
-from reproduce.files import check_writable
-from reproduce.folders import RESULTS
 from reproduce.paper import DETECTION_SIZE
-from reproduce.progress import progress
-from reproduce.quiet import quiet_libraries
 from reproduce.report.speeds import Speed, keep_speeds
 
 DEFAULT = (

@@ -9,9 +9,9 @@ import torch
 import torch.nn as nn
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from reproduce import timm_names
-from reproduce.complexity import measure
-from reproduce.errors import UserError
+from reproduce.base import timm_names
+from reproduce.base.errors import UserError
+from reproduce.complexity.flops import measure
 from reproduce.openmmlab import configs, models
 from reproduce.systems import System, load_systems
 from reproduce.systems.selection import rows_and_systems

@@ -30,8 +30,8 @@ from datasets.stores import AnyPath, open_archive
 from datasets.subset import check_request, evenly_spaced
 from datasets.survey import Survey, archives_of, form_of, place_of
 from datasets.text_files import read_text
-from reproduce.errors import DataNotFound, UserError
-from reproduce.wording import by_number, shortened
+from reproduce.base.errors import DataNotFound, UserError
+from reproduce.base.wording import by_number, shortened
 
 NUM_CLASSES = 150
 NUM_IMAGES = {'train': 20_210, 'val': 2_000}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 _TABLE = Path(__file__).with_suffix('.csv')
 _CHUNK = 2**23  # bytes

@@ -38,9 +38,9 @@ from datasets.image_files import upright_size
 from datasets.stores import AnyPath, open_archive
 from datasets.subset import check_request, evenly_spaced
 from datasets.survey import Survey, archives_of, form_of, place_of
-from reproduce.errors import DataNotFound, UserError
-from reproduce.files import unzipped
-from reproduce.wording import by_number, shortened
+from reproduce.base.errors import DataNotFound, UserError
+from reproduce.base.files import unzipped
+from reproduce.base.wording import by_number, shortened
 
 NUM_IMAGES = {'train': 118_287, 'val': 5_000}
 NUM_ANNOTATIONS = {'train': 860_001, 'val': 36_781}

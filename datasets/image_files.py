@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from datasets.stores import AnyPath, StoredPath
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 # What Pillow raises when it opens or decodes a missing, truncated or foreign file.
 DECODING_ERRORS = (

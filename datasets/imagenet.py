@@ -42,8 +42,8 @@ from datasets.subset import check_request, evenly_spaced
 from datasets.survey import Survey
 from datasets.text_files import read_text
 from datasets.wordnet_ids import WNID, imagenet_classes
-from reproduce.errors import DataNotFound, UserError
-from reproduce.wording import by_number, shortened
+from reproduce.base.errors import DataNotFound, UserError
+from reproduce.base.wording import by_number, shortened
 
 NUM_CLASSES = 1000
 NUM_IMAGES = {'train': 1_281_167, 'val': 50_000}

@@ -15,9 +15,9 @@ from datasets.checksums import Checksum, computed, published
 from datasets.image_files import check_whole
 from datasets.stores import AnyPath
 from datasets.survey import Survey
-from reproduce.errors import DataNotFound, UserError
-from reproduce.wording import shortened
-from reproduce.worker_pool import worker_pool
+from reproduce.base.errors import DataNotFound, UserError
+from reproduce.base.wording import shortened
+from reproduce.base.worker_pool import worker_pool
 
 DATA_SETS = ('imagenet', 'coco', 'ade20k')
 SPLITS = ('train', 'val')

@@ -28,8 +28,8 @@ from datasets.member_index import Member, archive_key
 from datasets.stores import IndexedArchive, Store, StoredPath
 from datasets.tar_archives import tar_members
 from datasets.wordnet_ids import WNID, imagenet_classes
-from reproduce.errors import UserError
-from reproduce.wording import by_number, shortened
+from reproduce.base.errors import UserError
+from reproduce.base.wording import by_number, shortened
 
 NUM_CLASSES = 1000
 

@@ -18,8 +18,8 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from reproduce.errors import UserError
-from reproduce.files import write_atomically
+from reproduce.base.errors import UserError
+from reproduce.base.files import write_atomically
 
 _VERSION = 1
 _HEADER = 512  # bytes

@@ -34,7 +34,7 @@ import typer
 from PIL import Image, ImageDraw
 from pycocotools import mask as rle
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 CLASSES = (
     *('circle', 'ring', 'crescent', 'heart', 'star'),

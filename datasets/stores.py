@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from datasets.member_index import Member, archive_key, load_index
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 Item = TypeVar('Item')
 

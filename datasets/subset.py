@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 Item = TypeVar('Item')
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from datasets.member_index import Member
 from datasets.stores import IndexedArchive, Store
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 _BLOCK = 512  # bytes
 # The largest compressed tar that is read as a whole: the ImageNet devkit has 2.5 MB.

@@ -3,7 +3,7 @@
 import codecs
 
 from datasets.stores import AnyPath
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 _MARKS = (
     (codecs.BOM_UTF8, 'utf-8-sig'),

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from datasets.member_index import Member
 from datasets.stores import IndexedArchive
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 _LOCAL_HEADER = struct.Struct('<4s22xHH')  # signature, length of the name, of the extra field
 _ENCRYPTED = 1

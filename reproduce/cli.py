@@ -11,9 +11,9 @@ from importlib import import_module
 import click
 import typer
 
-from reproduce import launcher
+from reproduce.base import launcher
+from reproduce.base.errors import UserError
 from reproduce.commands.options import CommandGroup
-from reproduce.errors import UserError
 
 # What `--help` says of each command, by what they are for, the most used first: the first sentence
 # of the command's own help.
@@ -94,7 +94,7 @@ def _with_other_processes() -> AbstractContextManager[None]:
     if not launcher.in_group():
         return nullcontext()
     # Imported here, so that commands of a single process do not wait for torch.
-    from reproduce.distributed import joined
+    from reproduce.base.distributed import joined
 
     return joined()
 
@@ -110,7 +110,7 @@ def run() -> None:
             print(f'{error.label}: {error}', file=sys.stderr, flush=True)
         elif launcher.in_group():
             # Imported here, as in `_with_other_processes`.
-            from reproduce.distributed import give_way
+            from reproduce.base.distributed import give_way
 
             give_way(error)
         sys.exit(error.status)

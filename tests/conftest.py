@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 import model  # noqa: F401
 from datasets import shapes
 from datasets.imagenet import load, open_image
-from reproduce import cli, counts
-from reproduce.evaluate.forward_costs import forward_costs
+from reproduce import cli
+from reproduce.base.files import sha256_of
+from reproduce.base.folders import COUNTS, FORWARD_COSTS
+from reproduce.base.versions import CHECKOUT
+from reproduce.complexity import counts
+from reproduce.complexity.forward_costs import forward_costs
 from reproduce.evaluate.records import Evaluation
-from reproduce.files import sha256_of
-from reproduce.folders import COUNTS, FORWARD_COSTS
 from reproduce.systems import load_systems
-from reproduce.versions import CHECKOUT
 from reproduce.weights import registry
 
 DAY = '2026-01-01T00:00:00+00:00'

@@ -37,8 +37,8 @@ from reproduce.ablation.study import (
     load_study,
 )
 from reproduce.audit.expressions import evaluate
+from reproduce.base.folders import ABLATIONS
 from reproduce.evaluate import records
-from reproduce.folders import ABLATIONS
 from reproduce.judge.cells import load_results
 from reproduce.report import page
 from reproduce.report.studies import load_studies

@@ -10,9 +10,9 @@ import torch
 from conftest import record, weights, write_manifest
 from safetensors.torch import load_file, save_file
 
+from reproduce.base.files import sha256_of
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import Job, evaluate
-from reproduce.files import sha256_of
 from reproduce.tasks.imagenet import preprocessing
 from reproduce.weights.registry import load_manifest
 

@@ -14,8 +14,15 @@ from PIL import Image
 
 from datasets import shapes
 from datasets.ade20k import class_names, load, read_label_map
-from reproduce.errors import DataNotFound, UserError
-from reproduce.score.ade20k import MULTI_SCALE, class_pixels, confusion, means, score_folder, to_zip
+from reproduce.base.errors import DataNotFound, UserError
+from reproduce.tasks.scores.ade20k import (
+    MULTI_SCALE,
+    class_pixels,
+    confusion,
+    means,
+    score_folder,
+    to_zip,
+)
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from reproduce.audit.measured import MeasuredTables
 from reproduce.audit.readings import Reading, count, targets
 from reproduce.audit.run import audit
 from reproduce.audit.sources import SourceVerdict, load_sources, unsourced
-from reproduce.complexity import measure
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.complexity.flops import measure
 
 RESULTS = Path(__file__).parents[1] / 'results'
 HELD = {ClaimVerdict.HOLDS, ClaimVerdict.PARTLY}

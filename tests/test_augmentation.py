@@ -12,7 +12,7 @@ from timm.data import resolve_data_config
 from timm.data.auto_augment import LEVEL_TO_ARG, NAME_TO_OP, AugmentOp, RandAugment
 
 from datasets import imagenet
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.train.augmentation import MOVING, LegalOperation, TracedImage, make_legal
 from reproduce.train.images import RememberedCrop, TrainingImages
 from reproduce.train.recipes import RECIPES

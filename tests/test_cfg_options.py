@@ -9,8 +9,8 @@ import typer
 from mmengine.config import DictAction
 
 from datasets import shapes
+from reproduce.base.errors import UserError
 from reproduce.commands import evaluate, train
-from reproduce.errors import UserError
 from reproduce.openmmlab import cfg_options, configs, inference, models
 from reproduce.train.runner import RunnerJob, prepare
 

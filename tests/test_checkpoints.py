@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model  # noqa: F401
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.safe_loading import read_checkpoint

@@ -14,13 +14,14 @@ import pytest
 from click import Context
 from typer.main import get_command
 
-from reproduce import cli, counts, paper
-from reproduce.errors import UserError
+from reproduce import cli, paper
+from reproduce.base.errors import UserError
+from reproduce.base.screen import Screen
+from reproduce.complexity import counts
 from reproduce.judge import known_deviations
 from reproduce.judge.cells import Cell, load_results, write
 from reproduce.judge.verdict import Verdict
 from reproduce.report import terminal
-from reproduce.screen import Screen
 from reproduce.systems import load_systems
 
 ROOT = Path(__file__).parents[1]

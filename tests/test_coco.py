@@ -17,8 +17,8 @@ from pycocotools.coco import COCO as Reference
 from pycocotools.cocoeval import COCOeval
 
 from datasets import coco, shapes
-from reproduce.errors import DataNotFound, UserError
-from reproduce.score.coco import (
+from reproduce.base.errors import DataNotFound, UserError
+from reproduce.tasks.scores.coco import (
     METRICS,
     DetectionScorer,
     checked,
@@ -27,7 +27,7 @@ from reproduce.score.coco import (
     read,
     to_json,
 )
-from reproduce.score.detection_conventions import convention_warnings
+from reproduce.tasks.scores.detection_conventions import convention_warnings
 
 NAMES = [name for name in METRICS if name not in ('ap_l', 'ar_l')]  # no drawn shape is large
 

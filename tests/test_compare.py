@@ -20,11 +20,11 @@ from datasets import coco, shapes
 from datasets.ade20k import label_maps
 from reproduce.evaluate.harness import Job, evaluate
 from reproduce.report.comparisons import load_comparisons
-from reproduce.score.coco import to_json
-from reproduce.uncertainty.image_hits import ImageHits
-from reproduce.uncertainty.paired import holm, paired
-from reproduce.uncertainty.pixel_counts import PixelCounts, means
-from reproduce.uncertainty.proportions import mcnemar, paired_interval
+from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics.paired import holm, paired
+from reproduce.statistics.pixel_counts import PixelCounts, means
+from reproduce.statistics.proportions import mcnemar, paired_interval
+from reproduce.tasks.scores.coco import to_json
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from model.global_branch import GLD
-from reproduce.complexity import measure, measure_system
+from reproduce.complexity.flops import measure, measure_system
 from reproduce.systems import System
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import counts
-from reproduce.complexity import measure_system
-from reproduce.counts import Complexity, definition
-from reproduce.folders import COUNTS
+from reproduce.base.folders import COUNTS
+from reproduce.base.versions import CHECKOUT
+from reproduce.complexity import counts
+from reproduce.complexity.counts import Complexity, definition
+from reproduce.complexity.flops import measure_system
 from reproduce.systems import System, load_systems
-from reproduce.versions import CHECKOUT
 
 SYSTEMS = {system.name: system for system in load_systems()}
 SMALL = SYSTEMS['maformer_small']

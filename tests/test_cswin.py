@@ -7,8 +7,8 @@ import timm
 import torch
 
 from model.cswin import checkpoint_filter_fn
-from reproduce.complexity import measure_system
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
 from reproduce.weights import loading
 

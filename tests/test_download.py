@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.weights import registry, store
 from reproduce.weights.download import fetch, receipt
 from reproduce.weights.registry import load_public

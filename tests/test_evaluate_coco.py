@@ -19,14 +19,14 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from datasets import coco, shapes
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.evaluate.harness import Job, evaluate
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build
 from reproduce.openmmlab.transforms import LoadWholeImage
-from reproduce.score.coco import METRICS, DetectionScorer, checked, of_images, read
 from reproduce.tasks.coco import detections
+from reproduce.tasks.scores.coco import METRICS, DetectionScorer, checked, of_images, read
 
 IMAGES = 11  # which neither 2 nor 3 divides
 

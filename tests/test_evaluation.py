@@ -19,15 +19,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from datasets.imagenet import load
-from reproduce import distributed
-from reproduce.errors import UserError
+from reproduce.base import distributed
+from reproduce.base.errors import UserError
+from reproduce.base.files import sha256_of, unzipped
 from reproduce.evaluate import harness, records
 from reproduce.evaluate.harness import Job, collect, evaluate
-from reproduce.files import sha256_of, unzipped
-from reproduce.score import Scorer, Scores
-from reproduce.score.imagenet import Predictions, TopClasses, TopScorer, matched, read
 from reproduce.tasks import TASKS
 from reproduce.tasks.imagenet import preprocessing, resolve
+from reproduce.tasks.scores import Scorer, Scores
+from reproduce.tasks.scores.imagenet import Predictions, TopClasses, TopScorer, matched, read
 
 ROOT = Path(__file__).parents[1]
 CLASSES = 3

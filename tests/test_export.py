@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 
 from datasets import shapes
+from reproduce.base.files import sha256_of
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import Job, evaluate
-from reproduce.export import exchange
-from reproduce.export.model_folder import export
-from reproduce.files import sha256_of
+from reproduce.report import exchange
+from reproduce.report.model_folder import export
 
 
 @pytest.fixture(scope='module')
@@ -66,7 +66,7 @@ def test_the_card_states_what_was_measured(kept, outcome, sound, tmp_path):
     assert 'Set by hand: crop_pct, img_size.' in card.text
     assert f'{e.metrics["top1"]:.2f}' in card.text
     whole = record('deit_small_patch16_224', 79.9)
-    from reproduce.export.model_card import _results
+    from reproduce.report.model_card import _results
 
     assert _results(whole)[0].dataset_type == 'imagenet-1k'
 

@@ -10,15 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from reproduce import files
-from reproduce.errors import UserError
-from reproduce.files import check_writable, read_toml, write_atomically
+from reproduce.base import files
+from reproduce.base.errors import UserError
+from reproduce.base.files import check_writable, read_toml, write_atomically
 
 # Writes until it is killed, and says when it has begun.
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from reproduce import files
+from reproduce.base import files
 
 os.replace = lambda *paths: (print('begun', flush=True), time.sleep(60))
 files.write_atomically(Path('kept.json'), b'half')

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from model.focal import checkpoint_filter_fn
-from reproduce.complexity import measure_system
+from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
 from reproduce.weights import loading
 

@@ -9,7 +9,7 @@ import torch
 from conftest import weights
 
 from datasets import ade20k, coco, shapes
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.evaluate.harness import Job, evaluate
 from reproduce.openmmlab import models
 from reproduce.openmmlab.configs import load_config

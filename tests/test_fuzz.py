@@ -36,7 +36,7 @@ from safetensors.torch import save_file
 
 from datasets import imagenet, shapes
 from reproduce import cli
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.evaluate import records
 from reproduce.weights import loading, registry
 

@@ -15,7 +15,7 @@ from timm.data import ImageNetInfo
 from torchvision.datasets import ImageFolder
 
 from datasets import imagenet
-from reproduce.errors import DataNotFound, UserError
+from reproduce.base.errors import DataNotFound, UserError
 from reproduce.evaluate import records
 
 REAL = tuple(sorted(ImageNetInfo('imagenet-1k').label_names()))

@@ -10,7 +10,7 @@ import pytest
 
 from datasets import checksums, inventory, shapes
 from datasets.inventory import DataState, take_inventory
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 FORMS = {
     'released': 'tar',

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from reproduce import kept_results
-from reproduce.counts import CODE
-from reproduce.kept_results import KeptLine, code_key, kept_or_computed
-from reproduce.versions import CHECKOUT, sources_sha256
+from reproduce.base.versions import CHECKOUT, sources_sha256
+from reproduce.complexity import kept_results
+from reproduce.complexity.counts import CODE
+from reproduce.complexity.kept_results import KeptLine, code_key, kept_or_computed
 
 
 class Square(KeptLine):

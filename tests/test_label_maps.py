@@ -12,7 +12,7 @@ from timm.data import create_transform, resolve_data_config
 from torchvision.transforms import functional as TF
 
 from datasets import imagenet, shapes
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.train.label_maps import label_maps, make_labels
 from reproduce.train.token_labeling import load_label_map, origin
 

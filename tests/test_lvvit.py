@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from model.lvvit import checkpoint_filter_fn
-from reproduce.complexity import measure_system
+from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
 from reproduce.weights import loading
 

@@ -8,7 +8,7 @@ from timm.optim import param_groups_layer_decay
 
 import model.maformer as maformer
 from model.maformer import MAFormer
-from reproduce.complexity import measure_system
+from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
 
 # Counted by hand: parameters with the auxiliary head of token labeling (Table 1).

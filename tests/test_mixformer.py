@@ -7,7 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from reproduce.complexity import measure_system
+from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
 
 DEPTHS, HEADS = (1, 2, 1, 1), (2, 2, 4, 2)

@@ -24,9 +24,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from datasets import shapes
-from reproduce import lifeline
-from reproduce.distributed import _difference
-from reproduce.lifeline import Lifeline, wait_until
+from reproduce.base import lifeline
+from reproduce.base.distributed import _difference
+from reproduce.base.lifeline import Lifeline, wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -265,7 +265,7 @@ def test_a_difference_of_two_nodes_is_named(data, weights, tmp_path, what):
         for room in ('model', 'datasets', 'operators'):
             (folder / room).symlink_to(ROOT / room)
         subprocess.run(['cp', '-r', ROOT / 'reproduce', folder], check=True)
-        with (folder / 'reproduce' / 'wording.py').open('a') as file:
+        with (folder / 'reproduce' / 'base' / 'wording.py').open('a') as file:
             file.write('# changed\n')
     elif what == 'library':
         info = tmp_path / 'timm-0.0.7.dist-info'

@@ -15,8 +15,8 @@ import mmdet.registry
 import mmseg.registry
 
 from model.openmmlab import CheckpointError, PyramidBackbone
-from reproduce.complexity import measure
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.complexity.flops import measure
 from reproduce.openmmlab import configs
 from reproduce.openmmlab.configs import CONFIGS, load_config
 from reproduce.openmmlab.models import build, load_backbone, published_forward, published_size

@@ -6,7 +6,7 @@ import pytest
 
 from reproduce import paper
 from reproduce.audit.misprints import load_misprints
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.judge.known_deviations import load_known
 from reproduce.systems import load_systems
 

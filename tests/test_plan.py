@@ -12,12 +12,13 @@ import torch
 import torch.nn as nn
 from conftest import record, weights
 
-from reproduce import complexity
-from reproduce.evaluate import devices, forward_pass, planning, records
+from reproduce.base.wording import duration
+from reproduce.complexity import flops as complexity
+from reproduce.complexity import forward_pass
+from reproduce.evaluate import devices, planning, records
 from reproduce.evaluate.decoding import DecodingRate
 from reproduce.openmmlab import configs, models
 from reproduce.systems import load_systems
-from reproduce.wording import duration
 
 DEIT, SWIN, BASE = 'deit_small_patch16_224', 'swin_tiny_patch4_window7_224', 'deit_base_patch16_224'
 MODELS = ('--models', 'DeiT-S,Swin-T,DeiT-B,dsnet_small')

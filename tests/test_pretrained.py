@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.weights import loading
 
 SMALL = {

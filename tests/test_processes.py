@@ -18,16 +18,17 @@ from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRen
 from torch.utils.data import Dataset
 
 from datasets import shapes
-from reproduce import cli, distributed, launcher
-from reproduce.data_loader import ErrorPreservingLoader
-from reproduce.distributed import join
-from reproduce.errors import DataNotFound, UserError
-from reproduce.launcher import in_group
+from reproduce import cli
+from reproduce.base import distributed, launcher
+from reproduce.base.data_loader import ErrorPreservingLoader
+from reproduce.base.distributed import join
+from reproduce.base.errors import DataNotFound, UserError
+from reproduce.base.launcher import in_group
 
 WORK = """
 import torch
-from reproduce.distributed import join
-from reproduce.launcher import in_group
+from reproduce.base.distributed import join
+from reproduce.base.launcher import in_group
 
 assert in_group()
 with join('cpu') as group:
@@ -208,7 +209,7 @@ def test_a_fault_of_the_program_keeps_its_traceback():
 
 PARENT = """
 import os, time
-from reproduce import distributed
+from reproduce.base import distributed
 
 def work(group):
     os.write(1, f'{os.getpid()}\\n'.encode())  # whole, where `print` writes the line's end apart
@@ -245,8 +246,9 @@ def test_nothing_is_left_of_the_launcher_after_a_failure():
 
 FAIL = """
 import sys
-from reproduce import cli, distributed
-from reproduce.errors import UserError
+from reproduce import cli
+from reproduce.base import distributed
+from reproduce.base.errors import UserError
 
 def fail(group):
     if group.rank == 1:

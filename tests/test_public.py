@@ -12,17 +12,18 @@ from timm.data import resolve_data_config
 
 from datasets import shapes
 from datasets.imagenet import load
-from reproduce import kept_results, paper
+from reproduce import paper
 from reproduce.audit.sources import load_sources
-from reproduce.complexity import Complexity
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.base.files import sha256_of
+from reproduce.complexity import kept_results
+from reproduce.complexity.flops import Complexity
+from reproduce.complexity.kept_results import code_key
 from reproduce.evaluate import records
 from reproduce.evaluate.coverage import Coverage, coverage
 from reproduce.evaluate.unmeasured import NotRun
-from reproduce.files import sha256_of
 from reproduce.judge import assembly
 from reproduce.judge.verdict import Agreement, Verdict, compare_published
-from reproduce.kept_results import code_key
 from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
 from reproduce.tasks.imagenet import PREPROCESSING, preprocessing

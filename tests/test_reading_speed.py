@@ -5,7 +5,7 @@ import pytest
 
 from datasets import imagenet, shapes
 from datasets.reading_speed import measure_reading
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.openmmlab.configs import CONFIGS, load_config
 from reproduce.train.classifier import scaling
 from reproduce.train.recipes import RECIPES, TOKEN_LABELING, Recipe, recipe_for

@@ -12,11 +12,11 @@ import typer
 from conftest import record, weights, write_manifest
 from safetensors.torch import load_file, save_file
 
+from reproduce.base.errors import UserError
+from reproduce.base.files import sha256_of
 from reproduce.commands import evaluate as evaluate_command
-from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import Job, evaluate
-from reproduce.files import sha256_of
 from reproduce.judge.verdict import Verdict, judge_reference
 from reproduce.openmmlab.cfg_options import parse
 from reproduce.paper import load_tolerances

@@ -16,9 +16,9 @@ from reproduce.audit.expressions import evaluate
 from reproduce.audit.misprints import load_misprints
 from reproduce.audit.sources import load_sources
 from reproduce.audit.vil_counter import released_count
-from reproduce.complexity import Complexity, measure_system
-from reproduce.errors import UserError
-from reproduce.files import read_toml
+from reproduce.base.errors import UserError
+from reproduce.base.files import read_toml
+from reproduce.complexity.flops import Complexity, measure_system
 from reproduce.judge import assembly
 from reproduce.judge.known_deviations import (
     KNOWN,

@@ -18,21 +18,21 @@ import torch.nn as nn
 from PIL import Image
 
 from datasets import ade20k, coco, imagenet, shapes
-from reproduce import distributed
-from reproduce.distributed import join
-from reproduce.errors import OutOfMemory, UserError
+from reproduce.base import distributed
+from reproduce.base.distributed import join
+from reproduce.base.errors import OutOfMemory, UserError
 from reproduce.openmmlab.configs import CONFIGS, load_config
 from reproduce.openmmlab.data_paths import check_classes
-from reproduce.rehearse import checks, drawn_data, isolation
-from reproduce.rehearse import rehearsal as rehearsals
-from reproduce.rehearse.classifier_trial import try_recipe
-from reproduce.rehearse.config_trial import try_config
-from reproduce.rehearse.rehearsal import RehearsalRequest, RehearsalRow, Training, rehearse, select
-from reproduce.rehearse.rehearsal_report import as_text, file_name
-from reproduce.rehearse.trial import GradientWatch, Trial, TrialSettings, loader_speed, together
+from reproduce.train import checks, drawn_data, isolation
+from reproduce.train import rehearsal as rehearsals
 from reproduce.train.classifier_steps import ClassifierTraining
+from reproduce.train.classifier_trial import try_recipe
+from reproduce.train.config_trial import try_config
 from reproduce.train.recipes import RECIPES, recipe_for
+from reproduce.train.rehearsal import RehearsalRequest, RehearsalRow, Training, rehearse, select
+from reproduce.train.rehearsal_report import as_text, file_name
 from reproduce.train.token_labeling import agreement
+from reproduce.train.trial import GradientWatch, Trial, TrialSettings, loader_speed, together
 
 CHECKOUT = Path(__file__).parents[1]
 LABELED = RECIPES['maformer_small_token_labeling']

@@ -11,19 +11,19 @@ from reproduce.ablation import budget, rendering
 from reproduce.ablation.outcomes import load_outcomes
 from reproduce.audit import text as audit_text
 from reproduce.audit.run import audit
+from reproduce.base.folders import ABLATIONS
+from reproduce.base.screen import Screen
 from reproduce.compare import as_text
 from reproduce.compare.candidates import Candidate
 from reproduce.compare.results import compare, matrix
 from reproduce.evaluate.devices import Devices
-from reproduce.folders import ABLATIONS
-from reproduce.gate import regression
+from reproduce.judge import regression
 from reproduce.judge.verdict import Verdict
-from reproduce.rehearse import rehearsal_report
-from reproduce.rehearse.checks import ReadinessCheck
-from reproduce.rehearse.rehearsal import Machine, Rehearsal, RehearsalRequest, RehearsalRow
-from reproduce.screen import Screen
-from reproduce.uncertainty.image_hits import ImageHits
-from reproduce.uncertainty.kept import KeptImages
+from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics.kept import KeptImages
+from reproduce.train import rehearsal_report
+from reproduce.train.checks import ReadinessCheck
+from reproduce.train.rehearsal import Machine, Rehearsal, RehearsalRequest, RehearsalRow
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (80, 120, 200)

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from datasets import imagenet, shapes
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 
 @pytest.fixture(scope='module')

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from reproduce import shared_memory
-from reproduce.data_loader import ErrorPreservingLoader
-from reproduce.errors import UserError  # noqa: F401  (the other process takes it from here)
+from reproduce.base import shared_memory
+from reproduce.base.data_loader import ErrorPreservingLoader
+from reproduce.base.errors import UserError  # noqa: F401  (the other process takes it from here)
 
 IMAGES = torch.arange(12 * 3 * 64 * 64, dtype=torch.int32).view(12, 3, 64, 64)
 LABELS = torch.arange(12)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import record
 
+from reproduce.base.folders import EVALUATIONS
 from reproduce.evaluate import records
-from reproduce.folders import EVALUATIONS
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference, Released
 

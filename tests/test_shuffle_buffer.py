@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datasets import imagenet, shapes
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.train.classifier import TrainingJob, train
 from reproduce.train.images import TrainingBatches
 from reproduce.train.recipes import recipe_for

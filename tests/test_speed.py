@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks import history, speed, subjects, timing
+from reproduce.base.errors import UserError
 from reproduce.commands.options import DeviceKind
-from reproduce.errors import UserError
 from reproduce.report.speeds import Speed, conditions, keep_speeds, load_speeds
 
 MICRO = 'maformer_micro'

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from datasets import shapes
-from reproduce import distributed
-from reproduce.errors import UserError
+from reproduce.base import distributed
+from reproduce.base.errors import UserError
 from reproduce.train.classifier import TrainingJob, train
 from reproduce.train.classifier_steps import ClassifierTraining
 from reproduce.train.recipes import recipe_for

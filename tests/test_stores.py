@@ -18,7 +18,7 @@ import pytest
 from datasets import imagenet, shapes
 from datasets.imagenet import open_image
 from datasets.stores import open_archive
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 CONTENT = {f'folder{i % 3}/file{i}.bin': random.Random(i).randbytes(7 * i) for i in range(40)}
 PACKED = {

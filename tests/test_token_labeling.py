@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from datasets import imagenet, shapes
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.train.classifier_steps import build, targets_of
 from reproduce.train.images import TrainingImages
 from reproduce.train.recipes import recipe_for

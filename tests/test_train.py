@@ -21,9 +21,9 @@ from torchvision.transforms import functional as TF
 
 import model as _maformer  # noqa: F401
 from datasets import imagenet, shapes
+from reproduce.base.distributed import join
+from reproduce.base.errors import UserError
 from reproduce.commands.train import train_imagenet
-from reproduce.distributed import join
-from reproduce.errors import UserError
 from reproduce.evaluate.harness import Job, evaluate
 from reproduce.train import classifier, classifier_steps, tensorboard
 from reproduce.train.classifier import TrainingJob, best_epoch, train

@@ -25,7 +25,7 @@ from torchvision.ops import roi_align
 
 from datasets import coco, shapes
 from model.checkpoint import read
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.openmmlab import models, safe_loading
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.data_paths import point_at

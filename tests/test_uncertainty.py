@@ -10,12 +10,12 @@ from test_coco import hard_case
 
 from benchmarks.interval_coverage import coverage
 from datasets.coco import Annotations
-from reproduce.score.ade20k import class_pixels, confusion, means
-from reproduce.score.coco import DetectionScorer, evaluated, of_images
-from reproduce.uncertainty.matched_detections import accumulate
-from reproduce.uncertainty.pixel_counts import PixelCounts
-from reproduce.uncertainty.proportions import wilson
-from reproduce.uncertainty.resampling import intervals, resampled
+from reproduce.statistics.matched_detections import accumulate
+from reproduce.statistics.pixel_counts import PixelCounts
+from reproduce.statistics.proportions import wilson
+from reproduce.statistics.resampling import intervals, resampled
+from reproduce.tasks.scores.ade20k import class_pixels, confusion, means
+from reproduce.tasks.scores.coco import DetectionScorer, evaluated, of_images
 
 
 @pytest.mark.parametrize(('count', 'n'), [(0, 10), (10, 10), (3, 7), (41_500, 50_000)])

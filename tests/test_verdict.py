@@ -2,7 +2,7 @@
 
 import pytest
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.judge.verdict import Verdict, judge
 from reproduce.paper import FOLDER, METRICS, Printed, Tolerance, load_tolerances
 

@@ -8,8 +8,8 @@ from conftest import record
 from reproduce.evaluate import records
 from reproduce.evaluate.attestation import parts
 from reproduce.evaluate.harness import Job, evaluate
-from reproduce.uncertainty.image_hits import ImageHits
-from reproduce.uncertainty.kept import read
+from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics.kept import read
 
 DEIT = 'deit_small_patch16_224'
 

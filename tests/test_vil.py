@@ -8,7 +8,7 @@ import torch
 
 from model import openmmlab
 from model.vil import checkpoint_filter_fn
-from reproduce.complexity import measure_system
+from reproduce.complexity.flops import measure_system
 from reproduce.openmmlab import configs, inference
 from reproduce.systems import System
 from reproduce.weights import loading

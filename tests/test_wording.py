@@ -2,7 +2,7 @@
 
 import pytest
 
-from reproduce.wording import by_number, shortened
+from reproduce.base.wording import by_number, shortened
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from reproduce.errors import UserError
-from reproduce.worker_pool import in_processes
+from reproduce.base.errors import UserError
+from reproduce.base.worker_pool import in_processes
 
 
 def divided(a, b):

@@ -13,12 +13,12 @@ from reproduce.ablation.execution import Execution, measure_variants
 from reproduce.ablation.judging import resolvable
 from reproduce.ablation.outcomes import Outcomes, VariantLine
 from reproduce.ablation.study import Study
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.base.screen import Screen
+from reproduce.base.wording import duration
 from reproduce.evaluate.accuracies import Request
 from reproduce.evaluate.devices import Devices, named
 from reproduce.evaluate.records import device_name
-from reproduce.screen import Screen
-from reproduce.wording import duration
 
 # Multiply-adds of a training step: forward, and two products for each in the backward pass.
 _PASSES = 3

@@ -26,15 +26,16 @@ import torch
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets import shapes
 from datasets.imagenet import ImageNet, load
-from reproduce import complexity, launcher
 from reproduce.ablation import single_run
 from reproduce.ablation.outcomes import CurveLine, Outcomes, RunLine, TimeLine, VariantLine
 from reproduce.ablation.single_run import RESULT, SingleRun
 from reproduce.ablation.study import Design, Study
-from reproduce.data_loader import check_workers
-from reproduce.distributed import join
-from reproduce.errors import UserError
-from reproduce.files import check_writable, read_toml, write_atomically
+from reproduce.base import launcher
+from reproduce.base.data_loader import check_workers
+from reproduce.base.distributed import join
+from reproduce.base.errors import UserError
+from reproduce.base.files import check_writable, read_toml, write_atomically
+from reproduce.complexity import flops as complexity
 from reproduce.train.output_folder import claimed
 from reproduce.train.recipes import Recipe, recipe_for
 from reproduce.train.stopping import StopRequests, TrainingStopped

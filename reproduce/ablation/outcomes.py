@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reproduce.ablation.judging import DesignVerdict, Judgement, judge
 from reproduce.ablation.study import NumberText, Study
-from reproduce.files import (
+from reproduce.base.files import (
     OptionalNumber,
     check_writable,
     read_csv,

@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from reproduce.ablation.judging import LEVEL, POWER, DesignVerdict, Judgement
 from reproduce.ablation.outcomes import Outcomes
-from reproduce.screen import Screen
+from reproduce.base.screen import Screen
 
 HEADINGS = (
     *('claim', 'paper', 'measured', '95 % interval', 'p (Holm)', 'resolvable', 'seeds'),

@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from reproduce.distributed import end_with_the_parent
-from reproduce.errors import UserError
+from reproduce.base.distributed import end_with_the_parent
+from reproduce.base.errors import UserError
+from reproduce.base.files import write_atomically
 from reproduce.evaluate import harness
 from reproduce.evaluate.records import Evaluation, imagenet_command
-from reproduce.files import write_atomically
 from reproduce.train.classifier import TrainingJob, train
 from reproduce.train.label_maps import make_labels
 from reproduce.train.recipes import Recipe

@@ -11,9 +11,9 @@ import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reproduce import paper
-from reproduce.errors import UserError
-from reproduce.files import NumberText, read_csv, read_toml
-from reproduce.wording import nearest
+from reproduce.base.errors import UserError
+from reproduce.base.files import NumberText, read_csv, read_toml
+from reproduce.base.wording import nearest
 
 FOLDER = Path(__file__).parent
 STUDIES = FOLDER / 'studies'

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from reproduce import paper
 from reproduce.audit.expressions import Result, evaluate
 from reproduce.audit.rows import Tables, same_model
-from reproduce.errors import UserError
-from reproduce.files import read_csv
+from reproduce.base.errors import UserError
+from reproduce.base.files import read_csv
 from reproduce.paper import Printed, Row
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from reproduce.audit.rows import Tables, accuracies, family, find_row, group
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.paper import Row
 
 _ROW = r'T(?P<table>\d+)\[(?P<selectors>[^\]]*)\]'

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from reproduce.audit.findings import Finding
 from reproduce.audit.measured import MeasuredTables
-from reproduce.files import read_csv
+from reproduce.base.files import read_csv
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import FOLDER, TABLES
 

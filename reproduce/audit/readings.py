@@ -15,7 +15,7 @@ import numpy as np
 
 from reproduce.audit.measured import MeasuredTables
 from reproduce.audit.rows import Tables, family
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.paper import TABLES, Column, Row, Tolerance
 
 # The tables that print parameters and FLOPs of all of MAFormer's sizes.

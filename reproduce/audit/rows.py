@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.paper import TABLES, Row
 
 Tables = Mapping[int, Sequence[Row]]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from reproduce import paper
 from reproduce.audit.findings import Finding
 from reproduce.audit.rows import Tables, accuracies, family, group, same_model
-from reproduce.files import read_toml
+from reproduce.base.files import read_toml
 from reproduce.paper import Printed, Row
 
 FOLDER = paper.FOLDER / 'sources'

@@ -12,7 +12,7 @@ from reproduce.audit.readings import GLOBAL_BRANCHES, Reading, Search, nearest, 
 from reproduce.audit.resolution import Lead
 from reproduce.audit.run import Audit
 from reproduce.audit.sources import SourceVerdict, unsourced
-from reproduce.screen import Screen
+from reproduce.base.screen import Screen
 
 _WIDTH = 100  # where the output is no terminal
 _READINGS = 10  # the best ones are shown, and GLD over all tokens in the block as built

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.files import write_atomically
+from reproduce.base.folders import ABLATIONS
+from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.files import write_atomically
-from reproduce.folders import ABLATIONS
-from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 

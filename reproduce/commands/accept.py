@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.errors import UserError
+from reproduce.base.folders import EVALUATIONS, RESULTS
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.errors import UserError
-from reproduce.folders import EVALUATIONS, RESULTS
 from reproduce.judge.lookup import find
 
 app = typer.Typer(**SETTINGS)
@@ -54,7 +54,7 @@ def accept(
             'the others, too.'
         )
     # Imported here, so that `--help` and a missing option do not wait for torch.
-    from reproduce.gate import acceptance
+    from reproduce.judge import acceptance
     from reproduce.weights.registry import MANIFEST
 
     found = find(names, results, evaluations).evaluations

@@ -7,10 +7,10 @@ from pydantic_core import to_jsonable_python
 
 from reproduce.audit import text
 from reproduce.audit.run import audit as run_audit
+from reproduce.base.folders import RESULTS
+from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.folders import RESULTS
-from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 

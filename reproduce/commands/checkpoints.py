@@ -7,21 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
+from reproduce.base.errors import UserError
+from reproduce.base.folders import EVALUATIONS
+from reproduce.base.screen import Screen
+from reproduce.base.wording import nearest
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.errors import UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.coverage import coverage, summary
-from reproduce.folders import EVALUATIONS
 from reproduce.paper import Row
-from reproduce.screen import Screen
 from reproduce.systems import System
 from reproduce.systems.selection import rows_and_systems
 from reproduce.weights import registry
 from reproduce.weights.folder import in_folder
 from reproduce.weights.registry import Public
 from reproduce.weights.store import obtain, state, stored
-from reproduce.wording import nearest
 
 app = typer.Typer(**SETTINGS)
 

@@ -8,16 +8,16 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.errors import UserError
+from reproduce.base.files import check_writable, write_atomically
+from reproduce.base.folders import EVALUATIONS
+from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, print_json
 from reproduce.compare import as_text
 from reproduce.compare.candidates import find_candidates
 from reproduce.compare.results import compare as compared
 from reproduce.compare.results import matrix
-from reproduce.errors import UserError
-from reproduce.files import check_writable, write_atomically
-from reproduce.folders import EVALUATIONS
-from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 

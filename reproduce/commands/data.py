@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from datasets.inventory import DataState, in_short, sentences, take_inventory
+from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datasets.ade20k import load
-from reproduce import files
+from reproduce.base import files
+from reproduce.base.folders import EVALUATIONS
+from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.commands.options import (
     KEY_VALUES,
@@ -21,8 +23,6 @@ from reproduce.commands.options import (
     print_warnings,
 )
 from reproduce.evaluate.records import Evaluation, in_one_line
-from reproduce.folders import EVALUATIONS
-from reproduce.wording import extent
 
 if TYPE_CHECKING:
     from reproduce.evaluate.harness import Outcome

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS
-from reproduce.folders import EVALUATIONS
 from reproduce.judge.lookup import find_record
 
 app = typer.Typer(**SETTINGS)
@@ -45,7 +45,7 @@ def export(
     """
     path, evaluation = find_record(record, evaluations)
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.export.model_folder import export
+    from reproduce.report.model_folder import export
 
     wanted = {'onnx': onnx, 'torch-export': torch_export}
     formats = [name for name, asked in wanted.items() if asked]

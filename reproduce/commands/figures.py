@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reproduce.base.files import check_writable, write_atomically
+from reproduce.base.folders import RESULTS
+from reproduce.base.worker_pool import worker_pool
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS
 from reproduce.evaluate.records import load_all
-from reproduce.files import check_writable, write_atomically
-from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
-from reproduce.worker_pool import worker_pool
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ import typer
 from tabulate import tabulate
 from typer.core import TyperCommand, TyperGroup
 
-from reproduce.errors import UserError
-from reproduce.wording import nearest
+from reproduce.base.errors import UserError
+from reproduce.base.wording import nearest
 
 
 class OutputFormat(StrEnum):

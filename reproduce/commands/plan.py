@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.errors import UserError
+from reproduce.base.folders import ABLATIONS, EVALUATIONS
+from reproduce.base.quiet import quiet_libraries
+from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
-from reproduce.errors import UserError
-from reproduce.folders import ABLATIONS, EVALUATIONS
-from reproduce.quiet import quiet_libraries
-from reproduce.screen import Screen
 from reproduce.systems.selection import rows_and_systems, select
 
 app = typer.Typer(**SETTINGS)

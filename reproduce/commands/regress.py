@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 
@@ -48,7 +48,7 @@ def regress(
     Exits with 1 if one scores less than its reference allows, with 2 if one cannot be evaluated.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.gate.regression import check, exit_code, render
+    from reproduce.judge.regression import check, exit_code, render
 
     checks = check(processes, workers, data, manifest, output, checkpoints)
     code = exit_code(checks)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
-from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 
@@ -87,9 +87,9 @@ def rehearse(
     one will not run, and says what to change.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.files import check_writable, write_atomically
-    from reproduce.rehearse import rehearsal_report
-    from reproduce.rehearse.rehearsal import Rehearsal, RehearsalRequest, rehearse
+    from reproduce.base.files import check_writable, write_atomically
+    from reproduce.train import rehearsal_report
+    from reproduce.train.rehearsal import Rehearsal, RehearsalRequest, rehearse
 
     if report is not None:
         check_writable(report)

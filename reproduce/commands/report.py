@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.files import check_writable, write_atomically
+from reproduce.base.folders import RESULTS
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS
 from reproduce.evaluate.records import commit_of_checkout, load_all
-from reproduce.files import check_writable, write_atomically
-from reproduce.folders import RESULTS
 from reproduce.judge.cells import load_results
 from reproduce.paper import TABLES
 

@@ -2,9 +2,9 @@
 
 import typer
 
+from reproduce.base.folders import EVALUATIONS, RESULTS
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.folders import EVALUATIONS, RESULTS
 from reproduce.judge.lookup import find
 from reproduce.report import details
 

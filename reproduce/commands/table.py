@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from reproduce import files
+from reproduce.base import files
+from reproduce.base.folders import EVALUATIONS, RESULTS
+from reproduce.base.quiet import quiet_libraries
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
-from reproduce.folders import EVALUATIONS, RESULTS
-from reproduce.quiet import quiet_libraries
 from reproduce.systems.selection import rows_and_systems, select
 
 app = typer.Typer(**SETTINGS)
@@ -51,11 +51,12 @@ def table(
     """
     with quiet_libraries():
         # Imported here, so that `--help` waits for none of it.
-        from reproduce import counts, paper
+        from reproduce import paper
+        from reproduce.base.screen import Screen
+        from reproduce.complexity import counts
         from reproduce.evaluate import accuracies
         from reproduce.judge import assembly, cells, known_deviations
         from reproduce.report import terminal
-        from reproduce.screen import Screen
 
         rows, systems = rows_and_systems(tables)
         folder = output or (None if models else RESULTS)

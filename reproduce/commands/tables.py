@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.errors import UserError
+from reproduce.base.files import check_writable, write_atomically
+from reproduce.base.folders import EVALUATIONS, RESULTS
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, split_names
-from reproduce.errors import UserError
-from reproduce.files import check_writable, write_atomically
-from reproduce.folders import EVALUATIONS, RESULTS
 from reproduce.judge.cells import load_results
 from reproduce.paper import table_numbers
 from reproduce.report import added_rows, layout, markup, speeds

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.errors import UserError
 from reproduce.commands import options
 from reproduce.commands.options import KEY_VALUES, SETTINGS, KeyValueCommand, Precision
-from reproduce.errors import UserError
 
 
 class _ConfigUnlessNamed(options.CommandGroup):

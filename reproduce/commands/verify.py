@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.folders import EVALUATIONS
+from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.evaluate import verification
-from reproduce.folders import EVALUATIONS
 from reproduce.judge.lookup import find_record
-from reproduce.screen import Screen
 
 app = typer.Typer(**SETTINGS)
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from reproduce.base.screen import Screen
 from reproduce.compare.results import Matrix, PairedComparison
-from reproduce.screen import Screen
-from reproduce.uncertainty.paired import LEVEL, ClassDifference, Difference
+from reproduce.statistics.paired import LEVEL, ClassDifference, Difference
 
 _CLASSES = 5  # named, besides those whose difference is significant
 

@@ -4,13 +4,13 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.lookup import find_record
+from reproduce.statistics import PerImage
+from reproduce.statistics.kept import KeptImages, file_names, read
 from reproduce.tasks import TASKS
-from reproduce.uncertainty import PerImage
-from reproduce.uncertainty.kept import KeptImages, file_names, read
 from reproduce.weights import registry
 
 # What a file of predictions is called, by its task.

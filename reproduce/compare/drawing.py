@@ -11,11 +11,11 @@ from matplotlib.patches import Rectangle
 from datasets.ade20k import label_maps, read_label_map
 from datasets.coco import read as read_annotations
 from datasets.imagenet import open_image
+from reproduce.base.errors import UserError
 from reproduce.compare.results import PairedComparison
-from reproduce.errors import UserError
 from reproduce.report.pictures import class_colours
-from reproduce.score import ade20k, coco
 from reproduce.tasks import TASKS
+from reproduce.tasks.scores import ade20k, coco
 
 _INCHES = 2.6  # the width of a panel, and the height of a row
 _SCORE = 0.3  # detections with less are not drawn
@@ -66,7 +66,7 @@ class _Classes:
 
     def __init__(self, data: Any, predictions: list[Path]) -> None:
         # Imported here, because pandas takes a second to load.
-        from reproduce.score.imagenet import matched, read
+        from reproduce.tasks.scores.imagenet import matched, read
 
         self.data = data
         self.found = [matched(read(path), data, path).classes[:, 0] for path in predictions]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from reproduce.compare.candidates import Candidate
-from reproduce.uncertainty.paired import LEVEL, ClassDifference, Difference, Paired, holm, paired
+from reproduce.statistics.paired import LEVEL, ClassDifference, Difference, Paired, holm, paired
 
 # The metrics that say which of two systems is better, by task.
 HEADLINES = {

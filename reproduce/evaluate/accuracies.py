@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reproduce.errors import DataNotFound, UserError
+from reproduce.base.errors import DataNotFound, UserError
+from reproduce.base.folders import EVALUATIONS
+from reproduce.base.launcher import check_alone
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import Accuracy, Failed, NotRun
-from reproduce.folders import EVALUATIONS
-from reproduce.launcher import check_alone
 from reproduce.systems import System
 from reproduce.tasks import TASKS
 from reproduce.weights.folder import expected, in_folder

@@ -4,10 +4,10 @@ import timm
 import torch
 from torch.utils.benchmark import Timer
 
+from reproduce.complexity.forward_pass import forwarded
 from reproduce.evaluate import records
 from reproduce.evaluate.accuracies import Request
 from reproduce.evaluate.devices import Devices
-from reproduce.evaluate.forward_pass import forwarded
 from reproduce.evaluate.harness import PRECISIONS
 
 # Whose speed stands for that of every system on this machine, and the images of a batch of it.

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.evaluate.accuracies import Request
 
 # The makers' dense peaks, in 1e12 floating-point operations a second: fp32 outside the tensor

@@ -19,17 +19,17 @@ from pydantic import ValidationError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from reproduce import agreement
-from reproduce.data_loader import ErrorPreservingLoader, check_workers
-from reproduce.distributed import Group, run
-from reproduce.errors import UserError
+from reproduce.base import agreement
+from reproduce.base.data_loader import ErrorPreservingLoader, check_workers
+from reproduce.base.distributed import Group, run
+from reproduce.base.errors import UserError
+from reproduce.base.files import first_error, sha256_of
+from reproduce.base.quiet import quiet_libraries
 from reproduce.evaluate import records
 from reproduce.evaluate.attestation import attest
-from reproduce.files import first_error, sha256_of
-from reproduce.quiet import quiet_libraries
-from reproduce.score import Collector, PredictionFile, Scorer
+from reproduce.statistics import kept
 from reproduce.tasks import TASKS
-from reproduce.uncertainty import kept
+from reproduce.tasks.scores import Collector, PredictionFile, Scorer
 from reproduce.weights import store
 
 PRECISIONS = {'fp16': torch.float16, 'bf16': torch.bfloat16}

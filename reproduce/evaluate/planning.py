@@ -10,19 +10,19 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.base.screen import Screen
+from reproduce.base.wording import duration
+from reproduce.complexity.forward_costs import ForwardCost, forward_costs
 from reproduce.evaluate import accuracies, records
 from reproduce.evaluate.accuracies import Inputs, Request
 from reproduce.evaluate.decoding import DecodingRate, decoding_rate
 from reproduce.evaluate.devices import Devices, named
-from reproduce.evaluate.forward_costs import ForwardCost, forward_costs
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.paper import Column, Row
-from reproduce.screen import Screen
 from reproduce.systems import System
 from reproduce.tasks import TASKS
-from reproduce.wording import duration
 
 _PART = 'a part, which is not held against the paper'
 

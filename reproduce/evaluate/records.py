@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from reproduce.errors import UserError
-from reproduce.files import check_writable, first_error, write_atomically
-from reproduce.folders import EVALUATIONS
+from reproduce.base.errors import UserError
+from reproduce.base.files import check_writable, first_error, write_atomically
+from reproduce.base.folders import EVALUATIONS
+from reproduce.base.versions import CHECKOUT, libraries
 from reproduce.tasks import TASKS
-from reproduce.versions import CHECKOUT, libraries
 
 if TYPE_CHECKING:
     import torch

@@ -5,13 +5,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.base.files import sha256_of
+from reproduce.base.versions import libraries
 from reproduce.evaluate.attestation import hashed, parts
 from reproduce.evaluate.records import Evaluation, commit_of_checkout
-from reproduce.files import sha256_of
+from reproduce.statistics.kept import read
 from reproduce.tasks import TASKS
-from reproduce.uncertainty.kept import read
-from reproduce.versions import libraries
 
 # Metrics that are computed again from the counts of each image agree to this.
 _PERCENT = 1e-9

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from reproduce.counts import Complexity
+from reproduce.complexity.counts import Complexity
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import Accuracy, Failed
 from reproduce.judge.cells import Cell

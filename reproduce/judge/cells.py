@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.base.files import NumberText, OptionalNumber, csv_text, read_csv, write_atomically
+from reproduce.base.folders import RESULTS
 from reproduce.evaluate.unmeasured import NotRun
-from reproduce.files import NumberText, OptionalNumber, csv_text, read_csv, write_atomically
-from reproduce.folders import RESULTS
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, Column
 

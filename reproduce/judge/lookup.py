@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.base.wording import nearest
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell, load_cells
 from reproduce.paper import TABLES
-from reproduce.wording import nearest
 
 _TABLE = re.compile(r'(?:table|t)?_?(\d+)')
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 
 def parse(entries: Iterable[str], option: str = '--cfg-options') -> dict[str, Any]:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.tasks import TASKS
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.configs import task_of
 from reproduce.tasks import TASKS

@@ -16,7 +16,7 @@ from mmengine.structures import BaseDataElement
 from timm.models import is_model
 
 from model.checkpoint import CheckpointError, differences, listed, read
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.openmmlab import cfg_options, configs, detectron2_names, models
 from reproduce.systems import load_systems
 from reproduce.weights.loading import check_finite, fill

@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from torch.overrides import TorchFunctionMode
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.paper import DETECTION_SIZE, SEGMENTATION_SIZE
 
 if TYPE_CHECKING:

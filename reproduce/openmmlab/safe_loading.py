@@ -25,7 +25,7 @@ from mmengine.runner.checkpoint import (
 )
 
 from model.checkpoint import CheckpointError, read_whole
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.weights import download
 
 Loader = Callable[..., dict[str, Any]]

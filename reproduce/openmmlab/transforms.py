@@ -11,7 +11,7 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image
 
 from datasets.image_files import decode_to_end
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 
 @TRANSFORMS.register_module()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import create_model
 
-from reproduce.errors import UserError
-from reproduce.files import NumberText, read_csv
+from reproduce.base.errors import UserError
+from reproduce.base.files import NumberText, read_csv
 from reproduce.paper.metrics import METRICS, Metric
 
 FOLDER = Path(__file__).parent

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from reproduce.errors import UserError
-from reproduce.files import read_toml
+from reproduce.base.errors import UserError
+from reproduce.base.files import read_toml
 from reproduce.paper.metrics import METRICS
 from reproduce.paper.printed import FOLDER, Printed
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import create_model
 
-from reproduce.errors import UserError
-from reproduce.files import NumberText, read_csv
+from reproduce.base.errors import UserError
+from reproduce.base.files import NumberText, read_csv
 from reproduce.judge.cells import Cell, load_cells
 from reproduce.paper import TABLES, Row
 from reproduce.report import candidate_rows

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproduce.counts import Complexity
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.base.wording import nearest
+from reproduce.complexity.counts import Complexity
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
@@ -19,7 +20,6 @@ from reproduce.systems import load_systems
 from reproduce.tasks import TASKS
 from reproduce.weights import registry
 from reproduce.weights.registry import Public, Released
-from reproduce.wording import nearest
 
 # How the paper calls what MAFormer's arguments choose, in the columns of Tables 2 and 3.
 _DESIGNS = {
@@ -201,7 +201,8 @@ def _count(candidate: RowModel) -> tuple[Complexity, str]:
     Raises:
         UserError: if it cannot be built, or is neither a classifier nor of the paper's frameworks.
     """
-    from reproduce import complexity, timm_names
+    from reproduce.base import timm_names
+    from reproduce.complexity import flops as complexity
 
     try:
         if candidate.task == 'imagenet':

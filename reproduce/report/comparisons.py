@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from reproduce.errors import UserError
-from reproduce.files import first_error
+from reproduce.base.errors import UserError
+from reproduce.base.files import first_error
 
 FOLDER = 'comparisons'
 

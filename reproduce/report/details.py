@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reproduce.base.wording import extent
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.lookup import Found, address
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
 from reproduce.weights.registry import Public, load_public
-from reproduce.wording import extent
 
 
 def render(found: Found) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.judge.cells import Cell
 from reproduce.paper import TABLES, Column, Row, load_table
 from reproduce.report.speeds import Speed

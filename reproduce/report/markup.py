@@ -7,7 +7,8 @@ from typing import Literal
 
 from tabulate import tabulate
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.base.wording import nearest
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import TABLES
@@ -24,7 +25,6 @@ from reproduce.report.layout import (
     is_numeric,
     with_extras,
 )
-from reproduce.wording import nearest
 
 
 class Mark(StrEnum):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 
-from reproduce.errors import UserError
-from reproduce.files import read_csv, write_csv
+from reproduce.base.errors import UserError
+from reproduce.base.files import read_csv, write_csv
 
 FILE = 'speed.csv'
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
+from reproduce.base.screen import Screen
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge.assembly import count, count_published
 from reproduce.judge.cells import Cell
@@ -17,7 +18,6 @@ from reproduce.report.layout import (
     totals_beside_mixed,
     with_extras,
 )
-from reproduce.screen import Screen
 
 _MARKS = {
     Verdict.MATCH: '✓',

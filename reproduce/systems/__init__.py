@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from reproduce.errors import UserError
-from reproduce.files import read_toml
+from reproduce.base.errors import UserError
+from reproduce.base.files import read_toml
 from reproduce.paper import FRAMEWORKS, TABLES, Column, Row, load_table
 
 FOLDER = Path(__file__).parent

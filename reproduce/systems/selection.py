@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
+from reproduce.base.wording import nearest
 from reproduce.paper import Row, load_table, table_numbers
 from reproduce.systems import System, load_systems
-from reproduce.wording import nearest
 
 
 def rows_and_systems(tables: Sequence[int] | None) -> tuple[list[Row], list[System]]:

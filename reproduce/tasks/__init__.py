@@ -2,7 +2,7 @@
 
 The facts about a task are here and need no torch. How its models are evaluated is in the module of
 its name, `reproduce.tasks.NAME`, which is imported when it is needed; how its data lie on a disk in
-`datasets.NAME`; what its predictions score in `reproduce.score.NAME`.
+`datasets.NAME`; what its predictions score in `reproduce.tasks.scores.NAME`.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from reproduce.evaluate.harness import Job, Prepared
-    from reproduce.score import Scores
+    from reproduce.tasks.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Task:
         Raises:
             UserError: if they are no predictions of that data.
         """
-        return import_module(f'reproduce.score.{self.name}').score_file(path, data)
+        return import_module(f'reproduce.tasks.scores.{self.name}').score_file(path, data)
 
     def prepare(self, job: 'Job', device: 'torch.device') -> 'Prepared':
         """Find and check what a job needs, and build its model on `device`, with its weights.

@@ -15,11 +15,11 @@ from torch.utils.data import Dataset
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import load, open_image
 from datasets.stores import AnyPath
-from reproduce import timm_names
-from reproduce.errors import UserError
+from reproduce.base import timm_names
+from reproduce.base.errors import UserError
 from reproduce.evaluate.harness import Job, Prepared, inference
-from reproduce.score.imagenet import TOP, ClassesFile, TopClasses, TopScorer, names
 from reproduce.systems import load_systems
+from reproduce.tasks.scores.imagenet import TOP, ClassesFile, TopClasses, TopScorer, names
 from reproduce.weights import loading, store
 
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')

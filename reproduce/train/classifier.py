@@ -30,11 +30,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from reproduce import agreement, distributed
-from reproduce.data_loader import check_workers
-from reproduce.distributed import Group
-from reproduce.errors import UserError
-from reproduce.files import write_atomically
+from reproduce.base import agreement, distributed
+from reproduce.base.data_loader import check_workers
+from reproduce.base.distributed import Group
+from reproduce.base.errors import UserError
+from reproduce.base.files import write_atomically
 from reproduce.train.classifier_steps import PRECISIONS, ClassifierTraining
 from reproduce.train.curve import Panel, draw
 from reproduce.train.output_folder import claimed

@@ -28,11 +28,11 @@ from torch.nn.parallel import DistributedDataParallel
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
 from model.checkpoint import failure
-from reproduce import agreement, timm_names
-from reproduce.data_loader import ErrorPreservingLoader
-from reproduce.distributed import Group
-from reproduce.errors import UserError
-from reproduce.files import write_atomically
+from reproduce.base import agreement, timm_names
+from reproduce.base.data_loader import ErrorPreservingLoader
+from reproduce.base.distributed import Group
+from reproduce.base.errors import UserError
+from reproduce.base.files import write_atomically
 from reproduce.train import saved_state
 from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
 from reproduce.train.recipes import Recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from reproduce.files import write_atomically
+from reproduce.base.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Sampler
 
 from datasets.imagenet import ImageNet, open_image
 from datasets.stores import AnyPath
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 from reproduce.train.augmentation import TracedImage, make_legal
 from reproduce.train.recipes import Recipe
 from reproduce.train.seeds import seeded

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load, open_image
-from reproduce import agreement, distributed, timm_names
-from reproduce.data_loader import ErrorPreservingLoader, check_workers
-from reproduce.distributed import Group
-from reproduce.errors import UserError
-from reproduce.files import sha256_of, write_atomically
+from reproduce.base import agreement, distributed, timm_names
+from reproduce.base.data_loader import ErrorPreservingLoader, check_workers
+from reproduce.base.distributed import Group
+from reproduce.base.errors import UserError
+from reproduce.base.files import sha256_of, write_atomically
 from reproduce.train.output_folder import claimed
 from reproduce.train.token_labeling import RECORD, label_map_path, origin
 from reproduce.weights import loading

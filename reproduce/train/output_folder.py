@@ -7,9 +7,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from reproduce.distributed import Group
-from reproduce.errors import UserError
-from reproduce.files import check_writable
+from reproduce.base.distributed import Group
+from reproduce.base.errors import UserError
+from reproduce.base.files import check_writable
 
 LOCK = '.lock'
 

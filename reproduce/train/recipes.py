@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 TOKEN_LABELING = '_token_labeling'
 

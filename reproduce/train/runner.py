@@ -31,18 +31,18 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, R
 
 from datasets import coco, load
 from model.checkpoint import CheckpointError, read
-from reproduce import agreement, distributed
-from reproduce.data_loader import end_workers
-from reproduce.distributed import Group
-from reproduce.errors import UserError
-from reproduce.files import write_atomically
-from reproduce.launcher import in_group
+from reproduce.base import agreement, distributed
+from reproduce.base.data_loader import end_workers
+from reproduce.base.distributed import Group
+from reproduce.base.errors import UserError
+from reproduce.base.files import write_atomically
+from reproduce.base.launcher import in_group
 from reproduce.openmmlab import cfg_options, safe_loading
 from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build, load_backbone
 from reproduce.openmmlab.transforms import kind
-from reproduce.score import coco as coco_score
+from reproduce.tasks.scores import coco as coco_score
 from reproduce.train import saved_state
 from reproduce.train.curve import Panel, draw
 from reproduce.train.output_folder import claimed

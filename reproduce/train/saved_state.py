@@ -7,8 +7,8 @@ import torch
 import torch.nn as nn
 from pydantic import BaseModel, Field, ValidationError
 
+from reproduce.base.files import first_error
 from reproduce.evaluate.records import Percent
-from reproduce.files import first_error
 
 _Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

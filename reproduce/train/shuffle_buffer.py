@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets.imagenet import ImageNet
 from datasets.stores import StoredSamples
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 # Windows in which classes are counted, and the share of what random ones have that is enough.
 _WINDOWS, _MIXED = 32, 0.5

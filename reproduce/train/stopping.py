@@ -7,9 +7,9 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from reproduce import shared_memory
-from reproduce.distributed import Group
-from reproduce.errors import UserError
+from reproduce.base import shared_memory
+from reproduce.base.distributed import Group
+from reproduce.base.errors import UserError
 
 # SIGTERM is what a scheduler sends before it kills a job, SIGUSR1 what Slurm sends ahead of time
 # with --signal=USR1@SECONDS.

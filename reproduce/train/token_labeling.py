@@ -30,7 +30,7 @@ from torchvision.ops import roi_align
 from datasets.imagenet import ImageNet
 from datasets.stores import AnyPath, StoredPath, open_archive
 from model.checkpoint import failure
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 # The file in a folder of label maps that says how they were made.
 RECORD = 'labels.json'

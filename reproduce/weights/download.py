@@ -15,8 +15,8 @@ from huggingface_hub import get_hf_file_metadata
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
-from reproduce.errors import UserError
-from reproduce.files import sha256_of, write_atomically
+from reproduce.base.errors import UserError
+from reproduce.base.files import sha256_of, write_atomically
 
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 20

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from reproduce.errors import UserError
-from reproduce.files import write_atomically
-from reproduce.folders import PUBLICATIONS
-from reproduce.kept_results import code_key
-from reproduce.versions import CHECKOUT
+from reproduce.base.errors import UserError
+from reproduce.base.files import write_atomically
+from reproduce.base.folders import PUBLICATIONS
+from reproduce.base.versions import CHECKOUT
+from reproduce.complexity.kept_results import code_key
 from reproduce.weights.published import Publication, publication
 
 # The lists of this project, and the code that reads all of them.

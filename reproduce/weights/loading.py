@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from model import maformer
 from model.checkpoint import CheckpointError, differences, listed, read
-from reproduce.errors import UserError
+from reproduce.base.errors import UserError
 
 # What other libraries put before the name of every parameter of a classifier.
 _PREFIXES = ('model.', 'backbone.', 'net.', 'network.', 'encoder.')

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from reproduce.errors import UserError
-from reproduce.files import read_toml
+from reproduce.base.errors import UserError
+from reproduce.base.files import read_toml
 
 TIMM_RESULTS = Path(__file__).parent / 'timm_results.toml'
 RELEASE_RESULTS = Path(__file__).parent / 'release_results.toml'

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reproduce.errors import UserError
-from reproduce.files import read_toml
+from reproduce.base.errors import UserError
+from reproduce.base.files import read_toml
 from reproduce.systems import System, load_systems
 from reproduce.tasks import TASKS
 from reproduce.weights.kept_publications import publications

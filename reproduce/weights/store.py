@@ -5,8 +5,8 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from reproduce.errors import CheckpointNotFound, UserError
-from reproduce.files import sha256_of
+from reproduce.base.errors import CheckpointNotFound, UserError
+from reproduce.base.files import sha256_of
 from reproduce.weights import download, registry
 from reproduce.weights.folder import expected, in_folder
 from reproduce.weights.registry import MANIFEST, Public, Released

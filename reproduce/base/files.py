@@ -1,0 +1,239 @@
+"""Files that are checked against a schema when they are read, and replaced whole or not at all."""
+
+import csv
+import fcntl
+import gzip
+import hashlib
+import io
+import math
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import IO, Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter, ValidationError
+
+from reproduce.base.errors import UserError
+
+# The suffix of a file that is being written.
+_UNFINISHED = '.unfinished'
+
+Schema = TypeVar('Schema')
+Line = TypeVar('Line', bound=BaseModel)
+
+
+def _number_text(text: str) -> str:
+    try:
+        finite = not text or math.isfinite(float(text))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise ValueError(f'{text!r} is not a number; expected digits, or nothing')
+    return text
+
+
+# A field of a CSV file with a number or nothing: as it stands there, or as its value.
+NumberText = Annotated[str, AfterValidator(_number_text)]
+OptionalNumber = Annotated[
+    float | None,
+    BeforeValidator(lambda text: (_number_text(text) or None) if isinstance(text, str) else text),
+]
+
+
+# The most bytes that a gzipped file of predictions may hold.
+_MOST_UNZIPPED = 2**30
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hex digits."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def unzipped(content: bytes, most: int = _MOST_UNZIPPED) -> bytes:
+    """Return the content of a gzipped file, or of one that is not gzipped as it is.
+
+    Args:
+        most: the number of bytes that it may hold.
+
+    Raises:
+        ValueError: if it holds more.
+        OSError, EOFError, zlib.error: if it is damaged.
+    """
+    if not content.startswith(b'\x1f\x8b'):
+        return content
+    with gzip.open(io.BytesIO(content)) as file:
+        whole = file.read(most + 1)
+    if len(whole) > most:
+        raise ValueError(f'it holds more than {most:,} bytes unzipped')
+    return whole
+
+
+def columns(schema: type[BaseModel]) -> list[str]:
+    """Return the columns of the CSV file that holds lines of `schema`."""
+    return [name for name, field in schema.model_fields.items() if not field.exclude]
+
+
+def read_csv(path: Path, schema: type[Line]) -> list[tuple[int, Line]]:
+    """Return the lines of a CSV file whose columns are the fields of `schema`, in any order.
+
+    Those with a default may be absent.
+
+    Returns:
+        each line with its number in the file, counted from 1 for the header.
+
+    Raises:
+        UserError: if the file cannot be read, or its header or a field is not as expected, naming
+            the line and the column.
+    """
+    expected = columns(schema)
+    try:
+        with path.open(newline='') as file:
+            reader = csv.DictReader(file, restval=None)
+            header = reader.fieldnames or []
+            required = {name for name in expected if schema.model_fields[name].is_required()}
+            if len(header) != len(set(header)) or not required <= set(header) <= set(expected):
+                raise UserError(
+                    f'{path}, line 1: the columns are {",".join(header)}; '
+                    f'expected {",".join(expected)}.'
+                )
+            records = [(reader.line_num, record) for record in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f'{path} cannot be read as CSV: {error}.') from None
+    lines = []
+    for number, record in records:
+        if None in record or None in record.values():
+            raise UserError(f'{path}, line {number}: expected {len(header)} fields.')
+        try:
+            lines.append((number, schema.model_validate(record)))
+        except ValidationError as error:
+            place, reason = first_error(error)
+            raise UserError(f'{path}, line {number}, column {place}: {reason}.') from None
+    return lines
+
+
+def write_csv(path: Path, schema: type[Line], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write `rows` as a CSV file whose columns are the fields of `schema`, whole or not at all.
+
+    The same rows give the same bytes.
+
+    Raises:
+        UserError: if it cannot be written; an earlier file is unchanged then.
+    """
+    write_atomically(path, csv_text(schema, rows))
+
+
+def csv_text(schema: type[Line], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return `rows` as the text of a CSV file whose columns are the fields of `schema`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns(schema), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_toml(path: Path, schema: type[Schema]) -> Schema:
+    """Return the content of a TOML file, validated against `schema`.
+
+    Raises:
+        UserError: if the file cannot be read or does not fit, naming the first offending entry.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+        return TypeAdapter(schema).validate_python(content)
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror}): name a TOML file.') from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f'{path} cannot be read as TOML: {error}.') from None
+    except RecursionError:
+        raise UserError(
+            f'{path} cannot be read as TOML: it is nested too deeply; expected a few levels.'
+        ) from None
+    except ValidationError as error:
+        place, reason = first_error(error)
+        raise UserError(f'{path}, entry {place}: {reason}.') from None
+
+
+def first_error(error: ValidationError) -> tuple[str, str]:
+    """Return where the first error of a validation is, as a dotted path, and what it is."""
+    first = error.errors()[0]
+    reason = first['msg'].removeprefix('Value error, ')
+    if first['type'] == 'enum':
+        expected = first['ctx']['expected'].replace("'", '').replace(' or ', ', ')
+        reason = f'{first["input"]!r}; expected one of {expected}'
+    return '.'.join(map(str, first['loc'])), reason
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and check that files can be made in it, before hours are spent.
+
+    What a killed process left unfinished in it is removed.
+
+    Raises:
+        UserError: if files cannot be made in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'{folder} cannot hold results ({error.strerror}): name a writable folder with '
+            '--output.'
+        ) from None
+    remove_unfinished(folder)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path`, whose folder exists.
+
+    A process that is killed while it writes leaves a `.NAME.XXXXXXXX.unfinished`, which the next
+    process that writes into the folder removes.
+
+    Raises:
+        UserError: if it cannot be written; an earlier file at `path` is unchanged then.
+    """
+    _remove_unfinished_once(path.parent.absolute())
+    temporary = None
+    try:
+        with _unfinished(path) as file:
+            temporary = Path(file.name)
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error.strerror}.') from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> IO[bytes]:
+    """Return a new file in the folder of `path`, locked until this process closes it or ends."""
+    while True:
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115  (the caller closes it)
+            dir=path.parent, prefix=f'.{path.name}.', suffix=_UNFINISHED, delete=False
+        )
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another process removed it before it was locked
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files in `folder` that `write_atomically` of a process now dead had begun."""
+    for path in folder.glob(f'.*{_UNFINISHED}'):
+        try:
+            with path.open('rb') as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+        except OSError:  # it is being written, or belongs to somebody else
+            continue
+
+
+# Once for each folder: label maps are written by the million, into folders of thousands.
+_remove_unfinished_once = cache(remove_unfinished)

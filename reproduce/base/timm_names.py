@@ -1,0 +1,47 @@
+"""Names of timm's models, as users give them, and what follows from a name."""
+
+from typing import Any
+
+import timm
+
+# timm resolves a former name when it builds the model, and says so in a warning only.
+from timm.models._registry import _deprecated_models
+
+from reproduce.base.errors import UserError
+from reproduce.base.wording import nearest, shortened
+
+
+def check(name: str, others: tuple[str, ...] = ()) -> None:
+    """Check that timm has the model `name`, under this very name, with the tag that it may have.
+
+    Args:
+        others: further names that a user may have meant.
+
+    Raises:
+        UserError: if not; it says which names there are.
+    """
+    if now := _deprecated_models.get(name):
+        raise UserError(f"'{name}' is a former name of timm's {now}: give that name.")
+    if not timm.is_model(name):
+        near = [*nearest(name, others, 2), *nearest(name, timm.list_models(), 3)]
+        listed = ', '.join(dict.fromkeys(near)) or 'listed by timm.list_models()'
+        raise UserError(f"there is no model '{name}'; the nearest are {listed}.")
+    architecture, _, tag = name.partition('.')
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        known = [n.partition('.')[2] for n in timm.list_pretrained(f'{architecture}.*')]
+        listed = shortened(known, 20) or 'none'
+        raise UserError(f"timm's {architecture} has no weights '{tag}'; it has {listed}.") from None
+
+
+def size_argument(name: str, img_size: int | None) -> dict[str, Any]:
+    """Return the constructor argument of the size, where the model takes images of one size only.
+
+    Args:
+        name: a timm model.
+        img_size: the side of its images in pixels; None for the model's own.
+    """
+    config = timm.get_pretrained_cfg(name)
+    fixed = img_size is not None and config is not None and config.fixed_input_size
+    return {'img_size': img_size} if fixed else {}

@@ -1,0 +1,1 @@
+"""Parameters and FLOPs of the systems, measured on the meta device and kept."""

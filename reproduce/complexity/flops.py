@@ -1,0 +1,101 @@
+"""Parameters and FLOPs, counted on the `meta` device: no compute, no memory, no weights."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+import torch.nn as nn
+from torch.utils.flop_counter import FlopCounterMode, bmm_flop
+
+import model as _maformer  # noqa: F401  (registers MAFormer with timm)
+from model.global_branch import AntialiasedResize
+from reproduce.complexity.counts import Complexity
+from reproduce.systems import System
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+aten = torch.ops.aten
+
+# What a convolution or a linear layer is by the time it reaches the dispatcher, but for a linear
+# layer on a transposed input, which is a `bmm` as attention's products are.
+_LAYER_OPERATORS = {aten.mm, aten.addmm, aten.convolution, aten._convolution}
+
+
+def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity:
+    """Count the parameters of `model` and the multiply-adds of `forward(model)`.
+
+    Layer FLOPs are those of convolutions and linear layers, total FLOPs add the two matrix
+    products inside every attention. Resizing a map is neither, also where matrix products do it.
+    The model is moved to the `meta` device for good; `forward` makes its inputs there.
+    """
+    model = model.eval().requires_grad_(False).to('meta')
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    by_weight = 0
+    resizing = _within(
+        module for module in model.modules() if isinstance(module, AntialiasedResize)
+    )
+
+    def bmm(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> int:
+        nonlocal by_weight
+        if resizing:
+            return 0
+        flops = bmm_flop(a.shape, b.shape)
+        if not weights.isdisjoint(t.untyped_storage()._cdata for t in (a, b)):
+            by_weight += flops
+        return flops
+
+    bmm._get_raw = True  # tensors, not their shapes
+    with FlopCounterMode(display=False, custom_mapping={aten.bmm: bmm}) as counter:
+        forward(model)
+    counts = counter.get_flop_counts()['Global']
+    layer = sum(n for operator, n in counts.items() if operator in _LAYER_OPERATORS)
+    return Complexity(
+        params=sum(p.numel() for p in model.parameters()),
+        layer_flops=(layer + by_weight) // 2,
+        total_flops=counter.get_total_flops() // 2,
+    )
+
+
+def _within(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Return a list that holds one of `modules` while that is called, and is empty otherwise."""
+    within: list[nn.Module] = []
+    for module in modules:
+        module.register_forward_pre_hook(lambda called, _: within.append(called))
+        module.register_forward_hook(lambda *_: within.clear())
+    return within
+
+
+def measure_system(system: System) -> Complexity:
+    """Build `system` without weights and count what its printed figures count.
+
+    Raises:
+        UserError: if a package or a config file that the system needs is missing.
+        ValueError: if the system is cited only.
+    """
+    if system.model is not None:
+        return count_classifier(system.model, system.input_size, **system.arguments)
+    if system.config is not None:
+        # Imported here: mmdet and mmseg take seconds, and Tables 1-4 do without them.
+        from reproduce.openmmlab import configs
+
+        return count_config(configs.load_config(system.config))
+    raise ValueError(f'{system.name} is cited: {system.cited}')
+
+
+def count_classifier(name: str, size: int, **arguments: Any) -> Complexity:
+    """Build a timm model without weights and count one image of `size` x `size` pixels."""
+    with torch.device('meta'):
+        classifier = timm.create_model(name, **arguments)
+        image = torch.empty(1, 3, size, size)
+    return measure(classifier, lambda model: model(image))
+
+
+def count_config(config: 'Config') -> Complexity:
+    """Build the detector or segmenter of a config and count what its printed figures count."""
+    from reproduce.openmmlab import models
+
+    forward, size = models.published_forward(config), models.published_size(config)
+    images = torch.empty(1, 3, *size, device='meta')
+    return measure(models.build(config), lambda model: forward(model, images))

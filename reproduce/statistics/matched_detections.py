@@ -1,0 +1,355 @@
+"""Which detections matched an object on each image, which AP and AR are computed from.
+
+pycocotools matches detections to objects image by image, and then accumulates over the images. The
+matches are kept here, so that the second step is repeated for resampled images without the first.
+The results are those of pycocotools on the resampled images, but where detections on different
+images have equal scores: it takes these in the order of the images.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from reproduce.statistics import ResampledImages, mean_of_numbers
+
+# As in pycocotools' `Params`: ten IoUs, 101 recalls, objects of all sizes before the small, medium
+# and large ones, and up to 1, 10 and 100 detections an image.
+IOUS = 10
+RECALLS = np.linspace(0.0, 1.0, 101)
+AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+MAX_DETECTIONS = (1, 10, 100)
+
+# pycocotools' twelve numbers, in its order.
+METRICS = (
+    *('ap', 'ap50', 'ap75', 'ap_s', 'ap_m', 'ap_l'),
+    *('ar1', 'ar10', 'ar100', 'ar_s', 'ar_m', 'ar_l'),
+)
+
+# So many detections of resampled data sets are accumulated at once: they fit the processor's cache.
+_AT_ONCE = 2**18
+
+# What is compared.
+KINDS = ('box', 'mask')
+
+_AREAS = len(AREA_RANGES)
+_EVERY_IOU = np.uint16(2**IOUS - 1)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The detections and objects of all classes, as boxes or as masks.
+
+    Detections are ordered by class, and in a class by score, the highest first.
+
+    Attributes:
+        detection_class, detection_image: (M,) in int32, the indices of class and image.
+        rank: (M,) in int32, how many detections of the class on the image have higher scores.
+        matched, ignored: (M, 4) in uint16, for each of AREA_RANGES a bit for each IoU: whether the
+            detection matches an object, and whether it does not count.
+        object_class, object_image: (G,) in int32, the pairs of class and image with an object.
+        objects: (G, 4) in int32, how many of them count in each of AREA_RANGES.
+    """
+
+    detection_class: np.ndarray
+    detection_image: np.ndarray
+    rank: np.ndarray
+    matched: np.ndarray
+    ignored: np.ndarray
+    object_class: np.ndarray
+    object_image: np.ndarray
+    objects: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        evaluated: Iterable[Mapping[str, Any] | None],
+        image_ids: Sequence[int],
+        category_ids: Sequence[int],
+    ) -> 'Matches':
+        """Return the matches in the `evalImgs` of pycocotools' COCOeval.
+
+        Args:
+            image_ids, category_ids: those of all images and classes, in order.
+        """
+        areas = {area: i for i, area in enumerate(AREA_RANGES)}
+        pairs: dict[tuple[int, int], list[Any]] = {}
+        for entry in evaluated:
+            if entry is not None:
+                pair = pairs.setdefault((entry['category_id'], entry['image_id']), [None] * _AREAS)
+                pair[areas[tuple(map(float, entry['aRng']))]] = entry
+        classes = {category_id: i for i, category_id in enumerate(category_ids)}
+        images = {image_id: i for i, image_id in enumerate(image_ids)}
+        places = [(classes[category], images[image]) for category, image in pairs]
+        place = np.array(places, np.int32).reshape(-1, 2)
+        entries = list(pairs.values())
+        sizes = np.array([len(areas[0]['dtScores']) for areas in entries], int)
+        scores = np.array([score for of in entries for score in of[0]['dtScores']], float)
+        matched, ignored = (
+            np.stack([_bits([of[a][key] for of in entries], sizes) for a in range(_AREAS)], 1)
+            for key in ('dtMatches', 'dtIgnore')
+        )
+        of_detection = np.repeat(place, sizes, axis=0)
+        rank = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
+        # By class, score and image, the rank on an image as the detector gave it.
+        order = np.lexsort((rank, of_detection[:, 1], -scores, of_detection[:, 0]))
+        objects = np.array(
+            [[len(e['gtIgnore']) - np.count_nonzero(e['gtIgnore']) for e in of] for of in entries],
+            np.int32,
+        ).reshape(-1, _AREAS)
+        some = objects.any(1)
+        return cls(
+            *np.ascontiguousarray(of_detection[order].T),
+            rank[order].astype(np.int32),
+            matched[order],
+            ignored[order],
+            *np.ascontiguousarray(place[some].T),
+            objects[some],
+        )
+
+    def check(self, images: int, classes: int) -> None:
+        """Check that the arrays fit each other.
+
+        Raises:
+            ValueError: if they do not.
+        """
+        detections, pairs = len(self.rank), len(self.object_class)
+        wanted = dict.fromkeys(('detection_class', 'detection_image', 'rank'), (detections,))
+        wanted |= dict.fromkeys(('matched', 'ignored'), (detections, _AREAS))
+        wanted |= dict.fromkeys(('object_class', 'object_image'), (pairs,))
+        wanted['objects'] = (pairs, _AREAS)
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f'{name} has the form {getattr(self, name).shape}, not {shape}')
+        for of, number in (('class', classes), ('image', images)):
+            for indices in (getattr(self, f'detection_{of}'), getattr(self, f'object_{of}')):
+                if indices.size and not 0 <= indices.min() <= indices.max() < number:
+                    raise ValueError(f'the {of} {indices.max()} of {number}')
+
+    def of_each_pair(self) -> Iterator[tuple[int, float]]:
+        """Yield the index of the image and the AP of each class that an image has objects of."""
+        key = self.detection_class.astype(np.int64) << 32 | self.detection_image
+        order = np.argsort(key, kind='stable')
+        key = key[order]
+        wanted = self.object_class.astype(np.int64) << 32 | self.object_image
+        begin, end = key.searchsorted(wanted), key.searchsorted(wanted, side='right')
+        for i in np.flatnonzero(self.objects[:, 0]):
+            of = order[begin[i] : end[i]]
+            ones = np.ones((1, of.size), np.int32)
+            found = _average_precision(
+                ones,
+                self.matched[of, 0] & ~self.ignored[of, 0],
+                self.ignored[of, 0],
+                self.objects[i : i + 1, 0],
+            )
+            yield int(self.object_image[i]), float(found.mean())
+
+
+def _bits(tables: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
+    """Return a bit for each IoU of what each of the (IOUS, D) `tables` says, (sum of D,)."""
+    if not sizes.sum():
+        return np.zeros(0, np.uint16)
+    some = [table for table, n in zip(tables, sizes, strict=True) if n]
+    there = np.concatenate(some, axis=1) != 0
+    return (there.T @ (1 << np.arange(IOUS))).astype(np.uint16)
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """AP and AR of R data sets and K classes, in [0, 1]; NaN where a class has no object.
+
+    Attributes:
+        precision: (R, K, 4, IOUS), by size of the objects.
+        recall: (R, K, 6), the mean over the IoUs: with 1, 10 and 100 detections an image, then of
+            small, medium and large objects.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+
+    def twelve(self) -> list[np.ndarray]:
+        """Return the numbers of pycocotools' `summarize`, in its order, each (R,)."""
+        all_sizes = self.precision[:, :, 0]
+        values = [all_sizes, all_sizes[..., 0], all_sizes[..., 5]]
+        values += [self.precision[:, :, area] for area in range(1, _AREAS)]
+        values += [self.recall[..., i] for i in range(self.recall.shape[-1])]
+        return [mean_of_numbers(value.reshape(len(value), -1)) for value in values]
+
+
+@dataclass(frozen=True)
+class MatchedDetections(ResampledImages):
+    """The matches of N images and K classes.
+
+    Attributes:
+        kinds: of boxes as 'box', of masks as 'mask', or of one of them.
+        number: N.
+        classes: K.
+    """
+
+    KIND: ClassVar[str] = 'matched detections'
+
+    kinds: Mapping[str, Matches]
+    number: int
+    classes: int
+
+    @property
+    def images(self) -> int:
+        return self.number
+
+    def computed(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """See `ResampledImages.computed`; names begin with 'box_' or 'mask_'."""
+        metrics, classes = {}, {}
+        for kind, matches in self.kinds.items():
+            found = accumulate(matches, times, self.classes)
+            values = zip(METRICS, found.twelve(), strict=True)
+            metrics |= {f'{kind}_{name}': 100 * value for name, value in values}
+            classes[f'{kind}_ap'] = 100 * found.precision[:, :, 0].mean(-1)
+        return metrics, classes
+
+    def images_of_classes(self) -> np.ndarray:
+        """See `ResampledImages.images_of_classes`."""
+        matches = next(iter(self.kinds.values()))
+        counting = matches.object_class[matches.objects[:, 0] > 0]
+        return np.bincount(counting, minlength=self.classes)
+
+    def of_each_image(self) -> np.ndarray:
+        """See `PerImage.of_each_image`: the AP of the image alone, by masks where there are some.
+
+        It is the mean over the classes of its objects.
+        """
+        matches = list(self.kinds.values())[-1]
+        sums, classes = np.zeros(self.number), np.zeros(self.number)
+        for image, precision in matches.of_each_pair():
+            sums[image] += precision
+            classes[image] += 1
+        with np.errstate(invalid='ignore'):
+            return 100 * sums / classes
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """See `PerImage.to_arrays`."""
+        return {
+            **{
+                f'{kind}_{field.name}': getattr(matches, field.name)
+                for kind, matches in self.kinds.items()
+                for field in fields(matches)
+            },
+            'number_of_images': np.array(self.number),
+            'number_of_classes': np.array(self.classes),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """See `PerImage.from_arrays`."""
+        number, classes = int(arrays['number_of_images']), int(arrays['number_of_classes'])
+        kinds = {
+            kind: Matches(
+                **{field.name: arrays[f'{kind}_{field.name}'] for field in fields(Matches)}
+            )
+            for kind in KINDS
+            if f'{kind}_rank' in arrays
+        }
+        for matches in kinds.values():
+            matches.check(number, classes)
+        return cls(kinds, number, classes)
+
+
+def accumulate(matches: Matches, times: np.ndarray, classes: int) -> Accumulated:
+    """Return AP and AR where image i occurs `times[r, i]` times.
+
+    Args:
+        times: (R, N) in int32.
+        classes: K.
+    """
+    precision = np.full((len(times), classes, _AREAS, IOUS), np.nan)
+    recall = np.full((len(times), classes, len(MAX_DETECTIONS) + _AREAS - 1), np.nan)
+    edges = np.arange(classes + 1)
+    detections = np.searchsorted(matches.detection_class, edges)
+    for k in range(classes):
+        found = slice(detections[k], detections[k + 1])
+        there = matches.object_class == k
+        images, objects = matches.object_image[there], matches.objects[there]
+        step = 1 + _AT_ONCE // (1 + found.stop - found.start)
+        for start in range(0, len(times) if there.any() else 0, step):
+            chunk = slice(start, start + step)
+            weights = times[chunk][:, matches.detection_image[found]]
+            positives = times[chunk][:, images] @ objects
+            of_class = (matches.matched[found], matches.ignored[found], matches.rank[found])
+            _accumulate_class(weights, positives, *of_class, precision[chunk, k], recall[chunk, k])
+    return Accumulated(precision, recall)
+
+
+def _accumulate_class(
+    weights: np.ndarray,
+    positives: np.ndarray,
+    matched: np.ndarray,
+    ignored: np.ndarray,
+    rank: np.ndarray,
+    precision: np.ndarray,
+    recall: np.ndarray,
+) -> None:
+    """Write AP and AR of one class of R data sets into `precision` (R, 4, IOUS) and `recall`.
+
+    Args:
+        weights: (R, D), how often each detection occurs, in the order of scores.
+        positives: (R, 4), the objects that count.
+        matched, ignored, rank: (D, 4), (D, 4) and (D,), as in `Matches`.
+    """
+    right = matched & ~ignored
+    kept, counts = [], []
+    for area in range(_AREAS):
+        n = positives[:, area]
+        values = _average_precision(weights, right[:, area], ignored[:, area], np.maximum(n, 1))
+        precision[:, area] = np.where(n[:, None] == 0, np.nan, values)
+        hits = np.bitwise_count(right[:, area])
+        if area == 0:
+            kept += [np.where(rank < limit, hits, 0) for limit in MAX_DETECTIONS]
+            counts += [n] * len(MAX_DETECTIONS)
+        else:
+            kept.append(np.where(rank < MAX_DETECTIONS[-1], hits, 0))
+            counts.append(n)
+    # Floats have a fast product of matrices, and are exact for these sums.
+    some = np.flatnonzero(right.any(1))
+    found = weights[:, some].astype(np.float64) @ np.stack(kept, 1)[some].astype(np.float64)
+    positive = np.stack(counts, 1)
+    recall[:] = np.where(positive == 0, np.nan, found / (IOUS * np.maximum(positive, 1)))
+
+
+def _average_precision(
+    weights: np.ndarray, right: np.ndarray, ignored: np.ndarray, positives: np.ndarray
+) -> np.ndarray:
+    """Return AP at each IoU, (R, IOUS), as pycocotools interpolates it.
+
+    Only detections that are right are looked at: precision falls between them, and recall is
+    reached at one of them.
+
+    Args:
+        weights: (R, D).
+        right, ignored: (D,), a bit for each IoU.
+        positives: (R,), 1 or more.
+    """
+    counting = ignored != _EVERY_IOU
+    if not counting.all():
+        weights, right, ignored = weights[:, counting], right[counting], ignored[counting]
+    seen = weights.cumsum(1, dtype=np.int32)
+    found = np.zeros((len(weights), IOUS))
+    # How many of RECALLS are reached with so many right detections.
+    sizes, row = np.unique(positives, return_inverse=True)
+    shares = np.arange(sizes[-1] + 1) / sizes[:, None]
+    reached = RECALLS.searchsorted(shares, side='right').astype(np.int16)
+    for iou in range(IOUS):
+        at = np.flatnonzero(right >> iou & 1)
+        if not at.size:
+            continue
+        counted = seen[:, at]
+        out = np.flatnonzero(ignored >> iou & 1)
+        if out.size:
+            left_out = np.zeros((len(weights), out.size + 1), np.int32)
+            weights[:, out].cumsum(1, out=left_out[:, 1:])
+            counted -= left_out[:, out.searchsorted(at)]
+        hits = weights[:, at].cumsum(1, dtype=np.int32)
+        precision = hits / (counted + np.spacing(1))
+        highest = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        steps = np.diff(reached[row[:, None], hits], axis=1, prepend=0)
+        found[:, iou] = np.einsum('rd,rd->r', steps, highest) / RECALLS.size
+    return found

@@ -1,0 +1,98 @@
+"""The pixels of each image and class, which mIoU, mAcc and aAcc are computed from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+
+from reproduce.statistics import ResampledImages, mean_of_numbers
+
+# In what order the pixels of a class are kept: of its label, of its prediction, of both.
+RIGHT, LABELLED, PREDICTED = range(3)
+
+PREFIXES = ('', 'ms_')  # one scale, several scales
+
+
+@dataclass(frozen=True)
+class PixelCounts(ResampledImages):
+    """The pixels of N images by class, P predictions of each.
+
+    Attributes:
+        counts: (P, N, 3, K) in int64: the pixels of each class that are right, those that its label
+            has, and those that are predicted to be of it. Pixels without a label do not count.
+    """
+
+    KIND: ClassVar[str] = 'pixel counts'
+
+    counts: np.ndarray
+
+    @property
+    def images(self) -> int:
+        return self.counts.shape[1]
+
+    def computed(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """See `ResampledImages.computed`; names begin with 'ms_' for the second prediction."""
+        metrics, classes = {}, {}
+        for prefix, summed in zip(PREFIXES, self._summed(times), strict=False):
+            metrics |= {f'{prefix}{name}': of for name, of in means(summed).items()}
+            classes[f'{prefix}iou'] = ious(summed)
+        return metrics, classes
+
+    def images_of_classes(self) -> np.ndarray:
+        """See `ResampledImages.images_of_classes`."""
+        return (self.counts[0, :, LABELLED] > 0).sum(0)
+
+    def of_each_image(self) -> np.ndarray:
+        """See `PerImage.of_each_image`: the mIoU of the image alone, by its last prediction."""
+        return means(self.counts[-1])['miou']
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """See `PerImage.to_arrays`."""
+        return {'counts': self.counts}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """See `PerImage.from_arrays`."""
+        counts = arrays['counts']
+        if counts.ndim != 4 or counts.shape[2] != 3 or counts.dtype != np.int64:
+            raise ValueError(f'counts of the form {counts.shape} in {counts.dtype}')
+        return cls(counts)
+
+    def _summed(self, times: np.ndarray) -> np.ndarray:
+        """Return the pixels of the R data sets, (P, R, 3, K) in float64.
+
+        As products of matrices, which floats have a fast one for; sums of pixels are exact in them
+        up to 2^53.
+        """
+        p, n, _, k = self.counts.shape
+        flat = self.counts.reshape(p, n, 3 * k).astype(np.float64)
+        return (times.astype(np.float64) @ flat).reshape(p, len(times), 3, k)
+
+
+def means(summed: np.ndarray) -> dict[str, np.ndarray]:
+    """Return miou, macc and aacc of summed pixels, in percent.
+
+    The means leave out what is 0 / 0, as mmseg's IoUMetric does: mIoU the classes that neither a
+    label nor a prediction has, mAcc those that no label has.
+
+    Args:
+        summed: (..., 3, K), as in `PixelCounts`.
+
+    Returns:
+        (...) for each; NaN where no pixel has a label.
+    """
+    right, labelled, _ = np.moveaxis(summed, -2, 0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return {
+            'miou': mean_of_numbers(ious(summed)),
+            'macc': mean_of_numbers(100 * right / labelled),
+            'aacc': 100 * right.sum(-1) / labelled.sum(-1),
+        }
+
+
+def ious(summed: np.ndarray) -> np.ndarray:
+    """Return the IoU of each class, (..., K) in percent; NaN for one that does not occur."""
+    right, labelled, predicted = np.moveaxis(summed, -2, 0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return 100 * right / (labelled + predicted - right)

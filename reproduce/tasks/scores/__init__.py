@@ -1,0 +1,82 @@
+"""What predictions score, one module for each task; none of them needs torch or the model.
+
+A module has a `Scorer`, which the evaluation of a model and the scoring of kept predictions share,
+and a `PredictionFile`, which keeps the predictions of an evaluation. Both get the predictions batch
+by batch, and what the processes of an evaluation collected is merged before the result is computed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reproduce.statistics import PerImage
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the predictions for a data set score.
+
+    Attributes:
+        metrics: each metric, in percent.
+        intervals: the 95 % interval of each metric, in percent.
+        per_class: the metrics of single classes, by the name of the class, in percent.
+        statistics: what the metrics are computed from, image by image.
+        warnings: a sentence for each sign that the predictions follow another convention.
+    """
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    statistics: PerImage | None = field(default=None, compare=False, repr=False)
+    warnings: tuple[str, ...] = ()
+
+
+class Collector(ABC):
+    """Collects something from the predictions for a data set, batch by batch.
+
+    Attributes:
+        collected: what was collected so far, which `+=` adds up: an array, a list or a counter.
+            This alone travels between processes.
+    """
+
+    collected: Any
+
+    @abstractmethod
+    def update(self, indices: Sequence[int], predictions: Any) -> None:
+        """Add a batch.
+
+        Args:
+            indices: the place of each image in the data set.
+            predictions: those of the images, in the form of the task.
+        """
+
+    def merge(self, collected: Any) -> None:
+        """Add what a collector of the same kind collected from other images."""
+        self.collected += collected
+
+
+class Scorer(Collector):
+    """Computes metrics."""
+
+    @abstractmethod
+    def compute(self) -> Scores:
+        """Return the metrics of all predictions so far.
+
+        Raises:
+            UserError: if there is nothing to score them against.
+        """
+
+
+class PredictionFile(Collector):
+    """Keeps predictions as a file.
+
+    Attributes:
+        suffix: of the file's name.
+    """
+
+    suffix: str
+
+    @abstractmethod
+    def to_bytes(self) -> bytes:
+        """Return the content of the file: the same predictions give the same bytes."""

@@ -1,0 +1,333 @@
+"""Predicted label maps: what they score, and the archive that keeps them."""
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.ade20k import ADE20K, class_names, incomplete, label_maps, read_label_map
+from datasets.subset import evenly_spaced
+from reproduce.base.errors import UserError
+from reproduce.base.wording import by_number, shortened
+from reproduce.statistics import pixel_counts
+from reproduce.statistics.pixel_counts import PREFIXES, PixelCounts
+from reproduce.statistics.resampling import intervals
+from reproduce.tasks.scores import PredictionFile, Scorer, Scores
+
+# The folder, in a folder or an archive of predictions, of those at several scales.
+MULTI_SCALE = 'multi_scale'
+
+# Labels are taken for shifted where so much of the pixels is right then.
+_BELIEVED = 0.2
+
+_FIRST_DAY = (1980, 1, 1, 0, 0, 0)
+
+
+class LabelMapScorer(Scorer):
+    """mIoU, mAcc and aAcc, as mmseg's IoUMetric has them.
+
+    The means leave out what is 0 / 0: mIoU the classes that neither a label nor a prediction has,
+    mAcc those that no label has. A class that only predictions have counts with an IoU of 0. Pixels
+    with label 0 do not count.
+
+    Args:
+        label_maps: the file of the labels of each image.
+        classes: the names of the K classes.
+        multi_scale: whether predictions come in twos, and the second ones are scored as well, as
+            `ms_miou` and so on.
+    """
+
+    def __init__(
+        self, label_maps: Sequence[Path], classes: Sequence[str], multi_scale: bool = False
+    ) -> None:
+        self.label_maps, self.classes = label_maps, classes
+        # Each process fills the places of its images. Behind what `PixelCounts` has are the pixels
+        # that would be right if predictions were one lower, and one higher, than they should be.
+        self.collected = np.zeros((1 + multi_scale, len(label_maps), 5, len(classes)), np.int64)
+
+    def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
+        """Add the predictions for a batch.
+
+        Args:
+            predictions: of each image, (P, H, W) in uint8 at the size of its label map: P is 1, or
+                2 with `multi_scale`; 1 is the first class and 0 is none.
+
+        Raises:
+            UserError: if one has another size than its label map, or a label map cannot be read.
+        """
+        for index, maps in zip(indices, predictions, strict=True):
+            label = read_label_map(self.label_maps[index], len(self.classes))
+            for counts, prediction in zip(self.collected, maps, strict=True):
+                if prediction.shape != label.shape:
+                    (height, width), (right_height, right_width) = prediction.shape, label.shape
+                    raise UserError(
+                        f'the prediction for {self.label_maps[index]} has {width} x {height} '
+                        f'pixels and its label map {right_width} x {right_height}: expected the '
+                        'same; predict at the size of the original image.'
+                    )
+                pixels = confusion(prediction, label, len(self.classes))
+                counts[index] = [*class_pixels(pixels), *shifted_pixels(pixels)]
+
+    def compute(self) -> Scores:
+        """Return the metrics with their intervals, and the IoU of each class that occurs.
+
+        Raises:
+            UserError: if no pixel has a class.
+        """
+        metrics: dict[str, float] = {}
+        per_class: dict[str, dict[str, float]] = {}
+        counts, shifted = self.collected[:, :, :3], self.collected[0, :, 3:].sum(0)
+        for prefix, total in zip(PREFIXES, counts.sum(1), strict=False):
+            values, ious = means(total)
+            metrics |= {f'{prefix}{name}': value for name, value in values.items()}
+            for i, iou in ious.items():
+                per_class.setdefault(self.classes[i], {})[f'{prefix}iou'] = iou
+        statistics = PixelCounts(counts)
+        warnings = shift_warnings(counts[0].sum(0), *shifted)
+        return Scores(metrics, intervals(statistics), per_class, statistics, warnings)
+
+
+class LabelMapsFile(PredictionFile):
+    """The predicted label maps as an archive of PNGs, those at several scales in a folder of it.
+
+    Args:
+        names: the file name of each label map.
+    """
+
+    suffix = '.zip'
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.collected: list[tuple[int, list[bytes]]] = []
+
+    def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
+        """Add the predictions for a batch, as `LabelMapScorer.update` takes them."""
+        for index, maps in zip(indices, predictions, strict=True):
+            self.collected.append((index, [to_png(labels) for labels in maps]))
+
+    def to_bytes(self) -> bytes:
+        """Return the archive, the label maps in the order of the images."""
+        files = {}
+        for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
+            for index, pngs in sorted(self.collected):
+                if scale < len(pngs):
+                    files[f'{folder}{self.names[index]}'] = pngs[scale]
+        return to_zip(files)
+
+
+@dataclass(frozen=True)
+class FolderScores(Scores):
+    """What a folder of predictions scores.
+
+    Attributes:
+        images: how many.
+        problems: what keeps them from being ADE20K's whole validation set, a phrase for each.
+    """
+
+    images: int = 0
+    problems: tuple[str, ...] = ()
+
+
+def confusion(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
+    """Return the pixels by their class and their predicted class, (K, K + 1) in int64.
+
+    Row i is class i + 1. Column j is prediction j: column 0 has the pixels predicted to be of no
+    class. Pixels with label 0 are not counted.
+
+    Args:
+        prediction, label: (H, W) in uint8, 0 for no class and 1 to `classes`.
+        classes: K, at most 255.
+
+    Raises:
+        ValueError: if the two have different sizes, or one has a larger label.
+    """
+    if prediction.shape != label.shape:
+        raise ValueError(f'a prediction of {prediction.shape} for labels of {label.shape}')
+    if max(prediction.max(), label.max()) > classes:
+        raise ValueError(f'a label above {classes}')
+    # K is at most 255, so every pair of labels has a number below 2^16.
+    pairs = label.astype(np.uint16) * np.uint16(classes + 1) + prediction
+    counts = np.bincount(pairs.ravel(), minlength=(classes + 1) ** 2)
+    return counts.reshape(classes + 1, classes + 1)[1:]
+
+
+def class_pixels(confusion: np.ndarray) -> np.ndarray:
+    """Return the pixels of each class as `PixelCounts` has them, (3, K) in int64.
+
+    Args:
+        confusion: (K, K + 1), as `confusion` gives it.
+    """
+    return np.stack([np.diagonal(confusion, 1), confusion.sum(1), confusion[:, 1:].sum(0)])
+
+
+def shifted_pixels(confusion: np.ndarray) -> np.ndarray:
+    """Return the pixels of each class that are predicted as the one before, and as the one after.
+
+    Args:
+        confusion: (K, K + 1), as `confusion` gives it.
+
+    Returns:
+        (2, K) in int64; "no class" is before the first, and none is after the last.
+    """
+    after = np.append(np.diagonal(confusion, 2), 0)
+    return np.stack([np.diagonal(confusion), after])
+
+
+def shift_warnings(pixels: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[str, ...]:
+    """Return a sentence if the predictions look one class off: 0 is no class, and 1 the first.
+
+    Args:
+        pixels: (3, K), as `class_pixels` gives them, summed over the images.
+        before, after: (K,), as `shifted_pixels` gives them, summed over the images.
+    """
+    right, labelled = pixels[pixel_counts.RIGHT].sum(), pixels[pixel_counts.LABELLED].sum()
+    for shifted, phrase in (
+        (before, 'the predictions look counted from 0, one below the labels'),
+        (after, 'the labels look one below the predictions, as with reduce_zero_label in mmseg'),
+    ):
+        total = shifted.sum()
+        # One class alone may well be taken for its neighbour.
+        if (shifted > 0).sum() > 1 and total > 2 * right and total > _BELIEVED * labelled:
+            return (
+                f'{phrase}: aAcc would be {100 * total / labelled:.2f} % otherwise; in both 0 is '
+                'no class and 1 the first.',
+            )
+    return ()
+
+
+def means(pixels: np.ndarray) -> tuple[dict[str, float], dict[int, float]]:
+    """Return miou, macc and aacc, and the IoU of each class that occurs by its index, in percent.
+
+    Args:
+        pixels: (3, K), as `class_pixels` gives them, summed over the images.
+
+    Raises:
+        UserError: if no pixel has a class.
+    """
+    if not pixels[pixel_counts.LABELLED].any():
+        raise UserError('no pixel of the label maps has a class: there is nothing to score.')
+    metrics = {name: float(value) for name, value in pixel_counts.means(pixels).items()}
+    ious = pixel_counts.ious(pixels)
+    there = np.flatnonzero(~np.isnan(ious))
+    return metrics, dict(zip(there.tolist(), ious[there].tolist(), strict=True))
+
+
+def score_folder(predictions: Path, annotations: Path, limit: int | None = None) -> FolderScores:
+    """Score predicted label maps against those of a data set, without a model.
+
+    The classes are those of the data set's `objectInfo150.txt`, two folders above `annotations`,
+    and ADE20K's where there is none.
+
+    Args:
+        predictions: a folder of PNGs of the same names and form as in `annotations`, or the .zip
+            that an evaluation kept, or a folder or .zip with only that in it; those in its folder
+            `multi_scale` are scored as well.
+        annotations: the folder of the label maps, as `annotations/validation`.
+        limit: as many of them, evenly spaced, as were evaluated.
+
+    Raises:
+        UserError: if one is missing, too many, of another size, no label map or has a label
+            without a class.
+    """
+    classes = class_names(annotations.absolute().parent.parent)
+    labels = label_maps(annotations)
+    if not labels:
+        raise UserError(
+            f'{annotations} has no label map: expected a folder of PNGs, such as '
+            'ADEChallengeData2016/annotations/validation.'
+        )
+    taken = {name: labels[name] for name in evenly_spaced(list(labels), limit)}
+    with opened(predictions) as archive:
+        folder = _inside(archive)
+        scales = [label_maps(folder)]
+        check_names(predictions, scales[0], taken)
+        if more := label_maps(folder / MULTI_SCALE):
+            check_names(predictions / MULTI_SCALE, more, taken)
+            scales.append(more)
+        scorer = LabelMapScorer(list(taken.values()), classes, multi_scale=len(scales) > 1)
+        for i, name in enumerate(taken):
+            scorer.update([i], [[read_label_map(maps[name], len(classes)) for maps in scales]])
+    problems = incomplete('val', classes, list(labels), len(taken))
+    return FolderScores(**vars(scorer.compute()), images=len(taken), problems=problems)
+
+
+def score_file(path: Path, data: ADE20K) -> Scores:
+    """Score the label maps in the folder or archive `path` for the images of `data`.
+
+    Raises:
+        UserError: if it is neither, or does not fit the images.
+    """
+    _, label_map = data.samples[0]
+    return score_folder(path, label_map.parent, len(data.samples))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Path | zipfile.Path]:
+    """Open the folder of predictions at `path`, or in the archive there.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if path.is_dir():
+        yield path
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        reason = 'it does not exist' if isinstance(error, FileNotFoundError) else error
+        raise UserError(
+            f'the predictions {path} cannot be read ({reason}): expected a folder of PNGs, or the '
+            '.zip that an evaluation kept.'
+        ) from error
+    with archive:
+        yield zipfile.Path(archive)
+
+
+def _inside(folder: Path | zipfile.Path) -> Path | zipfile.Path:
+    """Return the folder of the label maps: the only one in `folder`, if there are no files."""
+    while folder.is_dir():
+        entries = [e for e in folder.iterdir() if not e.name.startswith(('.', '__MACOSX'))]
+        if len(entries) != 1 or not entries[0].is_dir() or entries[0].name == MULTI_SCALE:
+            break
+        (folder,) = entries
+    return folder
+
+
+def check_names(where: Path, found: Mapping[str, object], wanted: Mapping[str, Path]) -> None:
+    """Check that the predictions in `where` have the names of the label maps.
+
+    Raises:
+        UserError: if one is missing or too many; it is named.
+    """
+    misfit = f'the predictions {where} do not fit the {len(wanted):,} label maps: '
+    if missing := [f'{name}.png' for name in wanted if name not in found]:
+        raise UserError(
+            f'{misfit}{shortened(missing, 1)} {by_number(missing, "is", "are")} missing; expected '
+            'one for each, or name the same part with --limit.'
+        )
+    if extra := [f'{name}.png' for name in found if name not in wanted]:
+        raise UserError(
+            f'{misfit}{shortened(extra, 1)} {by_number(extra, "is", "are")} predicted but not '
+            'there; name the annotations, and the --limit, that they were predicted for.'
+        )
+
+
+def to_png(labels: np.ndarray) -> bytes:
+    """Return the labels (H, W) in uint8 as a PNG."""
+    content = io.BytesIO()
+    Image.fromarray(labels).save(content, 'PNG', compress_level=3)
+    return content.getvalue()
+
+
+def to_zip(files: Mapping[str, bytes]) -> bytes:
+    """Return an archive of `files` by name; the same files give the same bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, 'w') as archive:
+        for name, file in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _FIRST_DAY), file)
+    return content.getvalue()

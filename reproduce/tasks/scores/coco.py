@@ -1,0 +1,356 @@
+"""Detections in COCO's result format: their AP and AR, and the file that keeps them."""
+
+import contextlib
+import gzip
+import io
+import json
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+import hotcoco
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
+from typing_extensions import TypedDict
+
+from datasets.coco import COCO as CocoData
+from datasets.coco import JSON_ERRORS, Annotations, Box, MaskSize, Whole, json_text, reason
+from datasets.coco import read as read_annotations
+from datasets.coco_masks import reencoded, unsound_run_lengths
+from reproduce.base.errors import UserError
+from reproduce.base.wording import by_number
+from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
+from reproduce.statistics.resampling import intervals
+from reproduce.tasks.scores import PredictionFile, Scorer, Scores
+from reproduce.tasks.scores.detection_conventions import convention_warnings
+
+# What pycocotools calls the kind of a comparison, and the key under which a result has the object.
+KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}
+
+
+class _Mask(TypedDict):
+    size: MaskSize
+    counts: str
+
+
+def _no_polygon(mask: list[Any]) -> list[Any]:
+    if mask:
+        raise ValueError(
+            'polygons are no mask of a result; expected size and counts, as '
+            'pycocotools.mask.encode gives them'
+        )
+    return mask
+
+
+# As in pycocotools, an empty list is no mask and no box.
+_Empty = Annotated[list[Any], Field(max_length=0)]
+
+
+class _Detection(TypedDict):
+    image_id: Whole
+    category_id: Whole
+    bbox: NotRequired[Annotated[Box | _Empty, Field(union_mode='left_to_right')]]
+    score: FiniteFloat
+    segmentation: NotRequired[
+        Annotated[
+            _Mask | Annotated[list[Any], AfterValidator(_no_polygon)],
+            Field(union_mode='left_to_right'),
+        ]
+    ]
+
+
+_DETECTIONS = TypeAdapter(list[_Detection])
+
+
+class _OfEachImage:
+    """Collects the detections of each image, which is a list of COCO's result objects."""
+
+    def __init__(self) -> None:
+        self.collected: list[tuple[int, list[dict[str, Any]]]] = []
+
+    def update(self, indices: Sequence[int], predictions: Sequence[list[dict[str, Any]]]) -> None:
+        """Add the detections of each image of a batch."""
+        self.collected += zip(indices, predictions, strict=True)
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """All detections, in the order of the images."""
+        return [
+            result for _, found in sorted(self.collected, key=itemgetter(0)) for result in found
+        ]
+
+
+class DetectionScorer(_OfEachImage, Scorer):
+    """Average precision and recall of boxes and of masks: COCO's twelve numbers of each.
+
+    `box_ap` is the mean over IoU 0.50:0.95, `box_ap50` and `box_ap75` are those at one IoU,
+    `box_ap_s`, `_m`, `_l` those of objects of up to 32², of 32² to 96², of 96² pixels and more.
+    `box_ar1`, `_ar10` and `_ar100` are the average recall of at most so many detections an image,
+    and `box_ar_s`, `_m`, `_l` that of 100 by size. `mask_ap` and so on likewise. Where nothing is
+    detected they are 0; a size or a class without an object has no precision and no recall, and is
+    left out. A detection has the size of its box where boxes are compared, and of its mask where
+    masks are.
+
+    Args:
+        annotations: of all images that were looked at, those without a detection too.
+        masks: whether masks are scored where nothing at all was detected; None scores them if the
+            annotations have some.
+        fast: count by hotcoco instead of pycocotools, which is the metric of record, and leave the
+            intervals out: hotcoco hands its matches over slowly.
+    """
+
+    def __init__(
+        self, annotations: Annotations, masks: bool | None = None, fast: bool = False
+    ) -> None:
+        super().__init__()
+        self.annotations, self.fast = annotations, fast
+        self.masks = _any_mask(annotations.instances) if masks is None else masks
+
+    def compute(self) -> Scores:
+        """Return the metrics with their intervals, and the AP and AP50 of each class.
+
+        Raises:
+            UserError: if the annotations have no object, or no masks to score masks against.
+        """
+        results, categories = self.results, self.annotations.categories
+        kinds = [k for k, (_, key) in KINDS.items() if any(key in result for result in results)]
+        if not results:
+            kinds = ['box', 'mask'] if self.masks else ['box']
+        metrics: dict[str, float] = {}
+        per_class: dict[str, dict[str, float]] = {c['name']: {} for c in categories}
+        matches: dict[str, Matches] = {}
+        for kind in kinds:
+            evaluation = evaluated(results, self.annotations, kind, self.fast)
+            image_ids = [image['id'] for image in self.annotations.images]
+            category_ids = [category['id'] for category in categories]
+            if not self.fast:
+                matches[kind] = Matches.of(evaluation.evalImgs, image_ids, category_ids)
+            values = dict(zip(METRICS, evaluation.stats, strict=True))
+            metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
+            # By IoU, recall, class, size and detections an image; -1 where there is no object.
+            precision = evaluation.eval['precision'][:, :, :, 0, -1]
+            for i, category in enumerate(categories):
+                if (precision[:, :, i] >= 0).any():
+                    own = per_class[category['name']]
+                    own[f'{kind}_ap'] = 100 * float(precision[:, :, i].mean())
+                    own[f'{kind}_ap50'] = 100 * float(precision[0, :, i].mean())
+        images, classes = len(self.annotations.images), len(categories)
+        statistics = None if self.fast else MatchedDetections(matches, images, classes)
+        return Scores(
+            metrics,
+            {} if statistics is None else intervals(statistics),
+            {name: own for name, own in per_class.items() if own},
+            statistics,
+            convention_warnings(results, self.annotations),
+        )
+
+
+class DetectionsFile(_OfEachImage, PredictionFile):
+    """The detections of all images as one gzipped file in COCO's result format."""
+
+    suffix = '.json.gz'
+
+    def to_bytes(self) -> bytes:
+        """Return the file, the detections in the order of the images."""
+        return to_json(self.results)
+
+
+def to_json(results: Sequence[dict[str, Any]]) -> bytes:
+    """Return the results as a gzipped file; the same results give the same bytes."""
+    return gzip.compress(json.dumps(results, separators=(',', ':')).encode(), 6, mtime=0)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read the detections from a file of COCO's result format, gzipped or not.
+
+    Each has image_id, category_id, score and bbox (x, y, width, height in pixels), or segmentation
+    (compressed run lengths), or both. An empty one counts as none.
+
+    Raises:
+        UserError: if it is missing, or is not such a file.
+    """
+    try:
+        results = _DETECTIONS.validate_json(json_text(path), strict=True)
+    except JSON_ERRORS as error:
+        raise UserError(
+            f"the results {path} cannot be read ({reason(error)}): expected COCO's result format, "
+            'a list of objects with image_id, category_id, score and bbox or segmentation.'
+        ) from error
+    for result in results:
+        for _, key in KINDS.values():
+            if result.get(key) == []:
+                del result[key]
+    return results
+
+
+def of_images(
+    results: Sequence[dict[str, Any]], annotations: Annotations
+) -> list[list[dict[str, Any]]]:
+    """Return the results of each image of `annotations`, as a detector would have given them.
+
+    Those of other images are left out.
+    """
+    by_id: dict[int, list[dict[str, Any]]] = {image['id']: [] for image in annotations.images}
+    for result in results:
+        if result['image_id'] in by_id:
+            by_id[result['image_id']].append(result)
+    return list(by_id.values())
+
+
+def checked(
+    results: Sequence[dict[str, Any]], annotations: Annotations, path: Path
+) -> list[dict[str, Any]]:
+    """Return the results of the file `path`, checked to be for the images of `annotations`.
+
+    Masks are decoded; those in which runs are empty are encoded again, since pycocotools and
+    hotcoco disagree about them.
+
+    Raises:
+        UserError: if one has an image or a category that `annotations` has not, or a mask that is
+            none or has another size than its image; if some have boxes or masks and others have
+            none.
+    """
+    misfit = f'the results {path} do not fit {annotations.path}'
+    for key, known in (('image_id', annotations.images), ('category_id', annotations.categories)):
+        ids = {entry['id'] for entry in known}
+        if unknown := [result[key] for result in results if result[key] not in ids]:
+            raise UserError(
+                f'{misfit}: {_detections(unknown)} the {key} {unknown[0]}, which is not there; '
+                f'{_numbered(results, ids) if key == "category_id" else ""}'
+                'name the annotations that they were made for.'
+            )
+    for _, key in KINDS.values():
+        without = [result['image_id'] for result in results if key not in result]
+        if 0 < len(without) < len(results) or (
+            key == 'bbox' and without and not _any_mask(results)
+        ):
+            raise UserError(
+                f'the results {path} have no {key} in {len(without):,} of {len(results):,} '
+                f'detections, first on the image {without[0]}: expected one in each or in none.'
+            )
+    if not _any_mask(results):
+        return list(results)
+    sizes = {image['id']: [image['height'], image['width']] for image in annotations.images}
+    wrong = [r for r in results if r['segmentation']['size'] != sizes[r['image_id']]]
+    if wrong:
+        raise UserError(
+            f'{misfit}: {_detections(wrong)} a segmentation of another size than its image, first '
+            f'{wrong[0]["segmentation"]["size"]} on the image {wrong[0]["image_id"]}, which has '
+            f'{sizes[wrong[0]["image_id"]]}; take the masks at the size of the images.'
+        )
+    unsound, redundant = unsound_run_lengths([result['segmentation'] for result in results])
+    if unsound is not None:
+        raise UserError(
+            f'the results {path}: the segmentation of the detection {unsound.index + 1:,}, on the '
+            f'image {results[unsound.index]["image_id"]}, {unsound.problem}; encode masks with '
+            'pycocotools.mask.encode.'
+        )
+    sound = list(results)
+    for i in redundant:
+        sound[i] = {**sound[i], 'segmentation': reencoded(sound[i]['segmentation'])}
+    return sound
+
+
+def score_images(
+    found: Sequence[list[dict[str, Any]]], annotations: Annotations, fast: bool = False
+) -> Scores:
+    """Score the detections of each image, as `of_images` gives them; see `DetectionScorer`."""
+    scorer = DetectionScorer(annotations, fast=fast)
+    scorer.update(range(len(annotations.images)), found)
+    return scorer.compute()
+
+
+def score_file(path: Path, data: CocoData) -> Scores:
+    """Score the detections in the file `path` for the images of `data`, by pycocotools.
+
+    Raises:
+        UserError: if it is no such file, or does not fit the images.
+    """
+    whole = read_annotations(data.annotations)
+    truth = whole.of(image_id for _, image_id in data.samples)
+    return score_images(of_images(checked(read(path), whole, path), truth), truth)
+
+
+def check_masks(annotations: Annotations) -> None:
+    """Check that masks can be scored.
+
+    Raises:
+        UserError: if an object has none.
+    """
+    without = [i['id'] for i in annotations.instances if not i.get('segmentation')]
+    if without:
+        raise UserError(
+            f'{annotations.path} has no segmentation for {len(without):,} of its '
+            f'{len(annotations.instances):,} objects, first {without[0]}, so masks cannot be '
+            'scored: take annotations with masks, or score boxes alone.'
+        )
+
+
+def evaluated(
+    results: Sequence[dict[str, Any]], annotations: Annotations, kind: str, fast: bool = False
+) -> COCOeval:
+    """Return pycocotools' `COCOeval` of 'box' or 'mask': its `stats`, `eval` and `evalImgs`.
+
+    Raises:
+        UserError: if the annotations have no object, or no masks to score masks against.
+    """
+    if not any(not instance['iscrowd'] for instance in annotations.instances):
+        raise UserError(
+            f'{annotations.path} has no object in these {len(annotations.images):,} images: there '
+            'is nothing to score against.'
+        )
+    if kind == 'mask':
+        check_masks(annotations)
+    iou_type, key = KINDS[kind]
+    api, evaluator = (hotcoco.COCO, hotcoco.COCOeval) if fast else (COCO, COCOeval)
+    keys = ('image_id', 'category_id', 'score', key)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, found = api(), api()
+        truth.dataset = _dataset(annotations, annotations.instances)
+        truth.createIndex()
+        if results:
+            found = truth.loadRes([{k: result[k] for k in keys} for result in results])
+        else:
+            found.dataset = _dataset(annotations, ())
+            found.createIndex()
+        evaluation = evaluator(truth, found, iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        # hotcoco's tables are pycocotools' to the bit, but its means of them only nearly.
+        summary = COCOeval(iouType=iou_type)
+        summary.eval = evaluation.eval
+        if not fast:
+            summary.evalImgs = evaluation.evalImgs
+        summary.summarize()
+    return summary
+
+
+def _dataset(annotations: Annotations, instances: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        'images': list(annotations.images),
+        'categories': list(annotations.categories),
+        # pycocotools takes the id 0 for none.
+        'annotations': [{**instance, 'id': i} for i, instance in enumerate(instances, 1)],
+    }
+
+
+def _numbered(results: Sequence[dict[str, Any]], category_ids: set[int]) -> str:
+    """Return a hint if the categories of the results are the numbers of a model's classes."""
+    found, k = {result['category_id'] for result in results}, len(category_ids)
+    for first in (0, 1):
+        if found <= set(range(first, k + first)):
+            return (
+                f'the categories look like the {k} classes of a model counted from {first}: write '
+                "the annotations' ids for them; or "
+            )
+    return ''
+
+
+def _any_mask(entries: Sequence[dict[str, Any]]) -> bool:
+    return any('segmentation' in entry for entry in entries)
+
+
+def _detections(found: Sequence[Any]) -> str:
+    return f'{len(found):,} {by_number(found, "detection has", "detections have, first,")}'

@@ -1,0 +1,261 @@
+"""Predicted classes of images: what they score, and the file that keeps them."""
+
+import gzip
+import io
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_integer_dtype, is_numeric_dtype
+from pandas.errors import ParserWarning
+
+from reproduce.base.errors import UserError
+from reproduce.base.files import unzipped
+from reproduce.base.wording import by_number, shortened
+from reproduce.statistics.image_hits import ImageHits
+from reproduce.tasks.scores import PredictionFile, Scorer, Scores
+from reproduce.tasks.scores.class_order import order_warnings
+
+if TYPE_CHECKING:
+    from datasets.imagenet import ImageNet
+
+TOP = 5
+_FIXED = ['file', 'label']
+
+
+class TopClasses(NamedTuple):
+    """The best classes of a batch of images, the best first.
+
+    Attributes:
+        classes: (B, K) class indices; K is 5, or all classes where there are fewer.
+        probabilities: (B, K) in float32.
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+class TopScorer(Scorer):
+    """Top-1 and Top-5 accuracy, each with its 95 % Wilson interval.
+
+    Args:
+        labels: the right class of every image.
+        top5: whether five classes are predicted for an image, or all where there are fewer;
+            otherwise there is no Top-5.
+    """
+
+    def __init__(self, labels: Sequence[int], top5: bool = True) -> None:
+        self.labels, self.top5 = np.asarray(labels), top5
+        # Of each image, whether it is here, whether its class is among the five, and the best one.
+        self.collected = np.zeros((3, len(self.labels)), np.int64)
+
+    def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
+        """Add the `TopClasses` of a batch."""
+        classes, labels = predictions.classes, self.labels[indices]
+        hits = (classes[:, :TOP] == labels[:, None]).any(1)
+        self.collected[:, indices] += (np.ones_like(hits), hits, classes[:, 0])
+
+    def compute(self) -> Scores:
+        """Return `top1` and `top5`, and a warning if the classes look numbered otherwise."""
+        here, hits, best = self.collected
+        here = here.astype(bool)
+        best, labels = best[here], self.labels[here]
+        hits = np.stack([best == labels, hits[here].astype(bool)], 1)
+        statistics = ImageHits(labels, hits if self.top5 else hits[:, :1])
+        return Scores(
+            statistics.of_all_images(),
+            statistics.intervals(),
+            warnings=order_warnings(best, labels),
+            statistics=statistics,
+        )
+
+
+class ClassesFile(PredictionFile):
+    """The best classes of every image as a gzipped CSV; see `Predictions.to_csv`.
+
+    Args:
+        files: the name of each image, as `names` gives them.
+        labels: the right class of each.
+    """
+
+    suffix = '.csv.gz'
+
+    def __init__(self, files: Sequence[str], labels: Sequence[int]) -> None:
+        self.files, self.labels = tuple(files), np.asarray(labels)
+        self.collected: list[tuple[Sequence[int], TopClasses]] = []
+
+    def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
+        """Add the `TopClasses` of a batch."""
+        self.collected.append((indices, predictions))
+
+    def to_bytes(self) -> bytes:
+        """Return the CSV, a row for each image in the order of the data set."""
+        indices, predictions = zip(*self.collected, strict=True)
+        order = np.argsort(np.concatenate(indices))
+        classes, probabilities = (
+            np.concatenate(parts)[order] for parts in zip(*predictions, strict=True)
+        )
+        return Predictions(self.files, self.labels, classes, probabilities).to_csv()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of a file: the best classes of N images.
+
+    Attributes:
+        files: N names, as `names` gives them.
+        labels: (N,) the right class of each.
+        classes: (N, K) class indices, the best first, as in `TopClasses`.
+        scores: (N, K) their probabilities.
+    """
+
+    files: tuple[str, ...]
+    labels: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+    def to_csv(self) -> bytes:
+        """Return a gzipped CSV with the columns file, label, class1, ..., score1, ...
+
+        The same predictions give the same bytes.
+        """
+        ranks = range(1, self.classes.shape[1] + 1)
+        frame = pd.DataFrame({'file': self.files, 'label': self.labels})
+        frame[[f'class{i}' for i in ranks]] = self.classes
+        frame[[f'score{i}' for i in ranks]] = self.scores
+        return gzip.compress(frame.to_csv(index=False, float_format='%.6f').encode(), mtime=0)
+
+
+def read(path: Path) -> Predictions:
+    """Read the predictions from a CSV, gzipped or not.
+
+    Raises:
+        UserError: if it is missing, or is not such a file.
+    """
+    try:
+        with warnings.catch_warnings(action='error', category=ParserWarning):
+            frame = pd.read_csv(
+                io.BytesIO(unzipped(path.read_bytes())),
+                dtype={'file': str},
+                keep_default_na=False,
+                index_col=False,
+            )
+    except (OSError, EOFError, ValueError, ParserWarning, zlib.error) as error:
+        reason = str(error).partition('\n')[0] or type(error).__name__
+        raise UserError(
+            f'the predictions {path} cannot be read ({reason}): expected a CSV, or a gzipped one, '
+            'that an evaluation wrote.'
+        ) from error
+    k = sum(name.startswith('class') for name in frame.columns)
+    columns = [f'{kind}{i}' for kind in ('class', 'score') for i in range(1, k + 1)]
+    if k == 0 or list(frame.columns) != [*_FIXED, *columns]:
+        raise UserError(
+            f'the predictions {path} have the columns {",".join(frame.columns)}: expected '
+            f'{",".join(_FIXED)},class1,...,score1,...'
+        )
+    classes, scores = frame[columns[:k]], frame[columns[k:]]
+    whole = [is_integer_dtype(dtype) for dtype in [*classes.dtypes, frame.label.dtype]]
+    if not all([*whole, *map(is_numeric_dtype, scores.dtypes)]):
+        raise UserError(
+            f'the predictions {path} have a class or a score that is no number: restore the file, '
+            'or evaluate again.'
+        )
+    predictions = Predictions(
+        tuple(frame.file), frame.label.to_numpy(), classes.to_numpy(), scores.to_numpy(float)
+    )
+    _check_ranks(predictions, path)
+    return predictions
+
+
+def _check_ranks(predictions: Predictions, path: Path) -> None:
+    """Check that each image has different classes, the best first.
+
+    Raises:
+        UserError: naming the first image that has not.
+    """
+    classes, scores = np.sort(predictions.classes, 1), predictions.scores
+    for wrong, what in (
+        ((classes[:, 1:] == classes[:, :-1]).any(1), 'a class twice'),
+        (~np.isfinite(scores).all(1), 'a score that is NaN or infinity'),
+        ((scores[:, 1:] > scores[:, :-1]).any(1), 'a score below that of a later class'),
+    ):
+        if wrong.any():
+            raise UserError(
+                f'the predictions {path} have {what} for {predictions.files[wrong.argmax()]}: '
+                'expected different classes for each image, the best first, with their scores.'
+            )
+
+
+def names(data: 'ImageNet') -> tuple[str, ...]:
+    """Return the name of each image: that of its file, with its class where file names repeat."""
+    files = tuple(path.name for path, _ in data.samples)
+    if len(set(files)) == len(files):
+        return files
+    return tuple(f'{data.classes[label]}/{path.name}' for path, label in data.samples)
+
+
+def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictions:
+    """Return `predictions` in the order of the images of `data`, with the labels of `data`.
+
+    Raises:
+        UserError: if an image has no prediction or two, or `data` does not have it or its class; it
+            is named.
+    """
+    wanted, count = names(data), Counter(predictions.files)
+    misfit = f'the predictions {path} do not fit the {len(wanted):,} images of {data.root}: '
+    if doubled := [name for name in count if count[name] > 1]:
+        raise UserError(
+            f'{misfit}{shortened(doubled, 1)} {by_number(doubled, "is", "are")} predicted more '
+            'than once; expected one prediction for each.'
+        )
+    if missing := [name for name in wanted if name not in count]:
+        raise UserError(
+            f'{misfit}{shortened(missing, 1)} {by_number(missing, "is", "are")} not predicted; '
+            'evaluate again, or name the same part with --limit.'
+        )
+    if unknown := sorted(count.keys() - set(wanted)):
+        raise UserError(
+            f'{misfit}{shortened(unknown, 1)} {by_number(unknown, "is", "are")} predicted but not '
+            'there; name the folder, and the --limit, that they were predicted on.'
+        )
+    n = len(data.classes)
+    outside = (predictions.classes < 0) | (predictions.classes >= n)
+    if outside.any():
+        row, column = np.unravel_index(outside.argmax(), outside.shape)
+        counted = ', counted from 0' if predictions.classes.min() == 1 else ''
+        raise UserError(
+            f'{misfit}{predictions.files[row]} is predicted as class '
+            f'{predictions.classes[row, column]}; expected one of the {n:,} classes{counted}, 0 to '
+            f'{n - 1}.'
+        )
+    place = {name: i for i, name in enumerate(predictions.files)}
+    order = [place[name] for name in wanted]
+    labels = np.array([label for _, label in data.samples])
+    return Predictions(wanted, labels, predictions.classes[order], predictions.scores[order])
+
+
+def score_matched(predictions: Predictions, classes: int) -> Scores:
+    """Score predictions that are in the order of the images, as `matched` returns them.
+
+    Args:
+        classes: how many there are; Top-5 takes five of them, or all where there are fewer.
+    """
+    scorer = TopScorer(predictions.labels, top5=predictions.classes.shape[1] >= min(TOP, classes))
+    images = range(len(predictions.files))
+    scorer.update(images, TopClasses(predictions.classes, predictions.scores))
+    return scorer.compute()
+
+
+def score_file(path: Path, data: 'ImageNet') -> Scores:
+    """Score the predictions in the file `path` for the images of `data`.
+
+    Raises:
+        UserError: if it is no such file, or does not fit the images.
+    """
+    return score_matched(matched(read(path), data, path), len(data.classes))
