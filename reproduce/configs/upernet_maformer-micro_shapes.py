@@ -3,49 +3,24 @@
 _base_ = ['./upernet_maformer-small_8xb2-160k_ade20k-512x512.py', './_base_/datasets/shapes.py']
 
 channels = 64
-crop_size = (128, 128)
 model = dict(
-    data_preprocessor=dict(size=crop_size),
-    backbone=dict(
-        arch='maformer_micro',
-        drop_path_rate=0.0,
-        init_cfg=dict(
-            checkpoint='{{fileDirname}}/../weights/released/maformer_micro_shapes.safetensors'
-        ),
-    ),
-    decode_head=dict(in_channels=[32, 64, 96, 128], channels=channels, num_classes=15),
-    auxiliary_head=dict(in_channels=96, channels=channels, num_classes=15),
+    data_preprocessor=dict(size=_base_.map_crop_size),
+    backbone=_base_.micro_backbone,
+    decode_head=dict(in_channels=_base_.micro_channels, channels=channels, num_classes=15),
+    auxiliary_head=dict(in_channels=_base_.micro_channels[2], channels=channels, num_classes=15),
 )
 
-scale = (640, 160)  # the shorter side is 160
-# Without PhotoMetricDistortion: here hues tell classes apart.
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='RandomResize', scale=scale, ratio_range=(0.8, 1.25), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.95),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs'),
-]
-dataset = _base_.map_dataset
-train_dataloader = dict(
-    batch_size=8, num_workers=1, dataset=dict(**dataset, pipeline=train_pipeline)
-)
-val_dataloader = dict(num_workers=1, dataset=dict(**dataset, pipeline=test_pipeline))
-test_dataloader = val_dataloader
+train_dataloader = _base_.map_train_loader
+val_dataloader = _base_.map_test_loader
+test_dataloader = _base_.map_test_loader
 
-max_iters = 3000
-train_cfg = dict(max_iters=max_iters, val_interval=1000)
+train_cfg = dict(max_iters=_base_.map_iterations, val_interval=1000)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=100),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=100, end=max_iters),
+    dict(
+        type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=100, end=_base_.map_iterations
+    ),
 ]
 auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=100, max_keep_ckpts=2))
+default_hooks = _base_.map_hooks

@@ -1,20 +1,13 @@
-"""The classes of `datasets.shapes`: mmdet's own tools find annotations by these names.
+"""The embedded data of `datasets.shapes` for detectors and segmenters, and the small networks' parts.
 
-mmseg's own tools name and colour the classes of a map by them.
+mmdet's own tools find annotations by these class names; mmseg's name and colour the classes of a
+label map by them.
 """
 
 metainfo = dict(
     classes=(
-        'circle',
-        'ring',
-        'crescent',
-        'heart',
-        'star',
-        'triangle',
-        'square',
-        'pentagon',
-        'hexagon',
-        'cross',
+        *('circle', 'ring', 'crescent', 'heart', 'star'),
+        *('triangle', 'square', 'pentagon', 'hexagon', 'cross'),
     )
 )
 
@@ -26,24 +19,76 @@ map_dataset = dict(
         classes=(*metainfo['classes'], 'stripes', 'checks', 'dots', 'clouds', 'grain'),
         # As R, G, B: the shapes in saturated colours, the grounds in pale ones.
         palette=[
-            [31, 119, 180],
-            [255, 127, 14],
-            [44, 160, 44],
-            [214, 39, 40],
-            [148, 103, 189],
-            [140, 86, 75],
-            [227, 119, 194],
-            [70, 70, 70],
-            [188, 189, 34],
-            [23, 190, 207],
-            [174, 199, 232],
-            [255, 187, 120],
-            [152, 223, 138],
-            [255, 152, 150],
-            [197, 176, 213],
+            *([31, 119, 180], [255, 127, 14], [44, 160, 44], [214, 39, 40], [148, 103, 189]),
+            *([140, 86, 75], [227, 119, 194], [70, 70, 70], [188, 189, 34], [23, 190, 207]),
+            *([174, 199, 232], [255, 187, 120], [152, 223, 138], [255, 152, 150], [197, 176, 213]),
         ],
     ),
     img_suffix='.jpg',
     seg_map_suffix='.png',
     reduce_zero_label=True,
 )
+
+micro_backbone = dict(
+    arch='maformer_micro',
+    drop_path_rate=0.0,
+    init_cfg=dict(
+        checkpoint='{{fileDirname}}/../../../weights/released/maformer_micro_shapes.safetensors'
+    ),
+)
+micro_channels = [32, 64, 96, 128]
+
+# Of detectors.
+detector_channels = 48
+micro_neck = dict(in_channels=micro_channels, out_channels=detector_channels)
+micro_rpn_head = dict(
+    in_channels=detector_channels,
+    feat_channels=detector_channels,
+    anchor_generator=dict(scales=[4]),
+)
+micro_mask_head = dict(
+    num_convs=2,
+    in_channels=detector_channels,
+    conv_out_channels=detector_channels,
+    num_classes=10,
+)
+micro_rpn_training = dict(
+    rpn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=300, max_per_img=100)
+)
+micro_rpn_testing = dict(rpn=dict(nms_pre=300, max_per_img=100))
+detector_optimizer = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
+detector_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
+
+# Of segmenters.
+map_crop_size = (128, 128)
+map_scale = (640, 160)  # the shorter side is 160
+map_train_loader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        **map_dataset,
+        # Without PhotoMetricDistortion: here hues tell classes apart.
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', reduce_zero_label=True),
+            dict(type='RandomResize', scale=map_scale, ratio_range=(0.8, 1.25), keep_ratio=True),
+            dict(type='RandomCrop', crop_size=map_crop_size, cat_max_ratio=0.95),
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+map_test_loader = dict(
+    num_workers=1,
+    dataset=dict(
+        **map_dataset,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=map_scale, keep_ratio=True),
+            dict(type='LoadAnnotations', reduce_zero_label=True),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+map_iterations = 3000
+map_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=100, max_keep_ckpts=2))
