@@ -38,9 +38,10 @@ import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import load
 from reproduce.base.distributed import Group, join
 from reproduce.base.quiet import quiet_libraries
-from reproduce.evaluate.harness import Job, Prepared, collect, inference
+from reproduce.evaluate.harness import collect
 from reproduce.openmmlab import configs, models
 from reproduce.tasks import TASKS
+from reproduce.tasks.job import Job, Prepared, inference
 from reproduce.train import drawn_data
 
 MODELS = {

@@ -19,8 +19,8 @@ from tabulate import tabulate
 
 from datasets import ade20k as ade20k_data
 from datasets.coco import CATEGORY_IDS, NUM_ANNOTATIONS, NUM_IMAGES, Annotations
-from reproduce.tasks.scores.ade20k import class_pixels, confusion, means
-from reproduce.tasks.scores.coco import evaluated
+from reproduce.tasks.detection_scores import evaluated
+from reproduce.tasks.segmentation_scores import class_pixels, confusion, means
 
 app = typer.Typer(pretty_exceptions_enable=False)
 

@@ -32,10 +32,10 @@ from reproduce.base.folders import RESULTS
 from reproduce.base.progress import progress
 from reproduce.base.quiet import quiet_libraries
 from reproduce.commands.options import Amp, DeviceKind, Precision
-from reproduce.evaluate.harness import PRECISIONS, inference
 from reproduce.evaluate.records import device_name
 from reproduce.paper import DETECTION_SIZE
 from reproduce.report.speeds import Speed, keep_speeds
+from reproduce.tasks.job import PRECISIONS, inference
 
 DEFAULT = (
     *('maformer_small_3383', 'maformer_small', 'maformer_base', 'maformer_large'),

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from reproduce.base.files import sha256_of
 from reproduce.evaluate import records
-from reproduce.evaluate.harness import Job, evaluate
-from reproduce.tasks.imagenet import preprocessing
+from reproduce.evaluate.harness import evaluate
+from reproduce.tasks.classification import preprocessing
+from reproduce.tasks.job import Job
 from reproduce.weights.registry import load_manifest
 
 DEIT = 'deit_small_patch16_224'

@@ -15,7 +15,7 @@ from PIL import Image
 from datasets import shapes
 from datasets.ade20k import class_names, load, read_label_map
 from reproduce.base.errors import DataNotFound, UserError
-from reproduce.tasks.scores.ade20k import (
+from reproduce.tasks.segmentation_scores import (
     MULTI_SCALE,
     class_pixels,
     confusion,

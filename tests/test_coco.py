@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from datasets import coco, shapes
 from reproduce.base.errors import DataNotFound, UserError
-from reproduce.tasks.scores.coco import (
+from reproduce.tasks.detection_conventions import convention_warnings
+from reproduce.tasks.detection_scores import (
     METRICS,
     DetectionScorer,
     checked,
@@ -27,7 +28,6 @@ from reproduce.tasks.scores.coco import (
     read,
     to_json,
 )
-from reproduce.tasks.scores.detection_conventions import convention_warnings
 
 NAMES = [name for name in METRICS if name not in ('ap_l', 'ar_l')]  # no drawn shape is large
 

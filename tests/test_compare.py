@@ -18,13 +18,14 @@ from test_coco import shifted
 
 from datasets import coco, shapes
 from datasets.ade20k import label_maps
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import evaluate
 from reproduce.report.comparisons import load_comparisons
 from reproduce.statistics.image_hits import ImageHits
 from reproduce.statistics.paired import holm, paired
 from reproduce.statistics.pixel_counts import PixelCounts, means
 from reproduce.statistics.proportions import mcnemar, paired_interval
-from reproduce.tasks.scores.coco import to_json
+from reproduce.tasks.detection_scores import to_json
+from reproduce.tasks.job import Job
 
 ROOT = Path(__file__).parents[1]
 

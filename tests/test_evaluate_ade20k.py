@@ -14,12 +14,13 @@ from PIL import Image
 from datasets import shapes
 from datasets.ade20k import load
 from reproduce.base.errors import UserError
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import evaluate
 from reproduce.openmmlab import configs, models
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.report.pictures import side_by_side
-from reproduce.tasks.ade20k import pipeline
-from reproduce.tasks.scores.ade20k import score_folder
+from reproduce.tasks.job import Job
+from reproduce.tasks.segmentation import pipeline
+from reproduce.tasks.segmentation_scores import score_folder
 
 FPN, UPERNET = 'fpn_maformer-micro_shapes.py', 'upernet_maformer-micro_shapes.py'
 SCALE = (320, 80)

@@ -20,13 +20,14 @@ from pycocotools import mask as run_lengths
 
 from datasets import coco, shapes
 from reproduce.base.errors import UserError
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import evaluate
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build
 from reproduce.openmmlab.transforms import LoadWholeImage
-from reproduce.tasks.coco import detections
-from reproduce.tasks.scores.coco import METRICS, DetectionScorer, checked, of_images, read
+from reproduce.tasks.detection import detections
+from reproduce.tasks.detection_scores import METRICS, DetectionScorer, checked, of_images, read
+from reproduce.tasks.job import Job
 
 IMAGES = 11  # which neither 2 nor 3 divides
 

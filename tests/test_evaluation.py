@@ -23,11 +23,12 @@ from reproduce.base import distributed
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, unzipped
 from reproduce.evaluate import harness, records
-from reproduce.evaluate.harness import Job, collect, evaluate
+from reproduce.evaluate.harness import collect, evaluate
 from reproduce.tasks import TASKS
-from reproduce.tasks.imagenet import preprocessing, resolve
+from reproduce.tasks.classification import preprocessing, resolve
+from reproduce.tasks.classification_scores import Predictions, TopClasses, TopScorer, matched, read
+from reproduce.tasks.job import Job
 from reproduce.tasks.scores import Scorer, Scores
-from reproduce.tasks.scores.imagenet import Predictions, TopClasses, TopScorer, matched, read
 
 ROOT = Path(__file__).parents[1]
 CLASSES = 3

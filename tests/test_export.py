@@ -14,9 +14,10 @@ from timm.data import resolve_model_data_config
 from datasets import shapes
 from reproduce.base.files import sha256_of
 from reproduce.evaluate import records
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import evaluate
 from reproduce.report import exchange
 from reproduce.report.model_folder import export
+from reproduce.tasks.job import Job
 
 
 @pytest.fixture(scope='module')

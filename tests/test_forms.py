@@ -10,9 +10,10 @@ from conftest import weights
 
 from datasets import ade20k, coco, shapes
 from reproduce.base.errors import UserError
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import evaluate
 from reproduce.openmmlab import models
 from reproduce.openmmlab.configs import load_config
+from reproduce.tasks.job import Job
 from reproduce.train.classifier import TrainingJob, train
 from reproduce.train.recipes import recipe_for
 from reproduce.train.runner import RunnerJob

@@ -26,7 +26,7 @@ from reproduce.judge import assembly
 from reproduce.judge.verdict import Agreement, Verdict, compare_published
 from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
-from reproduce.tasks.imagenet import PREPROCESSING, preprocessing
+from reproduce.tasks.classification import PREPROCESSING, preprocessing
 from reproduce.weights import kept_publications, registry
 from reproduce.weights.download import Receipt
 from reproduce.weights.published import publication, release_results

@@ -16,10 +16,11 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
 from reproduce.commands import evaluate as evaluate_command
 from reproduce.evaluate import records
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import evaluate
 from reproduce.judge.verdict import Verdict, judge_reference
 from reproduce.openmmlab.cfg_options import parse
 from reproduce.paper import load_tolerances
+from reproduce.tasks.job import Job
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference, Released, load_manifest
 from reproduce.weights.store import obtain

@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 
 import model.openmmlab  # noqa: F401
 from datasets import shapes
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import evaluate
 from reproduce.openmmlab.configs import load_config
+from reproduce.tasks.job import Job
 
 ROOT = Path(__file__).parents[1]
 TINY = {'embed_dim': 24, 'depth': 4, 'num_heads': 2, 'stem_width': 8, 'img_size': 64}

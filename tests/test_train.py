@@ -24,7 +24,8 @@ from datasets import imagenet, shapes
 from reproduce.base.distributed import join
 from reproduce.base.errors import UserError
 from reproduce.commands.train import train_imagenet
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import evaluate
+from reproduce.tasks.job import Job
 from reproduce.train import classifier, classifier_steps, tensorboard
 from reproduce.train.classifier import TrainingJob, best_epoch, train
 from reproduce.train.classifier_steps import ClassifierTraining, build, default_precision

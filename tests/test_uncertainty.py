@@ -14,8 +14,8 @@ from reproduce.statistics.matched_detections import accumulate
 from reproduce.statistics.pixel_counts import PixelCounts
 from reproduce.statistics.proportions import wilson
 from reproduce.statistics.resampling import intervals, resampled
-from reproduce.tasks.scores.ade20k import class_pixels, confusion, means
-from reproduce.tasks.scores.coco import DetectionScorer, evaluated, of_images
+from reproduce.tasks.detection_scores import DetectionScorer, evaluated, of_images
+from reproduce.tasks.segmentation_scores import class_pixels, confusion, means
 
 
 @pytest.mark.parametrize(('count', 'n'), [(0, 10), (10, 10), (3, 7), (41_500, 50_000)])

@@ -7,9 +7,10 @@ from conftest import record
 
 from reproduce.evaluate import records
 from reproduce.evaluate.attestation import parts
-from reproduce.evaluate.harness import Job, evaluate
+from reproduce.evaluate.harness import evaluate
 from reproduce.statistics.image_hits import ImageHits
 from reproduce.statistics.kept import read
+from reproduce.tasks.job import Job
 
 DEIT = 'deit_small_patch16_224'
 

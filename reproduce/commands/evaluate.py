@@ -246,8 +246,9 @@ def _run(
         fields: further fields of the `Job`.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.evaluate.harness import Job, evaluate
+    from reproduce.evaluate.harness import evaluate
     from reproduce.openmmlab.cfg_options import parse
+    from reproduce.tasks.job import Job
 
     job = Job(
         arguments=parse(arguments or [], option),

@@ -16,8 +16,8 @@ from reproduce.commands.options import (
     print_metrics,
     print_warnings,
 )
-from reproduce.tasks.scores import ade20k as ade20k_scores
-from reproduce.tasks.scores import coco as coco_scores
+from reproduce.tasks import detection_scores as coco_scores
+from reproduce.tasks import segmentation_scores as ade20k_scores
 
 app = typer.Typer(
     **SETTINGS,
@@ -37,7 +37,7 @@ def imagenet(
     """Compute Top-1 and Top-5 of kept predictions from the labels that the data has."""
     # Imported here, so that the other tasks do not wait for pandas and timm.
     from datasets.imagenet import load
-    from reproduce.tasks.scores.imagenet import TOP, matched, read, score_matched
+    from reproduce.tasks.classification_scores import TOP, matched, read, score_matched
 
     stored = read(predictions)
     images = load(data, limit=limit)

@@ -14,8 +14,7 @@ from datasets.imagenet import open_image
 from reproduce.base.errors import UserError
 from reproduce.compare.results import PairedComparison
 from reproduce.report.pictures import class_colours
-from reproduce.tasks import TASKS
-from reproduce.tasks.scores import ade20k, coco
+from reproduce.tasks import TASKS, detection_scores, segmentation_scores
 
 _INCHES = 2.6  # the width of a panel, and the height of a row
 _SCORE = 0.3  # detections with less are not drawn
@@ -66,7 +65,7 @@ class _Classes:
 
     def __init__(self, data: Any, predictions: list[Path]) -> None:
         # Imported here, because pandas takes a second to load.
-        from reproduce.tasks.scores.imagenet import matched, read
+        from reproduce.tasks.classification_scores import matched, read
 
         self.data = data
         self.found = [matched(read(path), data, path).classes[:, 0] for path in predictions]
@@ -85,7 +84,9 @@ class _Boxes:
         self.data = data
         self.colours = class_colours(len(data.classes))
         sources = [read_annotations(data.annotations).instances]
-        sources += [[r for r in coco.read(path) if r['score'] >= _SCORE] for path in predictions]
+        sources += [
+            [r for r in detection_scores.read(path) if r['score'] >= _SCORE] for path in predictions
+        ]
         self.entries: list[dict[int, list[Any]]] = []
         for source in sources:
             by_image: dict[int, list[Any]] = {}
@@ -117,8 +118,8 @@ class _LabelMaps:
         if place == 0:
             found = read_label_map(label_map, classes)
         else:
-            with ade20k.opened(self.predictions[place - 1]) as folder:
-                scales = label_maps(folder / ade20k.MULTI_SCALE) or label_maps(folder)
+            with segmentation_scores.opened(self.predictions[place - 1]) as folder:
+                scales = label_maps(folder / segmentation_scores.MULTI_SCALE) or label_maps(folder)
                 found = read_label_map(scales[label_map.stem], classes)
         panel.imshow(self.colours[found], interpolation='nearest')
 

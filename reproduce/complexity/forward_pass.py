@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from reproduce.complexity import flops as complexity
 from reproduce.openmmlab import configs, models
 from reproduce.systems import System
-from reproduce.tasks import TASKS, imagenet
-from reproduce.tasks.ade20k import RATIOS
+from reproduce.tasks import TASKS, classification
+from reproduce.tasks.segmentation import RATIOS
 
 
 def of_classifier(system: System, batch_size: int, trained: Mapping[str, Any]) -> dict[str, int]:
@@ -23,8 +23,8 @@ def of_classifier(system: System, batch_size: int, trained: Mapping[str, Any]) -
     Args:
         trained: the preprocessing that the weights were trained with, as far as they say so.
     """
-    _, name, arguments = imagenet.resolve(system.name, {})
-    shape = imagenet.preprocessing(name, arguments, trained)['input_size']
+    _, name, arguments = classification.resolve(system.name, {})
+    shape = classification.preprocessing(name, arguments, trained)['input_size']
     with torch.device('meta'):
         classifier = timm.create_model(name, **arguments)
     # As many at a time as in the evaluation: networks that work in pieces take less than as many

@@ -16,7 +16,8 @@ from reproduce.tasks import TASKS
 from reproduce.weights.folder import expected, in_folder
 
 if TYPE_CHECKING:
-    from reproduce.evaluate.harness import DataSet, Job, Outcome
+    from reproduce.evaluate.harness import Outcome
+    from reproduce.tasks.job import DataSet, Job
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _evaluate(inputs: Inputs, request: Request) -> 'Outcome':
 
 def job(inputs: Inputs, request: Request) -> 'Job':
     """Return how the system is evaluated; running it needs a checkpoint and data."""
-    from reproduce.evaluate.harness import Job  # here, as in `_evaluate`
+    from reproduce.tasks.job import Job  # here, as in `_evaluate`
 
     system = inputs.system
     return Job(

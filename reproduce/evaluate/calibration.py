@@ -8,7 +8,7 @@ from reproduce.complexity.forward_pass import forwarded
 from reproduce.evaluate import records
 from reproduce.evaluate.accuracies import Request
 from reproduce.evaluate.devices import Devices
-from reproduce.evaluate.harness import PRECISIONS
+from reproduce.tasks.job import PRECISIONS
 
 # Whose speed stands for that of every system on this machine, and the images of a batch of it.
 CALIBRATION = 'maformer_small_3383'

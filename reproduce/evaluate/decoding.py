@@ -16,7 +16,7 @@ from datasets.survey import form_of, source
 from reproduce.tasks import Task
 
 if TYPE_CHECKING:
-    from reproduce.evaluate.harness import DataSet
+    from reproduce.tasks.job import DataSet
 
 _SECONDS = 0.15  # of CPU time for each task
 _IMAGES = 16

@@ -13,12 +13,13 @@ from datasets import shapes
 from reproduce.base.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.base.launcher import check_alone
 from reproduce.base.screen import Screen
-from reproduce.evaluate.harness import Job, Outcome, evaluate
+from reproduce.evaluate.harness import Outcome, evaluate
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
 from reproduce.statistics import significance
 from reproduce.statistics.paired import Difference
 from reproduce.tasks import TASKS
+from reproduce.tasks.job import Job
 from reproduce.weights import registry, store
 
 

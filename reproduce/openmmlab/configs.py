@@ -1,7 +1,5 @@
 """Config files of this project, of mmdet and of mmseg: found by name and read."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,29 +39,7 @@ def load_config(name: str | Path) -> 'Config':
         )
     from mmengine.config import Config  # here, so that a missing package is the error above
 
-    with _bases_by_path():
-        return Config.fromfile(_find(str(name)))
-
-
-@contextmanager
-def _bases_by_path() -> Iterator[None]:
-    """Let mmengine take a `_base_` of 'mmdet::...' for the path that it is.
-
-    It reads all of the package's metafiles before it does, a hundred files for every such line and
-    a third of the time of counting a table of detectors. The names in them do not match those of
-    base files, which have a suffix, so it ends at the path anyhow.
-    """
-    from mmengine.config import config as module  # here, as in `load_config`
-
-    def no_metafile(package_path: str, cfg_file: str) -> str:
-        raise ValueError(f'{cfg_file} in {package_path} is found by its path')
-
-    original = module._get_external_cfg_path
-    module._get_external_cfg_path = no_metafile
-    try:
-        yield
-    finally:
-        module._get_external_cfg_path = original
+    return Config.fromfile(_find(str(name)))
 
 
 def config_name(name: str | Path) -> str:
@@ -77,19 +53,21 @@ def config_name(name: str | Path) -> str:
 
 
 def task_of(config: 'Config') -> str:
-    """Return the name of the task that a model of `config` is evaluated on: 'coco' or 'ade20k'.
+    """Return the name of the task that a model of `config` is evaluated on.
 
     Raises:
         UserError: if it is neither a detector of mmdet nor a segmenter of mmseg.
     """
     scope = config.get('default_scope')
-    names = {task.scope: task.name for task in TASKS.values() if task.scope}
-    if scope not in names or 'model' not in config:
+    tasks = [task for task in TASKS.values() if task.scope and task.scope == scope]
+    if not tasks or 'model' not in config:
+        scopes = dict.fromkeys(repr(task.scope) for task in TASKS.values() if task.scope)
         raise UserError(
-            f'{config.filename} is no config of a detector or segmenter: expected a model and '
-            f'default_scope {" or ".join(map(repr, names))}, found {scope!r}.'
+            f'{config.filename} is not a config of a detector or segmenter: expected a model and '
+            f'default_scope {" or ".join(scopes)}, found {scope!r}.'
         )
-    return names[scope]
+    tested = ((config.get('test_dataloader') or {}).get('dataset') or {}).get('type')
+    return next((task.name for task in tasks if tested in task.datasets), tasks[0].name)
 
 
 def _require(*packages: str) -> None:

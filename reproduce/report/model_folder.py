@@ -19,7 +19,7 @@ from reproduce.base.files import sha256_of
 from reproduce.evaluate.records import Evaluation
 from reproduce.report import exchange
 from reproduce.report.model_card import model_card
-from reproduce.tasks import TASKS, imagenet
+from reproduce.tasks import TASKS, classification
 from reproduce.train.weights_file import to_bytes
 from reproduce.weights import loading, registry, store
 
@@ -139,7 +139,7 @@ def _network(evaluation: Evaluation, path: Path) -> nn.Module:
     trained = loading.trained_preprocessing(path)
     size = timm_names.size_argument(evaluation.model, trained.get('img_size'))
     arguments = {**size, **evaluation.arguments}
-    network = imagenet.build(evaluation.model, arguments, evaluation.data.classes)
+    network = classification.build(evaluation.model, arguments, evaluation.data.classes)
     loading.load(network, path, classes='the record')
     return network
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from datasets.ade20k import ADE20K, label_maps, read_label_map
 from datasets.imagenet import open_image
 from datasets.subset import evenly_spaced
-from reproduce.tasks.scores.ade20k import check_names, opened
+from reproduce.tasks.segmentation_scores import check_names, opened
 
 _INCHES = 2.5  # the width of a panel, and the height of a row
 _GOLDEN = 0.618034  # turns of the hue from class to class: neighbours differ most

@@ -1,8 +1,8 @@
-"""The three tasks behind one interface: everything that differs between them is found here.
+"""The tasks behind one interface: everything that differs between them is found here.
 
-The facts about a task are here and need no torch. How its models are evaluated is in the module of
-its name, `reproduce.tasks.NAME`, which is imported when it is needed; how its data lie on a disk in
-`datasets.NAME`; what its predictions score in `reproduce.tasks.scores.NAME`.
+The facts about a task are here and need no torch. How its data lie on a disk is in `datasets.NAME`.
+How models of its kind are evaluated is in `reproduce.tasks.KIND`, and what their predictions score
+in `reproduce.tasks.KIND_scores`; both are imported when they are needed.
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from reproduce.evaluate.harness import Job, Prepared
+    from reproduce.tasks.job import Job, Prepared
     from reproduce.tasks.scores import Scores
 
 
 @dataclass(frozen=True)
 class Task:
-    """One of the three tasks.
+    """A task: a data set, and the kind of model that is evaluated on it.
 
     Attributes:
-        name: 'imagenet', 'coco' or 'ade20k'.
+        name: of the task, and of its module in `datasets`.
+        kind: 'classification', 'detection' or 'segmentation'.
         complete_data: what the complete validation set is called, with a place for its size.
         batch_size: images a batch in an evaluation, unless an option names another number.
         options: the fields of a `Job` that only some tasks have, and this one has.
@@ -31,15 +32,19 @@ class Task:
         image_size: width and height of its commonest images, in pixels.
         short_side: the shorter side that they have when a model reads them.
         scope: the `default_scope` of the OpenMMLab configs of its models; '' if they have none.
+        datasets: the types of data set that such configs test on, by which tasks of one scope are
+            told apart.
     """
 
     name: str
+    kind: str
     complete_data: str
     batch_size: int
     image_size: tuple[int, int]
     short_side: int
     options: tuple[str, ...] = ()
     scope: str = ''
+    datasets: tuple[str, ...] = ()
     padded_batches: bool = False
 
     @property
@@ -71,12 +76,12 @@ class Task:
         return data if len(data.samples) <= images else self.load_data(root, limit=images)
 
     def score_file(self, path: Path, data: Any) -> 'Scores':
-        """Score predictions of `data`, as `load_data` returns it; see `score.NAME.score_file`.
+        """Score predictions of `data`, as `load_data` returns it; see `score_file` of its kind.
 
         Raises:
             UserError: if they are no predictions of that data.
         """
-        return import_module(f'reproduce.tasks.scores.{self.name}').score_file(path, data)
+        return import_module(f'reproduce.tasks.{self.kind}_scores').score_file(path, data)
 
     def prepare(self, job: 'Job', device: 'torch.device') -> 'Prepared':
         """Find and check what a job needs, and build its model on `device`, with its weights.
@@ -109,7 +114,7 @@ class Task:
 
     @property
     def _module(self) -> Any:
-        return import_module(f'reproduce.tasks.{self.name}')
+        return import_module(f'reproduce.tasks.{self.kind}')
 
 
 TASKS = {
@@ -117,6 +122,7 @@ TASKS = {
     for task in (
         Task(
             'imagenet',
+            'classification',
             "ImageNet-1K's {:,} validation images",
             batch_size=64,
             image_size=(500, 375),
@@ -125,21 +131,25 @@ TASKS = {
         ),
         Task(
             'coco',
+            'detection',
             "COCO's {:,} images of val2017",
             batch_size=1,
             image_size=(640, 480),
             short_side=800,
             scope='mmdet',
+            datasets=('CocoDataset',),
             padded_batches=True,
         ),
         Task(
             'ade20k',
+            'segmentation',
             "ADE20K's {:,} validation images",
             batch_size=1,
             image_size=(683, 512),
             short_side=512,
             options=('multi_scale',),
             scope='mmseg',
+            datasets=('ADE20KDataset', 'BaseSegDataset'),
         ),
     )
 }

@@ -42,7 +42,7 @@ from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build, load_backbone
 from reproduce.openmmlab.transforms import kind
-from reproduce.tasks.scores import coco as coco_score
+from reproduce.tasks import detection_scores as coco_score
 from reproduce.train import saved_state
 from reproduce.train.curve import Panel, draw
 from reproduce.train.output_folder import claimed

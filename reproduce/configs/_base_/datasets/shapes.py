@@ -1,4 +1,4 @@
-"""The embedded data of `datasets.shapes` for detectors and segmenters, and the small networks' parts.
+"""The embedded data of `datasets.shapes`, and what the small networks for them have in common.
 
 mmdet's own tools find annotations by these class names; mmseg's name and colour the classes of a
 label map by them.

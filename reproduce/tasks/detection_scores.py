@@ -23,8 +23,8 @@ from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
 from reproduce.statistics.resampling import intervals
+from reproduce.tasks.detection_conventions import convention_warnings
 from reproduce.tasks.scores import PredictionFile, Scorer, Scores
-from reproduce.tasks.scores.detection_conventions import convention_warnings
 
 # What pycocotools calls the kind of a comparison, and the key under which a result has the object.
 KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}

@@ -8,7 +8,7 @@ from pycocotools import mask as run_lengths
 
 from datasets.coco import Annotations
 from datasets.subset import evenly_spaced
-from reproduce.tasks.scores.evidence import far_more
+from reproduce.tasks.evidence import far_more
 
 # So many images with objects and detections say enough.
 _MOST_IMAGES = 500

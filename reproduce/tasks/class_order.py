@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from reproduce.tasks.scores.evidence import far_more
+from reproduce.tasks.evidence import far_more
 
 # The assignment takes the square of their number in memory.
 _MOST_CLASSES = 3000

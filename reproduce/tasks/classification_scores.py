@@ -19,8 +19,8 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import unzipped
 from reproduce.base.wording import by_number, shortened
 from reproduce.statistics.image_hits import ImageHits
+from reproduce.tasks.class_order import order_warnings
 from reproduce.tasks.scores import PredictionFile, Scorer, Scores
-from reproduce.tasks.scores.class_order import order_warnings
 
 if TYPE_CHECKING:
     from datasets.imagenet import ImageNet

@@ -17,9 +17,9 @@ from datasets.imagenet import load, open_image
 from datasets.stores import AnyPath
 from reproduce.base import timm_names
 from reproduce.base.errors import UserError
-from reproduce.evaluate.harness import Job, Prepared, inference
 from reproduce.systems import load_systems
-from reproduce.tasks.scores.imagenet import TOP, ClassesFile, TopClasses, TopScorer, names
+from reproduce.tasks.classification_scores import TOP, ClassesFile, TopClasses, TopScorer, names
+from reproduce.tasks.job import Job, Prepared, inference
 from reproduce.weights import loading, store
 
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')

@@ -18,12 +18,12 @@ from torch.utils.data import Dataset
 from datasets.ade20k import ADE20K, load
 from reproduce.base.errors import UserError
 from reproduce.base.quiet import quiet_libraries
-from reproduce.evaluate.harness import Job, Prepared
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import check_classes
 from reproduce.openmmlab.transforms import kind, with_whole_images
-from reproduce.tasks.scores.ade20k import LabelMapScorer, LabelMapsFile
+from reproduce.tasks.job import Job, Prepared
+from reproduce.tasks.segmentation_scores import LabelMapScorer, LabelMapsFile
 from reproduce.weights import store
 
 with quiet_libraries():  # it prints, and registers the steps of pipelines

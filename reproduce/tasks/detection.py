@@ -25,12 +25,12 @@ from torch.utils.data import Subset
 from datasets.coco import COCO, load, read
 from reproduce.base.errors import UserError
 from reproduce.base.quiet import quiet_libraries
-from reproduce.evaluate.harness import Job, Prepared
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.transforms import kind, with_whole_images
-from reproduce.tasks.scores.coco import DetectionScorer, DetectionsFile, check_masks
+from reproduce.tasks.detection_scores import DetectionScorer, DetectionsFile, check_masks
+from reproduce.tasks.job import Job, Prepared
 from reproduce.weights import store
 
 with quiet_libraries():  # it prints
