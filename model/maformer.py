@@ -18,7 +18,7 @@ from timm.layers import DropPath, calculate_drop_path_rates
 
 from .attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
 from .auxiliary_head import AuxiliaryHead
-from .global_branch import GLD, ConvGlobalBranch
+from .global_branch import GLOBAL_BRANCHES
 from .pyramid import (
     Downsample,
     Mlp,
@@ -127,9 +127,11 @@ class MAFormer(Pyramid):
         local_attention: 'cross_shaped' (default) or 'shifted_window' (Table 2).
         stripe_widths: stripe width of the cross-shaped attention in stages 1 and 2, in tokens.
         window_size: side of the windows of the shifted-window attention, in tokens.
-        global_branch: 'gld' (default), 'conv' (Table 2) or 'none'.
+        global_branch: 'gld' (default), 'conv' (Table 2) or 'none'; for comparison also GLD's parts
+            'pos' and 'fc' alone, and 'pooling'.
         grid_size: side of GLD's grid, in tokens.
-        gld_ratio: N of Section 3.2, taken per side.
+        gld_ratio: N of Section 3.2, taken per side; or the ratios of height and width, such as
+            (1, 0.5) for half of the tokens.
         fusion: 'multi_scale' (Fig. 2c, default) or 'local_enhanced' (Fig. 2b, Table 3).
         attn_drop_rate: dropout of the weights of every attention.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
@@ -157,7 +159,7 @@ class MAFormer(Pyramid):
         window_size: int = 7,
         global_branch: str = 'gld',
         grid_size: int = 14,
-        gld_ratio: float = 0.5,
+        gld_ratio: float | Sequence[float] = 0.5,
         fusion: str = 'multi_scale',
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -166,7 +168,7 @@ class MAFormer(Pyramid):
         **kwargs: Any,
     ) -> None:
         check_choice('local_attention', local_attention, ('cross_shaped', 'shifted_window'))
-        check_choice('global_branch', global_branch, ('gld', 'conv', 'none'))
+        check_choice('global_branch', global_branch, tuple(GLOBAL_BRANCHES))
         check_choice('fusion', fusion, ('multi_scale', 'local_enhanced'))
 
         def local(stage: int, index: int) -> nn.Module:
@@ -185,7 +187,7 @@ class MAFormer(Pyramid):
             if stage >= 2:
                 attention = SelfAttention(dim, heads, qkv_bias, attn_drop_rate)
                 return TransformerBlock(dim, attention, mlp_ratio, drop_path)
-            branch = {'gld': GLD, 'conv': ConvGlobalBranch, 'none': None}[global_branch]
+            branch = GLOBAL_BRANCHES[global_branch]
             return MAFBlock(
                 dim,
                 heads,

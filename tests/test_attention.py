@@ -9,7 +9,14 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch._subclasses import FakeTensorMode
 
 from model.attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
-from model.global_branch import GLD, AntialiasedResize, ConvGlobalBranch
+from model.global_branch import (
+    GLD,
+    AntialiasedResize,
+    ConvGlobalBranch,
+    FCBranch,
+    PoolingBranch,
+    PosBranch,
+)
 from model.maformer import FusionAttention
 
 
@@ -181,7 +188,7 @@ def interpolated(y, size):
 def test_the_resize_is_torchs_interpolation(size):
     y = torch.randn(2, *size, 5, requires_grad=True)
     theirs = [interpolated(y, grid) for grid in (14, 7)]
-    ours = AntialiasedResize(14, 7)(y)
+    ours = AntialiasedResize((14, 14), (7, 7))(y)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
     weights = [torch.randn_like(map_) for map_ in theirs]
     gradients = [
@@ -194,14 +201,14 @@ def test_the_resize_is_torchs_interpolation(size):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_the_resize_in_half_precision(dtype):
     y = torch.rand(1, 28, 20, 4)
-    (ours,) = AntialiasedResize(7)(y.to(dtype))
+    (ours,) = AntialiasedResize((7, 7))(y.to(dtype))
     assert ours.dtype == dtype
     torch.testing.assert_close(ours.float(), interpolated(y, 7), rtol=1e-2, atol=1e-2)
 
 
 def test_weights_of_the_resize_serve_any_later_pass():
     """They are kept: whatever made them first, an inference or torch.func, others go on."""
-    resize, y = AntialiasedResize(5, 3), torch.randn(2, 11, 12, 4)
+    resize, y = AntialiasedResize((5, 5), (3, 3)), torch.randn(2, 11, 12, 4)
 
     def total(y):
         return sum((map_**2).sum() for map_ in resize(y))
@@ -226,6 +233,22 @@ def test_glds_ratio_is_per_side():
     assert sum(p.numel() for p in GLD(64).parameters()) == 196 * 49 + 49
     assert sum(p.numel() for p in GLD(128).parameters()) == 196 * 49 + 49
     assert GLD(8, grid_size=16, ratio=0.25)(torch.randn(1, 20, 20, 8)).shape == (1, 4, 4, 8)
+
+
+@pytest.mark.parametrize('ratio', [0.5, (1, 0.5)])
+def test_gld_is_the_sum_of_its_parts(ratio):
+    gld, pos, fc = (one(6, 8, ratio).double() for one in (GLD, PosBranch, FCBranch))
+    fc.load_state_dict(gld.state_dict())
+    y = torch.randn(2, 11, 16, 6, dtype=torch.double)
+    torch.testing.assert_close(gld(y), pos(y) + fc(y))
+    assert gld(y).shape == (2, 4 if ratio == 0.5 else 8, 4, 6)
+    assert not list(pos.parameters())
+
+
+def test_pooling_takes_the_means_of_boxes():
+    y = torch.randn(2, 16, 8, 6)
+    expected = y.view(2, 4, 4, 4, 2, 6).mean((2, 4))
+    torch.testing.assert_close(PoolingBranch(6, 8)(y), expected)
 
 
 def test_convolution_substitute_has_glds_output():

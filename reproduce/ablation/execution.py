@@ -89,6 +89,7 @@ class Execution:
         return chosen.changed(
             **{
                 **study.settings,
+                **variant.settings,
                 'arguments': study.network(variant),
                 'initial_arguments': study.network(study.variant[0]),
                 'seed': seed + variant.seed_offset,

@@ -1,7 +1,8 @@
 """Studies as data: the variants of a network, how they are trained, and what is claimed of them.
 
-A study is a TOML file; `studies/` has those that come with the project. The designs that the paper
-compares are in `variants.toml`, its claims about them in `reproduce/paper/design_claims.csv`.
+A study is a TOML file; `studies/` has those that come with the project. The designs that studies
+compare are in `variants.toml`. The paper's claims about them are in
+`reproduce/paper/design_claims.csv`, further ones in `variants.toml`.
 """
 
 from pathlib import Path
@@ -57,6 +58,7 @@ class Design(_Entry):
     Attributes:
         says: what it is, as a phrase.
         arguments: constructor arguments, after those of the study.
+        settings: what replaces settings of the recipe, after those of the study.
         token_labeling: whether it is trained with token labeling.
         seed_offset: added to each of the study's seeds: the same network with other random numbers.
     """
@@ -64,6 +66,7 @@ class Design(_Entry):
     name: Name
     says: str
     arguments: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     token_labeling: bool = True
     seed_offset: int = Field(0, ge=0)
 
@@ -97,7 +100,7 @@ class Study(_Entry):
         model, recipe: a timm model, and whose recipe trains it.
         settings: what replaces the recipe's settings.
         arguments: constructor arguments of all variants.
-        seeds: every variant is trained once with each.
+        seeds: every variant is trained once with each. They are fixed before the study is run.
         threads: of each run, for computing on CPUs. They decide the last digits.
         spread: the standard deviation of paired differences in percent of Top-1 that is planned
             with.
@@ -108,8 +111,10 @@ class Study(_Entry):
             validation images.
         in_memory: whether each run keeps the training images in memory.
         annotator: makes the label maps; None where the user has them.
-        paper_claims: whether the variants of `variants.toml` and the claims of the paper belong to
-            it.
+        paper_claims: whether the shared variants and claims, those of the paper among them, belong
+            to it.
+        only: the names of the claims that are tested, and whose variants are trained, besides the
+            first variant; all if it is empty.
         variant, claim: further ones.
     """
 
@@ -130,6 +135,7 @@ class Study(_Entry):
     in_memory: bool = False
     annotator: Annotator | None = None
     paper_claims: bool = True
+    only: tuple[Name, ...] = ()
     variant: tuple[Design, ...] = ()
     claim: tuple[DesignClaim, ...] = ()
 
@@ -155,7 +161,8 @@ class Study(_Entry):
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the outcome of a single run; the seeds say only which runs there are."""
-        words = {'about', 'limits', 'data', 'spread', 'seeds', 'claim', 'paper_claims', 'in_memory'}
+        words = {'about', 'limits', 'data', 'spread', 'seeds', 'claim', 'paper_claims'}
+        words |= {'only', 'in_memory'}
         return self.model_dump(mode='json', exclude=words)
 
     def to_toml(self) -> str:
@@ -164,8 +171,11 @@ class Study(_Entry):
         return tomlkit.dumps(content)
 
 
-class _Variants(_Entry):
+class _Shared(_Entry):
+    """What `variants.toml` holds."""
+
     variant: tuple[Design, ...]
+    claim: tuple[DesignClaim, ...]
 
 
 def load_design_claims(folder: Path = paper.FOLDER) -> tuple[DesignClaim, ...]:
@@ -197,14 +207,24 @@ def load_study(name: str, seeds: int | None = None) -> Study:
         )
     study = read_toml(path, Study)
     if study.paper_claims:
-        shared = read_toml(FOLDER / 'variants.toml', _Variants).variant
+        shared = read_toml(FOLDER / 'variants.toml', _Shared)
         own = {variant.name for variant in study.variant}
         study = study.model_copy(
             update={
-                'variant': (*(v for v in shared if v.name not in own), *study.variant),
-                'claim': (*load_design_claims(), *study.claim),
+                'variant': (*(v for v in shared.variant if v.name not in own), *study.variant),
+                'claim': (*load_design_claims(), *shared.claim, *study.claim),
             }
         )
+    if study.only:
+        claims = [claim for claim in study.claim if claim.name in study.only]
+        if missing := set(study.only) - {claim.name for claim in claims}:
+            raise UserError(
+                f"{path}: 'only' names {min(missing)}, which is not a claim: expected some of "
+                f'{", ".join(claim.name for claim in study.claim)}.'
+            )
+        names = {study.variant[0].name} | {n for c in claims for n in (c.better, c.worse)}
+        variants = tuple(variant for variant in study.variant if variant.name in names)
+        study = study.model_copy(update={'variant': variants, 'claim': tuple(claims), 'only': ()})
     names = {variant.name for variant in study.variant}
     for claim in study.claim:
         if missing := {claim.better, claim.worse} - names:

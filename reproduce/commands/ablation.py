@@ -18,7 +18,7 @@ app = typer.Typer(**SETTINGS)
 @app.command()
 def ablation(
     study: Annotated[
-        str, typer.Argument(help='micro, small or paper, or a TOML file of your own.')
+        str, typer.Argument(help='micro, small, medium or paper, or a TOML file of your own.')
     ] = 'micro',
     data: Annotated[
         Path | None, typer.Option('--data', help='Folder of the images; micro draws its own.')

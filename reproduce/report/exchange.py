@@ -79,7 +79,7 @@ def free_from(network: nn.Module, size: Sequence[int]) -> int | None:
     """
     if not isinstance(network, MAFormer):
         return None
-    grids = [g for m in network.modules() if isinstance(m, AntialiasedResize) for g in m.grids]
+    grids = [g for m in network.modules() if isinstance(m, AntialiasedResize) for g in m.heights]
     stride_of_stage_2 = network.feature_info[1]['reduction']
     least = STRIDE * math.ceil(stride_of_stage_2 * max(grids, default=1) / STRIDE)
     return least if min(size) >= least and not any(side % STRIDE for side in size) else None
