@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,7 @@ from reproduce.judge import known_deviations
 from reproduce.judge.cells import Cell, load_results, write
 from reproduce.judge.verdict import Verdict
 from reproduce.report import terminal
-from reproduce.systems import load_systems
+from reproduce.systems import load_systems, selection
 
 ROOT = Path(__file__).parents[1]
 DEIT = 'deit_small_patch16_224'
@@ -148,7 +149,8 @@ def test_mistakes_are_one_line_each(run, arguments, message):
 
 def test_a_damaged_paper_file_is_one_line(run, monkeypatch, tmp_path):
     (tmp_path / 'table1.csv').write_text('model,params_m\nMAFormer-S,23\n')
-    monkeypatch.setattr(paper.load_table, '__defaults__', (tmp_path,))
+    damaged = partial(paper.load_table, folder=tmp_path)
+    monkeypatch.setattr(selection, 'load_table', damaged)
     code, out, err = run('table', 1)
     assert (code, out) == (2, '')
     assert 'table1.csv, line 1' in err

@@ -190,6 +190,7 @@ def _cell(
     unreferenced = judged['verdict'] if value is None else Verdict.UNPRINTED
     return Cell(
         **{
+            'row': row,
             'table': row.table,
             'model': row.model,
             'system': system.name,

@@ -1,7 +1,8 @@
 """The cells of the results: what `results/tableN.csv` holds, one line a cell."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +13,20 @@ from reproduce.base.files import NumberText, OptionalNumber, csv_text, read_csv,
 from reproduce.base.folders import RESULTS
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge.verdict import Agreement, Verdict
-from reproduce.paper import TABLES, Column
+from reproduce.paper import TABLES, Column, Row, load_table
+from reproduce.systems import load_systems
+
+
+class Role(StrEnum):
+    """What a cell's system is to the paper."""
+
+    BASELINE = 'baseline'  # another paper's model
+    OWN = 'own'  # the paper's own model
+    VARIANT = 'variant'  # another system of a row, such as one with other depths
 
 
 class Cell(BaseModel):
-    """One number of one row. The fields but the last two are the columns of the CSV, in this order.
+    """One number of one row. The fields that are not excluded are the columns of the CSV, in order.
 
     Attributes:
         model: the printed row.
@@ -41,6 +51,7 @@ class Cell(BaseModel):
             set shows, in percent.
         satisfied_by: another system of the same row whose accuracy makes up for this one's.
         missing: what kept the accuracy from being measured.
+        row: the printed row; None for a cell that a user adds.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -66,6 +77,14 @@ class Cell(BaseModel):
     resolvable: OptionalNumber = None
     satisfied_by: str = Field('', exclude=True)
     missing: NotRun | None = Field(None, exclude=True)
+    row: Row | None = Field(None, exclude=True)
+
+    @property
+    def role(self) -> Role:
+        """What the system is to the paper."""
+        if self.variant:
+            return Role.VARIANT
+        return Role.OWN if self.row is not None and self.row.own else Role.BASELINE
 
     @property
     def column(self) -> Column:
@@ -148,21 +167,53 @@ def load_results(folder: Path = RESULTS, tables: Iterable[int] = TABLES) -> list
 
 
 def load_cells(path: Path, table: int) -> list[Cell]:
-    """Return the cells of one file, all of which belong to `table`, in its order.
+    """Return the cells of one file of results, in its order, each with its printed row.
 
     Raises:
-        UserError: if it is missing or malformed, naming the line and the column.
+        UserError: if it is missing or malformed, naming the line and the column, or a cell is of no
+            printed row.
     """
     if not path.is_file():
         raise UserError(f'{path} does not exist: write it with `make reproduce-table{table}`.')
-    cells = [cell for _, cell in read_csv(path, Cell)]
-    for cell in cells:
-        if cell.table != table:
-            raise UserError(f'{path}, column table: {cell.table}; expected {table}.')
-        if cell.metric not in TABLES[table].columns:
+    rows = {
+        (row.model, system.name): row
+        for row in load_table(table)
+        for system in load_systems()
+        if system.stands_for(row)
+    }
+    cells = []
+    for cell in read_cells(path, [table]):
+        row = rows.get((cell.model, cell.system))
+        if row is None:
             raise UserError(
-                f'{path}, column metric: {cell.metric!r} is no column of Table {table}; expected '
-                f'one of {", ".join(TABLES[table].columns)}.'
+                f'{path} holds {cell.system} as {cell.model}, which reproduce/systems does not '
+                f'know: write the file again with `make reproduce-table{table}`.'
+            )
+        cells.append(cell.model_copy(update={'row': row}))
+    return cells
+
+
+def read_cells(path: Path, tables: Collection[int]) -> list[Cell]:
+    """Return the cells of a file in the format of the results, all of them of one of `tables`.
+
+    Raises:
+        UserError: if it is empty or malformed, naming the line and the column.
+    """
+    cells = [cell for _, cell in read_csv(path, Cell)]
+    if not cells:
+        raise UserError(f'{path} has no rows: expected a line for each cell.')
+    found = {cell.table for cell in cells}
+    if len(found) > 1 or not found <= set(tables):
+        wrong = sorted(found - set(tables)) or sorted(found)
+        raise UserError(
+            f'{path}, column table: {", ".join(map(str, wrong))}; expected '
+            f'{" or ".join(map(str, tables))}.'
+        )
+    for cell in cells:
+        if cell.metric not in TABLES[cell.table].columns:
+            raise UserError(
+                f'{path}, column metric: {cell.metric!r} is no column of Table {cell.table}; '
+                f'expected one of {", ".join(TABLES[cell.table].columns)}.'
             )
     keys = Counter(cell.key for cell in cells)
     if doubled := [key for key, n in keys.items() if n > 1]:

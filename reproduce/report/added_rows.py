@@ -9,7 +9,7 @@ from pydantic import create_model
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import NumberText, read_csv
-from reproduce.judge.cells import Cell, load_cells
+from reproduce.judge.cells import Cell, read_cells
 from reproduce.paper import TABLES, Row
 from reproduce.report import candidate_rows
 from reproduce.report.layout import Line, lines_of_row
@@ -92,23 +92,13 @@ def _of_csv(path: Path, lines: Mapping[int, Sequence[Line]]) -> list[Line]:
 
 
 def _added_cells(path: Path, lines: Mapping[int, Sequence[Line]]) -> list[Line]:
-    cells = [cell for _, cell in read_csv(path, Cell)]
-    if not cells:
-        raise UserError(f'{path} has no rows: expected a line for each cell.')
-    tables = {cell.table for cell in cells}
-    if len(tables) != 1 or not tables <= set(lines):
-        raise UserError(
-            f'{path}, column table: {", ".join(map(str, sorted(tables)))}; expected one of the '
-            f'tables shown, {", ".join(map(str, lines))}.'
-        )
-    (table,) = tables
     models: dict[str, list[Cell]] = {}
-    for cell in load_cells(path, table):
+    for cell in read_cells(path, lines):
         models.setdefault(cell.model, []).append(cell)
     return [
         line
         for model, of_model in models.items()
-        for line in lines_of_row(Row(table, {'model': model}, {}), '', of_model, added=True)
+        for line in lines_of_row(Row(of_model[0].table, {'model': model}, {}), of_model, added=True)
     ]
 
 

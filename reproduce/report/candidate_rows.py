@@ -129,10 +129,10 @@ def rows(
     for table in tables:
         cells = _cells(candidate, table, framework, counted)
         description = _description(candidate, arguments, is_maformer)
-        row = Row(table, {'model': candidate.label} | description, {})
         block = _block(lines[table], framework, counted)
+        row = Row(table, {'model': candidate.label} | description, {}, block)
         found += lines_of_row(
-            *(row, block, cells),
+            *(row, cells),
             added=True,
             speeds=speeds,
             partial='' if candidate.images is None else f'{candidate.images:,} images',

@@ -4,14 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from reproduce.base.errors import UserError
 from reproduce.judge.cells import Cell
-from reproduce.paper import TABLES, Column, Row, load_table
+from reproduce.paper import TABLES, Column, Row
 from reproduce.report.speeds import Speed
 from reproduce.systems import System, load_systems
-
-# The tables that compare models of like size, block by block; each block ends with MAFormer.
-COMPARISONS = (4, 5, 6, 7)
 
 # Of the columns that say what a row is.
 _DESCRIPTIONS = {
@@ -101,12 +97,13 @@ class Line:
     Attributes:
         variant: the system's; '' for the first system of a row.
         description: the columns that say what the row is.
-        block: the MAFormer that the row is compared with; '' in the tables without blocks.
+        block: the own model that the row is compared with; '' in the tables without blocks.
         cells: by column; Table 7's hold two systems, one a framework.
         added: whether the user added the row.
         extras: the values of the columns that the table does not print, where they are known.
         partial: what its accuracies were measured on, if not the complete validation set; then they
             are no row's best.
+        own: whether it is one of the paper's own models.
     """
 
     table: int
@@ -118,6 +115,7 @@ class Line:
     added: bool = False
     extras: Mapping[str, float] = field(default_factory=dict)
     partial: str = ''
+    own: bool = False
 
     @property
     def is_labeled(self) -> bool:
@@ -204,30 +202,24 @@ def described(line: Line, column: str) -> str:
 def lines(
     cells: Sequence[Cell], table: int, speeds: Mapping[str, Speed] | None = None
 ) -> list[Line]:
-    """Return the lines of `table`, in printed order; rows of which there is no cell are left out.
+    """Return the lines of `table`, in the order of the cells.
 
     Args:
         speeds: what the benchmark measured, by timm model.
-
-    Raises:
-        UserError: if a cell's system stands for no printed row of that name.
     """
-    rows = load_table(table)
-    of_rows: dict[int, list[Cell]] = {}
+    of_rows: dict[Row, list[Cell]] = {}
     for cell in cells:
         if cell.table == table:
-            of_rows.setdefault(_row(rows, cell), []).append(cell)
-    blocks = _blocks(rows) if table in COMPARISONS else [''] * len(rows)
+            of_rows.setdefault(cell.row, []).append(cell)
     return [
         line
-        for index in sorted(of_rows)
-        for line in lines_of_row(rows[index], blocks[index], of_rows[index], speeds=speeds or {})
+        for row, of_row in of_rows.items()
+        for line in lines_of_row(row, of_row, speeds=speeds or {})
     ]
 
 
 def lines_of_row(
     row: Row,
-    block: str,
     cells: Sequence[Cell],
     added: bool = False,
     speeds: Mapping[str, Speed] | None = None,
@@ -249,7 +241,10 @@ def lines_of_row(
         of_line = {cell.metric: cell for cell in cells if cell.system in chosen}
         extra = _extra_values(row.table, of_line, speeds or {})
         found.append(
-            Line(row.table, row.model, variant, description, block, of_line, added, extra, partial)
+            Line(
+                *(row.table, row.model, variant, description, row.block, of_line),
+                *(added, extra, partial, row.own),
+            )
         )
     return found
 
@@ -276,24 +271,6 @@ def speed_of(system: str, speeds: Mapping[str, Speed]) -> Speed | None:
     return speeds.get(system) or (speeds.get(known.model or '') if known else None)
 
 
-def _blocks(rows: Sequence[Row]) -> list[str]:
-    blocks: list[str] = []
-    for row in reversed(rows):
-        blocks.append(row.model if row.model.startswith('MAFormer') or not blocks else blocks[-1])
-    return blocks[::-1]
-
-
 @cache
 def _systems() -> dict[str, System]:
     return {system.name: system for system in load_systems()}
-
-
-def _row(rows: Sequence[Row], cell: Cell) -> int:
-    system = _systems().get(cell.system)
-    for index, row in enumerate(rows):
-        if row.model == cell.model and system is not None and system.stands_for(row):
-            return index
-    raise UserError(
-        f'table{cell.table}.csv holds {cell.system} as {cell.model}, which reproduce/systems does '
-        f'not know: write the file again with `make reproduce-table{cell.table}`.'
-    )

@@ -181,7 +181,7 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
             'id': _slug(number, line, slugs),
             'label': line.label,
             'systems': ', '.join(line.systems),
-            'ours': line.model.startswith('MAFormer'),
+            'ours': line.own,
             'first': bool(index) and of_table[index - 1].block != line.block,
             'fields': [_field(line, column, beside[column]) for column in shown],
         }

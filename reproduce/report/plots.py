@@ -106,7 +106,7 @@ class Point:
         label, model: what it is called, and the printed row's name.
         variant: the variant whose cost it is, where that is not the one that the row prints.
         kind: where its accuracy is from, a key of `_MEANINGS`.
-        ours: whether it is a MAFormer.
+        ours: whether it is one of the paper's own models.
         fits: whether it stands for its row: of a row's variants, the one whose cost is nearest to
             the printed cost.
         x, y: its cost and its accuracy.
@@ -200,7 +200,7 @@ def points(
                     model=line.model,
                     variant=line.variant,
                     kind=kind,
-                    ours=line.model.startswith('MAFormer'),
+                    ours=line.own,
                     fits=line is fitting,
                     x=x,
                     y=shown,
