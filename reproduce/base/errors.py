@@ -8,11 +8,13 @@ class UserError(Exception):
 
     Attributes:
         rank: the process that prints it, where several raise the same; None for each that raises.
+        everywhere: whether all ranks of a group raise it, so that the first prints it for all.
         label: what is printed before it.
         status: the exit status of the command.
     """
 
     rank: int | None = None
+    everywhere = False
     label = 'error'
     status = 2
 

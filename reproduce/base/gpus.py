@@ -1,0 +1,77 @@
+"""What a GPU and the installed torch can do together."""
+
+import re
+
+import torch
+
+from reproduce.base.errors import UserError
+
+# What cuBLAS, cuDNN, NCCL, CUDA and the allocator of the CPU say where memory is too small.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE
+)
+
+
+def take(local_rank: int, local_size: int) -> torch.device:
+    """Return the GPU of a process, which is made the current one.
+
+    Args:
+        local_rank, local_size: the rank of the process on its machine, and the number of them.
+
+    Raises:
+        UserError: if there are fewer GPUs than processes, or torch has no kernels for this one.
+    """
+    gpus = torch.cuda.device_count()
+    if local_size > gpus:
+        raise UserError(
+            f'there are {gpus} GPUs for {local_size} processes on this machine: lower '
+            '--processes, or use --device cpu.'
+        )
+    device = torch.device('cuda', local_rank)
+    architectures = torch.cuda.get_arch_list()
+    capability = torch.cuda.get_device_capability(device)
+    if architectures and not _has_kernels(architectures, *capability):
+        raise UserError(
+            f'torch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} '
+            f'(sm_{capability[0]}{capability[1]}), only for {", ".join(architectures)}: install a '
+            'release that has, for V100 with CONSTRAINTS=requirements/v100.txt.'
+        )
+    torch.cuda.set_device(device)
+    return device
+
+
+def _has_kernels(architectures: list[str], major: int, minor: int) -> bool:
+    """Return whether binaries or PTX of these architectures run on a compute capability."""
+    for name in architectures:
+        kind, _, number = name.partition('_')
+        number = re.match(r'\d+', number)
+        if number is None:
+            return True  # ROCm names its architectures differently
+        found = divmod(int(number[0]), 10)
+        if kind == 'compute' and found <= (major, minor):
+            return True
+        if kind == 'sm' and found[0] == major and found[1] <= minor:
+            return True
+    return False
+
+
+def check_precision(device: torch.device, precision: str | None) -> None:
+    """Check that a device computes in a precision, and does not only emulate it.
+
+    Raises:
+        UserError: if it is 'bf16' and the GPU has none.
+    """
+    if precision != 'bf16' or device.type != 'cuda':
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f'{torch.cuda.get_device_name(device)} has no bf16, and torch would emulate it slowly: '
+            'use --amp fp16.'
+        )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that the memory of the machine or of a GPU is too small."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(
+        _OUT_OF_MEMORY.search(str(error))
+    )

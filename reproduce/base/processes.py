@@ -1,0 +1,365 @@
+"""Several processes for one command: how they start, work together, fail and stop.
+
+`--processes N` starts the same command again in N ranks on this machine, under torch's launcher, as
+torchrun does on several machines. Each rank joins a `Group` and does its share. A rank that fails
+prints its sentence and exits; the launcher then ends the others.
+
+torch is imported where it is needed: the command line imports this module before it knows which
+command is called.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from reproduce.base.errors import OutOfMemory, UserError
+from reproduce.base.wording import shortened
+
+if TYPE_CHECKING:
+    import torch
+
+# SIGTERM is what a scheduler sends before it kills a job; SIGUSR1 is what Slurm sends ahead of time
+# with --signal=USR1@SECONDS.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+# One process may score all of COCO, which takes pycocotools minutes, while the others wait in a
+# collective operation. NCCL's own limit is ten minutes.
+_TIMEOUT = timedelta(hours=2)
+
+# The option of prctl(2) that sets the signal sent to a process when its parent ends.
+_PR_SET_PDEATHSIG = 1
+
+# Seconds before a rank prints its error. The launcher ends it within them if another rank has
+# printed the same error, or the one that caused it, and exited.
+_AFTER_FIRST_RANK, _AFTER_ALL_FAIL, _AFTER_LOST_PEER = 3.0, 1.5, 6.0
+
+
+class PeerLost(UserError):
+    """A collective operation failed because another rank has ended."""
+
+
+def in_group() -> bool:
+    """Return whether torchrun or `start_again` started this process as one of its ranks."""
+    return 'TORCHELASTIC_RUN_ID' in os.environ
+
+
+def rank() -> int:
+    """Return the rank of this process, 0 outside of a group."""
+    return int(os.environ['RANK']) if in_group() else 0
+
+
+def start_again(processes: int) -> None:
+    """Run this command in `processes` ranks and exit with their status; return in a rank.
+
+    Every command that takes --processes calls it first. With one process it returns, too.
+
+    Raises:
+        UserError: if `processes` is not positive, or a rank was ended by a signal.
+    """
+    if processes < 1:
+        raise UserError(f'--processes must be at least 1, got {processes}.')
+    if in_group():
+        end_with_parent()
+        # The launcher gets Ctrl-C as well; no rank and none of its workers prints a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    elif processes > 1:
+        sys.exit(start(processes, '-m', 'reproduce', *sys.argv[1:]))
+
+
+def start(processes: int, *arguments: str) -> int:
+    """Run `python ARGUMENTS` in `processes` ranks on this machine, and return their exit status.
+
+    It is that of the rank that failed first. SIGTERM and SIGUSR1 are passed on to the ranks, which
+    then may take as long as they need to save; torch's launcher would kill them after 30 seconds.
+
+    Raises:
+        UserError: if a rank was ended by a signal.
+    """
+    from torch.distributed.elastic.agent.server.api import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with tempfile.TemporaryDirectory() as folder, _logging_disabled(), _signals_passed_on():
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend='c10d',
+            rdzv_endpoint='localhost:0',
+            run_id=uuid.uuid4().hex,
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle='SIGINT,SIGHUP,SIGQUIT',
+        )
+        try:
+            elastic_launch(config, sys.executable)(*arguments)
+        except ChildFailedError as error:
+            failed, failure = error.get_first_failure()
+            return _status(f'rank {failed} of {processes}', failure.exitcode)
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            return 128 + error.sigval
+    return 0
+
+
+def end_with_parent(with_signal: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, with_signal)
+
+
+def speaks(error: BaseException) -> bool:
+    """Return whether this rank prints its error, after the launcher had time to end this rank.
+
+    So an error that all ranks have is printed once, and one that is a consequence of another rank's
+    is not printed.
+    """
+    if not in_group():
+        return True
+    everywhere = getattr(error, 'everywhere', False)
+    if isinstance(error, PeerLost):
+        time.sleep(_AFTER_LOST_PEER)
+    elif rank() > 0:
+        time.sleep(_AFTER_ALL_FAIL if everywhere else _AFTER_FIRST_RANK)
+    return rank() == 0 or not everywhere
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that work on one command, as one of them sees them.
+
+    Attributes:
+        rank, size: the rank of this process, and the world size.
+        local_size: the number of processes on this machine.
+        device: what this process computes on.
+    """
+
+    rank: int
+    size: int
+    local_size: int
+    device: 'torch.device'
+
+    def check_same(self, facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Check that all ranks have the same facts: whatever decides the numbers.
+
+        Args:
+            facts: returns values by what they are called in the error. It is not called for a
+                single process, since hashing weights and images takes time.
+
+        Raises:
+            UserError: if a value differs; in all ranks.
+        """
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, {name: _text(value) for name, value in facts().items()})
+        if sentence := difference(found):
+            error = UserError(sentence)
+            error.everywhere = True
+            raise error
+
+    def add(self, tensor: 'torch.Tensor') -> 'torch.Tensor':
+        """Return the sum of `tensor` over all ranks, on the CPU."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(tensor)
+        return tensor.cpu()
+
+    def gather(self, part: list[Any]) -> list[Any] | None:
+        """Return the parts of all ranks in one list in rank 0, and None in the others."""
+        if self.size == 1:
+            return part
+        import torch.distributed as dist
+
+        parts = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(part, parts)
+        return None if parts is None else [item for part in parts for item in part]
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+
+@contextmanager
+def join(device: str | None = None) -> Iterator[Group]:
+    """Join the ranks that torchrun or `start_again` started, or give a group of this process.
+
+    NCCL connects GPUs, gloo CPUs. Processes on CPUs share the cores of their machine.
+
+    Args:
+        device: 'cpu' or 'cuda'; None takes GPUs where there are some.
+
+    Raises:
+        UserError: if there are fewer GPUs than processes on this machine, or torch has no kernels
+            for them; or, from the body, if memory is too small, a data-loading worker was killed,
+            or another rank has ended.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from reproduce.base import gpus
+
+    kind = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    local_rank = int(os.environ['LOCAL_RANK']) if in_group() else 0
+    local_size = int(os.environ['LOCAL_WORLD_SIZE']) if in_group() else 1
+    chosen = torch.device(kind)
+    if kind == 'cuda':
+        chosen = gpus.take(local_rank, local_size)
+    group = Group(rank(), int(os.environ['WORLD_SIZE']) if in_group() else 1, local_size, chosen)
+    try:
+        if not in_group():
+            yield group
+            return
+        with _threads(kind, local_size):
+            dist.init_process_group(
+                'nccl' if kind == 'cuda' else 'gloo',
+                timeout=_TIMEOUT,
+                device_id=chosen if kind == 'cuda' else None,
+            )
+            try:
+                yield group
+            except BaseException:
+                # NCCL would wait for the other ranks here, which may never come.
+                if kind == 'cuda':
+                    dist.group.WORLD.abort()
+                else:
+                    dist.destroy_process_group()
+                raise
+            dist.destroy_process_group()
+    except (RuntimeError, MemoryError) as error:
+        explained = _explained(error, group)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explained(error: Exception, group: Group) -> UserError | None:
+    """Return one sentence for an error of torch that the user can fix; None for any other."""
+    import torch.distributed as dist
+
+    from reproduce.base import gpus
+
+    first = str(error).partition('\n')[0]
+    if gpus.is_out_of_memory(error):
+        return OutOfMemory(f'{group.device} is out of memory ({first}): lower the batch size.')
+    if 'DataLoader worker' in first:
+        return UserError(
+            f'a data-loading worker ended ({first}): give the machine more memory or, in Docker, '
+            'more shared memory with --shm-size, or lower --workers.'
+        )
+    if group.size > 1 and (isinstance(error, dist.DistError) or 'gloo' in first):
+        return PeerLost(
+            f'rank {group.rank} of {group.size} lost its connection to another: {first}'
+        )
+    return None
+
+
+@contextmanager
+def _threads(kind: str, local_size: int) -> Iterator[None]:
+    """Share the cores of the machine among its processes, unless OMP_NUM_THREADS decides.
+
+    The number of threads decides the order of sums, and with it the last digits.
+    """
+    import torch
+
+    if kind != 'cpu' or 'OMP_NUM_THREADS' in os.environ:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _status(name: str, code: int) -> int:
+    """Return the exit status for a rank's exit code, which is negative if a signal ended it.
+
+    Raises:
+        UserError: if it was another signal than those that ask it to stop.
+    """
+    if code >= 0:
+        return code
+    number = signal.Signals(-code)
+    if number in STOP_SIGNALS:
+        return 128 + number
+    if number == signal.SIGKILL:
+        raise OutOfMemory(f'{name} was killed, as happens when the memory of the machine is full.')
+    raise UserError(f'{name} was ended by {number.name}.')
+
+
+@contextmanager
+def _signals_passed_on() -> Iterator[None]:
+    def pass_on(number: int, frame: object) -> None:
+        ranks = psutil.Process().children()
+        if not ranks:
+            sys.exit(128 + number)
+        for process in ranks:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _logging_disabled() -> Iterator[None]:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def difference(found: list[dict[str, str]]) -> str:
+    """Return a sentence on the first fact that not all ranks share, '' if they share all.
+
+    Args:
+        found: the facts of each rank.
+    """
+    for name in dict.fromkeys(name for facts in found for name in facts):
+        values = [facts.get(name, 'nothing') for facts in found]
+        if len(set(values)) > 1:
+            columns = enumerate(zip(*values, strict=False))
+            differs = next((i for i, column in columns if len(set(column)) > 1), 0)
+            begin = max(0, differs - 20)
+            parts = []
+            for value in dict.fromkeys(values):
+                ranks = shortened([str(i) for i, other in enumerate(values) if other == value])
+                parts.append(f'{value[begin : begin + 60]} on rank {ranks}')
+            return (
+                f'the ranks do not have the same {name}: {"; ".join(parts)}. Start all of them '
+                'with the same code, command, weights and data.'
+            )
+    return ''
