@@ -386,49 +386,6 @@ def test_predictions_that_are_none(root, tmp_path):
         score_folder(annotations, root / 'annotations/nowhere')
 
 
-def scenes(root, n=6):
-    """Label maps of 15 classes and as many predictions, three quarters of them right."""
-    rng = np.random.default_rng(3)
-    labels = root / 'annotations/validation'
-    for path in labels.iterdir():
-        path.unlink()
-    lines = [f'{i}\tclass {i}' for i in range(1, 16)]
-    (root / 'objectInfo150.txt').write_text('\n'.join(['Idx\tName', *lines]))
-    for i in range(n):
-        label = rng.integers(0, 16, (20, 30)).astype(np.uint8)
-        right = rng.random(label.shape) < 0.75
-        guess = np.where(right & (label > 0), label, rng.integers(1, 16, label.shape))
-        yield f'ADE_val_{i:08d}.png', label, guess.astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    ('of_label', 'of_prediction', 'warning'),
-    [
-        (0, 0, None),
-        (0, -1, 'the predictions look counted from 0, one below the labels: aAcc would be 7'),
-        (-1, 0, 'the labels look one below the predictions, as with reduce_zero_label'),
-    ],
-)
-def test_predictions_or_labels_that_are_one_off(
-    run, root, tmp_path, of_label, of_prediction, warning
-):
-    folder = tmp_path / 'predictions'
-    folder.mkdir()
-    for name, label, guess in scenes(root):
-        there = label > 0  # what was no class may be anything once labels are reduced
-        label = np.where(there, label.astype(int) + of_label, 0 if of_label == 0 else 15)
-        Image.fromarray(label.astype(np.uint8)).save(root / 'annotations/validation' / name)
-        Image.fromarray((guess.astype(int) + of_prediction).astype(np.uint8)).save(folder / name)
-    arguments = ('score', 'ade20k', folder, '--annotations', root / 'annotations/validation')
-    code, out, err = run(*arguments)
-    assert (code, err) == (0, '')
-    assert out.count('warning: ') == (warning is not None)
-    assert warning is None or warning in out
-    _, out, _ = run(*arguments, '--format', 'json')
-    assert len(json.loads(out)['warnings']) == (warning is not None)
-    assert (json.loads(out)['metrics']['aacc'] > 50) == (warning is None)
-
-
 def test_labels_that_were_reduced_are_explained(root):
     path = root / 'annotations/validation/ADE_val_00000003.png'
     labels = np.array(Image.open(path))

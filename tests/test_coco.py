@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import os
-import re
 import shutil
 
 import cv2
@@ -18,7 +17,6 @@ from pycocotools.cocoeval import COCOeval
 
 from datasets import coco, shapes
 from reproduce.base.errors import DataNotFound, UserError
-from reproduce.tasks.detection_conventions import convention_warnings
 from reproduce.tasks.detection_scores import (
     METRICS,
     DetectionScorer,
@@ -634,106 +632,6 @@ def test_files_that_are_no_results(annotations, tmp_path):
         (tmp_path / 'no.json.gz').write_bytes(content)
         with pytest.raises(UserError, match='cannot be read'):
             read(tmp_path / 'no.json.gz')
-
-
-def in_corners(result, image):
-    x, y, w, h = result['bbox']
-    return {**result, 'bbox': [x, y, x + w, y + h]}
-
-
-def from_the_centre(result, image):
-    x, y, w, h = result['bbox']
-    return {**result, 'bbox': [x + w / 2, y + h / 2, w, h]}
-
-
-def turned(result, image):
-    x, y, w, h = result['bbox']
-    return {**result, 'bbox': [y, x, h, w]}
-
-
-def in_fractions(result, image):
-    sides = (image['width'], image['height']) * 2
-    return {**result, 'bbox': [v / side for v, side in zip(result['bbox'], sides, strict=True)]}
-
-
-def next_category(result, image):
-    ids = shapes.COCO_IDS
-    place = min(ids.index(result['category_id']) + 1, len(ids) - 1)
-    return {**result, 'category_id': ids[place]}
-
-
-def category_before(result, image):
-    ids = shapes.COCO_IDS
-    return {**result, 'category_id': ids[max(ids.index(result['category_id']) - 1, 0)]}
-
-
-@pytest.mark.parametrize(
-    ('change', 'warning'),
-    [
-        (in_corners, 'the boxes look like x1, y1, x2, y2 and not like x, y, width, height'),
-        (from_the_centre, 'the boxes look like centre x, centre y, width, height and not like'),
-        (turned, 'the boxes look like y, x, height, width and not like'),
-        (in_fractions, 'the boxes look like fractions of the width and height of the image and'),
-        (next_category, 'the categories look shifted by one: .* have the category after theirs'),
-        (category_before, 'the categories look shifted by one: .* have the category before theirs'),
-        (lambda result, image: result, None),
-    ],
-)
-def test_another_convention_is_a_warning(annotations, change, warning):
-    by_id = {image['id']: image for image in annotations.images}
-    results = [
-        {k: v for k, v in result.items() if k != 'segmentation'}
-        for result in shifted(annotations)
-        if result['image_id'] <= 20
-    ]
-    changed = [change(result, by_id[result['image_id']]) for result in results]
-    warnings = convention_warnings(changed, annotations)
-    assert len(warnings) == (warning is not None)
-    assert warning is None or re.match(warning, warnings[0])
-
-
-def test_categories_of_masks_alone_are_compared_too(annotations):
-    masks = [
-        {k: v for k, v in next_category(result, None).items() if k != 'bbox'}
-        for result in truth_as_results(annotations)
-    ]
-    assert 'the categories look shifted' in convention_warnings(masks, annotations)[0]
-
-
-def test_no_convention_is_suspected_of_what_is_only_bad(annotations):
-    rng = np.random.default_rng(0)
-    for seed in range(5):
-        results = shifted(annotations, seed)
-        for result in results:
-            rng.shuffle(result['bbox'])
-            result['category_id'] = int(rng.choice(shapes.COCO_IDS))
-        assert convention_warnings(results, annotations) == ()
-    assert convention_warnings([], annotations) == ()
-    for seed in range(10):
-        content, results = hard_case(seed)
-        truth = coco.Annotations(None, *(tuple(part) for part in content.values()))
-        assert convention_warnings(results, truth) == ()
-
-
-def test_a_warning_reaches_the_command(run, annotations, drawn, tmp_path):
-    results = [in_corners(result, None) for result in truth_as_results(annotations)]
-    (tmp_path / 'results.json').write_text(json.dumps(results))
-    arguments = ('score', 'coco', 'results.json', '--fast', '--annotations', annotations.path)
-    code, out, err = run(*arguments)
-    assert (code, err) == (0, '')
-    assert out.count('warning: the boxes look like x1, y1, x2, y2') == 1
-    _, out, _ = run(*arguments, '--format', 'json')
-    (warning,) = json.loads(out)['warnings']
-    assert warning.startswith('the boxes look like')
-
-
-@pytest.mark.parametrize('first', [0, 1])
-def test_numbers_of_classes_in_place_of_ids_are_explained(annotations, tmp_path, first):
-    results = truth_as_results(annotations)
-    for result in results:
-        result['category_id'] = shapes.COCO_IDS.index(result['category_id']) + first
-    with pytest.raises(UserError, match=f'10 classes of a model counted from {first}: write the'):
-        checked(results, annotations, tmp_path)
 
 
 def test_an_empty_mask_or_box_of_a_result_is_none(annotations, tmp_path):

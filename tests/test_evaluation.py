@@ -291,7 +291,7 @@ def test_one_class_an_image_gives_no_top5(run, data, rows):
     assert code == 0
     assert 'top1  100.00 %' in out
     assert 'top5' not in out
-    assert 'No Top-5: it takes the 3 best classes of an image, and the file has 1.' in out
+    assert 'No Top-5: the file has fewer than' in out
     path = write(labels[:, None], [0.5])
     code, out, _ = run('score', 'imagenet', path, '--data', data, '--format', 'json')
     assert json.loads(out)['metrics'] == {'top1': 100.0}
@@ -305,12 +305,12 @@ def test_one_class_an_image_gives_no_top5(run, data, rows):
             [0.6, 0.4],
             r'is predicted as class -1; expected one of the 3 classes, 0',
         ),
-        (lambda c: c + 1, [0.6, 0.4], r'as class 3; expected one of the 3 classes, counted from 0'),
+        (lambda c: c + 1, [0.6, 0.4], r'as class 3; expected one of the 3 classes, 0 to 2'),
         (lambda c: c * 2**62, [0.6, 0.4], r'is predicted as class \d+; expected one of the 3'),
         (lambda c: c * 2**70, [0.6, 0.4], 'a class or a score that is no number'),
-        (lambda c: c * 0, [0.6, 0.4], r'a class twice for \d+\.JPEG'),
-        (lambda c: c, [0.4, 0.6], r'a score below that of a later class for \d+\.JPEG'),
-        (lambda c: c, ['inf', 0.4], r'a score that is NaN or infinity for \d+\.JPEG'),
+        (lambda c: c * 0, [0.6, 0.4], r'are damaged at \d+\.JPEG'),
+        (lambda c: c, [0.4, 0.6], r'are damaged at \d+\.JPEG'),
+        (lambda c: c, ['inf', 0.4], r'are damaged at \d+\.JPEG'),
         (lambda c: c, [0.6, 0.4, 0.1], 'cannot be read'),
         (lambda c: c, [0.6], 'no number'),
         (lambda c: c, [0.6, ''], 'no number'),
@@ -339,8 +339,7 @@ def test_classes_numbered_otherwise_are_a_warning():
     for share in (0.1, 0.5, 0.8, 0.97, 1):
         assert warned(with_errors(labels, share)) == ()
     assert warned(np.zeros(400, int)) == ()
-    assert 'counted from 1 rather than from 0: Top-1 would be' in warned(labels + 1)[0]
-    assert 'one too low' in warned(with_errors(labels - 1, 0.3) % 100)[0]
+    assert 'numbered in another order' in warned((labels + 1) % 100)[0]
     other = rng.permutation(100)
     for share in (0, 0.3):
         assert 'numbered in another order' in warned(with_errors(other[labels], share))[0]

@@ -1,11 +1,10 @@
 """`python -m reproduce score`: kept predictions, scored without the model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from datasets import coco as coco_data
 from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.commands.options import (
@@ -16,8 +15,6 @@ from reproduce.commands.options import (
     print_metrics,
     print_warnings,
 )
-from reproduce.tasks import detection_scores as coco_scores
-from reproduce.tasks import segmentation_scores as ade20k_scores
 
 app = typer.Typer(
     **SETTINGS,
@@ -35,39 +32,27 @@ def imagenet(
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Compute Top-1 and Top-5 of kept predictions from the labels that the data has."""
-    # Imported here, so that the other tasks do not wait for pandas and timm.
+    # Imported here, so that `--help` does not wait for pandas and timm.
     from datasets.imagenet import load
-    from reproduce.tasks.classification_scores import TOP, matched, read, score_matched
+    from reproduce.tasks.classification_scores import TOP, changed_labels, score_file
 
-    stored = read(predictions)
     images = load(data, limit=limit)
-    fitting = matched(stored, images, predictions)
-    ranks, most = fitting.classes.shape[1], min(TOP, len(images.classes))
-    scores = score_matched(fitting, len(images.classes))
-    warnings = (*images.notes, *scores.warnings)
-    before = dict(zip(stored.files, stored.labels.tolist(), strict=True))
-    now = dict(zip(fitting.files, fitting.labels.tolist(), strict=True))
-    changed = sum(before[file] != label for file, label in now.items())
-    if format is OutputFormat.JSON:
-        result = {
-            'metrics': scores.metrics,
-            'intervals': scores.intervals,
-            'warnings': warnings,
-            'images': len(fitting.files),
-            'fingerprint': images.fingerprint,
-            'complete': images.complete,
-            'problems': images.problems,
-            'labels_changed': changed,
-        }
-        print_json(result)
-        return
-    print(f'{predictions}, {extent(len(fitting.files), images.complete, images.problems)}')
-    print_metrics(scores.metrics, scores.intervals)
-    print_warnings(warnings)
-    if ranks < most:
-        print(f'No Top-5: it takes the {most} best classes of an image, and the file has {ranks}.')
-    if changed:
-        print(f'{changed:,} labels are not those that the predictions were made with.')
+    scores = score_file(predictions, images)
+    changed = changed_labels(predictions, images)
+    facts = {
+        'warnings': (*images.notes, *scores.warnings),
+        'images': len(images.samples),
+        'fingerprint': images.fingerprint,
+        'complete': images.complete,
+        'problems': images.problems,
+        'labels_changed': changed,
+    }
+    _report(predictions, scores, facts, format)
+    if format is OutputFormat.TEXT:
+        if 'top5' not in scores.metrics:
+            print(f'No Top-5: the file has fewer than {TOP} classes for each image.')
+        if changed:
+            print(f'{changed:,} labels are not those that the predictions were made with.')
 
 
 @app.command('coco')
@@ -91,31 +76,23 @@ def coco(
 
     Every image of the annotations counts, also one without detections.
     """
-    whole = coco_data.read(annotations)
+    from datasets.coco import lacks, read  # here, as in `imagenet`
+    from reproduce.tasks.detection_scores import checked, of_images, score_images
+    from reproduce.tasks.detection_scores import read as read_results
+
+    whole = read(annotations)
     truth = whole.take(limit)
-    found = coco_scores.checked(coco_scores.read(results), whole, results)
-    of_images = coco_scores.of_images(found, truth)
-    scores = coco_scores.score_images(of_images, truth, fast)
-    problems = coco_data.lacks(truth)
-    if format is OutputFormat.JSON:
-        result = {
-            'metrics': scores.metrics,
-            'intervals': scores.intervals,
-            'per_class': scores.per_class,
-            'warnings': scores.warnings,
-            'images': len(truth.images),
-            'detections': sum(map(len, of_images)),
-            'fingerprint': truth.fingerprint,
-            'complete': not problems,
-            'problems': problems,
-            'scorer': 'hotcoco' if fast else 'pycocotools',
-        }
-        print_json(result)
-        return
-    print(f'{results}, {extent(len(truth.images), not problems, problems)}')
-    print_metrics(scores.metrics, scores.intervals)
-    print_warnings(scores.warnings)
-    print_classes(scores.per_class)
+    found = of_images(checked(read_results(results), whole, results), truth)
+    problems = lacks(truth)
+    facts = {
+        'images': len(truth.images),
+        'detections': sum(map(len, found)),
+        'fingerprint': truth.fingerprint,
+        'complete': not problems,
+        'problems': problems,
+        'scorer': 'hotcoco' if fast else 'pycocotools',
+    }
+    _report(results, score_images(found, truth, fast), facts, format)
 
 
 @app.command('ade20k')
@@ -136,20 +113,32 @@ def ade20k(
 
     In a label map 0 is ignored and 1 the first class.
     """
-    scored = ade20k_scores.score_folder(predictions, annotations, limit)
+    from reproduce.tasks.segmentation_scores import score_folder  # here, as in `imagenet`
+
+    scored = score_folder(predictions, annotations, limit)
+    facts = {
+        'images': scored.images,
+        'complete': not scored.problems,
+        'problems': scored.problems,
+    }
+    _report(predictions, scored, facts, format)
+
+
+def _report(predictions: Path, scores: Any, facts: dict[str, Any], format: OutputFormat) -> None:
+    """Print the scores of a file of predictions.
+
+    Args:
+        scores: a `Scores`.
+        facts: what else the JSON object has; images, complete and problems among it.
+    """
+    facts = {'warnings': scores.warnings, **facts}
     if format is OutputFormat.JSON:
-        result = {
-            'metrics': scored.metrics,
-            'intervals': scored.intervals,
-            'per_class': scored.per_class,
-            'warnings': scored.warnings,
-            'images': scored.images,
-            'complete': not scored.problems,
-            'problems': scored.problems,
-        }
-        print_json(result)
+        per_class = {'per_class': scores.per_class} if scores.per_class else {}
+        measured = {'metrics': scores.metrics, 'intervals': scores.intervals, **per_class}
+        print_json({**measured, **facts})
         return
-    print(f'{predictions}, {extent(scored.images, not scored.problems, scored.problems)}')
-    print_metrics(scored.metrics, scored.intervals)
-    print_warnings(scored.warnings)
-    print_classes(scored.per_class)
+    print(f'{predictions}, {extent(facts["images"], facts["complete"], facts["problems"])}')
+    print_metrics(scores.metrics, scores.intervals)
+    print_warnings(facts['warnings'])
+    if scores.per_class:
+        print_classes(scores.per_class)

@@ -17,10 +17,8 @@ from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import (
-    _process_mmcls_checkpoint,
     get_deprecated_model_names,
     get_external_models,
-    get_mmcls_models,
     get_torchvision_models,
 )
 
@@ -42,6 +40,10 @@ _LOGS = (
     (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_statistic, 'builtins.getattr'),
 )
+
+
+# Storages of mmengine that are not read, as it registers them.
+_REFUSED = ('pavi://', 'mmcls://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
@@ -74,10 +76,9 @@ def install() -> None:
         'modelzoo://': _listed(get_torchvision_models),
         'open-mmlab://': _listed(_openmmlab_models),
         'openmmlab://': _listed(_openmmlab_models),
-        'mmcls://': load_from_mmcls,
+        **dict.fromkeys(_REFUSED, load_from_elsewhere),
     }
-    for prefix in list(CheckpointLoader._schemes):
-        loader = loaders.get(prefix, load_from_elsewhere)
+    for prefix, loader in loaders.items():
         CheckpointLoader.register_scheme(prefix, loader, force=True)
 
 
@@ -122,11 +123,8 @@ def _listed(models: Callable[[], Mapping[str, str]]) -> Loader:
     return load_from_list
 
 
-def load_from_mmcls(name: str, map_location: Any = None) -> dict[str, Any]:
-    """Read the backbone of one of OpenMMLab's published classifiers."""
-    return _process_mmcls_checkpoint(_listed(get_mmcls_models)(name, map_location))
-
-
 def load_from_elsewhere(name: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuse a storage of which mmengine alone knows how to read."""
-    raise UserError(f'the checkpoint {name} is not read from there: fetch it and name the file.')
+    """Refuse a storage that only mmengine knows how to read."""
+    raise UserError(
+        f'the checkpoint {name} cannot be read from there: download it, and give the file.'
+    )

@@ -1,4 +1,4 @@
-"""Top-1 and Top-5 of a classifier on ImageNet-1K: a system of Tables 1-4, or any timm model."""
+"""Top-1 and Top-5 of a classifier: a system of Tables 1-4, or any timm model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,12 @@ from timm.data import create_transform, resolve_data_config
 from torch.utils.data import Dataset
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from datasets.imagenet import load, open_image
+from datasets.imagenet import open_image
 from datasets.stores import AnyPath
 from reproduce.base import timm_names
 from reproduce.base.errors import UserError
 from reproduce.systems import load_systems
+from reproduce.tasks import TASKS
 from reproduce.tasks.classification_scores import TOP, ClassesFile, TopClasses, TopScorer, names
 from reproduce.tasks.job import Job, Prepared, inference
 from reproduce.weights import loading, store
@@ -44,7 +45,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     overridden = set(job.preprocessing)
     if config['input_size'] != own['input_size'] and 'use_train_size' not in overridden:
         overridden.add('img_size')  # it is not the system's number, whoever decided the size
-    data = load(job.data, limit=job.limit)
+    data = TASKS[job.task].load_data(job.data, limit=job.limit)
     size = timm_names.size_argument(name, trained.get('img_size'))
     classifier = build(name, {**size, **arguments}, len(data.classes))
     loading.load(classifier, path, classes=str(job.data))

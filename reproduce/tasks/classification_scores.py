@@ -14,18 +14,22 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype, is_numeric_dtype
 from pandas.errors import ParserWarning
+from scipy.optimize import linear_sum_assignment
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import unzipped
 from reproduce.base.wording import by_number, shortened
 from reproduce.statistics.image_hits import ImageHits
-from reproduce.tasks.class_order import order_warnings
 from reproduce.tasks.scores import PredictionFile, Scorer, Scores
 
 if TYPE_CHECKING:
     from datasets.imagenet import ImageNet
 
 TOP = 5
+
+# Of the classes whose order is checked: the assignment takes the square of their number in memory.
+_MOST_CLASSES = 3000
+
 _FIXED = ['file', 'label']
 
 
@@ -180,16 +184,44 @@ def _check_ranks(predictions: Predictions, path: Path) -> None:
         UserError: naming the first image that has not.
     """
     classes, scores = np.sort(predictions.classes, 1), predictions.scores
-    for wrong, what in (
-        ((classes[:, 1:] == classes[:, :-1]).any(1), 'a class twice'),
-        (~np.isfinite(scores).all(1), 'a score that is NaN or infinity'),
-        ((scores[:, 1:] > scores[:, :-1]).any(1), 'a score below that of a later class'),
-    ):
-        if wrong.any():
-            raise UserError(
-                f'the predictions {path} have {what} for {predictions.files[wrong.argmax()]}: '
-                'expected different classes for each image, the best first, with their scores.'
-            )
+    wrong = (
+        (classes[:, 1:] == classes[:, :-1]).any(1)
+        | ~np.isfinite(scores).all(1)
+        | (scores[:, 1:] > scores[:, :-1]).any(1)
+    )
+    if wrong.any():
+        raise UserError(
+            f'the predictions {path} are damaged at {predictions.files[wrong.argmax()]}: expected '
+            'different classes for each image, the best first, with finite scores.'
+        )
+
+
+def order_warnings(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
+    """Return a warning if the classes seem to be numbered in another order than the labels.
+
+    Classes are assigned one to one to the labels on half of the images. The order is in doubt where
+    that makes more than twice as many of the other half right, beyond four standard deviations.
+
+    Args:
+        predicted: (N,) the best class of each image, counted from 0.
+        labels: (N,) its right class.
+    """
+    n = int(max(predicted.max(initial=0), labels.max(initial=0))) + 1
+    if n > _MOST_CLASSES:
+        return ()
+    # Images lie in the order of their classes: each half has about as many of every class.
+    counts = np.zeros((n, n), np.int64)
+    np.add.at(counts, (labels[::2], predicted[::2]), 1)
+    assigned = linear_sum_assignment(counts, maximize=True)[1]
+    now = (predicted[1::2] == labels[1::2]).sum()
+    otherwise = (predicted[1::2] == assigned[labels[1::2]]).sum()
+    if otherwise <= 2 * now or otherwise - now <= 4 * np.sqrt(otherwise + now):
+        return ()
+    return (
+        'the classes seem to be numbered in another order than those of the data: with the best '
+        f'order Top-1 would be {100 * otherwise / len(labels[1::2]):.2f} %; number them as the '
+        'sorted class folders.',
+    )
 
 
 def names(data: 'ImageNet') -> tuple[str, ...]:
@@ -204,35 +236,26 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
     """Return `predictions` in the order of the images of `data`, with the labels of `data`.
 
     Raises:
-        UserError: if an image has no prediction or two, or `data` does not have it or its class; it
-            is named.
+        UserError: if an image has no prediction or two, or `data` does not have it or its class.
     """
     wanted, count = names(data), Counter(predictions.files)
     misfit = f'the predictions {path} do not fit the {len(wanted):,} images of {data.root}: '
-    if doubled := [name for name in count if count[name] > 1]:
-        raise UserError(
-            f'{misfit}{shortened(doubled, 1)} {by_number(doubled, "is", "are")} predicted more '
-            'than once; expected one prediction for each.'
-        )
-    if missing := [name for name in wanted if name not in count]:
-        raise UserError(
-            f'{misfit}{shortened(missing, 1)} {by_number(missing, "is", "are")} not predicted; '
-            'evaluate again, or name the same part with --limit.'
-        )
-    if unknown := sorted(count.keys() - set(wanted)):
-        raise UserError(
-            f'{misfit}{shortened(unknown, 1)} {by_number(unknown, "is", "are")} predicted but not '
-            'there; name the folder, and the --limit, that they were predicted on.'
-        )
+    expected = 'expected one prediction for each; name the folder and the --limit that were used.'
+    for images, problem in (
+        ([name for name in count if count[name] > 1], 'predicted more than once'),
+        ([name for name in wanted if name not in count], 'not predicted'),
+        (sorted(count.keys() - set(wanted)), 'predicted but not there'),
+    ):
+        if images:
+            verb = by_number(images, 'is', 'are')
+            raise UserError(f'{misfit}{shortened(images, 1)} {verb} {problem}; {expected}')
     n = len(data.classes)
     outside = (predictions.classes < 0) | (predictions.classes >= n)
     if outside.any():
         row, column = np.unravel_index(outside.argmax(), outside.shape)
-        counted = ', counted from 0' if predictions.classes.min() == 1 else ''
         raise UserError(
             f'{misfit}{predictions.files[row]} is predicted as class '
-            f'{predictions.classes[row, column]}; expected one of the {n:,} classes{counted}, 0 to '
-            f'{n - 1}.'
+            f'{predictions.classes[row, column]}; expected one of the {n:,} classes, 0 to {n - 1}.'
         )
     place = {name: i for i, name in enumerate(predictions.files)}
     order = [place[name] for name in wanted]
@@ -240,22 +263,25 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
     return Predictions(wanted, labels, predictions.classes[order], predictions.scores[order])
 
 
-def score_matched(predictions: Predictions, classes: int) -> Scores:
-    """Score predictions that are in the order of the images, as `matched` returns them.
+def score_file(path: Path, data: 'ImageNet') -> Scores:
+    """Score the predictions in the file `path` for the images of `data`.
 
-    Args:
-        classes: how many there are; Top-5 takes five of them, or all where there are fewer.
+    There is a Top-5 if the file has five classes for each image, or all where there are fewer.
+
+    Raises:
+        UserError: if it is not such a file, or does not fit the images.
     """
-    scorer = TopScorer(predictions.labels, top5=predictions.classes.shape[1] >= min(TOP, classes))
+    predictions = matched(read(path), data, path)
+    top5 = predictions.classes.shape[1] >= min(TOP, len(data.classes))
+    scorer = TopScorer(predictions.labels, top5)
     images = range(len(predictions.files))
     scorer.update(images, TopClasses(predictions.classes, predictions.scores))
     return scorer.compute()
 
 
-def score_file(path: Path, data: 'ImageNet') -> Scores:
-    """Score the predictions in the file `path` for the images of `data`.
-
-    Raises:
-        UserError: if it is no such file, or does not fit the images.
-    """
-    return score_matched(matched(read(path), data, path), len(data.classes))
+def changed_labels(path: Path, data: 'ImageNet') -> int:
+    """Return how many images of `data` have another label than the file `path` keeps for them."""
+    stored = read(path)
+    before = dict(zip(stored.files, stored.labels.tolist(), strict=True))
+    labels = (label for _, label in data.samples)
+    return sum(before[name] != label for name, label in zip(names(data), labels, strict=True))

@@ -1,4 +1,4 @@
-"""Box and mask AP of a detector on COCO: a system of Tables 5 and 6, or any config of mmdet's.
+"""Box and mask AP of a detector, such as a system of Tables 5 and 6, or any config of mmdet.
 
 A batch has one image unless a job says otherwise: several are padded to the size of the largest,
 which changes what a detector sees beyond their borders, and with it the AP.
@@ -22,13 +22,14 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as run_lengths
 from torch.utils.data import Subset
 
-from datasets.coco import COCO, load, read
+from datasets.coco import COCO, read
 from reproduce.base.errors import UserError
 from reproduce.base.quiet import quiet_libraries
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.transforms import kind, with_whole_images
+from reproduce.tasks import TASKS
 from reproduce.tasks.detection_scores import DetectionScorer, DetectionsFile, check_masks
 from reproduce.tasks.job import Job, Prepared
 from reproduce.weights import store
@@ -49,7 +50,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     """
     system, name, config = inference.resolve(job.model, job.arguments, job.task)
     path = store.find(job.checkpoint, inference.checkpoint_name(system, name))
-    data = load(job.data, limit=job.limit)
+    data = TASKS[job.task].load_data(job.data, limit=job.limit)
     point_at(config, data, 'test')
     annotations = read(data.annotations).of(image_id for _, image_id in data.samples)
     images, category_ids = images_to_test(config, data)

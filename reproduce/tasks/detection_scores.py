@@ -23,7 +23,6 @@ from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
 from reproduce.statistics.resampling import intervals
-from reproduce.tasks.detection_conventions import convention_warnings
 from reproduce.tasks.scores import PredictionFile, Scorer, Scores
 
 # What pycocotools calls the kind of a comparison, and the key under which a result has the object.
@@ -143,7 +142,6 @@ class DetectionScorer(_OfEachImage, Scorer):
             {} if statistics is None else intervals(statistics),
             {name: own for name, own in per_class.items() if own},
             statistics,
-            convention_warnings(results, self.annotations),
         )
 
 
@@ -218,7 +216,6 @@ def checked(
         if unknown := [result[key] for result in results if result[key] not in ids]:
             raise UserError(
                 f'{misfit}: {_detections(unknown)} the {key} {unknown[0]}, which is not there; '
-                f'{_numbered(results, ids) if key == "category_id" else ""}'
                 'name the annotations that they were made for.'
             )
     for _, key in KINDS.values():
@@ -334,18 +331,6 @@ def _dataset(annotations: Annotations, instances: Iterable[dict[str, Any]]) -> d
         # pycocotools takes the id 0 for none.
         'annotations': [{**instance, 'id': i} for i, instance in enumerate(instances, 1)],
     }
-
-
-def _numbered(results: Sequence[dict[str, Any]], category_ids: set[int]) -> str:
-    """Return a hint if the categories of the results are the numbers of a model's classes."""
-    found, k = {result['category_id'] for result in results}, len(category_ids)
-    for first in (0, 1):
-        if found <= set(range(first, k + first)):
-            return (
-                f'the categories look like the {k} classes of a model counted from {first}: write '
-                "the annotations' ids for them; or "
-            )
-    return ''
 
 
 def _any_mask(entries: Sequence[dict[str, Any]]) -> bool:

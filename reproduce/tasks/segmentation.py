@@ -1,4 +1,4 @@
-"""mIoU of a segmenter on ADE20K: a system of Table 7, or any config of mmseg's.
+"""mIoU of a segmenter, such as a system of Table 7, or any config of mmseg.
 
 Images of a batch are read together and segmented one after the other: they differ in size.
 """
@@ -15,13 +15,13 @@ from mmengine.registry import DefaultScope
 from mmseg.structures import SegDataSample
 from torch.utils.data import Dataset
 
-from datasets.ade20k import ADE20K, load
 from reproduce.base.errors import UserError
 from reproduce.base.quiet import quiet_libraries
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import check_classes
 from reproduce.openmmlab.transforms import kind, with_whole_images
+from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job, Prepared
 from reproduce.tasks.segmentation_scores import LabelMapScorer, LabelMapsFile
 from reproduce.weights import store
@@ -46,7 +46,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     path = store.find(job.checkpoint, inference.checkpoint_name(system, name))
     _check_windows(config)
     steps = pipeline(config, job.multi_scale)
-    data = load(job.data, limit=job.limit)
+    data = TASKS[job.task].load_data(job.data, limit=job.limit)
     check_classes(config, data)
     segmenter = inference.build(config, path)
     if segmenter.out_channels != len(data.classes):
@@ -80,42 +80,28 @@ def prepare(job: Job, device: torch.device) -> Prepared:
 
 
 def _check_windows(config: Config) -> None:
-    """Check how the segmenter goes over an image: whole, or in windows of one size.
+    """Check how the segmenter goes over an image: whole, or in windows without gaps.
 
     Raises:
-        UserError: if it is neither, or the windows have no size or leave gaps.
+        UserError: if it is neither.
     """
     settings = config.model.get('test_cfg') or {}
-    mode = settings.get('mode', 'whole')
-    if mode not in ('whole', 'slide'):
-        raise UserError(f"model.test_cfg.mode is '{mode}': expected 'whole' or 'slide'.")
-    if mode == 'whole':
+    if settings.get('mode', 'whole') == 'whole':
         return
-    sides = {name: settings.get(name) for name in ('crop_size', 'stride')}
-    for name, value in sides.items():
-        pair = isinstance(value, list | tuple) and len(value) == 2
-        if not (pair and all(isinstance(side, int) and side > 0 for side in value)):
-            raise UserError(
-                f"model.test_cfg.mode is 'slide' and its {name} is {value}: expected height and "
-                f'width in pixels; set both, as in --cfg-options model.test_cfg.{name}='
-                f'{"(512,512)" if name == "crop_size" else "(341,341)"}.'
-            )
-    if any(step > size for step, size in zip(sides['stride'], sides['crop_size'], strict=True)):
+    pairs = [settings.get(name) for name in ('stride', 'crop_size')]
+    sizes = [pair for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
+    if (
+        settings.mode != 'slide'
+        or len(sizes) < 2
+        or not all(0 < step <= size for step, size in zip(*sizes, strict=True))
+    ):
         raise UserError(
-            f'model.test_cfg.stride {sides["stride"]} is larger than the crop_size '
-            f'{sides["crop_size"]}: pixels between the windows would have no class.'
+            f"model.test_cfg of {config.filename} is {dict(settings)}: expected the mode 'whole', "
+            "or 'slide' with a crop_size in pixels, as (512, 512), and a stride of at most that."
         )
 
 
-def identify(
-    model: str, arguments: Mapping[str, Any], preprocessing: Mapping[str, Any]
-) -> dict[str, Any]:
-    """See `Task.identify`; the config decides the preprocessing."""
-    _, name, _ = inference.resolve(model, arguments, 'ade20k')
-    return {'model': name, 'arguments': dict(arguments)}
-
-
-def point_dataset(dataset: Any, data: ADE20K) -> None:
+def point_dataset(dataset: Any, data: Any) -> None:
     """Let a dataset of a config of mmseg read `data`, and call its classes by name."""
     image, label_map = data.samples[0]
     dataset.data_root = ''  # both paths are absolute, and one in an archive does not look so
@@ -125,11 +111,19 @@ def point_dataset(dataset: Any, data: ADE20K) -> None:
     }
     of_ade20k = tuple(data.classes) == tuple(ADE20KDataset.METAINFO['classes'])
     if not of_ade20k or kind(dataset) != 'ADE20KDataset':
-        # ADE20KDataset takes no other names.
+        # ADE20KDataset takes no other class names.
         dataset.type = 'BaseSegDataset'
         dataset.metainfo = {'classes': tuple(data.classes)}  # mmseg draws a palette
         dataset.img_suffix, dataset.seg_map_suffix = image.suffix, label_map.suffix
         dataset.reduce_zero_label = True
+
+
+def identify(
+    model: str, arguments: Mapping[str, Any], preprocessing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """See `Task.identify`; the config decides the preprocessing."""
+    _, name, _ = inference.resolve(model, arguments, 'ade20k')
+    return {'model': name, 'arguments': dict(arguments)}
 
 
 def pipeline(config: Config, multi_scale: bool) -> list[dict[str, Any]]:
@@ -170,7 +164,7 @@ def pipeline(config: Config, multi_scale: bool) -> list[dict[str, Any]]:
 class _Images(Dataset):
     """The images, each as lists with its views: `inputs` (3, H, W) and `data_samples`."""
 
-    def __init__(self, data: ADE20K, config: Config, steps: list[dict[str, Any]]) -> None:
+    def __init__(self, data: Any, config: Config, steps: list[dict[str, Any]]) -> None:
         self.files = [location(image) for image, _ in data.samples]
         with DefaultScope.overwrite_default_scope(config.default_scope):
             self.transform = Compose(with_whole_images(steps))

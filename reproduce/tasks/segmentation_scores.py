@@ -22,9 +22,6 @@ from reproduce.tasks.scores import PredictionFile, Scorer, Scores
 # The folder, in a folder or an archive of predictions, of those at several scales.
 MULTI_SCALE = 'multi_scale'
 
-# Labels are taken for shifted where so much of the pixels is right then.
-_BELIEVED = 0.2
-
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
@@ -46,9 +43,8 @@ class LabelMapScorer(Scorer):
         self, label_maps: Sequence[Path], classes: Sequence[str], multi_scale: bool = False
     ) -> None:
         self.label_maps, self.classes = label_maps, classes
-        # Each process fills the places of its images. Behind what `PixelCounts` has are the pixels
-        # that would be right if predictions were one lower, and one higher, than they should be.
-        self.collected = np.zeros((1 + multi_scale, len(label_maps), 5, len(classes)), np.int64)
+        # As `PixelCounts` has them; each process fills the places of its images.
+        self.collected = np.zeros((1 + multi_scale, len(label_maps), 3, len(classes)), np.int64)
 
     def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
         """Add the predictions for a batch.
@@ -71,7 +67,7 @@ class LabelMapScorer(Scorer):
                         'same; predict at the size of the original image.'
                     )
                 pixels = confusion(prediction, label, len(self.classes))
-                counts[index] = [*class_pixels(pixels), *shifted_pixels(pixels)]
+                counts[index] = class_pixels(pixels)
 
     def compute(self) -> Scores:
         """Return the metrics with their intervals, and the IoU of each class that occurs.
@@ -81,15 +77,13 @@ class LabelMapScorer(Scorer):
         """
         metrics: dict[str, float] = {}
         per_class: dict[str, dict[str, float]] = {}
-        counts, shifted = self.collected[:, :, :3], self.collected[0, :, 3:].sum(0)
-        for prefix, total in zip(PREFIXES, counts.sum(1), strict=False):
+        for prefix, total in zip(PREFIXES, self.collected.sum(1), strict=False):
             values, ious = means(total)
             metrics |= {f'{prefix}{name}': value for name, value in values.items()}
             for i, iou in ious.items():
                 per_class.setdefault(self.classes[i], {})[f'{prefix}iou'] = iou
-        statistics = PixelCounts(counts)
-        warnings = shift_warnings(counts[0].sum(0), *shifted)
-        return Scores(metrics, intervals(statistics), per_class, statistics, warnings)
+        statistics = PixelCounts(self.collected)
+        return Scores(metrics, intervals(statistics), per_class, statistics)
 
 
 class LabelMapsFile(PredictionFile):
@@ -163,41 +157,6 @@ def class_pixels(confusion: np.ndarray) -> np.ndarray:
         confusion: (K, K + 1), as `confusion` gives it.
     """
     return np.stack([np.diagonal(confusion, 1), confusion.sum(1), confusion[:, 1:].sum(0)])
-
-
-def shifted_pixels(confusion: np.ndarray) -> np.ndarray:
-    """Return the pixels of each class that are predicted as the one before, and as the one after.
-
-    Args:
-        confusion: (K, K + 1), as `confusion` gives it.
-
-    Returns:
-        (2, K) in int64; "no class" is before the first, and none is after the last.
-    """
-    after = np.append(np.diagonal(confusion, 2), 0)
-    return np.stack([np.diagonal(confusion), after])
-
-
-def shift_warnings(pixels: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[str, ...]:
-    """Return a sentence if the predictions look one class off: 0 is no class, and 1 the first.
-
-    Args:
-        pixels: (3, K), as `class_pixels` gives them, summed over the images.
-        before, after: (K,), as `shifted_pixels` gives them, summed over the images.
-    """
-    right, labelled = pixels[pixel_counts.RIGHT].sum(), pixels[pixel_counts.LABELLED].sum()
-    for shifted, phrase in (
-        (before, 'the predictions look counted from 0, one below the labels'),
-        (after, 'the labels look one below the predictions, as with reduce_zero_label in mmseg'),
-    ):
-        total = shifted.sum()
-        # One class alone may well be taken for its neighbour.
-        if (shifted > 0).sum() > 1 and total > 2 * right and total > _BELIEVED * labelled:
-            return (
-                f'{phrase}: aAcc would be {100 * total / labelled:.2f} % otherwise; in both 0 is '
-                'no class and 1 the first.',
-            )
-    return ()
 
 
 def means(pixels: np.ndarray) -> tuple[dict[str, float], dict[int, float]]:
