@@ -38,6 +38,7 @@ from reproduce.ablation.study import (
 )
 from reproduce.audit.expressions import evaluate
 from reproduce.base.folders import ABLATIONS
+from reproduce.base.terminal import as_text
 from reproduce.evaluate import records
 from reproduce.judge.cells import load_results
 from reproduce.report import page
@@ -390,7 +391,7 @@ def test_what_is_committed_fits_together(folder, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
     assert (folder / 'claims.md').read_text() == rendering.markdown(outcomes)
     assert (folder / 'claims.tex').read_text() == rendering.latex(outcomes)
-    assert outcomes.study.limits.strip() in rendering.text(outcomes)
+    assert outcomes.study.limits.strip() in as_text(*rendering.text(outcomes))
 
 
 def test_the_report_has_a_section_for_each_study(tmp_path, monkeypatch):
@@ -410,7 +411,7 @@ def test_the_report_has_a_section_for_each_study(tmp_path, monkeypatch):
 
 def test_tables_of_a_study():
     outcomes = made_up({('a', s): 52.0 + s for s in range(3)} | {('b', s): 50.0 for s in range(3)})
-    for drawn in (rendering.markdown(outcomes), rendering.text(outcomes)):
+    for drawn in (rendering.markdown(outcomes), as_text(*rendering.text(outcomes))):
         assert 'It shows <nothing>.' in drawn
         assert '+3.00' in drawn
     listed = rendering.as_dict(outcomes)

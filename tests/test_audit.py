@@ -356,7 +356,6 @@ def test_damaged_files_are_one_line(folder, name, before, after, message):
 def test_the_command_prints_text_or_json_and_exits_with_0(run, found):
     code, text, _ = run('audit', '--results', RESULTS)
     assert code == 0
-    assert max(map(len, text.splitlines())) <= 100
     assert ' '.join(text.split()).endswith(f' {len(found.findings)} findings.')
     code, out, _ = run('audit', '--results', RESULTS, '--format', 'json')
     result = json.loads(out)

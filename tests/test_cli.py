@@ -1,9 +1,7 @@
 """The command as a user meets it: exit codes, files, JSON, and one line for each mistake."""
 
-import io
 import json
 import os
-import re
 import shlex
 import subprocess
 from dataclasses import replace
@@ -17,12 +15,10 @@ from typer.main import get_command
 
 from reproduce import cli, paper
 from reproduce.base.errors import UserError
-from reproduce.base.screen import Screen
 from reproduce.complexity import counts
 from reproduce.judge import known_deviations
-from reproduce.judge.cells import Cell, load_results, write
+from reproduce.judge.cells import Cell, write
 from reproduce.judge.verdict import Verdict
-from reproduce.report import terminal
 from reproduce.systems import load_systems, selection
 
 ROOT = Path(__file__).parents[1]
@@ -196,59 +192,6 @@ def test_a_failed_write_leaves_the_old_file_whole(monkeypatch, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.fixture(scope='module')
-def judged():
-    """The cells of Tables 2, 5 and 7 as they are committed."""
-    return load_results(ROOT / 'results', (2, 5, 7))
-
-
-def plain(text):
-    return re.sub(r'\x1b\[[0-9;]*m', '', text)
-
-
-@pytest.mark.parametrize('width', [80, 120, 200])
-def test_a_table_is_no_wider_than_the_terminal(judged, width):
-    """Nothing is left out: every word of the wide output is in the narrow one."""
-    wide, text = terminal.render(judged), terminal.render(judged, Screen(width))
-    assert max(map(len, text.splitlines())) <= width
-    for cell in judged:
-        if cell.measured is not None:
-            assert f'{cell.measured:.4g}' in text
-    together = ''.join(text.split())
-    for cell in judged:
-        assert ''.join(cell.system.split()) in together
-        if cell.deviates:
-            assert ''.join(f'{cell.system}: {cell.reason}'.split()) in together
-    assert len(wide.splitlines()) <= len(text.splitlines())
-
-
-def test_rows_of_one_name_are_told_apart(judged):
-    text = terminal.render([cell for cell in judged if cell.table == 2])
-    rows = text.split('\n\n')[0].splitlines()[3:]
-    names = [row.partition('  ')[0] for row in rows]
-    assert len(names) == len(set(names)) == 8
-    assert 'MAFormer-S: Cross-shaped, Convolution' in names
-    assert 'MAFormer-S (3-3-8-3): Cross-shaped, Convolution' in names
-    assert 'T2 MAFormer-S: Cross-shaped, Convolution' in text  # among the deviations
-
-
-def test_colours_are_for_terminals_that_want_them(judged, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    for name in ('NO_COLOR', 'COLUMNS', 'TERM'):
-        monkeypatch.delenv(name, raising=False)
-    assert Screen.of(io.StringIO()) == Screen()
-    assert Screen.of(Terminal()).colours
-    coloured = terminal.render(judged, Screen(120, True))
-    assert '\x1b[' in coloured
-    assert plain(coloured) == terminal.render(judged, Screen(120))
-    monkeypatch.setenv('NO_COLOR', '1')
-    monkeypatch.setenv('COLUMNS', '93')
-    assert Screen.of(Terminal()) == Screen(93)
-
-
 def test_help_says_whole_sentences(run):
     for command in ([], ['evaluate'], ['score'], ['train']):
         code, out, _ = run(*command, '--help')
@@ -336,11 +279,3 @@ def test_make_takes_paths_with_spaces(target, words):
     spoken = shlex.split(done.stdout.replace('\\\n', ' '))
     start = spoken.index('reproduce') + 1
     assert spoken[start : start + len(words)] == words
-
-
-@pytest.mark.parametrize('arguments', [('checkpoints',), ('checkpoints', '--table', '5')])
-def test_lists_fit_the_terminal(run, monkeypatch, arguments):
-    monkeypatch.setenv('COLUMNS', '80')
-    code, out, _ = run(*arguments)
-    assert code == 0
-    assert max(map(len, out.splitlines())) <= 80

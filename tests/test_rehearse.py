@@ -21,6 +21,7 @@ from datasets import ade20k, coco, imagenet, shapes
 from reproduce.base import distributed
 from reproduce.base.distributed import join
 from reproduce.base.errors import OutOfMemory, UserError
+from reproduce.base.terminal import as_text
 from reproduce.openmmlab.configs import CONFIGS, load_config
 from reproduce.openmmlab.data_paths import check_classes
 from reproduce.train import checks, drawn_data, isolation
@@ -30,7 +31,7 @@ from reproduce.train.classifier_trial import try_recipe
 from reproduce.train.config_trial import try_config
 from reproduce.train.recipes import RECIPES, recipe_for
 from reproduce.train.rehearsal import RehearsalRequest, RehearsalRow, Training, rehearse, select
-from reproduce.train.rehearsal_report import as_text, file_name
+from reproduce.train.rehearsal_report import as_parts, file_name
 from reproduce.train.token_labeling import agreement
 from reproduce.train.trial import GradientWatch, Trial, TrialSettings, loader_speed, together
 
@@ -490,7 +491,7 @@ def test_a_text_has_its_reasons_and_its_advice():
         RehearsalRow('large', None, False, ('it was killed',), '--grad-checkpointing'),
     )
     found = rehearsals.Rehearsal(RehearsalRequest(), machine, (), rows, planned=3)
-    text = as_text(found)
+    text = as_text(*as_parts(found))
     lines = [' '.join(line.split()) for line in text.splitlines()]
     assert 'good yes 1.0 4 loader, 75 % 13.0 passes' in lines
     assert 'large no fails' in lines
@@ -503,5 +504,5 @@ def test_a_text_has_its_reasons_and_its_advice():
 def test_every_training_passes_at_full_size(tmp_path):
     """Takes an hour on two cores, and 12 GiB of memory."""
     found = rehearse(RehearsalRequest(output=tmp_path, steps=1, batch_size=2, device='cpu'), print)
-    print(as_text(found))
+    print(as_text(*as_parts(found)))
     assert found.passes

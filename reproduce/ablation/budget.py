@@ -14,7 +14,7 @@ from reproduce.ablation.judging import resolvable
 from reproduce.ablation.outcomes import Outcomes, VariantLine
 from reproduce.ablation.study import Study
 from reproduce.base.errors import UserError
-from reproduce.base.screen import Screen
+from reproduce.base.terminal import Part, TextTable
 from reproduce.base.wording import duration
 from reproduce.evaluate.accuracies import Request
 from reproduce.evaluate.devices import Devices, named
@@ -165,7 +165,7 @@ def _device_name(execution: Execution) -> str:
     return device_name(torch.device(execution.kind))
 
 
-def render(study: Study, budget: Budget, screen: Screen = Screen()) -> str:
+def render(study: Study, budget: Budget) -> list[Part]:
     """Return the budget of a study as text."""
     rows = [
         [
@@ -193,12 +193,10 @@ def render(study: Study, budget: Budget, screen: Screen = Screen()) -> str:
         'Smallest true difference in Top-1 (%) that would be found in 80 % of cases, at a '
         f'spread of paired differences of {budget.spread:.2f} ({budget.spread_source}):'
     )
-    return '\n\n'.join(
-        [
-            screen.wrapped(f'Study {study.name}: {study.about} {study.data}'.strip()),
-            screen.table(rows, ['variant', 'params M', 'FLOPs G', 'a run']),
-            screen.wrapped(cost),
-            screen.wrapped('\n'.join([found_in_most, *found])),
-            screen.wrapped(study.limits.strip()),
-        ]
-    )
+    return [
+        f'Study {study.name}: {study.about} {study.data}'.strip(),
+        TextTable(['variant', 'params M', 'FLOPs G', 'a run'], rows),
+        cost,
+        '\n'.join([found_in_most, *found]),
+        study.limits.strip(),
+    ]

@@ -1,13 +1,12 @@
 """A study's outcomes and its budget as text, Markdown and LaTeX."""
 
-import textwrap
 from math import isnan
 
 from tabulate import tabulate
 
 from reproduce.ablation.judging import LEVEL, POWER, DesignVerdict, Judgement
 from reproduce.ablation.outcomes import Outcomes
-from reproduce.base.screen import Screen
+from reproduce.base.terminal import Part, TextTable
 
 HEADINGS = (
     *('claim', 'paper', 'measured', '95 % interval', 'p (Holm)', 'resolvable', 'seeds'),
@@ -21,8 +20,6 @@ METHOD = (
     f'{POWER:.0%} of cases. Parameters, FLOPs and seconds of training are of the better and the '
     'worse side. A control checks the study itself, and is no claim of the paper.'
 )
-
-_CLAIM = 30  # characters in a line of a claim
 
 _SAYS = {
     DesignVerdict.SUPPORTED: 'supported here',
@@ -122,23 +119,18 @@ def about(outcomes: Outcomes) -> str:
     return f'{outcomes.study.about} {_data(outcomes)}'
 
 
-def text(outcomes: Outcomes, screen: Screen = Screen()) -> str:
+def text(outcomes: Outcomes) -> list[Part]:
     """Return the outcomes for a terminal."""
     study = outcomes.study
-    claims = [[textwrap.fill(says, _CLAIM), *fields] for says, *fields in rows(outcomes)]
-    return '\n\n'.join(
-        [
-            screen.wrapped(f'Study {study.name}: {about(outcomes)}'),
-            screen.table(
-                _accuracies(outcomes),
-                ['variant', 'mean', *(f'seed {seed}' for seed in study.seeds)],
-            ),
-            screen.table(claims, HEADINGS),
-            screen.paragraphs(map(sentence, outcomes.judgements)),
-            screen.wrapped(METHOD),
-            screen.wrapped(study.limits.strip()),
-        ]
-    )
+    seeds = (f'seed {seed}' for seed in study.seeds)
+    return [
+        f'Study {study.name}: {about(outcomes)}',
+        TextTable(['variant', 'mean', *seeds], _accuracies(outcomes)),
+        TextTable(HEADINGS, rows(outcomes)),
+        '\n'.join(map(sentence, outcomes.judgements)),
+        METHOD,
+        study.limits.strip(),
+    ]
 
 
 def markdown(outcomes: Outcomes) -> str:

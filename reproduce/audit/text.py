@@ -1,6 +1,5 @@
-"""The audit as text for a terminal; for one of 100 columns where there is none."""
+"""The audit as text for a terminal."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,33 +11,34 @@ from reproduce.audit.readings import GLOBAL_BRANCHES, Reading, Search, nearest, 
 from reproduce.audit.resolution import Lead
 from reproduce.audit.run import Audit
 from reproduce.audit.sources import SourceVerdict, unsourced
-from reproduce.base.screen import Screen
+from reproduce.base.terminal import Part, TextTable
 
-_WIDTH = 100  # where the output is no terminal
 _READINGS = 10  # the best ones are shown, and GLD over all tokens in the block as built
 
 
-def render(audit: Audit, screen: Screen = Screen()) -> str:
-    """Return all sections, ending with the list of what does not hold and one line of summary."""
+def render(audit: Audit) -> list[Part]:
+    """Return all sections, the list of what does not hold, and one line of summary."""
     checked = [c for c in audit.claims if c.verdict is not ClaimVerdict.UNCHECKED]
     unchecked = [c for c in audit.claims if c.verdict is ClaimVerdict.UNCHECKED]
     sections = [
-        ('FLOPs in one convention', _comparisons(audit.comparisons, screen)),
-        ('Claims of the text, recomputed from the tables', _claims(checked, screen)),
-        ('Claims that no table bears on', _unchecked(unchecked, screen)),
-        ('Contradictions between and within tables', _findings(audit.contradictions, screen)),
-        ('Against publications that print the same rows', _sources(audit, screen)),
-        ('Misprints, and what was measured', _misprints(audit.misprints, screen)),
+        ('FLOPs in one convention', _comparisons(audit.comparisons)),
+        ('Claims of the text, recomputed from the tables', _claims(checked)),
+        ('Claims that no table bears on', _unchecked(unchecked)),
+        ('Contradictions between and within tables', _findings(audit.contradictions)),
+        ('Against publications that print the same rows', _sources(audit)),
+        ('Misprints, and what was measured', _misprints(audit.misprints)),
         (
             'Measured otherwise, not listed as misprints',
-            _findings(audit.measured_otherwise, screen),
+            _findings(audit.measured_otherwise),
         ),
-        ('Bold differences and chance', _leads(audit, screen)),
-        ('Readings of the block', _readings(audit.search, screen)),
-        ('What does not hold', _list(audit.findings, screen)),
+        ('Bold differences and chance', _leads(audit)),
+        ('Readings of the block', _readings(audit.search)),
+        ('What does not hold', _list(audit.findings)),
     ]
-    body = '\n\n'.join(f'{title}\n{"=" * len(title)}\n\n{text}' for title, text in sections)
-    return f'{body}\n\n{_filled(summary(audit), screen)}'
+    parts: list[Part] = []
+    for title, of_section in sections:
+        parts += [f'{title}\n{"=" * len(title)}', *of_section]
+    return [*parts, summary(audit)]
 
 
 def summary(audit: Audit) -> str:
@@ -48,13 +48,9 @@ def summary(audit: Audit) -> str:
     return f'{len(audit.claims)} claims: {verdicts}. {len(audit.findings)} findings.'
 
 
-def _filled(text: str, screen: Screen) -> str:
-    return textwrap.fill(text, screen.width or _WIDTH)
-
-
-def _comparisons(comparisons: Sequence[Comparison], screen: Screen) -> str:
+def _comparisons(comparisons: Sequence[Comparison]) -> list[Part]:
     if not comparisons:
-        return 'No MAFormer and its rival print FLOPs of two conventions.'
+        return ['No MAFormer and its rival print FLOPs of two conventions.']
     rows = []
     for pair in comparisons:
         cells = pair.ours, pair.rival
@@ -71,33 +67,32 @@ def _comparisons(comparisons: Sequence[Comparison], screen: Screen) -> str:
         'is the one of its two depths whose FLOPs are nearest to the printed. Total counts the '
         'products of attention, layer does not.'
     )
-    return f'{screen.columns(rows, heads, [24, 22, *[10] * 5])}\n\n{_filled(legend, screen)}'
+    return [TextTable(heads, rows), legend]
 
 
-def _claims(claims: Sequence[JudgedClaim], screen: Screen) -> str:
+def _claims(claims: Sequence[JudgedClaim]) -> list[Part]:
     rows = [[c.claim.place, c.claim.says, c.claim.printed, c.computed, c.verdict] for c in claims]
     heads = ['place', 'claim', 'text', 'tables', '']
-    table = screen.columns(rows, heads, [18, 44, 5, 10, 14])
     legend = (
         '"text" is what the sentence says, "tables" what the cells give. Unlike rows: the numbers '
         'agree, but one row has token labeling and the other has not. In one reading: of the rows '
         'that the sentence may mean, some agree.'
     )
-    return f'{table}\n\n{_filled(legend, screen)}'
+    return [TextTable(heads, rows), legend]
 
 
-def _unchecked(claims: Sequence[JudgedClaim], screen: Screen) -> str:
+def _unchecked(claims: Sequence[JudgedClaim]) -> list[Part]:
     rows = [[c.claim.place, c.claim.says, c.claim.printed, c.evidence] for c in claims]
-    return screen.columns(rows, ['place', 'claim', 'text', 'why not'], [18, 26, 18, 32])
+    return [TextTable(['place', 'claim', 'text', 'why not'], rows)]
 
 
-def _findings(findings: Sequence[Finding], screen: Screen) -> str:
+def _findings(findings: Sequence[Finding]) -> list[Part]:
     rows = [[f.place, f.says, f.evidence] for f in findings]
     heads = ['place', 'printed', 'evidence']
-    return screen.columns(rows, heads, [24, 26, 46]) if rows else 'None.'
+    return [TextTable(heads, rows) if rows else 'None.']
 
 
-def _sources(audit: Audit, screen: Screen) -> str:
+def _sources(audit: Audit) -> list[Part]:
     """Return what differs from every source, what differs from some, and what has no source."""
     counts = Counter(cell.verdict for cell in audit.sourced)
     verdicts = ', '.join(f'{counts[v]} {v}' for v in SourceVerdict)
@@ -107,30 +102,26 @@ def _sources(audit: Audit, screen: Screen) -> str:
         if cell.verdict is SourceVerdict.PARTLY
     ]
     without = ', '.join(unsourced(audit.sourced))
-    parts = [
-        _filled(
-            f"{len(audit.sourced)} cells of the rivals' rows, against the publications of "
-            f'reproduce/paper/sources: {verdicts}. These agree with none:',
-            screen,
-        ),
-        _findings(audit.sources, screen),
+    return [
+        f"{len(audit.sourced)} cells of the rivals' rows, against the publications of "
+        f'reproduce/paper/sources: {verdicts}. These agree with none:',
+        *_findings(audit.sources),
         'These agree with some:',
-        screen.columns(partly, ['row', 'metric', 'printed', 'sources'], [16, 16, 7, 54]),
-        _filled(f'No source here prints an accuracy of: {without or "none"}.', screen),
+        TextTable(['row', 'metric', 'printed', 'sources'], partly),
+        f'No source here prints an accuracy of: {without or "none"}.',
     ]
-    return '\n\n'.join(parts)
 
 
-def _misprints(misprints: Sequence[MeasuredMisprint], screen: Screen) -> str:
+def _misprints(misprints: Sequence[MeasuredMisprint]) -> list[Part]:
     rows = [
         [f'T{m.table} {m.model}', m.metric, m.printed, m.likely, f'{m.reason} {m.measured}'.strip()]
         for m in misprints
     ]
     heads = ['row', 'metric', 'printed', 'likely', 'reason, measured']
-    return screen.columns(rows, heads, [14, 16, 7, 7, 44])
+    return [TextTable(heads, rows)]
 
 
-def _leads(audit: Audit, screen: Screen) -> str:
+def _leads(audit: Audit) -> list[Part]:
     """Return how many leads of MAFormer chance could explain, and which."""
     resolved = sum(lead.resolved for lead in audit.leads)
     beyond = sum(lead.beyond_seeds for lead in audit.leads)
@@ -142,8 +133,7 @@ def _leads(audit: Audit, screen: Screen) -> str:
     )
     small = [lead for lead in audit.leads if not (lead.resolved and lead.beyond_seeds)]
     heads = ['row', 'metric', 'over', 'by', 'shown from', 'seeds']
-    table = screen.columns(list(map(_lead, small)), heads, [20] * 6)
-    return f'{_filled(text, screen)}\n\n{table}'
+    return [text, TextTable(heads, [_lead(lead) for lead in small])]
 
 
 def _lead(lead: Lead) -> list[str]:
@@ -152,7 +142,7 @@ def _lead(lead: Lead) -> list[str]:
     return [row, lead.metric, lead.rival, *(f'{value:.2f}' for value in values)]
 
 
-def _readings(search: Search, screen: Screen) -> str:
+def _readings(search: Search) -> list[Part]:
     small, *large = search.variants
     rows = [
         [
@@ -183,18 +173,13 @@ def _readings(search: Search, screen: Screen) -> str:
         'of model.maformer builds it; the others are counted in closed form only. An MLP counts '
         'the same after the local attention and after the fusion.'
     )
-    table = screen.columns(rows, heads, [33, 8, 6, 6, 4, 16, 5])
-    return f'{_filled(legend, screen)}\n\n{table}'
+    return [legend, TextTable(heads, rows)]
 
 
-def _list(findings: Sequence[Finding], screen: Screen) -> str:
-    return '\n'.join(
-        textwrap.fill(
-            f'{finding.place}: {finding.says}. {finding.evidence.rstrip(".")}.',
-            screen.width or _WIDTH,
-            initial_indent=f'{i:3}. ',
-            subsequent_indent='     ',
-            break_on_hyphens=False,
+def _list(findings: Sequence[Finding]) -> list[Part]:
+    return [
+        '\n'.join(
+            f'{i:3}. {finding.place}: {finding.says}. {finding.evidence.rstrip(".")}.'
+            for i, finding in enumerate(findings, 1)
         )
-        for i, finding in enumerate(findings, 1)
-    )
+    ]

@@ -1,14 +1,13 @@
 """`python -m reproduce ablation`: the paper's claims about its design, tested by training."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reproduce.base import terminal
 from reproduce.base.files import write_atomically
 from reproduce.base.folders import ABLATIONS
-from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 
@@ -84,7 +83,6 @@ def ablation(
     from reproduce.ablation.execution import Execution, execute
 
     execution = Execution(chosen, work, data, labels, jobs, device and device.value, workers)
-    screen = Screen.of(sys.stdout)
     if dry_run:
         from reproduce.ablation.budget import estimate, render
 
@@ -92,7 +90,7 @@ def ablation(
         if format is OutputFormat.JSON:
             print_json(budget.as_dict())
         else:
-            print(render(chosen, budget, screen))
+            terminal.show(*render(chosen, budget))
         return
     outcomes = execute(execution, output)
     write_atomically(output / 'claims.md', rendering.markdown(outcomes))
@@ -100,4 +98,4 @@ def ablation(
     if format is OutputFormat.JSON:
         print_json(rendering.as_dict(outcomes))
     else:
-        print(f'\n{rendering.text(outcomes, screen)}\n\nWritten: {output}')
+        terminal.show('', *rendering.text(outcomes), f'Written: {output}')

@@ -1,14 +1,12 @@
 """`python -m reproduce audit`: the paper against itself."""
 
-import sys
-
 import typer
 from pydantic_core import to_jsonable_python
 
 from reproduce.audit import text
 from reproduce.audit.run import audit as run_audit
+from reproduce.base import terminal
 from reproduce.base.folders import RESULTS
-from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 
@@ -25,4 +23,4 @@ def audit(results: options.Results = RESULTS, format: options.Format = OutputFor
     if format is OutputFormat.JSON:
         print_json(to_jsonable_python(found))
     else:
-        print(text.render(found, Screen.of(sys.stdout)))
+        terminal.show(*text.render(found))

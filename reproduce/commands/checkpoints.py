@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from reproduce.base import terminal
 from reproduce.base.errors import UserError
 from reproduce.base.folders import EVALUATIONS
-from reproduce.base.screen import Screen
 from reproduce.base.wording import nearest
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
@@ -80,9 +80,7 @@ def checkpoints(
         }
         print_json(result)
     else:
-        print(_render(listed))
-        if not names:
-            print(f'\n{Screen.of(sys.stdout).wrapped(summary(counts))}')
+        terminal.show(*_render(listed), *([] if names else [summary(counts)]))
     raise typer.Exit(code)
 
 
@@ -151,7 +149,7 @@ def _entry(
     }
 
 
-def _render(listed: list[dict[str, Any]]) -> str:
+def _render(listed: list[dict[str, Any]]) -> list[terminal.Part]:
     rows = [
         [
             ', '.join(map(str, entry['tables'])),
@@ -166,9 +164,8 @@ def _render(listed: list[dict[str, Any]]) -> str:
         for entry in listed
     ]
     heads = ['table', 'system', 'state', 'published (paper)', 'licence']
-    screen = Screen.of(sys.stdout)
-    table = screen.table(rows, heads)
     others = [f'{entry["system"]}: {entry["protocol"]}.' for entry in listed if entry['protocol']]
-    if not others:
-        return table
-    return '\n'.join([table, '', "Their protocol is not the row's:", *map(screen.wrapped, others)])
+    parts: list[terminal.Part] = [terminal.TextTable(heads, rows)]
+    if others:
+        parts.append('\n'.join(["Their protocol is not the row's:", *others]))
+    return parts

@@ -1,17 +1,16 @@
 """`python -m reproduce compare`: is the difference between two results real?"""
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reproduce.base import terminal
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import EVALUATIONS
-from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, print_json
 from reproduce.compare import as_text
@@ -88,17 +87,18 @@ def compare(
         check_writable(save.parent)
     candidates = find_candidates(names, evaluations, data)
     markdown = format is ComparisonFormat.MARKDOWN
-    screen = Screen() if markdown else Screen.of(sys.stdout)
     if len(candidates) > 2:
         found = matrix(candidates)
-        text = as_text.render_matrix(found, markdown, screen)
+        parts = as_text.render_matrix(found, markdown)
     else:
         found = compared(*candidates)
-        text = as_text.render(found, markdown, screen)
+        parts = as_text.render(found, markdown)
     if format is ComparisonFormat.JSON:
         print_json(found.as_dict())
+    elif markdown:
+        print('\n\n'.join(parts))
     else:
-        print(text)
+        terminal.show(*parts)
     if save is not None:
         write_atomically(save, json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + '\n')
     if pictures is not None:

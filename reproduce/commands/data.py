@@ -1,13 +1,12 @@
 """`python -m reproduce data`: what a folder holds of the data sets, and in which form."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from datasets.inventory import DataState, in_short, sentences, take_inventory
-from reproduce.base.screen import Screen
+from reproduce.base import terminal
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 
@@ -59,8 +58,5 @@ def data(
         if verify:
             rows[-1].append(in_short(entry))
     heads = ['', '', 'images', 'form', 'where', *(['verified'] if verify else [])]
-    screen = Screen.of(sys.stdout)
-    print(screen.table(rows, heads))
-    for sentence in sentences(entries):
-        print(f'\n{screen.wrapped(sentence)}')
+    terminal.show(terminal.TextTable(heads, rows), *sentences(entries))
     raise typer.Exit(code)

@@ -1,15 +1,14 @@
 """`python -m reproduce plan`: what the tables would evaluate, and how long it takes."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reproduce.base import terminal
 from reproduce.base.errors import UserError
 from reproduce.base.folders import ABLATIONS, EVALUATIONS
 from reproduce.base.quiet import quiet_libraries
-from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
 from reproduce.systems.selection import rows_and_systems, select
@@ -75,7 +74,7 @@ def plan(
     if format is OutputFormat.JSON:
         print_json(drawn.as_dict())
     else:
-        print(planning.render(drawn, Screen.of(sys.stdout)))
+        terminal.show(*planning.render(drawn))
 
 
 def _check_study_options(context: typer.Context) -> None:

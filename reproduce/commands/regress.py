@@ -1,12 +1,11 @@
 """`python -m reproduce regress`: the regression gate."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reproduce.base.screen import Screen
+from reproduce.base import terminal
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 
@@ -56,5 +55,5 @@ def regress(
         result = {'checks': [c.as_dict() for c in checks], 'exit_code': code}
         print_json(result)
     else:
-        print(render(checks, every, Screen.of(sys.stdout)))
+        terminal.show(*render(checks, every))
     raise typer.Exit(code)

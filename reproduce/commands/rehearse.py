@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from reproduce.base.screen import Screen
+from reproduce.base import terminal
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
 
@@ -117,5 +117,5 @@ def rehearse(
     if format is OutputFormat.JSON:
         print_json(rehearsal_report.as_dict(found))
     else:
-        print(rehearsal_report.as_text(found, Screen.of(sys.stdout)))
+        terminal.show(*rehearsal_report.as_parts(found))
     raise typer.Exit(0 if found.passes else 1)

@@ -1,12 +1,11 @@
 """`python -m reproduce table`: measure, judge and write the cells of the paper's tables."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reproduce.base import files
+from reproduce.base import files, terminal
 from reproduce.base.folders import EVALUATIONS, RESULTS
 from reproduce.base.quiet import quiet_libraries
 from reproduce.commands import options
@@ -52,11 +51,10 @@ def table(
     with quiet_libraries():
         # Imported here, so that `--help` waits for none of it.
         from reproduce import paper
-        from reproduce.base.screen import Screen
         from reproduce.complexity import counts
         from reproduce.evaluate import accuracies
         from reproduce.judge import assembly, cells, known_deviations
-        from reproduce.report import terminal
+        from reproduce.report import listing
 
         rows, systems = rows_and_systems(tables)
         folder = output or (None if models else RESULTS)
@@ -89,6 +87,6 @@ def table(
             }
         )
     else:
-        print(terminal.render(judged, Screen.of(sys.stdout)))
-        print(f'Written: {", ".join(map(str, written)) or "nothing; name a folder with --output"}.')
+        names = ', '.join(map(str, written)) or 'nothing; name a folder with --output'
+        terminal.show(*listing.render(judged), f'Written: {names}.')
     raise typer.Exit(code)

@@ -1,13 +1,12 @@
 """`python -m reproduce verify`: a record against its attestation."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reproduce.base import terminal
 from reproduce.base.folders import EVALUATIONS
-from reproduce.base.screen import Screen
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.evaluate import verification
@@ -47,7 +46,6 @@ def verify(
             }
         )
     else:
-        print(path)
         rows = [[one.part, one.state, one.reason] for one in checked]
-        print(Screen.of(sys.stdout).columns(rows))
+        terminal.show(str(path), terminal.TextTable([], rows))
     raise typer.Exit(code)

@@ -4,40 +4,38 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from reproduce.base.screen import Screen
+from reproduce.base.terminal import Part, TextTable
 from reproduce.compare.results import Matrix, PairedComparison
 from reproduce.statistics.paired import LEVEL, ClassDifference, Difference
 
 _CLASSES = 5  # named, besides those whose difference is significant
 
 
-def render(comparison: PairedComparison, markdown: bool = False, screen: Screen = Screen()) -> str:
+def render(comparison: PairedComparison, markdown: bool = False) -> list[Part]:
     """Return two systems' differences as tables, with a sentence that says what they show."""
     bullet = '- ' if markdown else ''
     heads = ['metric', 'first', 'second', 'difference', '95 % interval', 'p']
     rows = [_row(d) for d in comparison.paired.metrics]
     parts = [
-        screen.paragraphs(
+        '\n'.join(
             f'{bullet}{place}: {c.name}' + (f' ({c.attestation})' if c.attestation else '')
             for place, c in (('first', comparison.first), ('second', comparison.second))
         ),
-        _table(rows, heads, markdown, screen),
-        screen.paragraphs(_sentence(d) for d in comparison.headlines),
-        _classes(comparison, markdown, screen),
+        _table(rows, heads, markdown),
+        '\n'.join(_sentence(d) for d in comparison.headlines),
+        *_classes(comparison, markdown),
     ]
     if comparison.images:
         rows = [[i.name, f'{i.first:.1f}', f'{i.second:.1f}'] for i in comparison.images]
         heads = ['images that differ most', 'first', 'second']
-        parts.append(_table(rows, heads, markdown, screen))
-    return '\n\n'.join(filter(None, parts))
+        parts.append(_table(rows, heads, markdown))
+    return parts
 
 
-def _table(
-    rows: Sequence[Sequence[str]], heads: Sequence[str], markdown: bool, screen: Screen
-) -> str:
+def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], markdown: bool) -> Part:
     if markdown:
         return tabulate(rows, heads, 'github', disable_numparse=True)
-    return screen.table(rows, heads)
+    return TextTable(heads, rows)
 
 
 def _row(d: Difference) -> list[str]:
@@ -67,11 +65,11 @@ def _sentence(d: Difference) -> str:
     return f'{d.metric}: the second is significantly {which} (p {p_value(d.p)}).'
 
 
-def _classes(comparison: PairedComparison, markdown: bool, screen: Screen) -> str:
+def _classes(comparison: PairedComparison, markdown: bool) -> list[Part]:
     """Return the classes that differ significantly, and a few of the largest differences."""
     tested = [d for d in comparison.paired.classes if d.p is not None]
     if not tested:
-        return ''
+        return []
     significant = [d for d in tested if d.p < LEVEL]
     largest = sorted(tested, key=lambda d: -abs(d.difference))[:_CLASSES]
     shown = sorted({id(d): d for d in [*significant, *largest]}.values(), key=_size)
@@ -88,24 +86,24 @@ def _classes(comparison: PairedComparison, markdown: bool, screen: Screen) -> st
         if d.difference
     ]
     if not rows:
-        return ''
+        return []
     heads = ['class', 'metric', 'first', 'second', 'difference', "p (Holm's)"]
     note = f'{len(significant)} of {len(tested)} differences of single classes are significant.'
-    return f'{_table(rows, heads, markdown, screen)}\n\n{screen.wrapped(note)}'
+    return [_table(rows, heads, markdown), note]
 
 
 def _size(d: ClassDifference) -> float:
     return -abs(d.difference)
 
 
-def render_matrix(found: Matrix, markdown: bool = False, screen: Screen = Screen()) -> str:
+def render_matrix(found: Matrix, markdown: bool = False) -> list[Part]:
     """Return a matrix for each headline: by how much the row's system is better than the column's.
 
     A star marks what is significant after Holm's correction for the number of comparisons.
     """
     bullet = '- ' if markdown else ''
     names = (f'{bullet}{_letter(i)}: {c.name}' for i, c in enumerate(found.candidates))
-    parts = [screen.paragraphs(names)]
+    parts = ['\n'.join(names)]
     metrics = dict.fromkeys(d.metric for c in found.pairs.values() for d in c.headlines)
     for metric in metrics:
         rows = []
@@ -113,10 +111,10 @@ def render_matrix(found: Matrix, markdown: bool = False, screen: Screen = Screen
             cells = [_entry(found, metric, i, j) for j in range(len(found.candidates))]
             rows.append([_letter(i), _value(found, metric, i), *cells])
         letters = [f'- {_letter(j)}' for j in range(len(found.candidates))]
-        parts.append(_table(rows, [metric, '', *letters], markdown, screen))
+        parts.append(_table(rows, [metric, '', *letters], markdown))
     tests = len(found.corrected)
-    parts.append(screen.wrapped(f'* significant at {LEVEL}, corrected by Holm for {tests} tests'))
-    return '\n\n'.join(parts)
+    parts.append(f'* significant at {LEVEL}, corrected by Holm for {tests} tests')
+    return parts
 
 
 def _letter(i: int) -> str:

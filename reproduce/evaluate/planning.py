@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from reproduce.base.errors import UserError
-from reproduce.base.screen import Screen
+from reproduce.base.terminal import Part, TextTable
 from reproduce.base.wording import duration
 from reproduce.complexity.forward_costs import ForwardCost, forward_costs
 from reproduce.evaluate import accuracies, records
@@ -245,7 +245,7 @@ def _cost(inputs: Inputs, one: ForwardCost | str, request: Request, device: Devi
     )
 
 
-def render(plan: Plan, screen: Screen = Screen()) -> str:
+def render(plan: Plan) -> list[Part]:
     """Return the plan as text: the systems to evaluate, what is found and missing, sums."""
     steps = {step.inputs.system.name: step for step in plan.steps}
     groups: dict[tuple[str, CellState, str], list[PlannedCell]] = {}
@@ -260,7 +260,7 @@ def render(plan: Plan, screen: Screen = Screen()) -> str:
         for (name, state, _), cells in groups.items()
     ]
     heads = ['system', 'cells', '', 'images', 'pixels', 'G/image', 'time', 'GiB']
-    parts = [screen.table(lines, heads)]
+    parts: list[Part] = [TextTable(heads, lines)]
     parts += [_found(step) for step in plan.steps if step.inputs.complete]
     parts += [
         f'record, {name}: {reason}.' for name, state, reason in groups if state is CellState.RECORD
@@ -284,8 +284,7 @@ def render(plan: Plan, screen: Screen = Screen()) -> str:
         f'{duration(plan.seconds(False))}. Forward passes only: reading images and, of detectors, '
         'NMS and masks come on top. Memory is in fp32, without what the device itself needs.',
     ]
-    parts += [_read(plan, task) for task in plan.readings]
-    return '\n\n'.join([parts[0], *map(screen.wrapped, parts[1:])])
+    return [*parts, *(_read(plan, task) for task in plan.readings)]
 
 
 def _read(plan: Plan, task: str) -> str:

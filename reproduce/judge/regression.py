@@ -12,7 +12,7 @@ from typing import Any
 from datasets import shapes
 from reproduce.base.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.base.launcher import check_alone
-from reproduce.base.screen import Screen
+from reproduce.base.terminal import Part, TextTable
 from reproduce.evaluate.harness import Outcome, evaluate
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
@@ -182,7 +182,7 @@ def exit_code(checks: Collection[Check]) -> int:
     return 2 if Verdict.ERROR in verdicts else int(Verdict.WORSE in verdicts)
 
 
-def render(checks: Collection[Check], every: bool = False, screen: Screen = Screen()) -> str:
+def render(checks: Collection[Check], every: bool = False) -> list[Part]:
     """Return the checks as a table; those not run are counted, and listed only with `every`."""
     shown = [check for check in checks if every or check.verdict is not Verdict.NOT_RUN]
     rows = [
@@ -199,8 +199,7 @@ def render(checks: Collection[Check], every: bool = False, screen: Screen = Scre
         for check in shown
     ]
     heads = ['checkpoint', 'data', 'metric', 'reference', 'measured', 'verdict', 'licence', '']
-    parts = [screen.explained(rows, heads, widest=None)] if rows else []
+    parts: list[Part] = [TextTable(heads, rows)] if rows else []
     if hidden := len(checks) - len(shown):
-        sentence = f'{hidden} not-run, for want of weights or data: --all lists them.'
-        parts.append(screen.wrapped(sentence))
-    return '\n\n'.join(parts)
+        parts.append(f'{hidden} not-run, without weights or data: --all lists them.')
+    return parts

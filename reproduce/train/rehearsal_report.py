@@ -7,7 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from reproduce.base.screen import Screen
+from reproduce.base.terminal import Part, TextTable
 from reproduce.base.versions import libraries
 from reproduce.train.checks import ReadinessCheck
 from reproduce.train.rehearsal import Rehearsal, RehearsalRequest, RehearsalRow
@@ -15,9 +15,10 @@ from reproduce.train.trial import GIB
 
 _HEADINGS = ('training', 'fits', 'peak GiB', 'images/s', 'limited by', 'days', 'verdict')
 _ALIGN = ('left', 'left', 'right', 'right', 'left', 'right', 'left')
+_RIGHT = ('peak GiB', 'images/s', 'days')
 
 
-def as_text(rehearsal: Rehearsal, screen: Screen = Screen(), markdown: bool = False) -> str:
+def as_parts(rehearsal: Rehearsal, markdown: bool = False) -> list[Part]:
     """Return the tables of a rehearsal, and what to change."""
     checks = [_check_cells(c) for c in (*rehearsal.machine.checks, *rehearsal.checks)]
     rows = [_row_cells(row) for row in rehearsal.rows]
@@ -29,7 +30,7 @@ def as_text(rehearsal: Rehearsal, screen: Screen = Screen(), markdown: bool = Fa
             tabulate(rows, _HEADINGS, 'github', colalign=_ALIGN, disable_numparse=True),
         ]
     else:
-        parts = [screen.columns(checks, heads), screen.table(rows, _HEADINGS, _ALIGN)]
+        parts = [TextTable(heads, checks), TextTable(_HEADINGS, rows, _RIGHT)]
     bullet = '* ' if markdown else ''
     lines = [f'{bullet}{c.name}: {c.advice}' for c in _with_advice(rehearsal)]
     for row in rehearsal.rows:
@@ -37,12 +38,12 @@ def as_text(rehearsal: Rehearsal, screen: Screen = Screen(), markdown: bool = Fa
             f'{bullet}{row.name}: {sentence}' for sentence in (*row.reasons, row.advice) if sentence
         ]
     if lines:
-        parts.append(screen.paragraphs(lines))
+        parts.append('\n'.join(lines))
     passing = sum(row.passes for row in rehearsal.rows)
     left = rehearsal.planned - len(rehearsal.rows)
     rest = f'; {left} not reached' if left else ''
-    parts.append(screen.wrapped(f'{passing} of {len(rehearsal.rows)} pass{rest}.'))
-    return '\n\n'.join(parts)
+    parts.append(f'{passing} of {len(rehearsal.rows)} pass{rest}.')
+    return parts
 
 
 def as_dict(rehearsal: Rehearsal) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def as_markdown(rehearsal: Rehearsal) -> str:
     names = ', '.join(f'{name} {versions[name]}' for name in ('python', 'torch', 'timm'))
     request = rehearsal.request
     data = 'drawn data' if request.data is None else 'data of its own'
-    text = as_text(rehearsal, markdown=True)
+    text = '\n\n'.join(as_parts(rehearsal, markdown=True))
     text = text.replace(str(request.output.absolute()), 'the output folder')
     return (
         f'# A rehearsal on {rehearsal.machine.device}\n\n'

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
-from reproduce.base.screen import Screen
+from reproduce.base.terminal import Part, Text, TextTable
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge.assembly import count, count_published
 from reproduce.judge.cells import Cell
@@ -41,7 +41,7 @@ _LEGEND = (
 )
 
 
-def render(cells: Collection[Cell], screen: Screen = Screen()) -> str:
+def render(cells: Collection[Cell]) -> list[Part]:
     """Return the cells as text: tables, then deviations, what is missing, and the summary."""
     tables = {n: lines([*cells], n) for n in sorted({cell.table for cell in cells})}
     names = {
@@ -50,17 +50,15 @@ def render(cells: Collection[Cell], screen: Screen = Screen()) -> str:
         for line in of_table
         for cell in line.cells.values()
     }
-    return '\n\n'.join(
-        [
-            *(_table(number, of_table, screen) for number, of_table in tables.items()),
-            '\n'.join(map(screen.wrapped, _LEGEND.splitlines())),
-            *_deviations(cells, names, screen),
-            *_references(cells, names, screen),
-            *_published(cells, names, screen),
-            *map(screen.wrapped, _missing(cells)),
-            screen.wrapped(summary(cells)),
-        ]
-    )
+    return [
+        *(part for number, of_table in tables.items() for part in _table(number, of_table)),
+        _LEGEND,
+        *_deviations(cells, names),
+        *_references(cells, names),
+        *_published(cells, names),
+        *_missing(cells),
+        summary(cells),
+    ]
 
 
 def summary(cells: Collection[Cell]) -> str:
@@ -70,18 +68,18 @@ def summary(cells: Collection[Cell]) -> str:
     return f'Table {", ".join(map(str, tables))}: {len(cells)} cells: {counts}.'
 
 
-def _table(number: int, of_table: Sequence[Line], screen: Screen) -> str:
+def _table(number: int, of_table: Sequence[Line]) -> list[Part]:
     beside = totals_beside_mixed(number, of_table)
     used = {name for line in of_table for name in line.cells}
     columns = with_extras(number, [name for name in TABLES[number].columns if name in used], beside)
     rows = [
-        [line.name, *(_field(line, column, screen) for column in columns), ', '.join(line.systems)]
+        [line.name, *(_field(line, column) for column in columns), ', '.join(line.systems)]
         for line in of_table
     ]
     several = len(TABLES[number].frameworks) > 1
     heads = [_heading(number, column, several) for column in columns]
     title = f'Table {number}. {TABLES[number].title}'
-    return f'{screen.wrapped(title)}\n{screen.table(rows, ["row", *heads, "system"])}'
+    return [title, TextTable(['row', *heads, 'system'], rows)]
 
 
 def _heading(number: int, column: str, several: bool) -> str:
@@ -91,19 +89,19 @@ def _heading(number: int, column: str, several: bool) -> str:
     return f'{of.framework.short_heading} {name}' if several else name
 
 
-def _field(line: Line, column: str, screen: Screen) -> str:
+def _field(line: Line, column: str) -> str | Text:
     cell = line.cells.get(column)
     if cell is None:
         total = line.extras.get(column)
         return '' if total is None else f'{total:.4g}'
     if cell.measured is None:
-        return screen.coloured(f'·/{cell.printed}', 'bright_black') if cell.printed else ''
+        return Text(f'·/{cell.printed}' if cell.printed else '', 'bright_black')
     convention = CONVENTION_MARKS.get(cell.distinct_convention, '')
-    mark = screen.coloured(_MARKS.get(cell.verdict, ''), _COLOURS.get(cell.verdict))
-    return f'{cell.measured:.4g}{convention}/{cell.printed or "–"} {mark}'
+    mark = (_MARKS.get(cell.verdict, ''), _COLOURS.get(cell.verdict, ''))
+    return Text.assemble(f'{cell.measured:.4g}{convention}/{cell.printed or "–"} ', mark)
 
 
-def _deviations(cells: Iterable[Cell], names: Mapping[Hashable, str], screen: Screen) -> list[str]:
+def _deviations(cells: Iterable[Cell], names: Mapping[Hashable, str]) -> list[Part]:
     deviating = [cell for cell in cells if cell.verdict in list(_MARKS)[1:]]
     if not deviating:
         return []
@@ -114,29 +112,29 @@ def _deviations(cells: Iterable[Cell], names: Mapping[Hashable, str], screen: Sc
             cell.paper,
             '' if cell.measured is None else f'{cell.measured:.4g}',
             off_by(cell),
-            screen.coloured(cell.verdict, _COLOURS.get(cell.verdict)),
+            Text(cell.verdict, _COLOURS.get(cell.verdict, '')),
             f'{cell.system}: {cell.reason}',
         ]
         for cell in deviating
     ]
     heads = ['deviation', 'metric', 'paper', 'measured', 'off by', 'verdict', 'system: reason']
-    return [screen.explained(rows, heads)]
+    return [TextTable(heads, rows)]
 
 
-def _references(cells: Iterable[Cell], names: Mapping[Hashable, str], screen: Screen) -> list[str]:
+def _references(cells: Iterable[Cell], names: Mapping[Hashable, str]) -> list[Part]:
     rows = [
         [
             *(f'T{c.table} {names[c.key]}', c.metric, c.reference, f'{c.measured:.2f}'),
-            screen.coloured(c.reference_verdict, _COLOURS.get(c.reference_verdict)),
+            Text(c.reference_verdict, _COLOURS.get(c.reference_verdict, '')),
         ]
         for c in cells
         if c.reference and c.measured is not None
     ]
     heads = ['same weights', 'metric', 'reference', 'measured', 'verdict']
-    return [screen.table(rows, heads)] if rows else []
+    return [TextTable(heads, rows)] if rows else []
 
 
-def _published(cells: Collection[Cell], names: Mapping[Hashable, str], screen: Screen) -> list[str]:
+def _published(cells: Collection[Cell], names: Mapping[Hashable, str]) -> list[Part]:
     """Return what publishers of public weights state otherwise than the paper, and the counts."""
     counts = count_published(cells)
     if not sum(counts.values()):
@@ -155,8 +153,7 @@ def _published(cells: Collection[Cell], names: Mapping[Hashable, str], screen: S
         f'{counts[Agreement.AGREES]} agree with the paper, {counts[Agreement.HIGHER]} are higher '
         f'and {counts[Agreement.LOWER]} are lower.'
     )
-    table = [screen.explained(rows, heads)] if rows else []
-    return [*table, screen.wrapped(sentence)]
+    return [*([TextTable(heads, rows)] if rows else []), sentence]
 
 
 def _missing(cells: Iterable[Cell]) -> list[str]:
