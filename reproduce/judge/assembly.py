@@ -10,7 +10,7 @@ from reproduce.evaluate.unmeasured import Accuracy, Failed
 from reproduce.judge.cells import Cell
 from reproduce.judge.known_deviations import KNOWN, KnownDeviation
 from reproduce.judge.references import check_reference
-from reproduce.judge.verdict import Agreement, Verdict, compare_published, judge
+from reproduce.judge.verdict import Agreement, Verdict, compare_published, exit_status, judge
 from reproduce.paper import Column, Printed, Row, Tolerance
 from reproduce.systems import System
 from reproduce.weights import registry
@@ -247,9 +247,6 @@ def exit_code(cells: Collection[Cell], strict: bool) -> int:
 
     A cell counts by both of its verdicts, but for one that another system of its row satisfies.
     """
-    verdicts = {cell.verdict for cell in cells if not cell.satisfied_by}
-    references = {cell.reference_verdict for cell in cells}
-    if Verdict.ERROR in verdicts | references:
-        return 2
-    worse = Verdict.WORSE in verdicts | references
-    return int(worse or (strict and Verdict.NOT_RUN in verdicts))
+    verdicts = [cell.verdict for cell in cells if not cell.satisfied_by]
+    references = [cell.reference_verdict for cell in cells]
+    return max(exit_status(verdicts, strict), exit_status(references))

@@ -15,7 +15,7 @@ from reproduce.base.launcher import check_alone
 from reproduce.base.terminal import Part, TextTable
 from reproduce.evaluate.harness import Outcome, evaluate
 from reproduce.judge.references import check_reference
-from reproduce.judge.verdict import Verdict
+from reproduce.judge.verdict import Verdict, exit_status
 from reproduce.statistics import significance
 from reproduce.statistics.paired import Difference
 from reproduce.tasks import TASKS
@@ -178,8 +178,7 @@ def _reason(images: str, measured: bool, tested: Difference | None) -> str:
 
 def exit_code(checks: Collection[Check]) -> int:
     """0, or 1 if a check is `worse`, or 2 if one is an `error`."""
-    verdicts = {check.verdict for check in checks}
-    return 2 if Verdict.ERROR in verdicts else int(Verdict.WORSE in verdicts)
+    return exit_status(check.verdict for check in checks)
 
 
 def render(checks: Collection[Check], every: bool = False) -> list[Part]:

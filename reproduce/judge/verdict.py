@@ -1,6 +1,8 @@
 """What decides pass or fail: one measured value against one target."""
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 
 from reproduce.paper import Direction, Metric, Printed, Tolerance
@@ -9,26 +11,94 @@ from reproduce.paper import Direction, Metric, Printed, Tolerance
 class Verdict(StrEnum):
     """The verdict on a cell; every cell has one."""
 
-    MATCH = 'match'  # within the tolerance of the target
-    BETTER = 'better'  # beyond it on the good side (accuracy only)
-    WORSE = 'worse'  # outside the tolerance
-    KNOWN = 'known'  # outside, and registered with the reason
-    UNPRINTED = 'unprinted'  # measured, and the target has no value
-    NOT_RUN = 'not-run'  # no checkpoint, no data
-    CITED = 'cited'  # no implementation here, the paper's value is carried
-    ERROR = 'error'  # it should have run, and failed
+    MATCH = 'match'
+    BETTER = 'better'
+    WORSE = 'worse'
+    KNOWN = 'known'
+    UNPRINTED = 'unprinted'
+    NOT_RUN = 'not-run'
+    CITED = 'cited'
+    ERROR = 'error'
 
     @property
-    def measured(self) -> bool:
-        return self not in (Verdict.NOT_RUN, Verdict.CITED, Verdict.ERROR)
+    def about(self) -> 'About':
+        """What it means, how it is shown, and what it makes of the exit status."""
+        return _ABOUT[self]
+
+
+@dataclass(frozen=True)
+class About:
+    """What there is to know of a verdict.
+
+    Attributes:
+        meaning: what it says of a cell.
+        phrase: what a number of such cells do, in a sentence; '' where sentences do not count them.
+        symbol: next to a number; '' for none.
+        colour: in a terminal, and of figures the one of that name in their palette.
+        marker, hatch: in figures, as matplotlib names them; '' for none.
+        status: the exit status of a command that judges a cell so.
+    """
+
+    meaning: str
+    phrase: str = ''
+    symbol: str = ''
+    colour: str = ''
+    marker: str = ''
+    hatch: str = ''
+    status: int = 0
+
+
+_ABOUT = {
+    Verdict.MATCH: About(
+        'within the tolerance of the target', 'match the paper', '✓', 'green', 'o'
+    ),
+    Verdict.BETTER: About(
+        'beyond the tolerance, on the good side (accuracies only)',
+        *('are better', '▲', 'blue', '^', '//'),
+    ),
+    Verdict.WORSE: About('outside the tolerance', 'are worse', '✗', 'red', 'X', 'xx', status=1),
+    Verdict.KNOWN: About(
+        'outside the tolerance, for a registered reason',
+        *('deviate for a registered reason', '≈', 'yellow', 'D', '\\\\'),
+    ),
+    Verdict.UNPRINTED: About(
+        'measured; there is no value to compare it with',
+        *('have no printed value', '', 'cyan', 's', '--'),
+    ),
+    Verdict.NOT_RUN: About('not measured yet', colour='white', hatch='..'),
+    Verdict.CITED: About('no implementation here, the printed value is carried', symbol='◦'),
+    Verdict.ERROR: About(
+        'should have been measured, and failed',
+        *('could not be measured', '!', 'magenta', 'P', '++'),
+        status=2,
+    ),
+}
 
 
 class Agreement(StrEnum):
     """How a value that a publisher states compares with the one that the paper prints."""
 
     AGREES = 'agrees'  # within rounding and seeds of the printed value
-    HIGHER = 'higher'  # the publisher's is above that
-    LOWER = 'lower'  # the publisher's is below that
+    HIGHER = 'higher'
+    LOWER = 'lower'
+
+    @property
+    def symbol(self) -> str:
+        """The symbol next to a number."""
+        return {'agrees': '=', 'higher': '↑', 'lower': '↓'}[self]
+
+    @property
+    def meaning(self) -> str:
+        """What it says of a cell."""
+        how = 'as in the paper' if self is Agreement.AGREES else self.value
+        return f'published with public weights, {how}'
+
+
+def exit_status(verdicts: Iterable[Verdict], strict: bool = False) -> int:
+    """Return the highest exit status of the verdicts; with `strict` at least 1 for a `not-run`."""
+    return max(
+        (max(v.about.status, int(strict and v is Verdict.NOT_RUN)) for v in verdicts), default=0
+    )
 
 
 def compare_published(published: float, printed: Printed, tolerance: Tolerance) -> Agreement:

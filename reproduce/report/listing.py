@@ -19,22 +19,10 @@ from reproduce.report.layout import (
     with_extras,
 )
 
-_MARKS = {
-    Verdict.MATCH: '✓',
-    Verdict.BETTER: '▲',
-    Verdict.WORSE: '✗',
-    Verdict.KNOWN: '≈',
-    Verdict.ERROR: '!',
-}
-_COLOURS = {
-    Verdict.MATCH: 'green',
-    Verdict.BETTER: 'blue',
-    Verdict.WORSE: 'red',
-    Verdict.KNOWN: 'yellow',
-    Verdict.ERROR: 'red',
-}
+# Of a cell that was measured, or should have been.
+_MARKED = [v for v in Verdict if v.about.symbol and v is not Verdict.CITED]
 _LEGEND = (
-    'measured/paper ✓ match  ▲ better  ✗ worse  ≈ known deviation  ! error  '
+    f'measured/paper {"  ".join(f"{v.about.symbol} {v}" for v in _MARKED)}  '
     '·/paper not measured (not-run or cited)\n'
     + '  '.join(f'{CONVENTION_MARKS[name]} {text}' for name, text in CONVENTION_MEANINGS.items())
     + '  (no mark: they are the same)'
@@ -97,12 +85,12 @@ def _field(line: Line, column: str) -> str | Text:
     if cell.measured is None:
         return Text(f'·/{cell.printed}' if cell.printed else '', 'bright_black')
     convention = CONVENTION_MARKS.get(cell.distinct_convention, '')
-    mark = (_MARKS.get(cell.verdict, ''), _COLOURS.get(cell.verdict, ''))
+    mark = (cell.verdict.about.symbol, cell.verdict.about.colour)
     return Text.assemble(f'{cell.measured:.4g}{convention}/{cell.printed or "–"} ', mark)
 
 
 def _deviations(cells: Iterable[Cell], names: Mapping[Hashable, str]) -> list[Part]:
-    deviating = [cell for cell in cells if cell.verdict in list(_MARKS)[1:]]
+    deviating = [cell for cell in cells if cell.verdict in _MARKED[1:]]
     if not deviating:
         return []
     rows = [
@@ -112,7 +100,7 @@ def _deviations(cells: Iterable[Cell], names: Mapping[Hashable, str]) -> list[Pa
             cell.paper,
             '' if cell.measured is None else f'{cell.measured:.4g}',
             off_by(cell),
-            Text(cell.verdict, _COLOURS.get(cell.verdict, '')),
+            Text(cell.verdict, cell.verdict.about.colour),
             f'{cell.system}: {cell.reason}',
         ]
         for cell in deviating
@@ -125,7 +113,7 @@ def _references(cells: Iterable[Cell], names: Mapping[Hashable, str]) -> list[Pa
     rows = [
         [
             *(f'T{c.table} {names[c.key]}', c.metric, c.reference, f'{c.measured:.2f}'),
-            Text(c.reference_verdict, _COLOURS.get(c.reference_verdict, '')),
+            Text(c.reference_verdict, c.reference_verdict.about.colour),
         ]
         for c in cells
         if c.reference and c.measured is not None

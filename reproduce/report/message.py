@@ -9,18 +9,8 @@ from reproduce.audit.conventions import Comparison
 from reproduce.audit.findings import Finding
 from reproduce.judge.assembly import count, count_published
 from reproduce.judge.cells import Cell
-from reproduce.judge.verdict import Agreement, Verdict
+from reproduce.judge.verdict import Agreement
 from reproduce.paper import FRAMEWORKS
-
-# How the cells of a verdict are counted in a sentence.
-_PHRASES = {
-    Verdict.MATCH: '{} match the paper',
-    Verdict.BETTER: '{} are better',
-    Verdict.WORSE: '{} are worse',
-    Verdict.KNOWN: '{} deviate for a registered reason',
-    Verdict.UNPRINTED: '{} have no printed value',
-    Verdict.ERROR: '{} could not be measured',
-}
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,7 @@ def message(
 
 def _verdicts(cells: Sequence[Cell]) -> str:
     return ', '.join(
-        _PHRASES[verdict].format(n) for verdict, n in count(cells).items() if verdict in _PHRASES
+        f'{n} {verdict.about.phrase}' for verdict, n in count(cells).items() if verdict.about.phrase
     )
 
 

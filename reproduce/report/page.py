@@ -44,32 +44,7 @@ from reproduce.report.studies import section, study_figures
 from reproduce.systems import System, load_systems
 from reproduce.tasks import TASKS
 
-_MARKS = {
-    Verdict.MATCH: '✓',
-    Verdict.BETTER: '▲',
-    Verdict.WORSE: '✗',
-    Verdict.KNOWN: '≈',
-    Verdict.ERROR: '!',
-    Verdict.CITED: '◦',
-}
 PAPER = 'https://arxiv.org/abs/2209.01620'
-# What the publisher of the weights states, against the paper, where nothing was measured.
-_AGREEMENTS = {Agreement.AGREES: '=', Agreement.HIGHER: '↑', Agreement.LOWER: '↓'}
-_PUBLISHED = {
-    Agreement.AGREES: 'published with public weights, as in the paper',
-    Agreement.HIGHER: 'published higher',
-    Agreement.LOWER: 'published lower',
-}
-_MEANINGS = {
-    Verdict.MATCH: 'within the tolerance of the target',
-    Verdict.BETTER: 'beyond the tolerance, on the good side',
-    Verdict.WORSE: 'outside the tolerance',
-    Verdict.KNOWN: 'outside the tolerance, for a registered reason',
-    Verdict.UNPRINTED: 'measured; there is no value to hold it against',
-    Verdict.NOT_RUN: 'not measured yet',
-    Verdict.CITED: 'no implementation here, the printed value is carried',
-    Verdict.ERROR: 'should have been measured, and failed',
-}
 # What the figures are drawn in, and the variables of the page's two palettes.
 _COLOURS = {
     plots.INK: '--ink',
@@ -126,7 +101,7 @@ def render(
         origin=origin,
         tables=[_table(number, of_table) for number, of_table in tables.items()],
         verdicts=list(count(cells).items()),
-        meanings=_MEANINGS,
+        meanings={verdict: verdict.about.meaning for verdict in Verdict},
         deviations=[
             {
                 'key': _key(cell),
@@ -211,9 +186,9 @@ def _keys(of_table: Sequence[Line], rows: Sequence[Mapping[str, Any]]) -> list[t
     cells = [cell for line in of_table for cell in line.cells.values()]
     marks = {field['mark'] for row in rows for field in row['fields'] if field['cell']}
     conventions = {cell.distinct_convention for cell in cells}
-    named = [(mark, str(verdict)) for verdict, mark in _MARKS.items()]
-    named += [(mark, _PUBLISHED[agreement]) for agreement, mark in _AGREEMENTS.items()]
-    found = [(mark, meaning) for mark, meaning in named if mark in marks]
+    named = [(verdict.about.symbol, str(verdict)) for verdict in Verdict]
+    named += [(agreement.symbol, agreement.meaning) for agreement in Agreement]
+    found = [(mark, meaning) for mark, meaning in named if mark and mark in marks]
     found += [
         (CONVENTION_MARKS[name], meaning)
         for name, meaning in CONVENTION_MEANINGS.items()
@@ -253,7 +228,7 @@ def _field(line: Line, column: str, beside: int) -> dict[str, Any]:
         'paper': cell.printed,
         'verdict': cell.verdict,
         'convention': CONVENTION_MARKS.get(cell.distinct_convention, ''),
-        'mark': _MARKS.get(cell.verdict, '') or _AGREEMENTS.get(cell.published, ''),
+        'mark': cell.verdict.about.symbol or (cell.published and cell.published.symbol),
         'beside': beside,
         'spoken': _spoken(cell),
     }

@@ -71,15 +71,10 @@ _MEANINGS = {
     'printed': 'accuracy as printed',
     'cited': 'cited: no implementation here',
 }
-_VERDICTS = {
-    Verdict.MATCH: (GREEN, 'o', ''),
-    Verdict.BETTER: (BLUE, '^', '//'),
-    Verdict.KNOWN: (ORANGE, 'D', '\\\\'),
-    Verdict.WORSE: (VERMILION, 'X', 'xx'),
-    Verdict.ERROR: (INK, 'P', '++'),
-    Verdict.UNPRINTED: (SKY, 's', '--'),
-    Verdict.NOT_RUN: (LIGHT, '', '..'),
-    Verdict.CITED: (PAPER, '', ''),
+# The colours of verdicts in figures.
+_PALETTE = {
+    **{'green': GREEN, 'blue': BLUE, 'red': VERMILION, 'yellow': ORANGE, 'cyan': SKY},
+    **{'magenta': INK, 'white': LIGHT, '': PAPER},
 }
 _BAR = {'edgecolor': INK, 'linewidth': 0.4}
 
@@ -477,9 +472,9 @@ def _distances(
     ]
     axis.axvspan(-1, 1, color=GREEN, alpha=0.12, lw=0)
     axis.axvline(0, color=PALE, lw=0.6)
-    for verdict, (colour, marker, _) in _VERDICTS.items():
+    for verdict in Verdict:
         if spots := [spot for cell, spot in judged if cell.verdict is verdict]:
-            axis.plot(*zip(*spots, strict=True), marker=marker, **_dot(colour))
+            axis.plot(*zip(*spots, strict=True), **_dot(verdict))
     limit = 1.3 * max([2.0, *(abs(x) for _, (x, _) in judged)])
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick < limit]
     axis.set_xscale('symlog', linthresh=2)
@@ -503,10 +498,10 @@ def _counts(
 ) -> list[Verdict]:
     """Draw how many cells of each row have which verdict; returns the verdicts that occur."""
     counts = Counter((cell.table, cell.metric, cell.verdict) for cell in cells)
-    used = [verdict for verdict in _VERDICTS if any(key[2] is verdict for key in counts)]
+    used = [verdict for verdict in Verdict if any(key[2] is verdict for key in counts)]
     start = [0] * len(rows)
     for verdict in used:
-        colour, _, hatch = _VERDICTS[verdict]
+        colour, hatch = _PALETTE[verdict.about.colour], verdict.about.hatch
         widths = [counts[*kind, verdict] for kind in rows]
         axis.barh(range(len(rows)), widths, 0.7, start, color=colour, hatch=hatch, **_BAR)
         start = [a + b for a, b in zip(start, widths, strict=True)]
@@ -517,13 +512,22 @@ def _counts(
 
 
 def _handle(verdict: Verdict) -> tuple[Any, ...]:
-    colour, marker, hatch = _VERDICTS[verdict]
-    patch = Patch(facecolor=colour, hatch=hatch, **_BAR)
-    return (patch, Line2D([], [], marker=marker, **_dot(colour))) if marker else (patch,)
+    about = verdict.about
+    patch = Patch(facecolor=_PALETTE[about.colour], hatch=about.hatch, **_BAR)
+    return (patch, Line2D([], [], **_dot(verdict))) if about.marker else (patch,)
 
 
-def _dot(colour: str) -> dict[str, Any]:
-    return {'ms': 4.5, 'mfc': colour, 'mec': INK, 'mew': 0.4, 'ls': '', 'alpha': 0.9}
+def _dot(verdict: Verdict) -> dict[str, Any]:
+    colour, marker = _PALETTE[verdict.about.colour], verdict.about.marker
+    return {
+        'marker': marker,
+        'ms': 4.5,
+        'mfc': colour,
+        'mec': INK,
+        'mew': 0.4,
+        'ls': '',
+        'alpha': 0.9,
+    }
 
 
 def _row_name(table: int, name: str) -> str:
