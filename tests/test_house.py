@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from reproduce.cli import COMMANDS
-from reproduce.weights import registry
 
 ROOT = Path(__file__).parents[1]
 FILES = [
@@ -63,7 +62,6 @@ def test_a_command_has_its_help(run, command):
     ],
 )
 def test_what_only_reads_does_not_wait_for_torch(arguments):
-    registry.load_public()  # what the packages publish about weights is kept from now on
     code = (
         'import sys\nfrom reproduce.cli import run\n'
         f'sys.argv = ["reproduce", *{arguments!r}]\n'

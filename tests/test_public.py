@@ -4,9 +4,14 @@ import hashlib
 import json
 import math
 from collections import defaultdict
+from importlib.metadata import metadata
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import timm
+import yaml
+from huggingface_hub import hf_hub_url
 from safetensors.torch import save_file
 from timm.data import resolve_data_config
 
@@ -14,11 +19,8 @@ from datasets import shapes
 from datasets.imagenet import load
 from reproduce import paper
 from reproduce.audit.sources import load_sources
-from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
-from reproduce.complexity import kept_results
 from reproduce.complexity.flops import Complexity
-from reproduce.complexity.kept_results import code_key
 from reproduce.evaluate import records
 from reproduce.evaluate.coverage import Coverage, coverage
 from reproduce.evaluate.unmeasured import NotRun
@@ -27,10 +29,9 @@ from reproduce.judge.verdict import Agreement, Verdict, compare_published
 from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
 from reproduce.tasks.classification import PREPROCESSING, preprocessing
-from reproduce.weights import kept_publications, registry
+from reproduce.weights import registry
 from reproduce.weights.download import Receipt
-from reproduce.weights.published import publication, release_results
-from reproduce.weights.registry import Reference, load_public, released
+from reproduce.weights.registry import Reference, load_public, load_published, released
 from reproduce.weights.store import FileState, released_name, state
 
 PUBLIC = {entry.system: entry for entry in load_public()}
@@ -38,6 +39,8 @@ SYSTEMS = {system.name: system for system in load_systems()}
 FPN_R50 = 'fpn_r50_4xb4-160k_ade20k-512x512'
 FPN_TWINS = 'twins_svt-s_fpn_fpnhead_8xb4-80k_ade20k-512x512'
 COUNTED = Complexity(1, 1, 1)
+DISTRIBUTIONS = {'mmdet': 'onedl-mmdetection', 'mmseg': 'onedl-mmsegmentation'}
+METRICS = {'box AP': 'box_ap', 'mask AP': 'mask_ap', 'mIoU': 'miou', 'mIoU(ms+flip)': 'ms_miou'}
 
 
 def test_what_is_public():
@@ -45,41 +48,12 @@ def test_what_is_public():
     assert [tasks.count(task) for task in ('imagenet', 'coco', 'ade20k')] == [12, 8, 14]
     without = ('maformer', 'coatnet', 'mask-rcnn_pvt', 'mask-rcnn_twins', 'cascade')
     assert not any(word in name for name in PUBLIC for word in without)
-    assert all(entry.licence for entry in load_public())
-
-
-@pytest.mark.parametrize(
-    ('system', 'sha256', 'metrics'),
-    [
-        # As timm's results-imagenet.csv and the tables of mmdet's and mmseg's READMEs print them.
-        ('deit_small_patch16_224', 'cd65a155', {'top1': 79.844, 'top5': 95.044}),
-        ('swin_small_patch4_window7_224', '', {'top1': 83.208, 'top5': 96.316}),
-        ('mask-rcnn_r50_fpn_1x_coco', '0ebd1859', {'box_ap': 38.0, 'mask_ap': 34.4}),
-        ('mask-rcnn_swin-t-p4-w7_fpn_1x_coco', '9d6b7cfa', {'box_ap': 42.7, 'mask_ap': 39.3}),
-        (FPN_R50, '5b5a6ab9', {'miou': 37.49}),
-        (
-            'twins_pcpvt-b_uperhead_8xb2-160k_ade20k-512x512',
-            '02094ea5',
-            {'miou': 47.91, 'ms_miou': 48.64},
-        ),
-        # As PaddleClas' page and ViL's README print them; neither names a hash.
-        ('dsnet_base', None, {'top1': 81.8}),
-        ('mask-rcnn_vil-s_fpn_1x_coco', None, {'box_ap': 45.0, 'mask_ap': 41.2}),
-    ],
-)
-def test_what_is_published(system, sha256, metrics):
-    entry = PUBLIC[system]
-    assert entry.sha256 == sha256
-    assert (sha256 or '') in entry.url
-    assert entry.reference[0].metrics == metrics
-
-
-def test_the_tag_is_chosen_and_not_timms_default():
-    name = 'swin_small_patch4_window7_224'
-    assert timm.get_pretrained_cfg(name).tag == 'ms_in22k_ft_in1k'
-    entry = PUBLIC[name]
-    assert entry.url.endswith(f'/timm/{name}.ms_in1k/resolve/main/model.safetensors')
-    assert (entry.filename, entry.licence) == (f'{name}.safetensors', 'mit')
+    assert all(entry.sha256 in entry.url for entry in load_public())
+    published = load_published()
+    assert published.weights.keys() == {entry.name for entry in load_public()}
+    systems = set(SYSTEMS) - set(PUBLIC)
+    assert published.results.keys() <= systems
+    assert all(registry.reference_of(SYSTEMS[name]) for name in published.results)
 
 
 TIMM = [entry for entry in load_public() if entry.name.startswith('timm:')]
@@ -107,12 +81,40 @@ def test_classifiers_are_evaluated_as_timm_did(entry):
     }
 
 
+@pytest.mark.parametrize('entry', TIMM, ids=lambda e: e.system)
+def test_the_register_has_what_timm_lists(entry):
+    """What the weights score is in timm's repository only, at the commit that `source` names."""
+    tag = timm.get_pretrained_cfg(entry.name.removeprefix('timm:'))
+    assert entry.licence == tag.license
+    if entry.sha256:
+        assert entry.url == tag.url
+    else:
+        assert entry.url == hf_hub_url(tag.hf_hub_id, 'model.safetensors')
+
+
 @pytest.mark.parametrize('entry', OPENMMLAB, ids=lambda e: e.system)
-def test_the_config_is_that_of_the_weights(entry):
+def test_the_register_has_what_the_metafiles_list(entry):
+    """One entry of that name: mmseg lists two Twins with UPerNet as twins_pcpvt-l."""
+    package, name = entry.name.split(':')
+    folder = Path(find_spec(package).origin).parent / '.mim'
+    texts = {path: path.read_text() for path in folder.glob('configs/*/metafile.y*ml')}
+    (path,) = (path for path, text in texts.items() if f'Name: {name}\n' in text)
+    (listed,) = (e for e in yaml.load(texts[path], yaml.CSafeLoader)['Models'] if e['Name'] == name)
     system = SYSTEMS[entry.system]
-    if system.name.startswith('fpn_r101'):
-        return  # mmseg's builds ResNet-50: test_the_config_of_r101_fits_mmsegs_of_r50
-    assert publication(entry.name).config == system.evaluated_config
+    results = listed['Results']
+    found = {
+        METRICS[metric]: value
+        for result in (results if isinstance(results, list) else [results])
+        for metric, value in result['Metrics'].items()
+    }
+    assert entry.url == listed['Weights']
+    assert entry.reference[0].metrics == {m: found[m] for m in system.accuracies if m in found}
+    assert entry.reference[0].source == f'{package}, {path.relative_to(folder)}'
+    licence = metadata(DISTRIBUTIONS[package])['License-Expression']
+    assert licence.removeprefix('LicenseRef-') == entry.licence
+    if not system.name.startswith('fpn_r101'):  # see test_the_config_of_r101_fits_mmsegs_of_r50
+        config = listed['Config'].removeprefix('configs/')
+        assert system.evaluated_config == f'{package}::{config}'
 
 
 def test_the_config_of_r101_fits_mmsegs_of_r50():
@@ -144,32 +146,6 @@ def test_what_differs_is_said():
     assert all(PUBLIC[name].protocol for name in differ), differ
 
 
-def test_mislabelled_weights_are_refused():
-    """mmseg's metafile has Twins-SVT-L with UPerNet under the name of Twins-PCPVT-L."""
-    with pytest.raises(UserError, match=r'pcpvt-l_uperhead.*svt-l_uperhead.*is mislabelled'):
-        publication('mmseg:twins_pcpvt-l_uperhead_8xb2-160k_ade20k-512x512')
-    with pytest.raises(UserError, match="have no weights 'twins_svt-l_uperhead"):
-        publication('mmseg:twins_svt-l_uperhead_8xb2-160k_ade20k-512x512')
-
-
-@pytest.mark.parametrize(
-    'weights',
-    [
-        'timm:coatnet_0_224',
-        'timm:swin_tiny_patch4_window7_224.none',
-        'timm:nothing',
-        'mmdet:mask-rcnn_pvt-s_fpn_1x_coco',
-        'hub:deit_small_patch16_224',
-        'release:cswin_tiny',
-        'release:deit_small_patch16_224',
-        'timm:resnet50.a1_in1k',
-    ],
-)
-def test_what_is_not_public(weights):
-    with pytest.raises(UserError, match=weights.partition(':')[2]):
-        publication(weights)
-
-
 def registered(name, content, tmp_path, monkeypatch, **changes):
     """The entry of `name`, changed, as the only one; and a file of `content` under its name."""
     entry = PUBLIC[name].model_copy(update=changes)
@@ -198,7 +174,7 @@ def test_a_file_whose_hash_is_in_its_receipt(tmp_path, monkeypatch):
     assert state(entry, path) is FileState.UNVERIFIED
     assert released_name(path, sha256) == ''
     kept = tmp_path / f'{path.name}.receipt.json'
-    wrote = Receipt(url=entry.url, sha256=sha256, size=7, date='2026-01-01')
+    wrote = Receipt(url=entry.url, sha256=sha256)
     kept.write_text(wrote.model_dump_json())
     assert state(entry, path) is FileState.PRESENT
     assert released_name(path, sha256) == entry.name
@@ -312,8 +288,12 @@ def test_the_results_of_releases_are_of_systems_without_other_weights():
     ImageNet-21K.
     """
     sources = {source.address: source for source in load_sources()}
-    for name, (metrics, address) in release_results().items():
-        system = SYSTEMS[name]
+    releases = {e.name: e for e in load_public() if e.name.startswith('release:')}
+    results = load_published().results | {
+        entry.system: entry.reference[0] for entry in releases.values()
+    }
+    for name, result in results.items():
+        system, metrics, address = SYSTEMS[name], result.metrics, result.source
         assert system.weights in (None, f'release:{name}') and system.cited is None
         assert metrics.keys() <= set(system.accuracies)
         table = int(system.rows[-1]['table'])
@@ -353,7 +333,7 @@ def test_the_command_lists_them(run, tmp_path):
     code, out, err = run('checkpoints', '--table', 4, '--checkpoints', '.', '--format', 'json')
     listed = {entry['system']: entry for entry in json.loads(out)['checkpoints']}
     assert (code, err, len(listed)) == (0, '', 12)
-    assert listed['dsnet_small']['sha256'] is None
+    assert listed['dsnet_small']['sha256'] == ''
     assert listed['deit_small_patch16_224']['state'] == 'bad hash'
     assert listed['twins_svt_base']['state'] == 'unverified'
     assert listed['cait_m36_384']['state'] == 'absent'
@@ -431,52 +411,3 @@ def test_the_gate_takes_public_weights(run, tmp_path, monkeypatch):
     code, out = regress((other, here))
     assert code == 2
     assert 'is not the released timm:deit_small_patch16_224.fb_in1k' in ' '.join(out.split())
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The weights that the installed packages are asked about."""
-    names = []
-
-    def watched(name, true=kept_publications.publication):
-        names.append(name)
-        return true(name)
-
-    monkeypatch.setattr(kept_publications, 'publication', watched)
-    return names
-
-
-WEIGHTS = ['release:dsnet_small', 'timm:deit_small_patch16_224.fb_in1k']
-
-
-def test_publications_are_kept_and_taken_again(tmp_path, asked):
-    path = tmp_path / 'publications.json'
-    first = kept_publications.publications(WEIGHTS, path)
-    assert first == {name: publication(name) for name in WEIGHTS}
-    assert kept_publications.publications(WEIGHTS, path) == first
-    assert asked == WEIGHTS
-
-
-@pytest.mark.parametrize('damage', ['', 'not JSON', '{"%s": {}}', '{"0000": {}}'])
-def test_publications_of_other_packages_or_damaged_ones_are_made_again(tmp_path, asked, damage):
-    path = tmp_path / 'publications.json'
-    path.write_text(damage.replace('%s', code_key(kept_publications._SOURCES)))
-    found = kept_publications.publications(WEIGHTS, path)
-    assert found == {name: publication(name) for name in WEIGHTS}
-    assert asked == WEIGHTS
-
-
-def test_publications_are_made_again_where_a_package_changed(tmp_path, asked, monkeypatch):
-    path = tmp_path / 'publications.json'
-    kept_publications.publications(WEIGHTS, path)
-    installed = kept_results.libraries()
-    monkeypatch.setattr(kept_results, 'libraries', lambda: {**installed, 'timm': '0.0.0'})
-    kept_publications.publications(WEIGHTS, path)
-    assert asked == 2 * WEIGHTS
-
-
-def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, capsys):
-    (tmp_path / 'file').write_text('')
-    found = kept_publications.publications(WEIGHTS, tmp_path / 'file' / 'publications.json')
-    assert set(found) == set(WEIGHTS)
-    assert 'is not kept' in capsys.readouterr().err

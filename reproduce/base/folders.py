@@ -9,5 +9,3 @@ EVALUATIONS = RESULTS / 'evaluations'
 COUNTS = RESULTS / 'counts.csv'
 # What the forward passes of evaluations take, likewise.
 FORWARD_COSTS = RESULTS / 'forward_costs.csv'
-# What is published about public weights, as the installed packages tell it.
-PUBLICATIONS = RESULTS / 'publications.json'

@@ -19,9 +19,8 @@ from reproduce.paper import Row
 from reproduce.systems import System
 from reproduce.systems.selection import rows_and_systems
 from reproduce.weights import registry
-from reproduce.weights.folder import in_folder
 from reproduce.weights.registry import Public
-from reproduce.weights.store import obtain, state, stored
+from reproduce.weights.store import in_folder, obtain, state, stored
 
 app = typer.Typer(**SETTINGS)
 

@@ -13,7 +13,7 @@ from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import Accuracy, Failed, NotRun
 from reproduce.systems import System
 from reproduce.tasks import TASKS
-from reproduce.weights.folder import expected, in_folder
+from reproduce.weights.store import expected, in_folder
 
 if TYPE_CHECKING:
     from reproduce.evaluate.harness import Outcome

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from reproduce.evaluate.records import Evaluation
-from reproduce.weights.folder import expected
+from reproduce.weights.store import expected
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def load_from_web(url: str, map_location: Any = None) -> dict[str, Any]:
 def _fetch(url: str, path: Path) -> None:
     if not path.is_file():
         digest = re.search(r'-([0-9a-f]{8,64})\.', path.name)
-        download.fetch(url, path, digest and digest[1])
+        download.fetch(url, path, digest[1] if digest else '')
 
 
 def _openmmlab_models() -> dict[str, str]:

@@ -140,7 +140,7 @@ def _network(evaluation: Evaluation, path: Path) -> nn.Module:
     size = timm_names.size_argument(evaluation.model, trained.get('img_size'))
     arguments = {**size, **evaluation.arguments}
     network = classification.build(evaluation.model, arguments, evaluation.data.classes)
-    loading.load(network, path, classes='the record')
+    loading.load(network, path)
     return network
 
 

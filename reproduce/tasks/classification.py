@@ -48,7 +48,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     data = TASKS[job.task].load_data(job.data, limit=job.limit)
     size = timm_names.size_argument(name, trained.get('img_size'))
     classifier = build(name, {**size, **arguments}, len(data.classes))
-    loading.load(classifier, path, classes=str(job.data))
+    loading.load(classifier, path)
     network = _Network(classifier, config).to(device)
     with inference(device, job.amp):
         network.check_size()

@@ -1,62 +1,27 @@
-"""Files fetched over the network: resumed where they were cut off, verified, then put in place."""
+"""Downloads over http and https, verified by SHA-256 before the file gets its name."""
 
-import fcntl
-import http.client
-import os
 import re
-from datetime import UTC, datetime
+import sys
 from pathlib import Path
-from typing import IO, Any, BinaryIO
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
 
-from huggingface_hub import get_hf_file_metadata
-from pydantic import BaseModel, ConfigDict, ValidationError
-from tqdm import tqdm
+from filelock import FileLock
+from huggingface_hub import constants, get_hf_file_metadata
+from pooch import HTTPDownloader
+from pydantic import BaseModel, ValidationError
+from requests import RequestException
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
 
-TIMEOUT = 30  # seconds without a byte
-CHUNK = 1 << 20
-
-
-SCHEMES = ('http', 'https')
-
-
-class _Unfetched(Exception):
-    """Nothing comes from there, and why."""
-
-
-class _SameSchemeOnly(HTTPRedirectHandler):
-    """Follows a redirection to the same scheme, or from http to https."""
-
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> Request | None:
-        scheme = urlsplit(newurl).scheme
-        if scheme not in (req.type, 'https'):
-            raise _Unfetched(f'it redirects from {req.type} to {scheme}: {newurl}')
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> OpenerDirector:
-    """Return what opens http and https, and neither files nor other schemes."""
-    opener = build_opener(_SameSchemeOnly)
-    for scheme in set(opener.handle_open) - {*SCHEMES, 'unknown'}:
-        del opener.handle_open[scheme]
-    return opener
+_HUB = 'https://huggingface.co'
+_TIMEOUT = 30  # seconds without a byte
 
 
 class Receipt(BaseModel):
-    """What was fetched from where, kept beside the file as FILE.receipt.json."""
+    """Where a file was downloaded from and its hash, kept next to it as FILE.receipt.json."""
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     url: str
     sha256: str
-    size: int
-    date: str
 
 
 def receipt(path: Path) -> Receipt | None:
@@ -67,181 +32,74 @@ def receipt(path: Path) -> Receipt | None:
         return None
 
 
-def fetch(url: str, path: Path, sha256: str | None = '') -> None:
-    """Fetch `url` into `path`, unless it is there; its folder is made.
+def fetch(url: str, path: Path, sha256: str = '') -> None:
+    """Download `url` to `path`, unless that file exists; its folder is made.
 
-    What has arrived is kept as `path`.part, and the next call goes on from there. `path` itself is
-    the whole file, verified, or is not there.
+    `path` is the whole file, verified, or does not exist. Of several processes that need the same
+    file one downloads it.
 
     Args:
-        sha256: of the file, or its first digits. Where it is '', the server has to tell it, as the
-            Hugging Face hub does; with None any file is taken.
+        sha256: of the file, or its first digits; '' where they are unknown. Of its own files the
+            Hugging Face hub provides it.
 
     Raises:
-        UserError: if `url` is not one of http or https, or it cannot be fetched or written, or is
-            another file; then nothing is kept.
+        UserError: if `url` is not one of http or https, or it cannot be downloaded or written, or
+            is another file than expected.
     """
-    part = path.with_name(f'{path.name}.part')
+    if not url.startswith(('http://', 'https://')):
+        raise UserError(f'{url} cannot be downloaded: expected a URL of http or https.')
     try:
-        _check_url(url)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _open_part(part) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # several processes may want the same file
-            if not path.is_file() and not _linked(file):  # one of them failed, and removed it
-                return fetch(url, path, sha256)
-            try:
-                if not path.is_file():
-                    _fill(url, file, part, path, sha256)
-            finally:
-                file.flush()
-                if path.is_file() or (_linked(file) and part.stat().st_size == 0):
-                    part.unlink(missing_ok=True)
-    except _Unfetched as error:
-        raise UserError(
-            f'{path.name} cannot be fetched from {url} ({error}): check the network, or put the '
-            'file there another way.'
-        ) from error
+        with FileLock(path.with_name(f'.{path.name}.lock')):
+            if not path.is_file():
+                _download(url, path, sha256)
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror or error}.') from error
 
 
-def _check_url(url: str) -> None:
-    """Check that `url` is one of http or https with a host.
-
-    Raises:
-        UserError: if it is of another scheme.
-        _Unfetched: if it is malformed.
-    """
+def _download(url: str, path: Path, sha256: str) -> None:
+    source = url
+    if url.startswith(_HUB):
+        source = url.replace(_HUB, constants.ENDPOINT, 1)  # HF_ENDPOINT names a mirror
+        sha256 = sha256 or _hub_sha256(source)
+    part = path.with_name(f'{path.name}.part')
+    part.unlink(missing_ok=True)  # of a process that was killed
+    downloader = HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 20, timeout=_TIMEOUT)
     try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # of which either may raise, too
-    except ValueError as error:
-        raise _Unfetched(f'malformed: {error}') from error
-    if parts.scheme not in SCHEMES:
-        raise UserError(
-            f"{url} is not fetched: expected http or https; name a local file as 'file', without a "
-            'scheme.'
-        )
-    if not host or not url.isprintable() or ' ' in url:
-        raise _Unfetched('malformed: expected http(s)://HOST/PATH')
-
-
-def _open_part(part: Path) -> BinaryIO:
-    """Open a regular file for appending; a symbolic link is not followed."""
-
-    def opener(path: str, flags: int) -> int:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-
-    if part.is_symlink() or (part.exists() and not part.is_file()):
-        raise UserError(
-            f'{part} is a link or no plain file, and what is fetched would go there: remove it.'
-        )
-    return open(part, 'ab', opener=opener)
-
-
-def _linked(file: BinaryIO) -> bool:
-    """Return whether the open file still has a name."""
-    return os.fstat(file.fileno()).st_nlink > 0
-
-
-def _fill(url: str, file: BinaryIO, part: Path, path: Path, sha256: str | None) -> None:
-    expected = sha256 or ('' if sha256 is None else _told_by_hub(url))
-    _complete(url, file)
-    file.flush()
-    _put(url, part, path, expected)
-
-
-def _complete(url: str, file: BinaryIO) -> None:
-    """Append what `file` lacks, over as many connections as bring something."""
-    while True:
-        before = file.tell()
-        if _receive(url, file):
-            return
-        if file.tell() <= before:
+        try:
+            downloader(source, str(part), None)
+        except (RequestException, ValueError) as error:  # it also breaks off when cut short
+            raise _unreachable(source, error) from error
+        digest = sha256_of(part)
+        if not digest.startswith(sha256):
             raise UserError(
-                f'{url} was cut off after {file.tell():,} bytes, which are kept: run it again to '
-                'go on from there.'
+                f'{source} is another file than the published one: its SHA-256 is '
+                f'{digest[:16]}..., expected {sha256[:16]}; it was deleted.'
             )
+        # The receipt first: without it a file without a published hash cannot be identified.
+        kept = Receipt(url=url, sha256=digest).model_dump_json(indent=2)
+        write_atomically(_receipt_path(path), kept + '\n')
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _receive(url: str, file: BinaryIO) -> bool:
-    """Append what one connection brings; whether the file is whole then."""
-    start = file.tell()
-    try:
-        request = Request(url, headers={'Range': f'bytes={start}-'} if start else {})
-        response = _opener().open(request, timeout=TIMEOUT)
-    except HTTPError as error:
-        if error.code != 416 or not start:
-            raise _Unfetched(f'HTTP {error.code} {error.reason}') from error
-        if error.headers.get('Content-Range') == f'bytes */{start}':
-            return True
-        file.truncate(0)  # longer than what is there now
-        file.seek(0)
-        return _receive(url, file)
-    except URLError as error:
-        raise _Unfetched(error.reason) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _Unfetched(error) from error
-    with response:
-        if start and not _continues(response.headers, start):
-            file.truncate(0)  # the server sends it from the beginning
-            file.seek(start := 0)
-        total = _total(response.headers.get('Content-Length'), start)
-        name = Path(file.name).stem
-        with tqdm(
-            total=total, initial=start, unit='B', unit_scale=True, desc=name, disable=None
-        ) as bar:
-            while True:
-                try:
-                    chunk = response.read(CHUNK)
-                except (OSError, http.client.HTTPException):
-                    return False
-                if not chunk:
-                    return total is None or file.tell() == total
-                file.write(chunk)
-                bar.update(len(chunk))
-
-
-def _total(length: str | None, start: int) -> int | None:
-    """Return the size of the whole file, if the server says how much is still to come."""
-    if length is None:
-        return None
-    if not re.fullmatch('[0-9]{1,18}', length.strip()):
-        raise _Unfetched(f"the server's Content-Length is '{length[:30]}', which is no size")
-    return start + int(length)
-
-
-def _continues(headers: http.client.HTTPMessage, start: int) -> bool:
-    return headers.get('Content-Range', '').startswith(f'bytes {start}-')
-
-
-def _put(url: str, part: Path, path: Path, sha256: str) -> None:
-    digest = sha256_of(part)
-    if not digest.startswith(sha256):
-        part.unlink()
-        raise UserError(
-            f'{url} brought another file than the published one: its SHA-256 is {digest[:16]}..., '
-            f'expected {sha256[:16]}; nothing of it is kept.'
-        )
-    kept = Receipt(
-        url=url,
-        sha256=digest,
-        size=part.stat().st_size,
-        date=datetime.now(UTC).isoformat(timespec='seconds'),
-    )
-    # The receipt first: without it a file whose name tells no hash could not be verified.
-    write_atomically(_receipt_path(path), kept.model_dump_json(indent=2) + '\n')
-    part.rename(path)
-
-
-def _told_by_hub(url: str) -> str:
+def _hub_sha256(url: str) -> str:
     try:
         etag = get_hf_file_metadata(url).etag or ''
-    except Exception as error:  # whatever the hub's client raises
-        raise _Unfetched(str(error).partition('\n')[0] or type(error).__name__) from error
+    except Exception as error:  # of the hub's client and of the HTTP library that it uses
+        raise _unreachable(url, error) from error
     if not re.fullmatch('[0-9a-f]{64}', etag):
-        raise _Unfetched('the server does not tell its SHA-256')
+        raise UserError(f'{url} cannot be verified: the server does not provide its SHA-256.')
     return etag
+
+
+def _unreachable(url: str, error: Exception) -> UserError:
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    return UserError(
+        f'{url} cannot be downloaded ({reason}): check the network, or put the file there another '
+        'way.'
+    )
 
 
 def _receipt_path(path: Path) -> Path:

@@ -1,12 +1,13 @@
 """The register of released and of public weights, and what each scores.
 
 `checkpoints.toml` is the manifest of this project's released weights: where each file is, its
-SHA-256, its licence, and what it scores according to whoever released it. The public weights of the
-paper's other systems, which `systems/*.toml` names, join it from `published.py`.
+SHA-256, its licence, and what it scores according to whoever released it. `published.toml` has the
+same of the public weights of the paper's other systems, which `systems/*.toml` name.
 """
 
 from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from reproduce.base.errors import UserError
 from reproduce.base.files import read_toml
 from reproduce.systems import System, load_systems
-from reproduce.tasks import TASKS
-from reproduce.weights.kept_publications import publications
-from reproduce.weights.published import Publication, publication, release_results
 
 MANIFEST = Path(__file__).parent / 'checkpoints.toml'
+PUBLISHED = Path(__file__).parent / 'published.toml'
 
 
 class Reference(BaseModel):
@@ -27,12 +26,12 @@ class Reference(BaseModel):
 
     Attributes:
         data: 'full' for the task's own data set, 'shapes' for the embedded data.
-        fingerprint: the images it was measured on; needed unless they are the whole set.
-        images: how many they are.
+        fingerprint: of the images it was measured on; required unless they are the whole set.
+        images: the number of these.
         metrics: in percent, by name.
         source: who measured it.
-        statistics: the file, relative to the manifest, of what was counted on each image, by which
-            the gate tests a difference; '' where none is kept.
+        statistics: the file, relative to the manifest, of what was counted on each image, with
+            which the gate tests a difference; '' where none is kept.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -64,7 +63,7 @@ class Released(BaseModel):
             the values that replace some of it.
         preprocessing: what replaces a timm model's own: img_size, crop_pct, ...
         multi_scale: whether a segmenter is evaluated at several scales, too.
-        file, url: the file, relative to the manifest, or where it is fetched from.
+        file, url: the file, relative to the manifest, or where it is downloaded from.
         sha256: of the file, 64 hex digits.
         protocol: how their training or evaluation differs from that of the paper's row.
     """
@@ -87,17 +86,18 @@ class Released(BaseModel):
     def _is_somewhere(self) -> 'Released':
         if (self.file is None) == (self.url is None):
             raise ValueError(f'{self.name} needs either file or url')
+        complete = _validation_images(self.task)
         for reference in self.reference:
-            if not reference.fingerprint and reference.images != TASKS[self.task].images:
+            if not reference.fingerprint and reference.images != complete:
                 raise ValueError(
                     f'{self.name} has a reference on {reference.images} images: one on less than '
-                    f"all {TASKS[self.task].images} of {self.task}'s needs a fingerprint"
+                    f"all {complete} of {self.task}'s needs a fingerprint"
                 )
         return self
 
     @property
     def filename(self) -> str:
-        """The name that a fetched file gets."""
+        """The name of the downloaded file."""
         return f'{self.sha256[:8]}-{self.url.rpartition("/")[2]}'
 
     def reference_on(self, fingerprint: str, complete: bool) -> Reference | None:
@@ -111,13 +111,12 @@ class Public(Released):
 
     Attributes:
         system, model: the system.
-        sha256: as many of the file's digits as its publisher's URL names. Where these are none, the
-            hub tells it when the file is fetched; where it is None, nobody does. Then the file that
-            was fetched counts: it stands in the receipt beside it.
+        sha256: the digits of the file's hash that its publisher's URL has. Where it has none, the
+            file is identified by the receipt of its download.
     """
 
     system: str
-    sha256: Annotated[str, Field(pattern='^([0-9a-f]{8})?$')] | None
+    sha256: Annotated[str, Field(pattern='^([0-9a-f]{8})?$')]
 
     @property
     def filename(self) -> str:
@@ -127,6 +126,28 @@ class Public(Released):
 class _Manifest(BaseModel):
     model_config = ConfigDict(extra='forbid')
     checkpoint: list[Released] = []
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    metrics: dict[str, float]
+    source: str
+
+
+class _Weights(_Result):
+    url: str
+    sha256: str = ''
+    licence: str
+
+
+class _Published(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    weights: dict[str, _Weights]
+    results: dict[str, _Result]
+
+
+def _validation_images(task: str) -> int:
+    return import_module(f'datasets.{task}').NUM_IMAGES['val']
 
 
 @cache
@@ -144,55 +165,63 @@ def load_manifest(path: Path = MANIFEST) -> tuple[Released, ...]:
 
 
 @cache
+def load_published(path: Path = PUBLISHED) -> _Published:
+    """Return what is published about weights and by releases.
+
+    Raises:
+        UserError: if the file is malformed.
+    """
+    return read_toml(path, _Published)
+
+
+@cache
 def load_public() -> tuple[Public, ...]:
     """Return the public weights of the paper's systems, in the order of the systems.
 
     Raises:
-        UserError: if a system names weights that the installed packages do not know.
+        UserError: if a system names weights that are not in `published.toml`.
     """
     return tuple(_public(system) for system in load_systems() if system.weights is not None)
 
 
-@cache
-def _publications() -> dict[str, Publication]:
-    return publications([s.weights for s in load_systems() if s.weights is not None])
-
-
 def _public(system: System) -> Public:
-    known = _publications().get(system.weights)
-    published = known or publication(system.weights)  # or it is no system of the paper's
-    # Only the UPerNet rows have a multi-scale column, and it costs twelve times the time.
-    multi_scale = 'ms_miou' in system.accuracies
-    metrics = {m: v for m, v in published.metrics.items() if m != 'ms_miou' or multi_scale}
-    images = TASKS[system.task].images
+    published = load_published().weights.get(system.weights)
+    if published is None:
+        raise UserError(
+            f"{PUBLISHED} has no weights '{system.weights}' of {system.name}: add them."
+        )
     return Public(
         name=system.weights,
         system=system.name,
         task=system.task,
         model=system.name,
-        multi_scale=multi_scale,
+        # Only the UPerNet rows have a multi-scale column, and it costs twelve times the time.
+        multi_scale='ms_miou' in system.accuracies,
         url=published.url,
         sha256=published.sha256,
         licence=published.licence,
-        reference=[Reference(images=images, metrics=metrics, source=published.source)],
+        reference=[_reference(system, published)],
         protocol=system.protocol,
     )
+
+
+def _reference(system: System, published: _Result) -> Reference:
+    images = _validation_images(system.task)
+    return Reference(images=images, metrics=published.metrics, source=published.source)
 
 
 def reference_of(system: System) -> Reference | None:
     """Return what the public weights of a system score according to whoever released them.
 
-    These are the weights in the register or, where that has none, those of another release.
+    Where a system has no public weights, it is what another release of it scores, if there is one.
 
     Raises:
-        UserError: if the system names weights that the installed packages do not know.
+        UserError: if the system names weights that are not in `published.toml`.
     """
     if system.weights is not None:
         return _public(system).reference[0]
-    metrics, source = release_results().get(system.name, (None, ''))
-    if metrics is None:
-        return None
-    return Reference(images=TASKS[system.task].images, metrics=metrics, source=source)
+    published = load_published().results.get(system.name)
+    return published and _reference(system, published)
 
 
 def registered() -> tuple[Released, ...]:
@@ -203,11 +232,11 @@ def registered() -> tuple[Released, ...]:
 def released(
     sha256: str, name: str = '', register: Iterable[Released] | None = None
 ) -> Released | None:
-    """Return the released weights that a file is, if it is some.
+    """Return the released weights with this SHA-256, if there are any.
 
     Args:
         name: what they were called when the file was verified, see `released_name`: the only way to
-            know weights whose publisher names no hash.
+            identify weights whose publisher gives no hash.
     """
     for entry in registered() if register is None else register:
         if sha256.startswith(entry.sha256) if entry.sha256 else entry.name == name:

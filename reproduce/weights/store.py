@@ -1,15 +1,27 @@
-"""Files of weights: found by name, fetched where they are public, and verified by their hash."""
+"""Files of weights: found by name, downloaded where they are public, and verified by their hash."""
 
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 from reproduce.base.errors import CheckpointNotFound, UserError
 from reproduce.base.files import sha256_of
 from reproduce.weights import download, registry
-from reproduce.weights.folder import expected, in_folder
 from reproduce.weights.registry import MANIFEST, Public, Released
+
+# A folder may have the same weights twice: safetensors, which cannot hold code, goes first.
+_SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin', '.pdparams')
+
+
+def in_folder(folder: Path, name: str) -> Path | None:
+    """Return the file of the system or model `name`, safetensors first, if there is one."""
+    candidates = (folder / f'{name}{suffix}' for suffix in _SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def expected(folder: str | Path, name: str) -> str:
+    """Return the file in which the weights of the system or model `name` are expected."""
+    return f'{folder}/{name}{_SUFFIXES[0]}'
 
 
 class FileState(StrEnum):
@@ -18,28 +30,26 @@ class FileState(StrEnum):
     PRESENT = 'present'
     ABSENT = 'absent'
     BAD_HASH = 'bad hash'  # another file than the released one
-    UNVERIFIED = 'unverified'  # put there by hand, and its publisher names no hash
+    UNVERIFIED = 'unverified'  # without a receipt, and its publisher gives no hash
 
 
 def released_name(path: Path, sha256: str) -> str:
     """Return the name of the released weights that the file holds; '' if it holds none."""
     entry = registry.released(sha256)
     if entry is None and (kept := download.receipt(path)) and kept.sha256 == sha256:
-        entry = next(
-            (entry for entry in registry.load_public() if _same_place(entry.url, kept.url)), None
-        )
+        entry = next((e for e in registry.load_public() if e.url == kept.url), None)
     return entry.name if entry else ''
 
 
 def find(where: str | Path, name: str) -> Path:
-    """Return the checkpoint file that `where` tells for the system or model `name`.
+    """Return the checkpoint file of the system or model `name`.
 
     Args:
         where: a file; a folder with one file for each system, such as `NAME.safetensors`; or the
-            name of released weights, whose file is fetched if need be and verified.
+            name of released weights, whose file is downloaded if need be and verified.
 
     Raises:
-        UserError: if there is none, or it is to be a released one and is another.
+        UserError: if there is none, or it is another file than the released one.
     """
     path = Path(where)
     if path.is_file():
@@ -61,32 +71,31 @@ def find(where: str | Path, name: str) -> Path:
 
 
 def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = None) -> Path:
-    """Return the verified file of a released checkpoint; a URL is fetched once.
+    """Return the verified file of a released checkpoint, downloaded if it is not there.
 
     Args:
-        folder: where it is fetched to; torch's cache if it is None.
+        folder: for downloads; torch's cache if it is None.
 
     Raises:
-        UserError: if it is not there or not below the manifest's folder, cannot be fetched, or is
-            another file.
+        UserError: if it does not exist or is not below the manifest's folder, cannot be downloaded,
+            or is another file.
     """
-    if entry.file is not None:
-        path = manifest.parent / entry.file
-        if not is_below(entry.file):
-            raise UserError(
-                f"{manifest} has the file '{entry.file}' for {entry.name}: expected one below the "
-                "manifest's folder, without '..'."
-            )
-        if not path.is_file():
-            raise UserError(f'the released checkpoint {path} does not exist: restore the checkout.')
-    else:
+    if entry.file is None:
         if folder is None:
             import torch  # imported here, so that listing the weights does not wait for it
 
             folder = Path(torch.hub.get_dir()) / 'checkpoints'
         path = folder / entry.filename
-        if not path.is_file():
-            download.fetch(entry.url, path, entry.sha256)
+        download.fetch(entry.url, path, entry.sha256)
+        return _verified(entry, path)
+    path = manifest.parent / entry.file
+    if not is_below(entry.file):
+        raise UserError(
+            f"{manifest} has the file '{entry.file}' for {entry.name}: expected one below the "
+            "manifest's folder, without '..'."
+        )
+    if not path.is_file():
+        raise UserError(f'the released checkpoint {path} does not exist: restore the checkout.')
     return _verified(entry, path)
 
 
@@ -97,10 +106,10 @@ def is_below(file: str) -> bool:
 
 
 def stored(entry: Public, folder: Path | None) -> Path:
-    """Return the verified file of public weights that lies in `folder` for their system.
+    """Return the verified file of public weights in `folder`, under the name of their system.
 
     Raises:
-        CheckpointNotFound: if none lies there.
+        CheckpointNotFound: if there is none.
         UserError: if it is another file than the published one.
     """
     path = folder and in_folder(folder, entry.system)
@@ -111,35 +120,30 @@ def stored(entry: Public, folder: Path | None) -> Path:
 
 def state(entry: Public, path: Path | None) -> FileState:
     """Return whether the file at `path`, which may be none, is the published one."""
-    return FileState.ABSENT if path is None else _held(entry, path, sha256_of(path))
+    return FileState.ABSENT if path is None else _state(entry, path, sha256_of(path))
 
 
-def _held(entry: Released, path: Path, digest: str) -> FileState:
-    known = {entry.sha256} - {'', None}
-    if (kept := download.receipt(path)) and _same_place(entry.url, kept.url):
+def _state(entry: Released, path: Path, digest: str) -> FileState:
+    known = {entry.sha256} - {''}
+    if (kept := download.receipt(path)) and kept.url == entry.url:
         known.add(kept.sha256)
     if not known:
         return FileState.UNVERIFIED
     return FileState.PRESENT if all(map(digest.startswith, known)) else FileState.BAD_HASH
 
 
-def _same_place(url: str, other: str) -> bool:
-    """Return whether they name the same file, maybe on a mirror of the other's server."""
-    return urlsplit(url).path == urlsplit(other).path
-
-
 def _verified(entry: Released, path: Path) -> Path:
     digest = sha256_of(path)
-    match _held(entry, path, digest):
+    match _state(entry, path, digest):
         case FileState.PRESENT:
             return path
         case FileState.UNVERIFIED:
             raise UserError(
-                f'{path} may be another file than the released {entry.name}, whose publisher names '
-                'no hash: move it away and fetch it with `python -m reproduce checkpoints`.'
+                f'{path} may be another file than the released {entry.name}, whose publisher gives '
+                'no hash: move it away and download it with `python -m reproduce checkpoints`.'
             )
-    expected = f'{entry.sha256[:16]}...' if entry.sha256 else 'that of its receipt'
+    wanted = f'{entry.sha256[:16]}...' if entry.sha256 else 'that of its receipt'
     raise UserError(
         f'{path} is not the released {entry.name}: its SHA-256 is {digest[:16]}..., expected '
-        f'{expected}; remove it and fetch it again.'
+        f'{wanted}; remove it and download it again.'
     )
