@@ -26,7 +26,7 @@ from reproduce.openmmlab import inference
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.safe_loading import read_checkpoint
 from reproduce.weights import registry
-from reproduce.weights.loading import load
+from reproduce.weights.parameters import load
 from reproduce.weights.registry import Reference, load_manifest
 from reproduce.weights.store import find, obtain
 

@@ -10,7 +10,7 @@ from model.cswin import checkpoint_filter_fn
 from reproduce.base.errors import UserError
 from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
-from reproduce.weights import loading
+from reproduce.weights import parameters
 
 TINY = {'dims': (8, 16, 32, 64), 'depths': (1, 1, 2, 1), 'heads': (2, 4, 4, 8)}
 
@@ -115,7 +115,7 @@ def test_a_released_checkpoint_loads_from_its_file(key, tmp_path):
     state = released()
     torch.save({'epoch': 300, key: state}, tmp_path / 'cswin.pth')
     model = tiny().double()
-    loading.load(model, tmp_path / 'cswin.pth')
+    parameters.load(model, tmp_path / 'cswin.pth')
     loaded = model.state_dict()
     assert torch.equal(loaded['stages.2.blocks.1.attention.lepe.1.weight'], state[LEPE])
     assert len(loaded) == len(state)
@@ -132,7 +132,7 @@ def test_a_checkpoint_of_another_size_is_refused_by_name(tmp_path):
     state[LEPE] = state[LEPE][:8]
     torch.save(state, tmp_path / 'cswin.pth')
     with pytest.raises(UserError, match='is not one of cswin_tiny'):
-        loading.load(tiny(), tmp_path / 'cswin.pth')
+        parameters.load(tiny(), tmp_path / 'cswin.pth')
 
 
 # An implementation of its own: released names, loops over heads, stripes and pixels.

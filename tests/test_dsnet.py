@@ -11,7 +11,7 @@ from model.dsnet import checkpoint_filter_fn
 from reproduce.base.errors import UserError
 from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
-from reproduce.weights import loading
+from reproduce.weights import parameters
 
 TINY = {'dims': (8, 16, 24, 32), 'depths': (1, 2, 1, 1), 'heads': (1, 2, 3, 4)}
 
@@ -129,7 +129,7 @@ def test_paddles_release_is_the_same_network(named, protocol, tmp_path):
     with (tmp_path / 'dsnet.pdparams').open('wb') as file:
         pickle.dump(of_paddle(state, named), file, protocol)
     model = tiny().double()
-    loading.load(model, tmp_path / 'dsnet.pdparams')
+    parameters.load(model, tmp_path / 'dsnet.pdparams')
     for name, value in checkpoint_filter_fn(state).items():
         torch.testing.assert_close(model.state_dict()[name], value)
 
@@ -138,10 +138,10 @@ def test_a_file_of_paddle_that_would_run_code_is_refused(tmp_path):
     path = tmp_path / 'dsnet.pdparams'
     path.write_bytes(b"cbuiltins\nprint\n(S'run'\ntR.")
     with pytest.raises(UserError, match=r'would run code \(builtins\.print\)'):
-        loading.load(tiny(), path)
+        parameters.load(tiny(), path)
     path.write_bytes(pickle.dumps({'norm.weight': 'text'}))
     with pytest.raises(UserError, match='no file of tensors'):
-        loading.load(tiny(), path)
+        parameters.load(tiny(), path)
 
 
 # An implementation of its own on channels-last maps: released names, pixel by pixel.
@@ -265,7 +265,7 @@ def test_outputs_equal_a_loop_over_queries_and_pixels(size, tmp_path):
     state = released()
     torch.save({'model': state}, tmp_path / 'dsnet.pth')
     model = tiny().double()
-    loading.load(model, tmp_path / 'dsnet.pth')
+    parameters.load(model, tmp_path / 'dsnet.pth')
     images = torch.randn(2, 3, *size, dtype=torch.double)
     with torch.no_grad():
         maps = model.forward_intermediates(images, intermediates_only=True, output_fmt='NHWC')

@@ -9,7 +9,7 @@ import torch
 from model.focal import checkpoint_filter_fn
 from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
-from reproduce.weights import loading
+from reproduce.weights import parameters
 
 TINY = {'dims': (8, 16, 24, 32), 'depths': (1, 1, 2, 1), 'heads': (2, 4, 2, 4)}
 
@@ -233,7 +233,7 @@ def test_outputs_equal_a_loop_over_queries(size, window, expand, windows, tmp_pa
     state = released(window, expand, windows)
     torch.save({'model': state}, tmp_path / 'focal.pth')
     model = tiny(window_size=window, expand_sizes=expand, focal_windows=windows).double()
-    loading.load(model, tmp_path / 'focal.pth')
+    parameters.load(model, tmp_path / 'focal.pth')
     images = torch.randn(2, 3, *size, dtype=torch.double)
     with torch.no_grad():
         maps = model.forward_intermediates(images, intermediates_only=True, output_fmt='NHWC')

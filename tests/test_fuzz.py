@@ -38,7 +38,7 @@ from datasets import imagenet, shapes
 from reproduce import cli
 from reproduce.base.errors import UserError
 from reproduce.evaluate import records
-from reproduce.weights import loading, registry
+from reproduce.weights import parameters, registry
 
 pytestmark = pytest.mark.slow
 
@@ -587,8 +587,8 @@ def test_checkpoints(checkpoint_files, tmp_path, data):
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     def load():
-        trained = loading.trained_preprocessing(path)
-        loading.load(model, path)
+        trained = parameters.trained_preprocessing(path)
+        parameters.load(model, path)
         return trained
 
     trained, state = loaded('checkpoints', load), model.state_dict()

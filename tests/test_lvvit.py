@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from model.lvvit import checkpoint_filter_fn
 from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
-from reproduce.weights import loading
+from reproduce.weights import parameters
 
 # Channels, depth, heads and stem width of Table 1 of LV-ViT's paper and of its released code.
 SIZES = {
@@ -157,7 +157,7 @@ def test_outputs_equal_a_loop_over_heads_and_tokens(skip_lam, tmp_path):
     state = released()
     torch.save({'epoch': 300, 'state_dict_ema': state}, tmp_path / 'lvvit.pth.tar')
     model = tiny(skip_lam=skip_lam).double()
-    loading.load(model, tmp_path / 'lvvit.pth.tar')
+    parameters.load(model, tmp_path / 'lvvit.pth.tar')
     images = torch.randn(2, 3, 64, 64, dtype=torch.double)
     logits, token_logits = slow_lvvit(images[1], state, TINY['num_heads'], skip_lam)
     with torch.no_grad():

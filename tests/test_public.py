@@ -385,7 +385,7 @@ def test_the_gate_takes_public_weights(run, tmp_path, monkeypatch):
         return code, out
 
     code, out = regress((here, absent))
-    assert (code, out) == (0, '4 not-run, for want of weights or data: --all lists them.\n')
+    assert (code, out) == (0, '4 not-run, without weights or data: --all lists them.\n')
     code, out = regress((here, absent), '--all')
     assert "it takes ImageNet-1K's 50,000 validation images at --data" in out
     assert f'it takes {weights}/twins_svt_base.safetensors' in out

@@ -9,7 +9,7 @@ import torch
 from model.shuffle import checkpoint_filter_fn
 from reproduce.complexity.flops import measure_system
 from reproduce.systems import System
-from reproduce.weights import loading
+from reproduce.weights import parameters
 
 TINY = {'dims': (8, 16, 24, 32), 'depths': (2, 2, 2, 2), 'heads': (2, 4, 2, 4)}
 
@@ -226,7 +226,7 @@ def test_outputs_equal_a_loop_over_windows_and_pixels(size, window, tmp_path):
     state = released(window)
     torch.save({'model': state}, tmp_path / 'shuffle.pth')
     model = tiny(window).double()
-    loading.load(model, tmp_path / 'shuffle.pth')
+    parameters.load(model, tmp_path / 'shuffle.pth')
     images = torch.randn(2, 3, *size, dtype=torch.double)
     with torch.no_grad():
         maps = model.forward_intermediates(images, intermediates_only=True, output_fmt='NHWC')

@@ -11,7 +11,7 @@ from model.vil import checkpoint_filter_fn
 from reproduce.complexity.flops import measure_system
 from reproduce.openmmlab import configs, inference
 from reproduce.systems import System
-from reproduce.weights import loading
+from reproduce.weights import parameters
 
 TINY = {'dims': (8, 16, 24, 32), 'depths': (1, 2, 1, 1), 'heads': (2, 2, 3, 4)}
 GLOBAL = (1, 1, 1, 0)
@@ -219,7 +219,7 @@ def test_outputs_equal_a_loop_over_queries_and_keys(full, size, tmp_path):
     state = released(full)
     torch.save({'net': {f'module.{k}': v for k, v in state.items()}}, tmp_path / 'vil.pth')
     model = tiny(full).double()
-    loading.load(model, tmp_path / 'vil.pth')
+    parameters.load(model, tmp_path / 'vil.pth')
     images = torch.randn(2, 3, *size, dtype=torch.double)
     with torch.no_grad():
         maps = model.forward_intermediates(images, intermediates_only=True, output_fmt='NHWC')

@@ -64,9 +64,9 @@ def _options(inputs: Inputs, request: Request) -> tuple[int, bool, dict[str, Any
     system, trained = inputs.system, {}
     if inputs.checkpoint is not None and system.model is not None:
         # Imported here: only they bring torch.
-        from reproduce.weights import loading
+        from reproduce.weights import parameters
 
-        trained = loading.trained_preprocessing(inputs.checkpoint)
+        trained = parameters.trained_preprocessing(inputs.checkpoint)
     batch_size = request.batch_size or TASKS[system.task].batch_size
     return batch_size, 'ms_miou' in system.accuracies, trained
 

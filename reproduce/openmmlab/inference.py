@@ -19,7 +19,7 @@ from model.checkpoint import CheckpointError, differences, listed, read
 from reproduce.base.errors import UserError
 from reproduce.openmmlab import cfg_options, configs, detectron2_names, models
 from reproduce.systems import load_systems
-from reproduce.weights.loading import check_finite, fill
+from reproduce.weights.parameters import check_finite, fill
 
 Tester = Callable[[Mapping[str, Any]], list[BaseDataElement]]
 

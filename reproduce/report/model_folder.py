@@ -21,7 +21,7 @@ from reproduce.report import exchange
 from reproduce.report.model_card import model_card
 from reproduce.tasks import TASKS, classification
 from reproduce.train.weights_file import to_bytes
-from reproduce.weights import loading, registry, store
+from reproduce.weights import parameters, registry, store
 
 WEIGHTS = 'model.safetensors'  # the name that timm looks for first
 
@@ -136,11 +136,11 @@ def _weights(evaluation: Evaluation, checkpoint: str | Path | None) -> Path:
 
 def _network(evaluation: Evaluation, path: Path) -> nn.Module:
     """Return the evaluated classifier with its weights, in evaluation mode."""
-    trained = loading.trained_preprocessing(path)
+    trained = parameters.trained_preprocessing(path)
     size = timm_names.size_argument(evaluation.model, trained.get('img_size'))
     arguments = {**size, **evaluation.arguments}
     network = classification.build(evaluation.model, arguments, evaluation.data.classes)
-    loading.load(network, path)
+    parameters.load(network, path)
     return network
 
 

@@ -21,7 +21,7 @@ from reproduce.systems import load_systems
 from reproduce.tasks import TASKS
 from reproduce.tasks.classification_scores import TOP, ClassesFile, TopClasses, TopScorer, names
 from reproduce.tasks.job import Job, Prepared, inference
-from reproduce.weights import loading, store
+from reproduce.weights import parameters, store
 
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
 
@@ -39,7 +39,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     """
     system, name, arguments = resolve(job.model, job.arguments)
     path = store.find(job.checkpoint, system or name)
-    trained = loading.trained_preprocessing(path)
+    trained = parameters.trained_preprocessing(path)
     own = preprocessing(name, arguments, {})
     config = preprocessing(name, arguments, {**trained, **job.preprocessing})
     overridden = set(job.preprocessing)
@@ -48,7 +48,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     data = TASKS[job.task].load_data(job.data, limit=job.limit)
     size = timm_names.size_argument(name, trained.get('img_size'))
     classifier = build(name, {**size, **arguments}, len(data.classes))
-    loading.load(classifier, path)
+    parameters.load(classifier, path)
     network = _Network(classifier, config).to(device)
     with inference(device, job.amp):
         network.check_size()

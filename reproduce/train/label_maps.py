@@ -29,7 +29,7 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
 from reproduce.train.output_folder import claimed
 from reproduce.train.token_labeling import RECORD, label_map_path, origin
-from reproduce.weights import loading
+from reproduce.weights import parameters
 
 TOP = 5
 
@@ -107,13 +107,13 @@ def _make(
             raise UserError(
                 f'{data} has {len(images.classes)} classes: a label map numbers {TOP} to 2048.'
             )
-        trained = loading.trained_preprocessing(checkpoint) if checkpoint is not None else {}
+        trained = parameters.trained_preprocessing(checkpoint) if checkpoint is not None else {}
         if img_size is not None:
             trained['img_size'] = img_size
         size = timm_names.size_argument(name, trained.get('img_size'))
         annotator = _build(name, checkpoint is None, len(images.classes), size)
         if checkpoint is not None:
-            loading.load(annotator, checkpoint)
+            parameters.load(annotator, checkpoint)
         annotator.eval().to(group.device)
         settings = resolve_data_config(trained, model=annotator)
         record = {
