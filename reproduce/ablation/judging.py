@@ -7,13 +7,12 @@ corrected one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from math import sqrt
 
-import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from reproduce.ablation.study import DesignClaim
+from reproduce.base.files import NumberText, OptionalNumber
 
 LEVEL = 0.05  # of all claims of a study together
 POWER = 0.8
@@ -27,106 +26,104 @@ class DesignVerdict(StrEnum):
     UNRESOLVED = 'unresolved'
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(BaseModel):
     """A claim and what the runs say about it; differences are in percent of Top-1.
 
     Attributes:
+        claim, says, better, worse, control, paper, place, note: as in a `DesignClaim`.
         pairs: the number of seeds that both variants were trained with.
-        mean: the mean difference, better minus worse; NaN without a pair.
-        low, high: its 95 % interval, of this claim alone; NaN with fewer than two pairs.
+        mean: the mean difference, better minus worse; None without a pair.
+        low, high: its 95 % interval, of this claim alone; None with fewer than two pairs.
         spread: the standard deviation of the differences.
         p, p_holm: of the two-sided paired t test, and corrected for the number of claims.
-        resolvable: the smallest true difference that such a study finds in four of five cases, at
-            the level that all claims together leave to one.
+        resolvable: the smallest true difference that such a study finds with probability `POWER`,
+            at the level divided by the number of claims.
     """
 
-    claim: DesignClaim
+    model_config = ConfigDict(extra='forbid', frozen=True)
+    claim: str
+    says: str
+    better: str
+    worse: str
+    control: bool
+    paper: NumberText
+    place: str
     pairs: int
-    mean: float
-    low: float
-    high: float
-    spread: float
-    p: float
-    p_holm: float
-    resolvable: float
-    verdict: DesignVerdict
+    mean: OptionalNumber = None
+    low: OptionalNumber = None
+    high: OptionalNumber = None
+    spread: OptionalNumber = None
+    p: OptionalNumber = None
+    p_holm: OptionalNumber = None
+    resolvable: OptionalNumber = None
+    verdict: DesignVerdict = DesignVerdict.UNRESOLVED
+    note: str
 
 
 def judge(claims: Sequence[DesignClaim], top1: Mapping[tuple[str, int], float]) -> list[Judgement]:
     """Judge claims by the Top-1 of runs, by variant and seed.
 
-    Controls are no claims of the paper: each is judged at the full level, and they do not make the
-    paper's claims harder to support.
+    Controls check the study: each is judged at the full level, and they are not counted among the
+    claims that the level is divided by.
     """
-    differences = [_differences(claim, top1) for claim in claims]
-    tests = [_tested(d) for d in differences]
+    # Imported here: the report, which only shows results, need not wait for it.
+    from statsmodels.stats.multitest import multipletests
+
+    found = [_measured(claim, top1) for claim in claims]
     family = [i for i, claim in enumerate(claims) if not claim.control]
-    corrected = {i: test[2] for i, test in enumerate(tests)}
-    corrected |= dict(zip(family, holm([tests[i][2] for i in family]), strict=True))
-    found = []
-    for i, (claim, d) in enumerate(zip(claims, differences, strict=True)):
-        low, high, p = tests[i]
-        mean = float(np.mean(d)) if d else float('nan')
-        spread = float(np.std(d, ddof=1)) if len(d) > 1 else float('nan')
-        verdict = DesignVerdict.UNRESOLVED
+    corrected = {i: numbers.get('p', 1.0) for i, numbers in enumerate(found)}
+    if family:
+        holm = multipletests([corrected[i] for i in family], LEVEL, 'holm')[1]
+        corrected |= dict(zip(family, map(float, holm), strict=True))
+    judged = []
+    for i, (claim, numbers) in enumerate(zip(claims, found, strict=True)):
+        if 'p' in numbers:
+            numbers['p_holm'] = corrected[i]
+            count = 1 if claim.control else len(family)
+            numbers['resolvable'] = resolvable(numbers['spread'], numbers['pairs'], count)
         if corrected[i] < LEVEL:
-            verdict = DesignVerdict.SUPPORTED if mean > 0 else DesignVerdict.CONTRADICTED
-        least = resolvable(spread, len(d), 1 if claim.control else len(family))
-        found.append(
-            Judgement(claim, len(d), mean, low, high, spread, p, corrected[i], least, verdict)
-        )
-    return found
+            better = numbers['mean'] > 0
+            numbers['verdict'] = DesignVerdict.SUPPORTED if better else DesignVerdict.CONTRADICTED
+        facts = claim.model_dump(exclude={'name', 'cells'})
+        judged.append(Judgement(claim=claim.name, **facts, **numbers))
+    return judged
 
 
-def _differences(claim: DesignClaim, top1: Mapping[tuple[str, int], float]) -> list[float]:
+def _measured(claim: DesignClaim, top1: Mapping[tuple[str, int], float]) -> dict[str, float]:
+    """Return the fields of a `Judgement` that follow from the pairs of this claim alone."""
+    import numpy as np
+    from scipy import stats
+
     seeds = sorted({seed for _, seed in top1})
-    return [
-        top1[claim.better, seed] - top1[claim.worse, seed]
-        for seed in seeds
-        if (claim.better, seed) in top1 and (claim.worse, seed) in top1
-    ]
-
-
-def _tested(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Return the 95 % interval of the mean, and the p value of the paired t test."""
-    from scipy import special  # here: the report, which only shows results, need not wait for it
-
-    n = len(differences)
-    if n < 2:
-        return float('nan'), float('nan'), 1.0
-    mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / sqrt(n)
-    if error == 0:
-        return mean, mean, 1.0 if mean == 0 else 0.0
-    half = float(special.stdtrit(n - 1, 0.975)) * error
-    return mean - half, mean + half, float(2 * special.stdtr(n - 1, -abs(mean) / error))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number by Holm's step-down method."""
-    corrected, largest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(np.argsort(p, kind='stable')):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
-        corrected[i] = largest
-    return corrected
+    pairs = [(top1.get((claim.better, seed)), top1.get((claim.worse, seed))) for seed in seeds]
+    differences = np.array([a - b for a, b in pairs if a is not None and b is not None])
+    numbers = {'pairs': len(differences)}
+    if len(differences):
+        numbers['mean'] = float(differences.mean())
+    if len(differences) > 1:
+        numbers['spread'] = float(differences.std(ddof=1))
+        if numbers['spread'] == 0:
+            low = high = numbers['mean']
+            numbers['p'] = 1.0 if numbers['mean'] == 0 else 0.0
+        else:
+            test = stats.ttest_1samp(differences, 0)
+            numbers['p'] = float(test.pvalue)
+            low, high = test.confidence_interval(0.95)
+        numbers |= {'low': float(low), 'high': float(high)}
+    return numbers
 
 
 def resolvable(spread: float, pairs: int, claims: int) -> float:
     """Return the smallest true difference that is found with probability `POWER`.
 
-    It is that of the two-sided paired t test at the level `LEVEL / claims`, by the noncentral t
-    distribution; NaN with fewer than two pairs.
+    It is that of the two-sided paired t test at the level `LEVEL / claims`.
 
     Args:
         spread: the standard deviation of the differences.
-        pairs: the number of differences.
-        claims: how many share the level.
+        pairs: the number of differences, 2 or more.
+        claims: the number of claims that share the level.
     """
-    from scipy import special  # here: the report, which only shows results, need not wait for it
+    from statsmodels.stats.power import TTestPower
 
-    if pairs < 2 or not spread >= 0:
-        return float('nan')
-    df = pairs - 1
-    critical = special.stdtrit(df, 1 - LEVEL / claims / 2)
-    shift = special.nctdtrinc(df, 1 - POWER, critical)
-    return float(shift) * spread / sqrt(pairs)
+    size = TTestPower().solve_power(nobs=pairs, alpha=LEVEL / claims, power=POWER)
+    return float(size) * spread

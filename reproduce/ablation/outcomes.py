@@ -1,4 +1,4 @@
-"""The files that a study leaves behind, kept small enough to be committed.
+"""The files that a study writes, small enough to be committed.
 
 study.toml      the study with everything in it
 runs.csv        a line for each run: its accuracy, its weights, its record
@@ -8,16 +8,15 @@ claims.csv      a line for each claim, judged
 times.csv       what each run took; the one file that differs from one time to the next
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from reproduce.ablation.judging import DesignVerdict, Judgement, judge
-from reproduce.ablation.study import NumberText, Study
+from reproduce.ablation.judging import Judgement, judge
+from reproduce.ablation.study import Study
 from reproduce.base.files import (
     OptionalNumber,
     check_writable,
@@ -76,33 +75,11 @@ class VariantLine(_Line):
     total_flops: int
 
 
-class ClaimLine(_Line):
-    """A judged claim; see `Judgement`. Differences are in percent of Top-1."""
-
-    claim: str
-    says: str
-    better: str
-    worse: str
-    control: bool
-    paper: NumberText
-    place: str
-    pairs: int
-    mean: OptionalNumber
-    low: OptionalNumber
-    high: OptionalNumber
-    spread: OptionalNumber
-    p: OptionalNumber
-    p_holm: OptionalNumber
-    resolvable: OptionalNumber
-    verdict: DesignVerdict
-    note: str
-
-
 class TimeLine(_Line):
-    """What a run took: CPU seconds of its processes, seconds by the clock, where and when.
+    """What a run took, where and when.
 
-    The CPU seconds are of the computing process, so work beside it on the machine does not count;
-    there are none of a run that was interrupted.
+    `train_cpu_seconds` is of the computing process, which other work on the machine does not
+    lengthen much; it is empty for a run that was interrupted.
     """
 
     variant: str
@@ -115,6 +92,14 @@ class TimeLine(_Line):
     date: str
 
 
+_FILES: Mapping[str, type[_Line]] = {
+    'runs': RunLine,
+    'curves': CurveLine,
+    'variants': VariantLine,
+    'times': TimeLine,
+}
+
+
 @dataclass(frozen=True)
 class Outcomes:
     """What a study has measured."""
@@ -125,11 +110,10 @@ class Outcomes:
     variants: tuple[VariantLine, ...]
     times: tuple[TimeLine, ...]
 
-    @property
+    @cached_property
     def judgements(self) -> list[Judgement]:
         """The claims, judged by the runs."""
-        top1 = {(run.variant, run.seed): run.top1 for run in self.runs}
-        return judge(self.study.claim, top1)
+        return judge(self.study.claim, {(run.variant, run.seed): run.top1 for run in self.runs})
 
     def save(self, folder: Path) -> None:
         """Write the files into `folder`, each whole or not at all.
@@ -142,15 +126,10 @@ class Outcomes:
         for name, schema in _FILES.items():
             lines = [line.model_dump() for line in getattr(self, name)]
             write_csv(folder / f'{name}.csv', schema, lines)
-        write_csv(folder / 'claims.csv', ClaimLine, map(_claim_line, self.judgements))
-
-
-_FILES: Mapping[str, type[BaseModel]] = {
-    'runs': RunLine,
-    'curves': CurveLine,
-    'variants': VariantLine,
-    'times': TimeLine,
-}
+        claims = [judged.model_dump(mode='json') for judged in self.judgements]
+        for line in claims:
+            line.update({k: f'{v:.6g}' for k, v in line.items() if isinstance(v, float)})
+        write_csv(folder / 'claims.csv', Judgement, claims)
 
 
 def load_outcomes(folder: Path) -> Outcomes:
@@ -165,33 +144,3 @@ def load_outcomes(folder: Path) -> Outcomes:
         for name, schema in _FILES.items()
     }
     return Outcomes(study, **lines)
-
-
-def earlier_outcomes(study: Study, folder: Path) -> Outcomes | None:
-    """Return what the same study has measured, if it is in `folder`."""
-    if not (folder / 'study.toml').is_file():
-        return None
-    earlier = load_outcomes(folder)
-    return earlier if earlier.study.identity == study.identity else None
-
-
-def _claim_line(judged: Judgement) -> dict[str, Any]:
-    claim = judged.claim
-    numbers = ('mean', 'low', 'high', 'spread', 'p', 'p_holm', 'resolvable')
-    return {
-        'claim': claim.name,
-        **claim.model_dump(include={'says', 'better', 'worse', 'control', 'paper', 'place'}),
-        'pairs': judged.pairs,
-        **{name: _text(getattr(judged, name)) for name in numbers},
-        'verdict': judged.verdict.value,
-        'note': claim.note,
-    }
-
-
-def _text(value: float) -> str:
-    return f'{value:.6g}' if isfinite(value) else ''
-
-
-def folders(root: Path) -> Iterable[Path]:
-    """Return the folders of the studies under `root`, by name."""
-    return sorted(path.parent for path in root.glob('*/study.toml'))

@@ -1,11 +1,12 @@
-"""A study's outcomes and its budget as text, Markdown and LaTeX."""
+"""A study's plan as text, and its outcomes as text, Markdown and LaTeX."""
 
-from math import isnan
+from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from reproduce.ablation.judging import LEVEL, POWER, DesignVerdict, Judgement
-from reproduce.ablation.outcomes import Outcomes
+from reproduce.ablation.judging import LEVEL, POWER, DesignVerdict, Judgement, resolvable
+from reproduce.ablation.outcomes import Outcomes, VariantLine
+from reproduce.ablation.study import Study
 from reproduce.base.terminal import Part, TextTable
 
 HEADINGS = (
@@ -15,75 +16,73 @@ HEADINGS = (
 
 METHOD = (
     'Differences are in percent of Top-1, better minus worse, paired by seed. The interval is of '
-    'the claim alone; the verdict is by the p value that is corrected for all claims of the paper '
-    f'(Holm, {LEVEL:g}). Resolvable is the smallest true difference that such a study finds in '
-    f'{POWER:.0%} of cases. Parameters, FLOPs and seconds of training are of the better and the '
-    'worse side. A control checks the study itself, and is no claim of the paper.'
+    'the claim alone; the verdict is by the p value that is corrected for all claims but the '
+    f'controls (Holm, {LEVEL:g}). Resolvable is the smallest true difference that such a study '
+    f'finds with a probability of {POWER:.0%}. Parameters, FLOPs and seconds of training are those '
+    'of the better and the worse side. A control checks the study itself.'
 )
 
-_SAYS = {
+_VERDICTS = {
     DesignVerdict.SUPPORTED: 'supported here',
     DesignVerdict.CONTRADICTED: 'contradicted here: the other design is better',
     DesignVerdict.UNRESOLVED: 'unresolved here',
 }
 
 
-def signed(value: float) -> str:
-    """Return a difference with its sign and two digits; a dash for none."""
-    return '–' if isnan(value) else f'{value:+.2f}'.replace('-', '−')
+def signed(value: float | None) -> str:
+    """Return a difference with its sign and two digits; a dash for None."""
+    return '–' if value is None else f'{value:+.2f}'.replace('-', '−')
 
 
 def interval(judged: Judgement) -> str:
     """Return the 95 % interval of a claim."""
-    if isnan(judged.low):
-        return '–'
-    return f'{signed(judged.low)} to {signed(judged.high)}'
+    return '–' if judged.low is None else f'{signed(judged.low)} to {signed(judged.high)}'
 
 
 def sentence(judged: Judgement) -> str:
     """Return what the study says about a claim, in one sentence."""
-    claim = judged.claim
-    says = f'{claim.says[0].upper()}{claim.says[1:]}'
+    says = f'{judged.says[0].upper()}{judged.says[1:]}'
     if judged.pairs < 2:
-        return f'{says}: {judged.pairs} pairs of runs do not tell.'
-    printed = f' (paper {signed(float(claim.paper))})' if claim.paper else ''
-    what = (
+        return f'{says}: {judged.pairs} pairs of runs are too few.'
+    printed = f' (paper {signed(float(judged.paper))})' if judged.paper else ''
+    text = (
         f'{says}: {signed(judged.mean)} ({interval(judged)}) over {judged.pairs} seeds{printed}, '
-        f'{_SAYS[judged.verdict]}'
+        f'{_VERDICTS[judged.verdict]}'
     )
     if judged.verdict is DesignVerdict.UNRESOLVED:
-        what += (
-            f'; a true difference of {judged.resolvable:.1f} would have been found in four of five '
-            'studies'
+        text += (
+            f'; a true difference of {judged.resolvable:.1f} would be found with a probability of '
+            f'{POWER:.0%}'
         )
-    return f'{what}.'
+    return f'{text}.'
 
 
 def rows(outcomes: Outcomes) -> list[list[str]]:
     """Return a row for each claim, under `HEADINGS`."""
-    variants = {line.variant: line for line in outcomes.variants}
-    seconds: dict[str, list[float]] = {}
-    for line in outcomes.times:
-        if line.train_cpu_seconds is not None:
-            seconds.setdefault(line.variant, []).append(line.train_cpu_seconds)
-
-    def cost(name: str) -> list[str]:
-        of, took = variants[name], seconds.get(name)
-        mean = f'{sum(took) / len(took):.0f}' if took else '–'
-        return [f'{of.params / 1e6:.2f}', f'{of.total_flops / 1e9:.3f}', mean]
-
+    costs = {}
+    for line in outcomes.variants:
+        times = [
+            time.train_cpu_seconds
+            for time in outcomes.times
+            if time.variant == line.variant and time.train_cpu_seconds is not None
+        ]
+        costs[line.variant] = (
+            f'{line.params / 1e6:.2f}',
+            f'{line.total_flops / 1e9:.4f}',
+            f'{sum(times) / len(times):.0f}' if times else '–',
+        )
     return [
         [
-            judged.claim.says,
-            signed(float(judged.claim.paper)) if judged.claim.paper else '–',
+            judged.says,
+            signed(float(judged.paper)) if judged.paper else '–',
             signed(judged.mean),
             interval(judged),
-            f'{judged.p_holm:.3f}',
-            '–' if isnan(judged.resolvable) else f'{judged.resolvable:.2f}',
+            '–' if judged.p_holm is None else f'{judged.p_holm:.3f}',
+            '–' if judged.resolvable is None else f'{judged.resolvable:.2f}',
             str(judged.pairs),
             *(
-                f'{a} / {b}'
-                for a, b in zip(cost(judged.claim.better), cost(judged.claim.worse), strict=True)
+                f'{better} / {worse}'
+                for better, worse in zip(costs[judged.better], costs[judged.worse], strict=True)
             ),
             judged.verdict.value,
         ]
@@ -91,116 +90,98 @@ def rows(outcomes: Outcomes) -> list[list[str]]:
     ]
 
 
-def _accuracies(outcomes: Outcomes) -> list[list[str]]:
-    """Return a row for each variant: its Top-1 by seed, and their mean."""
+def _accuracies(outcomes: Outcomes) -> tuple[list[list[str]], list[str]]:
+    """Return a row for each variant, its Top-1 by seed and their mean; and the headings."""
     top1 = {(run.variant, run.seed): run.top1 for run in outcomes.runs}
-    found = []
+    seeds, found = outcomes.study.seeds, []
     for variant in outcomes.study.variant:
-        of = [top1.get((variant.name, seed)) for seed in outcomes.study.seeds]
-        there = [value for value in of if value is not None]
+        values = [top1.get((variant.name, seed)) for seed in seeds]
+        there = [value for value in values if value is not None]
         mean = f'{sum(there) / len(there):.2f}' if there else '–'
-        found.append([variant.name, mean, *('–' if v is None else f'{v:.2f}' for v in of)])
-    return found
-
-
-def _data(outcomes: Outcomes) -> str:
-    if not outcomes.runs:
-        return 'No run has ended yet.'
-    run, study = outcomes.runs[0], outcomes.study
-    return (
-        f'{run.epochs} epochs on {run.train_images:,} training images ({run.train_data}), Top-1 on '
-        f'{run.val_images:,} validation images ({run.val_data}), {len(outcomes.runs)} runs. '
-        f'{study.data}'.strip()
-    )
+        found.append([variant.name, mean, *('–' if v is None else f'{v:.2f}' for v in values)])
+    return found, ['Top-1 (%)', 'mean', *(f'seed {seed}' for seed in seeds)]
 
 
 def about(outcomes: Outcomes) -> str:
-    """Return what the study is, and on what it was measured."""
-    return f'{outcomes.study.about} {_data(outcomes)}'
+    """Return what the study is, on what it was measured, and whether that is all of it."""
+    study, runs = outcomes.study, outcomes.runs
+    if not runs:
+        return f'{study.about} No run has ended yet.'
+    seeds, planned = len({run.seed for run in runs}), len(study.seeds)
+    of_all = f'{planned}' if seeds == planned else f'{seeds} of the planned {planned}'
+    kinds = sorted({time.device for time in outcomes.times})
+    run = runs[0]
+    return (
+        f'{study.about} {run.epochs} epochs on {run.train_images:,} training images '
+        f'({run.train_data}), Top-1 on {run.val_images:,} validation images ({run.val_data}); '
+        f'{len(runs)} runs with {of_all} seeds, which were fixed before any was run, on '
+        f'{" and ".join(kinds)}. {study.data}'
+    ).strip()
 
 
 def text(outcomes: Outcomes) -> list[Part]:
     """Return the outcomes for a terminal."""
-    study = outcomes.study
-    seeds = (f'seed {seed}' for seed in study.seeds)
+    accuracies, heads = _accuracies(outcomes)
     return [
-        f'Study {study.name}: {about(outcomes)}',
-        TextTable(['variant', 'mean', *seeds], _accuracies(outcomes)),
+        f'Study {outcomes.study.name}: {about(outcomes)}',
+        TextTable(heads, accuracies),
         TextTable(HEADINGS, rows(outcomes)),
         '\n'.join(map(sentence, outcomes.judgements)),
         METHOD,
+        outcomes.study.limits.strip(),
+    ]
+
+
+def plan(study: Study, variants: Sequence[VariantLine], seeds: int) -> list[Part]:
+    """Return what a study would train with the first of its seeds, and what it could resolve."""
+    networks = [
+        [v.variant, f'{v.params / 1e6:.2f}', f'{v.total_flops / 1e9:.4f}', v.says] for v in variants
+    ]
+    family, claims = sum(not claim.control for claim in study.claim), []
+    for claim in study.claim if seeds > 1 else ():
+        least = resolvable(study.spread, seeds, 1 if claim.control else family)
+        claims.append([claim.says, claim.paper or '–', f'{least:.2f}'])
+    return [
+        f'Study {study.name}: {study.about} {study.data}'.strip(),
+        TextTable(['variant', 'params M', 'FLOPs G', ''], networks),
+        TextTable(['claim', 'paper', 'resolvable'], claims),
+        f'{len(variants) * seeds} runs with {seeds} seeds. Resolvable is the smallest true '
+        f'difference in Top-1 (%) that is found with a probability of {POWER:.0%}, at a standard '
+        f'deviation of paired differences of {study.spread:.2f}.',
         study.limits.strip(),
     ]
 
 
 def markdown(outcomes: Outcomes) -> str:
     """Return the claims as a Markdown table, with what they rest on."""
-    study = outcomes.study
-    notes = [f'* {j.claim.says}: {j.claim.note}' for j in outcomes.judgements if j.claim.note]
+    notes = [f'* {judged.says}: {judged.note}' for judged in outcomes.judgements if judged.note]
     parts = [
-        f'# Study `{study.name}`',
+        f'# Study `{outcomes.study.name}`',
         about(outcomes),
-        tabulate(rows(outcomes), HEADINGS, 'github', disable_numparse=True),
-        tabulate(
-            _accuracies(outcomes),
-            ['Top-1 (%)', 'mean', *(f'seed {seed}' for seed in study.seeds)],
-            'github',
-            disable_numparse=True,
-        ),
+        _table(rows(outcomes), HEADINGS, 'github'),
+        _table(*_accuracies(outcomes), 'github'),
         '\n'.join(notes),
         METHOD,
-        study.limits.strip(),
+        outcomes.study.limits.strip(),
     ]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
 def latex(outcomes: Outcomes) -> str:
-    """Return the claims as a LaTeX table (booktabs), with what they rest on as its caption."""
-    study = outcomes.study
-    escaped = [[_escaped(field) for field in row] for row in rows(outcomes)]
-    caption = f'{about(outcomes)} {METHOD} {study.limits.strip()}'
-    lines = [
-        r'\begin{table}',
-        rf'\caption{{{_escaped(caption)}}}',
-        rf'\begin{{tabular}}{{l{"r" * (len(HEADINGS) - 2)}l}}',
-        r'\toprule',
-        ' & '.join(map(_escaped, HEADINGS)) + r' \\',
-        r'\midrule',
-        *(' & '.join(row) + r' \\' for row in escaped),
-        r'\bottomrule',
-        r'\end{tabular}',
-        r'\end{table}',
-    ]
-    return '\n'.join(lines) + '\n'
+    """Return the claims as a LaTeX tabular (booktabs)."""
+    return _table(rows(outcomes), HEADINGS, 'latex_booktabs').replace('−', '$-$') + '\n'
 
 
-def _escaped(field: str) -> str:
-    for character in '&%_#$':
-        field = field.replace(character, f'\\{character}')
-    return field.replace('−', '$-$').replace('×', r'$\times$').replace('–', '--')
+def _table(rows: Sequence[Sequence[str]], headings: Sequence[str], format: str) -> str:
+    return tabulate(rows, headings, format, disable_numparse=True)
 
 
 def as_dict(outcomes: Outcomes) -> dict[str, object]:
     """Return the judged claims as JSON takes them, with what they rest on."""
-    study = outcomes.study
     return {
-        'study': study.name,
+        'study': outcomes.study.name,
         'about': about(outcomes),
-        'claims': [_judgement(judged) for judged in outcomes.judgements],
+        'claims': [judged.model_dump(mode='json') for judged in outcomes.judgements],
         'method': METHOD,
-        'limits': study.limits.strip(),
-    }
-
-
-def _judgement(judged: Judgement) -> dict[str, object]:
-    claim = judged.claim
-    numbers = ('mean', 'low', 'high', 'spread', 'p', 'p_holm', 'resolvable')
-    values = {name: getattr(judged, name) for name in numbers}
-    return {
-        'claim': claim.name,
-        **claim.model_dump(include={'says', 'better', 'worse', 'control', 'note'}),
-        'paper': float(claim.paper) if claim.paper else None,
-        'seeds': judged.pairs,
-        **{name: None if isnan(value) else value for name, value in values.items()},
-        'verdict': judged.verdict.value,
+        'limits': outcomes.study.limits.strip(),
     }

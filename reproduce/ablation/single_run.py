@@ -1,96 +1,141 @@
-"""One run of a study, in a process of its own: train, evaluate, and say what came out.
+"""One run of a study, in a process of its own: train, evaluate, and write the result.
 
-`execution` starts it. The folder gets what a training writes, the evaluation's record, what the
-process says (`output.log`), and at the end `result.json`.
+    python -m reproduce.ablation.single_run WORK VARIANT SEED
+    python -m reproduce.ablation.single_run WORK annotator
+
+`execution` starts it. WORK/execution.json describes the study; the folder of the run gets what a
+training writes, the evaluation's record, and at the end `result.json`.
 """
 
 import json
-import os
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
+from reproduce.ablation.study import Design, Study
 from reproduce.base.distributed import end_with_the_parent
 from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
 from reproduce.evaluate import harness
-from reproduce.evaluate.records import Evaluation, imagenet_command
+from reproduce.evaluate.records import imagenet_command
 from reproduce.train.classifier import TrainingJob, train
 from reproduce.train.label_maps import make_labels
-from reproduce.train.recipes import Recipe
+from reproduce.train.recipes import Recipe, recipe_for
 
 RESULT = 'result.json'
 
 
-class SingleRun(BaseModel):
-    """What one process does.
+class Execution(BaseModel):
+    """A study, and where and how it is run. Paths are absolute.
 
     Attributes:
-        recipe: of the training.
+        work: the folder of trainings and of what has been measured so far.
         data: the folder of the data set.
-        labels: the folder of the label maps; None without token labeling.
-        arguments: constructor arguments of the network, for its evaluation.
-        train_images, val_images: as in a `TrainingJob`.
-        in_memory, workers: as in a `TrainingJob`.
+        labels: the folder of the label maps; None where no variant needs them.
+        seeds: the number of the study's seeds that are run.
+        jobs: the number of runs at a time.
         device: 'cpu' or 'cuda'.
-        makes_labels: the folder that the trained network writes label maps into, in place of being
-            evaluated.
+        workers: data-loading processes of each run.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
-    recipe: Recipe
+    study: Study
+    work: Path
     data: Path
-    labels: Path | None = None
-    arguments: dict[str, Any] = {}
-    train_images: int | None = None
-    val_images: int | None = None
-    in_memory: bool = False
-    workers: int = 0
-    device: str = 'cpu'
-    makes_labels: Path | None = None
+    labels: Path | None
+    seeds: int
+    jobs: int
+    device: str
+    workers: int
+
+    def recipe(self, variant: Design, seed: int) -> Recipe:
+        """Return what a variant is trained by with a seed of the study.
+
+        All variants begin with the weights of the study's first one where shapes agree.
+        """
+        study = self.study
+        chosen = recipe_for(study.model, variant.token_labeling, study.recipe)
+        return chosen.changed(
+            **{
+                **study.settings,
+                **variant.settings,
+                'arguments': study.network(variant),
+                'initial_arguments': study.network(study.variant[0]),
+                'seed': seed + variant.seed_offset,
+            }
+        )
+
+    def folder(self, variant: Design, seed: int) -> Path:
+        """Return the folder of a run."""
+        return self.work / 'runs' / variant.name / str(seed)
+
+    def job(self, recipe: Recipe, folder: Path, labels: Path | None = None) -> TrainingJob:
+        """Return a training into `folder`, which resumes what is there."""
+        return TrainingJob(
+            recipe=recipe,
+            data=self.data,
+            output=folder,
+            labels=labels,
+            resume=(folder / 'last.pth').exists(),
+            workers=self.workers,
+            device=self.device,
+            train_images=self.study.train_images,
+            val_images=self.study.val_images,
+            in_memory=self.study.in_memory,
+        )
 
 
-def carry_out(run: SingleRun, folder: Path) -> None:
-    """Train into `folder`, going on from where an earlier process was, and use the weights.
-
-    Raises:
-        UserError: if something of it is not what it should be.
-        TrainingStopped: if SIGTERM asked for it.
-    """
-    resume = (folder / 'last.pth').exists()
-    job = TrainingJob(
-        recipe=run.recipe,
-        data=run.data,
-        output=folder,
-        labels=run.labels,
-        resume=resume,
-        workers=run.workers,
-        device=run.device,
-        train_images=run.train_images,
-        val_images=run.val_images,
-        in_memory=run.in_memory,
+def train_annotator(execution: Execution) -> None:
+    """Train the study's annotator and write the label maps of all training images."""
+    study, annotator = execution.study, execution.study.annotator
+    settings = {**study.settings, 'img_size': annotator.img_size, 'epochs': annotator.epochs}
+    recipe = recipe_for(annotator.model, name=study.recipe).changed(**settings)
+    folder = execution.work / 'annotator'
+    train(execution.job(recipe, folder))
+    make_labels(
+        annotator.model,
+        execution.data,
+        execution.labels,
+        folder / 'model.safetensors',
+        annotator.img_size,
+        workers=execution.workers,
+        device=execution.device,
     )
+    write_atomically(folder / RESULT, '{}\n')
+
+
+def train_variant(execution: Execution, variant: Design, seed: int) -> None:
+    """Train a variant, evaluate it on all validation images, and write the result."""
+    folder = execution.folder(variant, seed)
+    recipe = execution.recipe(variant, seed)
+    job = execution.job(recipe, folder, execution.labels if variant.token_labeling else None)
     begun = time.process_time()
     history = train(job)
-    cpu_seconds = None if resume else round(time.process_time() - begun, 1)
+    cpu_seconds = None if job.resume else round(time.process_time() - begun, 1)
     weights = folder / 'model.safetensors'
-    if run.makes_labels is not None:
-        make_labels(
-            run.recipe.model,
-            run.data,
-            run.makes_labels,
-            weights,
-            run.recipe.img_size,
-            workers=run.workers,
-            device=run.device,
+    network = execution.study.network(variant)
+    preprocessing = {'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]}
+    # The record says by which command the evaluation is repeated.
+    sys.argv = imagenet_command(
+        recipe.model, str(weights), str(execution.data), preprocessing, network
+    )
+    outcome = harness.evaluate(
+        harness.Job(
+            task='imagenet',
+            model=recipe.model,
+            checkpoint=weights,
+            data=execution.data,
+            arguments=network,
+            preprocessing=preprocessing,
+            workers=execution.workers,
+            device=execution.device,
         )
-        write_atomically(folder / RESULT, '{}\n')
-        return
-    evaluation, path = _evaluate(run, weights, folder / 'evaluation')
+    )
+    evaluation, record = outcome.evaluation, outcome.save(folder / 'evaluation')
     trained_on = json.loads((folder / 'recipe.json').read_text())
     result = {
         'run': {
@@ -103,7 +148,7 @@ def carry_out(run: SingleRun, folder: Path) -> None:
             'val_data': evaluation.data.fingerprint,
             'labels': (trained_on['labels'] or {}).get('checkpoint_sha256') or '',
             'weights': evaluation.checkpoint.sha256,
-            'record': path.stem,
+            'record': record.stem,
         },
         'curve': [
             {'epoch': row['epoch'], 'loss': row['loss'], 'top1': row['ema_top1']} for row in history
@@ -120,44 +165,21 @@ def carry_out(run: SingleRun, folder: Path) -> None:
     write_atomically(folder / RESULT, json.dumps(result, indent=2) + '\n')
 
 
-def _evaluate(run: SingleRun, weights: Path, output: Path) -> tuple[Evaluation, Path]:
-    """Evaluate on all validation images, as `evaluate imagenet` does, and keep the record."""
-    recipe = run.recipe
-    preprocessing = {'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]}
-    # The record says by which command the evaluation is repeated.
-    sys.argv = imagenet_command(
-        recipe.model, str(weights), str(run.data), preprocessing, run.arguments
-    )
-    job = harness.Job(
-        task='imagenet',
-        model=recipe.model,
-        checkpoint=weights,
-        data=run.data,
-        arguments=run.arguments,
-        preprocessing=preprocessing,
-        workers=run.workers,
-        device=run.device,
-    )
-    outcome = harness.evaluate(job)
-    return outcome.evaluation, outcome.save(output)
-
-
-def main(run: SingleRun, folder: Path, gpu: str | None) -> None:
-    """Carry out `run` in a process that has been started for it.
-
-    Args:
-        gpu: the one that it sees, as in CUDA_VISIBLE_DEVICES; None on CPUs.
-    """
-    # A study that is killed leaves nothing running: each training writes a checkpoint and ends.
-    end_with_the_parent(signal.SIGTERM)
-    os.setsid()  # an interrupt ends the study, which ends its runs
-    if gpu is not None:
-        os.environ['CUDA_VISIBLE_DEVICES'] = gpu
-    with (folder / 'output.log').open('ab', buffering=0) as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
+def main(work: str, name: str, seed: str = '') -> None:
+    """Carry out the run of a variant, or that of the annotator."""
+    end_with_the_parent(signal.SIGTERM)  # if the study is killed, its runs save and end
+    execution = Execution.model_validate_json((Path(work) / 'execution.json').read_text())
+    torch.set_num_threads(execution.study.threads)
     try:
-        carry_out(run, folder)
+        if name == 'annotator':
+            train_annotator(execution)
+        else:
+            variant = next(v for v in execution.study.variant if v.name == name)
+            train_variant(execution, variant, int(seed))
     except UserError as error:
         print(f'{error.label}: {error}', file=sys.stderr, flush=True)
         sys.exit(error.status)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

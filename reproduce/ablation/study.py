@@ -187,14 +187,12 @@ def load_design_claims(folder: Path = paper.FOLDER) -> tuple[DesignClaim, ...]:
     return tuple(claim for _, claim in read_csv(folder / 'design_claims.csv', DesignClaim))
 
 
-def load_study(name: str, seeds: int | None = None) -> Study:
+def load_study(name: str) -> Study:
     """Return the study called `name`, or the one in that TOML file, with its variants and claims.
 
-    Args:
-        seeds: use so many seeds: the study's first ones, and the numbers that follow them.
-
     Raises:
-        UserError: if there is no such study, it is malformed, or a claim names no variant of it.
+        UserError: if there is no such study, it is malformed, or a claim compares an unknown
+            variant.
     """
     path = STUDIES / f'{name}.toml'
     if not path.is_file():
@@ -229,13 +227,7 @@ def load_study(name: str, seeds: int | None = None) -> Study:
     for claim in study.claim:
         if missing := {claim.better, claim.worse} - names:
             raise UserError(
-                f'{path}: the claim {claim.name} compares {min(missing)}, which is no variant: '
+                f'{path}: the claim {claim.name} compares {min(missing)}, which is not a variant: '
                 f'expected two of {", ".join(sorted(names))}.'
             )
-    if seeds is not None:
-        if seeds < 1:
-            raise UserError(f'--seeds {seeds} trains nothing: give 1 or more.')
-        first = study.seeds[:seeds]
-        more = range(max(study.seeds) + 1, max(study.seeds) + 1 + seeds - len(first))
-        study = study.model_copy(update={'seeds': (*first, *more)})
     return study

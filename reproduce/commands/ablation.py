@@ -29,31 +29,30 @@ def ablation(
         ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Train with so many seeds.  [default: the study's]")
+        int | None,
+        typer.Option(min=1, help="Run only the first of the study's seeds.  [default: all]"),
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help='Runs at a time.  [default: one a GPU, or as many as the cores allow]'),
+        typer.Option(
+            min=1, help='Runs at a time.  [default: one a GPU, or as many as the cores allow]'
+        ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            '--workers', help='Data-loading workers, for each run.  [default: 0 on CPUs, 4 on GPUs]'
+            '--workers',
+            min=0,
+            help='Data-loading workers, for each run.  [default: 0 on CPUs, 4 on GPUs]',
         ),
     ] = None,
     device: options.Device = None,
     dry_run: Annotated[
         bool,
         typer.Option(
-            '--dry-run', help='Say what it would cost and could resolve, and train nothing.'
+            '--dry-run', help='Print what it would train and could resolve, and train nothing.'
         ),
     ] = False,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            help='With --dry-run: estimate for these GPUs, such as 8xV100.  [default: this machine]'
-        ),
-    ] = None,
     work: Annotated[
         Path | None,
         typer.Option(help='Folder of the trainings.  [default: work_dirs/ablations/STUDY]'),
@@ -69,30 +68,23 @@ def ablation(
     """Train variants of the design side by side, and judge the paper's claims about it.
 
     Each variant is trained with several seeds, evaluated as everything else is, and compared in
-    pairs. A study that was ended in any way goes on with the same command.
+    pairs. A study that was interrupted continues with the same command.
     """
-    # Imported here, so that `--help` does not wait for scipy.
-    from reproduce.ablation import rendering
-    from reproduce.ablation.outcomes import earlier_outcomes
+    # Imported here, so that `--help` does not wait for torch.
+    from reproduce.ablation import execution, rendering
     from reproduce.ablation.study import load_study
 
-    chosen = load_study(study, seeds)
+    chosen = load_study(study)
+    if dry_run:
+        variants = execution.measure_variants(chosen, 1000)
+        terminal.show(*rendering.plan(chosen, variants, seeds or len(chosen.seeds)))
+        return
     work = work or Path('work_dirs/ablations') / chosen.name
     output = output or ABLATIONS / chosen.name
-    # Imported here, so that `--help` does not wait for torch.
-    from reproduce.ablation.execution import Execution, execute
-
-    execution = Execution(chosen, work, data, labels, jobs, device and device.value, workers)
-    if dry_run:
-        from reproduce.ablation.budget import estimate, render
-
-        budget = estimate(execution, on, earlier_outcomes(chosen, output))
-        if format is OutputFormat.JSON:
-            print_json(budget.as_dict())
-        else:
-            terminal.show(*render(chosen, budget))
-        return
-    outcomes = execute(execution, output)
+    planned = execution.plan_execution(
+        chosen, work, data, labels, seeds, jobs, device and device.value, workers
+    )
+    outcomes = execution.execute(planned, output)
     write_atomically(output / 'claims.md', rendering.markdown(outcomes))
     write_atomically(output / 'claims.tex', rendering.latex(outcomes))
     if format is OutputFormat.JSON:

@@ -1,13 +1,11 @@
 """`python -m reproduce plan`: what the tables would evaluate, and how long it takes."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from reproduce.base import terminal
-from reproduce.base.errors import UserError
-from reproduce.base.folders import ABLATIONS, EVALUATIONS
+from reproduce.base.folders import EVALUATIONS
 from reproduce.base.quiet import quiet_libraries
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
@@ -18,7 +16,6 @@ app = typer.Typer(**SETTINGS)
 
 @app.command()
 def plan(
-    context: typer.Context,
     tables: options.Tables = None,
     models: options.Models = None,
     data: options.SomeData = None,
@@ -37,22 +34,12 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    study: Annotated[
-        str | None,
-        typer.Option(
-            help='Plan this ablation study instead: micro, small, paper or a TOML file. Takes '
-            '--data, --device and --format only.'
-        ),
-    ] = None,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Say what `table` with the same options would evaluate, and how long it takes.
 
     Also says which weights and data are missing. Measures no accuracy.
     """
-    if study is not None:
-        _check_study_options(context)
-        return _plan_study(study, data, device, format)
     with quiet_libraries():
         # Imported here, so that `--help` waits for none of it.
         from reproduce.evaluate import planning
@@ -75,35 +62,3 @@ def plan(
         print_json(drawn.as_dict())
     else:
         terminal.show(*planning.render(drawn))
-
-
-def _check_study_options(context: typer.Context) -> None:
-    """Raise a `UserError` about options that are for tables and not for studies."""
-    given = {
-        name
-        for name in context.params
-        if (source := context.get_parameter_source(name)) and source.name == 'COMMANDLINE'
-    }
-    if ignored := sorted(given - {'study', 'data', 'device', 'format'}):
-        names = ', '.join(
-            name if name == 'tables' else f'--{name.replace("_", "-")}' for name in ignored
-        )
-        raise UserError(f'a study is planned without {names}: leave out one or the other.')
-
-
-def _plan_study(name: str, data: Path | None, device: str | None, format: OutputFormat) -> None:
-    """Say what a study would cost and could resolve, as `ablation --dry-run` does."""
-    # Imported here, so that `--help` does not wait for torch and scipy.
-    from reproduce.ablation.budget import estimate, render
-    from reproduce.ablation.execution import Execution
-    from reproduce.ablation.outcomes import earlier_outcomes
-    from reproduce.ablation.study import load_study
-
-    study = load_study(name)
-    folder = ABLATIONS / study.name
-    with quiet_libraries():
-        budget = estimate(Execution(study, folder, data), device, earlier_outcomes(study, folder))
-    if format is OutputFormat.JSON:
-        print_json(budget.as_dict())
-    else:
-        print(render(study, budget))

@@ -156,7 +156,7 @@ def _leads(
             (f'{n} accuracies differ from what the publishers of the weights state', '#published')
         )
     for study in studies:
-        claims = [j for j in study.judgements if not j.claim.control]
+        claims = [j for j in study.judgements if not j.control]
         of = {v: [j for j in claims if j.verdict is v] for v in DesignVerdict}
         leads.append(
             (

@@ -1,7 +1,6 @@
 """Figures and tables of the ablation studies: a forest plot of the claims, and learning curves."""
 
 from itertools import cycle
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from reproduce.ablation import rendering
 from reproduce.ablation.judging import DesignVerdict
-from reproduce.ablation.outcomes import Outcomes, folders, load_outcomes
+from reproduce.ablation.outcomes import Outcomes, load_outcomes
 from reproduce.report.plots import (
     BLUE,
     GREEN,
@@ -40,7 +39,7 @@ def load_studies(results: Path) -> list[Outcomes]:
     Raises:
         UserError: if a file of one is missing or malformed.
     """
-    return [load_outcomes(folder) for folder in folders(results / 'ablations')]
+    return [load_outcomes(p.parent) for p in sorted(results.glob('ablations/*/study.toml'))]
 
 
 def section(outcomes: Outcomes) -> dict[str, Any]:
@@ -102,13 +101,13 @@ def _forest(outcomes: Outcomes) -> Figure:
     axes.axvline(0, color=PALE, lw=0.8)
     for place, one in enumerate(judged):
         colour, marker = _VERDICTS[one.verdict]
-        if not isnan(one.low):
+        if one.low is not None:
             axes.plot([one.low, one.high], [place] * 2, color=colour, lw=1.6)
-        if not isnan(one.mean):
+        if one.mean is not None:
             axes.plot(one.mean, place, marker=marker, ms=6, mfc=colour, mec=INK, mew=0.4, ls='')
-        if one.claim.paper:
-            axes.plot(float(one.claim.paper), place, marker='D', ms=5, mfc=PAPER, mec=INK, ls='')
-    axes.set_yticks(range(len(judged)), [one.claim.says for one in judged], fontsize=8)
+        if one.paper:
+            axes.plot(float(one.paper), place, marker='D', ms=5, mfc=PAPER, mec=INK, ls='')
+    axes.set_yticks(range(len(judged)), [one.says for one in judged], fontsize=8)
     axes.set_ylim(len(judged) - 0.5, -0.5)
     axes.set_xlabel('difference in Top-1 (%), better minus worse, with its 95 % interval')
     used = dict.fromkeys(one.verdict for one in judged)
