@@ -25,7 +25,7 @@ import torch
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets import shapes
-from datasets.imagenet import load
+from datasets.imagenet import NUM_CLASSES, load
 from reproduce.ablation.outcomes import CurveLine, Outcomes, RunLine, TimeLine, VariantLine
 from reproduce.ablation.single_run import RESULT, Execution
 from reproduce.ablation.study import Study
@@ -156,6 +156,13 @@ def collect(execution: Execution, variants: tuple[VariantLine, ...]) -> Outcomes
                 curves += [CurveLine(**key, **row) for row in found['curve']]
                 times.append(TimeLine(**key, **found['time']))
     return Outcomes(study, tuple(runs), tuple(curves), variants, tuple(times))
+
+
+def number_of_classes(study: Study, data: Path | None) -> int:
+    """Return the number of classes of the images, those of ImageNet if no data is given."""
+    if study.drawn is not None:
+        return len(shapes.CLASSES)
+    return len(load(data, 'val').classes) if data else NUM_CLASSES
 
 
 def measure_variants(study: Study, num_classes: int) -> tuple[VariantLine, ...]:

@@ -76,7 +76,7 @@ def ablation(
 
     chosen = load_study(study)
     if dry_run:
-        variants = execution.measure_variants(chosen, 1000)
+        variants = execution.measure_variants(chosen, execution.number_of_classes(chosen, data))
         terminal.show(*rendering.plan(chosen, variants, seeds or len(chosen.seeds)))
         return
     work = work or Path('work_dirs/ablations') / chosen.name
