@@ -124,7 +124,7 @@ def measure(root: Path, seconds: float, workers: int, buffer: int) -> dict[str, 
     data = imagenet.load(root, 'train')
     found = time.perf_counter()
 
-    from reproduce.base.data_loader import ErrorPreservingLoader
+    from reproduce.base.loading import Loader
     from reproduce.train.images import TrainingBatches
     from reproduce.train.shuffle_buffer import shards_of
 
@@ -133,7 +133,7 @@ def measure(root: Path, seconds: float, workers: int, buffer: int) -> dict[str, 
     if buffer:
         data.samples.keep(buffer)
     batches = TrainingBatches(len(images), 100, 0, 1, 0, shards=shards, buffer=buffer)
-    loader = ErrorPreservingLoader(images, batch_sampler=batches, num_workers=workers)
+    loader = Loader(images, batch_sampler=batches, num_workers=workers)
     count, started = 0, None
     for count, _ in enumerate(loader):
         # Each worker has come to read, and the files that it opens first are open.

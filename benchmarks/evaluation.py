@@ -36,7 +36,7 @@ from timm.utils import AverageMeter, accuracy
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import load
-from reproduce.base.distributed import Group, join
+from reproduce.base.processes import Group, join
 from reproduce.base.quiet import quiet_libraries
 from reproduce.evaluate.harness import collect
 from reproduce.openmmlab import configs, models

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +194,7 @@ def _unreadable(name: str, samples: Sequence[tuple[AnyPath, ...]]) -> Iterable[s
                 yield from _errors(chunk)
                 bar.update(len(chunk))
             return
-        with worker_pool(context=get_context('spawn')) as pool:
+        with worker_pool() as pool:
             for chunk, errors in zip(chunks, pool.map(_errors, chunks), strict=True):
                 yield from errors
                 bar.update(len(chunk))

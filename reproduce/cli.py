@@ -5,14 +5,13 @@ Each command is a module of `reproduce.commands`, which is imported when the com
 """
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 
 import click
 import typer
 
-from reproduce.base import launcher
 from reproduce.base.errors import UserError
+from reproduce.base.processes import speaks
 from reproduce.commands.options import CommandGroup
 
 # What `--help` says of each command, by what they are for, the most used first: the first sentence
@@ -89,30 +88,14 @@ def main() -> None:
     """Does the number in the paper's table hold? Reproduces Tables 1-7 of MAFormer."""
 
 
-def _with_other_processes() -> AbstractContextManager[None]:
-    """Join the processes that torchrun or srun started, before anything can go wrong."""
-    if not launcher.in_group():
-        return nullcontext()
-    # Imported here, so that commands of a single process do not wait for torch.
-    from reproduce.base.distributed import joined
-
-    return joined()
-
-
 def run() -> None:
     """Run the command line; print a `UserError` as one line, and exit with its status, mostly 2."""
     sys.stdout.reconfigure(errors='replace')  # a terminal that cannot show ✓ shows ?
     try:
-        with _with_other_processes():
-            app()
+        app()
     except UserError as error:
-        if error.rank in (None, launcher.rank()):
+        if speaks(error):
             print(f'{error.label}: {error}', file=sys.stderr, flush=True)
-        elif launcher.in_group():
-            # Imported here, as in `_with_other_processes`.
-            from reproduce.base.distributed import give_way
-
-            give_way(error)
         sys.exit(error.status)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns an interrupt into a silent exit with status 130.
@@ -120,3 +103,6 @@ def run() -> None:
             raise
         print('interrupted: earlier results are as they were', file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        speaks(error)  # the traceback of the first rank is enough
+        raise

@@ -47,6 +47,8 @@ def _environment():
     with pytest.MonkeyPatch.context() as patch:
         for name in (*terminal, *variables, 'MAKEFLAGS', 'MAKEOVERRIDES', 'MFLAGS'):
             patch.delenv(name, raising=False)
+        # Commands that start themselves again find the project from any folder.
+        patch.setenv('PYTHONPATH', str(CHECKOUT))
         yield
 
 

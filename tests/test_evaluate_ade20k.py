@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.runner import Runner
 from PIL import Image
+from ranks import in_ranks
 
 from datasets import shapes
 from datasets.ade20k import load
@@ -155,7 +156,7 @@ def test_multi_scale_sizes_are_those_of_the_papers():
 
 @pytest.mark.parametrize('processes', [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_any_number_of_processes_gives_the_same(root, weights, alone, processes):
-    together = evaluate(job(root, weights, multi_scale=True), processes)
+    together = in_ranks(processes, evaluate, job(root, weights, multi_scale=True))
     assert together.predictions == alone.predictions
     assert together.evaluation.metrics == alone.evaluation.metrics
     assert together.evaluation.per_class == alone.evaluation.per_class

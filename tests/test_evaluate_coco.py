@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from PIL import Image
 from pycocotools import mask as run_lengths
+from ranks import in_ranks
 
 from datasets import coco, shapes
 from reproduce.base.errors import UserError
@@ -209,7 +210,7 @@ def test_the_record_says_what_was_measured(alone, data, config, tmp_path):
 def test_any_number_of_processes_detects_the_same(
     config, weights, data, alone, processes, tmp_path
 ):
-    together = evaluate(job(config, weights, data), processes)
+    together = in_ranks(processes, evaluate, job(config, weights, data))
     assert together.evaluation.metrics == alone.evaluation.metrics
     assert together.evaluation.per_class == alone.evaluation.per_class
     assert together.evaluation.key == alone.evaluation.key

@@ -7,6 +7,7 @@ import forms
 import pytest
 import torch
 from conftest import weights
+from ranks import in_ranks
 
 from datasets import ade20k, coco, shapes
 from reproduce.base.errors import UserError
@@ -61,7 +62,7 @@ def checkpoint(tmp_path_factory):
 def outcome(data: Path, checkpoint: Path, processes: int = 1, workers: int = 0):
     options = {'batch_size': 8, 'preprocessing': {'img_size': 32}, 'device': 'cpu'}
     job = Job('imagenet', 'maformer_micro', checkpoint, data, workers=workers, **options)
-    return evaluate(job, processes)
+    return in_ranks(processes, evaluate, job)
 
 
 def test_records_and_predictions_are_the_same_from_every_form(places, checkpoint):
@@ -88,7 +89,8 @@ def test_the_same_on_several_processes_with_workers(places, checkpoint, processe
 def curve(data: Path, output: Path, workers: int, processes: int = 1):
     small = {'img_size': 32, 'epochs': 2, 'warmup_epochs': 1, 'batch_size': 12, 'ema_decay': 0.9}
     recipe = recipe_for('maformer_micro', False).changed(**small)
-    rows = train(TrainingJob(recipe, data, output, workers=workers, device='cpu'), processes)
+    job = TrainingJob(recipe, data, output, workers=workers, device='cpu')
+    rows = in_ranks(processes, train, job)
     return [(row['loss'], row['top1'], row['ema_top1']) for row in rows]
 
 
@@ -133,7 +135,8 @@ def test_records_and_predictions_of_coco_and_ade20k_are_those_of_the_folders(
 
     def outcome(data, workers, processes):
         options = {'limit': 4, 'workers': workers, 'device': 'cpu'}
-        return evaluate(Job(task, CONFIGS[task], checkpoint, data, **options), processes)
+        job = Job(task, CONFIGS[task], checkpoint, data, **options)
+        return in_ranks(processes, evaluate, job)
 
     expected, found = outcome(places['folders'].parent, 0, 1), outcome(zips, 1, processes)
     assert found.predictions == expected.predictions

@@ -1,319 +1,318 @@
-"""Several processes: started here or by a scheduler, and ended together by the failure of one."""
+"""Processes: how they start, fail and end, on this machine and under two torchruns."""
 
-import gc
-import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
-import timm
 import torch
-from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
-from torch.utils.data import Dataset
+from conftest import weights
+from ranks import in_ranks
 
 from datasets import shapes
-from reproduce import cli
-from reproduce.base import distributed, launcher
-from reproduce.base.data_loader import ErrorPreservingLoader
-from reproduce.base.distributed import join
-from reproduce.base.errors import DataNotFound, UserError
-from reproduce.base.launcher import in_group
-
-WORK = """
-import torch
-from reproduce.base.distributed import join
-from reproduce.base.launcher import in_group
-
-assert in_group()
-with join('cpu') as group:
-    # One process may score COCO for minutes while the others wait.
-    backend = torch.distributed.group.WORLD._get_backend(group.device)
-    assert backend.options._timeout.total_seconds() >= 3600
-    everything = group.gather([group.rank])
-    print(group.rank, group.size, int(group.add(torch.tensor(group.rank + 1))), everything)
-"""
+from reproduce.base import gpus, processes
+from reproduce.base.errors import OutOfMemory, UserError
+from reproduce.base.processes import Group, difference, join, start_again
+from reproduce.base.versions import CHECKOUT
 
 
-def test_srun_starts_a_group():
-    job = os.getpid()
-    variables = {
-        'SLURM_JOB_ID': str(job),
-        'SLURM_STEP_NUM_TASKS': '3',
-        'SLURM_STEP_NODELIST': 'localhost',
-        'SLURM_STEP_TASKS_PER_NODE': '3',
-    }
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, '-c', WORK],
-            env={**os.environ, **variables, 'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(3)
-    ]
-    printed = [task.communicate(timeout=60)[0].strip() for task in tasks]
-    assert printed == ['0 3 6 [0, 1, 2]', '1 3 6 None', '2 3 6 None']
+def test_a_difference_is_one_sentence_that_names_it_and_the_ranks():
+    same = {'lr': '0.001', 'images': 'abc'}
+    assert difference([same, same, same]) == ''
+    other = {'lr': '0.002', 'images': 'xyz'}
+    assert difference([same, other, same]) == (
+        'the ranks do not have the same lr: 0.001 on rank 0, 2; 0.002 on rank 1. Start all of them '
+        'with the same code, command, weights and data.'
+    )
+    assert ': 0.001 on rank 0; nothing on rank 1, 2.' in difference([same, {}, {}])
+    long = [{'config': f'{"x" * 500}lr={i}{"y" * 500}'} for i in range(3)]
+    assert 'xxlr=0yy' in difference(long)
+    assert len(difference(long)) < 500
 
 
-@pytest.mark.parametrize(
-    ('nodes', 'first'),
-    [
-        ('node7', 'node7'),
-        ('node[03-05,08]', 'node03'),
-        ('gpu-a12,gpu-b3', 'gpu-a12'),
-        ('rack1-node[12,14]', 'rack1-node12'),
-    ],
-)
-def test_the_first_node_of_a_list(monkeypatch, nodes, first):
-    for name, value in {
-        'SLURM_JOB_ID': '1234567',
-        'SLURM_STEP_NUM_TASKS': '16',
-        'SLURM_STEP_NODELIST': nodes,
-        'SLURM_STEP_TASKS_PER_NODE': '8(x2)',
-        'SLURM_PROCID': '9',
-        'SLURM_LOCALID': '1',
-    }.items():
-        monkeypatch.setenv(name, value)
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR'):
-        monkeypatch.setenv(name, '')  # so that they are restored
-        monkeypatch.delenv(name)
-    monkeypatch.setenv('MASTER_PORT', '29500')  # one's own choice stays
-    launcher.set_torchrun_variables()
-    assert os.environ['MASTER_ADDR'] == first
-    assert (os.environ['RANK'], os.environ['WORLD_SIZE']) == ('9', '16')
-    assert (os.environ['LOCAL_RANK'], os.environ['LOCAL_WORLD_SIZE']) == ('1', '8')
-    assert os.environ['MASTER_PORT'] == '29500'
-
-
-def test_steps_of_a_job_have_ports_of_their_own(monkeypatch):
-    monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
-    monkeypatch.setenv('SLURM_STEP_NODELIST', 'node7')
-    monkeypatch.setenv('SLURM_STEP_TASKS_PER_NODE', '2')
-    monkeypatch.setenv('SLURM_PROCID', '0')
-    monkeypatch.setenv('SLURM_LOCALID', '0')
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR'):
-        monkeypatch.setenv(name, '')  # so that they are restored
-        monkeypatch.delenv(name)
-    ports = {}
-    for job in (41_234_567, 41_234_568):
-        for step in range(31):
-            monkeypatch.setenv('MASTER_PORT', '')
-            monkeypatch.delenv('MASTER_PORT')
-            monkeypatch.setenv('SLURM_JOB_ID', str(job))
-            monkeypatch.setenv('SLURM_STEP_ID', str(step))
-            launcher.set_torchrun_variables()
-            ports[job, step] = int(os.environ['MASTER_PORT'])
-    assert len(set(ports.values())) == 62
-    assert min(ports.values()) >= 20_000
-    assert max(ports.values()) < 32_768  # where Linux begins to give ports to connections
-
-
-def test_one_task_under_srun_is_no_group(monkeypatch):
-    monkeypatch.setenv('SLURM_PROCID', '0')
-    monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '1')
-    assert not in_group()
+def test_one_process_is_a_group_of_its_own(monkeypatch):
+    monkeypatch.delenv('TORCHELASTIC_RUN_ID', raising=False)
+    start_again(1)
     with join('cpu') as group:
         assert (group.rank, group.size) == (0, 1)
         assert group.gather(['mine']) == ['mine']
         assert group.add(torch.ones(())) == 1
-
-
-def test_what_evaluates_several_models_is_started_alone(run, monkeypatch):
-    monkeypatch.setenv('SLURM_PROCID', '0')
-    monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
-    monkeypatch.setattr(cli, '_with_other_processes', nullcontext)
-    for command in (('regress',), ('table', 4, '--data', '.')):
-        code, out, err = run(*command)
-        assert (code, out) == (2, '')
-        assert 'evaluate one model at a time' in err
-
-
-def product(group, factor):
-    return factor * int(group.add(torch.tensor(group.rank + 1)))
-
-
-def test_the_result_is_that_of_the_first_process():
-    assert distributed.run(product, 10, device='cpu') == 10
-    assert distributed.run(product, 10, processes=2, device='cpu') == 30
-    with pytest.raises(UserError, match='0 processes can do no work'):
-        distributed.run(product, 10, processes=0)
-
-
-def waits_for(group, end, waiting):
-    """The process 1 comes to an end, while the process 0 waits for it."""
-    if group.rank == 1:
-        end()
-    elif waiting == 'agree':
-        group.agree()
-    elif waiting == 'gather':
-        group.gather([0])
-    else:
-        time.sleep(300)
-
-
-def raises():
-    raise DataNotFound('there is no image: give one.')
-
-
-def breaks():
-    raise ValueError('seven is no number')
-
-
-def runs_out_of_memory():
-    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate\nmore than there is')
-
-
-def is_killed():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def leaves():
-    os._exit(0)
-
-
-@pytest.mark.parametrize('waiting', ['agree', 'sleep'])
-def test_a_failure_ends_the_others_whatever_they_do(waiting):
-    start = time.monotonic()
-    with pytest.raises(DataNotFound, match=r'^there is no image: give one\.$') as error:
-        distributed.run(waits_for, raises, waiting, processes=2, device='cpu')
-    assert error.value.rank == 0  # of this test, which the command line would print it from
-    assert time.monotonic() - start < 60
+        group.check_same(lambda: pytest.fail('is not needed'))
+    with pytest.raises(UserError, match='--processes must be at least 1, got 0'):
+        start_again(0)
 
 
 @pytest.mark.parametrize(
-    ('end', 'sentence'),
+    'text',
     [
-        (runs_out_of_memory, r'the memory of cpu does not hold a batch: lower the batch size\.'),
-        (is_killed, r'process 1 of 2 was ended by the signal SIGKILL, as when .* is full\.'),
-        (leaves, r'process 1 of 2 on \S+ ended without an error, .*log of its machine\.'),
+        'CUDA error: out of memory',
+        'CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`',
+        'cuDNN error: CUDNN_STATUS_ALLOC_FAILED',
+        "NCCL error: unhandled cuda error. Last error: Cuda failure 2 'out of memory'",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000000 bytes.",
     ],
 )
-def test_every_way_to_end_is_one_sentence(end, sentence):
-    with pytest.raises(UserError, match=f'^{sentence}$'):
-        distributed.run(waits_for, end, 'gather', processes=2, device='cpu')
+def test_libraries_that_run_out_of_memory_are_understood(text):
+    with pytest.raises(OutOfMemory, match=r'cpu is out of memory .*: lower'), join('cpu'):
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match='shapes do not match'), join('cpu'):
+        raise RuntimeError('shapes do not match')
 
 
-def test_a_fault_of_the_program_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match=r'^process 1 of 2 failed: ValueError: seven') as error:
-        distributed.run(waits_for, breaks, 'agree', processes=2, device='cpu')
-    assert 'in breaks' in error.value.__notes__[0]
-    with pytest.raises(ValueError, match='seven'):
-        distributed.run(lambda group: breaks(), device='cpu')
+@pytest.mark.parametrize(
+    ('listed', 'capability', 'runs'),
+    [
+        (['sm_75', 'sm_80', 'sm_90'], (7, 0), False),
+        (['sm_70', 'sm_75'], (7, 0), True),
+        (['sm_80', 'sm_90'], (8, 6), True),
+        (['sm_86', 'sm_90'], (8, 0), False),
+        (['sm_80', 'compute_80'], (12, 0), True),
+        (['sm_90a'], (9, 0), True),
+        (['gfx90a'], (9, 0), True),
+    ],
+)
+def test_a_gpu_without_kernels_is_refused(monkeypatch, listed, capability, runs):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(torch.cuda, 'get_arch_list', lambda: listed)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Tesla')
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda device: None)
+    if runs:
+        assert gpus.take(0, 1) == torch.device('cuda', 0)
+    else:
+        with pytest.raises(UserError, match=r'no kernels for Tesla .*CONSTRAINTS=requirements'):
+            gpus.take(0, 1)
+    with pytest.raises(UserError, match='there are 1 GPUs for 2 processes'):
+        gpus.take(1, 2)
 
 
-PARENT = """
-import os, time
-from reproduce.base import distributed
-
-def work(group):
-    os.write(1, f'{os.getpid()}\\n'.encode())  # whole, where `print` writes the line's end apart
-    time.sleep(300)
-
-if __name__ == '__main__':
-    distributed.run(work, processes=2, device='cpu')
-"""
+def test_emulated_bf16_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Tesla')
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: False)
+    gpu = torch.device('cuda', 0)
+    gpus.check_precision(gpu, 'fp16')
+    gpus.check_precision(torch.device('cpu'), 'bf16')
+    with pytest.raises(UserError, match=r'Tesla has no bf16.*--amp fp16'):
+        gpus.check_precision(gpu, 'bf16')
 
 
-def test_processes_end_with_the_one_that_started_them(tmp_path):
-    """Also where it is killed, and can end nobody any more."""
-    (tmp_path / 'parent.py').write_text(PARENT)
-    parent = subprocess.Popen(
-        [sys.executable, tmp_path / 'parent.py'],
-        env={**os.environ, 'PYTHONPATH': str(Path.cwd())},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    children = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
-    parent.kill()
-    parent.wait()
-    gone, alive = psutil.wait_procs(children, timeout=10)
-    assert (len(gone), alive) == (2, [])
+def together():
+    """What a rank of two sees."""
+    with join('cpu') as group:
+        group.check_same(lambda: {'the same': 1})
+        group.barrier()
+        total = int(group.add(torch.tensor(group.rank + 1)))
+        return group.gather([(group.rank, group.size, group.local_size, total)])
 
 
-def test_nothing_is_left_of_the_launcher_after_a_failure():
-    """Its store joins a thread when it is deleted, which crashes in a process forked later."""
-    with pytest.raises(UserError) as error:
-        distributed.run(waits_for, raises, 'agree', processes=2, device='cpu')
-    assert not [o for o in gc.get_objects() if type(o) is C10dRendezvousBackend]
-    assert str(error.value)  # which was still there
+def test_ranks_work_together():
+    assert in_ranks(2, together) == [(0, 2, 2, 3), (1, 2, 2, 3)]
 
 
-FAIL = """
-import sys
+# A command line of one command that fails in the way that its argument says.
+COMMAND = """
+import os, signal, sys, time
+import torch
 from reproduce import cli
-from reproduce.base import distributed
 from reproduce.base.errors import UserError
+from reproduce.base.processes import join, rank, start, start_again
 
-def fail(group):
-    if group.rank == 1:
-        raise UserError('one has failed: mend it.')
-    group.gather([0])
+def run(how):
+    start_again(2)
+    with join('cpu') as group:
+        if how == 'all':
+            raise UserError('all have failed.')
+        group.check_same(lambda: {'lr': group.rank if how == 'different' else 0})
+        if group.rank == 1:
+            if how == 'one':
+                raise UserError('one has failed.')
+            if how == 'killed':
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == 'fault':
+                raise ValueError('seven is no number')
+            if how == 'memory':
+                raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate')
+        print(os.getpid(), flush=True)
+        if how == 'waiting' or how == 'computing' and group.rank == 0:
+            time.sleep(300)
+        group.barrier()
 
-cli.app = lambda: distributed.run(fail, device='cpu')
+def command():
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        run(sys.argv[1])
+    else:
+        sys.exit(start(2, *sys.argv))
+
+cli.app = command
 cli.run()
 """
 
 
-def test_under_srun_the_process_that_failed_says_so_and_all_end():
-    variables = {
-        'SLURM_JOB_ID': str(os.getpid() + 1),
-        'SLURM_STEP_NUM_TASKS': '2',
-        'SLURM_STEP_NODELIST': 'localhost',
-        'SLURM_STEP_TASKS_PER_NODE': '2',
-    }
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, '-c', FAIL],
-            env={**os.environ, **variables, 'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)},
+@pytest.fixture
+def command(tmp_path):
+    path = tmp_path / 'command.py'
+    path.write_text(COMMAND)
+
+    def begin(how):
+        return subprocess.Popen(
+            [sys.executable, path, how],
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
-        for i in range(2)
-    ]
-    printed = [task.communicate(timeout=60)[1] for task in tasks]
-    assert [task.returncode for task in tasks] == [2, 2]
-    assert printed == ['', 'error: one has failed: mend it.\n']
+
+    return begin
 
 
-class Numbers(Dataset):
-    def __len__(self):
-        return 6
-
-    def __getitem__(self, index):
-        if index == 4:
-            raise UserError(f'cannot read the number {index}: restore it.')
-        return index
-
-
-@pytest.mark.parametrize('workers', [0, 2])
-def test_an_error_of_a_loader_keeps_its_sentence(workers):
-    read = []
-    with pytest.raises(UserError, match=r'^cannot read the number 4: restore it\.$'):
-        for batch in ErrorPreservingLoader(Numbers(), batch_size=2, num_workers=workers):
-            read += batch.tolist()
-    assert read == [0, 1, 2, 3]
+def left_over(word):
+    """The processes whose command line has a word."""
+    found = []
+    for process in psutil.process_iter(['cmdline']):
+        if word in ' '.join(process.info['cmdline'] or ()):
+            found.append(process)
+    return found
 
 
-def test_label_maps_on_two_processes_stop_at_a_damaged_image(run, tmp_path):
-    shapes.write(tmp_path, train=40, val=20)
-    bad = sorted((tmp_path / 'imagenet/train').rglob('*.JPEG'))[5]
-    bad.write_bytes(bad.read_bytes()[:300])
-    network = timm.create_model('test_resnet', num_classes=10)
-    torch.save(network.state_dict(), tmp_path / 'annotator.pth')
-    start = time.monotonic()
-    code, out, err = run(
-        *('labels', 'test_resnet', '--data', tmp_path / 'imagenet', '--output', 'maps'),
-        *('--checkpoint', tmp_path / 'annotator.pth', '--img-size', 64, '--workers', 1),
-        *('--processes', 2, '--device', 'cpu', '--batch-size', 2),
+@pytest.mark.parametrize(
+    ('how', 'said'),
+    [
+        ('all', 'error: all have failed.\n'),
+        ('one', 'error: one has failed.\n'),
+        ('different', 'error: the ranks do not have the same lr: 0 on rank 0; 1 on rank 1. .*\n'),
+        ('killed', 'error: rank 1 of 2 was killed, as happens when the memory of .* is full.\n'),
+        ('memory', 'error: cpu is out of memory .*: lower the batch size.\n'),
+    ],
+)
+def test_a_failure_is_one_sentence_and_ends_all(command, tmp_path, how, said):
+    done = command(how)
+    _, err = done.communicate(timeout=120)
+    assert done.returncode == 2
+    assert re.fullmatch(said, err), err
+    assert not left_over(str(tmp_path))
+
+
+def test_a_fault_of_the_program_is_one_traceback(command, tmp_path):
+    done = command('fault')
+    _, err = done.communicate(timeout=120)
+    assert done.returncode == 1
+    assert err.count('Traceback') == 1
+    assert err.endswith('ValueError: seven is no number\n')
+    assert not left_over(str(tmp_path))
+
+
+@pytest.mark.parametrize('who', ['parent', 'rank'])
+def test_nothing_is_left_of_what_is_killed(command, tmp_path, who):
+    parent = command('waiting')
+    ranks = [int(parent.stdout.readline()) for _ in range(2)]
+    os.kill(parent.pid if who == 'parent' else ranks[0], signal.SIGKILL)
+    parent.communicate(timeout=60)
+    _, alive = psutil.wait_procs(left_over(str(tmp_path)), timeout=10)
+    assert not alive
+
+
+# Python imports it at the start: it notes whether a process could no longer use a GPU at its end.
+NOTE = """
+import atexit, os, sys
+
+def note():
+    if 'RANK' in os.environ and 'torch' in sys.modules:
+        with open(os.path.join(os.environ['NOTES'], os.environ['RANK']), 'w') as file:
+            file.write(str(sys.modules['torch']._C._cuda_isInBadFork()))
+
+atexit.register(note)
+"""
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp('drawn')
+    shapes.write(root, train=40, val=8)
+    weights(root / 'micro.safetensors')
+    return root
+
+
+COMMANDS = {
+    'evaluate': 'evaluate imagenet maformer_micro --checkpoint {0}/micro.safetensors '
+    '--data {0}/imagenet --limit 4 --img-size 32 --output kept',
+    'labels': 'labels maformer_micro --checkpoint {0}/micro.safetensors --data {0}/imagenet '
+    '--img-size 64 --output maps',
+    'train imagenet': 'train imagenet maformer_micro --data {0}/imagenet --output run '
+    '--set img_size=32 --set batch_size=8 --set epochs=1 --set warmup_epochs=0 '
+    '--set cooldown_epochs=0',
+    'train config': 'train fpn_maformer-micro_shapes.py --data {0} --output run --cfg-options '
+    'train_cfg.max_iters=1 train_cfg.val_interval=5',
+}
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_rank_could_use_a_gpu(name, drawn, tmp_path):
+    """No rank is forked from a process that has looked for GPUs, as importing mmengine does."""
+    (tmp_path / 'sitecustomize.py').write_text(NOTE)
+    arguments = COMMANDS[name].format(drawn).split()
+    done = subprocess.run(
+        [sys.executable, '-m', 'reproduce', *arguments, '--processes', '2'],
+        env={**os.environ, 'PYTHONPATH': f'{tmp_path}:{CHECKOUT}', 'NOTES': str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
-    assert (code, out) == (2, '')
-    assert err.startswith(f'error: cannot read the image {bad}: ')
-    assert err.count('\n') == 1
-    assert not json.loads(Path('maps/labels.json').read_text())['complete']
-    assert time.monotonic() - start < 60
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / rank).read_text() for rank in '01'] == ['False', 'False']
+
+
+@pytest.mark.slow
+def test_different_data_under_two_torchruns_are_named(drawn, tmp_path):
+    """As on two nodes."""
+    other = tmp_path / 'other'
+    shapes.write(other, train=0, val=8)
+    path = sorted((other / 'imagenet/val').rglob('*.JPEG'))[0]
+    path.write_bytes(path.read_bytes()[:-2] + b'\xff\xd9')
+    path.write_bytes(path.read_bytes() + b'more')
+    with socket.create_server(('localhost', 0)) as server:
+        port = server.getsockname()[1]
+    torchrun = (
+        *(sys.executable, '-m', 'torch.distributed.run', '--nnodes=2', '--nproc-per-node=1'),
+        *('--rdzv-backend=c10d', f'--rdzv-endpoint=localhost:{port}', '-m', 'reproduce'),
+    )
+    evaluation = COMMANDS['evaluate'].format(drawn).split()
+    agents = [
+        subprocess.Popen(
+            [*torchrun, *evaluation, '--data', data, '--workers', '0', '--device', 'cpu'],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for data in (drawn / 'imagenet', other / 'imagenet')
+    ]
+    begin = time.monotonic()
+    printed = ''.join(agent.communicate(timeout=200)[0] for agent in agents)
+    said = [line for line in printed.splitlines() if line.startswith('error: ')]
+    print(f'\n{said} [{time.monotonic() - begin:.1f} s]')
+    assert len(said) == 1, printed
+    assert re.match(
+        'error: the ranks do not have the same (contents|fingerprint) of the val', said[0]
+    )
+    assert not list(Path(tmp_path / 'kept').glob('*.json'))
+
+
+def test_later_ranks_give_the_first_one_time(monkeypatch):
+    slept = []
+    monkeypatch.setattr(processes.time, 'sleep', slept.append)
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'x')
+    own, common = UserError('own.'), UserError('common.')
+    common.everywhere = True
+    spoken = []
+    for rank in '01':
+        monkeypatch.setenv('RANK', rank)
+        spoken.append([processes.speaks(e) for e in (own, common, processes.PeerLost('lost.'))])
+    assert spoken == [[True, True, True], [True, False, True]]
+    assert slept == [8.0, 5.0, 1.5, 8.0]
+    assert Group(0, 1, 1, torch.device('cpu')).barrier() is None

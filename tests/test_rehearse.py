@@ -18,9 +18,8 @@ import torch.nn as nn
 from PIL import Image
 
 from datasets import ade20k, coco, imagenet, shapes
-from reproduce.base import distributed
-from reproduce.base.distributed import join
 from reproduce.base.errors import OutOfMemory, UserError
+from reproduce.base.processes import join
 from reproduce.base.terminal import as_text
 from reproduce.openmmlab.configs import CONFIGS, load_config
 from reproduce.openmmlab.data_paths import check_classes
@@ -161,43 +160,33 @@ def broken():
     raise ZeroDivisionError('of course')
 
 
-def without_memory(group):
-    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 3 GiB')
+def without_memory():
+    with join('cpu'):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 3 GiB')
 
 
-def ended_by_the_kernel(group):
-    if group.rank == 1:
-        killed()
-    group.agree()
-
-
-def on_two_processes(function):
-    distributed.run(function, processes=2, device='cpu')
-
-
-def on_one_process(function):
-    distributed.run(function, device='cpu')
+def ended_by_the_kernel():
+    with join('cpu') as group:
+        if group.rank == 1:
+            killed()
+        group.barrier()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('call', 'kind', 'message'),
+    ('function', 'processes', 'kind', 'message'),
     [
-        ((killed,), OutOfMemory, 'it was killed, as when the memory of the machine is full'),
-        ((refused,), UserError, 'the data are not there.'),
-        ((broken,), UserError, r'ZeroDivisionError: of course \(test_rehearse.py, line \d+\)'),
-        (
-            (on_one_process, without_memory),
-            OutOfMemory,
-            'the memory of cpu does not hold a batch.*',
-        ),
-        ((on_two_processes, without_memory), OutOfMemory, 'the memory of cpu does not hold.*'),
-        ((on_two_processes, ended_by_the_kernel), OutOfMemory, '.* ended by the signal SIGKILL.*'),
+        (killed, 1, OutOfMemory, 'it was killed, as when the memory of the machine is full'),
+        (refused, 1, UserError, 'the data are not there.'),
+        (broken, 1, UserError, r'ZeroDivisionError: of course \(test_rehearse.py, line \d+\)'),
+        (without_memory, 1, OutOfMemory, r'cpu is out of memory .*: lower the batch size\.'),
+        (without_memory, 2, OutOfMemory, r'cpu is out of memory .*: lower the batch size\.'),
+        (ended_by_the_kernel, 2, OutOfMemory, 'rank 1 of 2 was killed, as .*'),
     ],
 )
-def test_the_end_of_a_process_is_an_error_of_one_line(tmp_path, call, kind, message):
+def test_the_end_of_a_process_is_an_error_of_one_line(tmp_path, function, processes, kind, message):
     with pytest.raises(UserError, match=f'^{message}$') as error:
-        isolation.call(*call, log=tmp_path / 'log.txt')
+        isolation.call(function, log=tmp_path / 'log.txt', processes=processes)
     assert type(error.value) is kind
 
 
@@ -333,8 +322,8 @@ def test_a_busy_machine_is_noted(monkeypatch):
 
 
 @pytest.mark.slow
-def test_processes_add_up_rightly():
-    check = checks._check_connection('cpu', 2)
+def test_processes_add_up_rightly(tmp_path):
+    check = isolation.call(checks.check_connection, 'cpu', log=tmp_path / 'log', processes=2)
     assert (check.state, check.name) == ('ok', 'all-reduce of 100 MB by gloo')
 
 
@@ -451,7 +440,7 @@ def test_a_request_that_does_not_go_together_is_explained(run, tmp_path):
         (('--steps', 0), '--steps 0 is out of range'),
         (('--data', 'none'), 'none is not a folder: name the one that holds the data sets'),
         (('--labels', tmp_path), '--labels are of the images in --data'),
-        (('--workers', -1), '--workers -1 is no number of processes'),
+        (('--workers', -1), '--workers must be at least 0, got -1'),
         (('maformer_bass',), "there is no recipe or config 'maformer_bass'"),
     ):
         code, out, err = run('rehearse', *arguments)

@@ -6,6 +6,7 @@ import pickle
 import forms
 import numpy as np
 import pytest
+from ranks import in_ranks
 
 from datasets import imagenet, shapes
 from reproduce.base.errors import UserError
@@ -117,7 +118,8 @@ def test_a_training_is_reproducible_and_says_what_it_is(places, tmp_path, form):
         changed = recipe.changed(shuffle_buffer=buffer)
         options = {'workers': 1, 'device': 'cpu', **options}
         job = TrainingJob(changed, places / form, tmp_path / output, **options)
-        return [(row['epoch'], row['loss'], row['ema_top1']) for row in train(job, processes)]
+        rows = in_ranks(processes, train, job)
+        return [(row['epoch'], row['loss'], row['ema_top1']) for row in rows]
 
     whole = curve('whole')
     assert curve('permuted', buffer=0) != whole

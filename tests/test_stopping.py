@@ -6,31 +6,35 @@ import subprocess
 import sys
 import time
 from itertools import chain
-from pathlib import Path
 
+import psutil
 import pytest
 import torch
+from ranks import in_ranks
 from safetensors.torch import load_file
 
 from datasets import shapes
-from reproduce.base import distributed
-from reproduce.base.errors import UserError
+from datasets.imagenet import load
+from reproduce.base.processes import join
+from reproduce.base.versions import CHECKOUT
 from reproduce.train.classifier import TrainingJob, train
 from reproduce.train.classifier_steps import ClassifierTraining
 from reproduce.train.recipes import recipe_for
-from reproduce.train.stopping import StopRequests, TrainingStopped
+from reproduce.train.stopping import MARKER, StopRequests, TrainingStopped
 
-CHECKOUT = Path(__file__).parents[1]
-
-# 12 steps an epoch.
 SMALL = {'img_size': 32, 'epochs': 2, 'warmup_epochs': 1, 'batch_size': 4, 'drop_path': 0.2}
+SMALL |= {'cooldown_epochs': 0}
 
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp('shapes')
-    shapes.write(root, train=50, val=20)
+    shapes.write(root, train=100, val=20)
     return root / 'imagenet'
+
+
+def recipe():
+    return recipe_for('maformer_micro').changed(**SMALL)
 
 
 @pytest.fixture(scope='module')
@@ -41,30 +45,23 @@ def uninterrupted(root, tmp_path_factory):
     def weights(processes):
         if processes not in found:
             folder = tmp_path_factory.mktemp('whole')
-            train(TrainingJob(recipe(), root, folder, workers=0, device='cpu'), processes)
+            job = TrainingJob(recipe(), root, folder, workers=0, device='cpu')
+            in_ranks(processes, train, job)
             found[processes] = load_file(folder / 'model.safetensors')
         return found[processes]
 
     return weights
 
 
-def recipe():
-    return recipe_for('maformer_micro').changed(**SMALL)
-
-
-def command(root, output, *more):
+def begin(root, output, *more):
     changes = [('--set', f'{name}={value}') for name, value in SMALL.items()]
-    return [
-        *(sys.executable, '-m', 'reproduce', 'train', 'imagenet', 'maformer_micro'),
-        *('--data', str(root), '--output', str(output), '--device', 'cpu'),
-        *chain.from_iterable(changes),
-        *map(str, more),
-    ]
-
-
-def begin(*arguments):
     return subprocess.Popen(
-        command(*arguments),
+        [
+            *(sys.executable, '-m', 'reproduce', 'train', 'imagenet', 'maformer_micro'),
+            *('--data', str(root), '--output', str(output), '--device', 'cpu'),
+            *chain.from_iterable(changes),
+            *map(str, more),
+        ],
         cwd=CHECKOUT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -74,47 +71,67 @@ def begin(*arguments):
 
 
 def wait_for(path, task):
-    end = time.monotonic() + 120
+    end = time.monotonic() + 200
     while not path.exists():
         assert task.poll() is None, task.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
+def signalled(task, number, whom):
+    """Send a signal as a scheduler or a user does; return the processes that it has to end."""
+    parent = psutil.Process(task.pid)
+    everybody = [parent, *parent.children(recursive=True)]
+    ranks = parent.children()
+    chosen = {'all': everybody, 'parent': [parent], 'rank': ranks[-1:]}[whom]
+    for process in chosen:
+        process.send_signal(number)
+    return everybody
+
+
 @pytest.mark.parametrize(
-    ('number', 'processes', 'workers', 'everywhere'),
+    ('number', 'processes', 'workers', 'whom'),
     [
-        (signal.SIGTERM, 1, 2, True),  # to all processes of the job, the workers too
-        (signal.SIGUSR1, 2, 1, True),
-        (signal.SIGKILL, 1, 0, False),
-        pytest.param(signal.SIGTERM, 1, 0, False, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, 2, 1, False, marks=pytest.mark.slow),
+        (signal.SIGTERM, 1, 2, 'all'),
+        (signal.SIGKILL, 1, 0, 'parent'),
+        (signal.SIGUSR1, 2, 1, 'all'),
+        (signal.SIGTERM, 2, 0, 'parent'),
+        (signal.SIGUSR1, 2, 0, 'rank'),
+        (signal.SIGKILL, 2, 0, 'rank'),
+        (signal.SIGKILL, 2, 1, 'parent'),
     ],
 )
 def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
-    root, uninterrupted, tmp_path, number, processes, workers, everywhere
+    root, uninterrupted, tmp_path, number, processes, workers, whom
 ):
     output = tmp_path / 'run'
     options = ('--processes', processes, '--workers', workers, '--checkpoint-steps', 1)
     task = begin(root, output, *options)
     wait_for(output / 'last.pth', task)
-    if everywhere:
-        os.killpg(task.pid, number)
-    else:
-        task.send_signal(number)
+    begun = time.monotonic()
+    everybody = signalled(task, number, whom)
     _, err = task.communicate(timeout=120)
+    _, alive = psutil.wait_procs(everybody, timeout=10)
+    print(f'\n{number.name} to {whom}: {time.monotonic() - begun:.1f} s, {err.splitlines()[-1:]}')
+    assert not alive
     state = torch.load(output / 'last.pth')
-    assert (state['epoch'], 0 < state['step'] < 12) == (0, True)
+    steps = len(load(root, 'train').samples) // SMALL['batch_size']
+    assert (state['epoch'], 0 < state['step'] < steps) == (0, True)
+    assert 'Traceback' not in err
     if number == signal.SIGKILL:
-        assert task.returncode == -number
+        assert task.returncode == (2 if whom == 'rank' else -number)
+        assert not (output / MARKER).exists()
     else:
         assert task.returncode == 128 + number, err
-        assert err.splitlines()[-1] == (
-            f'stopped: {number.name} came after {state["step"]} of 12 steps of epoch 1; '
+        said = [line for line in err.splitlines() if line.startswith('stopped: ')]
+        assert said == [
+            f'stopped: {number.name} came after {state["step"]} of {steps} steps of epoch 1; '
             f'{output}/last.pth holds the state: go on with the same command and --resume.'
-        )
-        assert 'Traceback' not in err
-    train(TrainingJob(recipe(), root, output, resume=True, workers=0, device='cpu'), processes)
+        ]
+        assert (output / MARKER).exists()
+    job = TrainingJob(recipe(), root, output, resume=True, workers=0, device='cpu')
+    in_ranks(processes, train, job)
+    assert not (output / MARKER).exists()
     log = (output / 'train.log').read_text()
     assert f'resumed after epoch 0 and {state["step"]} steps on {processes} processes' in log
     expected, found = uninterrupted(processes), load_file(output / 'model.safetensors')
@@ -132,9 +149,7 @@ def test_a_training_is_stopped_in_its_validation_too(root, uninterrupted, tmp_pa
     job = TrainingJob(recipe(), root, tmp_path, workers=0, device='cpu')
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
     monkeypatch.setattr(ClassifierTraining, 'top1', asked_meanwhile)
-    with pytest.raises(
-        TrainingStopped, match='SIGTERM came after 12 of 12 steps of epoch 2'
-    ) as stop:
+    with pytest.raises(TrainingStopped, match=r'after (\d+) of \1 steps of epoch 2') as stop:
         train(job)
     assert stop.value.status == 143
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
@@ -145,33 +160,19 @@ def test_a_training_is_stopped_in_its_validation_too(root, uninterrupted, tmp_pa
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def ask(group, slow, asked):
-    """The rounds that each process passes until they agree to stop; one process is asked."""
-    with StopRequests(group) as stop:
-        for done in range(100):
-            if group.rank == asked and done == 3:
-                os.kill(os.getpid(), signal.SIGUSR1)
-            if group.rank == slow:
-                time.sleep(0.02)
-            if number := stop.agreed():
-                break
-    return group.gather([(done, number)])
+def ask(slow, asked):
+    """The steps that each rank takes until they agree to stop; one of them is asked."""
+    with join('cpu') as group:
+        with StopRequests(group) as stop:
+            for done in range(100):
+                if group.rank == asked and done == 5:
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                if group.rank == slow:
+                    time.sleep(0.02)
+                if number := stop.agreed():
+                    break
+        return group.gather([(done, number)])
 
 
-@pytest.mark.parametrize(('slow', 'asked'), [(0, 1), (1, 0), (0, 0)])
-def test_processes_agree_on_the_step_to_stop_at(slow, asked):
-    found = distributed.run(ask, slow, asked, processes=2, device='cpu')
-    assert found == [(3, signal.SIGUSR1)] * 2
-
-
-def test_a_task_of_slurm_with_a_gpu_of_its_own_takes_it(monkeypatch):
-    monkeypatch.setenv('LOCAL_RANK', '3')
-    with pytest.raises(UserError, match='8 processes have 1 GPUs on this machine'):
-        distributed._gpu_of(3, 8, 1)
-    monkeypatch.setenv('SLURM_PROCID', '3')
-    monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '8')
-    assert distributed._gpu_of(3, 8, 8) == 3
-    with pytest.raises(UserError, match='8 processes have 4 GPUs'):
-        distributed._gpu_of(3, 8, 4)
-    assert distributed._gpu_of(3, 8, 1) == 0
-    assert os.environ['LOCAL_RANK'] == '0'  # which MMEngine reads
+def test_ranks_agree_on_the_step_to_stop_at():
+    assert in_ranks(2, ask, 0, 1) == [(11, signal.SIGUSR1)] * 2

@@ -13,6 +13,7 @@ import torch
 from conftest import restored
 from filelock import FileLock
 from PIL import Image
+from ranks import in_ranks
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,8 +22,8 @@ from torchvision.transforms import functional as TF
 
 import model as _maformer  # noqa: F401
 from datasets import imagenet, shapes
-from reproduce.base.distributed import join
 from reproduce.base.errors import UserError
+from reproduce.base.processes import join
 from reproduce.commands.train import train_imagenet
 from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.job import Job
@@ -258,7 +259,7 @@ def test_two_processes_train_as_one_does(root, labels, tmp_path):
     recipe = micro(True, mix_prob=0, drop_path=0, epochs=2)
     shared = {'data': root, 'labels': labels, 'device': 'cpu'}
     one = train(TrainingJob(recipe, output=tmp_path / 'one', workers=0, **shared))
-    two = train(TrainingJob(recipe, output=tmp_path / 'two', workers=0, **shared), processes=2)
+    two = in_ranks(2, train, TrainingJob(recipe, output=tmp_path / 'two', workers=0, **shared))
     for a, b in zip(one, two, strict=True):
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-4)
         assert a['lr'] == b['lr']
@@ -273,7 +274,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(root, labels, tmp_pa
     shared = {'data': root, 'labels': labels, 'device': 'cpu', 'workers': 0}
     (whole,) = train(TrainingJob(recipe, output=tmp_path / 'whole', **shared))
     parts = recipe.changed(accumulation=4)
-    (summed,) = train(TrainingJob(parts, output=tmp_path / 'parts', **shared), processes)
+    (summed,) = in_ranks(processes, train, TrainingJob(parts, output=tmp_path / 'parts', **shared))
     assert summed['loss'] == pytest.approx(whole['loss'], rel=1e-4)
     a, b = (weights_of(tmp_path / name) for name in ('whole', 'parts'))
     # Adam divides by the gradients' size: where they nearly vanish, their last bits count.
@@ -435,7 +436,7 @@ def test_an_error_in_one_of_two_processes_ends_both_with_its_sentence(root, tmp_
     for processes, workers in ((1, 1), (2, 0)):
         job = TrainingJob(micro(epochs=1), broken, tmp_path / 'run', workers=workers, device='cpu')
         with pytest.raises(UserError, match=f'^cannot read the image {path}'):
-            train(job, processes)
+            in_ranks(processes, train, job)
         shutil.rmtree(tmp_path / 'run')
 
 

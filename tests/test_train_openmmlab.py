@@ -18,6 +18,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from PIL import Image
+from ranks import in_ranks
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -358,7 +359,7 @@ def test_batches_are_numbered_and_begin_where_they_are_told():
 
 
 def test_two_processes_train_and_normalise_without_syncbn(data, tmp_path):
-    rows = train(RunnerJob(FPN, data, tmp_path, options=(*ITERATIONS, *UNVALIDATED)), processes=2)
+    rows = in_ranks(2, train, RunnerJob(FPN, data, tmp_path, options=(*ITERATIONS, *UNVALIDATED)))
     assert len(losses(rows)) == 4
     (log,) = tmp_path.glob('*/*.log')
     text = log.read_text()

@@ -29,9 +29,9 @@ from datasets.imagenet import NUM_CLASSES, load
 from reproduce.ablation.outcomes import CurveLine, Outcomes, RunLine, TimeLine, VariantLine
 from reproduce.ablation.single_run import RESULT, Execution
 from reproduce.ablation.study import Study
-from reproduce.base.distributed import join
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable, read_toml, write_atomically
+from reproduce.base.processes import join
 from reproduce.complexity import flops as complexity
 from reproduce.train.output_folder import claimed
 from reproduce.train.recipes import recipe_for

@@ -17,9 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from reproduce.ablation.study import Design, Study
-from reproduce.base.distributed import end_with_the_parent
 from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
+from reproduce.base.processes import end_with_parent
 from reproduce.evaluate import harness
 from reproduce.evaluate.records import imagenet_command
 from reproduce.train.classifier import TrainingJob, train
@@ -167,7 +167,7 @@ def train_variant(execution: Execution, variant: Design, seed: int) -> None:
 
 def main(work: str, name: str, seed: str = '') -> None:
     """Carry out the run of a variant, or that of the annotator."""
-    end_with_the_parent(signal.SIGTERM)  # if the study is killed, its runs save and end
+    end_with_parent(signal.SIGTERM)  # if the study is killed, its runs save and end
     execution = Execution.model_validate_json((Path(work) / 'execution.json').read_text())
     torch.set_num_threads(execution.study.threads)
     try:

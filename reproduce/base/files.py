@@ -53,6 +53,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
+def hash_of(path: str | Path | None) -> str:
+    """Return the first digits of the SHA-256 of a file, or 'none' where there is no such file."""
+    return sha256_of(Path(path))[:16] if path and Path(path).is_file() else 'none'
+
+
 def unzipped(content: bytes, most: int = _MOST_UNZIPPED) -> bytes:
     """Return the content of a gzipped file, or of one that is not gzipped as it is.
 

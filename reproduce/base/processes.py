@@ -44,7 +44,7 @@ _PR_SET_PDEATHSIG = 1
 
 # Seconds before a rank prints its error. The launcher ends it within them if another rank has
 # printed the same error, or the one that caused it, and exited.
-_AFTER_FIRST_RANK, _AFTER_ALL_FAIL, _AFTER_LOST_PEER = 3.0, 1.5, 6.0
+_AFTER_FIRST_RANK, _AFTER_ALL_FAIL, _AFTER_LOST_PEER = 5.0, 1.5, 8.0
 
 
 class PeerLost(UserError):

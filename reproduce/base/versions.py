@@ -22,6 +22,12 @@ def libraries() -> dict[str, str]:
     return {'python': platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
+def code_facts() -> dict[str, str]:
+    """Return what ranks have in common if they run the same code, for `Group.check_same`."""
+    versions = {f'version of {name}': version for name, version in libraries().items()}
+    return {'code of this project': sources_sha256(), **versions}
+
+
 @cache
 def sources_sha256(places: tuple[str, ...] = _ROOMS, checkout: Path = CHECKOUT) -> str:
     """Return a hash over this project's own code, 16 hex digits; changed files are in it, too.

@@ -3,11 +3,10 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from reproduce.base.errors import UserError
@@ -19,21 +18,19 @@ _MOST_PROCESSES = 8
 
 
 @contextmanager
-def worker_pool(
-    most: int | None = None, context: BaseContext | None = None
-) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of processes, one for each core; Ctrl-C is left to the process that waits.
+def worker_pool(most: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Give a pool of new processes, one for each core; Ctrl-C is left to the process that waits.
 
     Args:
-        most: processes at the most.
-        context: how they start; None for Python's own way.
+        most: the largest number of processes.
 
     Raises:
         UserError: if one of them is killed.
     """
     cores = len(os.sched_getaffinity(0))
     processes = cores if most is None else min(cores, most)
-    with ProcessPoolExecutor(processes, context, _ignore_interrupts) as pool:
+    spawn = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(processes, spawn, _ignore_interrupts) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
@@ -54,7 +51,6 @@ def in_processes(
     compute: Callable[..., Mapping[str, Any]],
     arguments: Mapping[str, tuple[Any, ...]],
     what: str,
-    preload: Sequence[str] = (),
 ) -> dict[str, Mapping[str, Any] | str]:
     """Return `compute(*arguments[name])` of every name, or the exception that it raised, as text.
 
@@ -63,17 +59,14 @@ def in_processes(
 
     Args:
         what: what is done, for the progress on standard error.
-        preload: modules that are imported once, for all processes.
 
     Raises:
         UserError: if one is raised, or a process is killed.
     """
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(list(preload))
     results: dict[str, Mapping[str, Any] | str] = {}
     with (
         progress(what, len(arguments)) as step_done,
-        worker_pool(min(len(arguments), _MOST_PROCESSES), context) as pool,
+        worker_pool(min(len(arguments), _MOST_PROCESSES)) as pool,
     ):
         started = {pool.submit(_tried, compute, *a): name for name, a in arguments.items()}
         for done in as_completed(started):

@@ -9,6 +9,7 @@ import typer
 from datasets.ade20k import load
 from reproduce.base import files
 from reproduce.base.folders import EVALUATIONS
+from reproduce.base.processes import start_again
 from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.commands.options import (
@@ -67,7 +68,7 @@ def imagenet(
     processes: options.Processes = 1,
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
-    workers: options.Workers = 4,
+    workers: options.Workers = None,
     amp: options.Amp = Precision.OFF,
     device: options.Device = None,
     compiled: Annotated[
@@ -155,7 +156,7 @@ def coco(
     processes: options.Processes = 1,
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
-    workers: options.Workers = 4,
+    workers: options.Workers = None,
     amp: options.Amp = Precision.OFF,
     device: options.Device = None,
     cfg_options: ConfigOptions = None,
@@ -196,7 +197,7 @@ def ade20k(
     processes: options.Processes = 1,
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
-    workers: options.Workers = 4,
+    workers: options.Workers = None,
     amp: options.Amp = Precision.OFF,
     device: options.Device = None,
     cfg_options: ConfigOptions = None,
@@ -239,12 +240,13 @@ def _run(
     option: str = '--cfg-options',
     **fields: Any,
 ) -> Path | None:
-    """Evaluate and report; return the record's path, or None in all but a launcher's first process.
+    """Evaluate and report; return the record's path, or None in all ranks but the first.
 
     Args:
         arguments: the entries of `option`.
         fields: further fields of the `Job`.
     """
+    start_again(processes)
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.evaluate.harness import evaluate
     from reproduce.openmmlab.cfg_options import parse
@@ -257,7 +259,7 @@ def _run(
         **fields,
     )
     files.check_writable(output)
-    outcome = evaluate(job, processes)
+    outcome = evaluate(job)
     if outcome is None:
         return None
     return _report_and_save(outcome, output, format)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from reproduce.base.processes import start_again
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS
 
@@ -43,10 +44,11 @@ def labels(
     ] = Resize.SQUASH,
     batch_size: Annotated[int, typer.Option(help='Images a batch, in each process.')] = 32,
     processes: options.Processes = 1,
-    workers: options.Workers = 2,
+    workers: options.Workers = None,
     device: options.Device = None,
 ) -> None:
     """Write the dense label maps of token labeling for every training image."""
+    start_again(processes)
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.train.label_maps import make_labels
 
@@ -59,7 +61,6 @@ def labels(
         batch_size,
         workers,
         device and device.value,
-        processes,
         resize.value,
     )
     if made is not None:

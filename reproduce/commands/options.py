@@ -145,8 +145,8 @@ Processes = Annotated[
     int,
     typer.Option(
         '--processes',
-        help='Processes on this machine, one for each GPU. Under torchrun or srun, as on several '
-        'nodes, the launcher decides how many there are, and this option is ignored.',
+        help='Processes on this machine, one for each GPU. Under torchrun, as on several nodes, '
+        'this option is ignored.',
     ),
 ]
 Limit = Annotated[
@@ -160,7 +160,12 @@ BatchSize = Annotated[
     typer.Option('--batch-size', help="Images a batch, in each process.  [default: the task's]"),
 ]
 Workers = Annotated[
-    int, typer.Option('--workers', help='Data-loading workers, for each of the processes.')
+    int | None,
+    typer.Option(
+        '--workers',
+        help='Data-loading workers, for each of the processes.  [default: one for each core of a '
+        'process, at most 8]',
+    ),
 ]
 GradCheckpointing = Annotated[
     bool,

@@ -15,7 +15,7 @@ app = typer.Typer(**SETTINGS)
 @app.command()
 def regress(
     processes: options.Processes = 1,
-    workers: options.Workers = 2,
+    workers: options.Workers = None,
     data: Annotated[
         Path | None,
         typer.Option(

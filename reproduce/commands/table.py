@@ -35,7 +35,7 @@ def table(
     processes: options.Processes = 1,
     limit: options.Limit = None,
     batch_size: options.BatchSize = None,
-    workers: options.Workers = 4,
+    workers: options.Workers = None,
     amp: options.Amp = Precision.OFF,
     evaluations: options.Evaluations = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from reproduce.base.errors import UserError
+from reproduce.base.processes import start_again
 from reproduce.commands import options
 from reproduce.commands.options import KEY_VALUES, SETTINGS, KeyValueCommand, Precision
 
@@ -107,6 +108,7 @@ def train_imagenet(
     SIGTERM and SIGUSR1 end it after the step at hand, with a checkpoint to be resumed from and
     status 143 or 138.
     """
+    start_again(processes)
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.train.classifier import TrainingJob, train
     from reproduce.train.recipes import recipe_for
@@ -131,7 +133,7 @@ def train_imagenet(
         tensorboard=tensorboard,
         checkpoint_steps=checkpoint_steps,
     )
-    train(job, processes)
+    train(job)
 
 
 @app.command('config', cls=KeyValueCommand)
@@ -170,6 +172,7 @@ def train_config(
     SIGTERM and SIGUSR1 end it after the iteration at hand, with a checkpoint to be resumed from and
     status 143 or 138.
     """
+    start_again(processes)
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.train.runner import RunnerJob, train
 
@@ -184,7 +187,7 @@ def train_config(
         scale_lr,
         tensorboard,
     )
-    train(job, processes)
+    train(job)
 
 
 def _parse(changes: list[str]) -> dict[str, str]:

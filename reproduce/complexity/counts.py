@@ -1,6 +1,6 @@
 """Parameters and FLOPs of systems, which `results/counts.csv` keeps."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def count(systems: Collection[System], path: Path = COUNTS) -> dict[str, Complex
     def compute(names: list[str]) -> dict:
         chosen = {name: (wanted[name],) for name in names}
         what = 'counting parameters and FLOPs'
-        return in_processes(_count, chosen, what, imports_of(wanted[name] for name in names))
+        return in_processes(_count, chosen, what)
 
     found = kept_or_computed(
         path,
@@ -73,15 +73,6 @@ def definition(system: System) -> dict[str, Any]:
     """Return what of a system decides the networks that are built for it."""
     fields = {'model', 'arguments', 'input_size', 'config', 'accuracy_config'}
     return system.model_dump(include=fields)
-
-
-def imports_of(systems: Iterable[System]) -> list[str]:
-    """Return the modules that take longest to import of those that building `systems` imports."""
-    detectors = any(system.config is not None for system in systems)
-    return [
-        'reproduce.complexity.flops',
-        *(('mmdet.models', 'mmseg.models') if detectors else ()),
-    ]
 
 
 def _count(system: System) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from reproduce.base.folders import FORWARD_COSTS
 from reproduce.base.worker_pool import in_processes
-from reproduce.complexity.counts import CODE, definition, imports_of
+from reproduce.complexity.counts import CODE, definition
 from reproduce.complexity.kept_results import KeptLine, code_key, kept_or_computed
 from reproduce.evaluate.accuracies import Inputs, Request
 from reproduce.systems import System
@@ -47,8 +47,7 @@ def forward_costs(
 
     def compute(names: list[str]) -> dict:
         chosen = {name: (systems[name], *options[name]) for name in names}
-        imports = ['reproduce.complexity.forward_pass', *imports_of(systems[n] for n in names)]
-        return in_processes(_forward_cost, chosen, 'trying forward passes', imports)
+        return in_processes(_forward_cost, chosen, 'trying forward passes')
 
     return kept_or_computed(
         path,

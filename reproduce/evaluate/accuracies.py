@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.folders import EVALUATIONS
-from reproduce.base.launcher import check_alone
-from reproduce.evaluate import records
+from reproduce.base.progress import progress
+from reproduce.evaluate import apart, records
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import Accuracy, Failed, NotRun
 from reproduce.systems import System
@@ -16,8 +16,7 @@ from reproduce.tasks import TASKS
 from reproduce.weights.store import expected, in_folder
 
 if TYPE_CHECKING:
-    from reproduce.evaluate.harness import Outcome
-    from reproduce.tasks.job import DataSet, Job
+    from reproduce.tasks.job import DataSet
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,7 @@ class Request:
         data: the folder of a data set, or of several; or None.
         weights: a folder with one checkpoint for each system, or None.
         folder: of the evaluation records.
-        processes, limit, batch_size, workers, amp: as for one evaluation; a batch size of None is
-            the task's own.
+        processes, limit, batch_size, workers, amp: as for one evaluation.
     """
 
     data: Path | None = None
@@ -38,7 +36,7 @@ class Request:
     processes: int = 1
     limit: int | None = None
     batch_size: int | None = None
-    workers: int = 4
+    workers: int | None = None
     amp: str | None = None
 
 
@@ -82,28 +80,24 @@ def find_inputs(systems: Iterable[System], request: Request) -> list[Inputs]:
 def measure(systems: Iterable[System], request: Request) -> Mapping[tuple[str, str], Accuracy]:
     """Return the evaluation of each system and metric on the complete data, or why there is none.
 
-    Systems whose checkpoint and data are there are evaluated now, and each leaves its record at
-    once. One that fails does not keep the others from being evaluated.
+    Systems whose checkpoint and data are there are evaluated now, each in a process of its own that
+    leaves a record. One that fails does not keep the others from being evaluated.
 
     Raises:
         UserError: if the folder of the data or of the weights is not what it should be, or a
             record is damaged.
     """
-    if request.data is not None:
-        check_alone()
     inputs = find_inputs(systems, request)
     earlier = records.load_all(request.folder)
     failures: dict[str, Failed] = {}
-    for one in inputs:
-        if not one.complete:
-            continue
-        try:
-            outcome = _evaluate(one, request)
-            outcome.save(request.folder)
-        except Exception as error:  # whatever a foreign model raises concerns its own cells only
-            failures[one.system.name] = Failed(str(error))
-        else:
-            earlier.append(outcome.evaluation)
+    complete = [one for one in inputs if one.complete]
+    with progress('evaluating', len(complete)) as step_done:
+        for one in complete:
+            try:
+                earlier.append(records.load(_evaluate(one, request)))
+            except UserError as error:
+                failures[one.system.name] = Failed(str(error))
+            step_done(one.system.name)
     return {
         (one.system.name, metric): failures.get(one.system.name)
         or on_record(one, metric, request, earlier)
@@ -132,28 +126,19 @@ def on_record(
     )
 
 
-def _evaluate(inputs: Inputs, request: Request) -> 'Outcome':
-    # Imported here: the tables do without torch while there is nothing to evaluate.
-    from reproduce.evaluate.harness import evaluate
-
-    return evaluate(job(inputs, request), request.processes)
-
-
-def job(inputs: Inputs, request: Request) -> 'Job':
-    """Return how the system is evaluated; running it needs a checkpoint and data."""
-    from reproduce.tasks.job import Job  # here, as in `_evaluate`
-
-    system = inputs.system
-    return Job(
-        task=system.task,
-        model=system.name,
-        checkpoint=inputs.checkpoint,
-        data=request.data,
+def _evaluate(inputs: Inputs, request: Request) -> Path:
+    return apart.evaluate(
+        inputs.system.task,
+        inputs.system.name,
+        inputs.checkpoint,
+        request.data,
+        request.folder,
+        multi_scale='ms_miou' in inputs.system.accuracies,
+        processes=request.processes,
         limit=request.limit,
         batch_size=request.batch_size,
         workers=request.workers,
         amp=request.amp,
-        multi_scale='ms_miou' in system.accuracies,
     )
 
 

@@ -6,6 +6,7 @@ them. `collect` is the loop; it feeds any number of scorers in one pass over the
 number of processes.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,19 +19,24 @@ from pydantic import ValidationError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from reproduce.base import agreement
-from reproduce.base.data_loader import ErrorPreservingLoader
-from reproduce.base.distributed import Group, run
+from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.base.files import first_error, sha256_of
+from reproduce.base.gpus import check_precision
+from reproduce.base.loading import Loader, default_workers
+from reproduce.base.processes import Group, join
 from reproduce.base.quiet import quiet_libraries
+from reproduce.base.versions import code_facts
 from reproduce.evaluate import records
 from reproduce.evaluate.attestation import attest
 from reproduce.statistics import kept
 from reproduce.tasks import TASKS
-from reproduce.tasks.job import Job, Prepared, inference
+from reproduce.tasks.job import DataSet, Job, Prepared, inference
 from reproduce.tasks.scores import Collector
 from reproduce.weights import store
+
+# Images whose bytes are compared between ranks: a fingerprint is over names and sizes only.
+_COMPARED = 8
 
 
 @dataclass(frozen=True)
@@ -55,24 +61,24 @@ class Outcome:
             raise UserError(f'{error} Measured of {e.system or e.model}: {measured}.') from error
 
 
-def evaluate(job: Job, processes: int = 1) -> Outcome | None:
-    """Evaluate on `processes` processes of this machine, or on those that a launcher started.
+def evaluate(job: Job) -> Outcome | None:
+    """Evaluate a model in this process, or in the ranks that it is one of.
 
     Every image counts exactly once, and an image is in the same batch on any number of processes.
 
     Returns:
-        the outcome; None in all but the first of the processes that a launcher started.
+        the outcome; None in all ranks but the first.
 
     Raises:
         UserError: if the checkpoint, the data or an option is not what it should be, or an image
             cannot be read.
     """
-    return run(_evaluate, job, processes=processes, device=job.device)
+    with join(job.device) as group, quiet_libraries():
+        return _evaluate(group, job)
 
 
-@quiet_libraries()
 def _evaluate(group: Group, job: Job) -> Outcome | None:
-    """Do the part of this process; see `evaluate`."""
+    check_precision(group.device, job.amp)
     # fp32 means fp32: cuDNN would round the inputs of convolutions to TF32.
     torch.backends.cudnn.allow_tf32 = False
     prepared = TASKS[job.task].prepare(job, group.device)
@@ -125,7 +131,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     except ValidationError as error:
         place, reason = first_error(error)
         raise UserError(
-            f'this was measured and makes no record, because of {place} ({reason}): '
+            f'the result could not be recorded because of {place} ({reason}): '
             f'{records.in_one_line(scores.metrics)}.'
         ) from error
     predictions = prepared.file.to_bytes()
@@ -140,7 +146,7 @@ def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str,
     """Return what decides the numbers of an evaluation, by name."""
     return {
         'task': job.task,
-        **agreement.of_code(),
+        **code_facts(),
         'model': prepared.model,
         'model arguments': prepared.arguments,
         **{f'preprocessing {name}': value for name, value in prepared.preprocessing.items()},
@@ -151,7 +157,20 @@ def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str,
         'compiled': job.compiled,
         'device': group.device.type,
         'weights (SHA-256)': sha256,
-        **agreement.of_data(prepared.data),
+        **data_facts(prepared.data),
+    }
+
+
+def data_facts(data: DataSet) -> dict[str, Any]:
+    """Return what ranks have in common if they read the same images, for `Group.check_same`."""
+    digest = hashlib.sha256()
+    for path, _ in evenly_spaced(data.samples, _COMPARED):
+        # An image that cannot be read is reported when its batch is.
+        digest.update(path.read_bytes() if path.is_file() else b'')
+    return {
+        f'number of {data.split} images': len(data.samples),
+        f'fingerprint of the {data.split} images': data.fingerprint,
+        f'contents of the {data.split} images': digest.hexdigest()[:16],
     }
 
 
@@ -162,8 +181,7 @@ def collect(prepared: Prepared, collectors: Sequence[Collector], group: Group, j
         whether this is the first process, in which the collectors have the predictions of all.
 
     Raises:
-        UserError: if an image cannot be read, the model gives no number, or another process has
-            failed.
+        UserError: if an image cannot be read, or the model gives no number.
     """
     predicted: list[int] = []
     with inference(group.device, job.amp):
@@ -172,7 +190,6 @@ def collect(prepared: Prepared, collectors: Sequence[Collector], group: Group, j
             for collector in collectors:
                 collector.update(indices, predictions)
             predicted += indices
-    group.agree()
     # In one message, in which a prediction that several collectors have is one object.
     parts = group.gather([(predicted, [collector.collected for collector in collectors])])
     if parts is None:
@@ -194,7 +211,7 @@ def _batches(
     """Yield the batches of this process, with the indices of their images; show the progress.
 
     Batches are cut before they are dealt to the processes, so an image is in the same batch, and
-    gets the same prediction, on any number of them. Ends early when another process has failed.
+    gets the same prediction, on any number of them.
 
     Raises:
         UserError: at the first image that cannot be read.
@@ -202,17 +219,16 @@ def _batches(
     n = len(images)
     cut = [list(range(i, min(i + job.batch_size, n))) for i in range(0, n, job.batch_size)]
     mine = cut[group.rank :: group.size]
-    loader = ErrorPreservingLoader(
+    workers = default_workers() if job.workers is None else job.workers
+    loader = Loader(
         images,
         collate,
         batch_sampler=mine,
-        num_workers=min(job.workers, len(mine)),
+        num_workers=min(workers, len(mine)),
         pin_memory=group.device.type == 'cuda',
     )
     with tqdm(total=n, unit='image', disable=True if group.rank else None, smoothing=0.05) as bar:
         for i, (indices, batch) in enumerate(zip(mine, loader, strict=True)):
-            if group.failed:
-                return
             yield indices, batch
             # This process is the first, and its i-th batch the first of a round of all.
             begin = i * group.size * job.batch_size

@@ -11,15 +11,13 @@ from typing import Any
 
 from datasets import shapes
 from reproduce.base.errors import CheckpointNotFound, DataNotFound, UserError
-from reproduce.base.launcher import check_alone
 from reproduce.base.terminal import Part, TextTable
-from reproduce.evaluate.harness import Outcome, evaluate
+from reproduce.evaluate import apart, records
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict, exit_status
 from reproduce.statistics import significance
 from reproduce.statistics.paired import Difference
 from reproduce.tasks import TASKS
-from reproduce.tasks.job import Job
 from reproduce.weights import registry, store
 
 
@@ -42,7 +40,7 @@ class Check:
 
 def check(
     processes: int = 1,
-    workers: int = 2,
+    workers: int | None = None,
     data: Path | None = None,
     manifest: Path | None = None,
     output: Path | None = None,
@@ -63,7 +61,6 @@ def check(
     Raises:
         UserError: if the manifest is malformed or has no reference, or `weights` is no folder.
     """
-    check_alone()
     manifest = manifest or registry.MANIFEST
     entries = registry.load_manifest(manifest)
     if weights is not None:
@@ -81,13 +78,12 @@ def check(
                 root = data if reference.data == 'full' else Path(folder)
                 try:
                     path = _weights(entry, manifest, weights)
-                    outcome = _evaluate(entry, path, root, processes, workers)
-                    if output is not None:
-                        outcome.save(output)
-                    checks += _compared(entry, reference, outcome, manifest)
+                    kept = output or Path(folder) / 'records'
+                    record = _evaluate(entry, path, root, kept, processes, workers)
+                    checks += _compared(entry, reference, record, manifest)
                 except (CheckpointNotFound, DataNotFound) as error:
                     checks += _unmeasured(entry, reference, Verdict.NOT_RUN, error)
-                except Exception as error:  # its own error, and the others still count
+                except UserError as error:  # the others still count
                     checks += _unmeasured(entry, reference, Verdict.ERROR, error)
     return checks
 
@@ -102,22 +98,31 @@ def _evaluate(
     entry: registry.Released,
     path: Path,
     root: Path | None,
+    output: Path,
     processes: int,
-    workers: int,
-) -> Outcome:
+    workers: int | None,
+) -> Path:
+    """Evaluate released weights in a process of its own; return the path of the record.
+
+    Raises:
+        DataNotFound: if its data are not in the folder `root`.
+        UserError: if the evaluation fails.
+    """
     if root is None:
         raise DataNotFound(f'it takes {TASKS[entry.task].validation_set} at --data')
-    job = Job(
-        task=entry.task,
-        model=entry.model,
-        arguments=entry.arguments,
-        checkpoint=path,
-        data=root,
+    TASKS[entry.task].load_data(root)
+    return apart.evaluate(
+        entry.task,
+        entry.model,
+        path,
+        root,
+        output,
+        entry.arguments,
+        entry.preprocessing,
+        entry.multi_scale,
+        processes=processes,
         workers=workers,
-        preprocessing=entry.preprocessing,
-        multi_scale=entry.multi_scale,
     )
-    return evaluate(job, processes)
 
 
 def _unmeasured(
@@ -138,9 +143,9 @@ def _data(entry: registry.Released, reference: registry.Reference) -> str:
 
 
 def _compared(
-    entry: registry.Released, reference: registry.Reference, outcome: Outcome, manifest: Path
+    entry: registry.Released, reference: registry.Reference, record: Path, manifest: Path
 ) -> list[Check]:
-    evaluation = outcome.evaluation
+    evaluation = records.load(record)
     data = evaluation.data
     fits = reference.holds_for(data.fingerprint, data.complete)
     reason = f'{data.images:,} images'
@@ -153,7 +158,9 @@ def _compared(
     verdicts = check_reference(evaluation, entry, reference).verdicts
     tested: dict[str, Difference] = {}
     if fits and reference.statistics:
-        tested = significance.of_reference(reference, outcome.statistics, manifest)
+        tested = significance.of_reference(
+            reference, (record.parent / evaluation.statistics).read_bytes(), manifest
+        )
         verdicts |= {name: significance.verdict(d) for name, d in tested.items()}
     return [
         Check(

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset
 
-from reproduce.base.data_loader import check_workers
 from reproduce.base.errors import UserError
+from reproduce.base.loading import check_workers
 from reproduce.tasks import TASKS
 from reproduce.tasks.scores import PredictionFile, Scorer
 
@@ -46,7 +46,8 @@ class Job:
         multi_scale: of segmenters only: whether to predict at several scales and mirrored, too.
         limit: evaluate that many images only.
         batch_size: images a batch, in each process; None becomes the task's own.
-        workers: processes that read images, for each process that computes.
+        workers: processes that read images, for each process that computes; None takes one for
+            each of its cores, and 8 at most.
         amp: 'fp16' or 'bf16'; None computes in fp32.
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
 
@@ -64,7 +65,7 @@ class Job:
     multi_scale: bool = False
     limit: int | None = None
     batch_size: int | None = None
-    workers: int = 4
+    workers: int | None = None
     amp: str | None = None
     device: str | None = None
 
@@ -80,7 +81,7 @@ class Job:
         if self.batch_size is None:
             object.__setattr__(self, 'batch_size', task.batch_size)
         if self.batch_size < 1:
-            raise UserError(f'a batch of {self.batch_size} images is none: give 1 or more.')
+            raise UserError(f'--batch-size must be at least 1, got {self.batch_size}.')
         check_workers(self.workers)
         if self.amp is not None and self.amp not in PRECISIONS:
             raise UserError(f"--amp '{self.amp}' is unknown: take {' or '.join(PRECISIONS)}.")

@@ -14,9 +14,9 @@ from datasets import imagenet, load
 from datasets.reading_speed import measure_reading
 from datasets.stores import AnyPath
 from datasets.subset import evenly_spaced
-from reproduce.base import distributed, shared_memory
-from reproduce.base.distributed import Group
 from reproduce.base.errors import UserError
+from reproduce.base.loading import SHARED_MEMORY
+from reproduce.base.processes import Group, join
 from reproduce.evaluate.records import device_name
 from reproduce.train import token_labeling
 from reproduce.train.images import TrainingImages
@@ -82,8 +82,6 @@ def examine_machine(kind: str | None, processes: int | None) -> Machine:
     processes = processes or max(1, gpus)
     checks = [_check_gpu(number) for number in range(gpus)]
     checks += [_check_cores(processes), _check_load(), _check_memory(), _check_shared_memory()]
-    if processes > 1 and all(check.state != 'fails' for check in checks):
-        checks.append(_check_connection(kind, processes))
     name = device_name(torch.device(kind))
     return Machine(f'{gpus} x {name}' if gpus > 1 else name, kind, processes, tuple(checks))
 
@@ -140,25 +138,27 @@ def _check_memory() -> ReadinessCheck:
 
 def _check_shared_memory() -> ReadinessCheck:
     try:
-        usage = shutil.disk_usage(shared_memory.PLACE)
+        usage = shutil.disk_usage(SHARED_MEMORY)
     except OSError:
         usage = None
     if usage is not None and usage.free >= GIB:
-        return ReadinessCheck(shared_memory.PLACE, f'{usage.free / GIB:.1f} GiB free')
+        return ReadinessCheck(str(SHARED_MEMORY), f'{usage.free / GIB:.1f} GiB free')
     found = 'not there' if usage is None else f'{usage.free / 2**20:.0f} MiB free'
-    advice = 'batches travel more slowly, through pipes: --shm-size=8g in Docker.'
-    return ReadinessCheck(shared_memory.PLACE, found, 'note', advice)
+    advice = 'workers may not have room for their batches: --shm-size=8g in Docker.'
+    return ReadinessCheck(str(SHARED_MEMORY), found, 'note', advice)
 
 
-def _check_connection(kind: str, processes: int) -> ReadinessCheck:
+def check_connection(kind: str) -> ReadinessCheck | None:
+    """Check that the ranks reach each other, and time it; None in all but the first.
+
+    Raises:
+        UserError: if they do not.
+    """
+    with join(kind) as group:
+        seconds = _reduce(group)
     name = 'all-reduce of 100 MB by ' + ('NCCL' if kind == 'cuda' else 'gloo')
-    try:
-        seconds = distributed.run(_reduce, processes=processes, device=kind)
-    except UserError as error:
-        return ReadinessCheck(
-            name, str(error), 'fails', 'mend this before anything on several processes.'
-        )
-    return ReadinessCheck(name, f'{1000 * seconds:.0f} ms on {processes} processes')
+    found = ReadinessCheck(name, f'{1000 * seconds:.0f} ms on {group.size} processes')
+    return None if group.rank else found
 
 
 def _reduce(group: Group) -> float:

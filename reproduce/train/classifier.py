@@ -30,11 +30,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from reproduce.base import agreement, distributed
-from reproduce.base.data_loader import check_workers
-from reproduce.base.distributed import Group
 from reproduce.base.errors import UserError
-from reproduce.base.files import write_atomically
+from reproduce.base.files import hash_of, write_atomically
+from reproduce.base.loading import check_workers
+from reproduce.base.processes import join
 from reproduce.train.classifier_steps import PRECISIONS, ClassifierTraining
 from reproduce.train.curve import Panel, draw
 from reproduce.train.output_folder import claimed
@@ -91,24 +90,23 @@ class TrainingJob:
     in_memory: bool = False
 
 
-def train(job: TrainingJob, processes: int = 1) -> list[dict[str, float]]:
-    """Train on `processes` processes of this machine, or on those that `torchrun` started.
+def train(job: TrainingJob) -> list[dict[str, float]]:
+    """Train in this process, or in the ranks that it is one of.
 
     Returns:
-        the log: a row for each epoch, those before a resumption too; None in all but the first of
-        the processes that a launcher started.
+        the log: a row for each epoch, those before a resumption too.
 
     Raises:
         UserError: if the job does not fit the data, the machine or what `output` holds already,
             an image or a label map cannot be read, or the gradients are no longer finite.
         TrainingStopped: if SIGTERM or SIGUSR1 asked for it.
     """
-    return distributed.run(_run, job, processes=processes, device=job.device)
-
-
-def _run(group: Group, job: TrainingJob) -> list[dict[str, float]]:
     _check_options(job)
-    with claimed(job.output, group), StopRequests(group) as stop:
+    with (
+        join(job.device) as group,
+        claimed(job.output, group),
+        StopRequests(group, job.output) as stop,
+    ):
         _check_output(job)
         group.check_same(lambda: _facts(job))
         training = ClassifierTraining(
@@ -127,13 +125,12 @@ def _run(group: Group, job: TrainingJob) -> list[dict[str, float]]:
 
 def _facts(job: TrainingJob) -> dict[str, Any]:
     """Return what the command decides, by name; `ClassifierTraining` checks the rest."""
-    last = agreement.of_file('last.pth', job.output / 'last.pth') if job.resume else {}
     return {
         'command': 'train imagenet',
         'resume': job.resume,
         'until': job.until,
         'checkpoint_steps': job.checkpoint_steps,
-        **last,
+        'last.pth': hash_of(job.output / 'last.pth') if job.resume else None,
     }
 
 
@@ -213,7 +210,6 @@ class _Run:
             self._finish()
         if self.writer is not None:
             self.writer.close()
-        self.group.agree()
         return training.history
 
     def _run_epoch(self) -> dict[str, float]:
@@ -292,7 +288,7 @@ class _Run:
         training = self.training
         training.seconds = time.perf_counter() - begun
         self._save()
-        self.group.agree()  # nobody ends before it is written
+        self.group.barrier()  # no rank ends before it is written
         sentence = (
             f'{number.name} came after {training.step} of {training.steps_per_epoch} steps of '
             f'epoch {training.epoch + 1}; {self.last_checkpoint} holds the state: go on with the '

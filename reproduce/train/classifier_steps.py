@@ -7,7 +7,6 @@ to go on exactly as if it had not stopped, in the middle of an epoch too.
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -28,11 +27,14 @@ from torch.nn.parallel import DistributedDataParallel
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
 from model.checkpoint import failure
-from reproduce.base import agreement, timm_names
-from reproduce.base.data_loader import ErrorPreservingLoader
-from reproduce.base.distributed import Group
+from reproduce.base import timm_names
 from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
+from reproduce.base.gpus import check_precision
+from reproduce.base.loading import Loader, default_workers
+from reproduce.base.processes import Group
+from reproduce.base.versions import code_facts
+from reproduce.evaluate.harness import data_facts
 from reproduce.train import saved_state
 from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
 from reproduce.train.recipes import Recipe
@@ -97,9 +99,9 @@ class ClassifierTraining:
         in_memory: bool = False,
     ) -> None:
         self.recipe, self.group = recipe, group
-        cores = len(os.sched_getaffinity(0)) // group.local_size
-        self.workers = min(8, max(1, cores)) if workers is None else workers
+        self.workers = default_workers() if workers is None else workers
         self.precision = precision or default_precision(group.device)
+        check_precision(group.device, self.precision)
         maps = labels and open_label_maps(labels)
         self.train_data, self.val_data = (
             load(data, 'train', train_images),
@@ -162,7 +164,7 @@ class ClassifierTraining:
             TrainingImages(self.train_data, recipe, self.config, maps, in_memory),
             batch_sampler=self.order,
         )
-        self.val_loaders: dict[float, ErrorPreservingLoader] = {}
+        self.val_loaders: dict[float, Loader] = {}
         self.epoch = self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -174,12 +176,12 @@ class ClassifierTraining:
     def _facts(self) -> dict[str, Any]:
         """Return what decides the numbers of a training, by name."""
         return {
-            **agreement.of_code(),
+            **code_facts(),
             **self.recipe.model_dump(),
             'precision': self.precision,
             'device': self.group.device.type,
-            **agreement.of_data(self.train_data),
-            **agreement.of_data(self.val_data),
+            **data_facts(self.train_data),
+            **data_facts(self.val_data),
             'origin of the label maps': self.origin_of_labels,
         }
 
@@ -400,8 +402,8 @@ class ClassifierTraining:
         dtype = PRECISIONS[self.precision]
         return torch.autocast(self.group.device.type, dtype, enabled=dtype is not None)
 
-    def _loader(self, images: Any, **options: Any) -> ErrorPreservingLoader:
-        return ErrorPreservingLoader(
+    def _loader(self, images: Any, **options: Any) -> Loader:
+        return Loader(
             images,
             num_workers=self.workers,
             worker_init_fn=survive_signals,
@@ -410,7 +412,7 @@ class ClassifierTraining:
             **options,
         )
 
-    def _val_loader(self, crop: float, batch_size: int) -> ErrorPreservingLoader:
+    def _val_loader(self, crop: float, batch_size: int) -> Loader:
         if crop not in self.val_loaders:
             self.val_loaders[crop] = self._loader(
                 ValidationImages(self.val_data, {**self.config, 'crop_pct': crop}),

@@ -3,9 +3,8 @@
 import gc
 from collections.abc import Iterator
 
-from reproduce.base import distributed
-from reproduce.base.distributed import Group
 from reproduce.base.errors import UserError
+from reproduce.base.processes import Group, join
 from reproduce.train.classifier_steps import Batch, ClassifierTraining
 from reproduce.train.recipes import Recipe
 from reproduce.train.trial import (
@@ -23,13 +22,14 @@ from reproduce.train.trial import (
 _CHECKPOINT = 'last.pth'
 
 
-def try_recipe(recipe: Recipe, settings: TrialSettings, processes: int) -> Trial:
-    """Try a recipe on so many processes of this machine.
+def try_recipe(recipe: Recipe, settings: TrialSettings) -> Trial | None:
+    """Try a recipe in this process, or in the ranks that it is one of; None in all but the first.
 
     Raises:
         UserError: as a training does, or if the data are too few for the steps.
     """
-    return distributed.run(_try, recipe, settings, processes=processes, device=settings.device)
+    with join(settings.device) as group:
+        return _try(group, recipe, settings)
 
 
 def rehearsed(recipe: Recipe, options: TrialOptions, processes: int) -> Recipe:
@@ -60,7 +60,7 @@ def _try(group: Group, recipe: Recipe, settings: TrialSettings) -> Trial | None:
     training.losses.zero_()
     path = settings.output / _CHECKPOINT
     training.save(path)
-    group.agree()
+    group.barrier()
     followed_by, _ = _take_step(training, batches)
     found.without_gradient = gradients.without_gradient()
     found.never_finite = gradients.never_finite()

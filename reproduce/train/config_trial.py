@@ -12,8 +12,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from reproduce.base import distributed
-from reproduce.base.distributed import Group
+from reproduce.base.processes import Group, join
 from reproduce.train.runner import RunnerJob, begun, weights_of
 from reproduce.train.trial import (
     GradientWatch,
@@ -27,8 +26,8 @@ from reproduce.train.trial import (
 )
 
 
-def try_config(config: str, settings: TrialSettings, processes: int) -> Trial:
-    """Try a config on so many processes of this machine.
+def try_config(config: str, settings: TrialSettings) -> Trial | None:
+    """Try a config in this process, or in the ranks that it is one of; None in all but the first.
 
     Args:
         config: as `reproduce.openmmlab.configs.load_config` takes it.
@@ -36,7 +35,8 @@ def try_config(config: str, settings: TrialSettings, processes: int) -> Trial:
     Raises:
         UserError: as a training does.
     """
-    return distributed.run(_try, config, settings, processes=processes, device=settings.device)
+    with join(settings.device) as group:
+        return _try(group, config, settings)
 
 
 class _EnoughIterations(Exception):
@@ -94,7 +94,7 @@ def _try(group: Group, config: str, settings: TrialSettings) -> Trial | None:
     found.never_finite = gradients.never_finite()
     del runner, gradients
     gc.collect()
-    group.agree()
+    group.barrier()
 
     watch = _Stopwatch(1, group)
     with begun(replace(job, resume=True), group) as runner:

@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load, open_image
-from reproduce.base import agreement, distributed, timm_names
-from reproduce.base.data_loader import ErrorPreservingLoader, check_workers
-from reproduce.base.distributed import Group
+from reproduce.base import timm_names
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
+from reproduce.base.loading import Loader, check_workers, default_workers
+from reproduce.base.processes import Group, join
+from reproduce.base.versions import code_facts
 from reproduce.train.output_folder import claimed
 from reproduce.train.token_labeling import RECORD, label_map_path, origin
 from reproduce.weights import parameters
@@ -46,9 +47,8 @@ def make_labels(
     checkpoint: Path | None = None,
     img_size: int | None = None,
     batch_size: int = 32,
-    workers: int = 2,
+    workers: int | None = None,
     device: str | None = None,
-    processes: int = 1,
     resize: str = 'squash',
 ) -> tuple[int, int] | None:
     """Write the label map of every training image to OUTPUT/CLASS/NAME.pt.
@@ -63,9 +63,9 @@ def make_labels(
         img_size: side in pixels of the square that images are brought to; None takes the one that
             the checkpoint says it was trained at, or the model's.
         batch_size: images of a batch, in each process.
-        workers: processes that read images, for each process that computes.
+        workers: processes that read images, for each process that computes; None takes 8, or as
+            many as it has cores.
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
-        processes: how many to start on this machine.
         resize: one of `RESIZES`.
 
     Returns:
@@ -76,21 +76,6 @@ def make_labels(
             can number, or others than the data; an image or the checkpoint cannot be read; or the
             folder holds maps that were made in another way.
     """
-    arguments = (model, data, output, checkpoint, img_size, batch_size, workers, resize)
-    return distributed.run(_make, *arguments, processes=processes, device=device)
-
-
-def _make(
-    group: Group,
-    name: str,
-    data: Path,
-    output: Path,
-    checkpoint: Path | None,
-    img_size: int | None,
-    batch_size: int,
-    workers: int,
-    resize: str,
-) -> tuple[int, int] | None:
     if resize not in RESIZES:
         raise UserError(f"--resize '{resize}' is unknown: name one of {', '.join(RESIZES)}.")
     for option, value in (
@@ -100,8 +85,8 @@ def _make(
         if value is not None and value < 1:
             raise UserError(f'{option} {value} is out of range: give 1 or more.')
     check_workers(workers)
-    timm_names.check(name)
-    with claimed(output, group):
+    timm_names.check(model)
+    with join(device) as group, claimed(output, group):
         images = load(data, 'train')
         if not TOP <= len(images.classes) <= 2048:
             raise UserError(
@@ -110,14 +95,14 @@ def _make(
         trained = parameters.trained_preprocessing(checkpoint) if checkpoint is not None else {}
         if img_size is not None:
             trained['img_size'] = img_size
-        size = timm_names.size_argument(name, trained.get('img_size'))
-        annotator = _build(name, checkpoint is None, len(images.classes), size)
+        size = timm_names.size_argument(model, trained.get('img_size'))
+        annotator = _build(model, checkpoint is None, len(images.classes), size)
         if checkpoint is not None:
             parameters.load(annotator, checkpoint)
         annotator.eval().to(group.device)
         settings = resolve_data_config(trained, model=annotator)
         record = {
-            'annotator': name,
+            'annotator': model,
             'img_size': settings['input_size'][-1],
             'resize': resize,
             'crop_pct': settings['crop_pct'] if resize == 'crop' else 1.0,
@@ -126,12 +111,11 @@ def _make(
             'checkpoint_sha256': None if checkpoint is None else sha256_of(checkpoint),
         }
         _check_origin(output, record)
-        group.check_same(lambda: {'command': 'labels', **agreement.of_code(), **record})
+        group.check_same(lambda: {'command': 'labels', **code_facts(), **record})
         if group.rank == 0:
             _write_record(output, record, complete=False)
         missing = _ImagesWithoutMap(images, output, settings, record, group)
         _annotate(annotator, missing, group, batch_size, workers)
-        group.agree()
         written = group.gather([len(missing)])
         if group.rank:
             return None
@@ -184,14 +168,13 @@ def _annotate(
     images: '_ImagesWithoutMap',
     group: Group,
     batch_size: int,
-    workers: int,
+    workers: int | None,
 ) -> None:
-    loader = ErrorPreservingLoader(images, batch_size=batch_size, num_workers=workers)
+    workers = default_workers() if workers is None else workers
+    loader = Loader(images, batch_size=batch_size, num_workers=workers)
     hidden = True if group.rank else None
     with tqdm(total=len(images), desc='label maps', disable=hidden, leave=False) as bar:
         for batch, indices in loader:
-            if group.failed:
-                return
             with torch.inference_mode():
                 maps = label_maps(annotator, batch.to(group.device)).cpu()
             for label_map, index in zip(maps, indices.tolist(), strict=True):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from reproduce.base.distributed import Group
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable
+from reproduce.base.processes import Group
 
 LOCK = '.lock'
 
@@ -25,7 +25,7 @@ def claimed(folder: Path, group: Group) -> Iterator[None]:
             processes.
     """
     if group.rank:
-        group.agree()
+        group.barrier()
         yield
         return
     is_new = not os.path.exists(folder)  # False also where that may not be known
@@ -44,7 +44,7 @@ def claimed(folder: Path, group: Group) -> Iterator[None]:
             '--output.'
         ) from None
     try:
-        group.agree()
+        group.barrier()
         yield
     finally:
         if is_new and [path.name for path in folder.iterdir()] == [LOCK]:

@@ -11,14 +11,20 @@ from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 
-from reproduce.base import launcher
-from reproduce.base.data_loader import check_workers
 from reproduce.base.errors import OutOfMemory, UserError
 from reproduce.base.files import check_writable
+from reproduce.base.loading import check_workers
+from reproduce.base.processes import in_group
 from reproduce.base.wording import nearest
 from reproduce.openmmlab.configs import CONFIGS, load_config, task_of
 from reproduce.train import drawn_data, isolation
-from reproduce.train.checks import Machine, ReadinessCheck, examine_data, examine_machine
+from reproduce.train.checks import (
+    Machine,
+    ReadinessCheck,
+    check_connection,
+    examine_data,
+    examine_machine,
+)
 from reproduce.train.classifier_trial import rehearsed, try_recipe
 from reproduce.train.config_trial import try_config
 from reproduce.train.recipes import RECIPES, Recipe
@@ -161,6 +167,9 @@ def rehearse(
         machine = isolation.call(
             examine_machine, request.device, request.processes, log=place / 'log.txt'
         )
+        if machine.processes > 1 and all(check.state != 'fails' for check in machine.checks):
+            connection = _connection(machine, place / 'log.txt')
+            machine = replace(machine, checks=(*machine.checks, connection))
         request = replace(request, device=machine.kind)
         data, labels = request.data, request.labels
         if data is None:
@@ -206,10 +215,18 @@ def rehearse(
     return found()
 
 
+def _connection(machine: Machine, log: Path) -> ReadinessCheck:
+    try:
+        return isolation.call(check_connection, machine.kind, log=log, processes=machine.processes)
+    except UserError as error:
+        advice = 'fix this before anything runs on several processes.'
+        return ReadinessCheck('connection of processes', str(error), 'fails', advice)
+
+
 def _check(request: RehearsalRequest) -> None:
-    if launcher.in_group():
+    if in_group():
         raise UserError(
-            'a rehearsal starts its processes itself: start it once, without torchrun or srun, and '
+            'a rehearsal starts its processes itself: start it once, without torchrun, and '
             'give --processes.'
         )
     for option, value in (
@@ -272,7 +289,7 @@ def _try(training: Training, settings: TrialSettings, processes: int, log: Path)
     try:
         what = training.name if training.recipe is None else training.recipe
         function = try_config if training.recipe is None else try_recipe
-        trial = isolation.call(function, what, settings, processes, log=log)
+        trial = isolation.call(function, what, settings, log=log, processes=processes)
     except OutOfMemory as error:
         return RehearsalRow(
             training.name, None, False, (str(error),), _save_memory(training, settings)

@@ -27,16 +27,15 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from datasets import coco, load
 from model.checkpoint import CheckpointError, read
-from reproduce.base import agreement, distributed
-from reproduce.base.data_loader import end_workers
-from reproduce.base.distributed import Group
 from reproduce.base.errors import UserError
-from reproduce.base.files import write_atomically
-from reproduce.base.launcher import in_group
+from reproduce.base.files import hash_of, write_atomically
+from reproduce.base.gpus import check_precision
+from reproduce.base.processes import Group, in_group, join
+from reproduce.base.versions import code_facts
 from reproduce.openmmlab import cfg_options, safe_loading
 from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
@@ -112,8 +111,8 @@ class PreparedRun:
     source: str
 
 
-def train(job: RunnerJob, processes: int = 1) -> list[dict[str, float]]:
-    """Train on `processes` processes of this machine, or on those that `torchrun` started.
+def train(job: RunnerJob) -> list[dict[str, float]]:
+    """Train in this process, or in the ranks that it is one of.
 
     Returns:
         what mmengine logged, the earlier parts of a resumed training too: rows with `loss` and
@@ -124,17 +123,12 @@ def train(job: RunnerJob, processes: int = 1) -> list[dict[str, float]]:
             longer finite.
         TrainingStopped: if SIGTERM or SIGUSR1 asked for it.
     """
-    return distributed.run(_run, job, processes=processes)
-
-
-def _run(group: Group, job: RunnerJob) -> list[dict[str, float]]:
-    with begun(job, group) as runner:
+    with join() as group, begun(job, group) as runner:
         runner.train()
         rows = _logged(job.output)
         if group.rank == 0:
             _export(job, runner)
             plot(rows, runner, job.output / 'curve.png')
-        group.agree()
         return rows
 
 
@@ -148,7 +142,8 @@ def begun(job: RunnerJob, group: Group) -> Iterator[Runner]:
         UserError: as `train` does.
     """
     safe_loading.install()
-    with claimed(job.output, group), StopRequests(group) as stop:
+    check_precision(group.device, job.amp)
+    with claimed(job.output, group), StopRequests(group, job.output) as stop:
         prepared = prepare(job, checks_objects=group.rank == 0)
         # The first one writes into the folder that all have looked at.
         group.check_same(lambda: _facts(job, prepared, group))
@@ -158,12 +153,7 @@ def begun(job: RunnerJob, group: Group) -> Iterator[Runner]:
                 _check_checkpoint(Path(prepared.config.load_from), runner)
             elif group.rank == 0:
                 _write_record(job, prepared, group)
-            try:
-                yield runner
-            finally:
-                for loop in (runner._train_loop, runner._val_loop):
-                    if isinstance(loop, BaseLoop):  # until a loop is needed it is a config
-                        end_workers(loop.dataloader._iterator)
+            yield runner
         except CheckpointError as error:
             raise UserError(str(error)) from error
 
@@ -174,7 +164,7 @@ def _facts(job: RunnerJob, prepared: PreparedRun, group: Group) -> dict[str, Any
     backbone = (prepared.config.model.get('backbone', {}).get('init_cfg') or {}).get('checkpoint')
     return {
         'command': 'train config',
-        **agreement.of_code(),
+        **code_facts(),
         '--cfg-options': list(job.options),
         'config': prepared.source,
         'resume': job.resume,
@@ -182,8 +172,8 @@ def _facts(job: RunnerJob, prepared: PreparedRun, group: Group) -> dict[str, Any
         'scale_lr': job.scale_lr,
         'checkpoint_iterations': job.checkpoint_iterations,
         'device': group.device.type,
-        **agreement.of_file('checkpoint to start from', start),
-        **agreement.of_file('backbone weights', backbone),
+        'checkpoint to start from': hash_of(start),
+        'backbone weights': hash_of(backbone),
         **{f'{split} data': fingerprint for split, fingerprint in prepared.record['data'].items()},
     }
 
@@ -577,7 +567,7 @@ class _SafeEnd(Hook):
         if runner.rank == 0:
             write_atomically(self.output / 'last_checkpoint', str(self.output / name))
             self._remove_others(runner)
-        self.group.agree()  # nobody ends before it is written
+        self.group.barrier()  # no rank ends before it is written
 
     def _remove_others(self, runner: Runner) -> None:
         """Remove the checkpoints that the config does not ask for, but for the last of all."""

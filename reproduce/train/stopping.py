@@ -1,28 +1,35 @@
-"""Ending a training early, in all of its processes at the same step."""
+"""Ending a training early, in all of its ranks after the same step."""
 
 import multiprocessing
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from reproduce.base import shared_memory
-from reproduce.base.distributed import Group
-from reproduce.base.errors import UserError
+import torch
+import torch.distributed as dist
 
-# SIGTERM is what a scheduler sends before it kills a job, SIGUSR1 what Slurm sends ahead of time
-# with --signal=USR1@SECONDS.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from reproduce.base.errors import UserError
+from reproduce.base.processes import STOP_SIGNALS, Group
+
+# The file that a stopped training leaves in its output folder: a job script that finds it puts the
+# job into the queue again, whatever status the scheduler reports.
+MARKER = 'stopped'
+
+# The ranks compare what they have received every so many steps.
+_STEPS = 4
 
 
 class TrainingStopped(UserError):
-    """A training that was asked to stop, wrote a checkpoint and can be resumed.
+    """A training was asked to stop, and has written a checkpoint that it can be resumed from.
 
-    Its exit status is the one that a shell gives to a process ended by the signal.
+    Its exit status is the one that a shell reports for a process that the signal has ended.
     """
 
     label = 'stopped'
+    everywhere = True
 
     def by(self, number: int) -> 'TrainingStopped':
         """Set the exit status of the signal `number`, and return the exception."""
@@ -31,21 +38,32 @@ class TrainingStopped(UserError):
 
 
 class StopRequests:
-    """Collects the signals that ask a training to stop, while it is the context.
+    """Receives the signals that ask a training to stop, while it is the context.
 
-    A signal may reach one process before another, or only one of them. So the processes agree, at
-    a place that all of them pass, whether any has been asked.
+    A signal may reach one rank before another, or only one of them. So all of them learn of it from
+    an all-reduce, which is begun every few steps and read a few steps later: no step waits for it.
+
+    Args:
+        group: the ranks that train together.
+        folder: where `MARKER` is left if the training is stopped; it is removed at the beginning.
     """
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
-        self.received: int | None = None
-        self.rounds = 0
+    def __init__(self, group: Group, folder: Path | None = None) -> None:
+        self.group, self.folder = group, folder
+        self.received = 0
+        self.steps = 0
+        # The all-reduce that is under way: its work, and the largest number of a signal.
+        self.pending: tuple[dist.Work, torch.Tensor] | None = None
         self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> 'StopRequests':
+        if self.folder is not None and self.group.rank == 0:
+            (self.folder / MARKER).unlink(missing_ok=True)
+        if self.group.size > 1:
+            # On CPUs, so that reading the result does not wait for a GPU.
+            self.on_cpus = dist.new_group(backend='gloo')
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            self.handlers = {n: signal.signal(n, self._receive) for n in STOP_SIGNALS}
         return self
 
     def __exit__(
@@ -56,46 +74,54 @@ class StopRequests:
     ) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        if kind is None and self.pending is not None:
+            self.pending[0].wait()
+        if isinstance(error, TrainingStopped) and self.folder is not None and not self.group.rank:
+            (self.folder / MARKER).touch()
+        if self.received and self.group.size > 1 and isinstance(error, RuntimeError):
+            # The launcher has asked this rank to end, because another one has failed.
+            os.kill(os.getpid(), self.received)
 
     def agreed(self) -> signal.Signals | None:
-        """Wait for all processes, and return the signal that one of them got before, if any.
+        """Return the signal that asks the training to stop now; the same in all ranks.
 
-        Raises:
-            UserError: if another process has failed.
+        All ranks call it after each step.
         """
         if self.group.size == 1:
-            return self.received and signal.Signals(self.received)
-        self.rounds += 1
-        if self.received is not None:
-            # Whoever asks first decides the round: nobody is a round ahead of anybody else.
-            self.group.store.compare_set('stop', '', f'{self.rounds} {self.received}')
-        self.group.agree()
-        if not self.group.store.check(['stop']):
+            return signal.Signals(self.received) if self.received else None
+        self.steps += 1
+        if self.steps % _STEPS:
             return None
-        # A fast process may have asked for the next round already.
-        last, number = map(int, self.group.store.get('stop').split())
-        return signal.Signals(number) if last <= self.rounds else None
+        if self.pending is not None:
+            work, number = self.pending
+            work.wait()
+            if number:
+                self.pending = None
+                return signal.Signals(int(number))
+        number = torch.tensor(self.received, dtype=torch.uint8)
+        work = dist.all_reduce(number, dist.ReduceOp.MAX, group=self.on_cpus, async_op=True)
+        self.pending = work, number
+        return None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
 
 
 def survive_signals(worker: int) -> None:
-    """Let a data-loading worker live on when somebody else than the training signals it.
+    """Keep a data-loading worker alive when another process than the training signals it.
 
-    Schedulers send their signals to all processes of a job. The training needs its workers until it
-    has stopped, and then ends them by SIGTERM itself.
+    Schedulers signal all processes of a job. The training needs its workers until it has stopped,
+    and then ends them by SIGTERM itself.
 
     Args:
         worker: its number, as `DataLoader` passes it.
     """
-    shared_memory.install()  # mmengine's loaders come here and pass no other code of this project
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
 
 
-def _end_when_the_parent_says_so() -> None:
+def _end_when_the_parent_asks() -> None:
     parent = multiprocessing.parent_process().pid
-    while signal.sigwaitinfo(SIGNALS).si_pid != parent:
+    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
         pass
     os._exit(0)
