@@ -1,6 +1,7 @@
 """What several test files use."""
 
 import os
+import re
 import shutil
 from contextlib import contextmanager
 
@@ -19,15 +20,25 @@ import model  # noqa: F401
 from datasets import shapes
 from datasets.imagenet import load, open_image
 from reproduce import cli
+from reproduce.audit.rows import find_row, number
 from reproduce.base.files import sha256_of
-from reproduce.base.folders import COUNTS
+from reproduce.base.folders import COUNTS, FORWARD_COSTS
 from reproduce.base.versions import CHECKOUT
 from reproduce.complexity import counts
+from reproduce.complexity.forward_costs import forward_costs
 from reproduce.evaluate.records import Evaluation
 from reproduce.systems import load_systems
 from reproduce.weights import registry
 
 DAY = '2026-01-01T00:00:00+00:00'
+
+
+def printed_value(text, tables):
+    """What a register or a claim cites: 'T4[Swin-T].top1', or the difference of two such cells."""
+    cells = re.findall(r'T(\d)\[([^]]+)]\.(\w+)', text)
+    values = [number(find_row(tables, int(table), row), metric) for table, row, metric in cells]
+    assert len(values) == text.count(' - ') + 1 <= 2, text
+    return values[0] - sum(values[1:])
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -52,19 +63,21 @@ def _environment():
 
 
 @pytest.fixture(scope='session')
-def kept_counts(tmp_path_factory):
-    """A copy of the project's counts, to which the tests of a process add."""
-    path = tmp_path_factory.mktemp('kept') / COUNTS.name
-    if (CHECKOUT / COUNTS).exists():
-        shutil.copy(CHECKOUT / COUNTS, path)
-    return path
+def kept_results(tmp_path_factory):
+    """Copies of what the project keeps of networks, to which the tests of a process add."""
+    folder = tmp_path_factory.mktemp('kept')
+    for path in (COUNTS, FORWARD_COSTS):
+        if (CHECKOUT / path).exists():
+            shutil.copy(CHECKOUT / path, folder)
+    return folder
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path, kept_counts):
+def run(monkeypatch, capsys, tmp_path, kept_results):
     """Run the command in a folder of its own: (exit status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(counts.count, '__defaults__', (kept_counts,))
+    for function, path in ((counts.count, COUNTS), (forward_costs, FORWARD_COSTS)):
+        monkeypatch.setattr(function, '__defaults__', (kept_results / path.name,))
 
     def run(*arguments):
         monkeypatch.setattr(sys, 'argv', ['reproduce', *map(str, arguments)])

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import printed_value
 from safetensors import safe_open
 from scipy import stats
 
@@ -28,7 +29,6 @@ from reproduce.ablation.outcomes import (
     load_outcomes,
 )
 from reproduce.ablation.study import STUDIES, Design, DesignClaim, Study, load_study
-from reproduce.audit.expressions import evaluate
 from reproduce.base.folders import ABLATIONS
 from reproduce.base.terminal import as_text
 from reproduce.evaluate import records
@@ -96,7 +96,7 @@ def test_the_claims_print_what_the_tables_do():
     printed = [one for one in load_study('micro').claim if one.paper]
     assert len(printed) == 5
     for one in printed:
-        assert float(evaluate(one.cells, tables).value) == float(one.paper), one.name
+        assert float(printed_value(one.cells, tables)) == float(one.paper), one.name
 
 
 @pytest.mark.parametrize('name', [path.stem for path in STUDIES.glob('*.toml')])

@@ -26,7 +26,6 @@ from torch.distributed.run import get_args_parser
 
 from datasets import shapes
 from reproduce import cli
-from reproduce.judge.cells import load_results
 from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
 
@@ -195,30 +194,6 @@ def test_commands_are_in_blocks_that_are_tested(document):
     assert not re.findall(
         r'^ *(?:\.venv/bin/)?(?:python -m|make [a-z-]+$|torchrun -|srun -).*', text, re.M
     )
-
-
-def test_the_readme_has_the_numbers_of_the_results():
-    text = ' '.join((ROOT / 'README.md').read_text().split())
-    cells = load_results(ROOT / 'results')
-    counts = {name: sum(c.verdict == name for c in cells) for name in {c.verdict for c in cells}}
-    assert f'{len(cells)} cells: {counts["match"]} match, {counts["known"]} known' in text
-    assert f', {counts["not-run"]} not-run.' in text
-    assert len(cells) == sum(counts[name] for name in ('match', 'known', 'not-run'))
-    accuracies = [cell for cell in cells if not re.search('params|flops', cell.metric)]
-    others = len(cells) - len(accuracies)
-    measured = [sum(c.measured is not None for c in part) for part in (cells, accuracies)]
-    assert f'{measured[0] - measured[1]} of {others} cells measured' in text
-    assert f'{measured[1]} of {len(accuracies)} cells measured' in text
-    public = {system.name for system in load_systems() if system.weights}
-    reachable = sum(cell.system in public for cell in accuracies)
-    ours = sum('MAFormer' in cell.model for cell in accuracies)
-    assert f'{reachable} can be measured with the public weights' in text
-    assert f'other {len(accuracies) - reachable} need weights' in text
-    assert f'for {ours} of them, MAFormer' in text
-    published = [cell.published for cell in accuracies if cell.published]
-    agree = published.count('agrees')
-    assert f'{len(published)} cells** have a value' in text
-    assert f'{agree} agree with the paper, {len(published) - agree} do not' in text
 
 
 def test_the_readme_is_short():

@@ -22,6 +22,7 @@ from reproduce.audit.sources import load_sources
 from reproduce.base.files import sha256_of
 from reproduce.complexity.flops import Complexity
 from reproduce.evaluate import records
+from reproduce.evaluate.coverage import Coverage, coverage
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge import assembly
 from reproduce.judge.verdict import Agreement, Verdict, compare_published
@@ -286,7 +287,7 @@ def test_the_results_of_releases_are_of_systems_without_other_weights():
     They leave out what is not of the row: what PaddleClas trained itself, and ViL's pretraining on
     ImageNet-21K.
     """
-    sources = {source.address: source for source in load_sources()}
+    sources = {source.address: source for source in load_sources().values()}
     releases = {e.name: e for e in load_public() if e.name.startswith('release:')}
     results = load_published().results | {
         entry.system: entry.reference[0] for entry in releases.values()
@@ -302,9 +303,28 @@ def test_the_results_of_releases_are_of_systems_without_other_weights():
             continue
         if source is None:  # Swin's detectors have a README of their own; its numbers are Swin's
             assert 'Swin-Transformer-Object-Detection' in address
-            source = next(s for s in sources.values() if s.name == 'swin')
+            source = load_sources()['swin']
         (row,) = [r for r in source.tables[table] if r.model == system.rows[-1]['model']]
         assert metrics == {m: row.cells[m].value for m in metrics}
+
+
+def test_the_coverage_of_the_tables():
+    """Counted another way: Top-1 of twelve systems, of two in two tables; six APs; (ms) mIoU."""
+    rows = [row for table in paper.TABLES for row in paper.load_table(table)]
+    counts = coverage(rows, load_systems(), [])
+    assert counts[Coverage.PUBLIC] == 14 + 8 * 6 + 6 + 8 * 2
+    complexities = dict.fromkeys(SYSTEMS, COUNTED)
+    accuracies = defaultdict(NotRun)
+    cells = assembly.assemble(
+        rows, load_systems(), complexities, paper.load_tolerances(), {}, accuracies
+    )
+    assert sum(counts.values()) == len(cells)
+    cited = [cell for cell in cells if cell.verdict is Verdict.CITED]
+    assert counts[Coverage.CITED] == len(cited)
+    record = evaluation(FPN_R50, '0' * 64, {'miou': 37.0})
+    after = coverage(rows, load_systems(), [record])
+    assert after[Coverage.EVALUATED] == 1
+    assert after[Coverage.PUBLIC] == counts[Coverage.PUBLIC] - 1
 
 
 def test_the_command_lists_them(run, tmp_path):
@@ -322,6 +342,7 @@ def test_the_command_lists_them(run, tmp_path):
     assert (code, err) == (0, '')
     assert 'box_ap 42.7 (42.2), mask_ap 39.3 (39.1)' in out
     assert f'{FPN_R50}: trained for 160k iterations' in out
+    assert '84 more take public weights' in out
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,10 @@ def judged():
 
 @pytest.fixture(scope='module')
 def printed(judged):
-    return {'cells': listing.render(judged), 'audit': audit_text.render(audit(RESULTS))}
+    return {
+        'cells': listing.render(judged),
+        'audit': audit_text.render(*audit(RESULTS), details=True),
+    }
 
 
 @pytest.mark.parametrize('width', [80, 120, 200])

@@ -35,7 +35,7 @@ class DesignClaim(_Entry):
         better, worse: the names of the variants.
         paper: the difference in Top-1 that the paper prints, in percent; empty where it prints
             none.
-        cells: the expression over the paper's tables that `paper` is the value of.
+        cells: the printed cells that `paper` is the difference of.
         place: where the paper says so.
         note: how the comparison here differs from the paper's.
         control: whether it is a check of the study itself, and no claim of the paper.

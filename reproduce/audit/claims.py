@@ -1,30 +1,36 @@
-"""The claims of the paper's text, recomputed from its tables and judged."""
+"""The claims of the paper's text, recomputed from its tables."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from reproduce import paper
-from reproduce.audit.expressions import Result, evaluate
-from reproduce.audit.rows import Tables, same_model
+from reproduce.audit.rows import Tables, best_rivals, find_row, number, same_model
 from reproduce.base.errors import UserError
-from reproduce.base.files import read_csv
+from reproduce.base.files import NumberText, read_csv
 from reproduce.paper import Printed, Row
+
+_COMPARISONS: dict[str, Callable[[Decimal, Decimal], bool]] = {
+    'above': operator.gt,
+    'below': operator.lt,
+    'at most': operator.le,
+    'similar': lambda ours, theirs: ours <= Decimal('1.1') * theirs,
+}
 
 
 class ClaimVerdict(StrEnum):
-    """The states of a claim."""
+    """How a claim compares with the tables."""
 
     HOLDS = 'holds'
     FAILS = 'does not hold'
-    PARTLY = 'in one reading'  # of several readings not all hold
-    UNLIKE = (
-        'unlike rows'  # the numbers agree, but one row has token labeling and the other has not
-    )
+    PARTLY = 'in one reading'  # the sentence may mean several rows, and some agree
+    UNLIKE = 'unlike rows'  # holds, but only one of the models has token labeling
     UNCHECKED = 'cannot be checked'
 
 
@@ -34,9 +40,13 @@ class Claim(BaseModel):
     Attributes:
         place: section or caption, and the sentence in it.
         says: what it is about.
-        printed: the number as printed; empty for a comparison in words.
-        cells: the expression over table cells, alternative readings separated by ' | '; empty
-            where no cell bears on it.
+        printed: the number in the text; '' for a comparison in words.
+        relation: what the text says of the row's metric: that it 'is' the number, that it is so
+            much 'over' the rival's, or that it is 'above', 'below', 'at most' or 'similar' to (at
+            most 10 % more than) the rival's. A row that 'leads' is better than all rivals of its
+            group in every accuracy. '' where no table has the number.
+        table, row, metric, rival: what is compared; `rival` may name several rows that the sentence
+            may mean, separated by ' or '.
         note: how it was read, or why it cannot be checked.
     """
 
@@ -44,13 +54,23 @@ class Claim(BaseModel):
     place: str
     says: str
     printed: str
-    cells: str
+    relation: Literal['', 'is', 'over', 'above', 'below', 'at most', 'similar', 'leads']
+    table: NumberText
+    row: str
+    metric: str
+    rival: str
     note: str
+
+    @model_validator(mode='after')
+    def _is_complete(self) -> 'Claim':
+        if not self.relation and not self.note:
+            raise ValueError('a claim that no table checks needs a note that says why')
+        return self
 
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """`computed` is what the tables give, a value for each reading; `evidence` says why."""
+    """A claim and what the tables say: the recomputed values, and how they were computed."""
 
     claim: Claim
     verdict: ClaimVerdict
@@ -62,127 +82,73 @@ def load_claims(folder: Path = paper.FOLDER) -> list[Claim]:
     """Return the claims of `claims.csv`, in the order of the text.
 
     Raises:
-        UserError: if the file is missing or malformed, or a claim lacks what its kind needs.
+        UserError: if the file is missing or malformed.
     """
-    path = folder / 'claims.csv'
-    claims = []
-    for line, claim in read_csv(path, Claim):
-        if not claim.place or not claim.says:
-            raise UserError(f'{path}, line {line}: a claim needs a place and what it says.')
-        if not claim.cells and not claim.note:
-            raise UserError(
-                f'{path}, line {line}: a claim without cells needs a note that says why.'
-            )
-        claims.append(claim)
-    return claims
+    return [claim for _, claim in read_csv(folder / 'claims.csv', Claim)]
 
 
 def judge_claim(claim: Claim, tables: Tables) -> JudgedClaim:
-    """Recompute `claim` from `tables`.
-
-    A number holds when what the cells give rounds to it at its printed digits.
+    """Recompute a claim; a number holds when the recomputed one rounds to it.
 
     Raises:
-        UserError: if its expression is malformed, or its printed value does not suit it.
+        UserError: if the tables have no such row or number.
     """
-    if not claim.cells:
+    if not claim.relation:
         return JudgedClaim(claim, ClaimVerdict.UNCHECKED, '', claim.note)
-    readings = claim.cells.split(' | ')
     try:
-        results = [evaluate(reading, tables) for reading in readings]
+        row = find_row(tables, int(claim.table), claim.row)
+        if claim.relation == 'leads':
+            rivals = list(best_rivals(tables, row).values())
+            readings = [_leads(row, tables)]
+        else:
+            names = claim.rival.split(' or ') if claim.rival else []
+            rivals = [find_row(tables, row.table, name) for name in names]
+            readings = [_compare(claim, row, rival) for rival in rivals or [None]]
     except UserError as error:
-        raise UserError(f'{_name(claim)}: {error}') from None
-    held = [_agrees(claim, result) for result in results]
-    computed = ' or '.join(_text(result.value) for result in results)
-    evidence = '; '.join(_equation(result) for result in results)
-    if not any(held):
-        return JudgedClaim(claim, ClaimVerdict.FAILS, computed, _join(evidence, claim.note))
-    reading, result = next(
-        pair for pair, ok in zip(zip(readings, results, strict=True), held, strict=True) if ok
-    )
-    if unlike := _unlike(claim, reading, result, tables):
-        return JudgedClaim(claim, ClaimVerdict.UNLIKE, computed, _join(evidence, unlike))
+        raise UserError(f"claims.csv, '{claim.place}: {claim.says}': {error}") from None
+    held, computed, evidence = zip(*readings, strict=True)
     verdict = ClaimVerdict.HOLDS if all(held) else ClaimVerdict.PARTLY
-    return JudgedClaim(claim, verdict, computed, _join(evidence, claim.note))
+    if not any(held):
+        verdict = ClaimVerdict.FAILS
+    elif {True, False} <= {has_token_labeling(each, tables) for each in (row, *rivals)}:
+        verdict = ClaimVerdict.UNLIKE
+    return JudgedClaim(claim, verdict, ' or '.join(computed), '; '.join(evidence))
 
 
-def token_labeling(row: Row, tables: Tables) -> str | None:
-    """'true' or 'false', for rows outside Table 4 that of the same model and Top-1 in it.
+def _compare(claim: Claim, row: Row, rival: Row | None) -> tuple[bool, str, str]:
+    """Return whether a claim holds, the recomputed value, and how it was computed."""
+    ours = number(row, claim.metric)
+    if rival is None:
+        return _rounds_to(ours, claim.printed), str(ours), f'the cell is {ours}'
+    theirs = number(rival, claim.metric)
+    if claim.relation == 'over':
+        found = ours - theirs
+        return _rounds_to(found, claim.printed), str(found), f'{ours} - {theirs} = {found}'
+    held = _COMPARISONS[claim.relation](ours, theirs)
+    return held, 'yes' if held else 'no', f'{row.model} has {ours} and {rival.model} {theirs}'
 
-    None where Table 4 does not tell.
+
+def _leads(row: Row, tables: Tables) -> tuple[bool, str, str]:
+    behind = [
+        f'{column} is {number(row, column)}, and {rival.model} has {number(rival, column)}'
+        for column, rival in best_rivals(tables, row).items()
+        if number(row, column) <= number(rival, column)
+    ]
+    return not behind, 'no' if behind else 'yes', '; '.join(behind)
+
+
+def _rounds_to(value: Decimal, printed: str) -> bool:
+    return abs(value - Decimal(printed)) <= Decimal(str(Printed(printed).half_unit))
+
+
+def has_token_labeling(row: Row, tables: Tables) -> bool | None:
+    """Return whether a row is of a model that was trained with token labeling.
+
+    Outside Table 4, that of the same model and Top-1 in it; None where there is none.
     """
-    if row.table == 4:
-        return row.description['token_labeling']
     found = {
-        twin.description['token_labeling']
-        for twin in tables.get(4, ())
+        twin.description['token_labeling'] == 'true'
+        for twin in ([row] if row.table == 4 else tables.get(4, ()))
         if same_model(twin, row) and twin.cells['top1'] == row.cells.get('top1')
     }
     return found.pop() if len(found) == 1 else None
-
-
-def _name(claim: Claim) -> str:
-    return f"claims.csv, '{claim.place}: {claim.says}'"
-
-
-def _agrees(claim: Claim, result: Result) -> bool:
-    if isinstance(result.value, bool) != (not claim.printed):
-        raise UserError(
-            f'{_name(claim)}: a comparison has nothing in `printed`, and a number has its digits '
-            'there.'
-        )
-    if isinstance(result.value, bool):
-        return result.value
-    try:
-        half_unit = Decimal(str(Printed(claim.printed).half_unit))
-        return abs(result.value - Decimal(claim.printed)) <= half_unit
-    except InvalidOperation:
-        raise UserError(f"{_name(claim)}: '{claim.printed}' is not a number.") from None
-
-
-def _unlike(claim: Claim, reading: str, result: Result, tables: Tables) -> str:
-    """Return what the comparison of a token-labeled with a plain model comes to among like rows."""
-    if '.top1' not in reading and 'leads(' not in reading:
-        return ''
-    labels = {token_labeling(row, tables) for row in result.rows}
-    if not {'true', 'false'} <= labels:
-        return ''
-    labeled = [row for row in result.rows if token_labeling(row, tables) == 'true']
-    plain = next(row for row in result.rows if token_labeling(row, tables) == 'false')
-    reason = f'{labeled[0].model} has token labeling, {plain.model} has not'
-    for row in labeled:
-        if _plain_twin(row, tables) is None:
-            return f'{reason}; Table 4 prints no {row.model} without it'
-    alike = {n: [_plain_twin(row, tables) or row for row in rows] for n, rows in tables.items()}
-    fair = evaluate(reading, alike)
-    verdict = 'holds' if _agrees(claim, fair) else 'does not hold'
-    return f'{reason}; without it {_equation(fair)}, and the claim {verdict}'
-
-
-def _plain_twin(row: Row, tables: Tables) -> Row | None:
-    """`row` with the Top-1 that Table 4 prints for its model without token labeling."""
-    if token_labeling(row, tables) != 'true':
-        return None
-    twins: Sequence[Row] = [
-        twin
-        for twin in tables.get(4, ())
-        if same_model(twin, row) and twin.description['token_labeling'] == 'false'
-    ]
-    return replace(row, cells={**row.cells, 'top1': twins[0].cells['top1']}) if twins else None
-
-
-def _equation(result: Result) -> str:
-    if isinstance(result.value, bool):
-        return result.shown
-    value = _text(result.value)
-    return value if result.shown == value else f'{result.shown} = {value}'
-
-
-def _text(value: Decimal | bool) -> str:
-    if isinstance(value, bool):
-        return 'yes' if value else 'no'
-    return str(value)
-
-
-def _join(*parts: str) -> str:
-    return '; '.join(part.rstrip('.') for part in parts if part)

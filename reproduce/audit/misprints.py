@@ -1,19 +1,15 @@
-"""The listed misprints with what was measured, and what else was measured otherwise."""
+"""The register of printed values that are probably misprints."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from reproduce.audit.findings import Finding
-from reproduce.audit.measured import MeasuredTables
 from reproduce.base.files import read_csv
-from reproduce.judge.verdict import Verdict
 from reproduce.paper import FOLDER, TABLES
 
 
 class Misprint(BaseModel):
-    """A line of `misprints.csv`: a printed value that is likely another."""
+    """A line of `misprints.csv`: a printed value that is probably another."""
 
     model_config = ConfigDict(frozen=True)
     table: int
@@ -32,56 +28,14 @@ class Misprint(BaseModel):
 
     @property
     def key(self) -> tuple[int, str, str]:
+        """The cell: table, model and metric."""
         return self.table, self.model, self.metric
 
 
-class MeasuredMisprint(Misprint):
-    """A misprint and what this project measured for its cell."""
-
-    measured: str
-
-
 def load_misprints(folder: Path = FOLDER) -> list[Misprint]:
-    """Return the listed misprints.
+    """Return the registered misprints.
 
     Raises:
         UserError: if the file is missing or malformed.
     """
     return [misprint for _, misprint in read_csv(folder / 'misprints.csv', Misprint)]
-
-
-def measure_misprints(
-    misprints: Iterable[Misprint], measured: MeasuredTables
-) -> list[MeasuredMisprint]:
-    """Return each misprint with the measured values of its cell."""
-    return [
-        MeasuredMisprint(
-            **misprint.model_dump(),
-            measured='; '.join(
-                f'{cell.measured:.4g} ({cell.system})'
-                for cell in measured.of(*misprint.key)
-                if cell.measured is not None
-            ),
-        )
-        for misprint in misprints
-    ]
-
-
-def measured_otherwise(measured: MeasuredTables, misprints: Sequence[Misprint]) -> list[Finding]:
-    """Return parameters and FLOPs that no system of their row has, listed misprints left out."""
-    listed = {misprint.key for misprint in misprints}
-    rows: dict[tuple[int, str, str], list] = {}
-    for cell in measured.cells:
-        if cell.measured is not None and cell.column.metric.is_complexity:
-            rows.setdefault((cell.table, cell.model, cell.metric), []).append(cell)
-    return [
-        Finding(
-            f'Table {table}, {model}',
-            f'{metric} {cells[0].paper}',
-            '; '.join(f'{c.measured:.4g} measured ({c.system}): {c.reason}' for c in cells),
-            ((table, model, metric),),
-        )
-        for (table, model, metric), cells in rows.items()
-        if (table, model, metric) not in listed
-        and all(cell.verdict in (Verdict.KNOWN, Verdict.WORSE) for cell in cells)
-    ]

@@ -1,4 +1,4 @@
-"""Rows of the printed tables: found by name, and by what they have in common."""
+"""Rows of the printed tables, found by name and by what they have in common."""
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -12,50 +12,66 @@ Tables = Mapping[int, Sequence[Row]]
 _ALIASES = {'DS-Net': 'DS-Net-S'}
 
 
-def find_row(tables: Tables, table: int, selectors: str) -> Row:
-    """Return the row of `table` that 'MODEL, column=value, ...' names.
+def find_row(tables: Tables, table: int, name: str) -> Row:
+    """Return a row by 'MODEL', or by 'MODEL, column=value' where a model has several rows.
 
     Raises:
-        UserError: if that is not exactly one row.
+        UserError: if not exactly one row has that name.
     """
-    model, *others = (part.strip() for part in selectors.split(','))
+    model, *others = (part.strip() for part in name.split(','))
     wanted = {'model': model, **dict(part.partition('=')[::2] for part in others)}
-    found = [
-        row
-        for row in tables.get(table, ())
-        if all(row.description.get(column) == value for column, value in wanted.items())
-    ]
+    found = [row for row in tables.get(table, ()) if wanted.items() <= row.description.items()]
     if len(found) != 1:
         raise UserError(
-            f"'T{table}[{selectors}]' names {len(found)} printed rows, expected one: give the "
-            'printed model and, where it is printed more than once, column=value.'
+            f"Table {table} has {len(found)} rows '{name}', expected one: give the printed model "
+            'and, where it is printed more than once, column=value.'
         )
     return found[0]
 
 
+def number(row: Row, column: str) -> Decimal:
+    """Return a printed number of a row.
+
+    Raises:
+        UserError: if the paper does not print it.
+    """
+    printed = row.cells.get(column)
+    if printed is None:
+        raise UserError(f"Table {row.table} prints no '{column}' of {row.model}.")
+    return Decimal(printed.text)
+
+
 def accuracies(row: Row) -> dict[str, Decimal]:
-    """Return the printed accuracies of `row`."""
+    """Return the printed accuracies of a row, by column."""
     return {
-        name: Decimal(printed.text)
+        name: number(row, name)
         for name, column in TABLES[row.table].columns.items()
-        if not column.metric.is_complexity and (printed := row.cells[name])
+        if not column.metric.is_complexity and row.cells[name]
     }
 
 
+def rivals(tables: Tables, row: Row) -> list[Row]:
+    """Return the baselines of the block of `row`, without those of its own family."""
+    return [
+        other
+        for other in tables[row.table]
+        if other.block == row.block and not other.own and family(other) != family(row)
+    ]
+
+
+def best_rivals(tables: Tables, row: Row) -> dict[str, Row]:
+    """Return the best of the rivals of `row` in each accuracy that both print, by column."""
+    best = {}
+    for column in accuracies(row):
+        printed = [rival for rival in rivals(tables, row) if rival.cells[column]]
+        if printed:
+            best[column] = max(printed, key=lambda rival: number(rival, column))
+    return best
+
+
 def family(row: Row) -> str:
-    """'CSWin' of 'CSWin-T'."""
+    """Return the name of a row's model without its size: 'CSWin' of 'CSWin-T'."""
     return row.model.rpartition('-')[0] or row.model
-
-
-def group(rows: Sequence[Row], row: Row) -> list[Row]:
-    """Return the rows of the same group of sizes as `row`."""
-    groups: list[list[Row]] = [[]]
-    for i, each in enumerate(rows):
-        groups[-1].append(each)
-        later = {r.model for r in rows[i + 1 :]}
-        if family(each) == 'MAFormer' and each.model not in later:
-            groups.append([])
-    return next(g for g in groups if row in g)
 
 
 def same_model(a: Row, b: Row) -> bool:

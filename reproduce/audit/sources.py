@@ -1,4 +1,4 @@
-"""The paper's baselines against publications that print them too."""
+"""The paper's baselines compared with other publications that print them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from reproduce import paper
-from reproduce.audit.findings import Finding
-from reproduce.audit.rows import Tables, accuracies, family, group, same_model
+from reproduce.audit.rows import Tables, same_model
 from reproduce.base.files import read_toml
 from reproduce.paper import Printed, Row
 
@@ -20,34 +19,27 @@ FOLDER = paper.FOLDER / 'sources'
 class _Entry(BaseModel):
     model_config = ConfigDict(extra='forbid')
     paper: str
-    address: str = ''
-    tables: dict[int, str] = {}
+    address: str
+    tables: dict[int, str]
     note: str = ''
 
 
 @dataclass(frozen=True)
 class Source:
-    """A publication, and its tables under the numbers of the paper's.
+    """A publication: its name and title, the address of the version that was read, and its tables.
 
-    Attributes:
-        name: of its folder.
-        title: what it is.
-        address: the version that was read; '' where that was not recorded.
-        tables: what it prints, by the numbers of the paper's tables.
-        headings: what it calls these tables.
-        note: what is not taken from it.
+    `tables` are under the numbers of the paper's tables, and so is what it calls them, `headings`.
     """
 
     name: str
     title: str
     address: str
-    tables: Mapping[int, Sequence[Row]]
+    tables: Tables
     headings: Mapping[int, str]
-    note: str
 
 
 class SourceVerdict(StrEnum):
-    """How a printed cell compares with the publications that print it too, up to rounding."""
+    """How a printed cell compares with the publications that also print it, up to rounding."""
 
     AGREES = 'all agree'
     PARTLY = 'some agree'
@@ -57,96 +49,66 @@ class SourceVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class SourcedCell:
-    """A printed cell, or a description of its row, beside what the sources print for it.
-
-    Attributes:
-        field: its column.
-        printed: in the paper.
-        sources: what each of the sources prints: its title and the text.
-        verdict: how that compares.
-    """
+    """A printed cell and what the sources print for it: the title of each, and the text."""
 
     table: int
     model: str
     field: str
     printed: str
     sources: tuple[tuple[str, str], ...]
-    verdict: SourceVerdict
 
     @property
-    def evidence(self) -> str:
-        """What the sources print, as a phrase."""
-        return '; '.join(f'{text} in {title}' for title, text in self.sources)
+    def verdict(self) -> SourceVerdict:
+        """How the cell compares with its sources."""
+        agree = [_same(self.printed, text) for _, text in self.sources]
+        if not agree:
+            return SourceVerdict.UNSOURCED
+        if all(agree):
+            return SourceVerdict.AGREES
+        return SourceVerdict.PARTLY if any(agree) else SourceVerdict.DIFFERS
+
+    def __str__(self) -> str:
+        theirs = ', '.join(f'{text} in {title}' for title, text in self.sources)
+        return f'Table {self.table}, {self.model}, {self.field}: {self.printed}; {theirs}.'
 
 
-def load_sources(folder: Path = FOLDER) -> list[Source]:
-    """Return the publications of `sources.toml`, each with the tables in its folder.
+def load_sources(folder: Path = FOLDER) -> dict[str, Source]:
+    """Return the publications of `sources.toml`, by name, each with the tables in its folder.
 
     Raises:
         UserError: if a file is missing or malformed.
     """
-    entries = read_toml(folder / 'sources.toml', dict[str, _Entry])
-    return [
-        Source(
-            name=name,
-            title=entry.paper,
-            address=entry.address,
-            tables={
-                number: paper.load_table(number, folder / name)
-                for number in paper.TABLES
-                if (folder / name / f'table{number}.csv').exists()
-            },
-            headings=entry.tables,
-            note=entry.note,
-        )
-        for name, entry in entries.items()
-    ]
+    found = {}
+    for name, entry in read_toml(folder / 'sources.toml', dict[str, _Entry]).items():
+        tables = {number: paper.load_table(number, folder / name) for number in entry.tables}
+        found[name] = Source(name, entry.paper, entry.address, tables, entry.tables)
+    return found
 
 
-def compare_sources(tables: Tables, sources: Sequence[Source]) -> list[SourcedCell]:
-    """Return every cell of every row that is not a MAFormer, with what the sources print for it.
+def compare_sources(tables: Tables, sources: Mapping[str, Source]) -> list[SourcedCell]:
+    """Return every printed cell of the baselines, with what the sources print for it.
 
-    What describes a row, such as its image size, is returned where a source prints it too.
+    A column that describes a row, such as its image size, is returned where a source has it.
     """
     cells = []
-    for number, rows in tables.items():
-        for row in rows:
-            if family(row) == 'MAFormer':
-                continue
-            twins = [
-                (source.title, twin)
-                for source in sources
-                # Tables 2 and 3 repeat rows of Table 4, which is where the sources have them.
-                for twin in source.tables.get(4 if number in (2, 3) else number, ())
-                if same_model(twin, row)
-            ]
-            for field in (*row.description, *row.cells):
-                theirs = tuple(
-                    (title, text) for title, twin in twins if (text := _printed(twin, field))
-                )
-                ours = _printed(row, field)
-                if ours and field != 'model' and (theirs or field in row.cells):
-                    verdict = _source_verdict(ours, [text for _, text in theirs])
-                    cells.append(SourcedCell(number, row.model, field, ours, theirs, verdict))
+    for row in (row for rows in tables.values() for row in rows if not row.own):
+        twins = [
+            (source.title, twin)
+            for source in sources.values()
+            # Tables 2 and 3 repeat rows of Table 4, where the sources have them.
+            for twin in source.tables.get(4 if row.table in (2, 3) else row.table, ())
+            if same_model(twin, row)
+        ]
+        for field in (*row.description, *row.cells):
+            theirs = tuple((t, text) for t, twin in twins if (text := _text(twin, field)))
+            ours = _text(row, field)
+            if ours and field != 'model' and (theirs or field in row.cells):
+                cells.append(SourcedCell(row.table, row.model, field, ours, theirs))
     return cells
 
 
-def differences(cells: Sequence[SourcedCell]) -> list[Finding]:
-    """Return cells that at least one source prints, and none as the paper does, up to rounding."""
-    return [
-        Finding(
-            f'Table {cell.table}, {cell.model}',
-            f'{cell.field} {cell.printed}',
-            cell.evidence,
-            ((cell.table, cell.model, cell.field),),
-        )
-        for cell in cells
-        if cell.verdict is SourceVerdict.DIFFERS
-    ]
-
-
-def unsourced(cells: Sequence[SourcedCell]) -> list[str]:
-    """Return the rows of which no source prints an accuracy, as 'Table 4, CrossViT-15'."""
+def without_accuracy(cells: Sequence[SourcedCell]) -> list[str]:
+    """Return the rows of which no source prints an accuracy, such as 'Table 4, CrossViT-15'."""
     sourced: dict[str, bool] = {}
     for cell in cells:
         column = paper.TABLES[cell.table].columns.get(cell.field)
@@ -156,47 +118,9 @@ def unsourced(cells: Sequence[SourcedCell]) -> list[str]:
     return [row for row, found in sourced.items() if not found]
 
 
-def omissions(tables: Tables, sources: Sequence[Source]) -> list[Finding]:
-    """Return rows that a table leaves out, others have, and that score above its MAFormer.
-
-    Which MAFormer a row is compared with is that of its group in another table.
-    """
-    findings = []
-    for number, rows in tables.items():
-        ours = {row.model: row for row in rows}
-        for source in sources:
-            for twin in source.tables.get(number, ()):
-                rival = ours.get(_maformer_of_its_group(tables, twin.model))
-                if twin.model in ours or rival is None:
-                    continue
-                above = [
-                    f'{metric} {value}, {rival.model} {accuracies(rival)[metric]}'
-                    for metric, value in accuracies(twin).items()
-                    if value > accuracies(rival).get(metric, value)
-                ]
-                if above:
-                    findings.append(
-                        Finding(
-                            f'Table {number}, {twin.model}',
-                            f'left out, though in other tables, and above {rival.model}',
-                            f'{"; ".join(above)} ({source.title}).',
-                        )
-                    )
-    return findings
-
-
-def _printed(row: Row, field: str) -> str:
+def _text(row: Row, field: str) -> str:
     printed = row.cells.get(field)
     return printed.text if printed else row.description.get(field, '')
-
-
-def _source_verdict(ours: str, theirs: Sequence[str]) -> SourceVerdict:
-    agree = [_same(ours, text) for text in theirs]
-    if not agree:
-        return SourceVerdict.UNSOURCED
-    if all(agree):
-        return SourceVerdict.AGREES
-    return SourceVerdict.PARTLY if any(agree) else SourceVerdict.DIFFERS
 
 
 def _same(ours: str, theirs: str) -> bool:
@@ -206,13 +130,3 @@ def _same(ours: str, theirs: str) -> bool:
     except ArithmeticError:
         return ours == theirs
     return distance <= Decimal(str(Printed(ours).half_unit))
-
-
-def _maformer_of_its_group(tables: Tables, model: str) -> str:
-    for rows in tables.values():
-        for row in rows:
-            if row.model == model:
-                names = [r.model for r in group(rows, row) if family(r) == 'MAFormer']
-                if names:
-                    return names[-1]
-    return ''

@@ -1,7 +1,8 @@
 """`python -m reproduce audit`: the paper against itself."""
 
+from typing import Annotated
+
 import typer
-from pydantic_core import to_jsonable_python
 
 from reproduce.audit import text
 from reproduce.audit.run import audit as run_audit
@@ -14,13 +15,19 @@ app = typer.Typer(**SETTINGS)
 
 
 @app.command()
-def audit(results: options.Results = RESULTS, format: options.Format = OutputFormat.TEXT) -> None:
+def audit(
+    details: Annotated[
+        bool, typer.Option('--details', help='Show the evidence, the claims and the readings, too.')
+    ] = False,
+    results: options.Results = RESULTS,
+    format: options.Format = OutputFormat.TEXT,
+) -> None:
     """Check the paper against itself: its text, its tables, and their sources.
 
-    Lists what does not hold, each with its evidence. That is no failure: the exit status is 0.
+    Lists what is not so, ranked by how sure and how large it is. The exit status is 0 even so.
     """
-    found = run_audit(results)
+    data, findings = run_audit(results)
     if format is OutputFormat.JSON:
-        print_json(to_jsonable_python(found))
+        print_json(text.as_json(data, findings))
     else:
-        terminal.show(*text.render(found))
+        terminal.show(*text.render(data, findings, details))

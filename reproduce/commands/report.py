@@ -36,13 +36,12 @@ def report(
 
     check_writable(output.parent)
     found = load_results(results)
-    audited = audit(results) if {cell.table for cell in found} == set(TABLES) else None
+    findings = audit(results)[1] if {cell.table for cell in found} == set(TABLES) else ()
     html = page.render(
         found,
         load_all(results / 'evaluations'),
-        audited.findings if audited else (),
+        findings,
         load_studies(results),
-        audited.comparisons if audited else (),
         load_speeds(results),
         load_comparisons(results),
         _origin(),

@@ -19,7 +19,7 @@ class Evidence(BaseModel):
 
     Attributes:
         number: the number as the reason gives it, which sets the digits that it is compared at.
-        printed: an expression over printed cells, as in `paper/claims.csv`.
+        printed: a printed cell, such as 'T4[Swin-T].top1', or the difference of two.
         source: the folder in `paper/sources` whose tables `printed` reads; '' for the paper's own.
         system: a system whose `count` it is, or whose backbone `config` gets.
         model, arguments, input_size, config: the same of a model that is no system.

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 from reproduce.ablation.judging import DesignVerdict
 from reproduce.ablation.outcomes import Outcomes
-from reproduce.audit.conventions import Comparison
-from reproduce.audit.findings import Finding
+from reproduce.audit.findings import Extent, Finding
 from reproduce.judge.assembly import count, count_published
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Agreement
-from reproduce.paper import FRAMEWORKS
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,9 @@ class Message:
 def message(
     cells: Sequence[Cell],
     findings: Sequence[Finding] = (),
-    comparisons: Sequence[Comparison] = (),
     studies: Sequence[Outcomes] = (),
 ) -> Message:
-    """Return what cells, audit and studies say, in order of importance.
-
-    Args:
-        comparisons: the pairs whose printed FLOPs are of two conventions.
-    """
+    """Return what cells, audit and studies say, in order of importance."""
     costs = [cell for cell in cells if cell.column.metric.is_complexity]
     accuracies = [cell for cell in cells if not cell.column.metric.is_complexity]
     costs_measured = sum(cell.measured is not None for cell in costs)
@@ -64,11 +57,10 @@ def message(
         )
     if accuracies:
         sentences.append(_of_accuracies(accuracies, measured, len(only_published), agreeing))
-    if comparisons:
+    if findings:
         sentences.append(
-            'Counted in one convention (total), MAFormer needs '
-            f'{_span(comparisons, "total")} times the FLOPs of CSWin, its closest rival; the '
-            f'paper, which mixes two conventions, prints {_span(comparisons)} times.'
+            f'The audit has {len(findings)} findings about the paper; the first is: '
+            f'{findings[0].sentence}'
         )
     counts = (
         Count(
@@ -97,7 +89,7 @@ def message(
     return Message(
         tuple(sentences),
         counts,
-        tuple(_leads(cells, findings, comparisons, studies)),
+        tuple(_leads(cells, findings, studies)),
     )
 
 
@@ -122,34 +114,16 @@ def _of_accuracies(cells: Sequence[Cell], measured: int, published: int, agreein
     )
 
 
-def _span(comparisons: Sequence[Comparison], convention: str = '') -> str:
-    ratios = [pair.ratio(convention) if convention else pair.printed_ratio for pair in comparisons]
-    return f'{min(ratios):.2f} to {max(ratios):.2f}'
-
-
 def _leads(
     cells: Sequence[Cell],
     findings: Sequence[Finding],
-    comparisons: Sequence[Comparison],
     studies: Sequence[Outcomes],
 ) -> list[tuple[str, str]]:
-    leads = []
-    if comparisons and findings:  # the audit lists the mixed conventions first
-        pair = comparisons[0]
-        leads.append(
-            (
-                f'{FRAMEWORKS[pair.framework].heading}: {pair.ours.model} takes '
-                f'{pair.ours.flops("total"):.0f} G and {pair.rival.model} '
-                f'{pair.rival.flops("total"):.0f} G in total, where {pair.ours.paper} and '
-                f'{pair.rival.paper} are printed',
-                '#finding-1',
-            )
-        )
-    for number, finding in enumerate(findings, 1):
-        if any(metric == 'depths' for _, _, metric in finding.cells):
-            leads.append(
-                (f'{finding.place}: {finding.says}, by the paper’s own FLOPs', f'#finding-{number}')
-            )
+    leads = [
+        (finding.sentence.rstrip('.'), f'#finding-{number}')
+        for number, finding in enumerate(findings, 1)
+        if finding.extent is Extent.RESULT
+    ]
     unlike = count_published(cells)
     if n := unlike[Agreement.HIGHER] + unlike[Agreement.LOWER]:
         leads.append(
@@ -168,7 +142,5 @@ def _leads(
             )
         )
     if findings:
-        leads.append(
-            (f'{len(findings)} statements and values do not hold in the paper itself', '#audit')
-        )
+        leads.append((f'all {len(findings)} findings about the paper', '#audit'))
     return leads

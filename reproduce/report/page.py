@@ -13,7 +13,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reproduce.ablation.outcomes import Outcomes
-from reproduce.audit.conventions import Comparison
 from reproduce.audit.findings import Finding
 from reproduce.audit.misprints import load_misprints
 from reproduce.evaluate.records import Evaluation
@@ -64,7 +63,6 @@ def render(
     records: Sequence[Evaluation] = (),
     findings: Sequence[Finding] = (),
     studies: Sequence[Outcomes] = (),
-    comparisons: Sequence[Comparison] = (),
     speeds: Mapping[str, Speed] | None = None,
     compared: Sequence[SavedComparison] = (),
     origin: str = '',
@@ -73,10 +71,8 @@ def render(
 
     Args:
         records: the evaluations that the cells' provenance is taken from.
-        findings: what the audit found not to hold in the paper.
+        findings: what the audit found, ranked.
         studies: the ablations that were run.
-        comparisons: the pairs of models whose printed FLOPs the audit found to be of two
-            conventions.
         speeds: what the benchmark measured, by timm model.
         compared: results that were compared on the same images.
         origin: when the page was made, and from which commit.
@@ -96,7 +92,7 @@ def render(
         for cell in line.cells.values()
     }
     return environment.get_template('page.html.j2').render(
-        message=message(cells, findings, comparisons, studies),
+        message=message(cells, findings, studies),
         paper=PAPER,
         origin=origin,
         tables=[_table(number, of_table) for number, of_table in tables.items()],

@@ -30,9 +30,9 @@ def browser():
 @pytest.fixture(scope='session')
 def report(tmp_path_factory):
     path = tmp_path_factory.mktemp('report') / 'report.html'
-    audited, study = audit(RESULTS), load_outcomes(RESULTS / 'ablations/micro')
+    (_, findings), study = audit(RESULTS), load_outcomes(RESULTS / 'ablations/micro')
     loaded = cells.load_results(RESULTS)
-    path.write_text(page.render(loaded, (), audited.findings, [study], audited.comparisons))
+    path.write_text(page.render(loaded, (), findings, [study]))
     return path.as_uri()
 
 

@@ -1,0 +1,241 @@
+"""Parameters and FLOPs of MAFormer in closed form, in every reading of its block.
+
+The text leaves the block open in several places. A reading has one of `OPTIONS` for each of them.
+What a framework has in common for all backbones is not counted.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from math import ceil
+
+import numpy as np
+
+Dims = tuple[int, ...]
+Reading = Mapping[str, str]  # an option for each name of OPTIONS
+
+# The first of each is the model as built (`model/maformer.py`).
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    # Kernels of the convolutions that make tokens of the image, and that merge them.
+    'stem': ('4x4', '7x7', '3x3 twice'),
+    'merging': ('2x2', '3x3'),
+    # The local attention of stages 1 and 2; cross-shaped stripes by their width in each of them.
+    'local': (
+        *('stripes of 1 and 2', 'stripes of 1 and 7', 'stripes of 2 and 4', 'stripes of 7'),
+        'shifted windows of 7',
+    ),
+    # Where a depthwise convolution of the values is added to what attention makes of them.
+    'lepe': ('stages 1 and 2', 'no stage', 'all stages'),
+    # Whether each block adds a depthwise convolution of its input.
+    'positions': ('none', 'convolution in each block'),
+    # Tokens that GLD's layer reads and writes.
+    'gld': ('14x14 to 7x7', '14x14 to 98', '7x7 to 24', '28x28 to 14x14', 'all tokens to half'),
+    # What a token of stages 3 and 4 attends to.
+    'attention': ('all tokens', 'windows of 14', 'windows of 7', 'stripes of 7 in stage 3'),
+    # Whether Table 1 counts the head of token labeling.
+    'auxiliary head': ('counted', 'not counted'),
+}
+BUILT: Reading = {name: options[0] for name, options in OPTIONS.items()}
+
+_STRIPES = {
+    'stripes of 1 and 2': (1, 2),
+    'stripes of 1 and 7': (1, 7),
+    'stripes of 2 and 4': (2, 4),
+    'stripes of 7': (7, 7),
+}
+_GLD = {
+    '14x14 to 7x7': (196, 49),
+    '14x14 to 98': (196, 98),
+    '7x7 to 24': (49, 24),
+    '28x28 to 14x14': (784, 196),
+}
+_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, multiply-adds of layers, and multiply-adds of the products of attention.
+
+    They may be arrays of one shape.
+    """
+
+    params: int = 0
+    layer: int = 0
+    products: int = 0
+
+    def __add__(self, other: 'Cost') -> 'Cost':
+        return Cost(
+            self.params + other.params, self.layer + other.layer, self.products + other.products
+        )
+
+    def __mul__(self, times: int) -> 'Cost':
+        return Cost(self.params * times, self.layer * times, self.products * times)
+
+    @property
+    def measures(self) -> tuple[int, int, int]:
+        """Parameters, layer and total multiply-adds."""
+        return self.params, self.layer, self.layer + self.products
+
+
+def count(reading: Reading, framework: str, dims: Dims, depths: Dims, image: Dims) -> Cost:
+    """Cost one reading.
+
+    Args:
+        framework: a name of `paper.FRAMEWORKS`.
+        dims, depths: channels and blocks of the four stages; channels may be arrays of one shape,
+            which are counted at once.
+        image: height and width.
+    """
+    total = Cost()
+    for names, part, stage in _parts(framework, dims, image):
+        total += part(*(reading[name] for name in names)) * (1 if stage is None else depths[stage])
+    return total
+
+
+def count_all(framework: str, dims: Dims, depths: np.ndarray, image: Dims) -> np.ndarray:
+    """Cost all combinations of the options.
+
+    Args:
+        depths: (D, 4), those that each reading is counted with.
+
+    Returns:
+        (3, readings, D): the measures of each reading, in the order of `itertools.product` over the
+        options.
+    """
+    shape = [len(options) for options in OPTIONS.values()]
+    total = np.zeros([3, *shape, len(depths)])
+    for names, part, stage in _parts(framework, dims, image):
+        counts = [part(*chosen).measures for chosen in product(*(OPTIONS[name] for name in names))]
+        of_names = [n if name in names else 1 for name, n in zip(OPTIONS, shape, strict=True)]
+        of_part = np.reshape(np.transpose(counts), [3, *of_names, 1])
+        total += of_part * (1 if stage is None else depths[:, stage])
+    return total.reshape(3, -1, len(depths))
+
+
+def _parts(
+    framework: str, dims: Dims, image: Dims
+) -> Iterator[tuple[tuple[str, ...], Callable[..., Cost], int | None]]:
+    """Yield the parts of a network: the names of the options that a part depends on, how it is
+    counted with them, and the stage whose blocks it is one of (None for a part that is there once).
+    """
+    yield ('stem', 'merging'), partial(_stem, dims, image), None
+    for stage, C in enumerate(dims):
+        H, W = _size(image, stage)
+        if stage < 2:
+            names = ('local', 'lepe', 'positions', 'gld')
+            yield names, partial(_maf_block, stage, C, H, W), stage
+        else:
+            names = ('lepe', 'positions', 'attention')
+            yield names, partial(_vit_block, stage, C, H, W), stage
+    yield ('auxiliary head',), partial(_frame, framework, dims, image), None
+
+
+def _size(image: Dims, stage: int) -> Dims:
+    """Return height and width of the map of a stage, counted from 0."""
+    height, width = (ceil(side / 4) for side in image)
+    for _ in range(stage):
+        height, width = ceil(height / 2), ceil(width / 2)
+    return height, width
+
+
+def _linear(inputs: int, outputs: int, tokens: int, bias: bool = True) -> Cost:
+    """Cost a linear layer, or a convolution with as many inputs for each output."""
+    return Cost(inputs * outputs + bias * outputs, inputs * outputs * tokens)
+
+
+def _norm(C: int) -> Cost:
+    return Cost(2 * C)
+
+
+def _products(C: int, queries: int, keys: int, windows: int = 1) -> Cost:
+    """Cost the two matrix products of attention."""
+    return Cost(products=2 * C * queries * keys * windows)
+
+
+def _attention(C: int, tokens: int) -> Cost:
+    """Cost the norm and the projections of an attention layer, without its products."""
+    return _norm(C) + _linear(C, 3 * C, tokens) + _linear(C, C, tokens)
+
+
+def _mlp(C: int, tokens: int) -> Cost:
+    return _norm(C) + _linear(C, 4 * C, tokens) + _linear(4 * C, C, tokens)
+
+
+def _stem(dims: Dims, image: Dims, stem: str, merging: str) -> Cost:
+    H, W = _size(image, 0)
+    C = dims[0]
+    if stem == '3x3 twice':
+        total = _linear(27, C // 2, 4 * H * W) + _norm(C // 2) + _linear(9 * C // 2, C, H * W)
+    else:
+        total = _linear(48 if stem == '4x4' else 147, C, H * W)
+    total += _norm(C)
+    for stage in (1, 2, 3):
+        H, W = _size(image, stage)
+        inputs = (4 if merging == '2x2' else 9) * dims[stage - 1]
+        total += _linear(inputs, dims[stage], H * W) + _norm(dims[stage])
+    return total
+
+
+def _maf_block(
+    stage: int, C: int, H: int, W: int, local: str, lepe: str, positions: str, gld: str
+) -> Cost:
+    n = H * W
+    total = _attention(C, n) + _mlp(C, n)  # eq. 1
+    if local in _STRIPES:
+        width = _STRIPES[local][stage]
+        for across, along in ((W, H), (H, W)):
+            stripes, inside = ceil(across / width), width * along
+            total += _products(C // 2, inside, inside, stripes)
+            total += _linear(9, C // 2, stripes * inside) * (lepe != 'no stage')
+    else:
+        total += _products(C, 49, 49, ceil(H / 7) * ceil(W / 7))
+        total += _linear(9, C, n) * (lepe != 'no stage')
+    # GLD, eq. 2: along the tokens, shared by the channels. A layer over all tokens has their number
+    # at 224 x 224, since it has a fixed size.
+    at_224 = (56 // 2**stage) ** 2
+    read, written = _GLD.get(gld, (at_224, at_224 // 2))
+    total += _linear(read, written, C)
+    # Fusion, eqs. 3 and 4, and its MLP.
+    total += _norm(C) * 2 + _linear(C, C, n) + _linear(C, C, written) * 2
+    total += _products(C, n, written) + _mlp(C, n)
+    return total + _linear(9, C, n) * (positions != 'none')
+
+
+def _vit_block(
+    stage: int, C: int, H: int, W: int, lepe: str, positions: str, attention: str
+) -> Cost:
+    n = H * W
+    total = _attention(C, n) + _mlp(C, n)
+    side = {'windows of 14': 14, 'windows of 7': 7}.get(attention)
+    if side is not None and min(H, W) > side:
+        total += _products(C, side**2, side**2, ceil(H / side) * ceil(W / side))
+    elif attention == 'stripes of 7 in stage 3' and stage == 2:
+        for across, along in ((W, H), (H, W)):
+            total += _products(C // 2, 7 * along, 7 * along, ceil(across / 7))
+    else:
+        total += _products(C, n, n)
+    return total + _linear(9, C, n) * ((lepe == 'all stages') + (positions != 'none'))
+
+
+def _frame(framework: str, dims: Dims, image: Dims, auxiliary_head: str) -> Cost:
+    """Cost what a framework adds in proportion to the channels of the backbone."""
+    tokens = [H * W for H, W in (_size(image, stage) for stage in range(4))]
+    if framework == 'classifier':
+        heads = _linear(dims[3], _CLASSES, 1)
+        if auxiliary_head == 'counted':
+            heads += _linear(dims[3], _CLASSES, tokens[3])
+        return _norm(dims[3]) + heads
+    total = Cost()
+    for stage, C in enumerate(dims):
+        total += _norm(C)
+        if framework != 'upernet':
+            total += _linear(C, 256, tokens[stage])
+        elif stage < 3:
+            total += _linear(C, 512, tokens[stage], bias=False)
+    if framework == 'upernet':
+        for side in (1, 2, 3, 6):
+            total += _linear(dims[3], 512, side**2, bias=False)
+        total += _linear(9 * dims[3], 512, tokens[3], bias=False)
+        total += Cost(9 * dims[2] * 256)  # of the auxiliary head, which is not run at inference
+    return total
