@@ -2,8 +2,8 @@
 #   make reproduce-table4 ARGS="--models Swin-T,MAFormer-S --format json"
 # Where the data and the weights are, and on how many GPUs (or CPU processes) to evaluate:
 #   make reproduce-table4 DATA=/data CHECKPOINTS=/weights GPUS=8
-# What that would evaluate, and how long it takes:
-#   make plan DATA=/data CHECKPOINTS=/weights ARGS="--device 8xV100"
+# What that would evaluate, and what is missing:
+#   make plan DATA=/data CHECKPOINTS=/weights
 # One table of `reproduce` or `plan`: TABLE=4. Fetch the public weights of its systems first:
 #   make checkpoints TABLE=4 CHECKPOINTS=/weights
 
@@ -21,7 +21,8 @@ BIN := $(VENV)/bin
 SPACE := $(subst ,, )
 READY := $(VENV)/.ready$(if $(CONSTRAINTS),-$(notdir $(subst $(SPACE),_,$(CONSTRAINTS))))
 PROCESSES = $(if $(GPUS),--processes $(GPUS))
-EVALUATE = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)") $(PROCESSES)
+INPUTS = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)")
+EVALUATE = $(INPUTS) $(PROCESSES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-roofline benchmark-data benchmark-evaluation benchmark-scoring benchmark-intervals clean
@@ -67,8 +68,8 @@ figures: $(READY)  ## Accuracy over cost, deviations, results by class: PDF and 
 report: $(READY)  ## Everything as one HTML file, results/report.html
 	$(BIN)/python -m reproduce report $(ARGS)
 
-plan: $(READY)  ## What the tables would evaluate, how long that takes, what is missing
-	$(BIN)/python -m reproduce plan $(TABLE) $(EVALUATE) $(ARGS)
+plan: $(READY)  ## What the tables would evaluate, what is missing, where to get it
+	$(BIN)/python -m reproduce plan $(TABLE) $(INPUTS) $(ARGS)
 
 rehearse: $(READY)  ## A few steps of every training at full size, before days are spent
 	$(BIN)/python -m reproduce rehearse $(if $(DATA),--data "$(DATA)") $(PROCESSES) $(ARGS)

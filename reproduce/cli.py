@@ -27,7 +27,8 @@ SECTIONS = {
     },
     'Evaluation': {
         'evaluate': 'Measure the accuracy of a model, and keep it as a record.',
-        'plan': 'Say what `table` with the same options would evaluate, and how long it takes.',
+        'plan': 'Say what `table` with the same options would evaluate, and what is missing for '
+        'the rest.',
         'data': 'List the data sets in a folder: in which form, how many images, complete or not.',
         'checkpoints': "List the public weights of the paper's systems, or fetch them.",
         'compare': 'Compare two results on the same images, or several: is the difference real?',

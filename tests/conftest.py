@@ -22,10 +22,9 @@ from datasets.imagenet import load, open_image
 from reproduce import cli
 from reproduce.audit.rows import find_row, number
 from reproduce.base.files import sha256_of
-from reproduce.base.folders import COUNTS, FORWARD_COSTS
+from reproduce.base.folders import COUNTS
 from reproduce.base.versions import CHECKOUT
 from reproduce.complexity import counts
-from reproduce.complexity.forward_costs import forward_costs
 from reproduce.evaluate.records import Evaluation
 from reproduce.systems import load_systems
 from reproduce.weights import registry
@@ -63,21 +62,19 @@ def _environment():
 
 
 @pytest.fixture(scope='session')
-def kept_results(tmp_path_factory):
-    """Copies of what the project keeps of networks, to which the tests of a process add."""
-    folder = tmp_path_factory.mktemp('kept')
-    for path in (COUNTS, FORWARD_COSTS):
-        if (CHECKOUT / path).exists():
-            shutil.copy(CHECKOUT / path, folder)
-    return folder
+def kept_counts(tmp_path_factory):
+    """A copy of the project's counts, to which the tests of a process add."""
+    path = tmp_path_factory.mktemp('kept') / COUNTS.name
+    if (CHECKOUT / COUNTS).exists():
+        shutil.copy(CHECKOUT / COUNTS, path)
+    return path
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path, kept_results):
+def run(monkeypatch, capsys, tmp_path, kept_counts):
     """Run the command in a folder of its own: (exit status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    for function, path in ((counts.count, COUNTS), (forward_costs, FORWARD_COSTS)):
-        monkeypatch.setattr(function, '__defaults__', (kept_results / path.name,))
+    monkeypatch.setattr(counts.count, '__defaults__', (kept_counts,))
 
     def run(*arguments):
         monkeypatch.setattr(sys, 'argv', ['reproduce', *map(str, arguments)])

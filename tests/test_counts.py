@@ -1,4 +1,4 @@
-"""Parameters and FLOPs, kept or counted in other processes: those that `measure_system` counts."""
+"""Parameters and FLOPs: counted in other processes, and kept while nothing changes them."""
 
 import shutil
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from reproduce.base.folders import COUNTS
-from reproduce.base.versions import CHECKOUT
+from reproduce.base.versions import CHECKOUT, sources_sha256
 from reproduce.complexity import counts
-from reproduce.complexity.counts import Complexity, definition
+from reproduce.complexity.counts import key
 from reproduce.complexity.flops import measure_system
 from reproduce.systems import System, load_systems
 
@@ -17,7 +17,7 @@ SMALL = SYSTEMS['maformer_small']
 
 
 def test_counted_in_other_processes_and_kept(tmp_path, capsys):
-    """A system that fails is its own affair."""
+    """A system that fails does not concern the others."""
     path = tmp_path / 'counts.csv'
     wrong = System(name='wrong', rows=[], model='maformer_small', arguments={'blocks': 7})
     outcome = counts.count([wrong, SMALL], path)
@@ -26,6 +26,47 @@ def test_counted_in_other_processes_and_kept(tmp_path, capsys):
     assert 'counting parameters and FLOPs: 2/2' in capsys.readouterr().err
     assert counts.count([SMALL], path) == {'maformer_small': outcome['maformer_small']}
     assert capsys.readouterr().err == ''
+    assert 'wrong' not in path.read_text()
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The names of the systems that are counted; each is made up."""
+    names = []
+
+    def in_processes(_, arguments, *__):
+        names.extend(arguments)
+        ones = dict.fromkeys(('params', 'layer_flops', 'total_flops'), 1)
+        return dict.fromkeys(arguments, ones)
+
+    monkeypatch.setattr(counts, 'in_processes', in_processes)
+    return names
+
+
+def test_only_what_changed_is_counted_again(tmp_path, counted, monkeypatch):
+    path, other = tmp_path / 'counts.csv', SYSTEMS['maformer_small_3383']
+    first = counts.count([SMALL], path)
+    assert counts.count([SMALL, other], path)['maformer_small'] == first['maformer_small']
+    counts.count([SMALL.model_copy(update={'input_size': 256}), other], path)
+    assert counted == ['maformer_small', 'maformer_small_3383', 'maformer_small']
+    installed = counts.libraries()
+    monkeypatch.setattr(counts, 'libraries', lambda: {**installed, 'timm': '0.0.0'})
+    counts.count([other], path)
+    assert counted[3:] == ['maformer_small_3383']
+
+
+@pytest.mark.parametrize('damage', ['', 'name\n', 'name,key,params\na,b,many\n', '\0'])
+def test_a_damaged_file_is_written_again(tmp_path, counted, damage):
+    (tmp_path / 'counts.csv').write_text(damage)
+    for _ in range(2):
+        counts.count([SMALL], tmp_path / 'counts.csv')
+    assert counted == ['maformer_small']
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, counted, capsys):
+    (tmp_path / 'file').touch()
+    assert counts.count([SMALL], tmp_path / 'file' / 'counts.csv')
+    assert 'the counts are not kept' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -37,18 +78,34 @@ def test_counted_in_other_processes_and_kept(tmp_path, capsys):
         {'model': None, 'config': 'mask-rcnn_maformer-small_fpn_1x_coco.py'},
     ],
 )
-def test_what_decides_the_counts_is_in_the_definition(change):
-    assert definition(SMALL.model_copy(update=change)) != definition(SMALL)
+def test_what_decides_the_counts_is_in_the_key(change):
+    assert key(SMALL.model_copy(update=change)) != key(SMALL)
+
+
+def test_one_line_of_a_model_changes_the_key(tmp_path):
+    for folder in ('model', 'operators', 'reproduce'):
+        ignored = shutil.ignore_patterns('__pycache__', 'build')
+        shutil.copytree(CHECKOUT / folder, tmp_path / folder, ignore=ignored)
+    before = key(SMALL, tmp_path)
+    assert before == key(SMALL)
+    copy = tmp_path / 'operators' / 'build' / 'lib' / 'mmcv' / '_ext.py'  # as pip leaves it
+    copy.parent.mkdir(parents=True)
+    copy.write_text('# a copy\n')
+    sources_sha256.cache_clear()
+    assert key(SMALL, tmp_path) == before
+    path = tmp_path / 'model' / 'maformer.py'
+    path.write_text(path.read_text() + '# changed\n')
+    sources_sha256.cache_clear()  # another run would read it again
+    assert key(SMALL, tmp_path) != before
 
 
 @pytest.mark.parametrize(
     'name', ['maformer_large_token_labeling', 'mask-rcnn_maformer-base_fpn_1x_coco']
 )
 def test_the_counts_of_the_project_are_those_of_its_code(name, tmp_path, capsys):
-    """Whoever clones it has a first run without counting, if the versions are the same."""
+    """A first run in a fresh clone counts nothing, if the versions are the same."""
     copy = shutil.copy(CHECKOUT / COUNTS, tmp_path)
     counted = counts.count([SYSTEMS[name]], Path(copy))
     if capsys.readouterr().err:
         pytest.skip('the kept counts are of other code or libraries')
     assert counted == {name: measure_system(SYSTEMS[name])}
-    assert isinstance(counted[name], Complexity)

@@ -1,33 +1,21 @@
-"""What is planned is what is then done, what it costs, and that nothing is touched."""
+"""What is planned is what the tables then do, and nothing is touched."""
 
 import json
-import re
+from collections import Counter
 from pathlib import Path
 
-import forms
 import pandas as pd
 import pytest
-import timm
-import torch
-import torch.nn as nn
 from conftest import record, weights
 
-from reproduce.base.wording import duration
-from reproduce.complexity import flops as complexity
-from reproduce.complexity import forward_pass
-from reproduce.evaluate import devices, planning, records
-from reproduce.evaluate.decoding import DecodingRate
-from reproduce.openmmlab import configs, models
+from reproduce import paper
+from reproduce.evaluate import planning, records
+from reproduce.evaluate.accuracies import Request
+from reproduce.evaluate.planning import CellState
 from reproduce.systems import load_systems
 
-DEIT, SWIN, BASE = 'deit_small_patch16_224', 'swin_tiny_patch4_window7_224', 'deit_base_patch16_224'
-MODELS = ('--models', 'DeiT-S,Swin-T,DeiT-B,dsnet_small')
-
-
-def planned(run, *options):
-    code, out, _ = run('plan', *options, '--format', 'json')
-    assert code == 0
-    return json.loads(out)
+DEIT, SWIN = 'deit_small_patch16_224', 'swin_tiny_patch4_window7_224'
+MODELS = ('--models', 'DeiT-S,Swin-T,DeiT-B,dsnet_small,maformer_small')
 
 
 def snapshot(*folders):
@@ -47,162 +35,83 @@ def test_the_plan_is_what_the_table_does(run, embedded, tmp_path, cite):
         *('--evaluations', 'results/evaluations'),
     )
     before = snapshot(tmp_path, embedded)
-    told = planned(run, *options, '--device', 'T4')
-    assert snapshot(tmp_path, embedded) == before
+    code, out, _ = run('plan', *options, '--format', 'json')
+    planned = json.loads(out)
+    assert (code, snapshot(tmp_path, embedded)) == (0, before)
 
     run('table', *options, '--workers', 0, '--output', 'results')
     frame = pd.read_csv('results/table4.csv', keep_default_na=False).set_index(['system', 'metric'])
-    cells = {(c['system'], c['metric']): c for c in told['cells']}
+    cells = {(c['system'], c['metric']): c for c in planned['cells']}
     assert cells.keys() == set(frame.index)
-    assert {c['state'] for c in cells.values()} == set(planning.CellState)
+    assert {c['state'] for c in cells.values()} == set(CellState) - {CellState.NO_DATA}
     for key, cell in cells.items():
         then = frame.loc[key]
         match cell['state']:
-            case 'missing':
+            case 'public' | 'unreleased':
                 assert (then.verdict, then.reason) == ('not-run', cell['reason'])
-            case 'record':
+            case 'on record':
                 assert then.measured != ''
                 assert cell['reason'] in then.reason
             case 'cited':
                 assert then.verdict == 'cited'
-            case 'count':
+            case 'counted':
                 assert then.measured != ''
             case 'evaluate':
                 assert 'only a part was evaluated' in then.reason
-    (evaluated,) = (s for s in told['systems'] if s['runs'])
+                assert 'a subset, which is not compared with the paper' in cell['reason']
+    (evaluated,) = (s for s in planned['systems'] if s['runs'])
     (kept,) = (e for e in records.load_all(Path('results/evaluations')) if e.system != SWIN)
     assert evaluated['system'] == kept.system == DEIT
-    assert evaluated['cost']['images'] == kept.data.images == 3
-    assert evaluated['cost']['size'] == kept.preprocessing['input_size'][1:]
+    assert evaluated['images'] == kept.data.images == 3
     assert evaluated['complete'] is kept.data.complete is False
     assert Path(evaluated['checkpoint']).name == kept.checkpoint.file
-    flops = evaluated['cost']['flops'] / 1e9
-    assert flops == pytest.approx(float(frame.loc[(DEIT, 'flops_g')].total_flops_g), abs=1e-6)
 
 
-def test_the_time_of_a_named_gpu(run):
-    on_eight = planned(run, 4, '--models', 'DeiT-S', '--device', '8xV100')
-    (step,) = on_eight['systems']
-    rate = 15.7e12 / 2 * devices.EFFICIENCY['fp32']
-    assert step['cost']['seconds'] == pytest.approx(50_000 * step['cost']['flops'] / rate / 8)
-    assert (on_eight['seconds'], on_eight['seconds_of_missing']) == (0, step['cost']['seconds'])
-    options = ('--device', 'v100', '--processes', 4, '--limit', 25_000)
-    on_four = planned(run, 4, '--models', 'DeiT-S', *options)
-    assert on_four['seconds_of_missing'] == pytest.approx(on_eight['seconds_of_missing'])
+def test_public_weights_of_all_tables(tmp_path):
+    """Counted another way: Top-1 of twelve systems, of two in two tables; six APs; (ms) mIoU."""
+    rows = [row for table in paper.TABLES for row in paper.load_table(table)]
+
+    def states():
+        plan = planning.plan(rows, load_systems(), Request(folder=tmp_path))
+        return Counter(cell.state for cell in plan.cells)
+
+    before = states()
+    assert before[CellState.PUBLIC] == 14 + 8 * 6 + 6 + 8 * 2
+    records.save(record(DEIT, 79.8), b'', tmp_path)
+    after = states()
+    assert after[CellState.RECORD] == 1
+    assert after[CellState.PUBLIC] == before[CellState.PUBLIC] - 1
+    assert after.total() == before.total()
 
 
-def test_the_workers_that_keep_a_gpu_busy(run, embedded):
-    """A core's images/s is measured: on the data where they are, and of the usual size else."""
-    options = (4, '--models', 'DeiT-S', '--device')
-    slow, fast = (planned(run, *options, gpu)['reading']['imagenet'] for gpu in ('T4', 'H100'))
-    assert slow['basis'] == 'of drawn JPEGs of 500 x 375'
-    assert 5 < slow['images_per_s'] < 5000
-    assert fast['workers'] > slow['workers'] >= 1
-    small = planned(run, *options, 'T4', '--data', embedded)['reading']['imagenet']
-    assert f'images from a folder in {embedded}' in small['basis']
-    Path('data').mkdir()
-    forms.webdataset(embedded, Path('data'))
-    shards = planned(run, *options, 'T4', '--data', 'data')['reading']['imagenet']
-    assert 'images from WebDataset shards in data' in shards['basis']
-    code, out, _ = run('plan', *options, 'H100')
-    assert code == 0
-    found = re.search(
-        r'one core reads ([0-9,]+) images/s .* at most ([0-9,]+) \(deit_small_patch16_224\): '
-        r'--workers ([0-9]+)',
-        ' '.join(out.split()),
-    )
-    read, computed, workers = (int(n.replace(',', '')) for n in found.groups())
-    assert workers == pytest.approx(computed / read, abs=1.5)
-
-
-def test_the_workers_are_enough_and_not_more():
-    assert [DecodingRate(100.0, '').workers(n) for n in (1, 100, 101, 850)] == [1, 1, 2, 9]
-
-
-def test_this_machine_is_measured(run):
-    code, out, _ = run('plan', 1, '--models', 'maformer_base_token_labeling')
-    assert code == 0
+def test_the_short_answer_fits_a_terminal(run, tmp_path, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    weights(tmp_path / 'weights' / f'{DEIT}.safetensors', DEIT)
+    code, out, err = run('plan', '--checkpoints', 'weights')
+    assert (code, err) == (0, '')
+    assert max(map(len, out.splitlines())) <= 80
+    (line,) = (line.split() for line in out.splitlines() if line.startswith('4 '))
+    assert line == ['4', '102', '68', '1', '11', '22']
     text = ' '.join(out.split())
-    assert 'measured with maformer_small_3383 in fp32' in text
-    assert '3 cells: 2 count, 1 missing.' in text
-    assert 'CHECKPOINTS/SYSTEM.safetensors' in text
+    assert '0 systems would be evaluated.' in text
+    assert "COCO's 5,000 images of val2017 are missing: --data FOLDER." in text
+    assert '33 systems have public weights: `make checkpoints TABLE=N' in text
+    code, out, _ = run('plan', 4, '--checkpoints', 'weights', '--systems')
+    text = ' '.join(out.split())
+    assert f'{SWIN}, T4 top1: public timm:{SWIN}.ms_in1k ' in text
+    assert f"{DEIT}, T4 top1: no data, no evaluation on record; it takes ImageNet-1K's" in text
 
 
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (('--device', '8xV1000'), 'name one of V100'),
-        (('--device', '0xV100'), 'name one of V100'),
-        (('--device', 'T4', '--processes', 0), '--processes 0 leaves nothing'),
-        (('--device', 'T4', '--batch-size', 0), '--batch-size 0 leaves nothing'),
-        (('--device', 'V100', '--amp', 'bf16'), 'the V100 has no bf16'),
-        (('--device', 'T4', '--data', 'nowhere'), 'nowhere is not a folder'),
-        (('--device', 'T4', '--checkpoints', 'nowhere'), 'nowhere is not a folder'),
-        (('--device', 'T4', '--models', 'Swim-T'), 'the nearest are Swin-T'),
+        (('--limit', 0), '--limit must be at least 1, got 0'),
+        (('--data', 'nowhere'), 'nowhere is not a folder'),
+        (('--checkpoints', 'nowhere'), 'nowhere is not a folder'),
+        (('--models', 'Swim-T'), 'the nearest are Swin-T'),
     ],
 )
 def test_mistakes_are_one_line_each(run, options, message):
     code, out, err = run('plan', 4, *options)
     assert (code, out, err.count('\n')) == (2, '', 1)
     assert message in err
-
-
-def test_most_memory_at_a_time():
-    """At the second layer: the input, which the caller holds, and what it takes and gives."""
-    network = nn.Sequential(nn.Linear(20, 1000), nn.Linear(1000, 30), nn.Linear(30, 5))
-    params, flops, peak = forward_pass.forwarded(
-        network, lambda m: m(torch.empty(1, 20, device='meta'))
-    )
-    assert params == 20 * 1000 + 1000 + 1000 * 30 + 30 + 30 * 5 + 5
-    assert flops == 20 * 1000 + 1000 * 30 + 30 * 5
-    assert peak == 4 * (20 + 1000 + 30)
-
-
-def test_the_most_memory_is_the_same_after_other_passes():
-    """Also where it comes last, when all that a pass keeps for later ones is there."""
-    with torch.device('meta'):
-        network = timm.create_model('maformer_micro', num_classes=10_000_000)
-        images = torch.empty(1, 3, 224, 320)
-    first, second = (forward_pass.forwarded(network, lambda m: m(images)) for _ in range(2))
-    assert first == second
-
-
-@pytest.mark.parametrize(
-    ('name', 'size', 'published'),
-    [
-        ('mask-rcnn_swin-t-p4-w7_fpn_1x_coco', (800, 1088), models.DETECTION_SIZE),
-        (
-            'swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512',
-            (512, 683),
-            models.SEGMENTATION_SIZE,
-        ),
-    ],
-)
-def test_the_evaluated_size(name, size, published):
-    """640 x 480 and 683 x 512 pixels as the papers' test pipelines resize and pad them."""
-    system = next(s for s in load_systems() if s.name == name)
-    config = configs.load_config(system.evaluated_config)
-    assert models.evaluated_size(config) == size
-    network = models.build(config)
-    params, flops, _ = forward_pass.forwarded(
-        network, lambda m: models.evaluated_forward(m, published)
-    )
-    counted = complexity.measure_system(system)
-    assert (params, flops) == (counted.params, counted.total_flops)
-
-
-def test_flops_of_several_scales():
-    def flops(ratio):
-        return 300 * ratio**2 + 20 * ratio**4
-
-    ratios = (1.0, 0.5, 1.75)
-    told = forward_pass.of_all_views(flops(1), flops(1.75), 1.75, ratios)
-    assert told == round(2 * sum(map(flops, ratios)))
-
-
-@pytest.mark.parametrize(
-    ('seconds', 'told'),
-    [(0, '0 s'), (7.24, '7.2 s'), (89, '89 s'), (90, '1.5 min'), (6000, '1.7 h'), (9e5, '10 d')],
-)
-def test_durations(seconds, told):
-    assert duration(seconds) == told

@@ -22,7 +22,6 @@ from reproduce.audit.sources import load_sources
 from reproduce.base.files import sha256_of
 from reproduce.complexity.flops import Complexity
 from reproduce.evaluate import records
-from reproduce.evaluate.coverage import Coverage, coverage
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge import assembly
 from reproduce.judge.verdict import Agreement, Verdict, compare_published
@@ -308,25 +307,6 @@ def test_the_results_of_releases_are_of_systems_without_other_weights():
         assert metrics == {m: row.cells[m].value for m in metrics}
 
 
-def test_the_coverage_of_the_tables():
-    """Counted another way: Top-1 of twelve systems, of two in two tables; six APs; (ms) mIoU."""
-    rows = [row for table in paper.TABLES for row in paper.load_table(table)]
-    counts = coverage(rows, load_systems(), [])
-    assert counts[Coverage.PUBLIC] == 14 + 8 * 6 + 6 + 8 * 2
-    complexities = dict.fromkeys(SYSTEMS, COUNTED)
-    accuracies = defaultdict(NotRun)
-    cells = assembly.assemble(
-        rows, load_systems(), complexities, paper.load_tolerances(), {}, accuracies
-    )
-    assert sum(counts.values()) == len(cells)
-    cited = [cell for cell in cells if cell.verdict is Verdict.CITED]
-    assert counts[Coverage.CITED] == len(cited)
-    record = evaluation(FPN_R50, '0' * 64, {'miou': 37.0})
-    after = coverage(rows, load_systems(), [record])
-    assert after[Coverage.EVALUATED] == 1
-    assert after[Coverage.PUBLIC] == counts[Coverage.PUBLIC] - 1
-
-
 def test_the_command_lists_them(run, tmp_path):
     (tmp_path / 'deit_small_patch16_224.pth').write_bytes(b'mine')
     (tmp_path / 'twins_svt_base.safetensors').write_bytes(b'by hand')
@@ -342,7 +322,6 @@ def test_the_command_lists_them(run, tmp_path):
     assert (code, err) == (0, '')
     assert 'box_ap 42.7 (42.2), mask_ap 39.3 (39.1)' in out
     assert f'{FPN_R50}: trained for 160k iterations' in out
-    assert '84 more take public weights' in out
 
 
 @pytest.mark.parametrize(

@@ -7,5 +7,3 @@ ABLATIONS = RESULTS / 'ablations'
 EVALUATIONS = RESULTS / 'evaluations'
 # The parameters and FLOPs that were counted; a run that finds them does not count again.
 COUNTS = RESULTS / 'counts.csv'
-# What the forward passes of evaluations take, likewise.
-FORWARD_COSTS = RESULTS / 'forward_costs.csv'

@@ -30,11 +30,3 @@ def extent(images: int, complete: bool, problems: Iterable[str]) -> str:
     if complete:
         return f'the complete {images:,} images'
     return f'a subset of {images:,} images ({"; ".join(problems)})'
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the unit that fits."""
-    units = (('d', 86400), ('h', 3600), ('min', 60), ('s', 1))
-    unit, length = next((u for u in units if seconds >= 1.5 * u[1]), units[-1])
-    n = seconds / length
-    return f'{n:,.0f} {unit}' if n >= 10 or n == 0 else f'{n:.1f} {unit}'

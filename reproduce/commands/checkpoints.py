@@ -9,12 +9,9 @@ import typer
 
 from reproduce.base import terminal
 from reproduce.base.errors import UserError
-from reproduce.base.folders import EVALUATIONS
 from reproduce.base.wording import nearest
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.evaluate import records
-from reproduce.evaluate.coverage import coverage, summary
 from reproduce.paper import Row
 from reproduce.systems import System
 from reproduce.systems.selection import rows_and_systems
@@ -37,27 +34,24 @@ def checkpoints(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option('--checkpoints', help='Folder that the weights lie in, or are fetched to.'),
+        typer.Option('--checkpoints', help='Folder of the weights, and of the downloads.'),
     ] = None,
     download: Annotated[
         bool,
         typer.Option(
-            '--download',
-            help='Fetch those that are absent, of the named systems or tables; what was cut off is '
-            'resumed.',
+            '--download', help='Fetch those that are absent, of the named systems or tables.'
         ),
     ] = False,
-    evaluations: options.Evaluations = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """List the public weights of the paper's systems, or fetch them.
 
-    Exits with 2 if one that is to be fetched cannot be, or is another file than the published one.
+    Exits with 2 if one cannot be downloaded, or is another file than the published one.
     """
     rows, systems = rows_and_systems(tables)
-    chosen = _chosen(registry.load_public(), systems, names or [])
+    chosen = _chosen(systems, names or [])
     if download and folder is None:
-        raise UserError('--download needs a folder to fetch to: name it with --checkpoints.')
+        raise UserError('--download needs a folder for the files: name it with --checkpoints.')
     if download and not (names or tables):
         raise UserError(
             f'--download would fetch all {len(chosen)} files, several GB: name systems, or tables '
@@ -68,42 +62,34 @@ def checkpoints(
     failures = _fetched(chosen, folder) if download else []
     of_system = {system.name: system for system in systems}
     listed = [_entry(public, of_system[public.system], rows, folder) for public in chosen]
-    counts = coverage(rows, systems, records.load_all(evaluations))
     code = 2 if failures else 0
     if format is OutputFormat.JSON:
-        result = {
-            'checkpoints': listed,
-            'cells': counts,
-            'failures': failures,
-            'exit_code': code,
-        }
-        print_json(result)
+        print_json({'checkpoints': listed, 'failures': failures, 'exit_code': code})
     else:
-        terminal.show(*_render(listed), *([] if names else [summary(counts)]))
+        terminal.show(*_rendered(listed))
     raise typer.Exit(code)
 
 
-def _chosen(public: Sequence[Public], systems: Sequence[System], names: list[str]) -> list[Public]:
+def _chosen(systems: Sequence[System], names: Sequence[str]) -> list[Public]:
     """Return the public weights of `systems`, or of those of them that are named."""
     existing = {system.name for system in systems}
-    available = [entry for entry in public if entry.system in existing]
-    with_weights = [entry.system for entry in available]
+    available = {e.system: e for e in registry.load_public() if e.system in existing}
     for name in names:
         if name not in existing:
-            near = nearest(name, with_weights, 3)
+            near = ', '.join(nearest(name, available, 3) or available)
             raise UserError(
                 f"there is no system '{name}' in these tables; the nearest with public weights are "
-                f'{", ".join(near or with_weights)}.'
+                f'{near}.'
             )
-        if name not in with_weights:
+        if name not in available:
             raise UserError(f'{name} has no public weights.')
-    return [entry for entry in available if not names or entry.system in names]
+    return [entry for name, entry in available.items() if not names or name in names]
 
 
 def _fetched(chosen: Sequence[Public], folder: Path) -> list[str]:
-    """Fetch what is absent; one line for each that failed, which does not stop the others.
+    """Fetch what is absent; return a line for each failure, which does not stop the others.
 
-    A file that is there is never replaced, whatever it is.
+    An existing file is never replaced, whatever it is.
     """
     failures = []
     for public in chosen:
@@ -121,7 +107,7 @@ def _fetched(chosen: Sequence[Public], folder: Path) -> list[str]:
 def _entry(
     public: Public, system: System, rows: Sequence[Row], folder: Path | None
 ) -> dict[str, Any]:
-    """Return what is listed of one: everything known about it, and the paper's values beside."""
+    """Return everything that is known about one, and the paper's values for it."""
     reference = public.reference[0]
     path = folder and in_folder(folder, public.system)
     of_system = [row for row in rows if system.stands_for(row)]
@@ -148,7 +134,7 @@ def _entry(
     }
 
 
-def _render(listed: list[dict[str, Any]]) -> list[terminal.Part]:
+def _rendered(listed: list[dict[str, Any]]) -> list[terminal.Part]:
     rows = [
         [
             ', '.join(map(str, entry['tables'])),
@@ -166,5 +152,5 @@ def _render(listed: list[dict[str, Any]]) -> list[terminal.Part]:
     others = [f'{entry["system"]}: {entry["protocol"]}.' for entry in listed if entry['protocol']]
     parts: list[terminal.Part] = [terminal.TextTable(heads, rows)]
     if others:
-        parts.append('\n'.join(["Their protocol is not the row's:", *others]))
+        parts.append('\n'.join(['Trained or evaluated otherwise than the row:', *others]))
     return parts

@@ -1,4 +1,4 @@
-"""`python -m reproduce plan`: what the tables would evaluate, and how long it takes."""
+"""`python -m reproduce plan`: what the tables would evaluate, what is missing, where to get it."""
 
 from typing import Annotated
 
@@ -6,9 +6,8 @@ import typer
 
 from reproduce.base import terminal
 from reproduce.base.folders import EVALUATIONS
-from reproduce.base.quiet import quiet_libraries
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.systems.selection import rows_and_systems, select
 
 app = typer.Typer(**SETTINGS)
@@ -20,45 +19,29 @@ def plan(
     models: options.Models = None,
     data: options.SomeData = None,
     checkpoints: options.Checkpoints = None,
-    processes: options.Processes = 1,
     limit: options.Limit = None,
-    batch_size: options.BatchSize = None,
-    amp: options.Amp = Precision.OFF,
     evaluations: options.Evaluations = EVALUATIONS,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            '--device',
-            help='Estimate for these GPUs, such as 8xV100, A100 or 4xH100.  [default: this '
-            'machine, whose speed is measured]',
-            show_default=False,
-        ),
-    ] = None,
+    systems: Annotated[
+        bool, typer.Option('--systems', help='List every system: its cells and what they need.')
+    ] = False,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
-    """Say what `table` with the same options would evaluate, and how long it takes.
+    """Say what `table` with the same options would evaluate, and what is missing for the rest.
 
-    Also says which weights and data are missing. Measures no accuracy.
+    Measures nothing. How long an evaluation takes is what `make benchmark` measures.
     """
-    with quiet_libraries():
-        # Imported here, so that `--help` waits for none of it.
-        from reproduce.evaluate import planning
-        from reproduce.evaluate.accuracies import Request
+    # Imported here, so that `--help` does not wait for it.
+    from reproduce.evaluate import planning
+    from reproduce.evaluate.accuracies import Request
 
-        rows, systems = rows_and_systems(tables)
-        if models:
-            rows, systems = select(rows, systems, models)
-        request = Request(
-            data=data,
-            weights=checkpoints,
-            folder=evaluations,
-            processes=processes,
-            limit=limit,
-            batch_size=batch_size,
-            amp=amp.autocast,
-        )
-        drawn = planning.plan(rows, systems, request, device)
+    rows, chosen = rows_and_systems(tables)
+    if models:
+        rows, chosen = select(rows, chosen, models)
+    request = Request(data=data, weights=checkpoints, folder=evaluations, limit=limit)
+    drawn = planning.plan(rows, chosen, request)
     if format is OutputFormat.JSON:
         print_json(drawn.as_dict())
+    elif systems:
+        terminal.show(planning.by_system(drawn))
     else:
-        terminal.show(*planning.render(drawn))
+        terminal.show(*planning.by_table(drawn))

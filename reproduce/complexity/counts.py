@@ -1,15 +1,23 @@
-"""Parameters and FLOPs of systems, which `results/counts.csv` keeps."""
+"""Parameters and FLOPs of systems, kept in `results/counts.csv`.
 
+A line of the file is used while nothing has changed that decides it: the code that builds and
+counts networks, the libraries, the system. The file can be deleted at any time.
+"""
+
+import hashlib
+import json
+import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from reproduce.base.errors import UserError
+from reproduce.base.files import read_csv, write_csv
 from reproduce.base.folders import COUNTS
+from reproduce.base.versions import CHECKOUT, libraries, sources_sha256
 from reproduce.base.worker_pool import in_processes
-from reproduce.complexity.kept_results import KeptLine, code_key, kept_or_computed
 from reproduce.systems import System
 
 # The files and folders of this project that decide what is counted.
@@ -22,6 +30,11 @@ CODE = (
     'reproduce/paper/printed.py',
 )
 
+_LIBRARIES = (
+    *('torch', 'torchvision', 'timm'),
+    *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation'),
+)
+
 
 @dataclass(frozen=True)
 class Complexity:
@@ -32,10 +45,17 @@ class Complexity:
     total_flops: int
 
 
-class _KeptCount(KeptLine):
+class _Line(BaseModel):
+    model_config = ConfigDict(extra='forbid')
+    name: str
+    key: str
     params: int = Field(ge=0)
     layer_flops: int = Field(ge=0)
     total_flops: int = Field(ge=0)
+
+    @property
+    def complexity(self) -> Complexity:
+        return Complexity(self.params, self.layer_flops, self.total_flops)
 
 
 def count(systems: Collection[System], path: Path = COUNTS) -> dict[str, Complexity | str]:
@@ -48,35 +68,48 @@ def count(systems: Collection[System], path: Path = COUNTS) -> dict[str, Complex
         UserError: if a package or a config file that a system needs is missing.
     """
     wanted = {system.name: system for system in systems if system.cited is None}
-
-    def compute(names: list[str]) -> dict:
-        chosen = {name: (wanted[name],) for name in names}
-        what = 'counting parameters and FLOPs'
-        return in_processes(_count, chosen, what)
-
-    found = kept_or_computed(
-        path,
-        _KeptCount,
-        code_key(CODE),
-        {name: definition(system) for name, system in wanted.items()},
-        compute,
-    )
-    return {
-        name: line
-        if isinstance(line, str)
-        else Complexity(line.params, line.layer_flops, line.total_flops)
-        for name, line in found.items()
-    }
+    keys = {name: key(system) for name, system in wanted.items()}
+    kept = _read(path)
+    missing = {n: s for n, s in wanted.items() if n not in kept or kept[n].key != keys[n]}
+    failures = {}
+    if missing:
+        arguments = {name: (system,) for name, system in missing.items()}
+        counted = in_processes(_count, arguments, 'counting parameters and FLOPs')
+        failures = {name: found for name, found in counted.items() if isinstance(found, str)}
+        for name in counted.keys() - failures.keys():
+            kept[name] = _Line(name=name, key=keys[name], **counted[name])
+        _write(path, kept)
+    return {name: failures.get(name) or kept[name].complexity for name in wanted}
 
 
-def definition(system: System) -> dict[str, Any]:
-    """Return what of a system decides the networks that are built for it."""
-    fields = {'model', 'arguments', 'input_size', 'config', 'accuracy_config'}
-    return system.model_dump(include=fields)
+def key(system: System, checkout: Path = CHECKOUT) -> str:
+    """Return a hash over the code, the libraries and the definition of a system."""
+    installed = libraries()
+    fields = {'model', 'arguments', 'input_size', 'config'}
+    content = [
+        sources_sha256(CODE, checkout),
+        [installed[name] for name in _LIBRARIES],
+        system.model_dump(include=fields),
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _count(system: System) -> dict[str, int]:
-    # Imported here: whoever finds all counts kept does without torch.
+    # Imported here: commands that find all counts kept do without torch.
     from reproduce.complexity.flops import measure_system
 
     return asdict(measure_system(system))
+
+
+def _read(path: Path) -> dict[str, _Line]:
+    try:
+        return {line.name: line for _, line in read_csv(path, _Line)}
+    except UserError:  # missing, damaged or of an earlier version: it is written again
+        return {}
+
+
+def _write(path: Path, lines: dict[str, _Line]) -> None:
+    try:
+        write_csv(path, _Line, [lines[name].model_dump() for name in sorted(lines)])
+    except UserError as error:  # as in a checkout that is read-only: nothing is lost but time
+        print(f'note: the counts are not kept: {error}', file=sys.stderr)

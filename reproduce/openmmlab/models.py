@@ -1,6 +1,5 @@
 """mmdet's detectors and mmseg's segmenters, built from config files, and what their FLOPs count."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 BOX_PROPOSALS = 1000
 
 MASK_PROPOSALS = 100
-
-# Width over height of the commonest images: 640 x 480 in COCO, 683 x 512 in ADE20K.
-ASPECT = 4 / 3
 
 
 def build(config: 'Config', device: str | torch.device = 'meta') -> nn.Module:
@@ -68,39 +64,6 @@ def published_forward(config: 'Config') -> Callable[[nn.Module, torch.Tensor], N
     exists for training, and is in the parameters but not in the FLOPs.
     """
     return _detector_forward if 'roi_head' in config.model else _segmenter_forward
-
-
-def evaluated_size(config: 'Config') -> tuple[int, int]:
-    """Return the height and width that the test pipeline of `config` gives an image of ASPECT.
-
-    Raises:
-        ValueError: if it has no Resize that keeps within two sides.
-    """
-    for step in config.test_dataloader.dataset.pipeline:
-        if step['type'].rpartition('.')[2] == 'Resize' and isinstance(step['scale'], list | tuple):
-            short, long = sorted(step['scale'])
-            height = min(short, long / ASPECT)
-            divisor = config.model.data_preprocessor.get('pad_size_divisor', 1)
-            return tuple(
-                math.ceil(round(side) / divisor) * divisor for side in (height, height * ASPECT)
-            )
-    raise ValueError(f'the test pipeline of {config.filename} has no Resize to two sides')
-
-
-def evaluated_forward(model: nn.Module, size: tuple[int, int]) -> None:
-    """Do the forward pass of an evaluation of one image, on the `meta` device.
-
-    A detector's has as many proposals and masks as the published FLOPs; a segmenter's is in windows
-    where its config says so, and ends with the scores of every pixel of the image.
-
-    Args:
-        size: height and width of the image, as `evaluated_size` gives them.
-    """
-    if hasattr(model, 'roi_head'):
-        _detector_forward(model, torch.empty(1, 3, *size, device='meta'))
-        return
-    image = {'img_shape': size, 'ori_shape': size, 'pad_shape': size, 'padding_size': [0] * 4}
-    model.inference(torch.empty(1, 3, *size, device='meta'), [image])
 
 
 def _detector_forward(model: nn.Module, images: torch.Tensor) -> None:

@@ -29,8 +29,6 @@ class Task:
         options: the fields of a `Job` that only some tasks have, and this one has.
         padded_batches: whether images of a batch are padded to the largest of them, which changes
             what is predicted for them.
-        image_size: width and height of its commonest images, in pixels.
-        short_side: the shorter side that they have when a model reads them.
         scope: the `default_scope` of the OpenMMLab configs of its models; '' if they have none.
         datasets: the types of data set that such configs test on, by which tasks of one scope are
             told apart.
@@ -40,8 +38,6 @@ class Task:
     kind: str
     complete_data: str
     batch_size: int
-    image_size: tuple[int, int]
-    short_side: int
     options: tuple[str, ...] = ()
     scope: str = ''
     datasets: tuple[str, ...] = ()
@@ -125,8 +121,6 @@ TASKS = {
             'classification',
             "ImageNet-1K's {:,} validation images",
             batch_size=64,
-            image_size=(500, 375),
-            short_side=256,
             options=('preprocessing', 'compiled'),
         ),
         Task(
@@ -134,8 +128,6 @@ TASKS = {
             'detection',
             "COCO's {:,} images of val2017",
             batch_size=1,
-            image_size=(640, 480),
-            short_side=800,
             scope='mmdet',
             datasets=('CocoDataset',),
             padded_batches=True,
@@ -145,8 +137,6 @@ TASKS = {
             'segmentation',
             "ADE20K's {:,} validation images",
             batch_size=1,
-            image_size=(683, 512),
-            short_side=512,
             options=('multi_scale',),
             scope='mmseg',
             datasets=('ADE20KDataset', 'BaseSegDataset'),
