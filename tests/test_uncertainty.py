@@ -10,10 +10,10 @@ from test_coco import hard_case
 
 from benchmarks.interval_coverage import coverage
 from datasets.coco import Annotations
-from reproduce.statistics.matched_detections import accumulate
+from reproduce.statistics import bootstrap
+from reproduce.statistics.matched_detections import METRICS
 from reproduce.statistics.pixel_counts import PixelCounts
-from reproduce.statistics.proportions import wilson
-from reproduce.statistics.resampling import intervals, resampled
+from reproduce.statistics.significance import wilson
 from reproduce.tasks.detection_scores import DetectionScorer, evaluated, of_images
 from reproduce.tasks.segmentation_scores import class_pixels, confusion, means
 
@@ -55,15 +55,15 @@ def repeated(truth, results, times):
 def test_ap_of_resampled_images_is_that_of_pycocotools(seed):
     truth, results, scores = scored(seed)
     statistics = scores.statistics
-    times = resampled(len(truth.images), 3, seed)
-    times[0] = 1
+    times = bootstrap(len(truth.images), 2, seed)
+    metrics, _ = statistics.compute(times)
     for kind in ('box', 'mask'):
-        ours = accumulate(statistics.kinds[kind], times, statistics.classes).twelve()
+        ours = [metrics[f'{kind}_{name}'] for name in METRICS]
         for i, row in enumerate(times):
             images, found = repeated(truth, results, row)
             theirs = evaluated(found, images, kind).stats
-            expected = np.where(theirs < 0, np.nan, theirs)
-            np.testing.assert_allclose([of[i] for of in ours], expected, rtol=0, atol=1e-12)
+            expected = np.where(theirs < 0, np.nan, 100 * theirs)
+            np.testing.assert_allclose([of[i] for of in ours], expected, rtol=0, atol=1e-10)
 
 
 def test_intervals_of_ap_are_those_of_scipys_bootstrap():
@@ -72,9 +72,9 @@ def test_intervals_of_ap_are_those_of_scipys_bootstrap():
 
     def box_ap(drawn):
         times = np.bincount(drawn, minlength=n).astype(np.int32)
-        return scores.statistics.metrics(times[None])['box_ap'][0]
+        return scores.statistics.compute(times[None])[0]['box_ap'][0]
 
-    found = intervals(scores.statistics, resamples=100)
+    found = scores.statistics.intervals(resamples=100)
     check_against_scipy(found['box_ap'], n, box_ap, 100)
     low, high = scores.intervals['box_ap']
     assert low < scores.metrics['box_ap'] < high
@@ -100,7 +100,7 @@ def test_intervals_of_miou_are_those_of_scipys_bootstrap():
     predictions = np.where(wrong, rng.integers(1, 6, labels.shape, np.uint8), labels)
     confusions = [confusion(p, t, 5) for p, t in zip(predictions, labels, strict=True)]
     counts = np.stack([class_pixels(c) for c in confusions])[None]
-    found = intervals(PixelCounts(counts))
+    found = PixelCounts(counts).intervals()
 
     def miou(drawn):
         return means(class_pixels(sum(confusions[i] for i in drawn)))[0]['miou']
@@ -112,7 +112,7 @@ def test_intervals_of_miou_are_those_of_scipys_bootstrap():
 @pytest.mark.parametrize(('metric', 'sets'), [('top1', 1000), ('miou', 100), ('box_ap', 20)])
 def test_intervals_hold_the_truth_as_often_as_they_say(metric, sets):
     """A small version of the benchmark: within three standard errors of 95 %, or above."""
-    found = coverage(metric, sets, resamples=200)
-    assert found.share >= 95 - 300 * (0.05 * 0.95 / sets) ** 0.5
-    assert found.share < 100 or sets < 200
-    assert 0 < found.width < 6
+    _, width, share = coverage(metric, sets, resamples=200)
+    assert share >= 95 - 300 * (0.05 * 0.95 / sets) ** 0.5
+    assert share < 100 or sets < 200
+    assert 0 < width < 6

@@ -119,7 +119,7 @@ def test_the_attestation_is_of_what_was_measured(outcome, kept):
     assert parts(stored).items() <= stored.attestation.parts.items()
     images = read(kept.with_name(stored.statistics))
     assert isinstance(images.statistics, ImageHits)
-    assert images.statistics.of_all_images() == stored.metrics
+    assert images.statistics.metrics() == stored.metrics
     assert len(set(images.images)) == stored.data.images
     other = outcome.evaluation.model_copy(update={'precision': 'bf16'})
     assert parts(other)['configuration'] != parts(stored)['configuration']

@@ -54,28 +54,27 @@ def accept(
             'the others, too.'
         )
     # Imported here, so that `--help` and a missing option do not wait for torch.
-    from reproduce.judge import acceptance
+    from reproduce.judge.acceptance import NewEntry
+    from reproduce.judge.acceptance import accept as accepted_from
     from reproduce.weights.registry import MANIFEST
 
     found = find(names, results, evaluations).evaluations
     if len(found) != 1:
         stems = ', '.join(path.stem for path in found) or 'none'
         raise UserError(f"'{' '.join(names)}' has these records: {stems}; name the one to accept.")
-    ((path, evaluation),) = found.items()
-    if keep_counts and not evaluation.statistics:
-        raise UserError(
-            f'{evaluation.stem} has no counts of each image, as an earlier version wrote it: '
-            'evaluate again, or leave out --keep-counts.'
-        )
-    accepted = acceptance.accept(
-        evaluation,
-        reason,
-        manifest or MANIFEST,
-        name,
-        None if weights is None else acceptance.NewEntry(name, licence, weights),
-        path.parent / evaluation.statistics if keep_counts else None,
-    )
+    new = None if weights is None else NewEntry(name, licence, weights)
+    accepted = accepted_from(*found, reason, manifest or MANIFEST, name, new, keep_counts)
     if format is OutputFormat.JSON:
         print_json(accepted.as_dict())
-    else:
-        print(acceptance.render(accepted))
+        return
+    print(f'{accepted.name}, {accepted.images:,} images')
+    for metric, (old, value) in accepted.changes.items():
+        before = 'none' if old is None else f'{old:.2f}'
+        change = '' if old is None else f'  ({value - old:+.2f})'
+        print(f'{metric}  {before} -> {value:.2f}{change}')
+    if accepted.subset:
+        print(
+            f'WARNING: a subset of the images ({accepted.subset}): the reference holds for these '
+            f'{accepted.images:,} images only.'
+        )
+    print(f'Written: {accepted.manifest}.')

@@ -14,9 +14,7 @@ from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, print_json
 from reproduce.compare import as_text
-from reproduce.compare.candidates import find_candidates
-from reproduce.compare.results import compare as compared
-from reproduce.compare.results import matrix
+from reproduce.judge import comparison
 
 app = typer.Typer(**SETTINGS)
 
@@ -85,13 +83,13 @@ def compare(
         check_writable(pictures)
     if save is not None:
         check_writable(save.parent)
-    candidates = find_candidates(names, evaluations, data)
+    candidates = comparison.find_candidates(names, evaluations, data)
     markdown = format is ComparisonFormat.MARKDOWN
     if len(candidates) > 2:
-        found = matrix(candidates)
+        found = comparison.matrix(candidates)
         parts = as_text.render_matrix(found, markdown)
     else:
-        found = compared(*candidates)
+        found = comparison.compare(*candidates)
         parts = as_text.render(found, markdown)
     if format is ComparisonFormat.JSON:
         print_json(found.as_dict())

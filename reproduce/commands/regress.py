@@ -47,10 +47,11 @@ def regress(
     Exits with 1 if one scores less than its reference allows, with 2 if one cannot be evaluated.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.judge.regression import check, exit_code, render
+    from reproduce.judge.regression import check, render
+    from reproduce.judge.verdict import exit_status
 
     checks = check(processes, workers, data, manifest, output, checkpoints)
-    code = exit_code(checks)
+    code = exit_status(check.verdict for check in checks)
     if format is OutputFormat.JSON:
         result = {'checks': [c.as_dict() for c in checks], 'exit_code': code}
         print_json(result)

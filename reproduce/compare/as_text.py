@@ -5,17 +5,18 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from reproduce.base.terminal import Part, TextTable
-from reproduce.compare.results import Matrix, PairedComparison
-from reproduce.statistics.paired import LEVEL, ClassDifference, Difference
+from reproduce.judge.comparison import Comparison, Matrix
+from reproduce.statistics.paired import Difference
+from reproduce.statistics.significance import LEVEL
 
 _CLASSES = 5  # named, besides those whose difference is significant
 
 
-def render(comparison: PairedComparison, markdown: bool = False) -> list[Part]:
+def render(comparison: Comparison, markdown: bool = False) -> list[Part]:
     """Return two systems' differences as tables, with a sentence that says what they show."""
     bullet = '- ' if markdown else ''
     heads = ['metric', 'first', 'second', 'difference', '95 % interval', 'p']
-    rows = [_row(d) for d in comparison.paired.metrics]
+    rows = [_row(d) for d in comparison.paired.metrics.values()]
     parts = [
         '\n'.join(
             f'{bullet}{place}: {c.name}' + (f' ({c.attestation})' if c.attestation else '')
@@ -65,7 +66,7 @@ def _sentence(d: Difference) -> str:
     return f'{d.metric}: the second is significantly {which} (p {p_value(d.p)}).'
 
 
-def _classes(comparison: PairedComparison, markdown: bool) -> list[Part]:
+def _classes(comparison: Comparison, markdown: bool) -> list[Part]:
     """Return the classes that differ significantly, and a few of the largest differences."""
     tested = [d for d in comparison.paired.classes if d.p is not None]
     if not tested:
@@ -92,7 +93,7 @@ def _classes(comparison: PairedComparison, markdown: bool) -> list[Part]:
     return [_table(rows, heads, markdown), note]
 
 
-def _size(d: ClassDifference) -> float:
+def _size(d: Difference) -> float:
     return -abs(d.difference)
 
 
@@ -123,7 +124,7 @@ def _letter(i: int) -> str:
 
 def _value(found: Matrix, metric: str, i: int) -> str:
     for (first, second), comparison in found.pairs.items():
-        difference = comparison.paired.of(metric)
+        difference = comparison.paired.metrics.get(metric)
         if difference is not None and i in (first, second):
             return f'{difference.first if i == first else difference.second:.2f}'
     return ''
@@ -131,7 +132,7 @@ def _value(found: Matrix, metric: str, i: int) -> str:
 
 def _entry(found: Matrix, metric: str, i: int, j: int) -> str:
     place = (min(i, j), max(i, j))
-    difference = None if i == j else found.pairs[place].paired.of(metric)
+    difference = None if i == j else found.pairs[place].paired.metrics.get(metric)
     if difference is None:
         return ''
     sign = 1 if i > j else -1

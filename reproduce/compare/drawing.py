@@ -12,7 +12,7 @@ from datasets.ade20k import label_maps, read_label_map
 from datasets.coco import read as read_annotations
 from datasets.imagenet import open_image
 from reproduce.base.errors import UserError
-from reproduce.compare.results import PairedComparison
+from reproduce.judge.comparison import Comparison
 from reproduce.report.pictures import class_colours
 from reproduce.tasks import TASKS, detection_scores, segmentation_scores
 
@@ -20,7 +20,7 @@ _INCHES = 2.6  # the width of a panel, and the height of a row
 _SCORE = 0.3  # detections with less are not drawn
 
 
-def draw(comparison: PairedComparison, root: Path) -> bytes:
+def draw(comparison: Comparison, root: Path) -> bytes:
     """Return a PNG with a row for each image: what is right, the first system, the second.
 
     Args:
@@ -35,7 +35,7 @@ def draw(comparison: PairedComparison, root: Path) -> bytes:
         raise UserError(
             f'{first.name} and {comparison.second.name} differ on no image: there is no picture.'
         )
-    data = TASKS[first.task].load_part(root, first.statistics.images)
+    data = TASKS[first.task].load_part(root, first.images.statistics.images)
     if data.fingerprint != first.fingerprint:
         raise UserError(
             f'{root} has other images ({data.fingerprint}) than {first.name} ({first.fingerprint}) '

@@ -135,7 +135,7 @@ def _fingerprint(evaluation: Evaluation, root: Path | None) -> str | None:
 
 def _metrics(evaluation: Evaluation, path: Path) -> CheckedPart:
     """Compute the metrics again from what was counted on each image."""
-    found = read(path).statistics.of_all_images()
+    found = read(path).statistics.metrics()
     wrong = [
         f'{name} {value}, counted {found.get(name)}'
         for name, value in evaluation.metrics.items()

@@ -2,35 +2,31 @@
 
 import getpass
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import tomlkit
 from pydantic import ValidationError
 from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import InlineTable, Table
 
-from datasets import load, shapes
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
+from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.paper import METRICS
-from reproduce.statistics.kept import SUFFIX, read
+from reproduce.statistics import kept
 from reproduce.tasks import TASKS
 from reproduce.weights import registry, store
 from reproduce.weights.registry import Released
 
-# The metrics that a reference holds.
-_ACCURACIES = {metric.name for metric in METRICS.values() if not metric.is_complexity}
-
 
 @dataclass(frozen=True)
 class NewEntry:
-    """What a manifest says of weights and no record does: `weights` is their file or URL."""
+    """What a manifest has of weights and no record has: `weights` is their file or URL."""
 
     name: str
     licence: str
@@ -39,10 +35,11 @@ class NewEntry:
 
 @dataclass(frozen=True)
 class Accepted:
-    """What was written: the reference of each metric before, if there was one, and now.
+    """What was written.
 
     Attributes:
-        subset: what keeps the images from being the complete set; '' if they are.
+        subset: what is missing to the complete set of images; '' if nothing is.
+        changes: the reference of each metric, before if there was one, and now.
     """
 
     name: str
@@ -58,14 +55,14 @@ class Accepted:
 
 
 def accept(
-    evaluation: Evaluation,
+    record: Path,
     reason: str,
     manifest: Path = registry.MANIFEST,
     name: str | None = None,
     new: NewEntry | None = None,
-    statistics: Path | None = None,
+    keep_counts: bool = False,
 ) -> Accepted:
-    """Write what `evaluation` measured into `manifest`, as the reference of its weights.
+    """Write what the evaluation in `record` measured into `manifest`, as a reference.
 
     Comments and order of the file stay; it is replaced whole or not at all.
 
@@ -73,115 +70,98 @@ def accept(
         reason: why the new value is right; it goes into the reference's source.
         name: the entry; None takes the one with these weights.
         new: an entry to add instead.
-        statistics: the file of what was counted on each image, to keep beside the manifest.
+        keep_counts: whether to keep the counts of each image next to the manifest, too.
 
     Raises:
-        UserError: if the evaluation is no sound measurement, or not one that the gate would make of
-            the entry: of other weights, another model or preprocessing, in another precision.
+        UserError: if the evaluation is not one that the gate would make of the entry: of other
+            weights, another model or preprocessing, in another precision.
     """
-    # A link to a manifest stays one.
-    manifest = manifest.resolve()
-    if not reason.strip():
-        raise UserError('a reference is not replaced without a reason: give --reason.')
-    _check_sound(evaluation)
-    entries = registry.load_manifest(manifest) if manifest.exists() or new is None else ()
-    if new is None:
-        name = _entry_of(evaluation, entries, manifest, name)
-    elif new.name in {entry.name for entry in entries}:
-        raise UserError(f'{manifest} has the checkpoint {new.name} already: name another.')
-    try:
-        document = tomlkit.parse(manifest.read_text() if manifest.exists() else '')
-        listed = document.setdefault('checkpoint', tomlkit.aot())
-        if new is not None:
-            listed.append(_entry(evaluation, new, manifest))
-            name = new.name
-        content = next(entry for entry in listed if entry['name'] == name)
-        _check_same(evaluation, Released.model_validate(content.unwrap()))
-        source = _source(evaluation, reason)
-        kept = None if statistics is None else _kept_counts(statistics, evaluation, name)
-        changes = _change(content, evaluation, manifest, source, kept and kept[0])
-        Released.model_validate(content.unwrap())
-    except ValidationError as error:
-        raise UserError(f'{manifest} cannot hold this: {error.errors()[0]["msg"]}.') from None
-    except (OSError, TOMLKitError) as error:
-        raise UserError(f'{manifest} cannot be edited: {error}.') from None
-    if kept is not None:
-        write_atomically(manifest.parent / kept[0], kept[1])
-    write_atomically(manifest, tomlkit.dumps(document))
-    registry.load_manifest.cache_clear()
-    return Accepted(
-        name, str(manifest), evaluation.data.images, _subset(evaluation), source, changes
-    )
-
-
-def _check_sound(evaluation: Evaluation) -> None:
+    manifest = manifest.resolve()  # a link to a manifest stays one
+    evaluation = records.load(record)
     if evaluation.precision != 'fp32':
         raise UserError(
             f'{evaluation.stem} was measured in {evaluation.precision}, the gate measures in fp32: '
             'evaluate again without --amp.'
         )
+    known = registry.load_manifest(manifest) if manifest.exists() or new is None else ()
+    if new is not None and new.name in {entry.name for entry in known}:
+        raise UserError(f'{manifest} has the checkpoint {new.name} already: give another --name.')
+    if new is None:
+        name = _entry_of(evaluation, known, manifest, name)
+    source = _source(evaluation, reason)
+    try:
+        document = tomlkit.parse(manifest.read_text() if manifest.exists() else '')
+        entries = document.setdefault('checkpoint', tomlkit.aot())
+        if new is not None:
+            entries.append(_new_entry(evaluation, new, manifest))
+            name = new.name
+        entry = next(entry for entry in entries if entry['name'] == name)
+        _check_same(evaluation, Released.model_validate(entry.unwrap()))
+        changes, reference = _change(entry, evaluation, source)
+        reference.pop('statistics', None)  # of the earlier value
+        if keep_counts:
+            reference['statistics'] = f'{name}-{evaluation.data.fingerprint}{kept.SUFFIX}'
+        Released.model_validate(entry.unwrap())
+    except ValidationError as error:
+        raise UserError(f'{manifest} cannot hold this: {error.errors()[0]["msg"]}.') from None
+    except (OSError, TOMLKitError) as error:
+        raise UserError(f'{manifest} cannot be edited: {error}.') from None
+    if keep_counts:
+        _keep_counts(record.parent, evaluation, manifest.parent / reference['statistics'])
+    write_atomically(manifest, tomlkit.dumps(document))
+    registry.load_manifest.cache_clear()
+    images, subset = evaluation.data.images, _subset(evaluation)
+    return Accepted(name, str(manifest), images, subset, source, changes)
 
 
 def _entry_of(
-    evaluation: Evaluation, entries: Sequence[Released], manifest: Path, name: str | None
+    evaluation: Evaluation, known: tuple[Released, ...], manifest: Path, name: str | None
 ) -> str:
-    """Return the name of the one of `entries` that the evaluation is of; `name`, if it is that.
+    """Return the name of the entry with the weights of the evaluation; `name`, if it is that.
 
     Raises:
         UserError: if there is none, or several.
     """
-    sha256 = evaluation.checkpoint.sha256
-    weights = f'{evaluation.checkpoint.file}, SHA-256 {sha256[:16]}...,'
-    hashes = {entry.name: entry.sha256 for entry in entries}
-    if name is not None and name not in hashes:
-        raise UserError(
-            f'{manifest} has no checkpoint {name}: to add it, give --licence and --weights.'
-        )
-    if name is not None and hashes[name] != sha256:
-        raise UserError(
-            f'the record is of other weights than {name}: {weights} expected '
-            f'{hashes[name][:16]}...; give them an entry of their own, with another --name, '
-            '--licence and --weights.'
-        )
-    if name is not None:
-        return name
-    fitting = [known for known, hashed in hashes.items() if hashed == sha256]
-    if not fitting:
-        raise UserError(
-            f'{manifest} has no entry for the weights of the record, {weights} to add one, give '
-            '--name, --licence and --weights.'
-        )
-    if len(fitting) > 1:
-        raise UserError(
-            f'{manifest} has these weights as {", ".join(fitting)}: choose one with --name.'
-        )
-    return fitting[0]
+    weights = evaluation.checkpoint
+    fitting = [
+        entry.name
+        for entry in known
+        if entry.sha256 == weights.sha256 and name in (None, entry.name)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    what = f'the weights of the record, {weights.file}, SHA-256 {weights.sha256[:16]}...'
+    if fitting:
+        raise UserError(f'{manifest} has {what}, as {", ".join(fitting)}: choose one with --name.')
+    entry = 'no entry' if name is None else f'no entry {name}'
+    raise UserError(
+        f'{manifest} has {entry} with {what}: to add one, give --name, --licence and --weights.'
+    )
 
 
-def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, Any]:
+def _new_entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, Any]:
     """Return the entry of weights that are new to the manifest.
 
     Raises:
-        UserError: if their file is not there or is not the one that was evaluated.
+        UserError: if their file is missing or is not the one that was evaluated.
     """
-    if '://' in new.weights:
-        where = {'url': new.weights}
-    else:
+    sha256 = evaluation.checkpoint.sha256
+    where = {'url': new.weights}
+    if '://' not in new.weights:
         path = Path(new.weights)
         if not path.is_file():
             raise UserError(f'the weights {path} do not exist: name their file or URL.')
-        if sha256_of(path) != evaluation.checkpoint.sha256:
+        if sha256_of(path) != sha256:
             raise UserError(
-                f'{path} is not what the record is of, {evaluation.checkpoint.file}: its SHA-256 '
-                f'is not {evaluation.checkpoint.sha256[:16]}...; name that one.'
+                f'{path} is not the file that the record is of, {evaluation.checkpoint.file} with '
+                f'SHA-256 {sha256[:16]}...: name that one.'
             )
-        file = os.path.relpath(path.resolve(), manifest.parent)
-        if not store.is_below(file):
+        where = {'file': os.path.relpath(path.resolve(), manifest.parent)}
+        if not store.is_below(where['file']):
             raise UserError(
-                f'{path} does not lie below {manifest.parent}, and a manifest names files below '
-                'its folder only: put it there, or name a manifest in its folder with --manifest.'
+                f'{path} is not below {manifest.parent}, and a manifest names files below its '
+                'folder only: put it there, or name a manifest in its folder with --manifest.'
             )
-        where = {'file': file}
     entry = {
         'name': new.name,
         'task': evaluation.task,
@@ -190,7 +170,7 @@ def _entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, A
         'preprocessing': _inline(_overrides(evaluation)),
         'multi_scale': 'ms_miou' in evaluation.metrics,
         **where,
-        'sha256': evaluation.checkpoint.sha256,
+        'sha256': sha256,
         'licence': new.licence,
     }
     return {key: value for key, value in entry.items() if value or key == 'name'}
@@ -212,138 +192,100 @@ def _check_same(evaluation: Evaluation, entry: Released) -> None:
     Raises:
         UserError: naming the first difference.
     """
-    pairs = {'task': (evaluation.task, entry.task)}
+    pairs = {
+        'task': (evaluation.task, entry.task),
+        'multi_scale': ('ms_miou' in evaluation.metrics, entry.multi_scale),
+    }
     if entry.task == evaluation.task:
         identity = TASKS[entry.task].identify(entry.model, entry.arguments, entry.preprocessing)
-        pairs |= {k: (getattr(evaluation, k), v) for k, v in identity.items()}
-        if expected := identity.get('preprocessing'):
-            pairs |= {k: (v, expected.get(k)) for k, v in evaluation.preprocessing.items()}
-            del pairs['preprocessing']
-    pairs['multi_scale'] = ('ms_miou' in evaluation.metrics, entry.multi_scale)
+        pairs |= {name: (getattr(evaluation, name), value) for name, value in identity.items()}
     for what, (measured, expected) in pairs.items():
         if measured != expected:
             raise UserError(
-                f'the record was measured with {what} {measured}, the entry {entry.name} says '
-                f'{expected}: evaluate as the entry says, or correct it.'
+                f'the record was measured with {what} {measured}, the entry {entry.name} has '
+                f'{expected}: evaluate with what the entry has, or correct it.'
             )
 
 
 def _change(
-    content: tomlkit.items.Table,
-    evaluation: Evaluation,
-    manifest: Path,
-    source: str,
-    statistics: str | None,
-) -> dict[str, tuple[float | None, float]]:
-    """Put the reference into an entry; returns each metric's value before and now.
-
-    Args:
-        statistics: the name of the file of its counts; None where none are kept.
-    """
-    data = evaluation.data
-    references = content.setdefault('reference', tomlkit.aot())
-    fitting = (
-        (place, known)
-        for place, known in enumerate(Released.model_validate(content.unwrap()).reference)
-        if known.holds_for(data.fingerprint, data.complete)
+    entry: Table, evaluation: Evaluation, source: str
+) -> tuple[dict[str, tuple[float | None, float]], Table | InlineTable]:
+    """Put the reference into an entry; return each metric's value before and now, and it."""
+    data, metrics = evaluation.data, evaluation.metrics
+    references = entry.setdefault('reference', tomlkit.aot())
+    for place, known in enumerate(Released.model_validate(entry.unwrap()).reference):
+        if not known.holds_for(data.fingerprint, data.complete):
+            continue
+        if missing := known.metrics.keys() - metrics.keys():
+            raise UserError(
+                f'the record has no {", ".join(sorted(missing))}, which the reference has: '
+                'evaluate it, too, or take it out of the manifest.'
+            )
+        for metric in known.metrics:
+            references[place]['metrics'][metric] = metrics[metric]
+        references[place]['source'] = source
+        return {m: (old, metrics[m]) for m, old in known.metrics.items()}, references[place]
+    chosen = {m: v for m, v in metrics.items() if m in METRICS}
+    which = {} if data.complete else {'fingerprint': data.fingerprint}
+    if _is_embedded(evaluation):
+        which = {'data': 'shapes', **which}
+    references.append(
+        {**which, 'images': data.images, 'metrics': _inline(chosen), 'source': source}
     )
-    place, known = next(fitting, (None, None))
-    if known is None:
-        chosen = {m: v for m, v in evaluation.metrics.items() if m in _ACCURACIES}
-        references.append(_reference(evaluation, chosen, source))
-        if statistics is not None:
-            references[-1]['statistics'] = statistics
-        return {metric: (None, value) for metric, value in chosen.items()}
-    if lacking := known.metrics.keys() - evaluation.metrics.keys():
-        raise UserError(
-            f'the record has no {", ".join(sorted(lacking))}, which the reference has: evaluate '
-            f'it, too, or take it out of {manifest}.'
-        )
-    for metric in known.metrics:
-        references[place]['metrics'][metric] = evaluation.metrics[metric]
-    references[place]['source'] = source
-    if statistics is not None:
-        references[place]['statistics'] = statistics
-    else:
-        references[place].pop('statistics', None)  # those of the earlier value
-    return {m: (old, evaluation.metrics[m]) for m, old in known.metrics.items()}
+    return {metric: (None, value) for metric, value in chosen.items()}, references[-1]
 
 
-def _kept_counts(path: Path, evaluation: Evaluation, name: str) -> tuple[str, bytes]:
-    """Return the name that a file of counts gets beside the manifest, and its content.
+def _keep_counts(folder: Path, evaluation: Evaluation, path: Path) -> None:
+    """Copy the counts of each image of an evaluation in `folder` to `path`.
 
     Raises:
-        UserError: if it cannot be read, or is not of the evaluation.
+        UserError: if they cannot be read, or are not of the evaluation.
     """
-    found = read(path).statistics.of_all_images()
+    counts = folder / evaluation.statistics
+    found = kept.read(counts).statistics.metrics()
     if any(abs(found.get(k, -1) - v) > 1e-6 for k, v in evaluation.metrics.items()):
-        raise UserError(f'{path} does not give the metrics of {evaluation.stem}: evaluate again.')
-    return f'{name}-{evaluation.data.fingerprint}{SUFFIX}', path.read_bytes()
+        raise UserError(f'{counts} does not give the metrics of {evaluation.stem}: evaluate again.')
+    write_atomically(path, counts.read_bytes())
 
 
-def _reference(evaluation: Evaluation, metrics: Mapping[str, float], source: str) -> dict[str, Any]:
-    data = evaluation.data
-    which = {} if data.complete else {'fingerprint': data.fingerprint}
-    if not data.complete and _embedded(evaluation.task) == data.fingerprint:
-        which = {'data': 'shapes', **which}
-    return {**which, 'images': data.images, 'metrics': _inline(metrics), 'source': source}
+def _is_embedded(evaluation: Evaluation) -> bool:
+    """Return whether the images are the embedded data, as the gate draws them."""
+    return any(
+        reference.data == 'shapes' and reference.fingerprint == evaluation.data.fingerprint
+        for entry in registry.load_manifest()
+        for reference in entry.reference
+    )
 
 
 def _subset(evaluation: Evaluation) -> str:
-    """Return what the images lack to be the complete set; '' if they are it, or the drawn data."""
     data = evaluation.data
-    if data.complete or _embedded(evaluation.task) == data.fingerprint:
+    if data.complete or _is_embedded(evaluation):
         return ''
     return '; '.join(data.problems) or 'not the complete set'
 
 
-@cache
-def _embedded(task: str) -> str:
-    """Return the fingerprint of the embedded data, as the gate draws them."""
-    with TemporaryDirectory() as folder:
-        shapes.write(Path(folder), train=0)
-        return load(task, Path(folder)).fingerprint
-
-
-def _inline(content: Mapping[str, Any]) -> tomlkit.items.InlineTable:
+def _inline(content: Mapping[str, Any]) -> InlineTable:
     table = tomlkit.inline_table()
     table.update(content)
     return table
 
 
 def _source(evaluation: Evaluation, reason: str) -> str:
-    """Why, who, when, from which record, with what: in words."""
+    """Return a sentence with reason, user, date, record and versions."""
     try:
-        who = getpass.getuser()
+        user = getpass.getuser()
     except (OSError, KeyError):  # a user id without a name, as containers have
-        who = f'user {os.getuid()}'
+        user = f'user {os.getuid()}'
     p = evaluation.provenance
-    versions = ', '.join(f'{k} {p.versions[k]}' for k in ('torch', 'timm') if k in p.versions)
-    subset = _subset(evaluation)
-    return (
-        (f'ON A SUBSET OF {evaluation.data.images:,} IMAGES ({subset}): ' if subset else '')
-        + f'{reason.strip().rstrip(".")}; accepted by {who}, {datetime.now(UTC):%Y-%m-%d}, from '
-        f'{evaluation.stem}: {evaluation.origin}'
-        + ''.join(f', {part}' for part in (versions, p.commit and f'commit {p.commit}') if part)
-        + f', `{p.command}`'
-    )
-
-
-def render(accepted: Accepted) -> str:
-    """Return what changed, a line for each metric."""
-    width = max(map(len, accepted.changes))
-    lines = [
-        f'{metric:{width}}  {"none" if old is None else f"{old:.2f}"} -> {new:.2f}'
-        + ('' if old is None else f'  ({new - old:+.2f})')
-        for metric, (old, new) in accepted.changes.items()
+    versions = [f'{name} {p.versions[name]}' for name in ('torch', 'timm') if name in p.versions]
+    parts = [
+        f'{reason.strip().rstrip(".")}; accepted by {user}',
+        f'{datetime.now(UTC):%Y-%m-%d}',
+        f'from {evaluation.stem}: {evaluation.origin}',
+        *versions,
+        *([f'commit {p.commit}'] if p.commit else []),
+        f'`{p.command}`',
     ]
-    head = f'{accepted.name}, {accepted.images:,} images'
-    warning = (
-        [
-            f'WARNING: a subset of the images ({accepted.subset}): the reference holds for these '
-            f'{accepted.images:,} images alone, and says nothing about the complete set.'
-        ]
-        if accepted.subset
-        else []
-    )
-    return '\n'.join([head, *lines, *warning, f'Written: {accepted.manifest}.'])
+    subset = _subset(evaluation)
+    warning = f'ON A SUBSET OF {evaluation.data.images:,} IMAGES ({subset}): ' if subset else ''
+    return warning + ', '.join(parts)

@@ -1,17 +1,24 @@
-"""Evaluations compared with what the publisher of the weights measured on the same images."""
+"""Evaluations compared with published or earlier values of the same weights."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from reproduce.base.errors import UserError
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.verdict import Verdict, judge_reference
 from reproduce.paper import load_tolerances
+from reproduce.statistics import kept
+from reproduce.statistics.paired import Difference, paired
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference, Released
+
+# A reference may have two decimals only; the counts of its images give all.
+_ROUNDING = 0.005 + 1e-9
 
 
 @dataclass(frozen=True)
 class ReferenceCheck:
-    """An evaluation beside the reference of its weights.
+    """An evaluation and the reference of its weights.
 
     Attributes:
         release: the released weights that were evaluated, if they are some.
@@ -58,3 +65,29 @@ def check_reference(
         if metric in evaluation.metrics
     }
     return ReferenceCheck(release, reference, verdicts)
+
+
+def compare_counts(reference: Reference, counts: Path, manifest: Path) -> dict[str, Difference]:
+    """Return the difference from the reference of each of its metrics, tested image by image.
+
+    Args:
+        reference: one with counts of each image, whose file is in the folder of the manifest.
+        counts: the file of the counts of this evaluation.
+
+    Raises:
+        UserError: if a file cannot be read, or the reference's is not of its values and of the
+            same images.
+    """
+    path = manifest.parent / reference.statistics
+    then, now = kept.read(path), kept.read(counts)
+    values = then.statistics.metrics()
+    unlike = [
+        name
+        for name, value in reference.metrics.items()
+        if abs(values.get(name, float('inf')) - value) > _ROUNDING
+    ]
+    if then.images != now.images or type(then.statistics) is not type(now.statistics) or unlike:
+        what = f'other values of {", ".join(unlike)}' if unlike else 'other images'
+        raise UserError(f'{path} is of {what} than the reference: accept the reference again.')
+    found = paired(then.statistics, now.statistics).metrics
+    return {name: found[name] for name in reference.metrics if name in found}

@@ -1,6 +1,6 @@
 """The regression gate: every released checkpoint still scores what it scored.
 
-With a folder of weights, the public ones too: those that lie there.
+With a folder of public weights, also those that are in it.
 """
 
 import tempfile
@@ -13,12 +13,12 @@ from datasets import shapes
 from reproduce.base.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.base.terminal import Part, TextTable
 from reproduce.evaluate import apart, records
-from reproduce.judge.references import check_reference
-from reproduce.judge.verdict import Verdict, exit_status
-from reproduce.statistics import significance
+from reproduce.judge.references import check_reference, compare_counts
+from reproduce.judge.verdict import Verdict
 from reproduce.statistics.paired import Difference
 from reproduce.tasks import TASKS
 from reproduce.weights import registry, store
+from reproduce.weights.registry import Public, Reference, Released
 
 
 @dataclass(frozen=True)
@@ -46,56 +46,54 @@ def check(
     output: Path | None = None,
     weights: Path | None = None,
 ) -> list[Check]:
-    """Evaluate each reference of the manifest; the embedded data are made for it.
+    """Evaluate each reference of the manifest; the embedded data are drawn for it.
 
-    One that fails is its own error and does not keep the others from being evaluated.
+    One that fails is an error of its own and does not keep the others from being evaluated.
 
     Args:
-        data: the folder of a full data set, or of several; references on what is not there are
-            `not-run`.
+        data: the folder of a full data set, or of several; references on data that are not there
+            are `not-run`.
         manifest: another than `registry.MANIFEST`.
         output: folder for the records; None keeps none.
-        weights: folder of public weights; those that do not lie there are `not-run`. None leaves
+        weights: folder of public weights; those that are not in it are `not-run`. None leaves
             public weights out.
 
     Raises:
-        UserError: if the manifest is malformed or has no reference, or `weights` is no folder.
+        UserError: if the manifest is malformed or has no reference, or `weights` is not a folder.
     """
     manifest = manifest or registry.MANIFEST
-    entries = registry.load_manifest(manifest)
+    entries: tuple[Released, ...] = registry.load_manifest(manifest)
     if weights is not None:
         if not weights.is_dir():
             raise UserError(f'{weights} is not a folder: expected one with public weights.')
         entries += registry.load_public()
-    if not any(entry.reference for entry in entries):
-        raise UserError(f'{manifest} has no reference to hold anything against: add one.')
+    references = [(entry, reference) for entry in entries for reference in entry.reference]
+    if not references:
+        raise UserError(f'{manifest} has no reference to compare with: add one.')
     checks = []
     with tempfile.TemporaryDirectory() as folder:
-        if any(reference.data == 'shapes' for entry in entries for reference in entry.reference):
-            shapes.write(Path(folder), train=0)
-        for entry in entries:
-            for reference in entry.reference:
-                root = data if reference.data == 'full' else Path(folder)
-                try:
-                    path = _weights(entry, manifest, weights)
-                    kept = output or Path(folder) / 'records'
-                    record = _evaluate(entry, path, root, kept, processes, workers)
-                    checks += _compared(entry, reference, record, manifest)
-                except (CheckpointNotFound, DataNotFound) as error:
-                    checks += _unmeasured(entry, reference, Verdict.NOT_RUN, error)
-                except UserError as error:  # the others still count
-                    checks += _unmeasured(entry, reference, Verdict.ERROR, error)
+        drawn, kept = Path(folder), output or Path(folder) / 'records'
+        if any(reference.data == 'shapes' for _, reference in references):
+            shapes.write(drawn, train=0)
+        for entry, reference in references:
+            root = data if reference.data == 'full' else drawn
+            try:
+                path = (
+                    store.stored(entry, weights)
+                    if isinstance(entry, Public)
+                    else store.obtain(entry, manifest)
+                )
+                record = _evaluate(entry, path, root, kept, processes, workers)
+                checks += _compared(entry, reference, record, manifest)
+            except (CheckpointNotFound, DataNotFound) as error:
+                checks += _unmeasured(entry, reference, Verdict.NOT_RUN, error)
+            except UserError as error:  # the others are still evaluated
+                checks += _unmeasured(entry, reference, Verdict.ERROR, error)
     return checks
 
 
-def _weights(entry: registry.Released, manifest: Path, folder: Path | None) -> Path:
-    if isinstance(entry, registry.Public):
-        return store.stored(entry, folder)
-    return store.obtain(entry, manifest)
-
-
 def _evaluate(
-    entry: registry.Released,
+    entry: Released,
     path: Path,
     root: Path | None,
     output: Path,
@@ -112,24 +110,15 @@ def _evaluate(
         raise DataNotFound(f'it takes {TASKS[entry.task].validation_set} at --data')
     TASKS[entry.task].load_data(root)
     return apart.evaluate(
-        entry.task,
-        entry.model,
-        path,
-        root,
-        output,
-        entry.arguments,
-        entry.preprocessing,
-        entry.multi_scale,
+        *(entry.task, entry.model, path, root, output),
+        *(entry.arguments, entry.preprocessing, entry.multi_scale),
         processes=processes,
         workers=workers,
     )
 
 
 def _unmeasured(
-    entry: registry.Released,
-    reference: registry.Reference,
-    verdict: Verdict,
-    error: Exception,
+    entry: Released, reference: Reference, verdict: Verdict, error: Exception
 ) -> list[Check]:
     data, reason = _data(entry, reference), f'{error}'.splitlines()[0]
     return [
@@ -138,54 +127,52 @@ def _unmeasured(
     ]
 
 
-def _data(entry: registry.Released, reference: registry.Reference) -> str:
+def _data(entry: Released, reference: Reference) -> str:
     return entry.task if reference.data == 'full' else reference.data
 
 
-def _compared(
-    entry: registry.Released, reference: registry.Reference, record: Path, manifest: Path
-) -> list[Check]:
+def _compared(entry: Released, reference: Reference, record: Path, manifest: Path) -> list[Check]:
     evaluation = records.load(record)
-    data = evaluation.data
-    fits = reference.holds_for(data.fingerprint, data.complete)
+    data, tested = evaluation.data, {}
+    verdicts = check_reference(evaluation, entry, reference).verdicts
     reason = f'{data.images:,} images'
-    if not fits:
+    if not reference.holds_for(data.fingerprint, data.complete):
+        expected = f' with {reference.fingerprint}' if reference.fingerprint else ''
         reason = (
             f'the images are not those of the reference: {data.images:,} with fingerprint '
-            f'{data.fingerprint}, expected {reference.images:,}'
-            + (f' with {reference.fingerprint}' if reference.fingerprint else '')
+            f'{data.fingerprint}, expected {reference.images:,}{expected}'
         )
-    verdicts = check_reference(evaluation, entry, reference).verdicts
-    tested: dict[str, Difference] = {}
-    if fits and reference.statistics:
-        tested = significance.of_reference(
-            reference, (record.parent / evaluation.statistics).read_bytes(), manifest
+        verdicts = dict.fromkeys(verdicts, Verdict.ERROR)
+    elif reference.statistics:
+        tested = compare_counts(reference, record.parent / evaluation.statistics, manifest)
+        verdicts |= {name: _verdict(difference) for name, difference in tested.items()}
+    checks = []
+    for metric, target in reference.metrics.items():
+        says = reason if metric in verdicts else 'the evaluation does not give this metric'
+        if metric in tested:
+            says += f'; {_sentence(tested[metric])}'
+        measured, verdict = evaluation.metrics.get(metric), verdicts.get(metric, Verdict.ERROR)
+        where = _data(entry, reference)
+        checks.append(
+            Check(entry.name, where, metric, target, measured, verdict, entry.licence, says)
         )
-        verdicts |= {name: significance.verdict(d) for name, d in tested.items()}
-    return [
-        Check(
-            name=entry.name,
-            data=_data(entry, reference),
-            metric=metric,
-            reference=target,
-            measured=evaluation.metrics.get(metric),
-            verdict=verdicts.get(metric, Verdict.ERROR) if fits else Verdict.ERROR,
-            licence=entry.licence,
-            reason=_reason(reason, metric in verdicts, tested.get(metric)),
-        )
-        for metric, target in reference.metrics.items()
-    ]
+    return checks
 
 
-def _reason(images: str, measured: bool, tested: Difference | None) -> str:
-    if not measured:
-        return 'the evaluation does not give this metric'
-    return images if tested is None else f'{images}; {significance.sentence(tested)}'
+def _verdict(difference: Difference) -> Verdict:
+    if not difference.significant:
+        return Verdict.MATCH
+    return Verdict.BETTER if difference.difference > 0 else Verdict.WORSE
 
 
-def exit_code(checks: Collection[Check]) -> int:
-    """0, or 1 if a check is `worse`, or 2 if one is an `error`."""
-    return exit_status(check.verdict for check in checks)
+def _sentence(difference: Difference) -> str:
+    if difference.difference == 0:
+        return 'as the reference'
+    what = f'{difference.difference:+.2f}, p {difference.p:.3f}'
+    if difference.significant:
+        return f'{what}: significant'
+    warning = 'WARNING: ' if difference.difference < 0 else ''
+    return f'{warning}{what}: not significant'
 
 
 def render(checks: Collection[Check], every: bool = False) -> list[Part]:
@@ -193,16 +180,11 @@ def render(checks: Collection[Check], every: bool = False) -> list[Part]:
     shown = [check for check in checks if every or check.verdict is not Verdict.NOT_RUN]
     rows = [
         [
-            check.name,
-            check.data,
-            check.metric,
-            f'{check.reference:.2f}',
-            '' if check.measured is None else f'{check.measured:.2f}',
-            check.verdict,
-            check.licence,
-            check.reason,
+            *(c.name, c.data, c.metric, f'{c.reference:.2f}'),
+            '' if c.measured is None else f'{c.measured:.2f}',
+            *(c.verdict, c.licence, c.reason),
         ]
-        for check in shown
+        for c in shown
     ]
     heads = ['checkpoint', 'data', 'metric', 'reference', 'measured', 'verdict', 'licence', '']
     parts: list[Part] = [TextTable(heads, rows)] if rows else []

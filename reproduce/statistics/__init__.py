@@ -1,9 +1,10 @@
-"""How far a metric may move by chance: intervals, tests, and what is kept of each image for them.
+"""How far a metric may move by chance: intervals, tests, and the counts of each image behind them.
 
 A data set is a sample of images, and another sample would have given another number. Proportions
-(Top-1, Top-5) have closed forms, in `proportions`. AP, AR and mIoU are no means over images; their
-distribution is found by resampling the images, in `resampling`, from what was counted on each of
-them: `PerImage`, with one kind for each task. Nothing here needs torch, a model or the data set.
+(Top-1, Top-5) have closed forms. AP, AR and mIoU are not means over images; their distribution is
+found by the bootstrap over images: B. Efron, Bootstrap methods: another look at the jackknife,
+Annals of Statistics 7 (1979). Both work on counts of each image, `PerImage`, with one class for
+each task. Nothing here needs torch, a model or the data set.
 """
 
 from abc import ABC, abstractmethod
@@ -12,12 +13,14 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+RESAMPLES = 1000
+
 
 class PerImage(ABC):
-    """What the metrics of N images and K classes are computed from, image by image.
+    """The counts of N images and K classes that metrics are computed from.
 
     Attributes:
-        KIND: the name under which it is kept in a file.
+        KIND: the name under which the counts are kept in a file.
     """
 
     KIND: ClassVar[str]
@@ -28,11 +31,15 @@ class PerImage(ABC):
         """The number of images, N."""
 
     @abstractmethod
-    def of_all_images(self) -> dict[str, float]:
-        """Return each metric of the data set, in percent, by its name."""
+    def metrics(self) -> dict[str, float]:
+        """Return each metric of the data set, in percent; undefined ones are left out."""
 
     @abstractmethod
-    def of_each_image(self) -> np.ndarray:
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return the 95 % interval of each metric, in percent."""
+
+    @abstractmethod
+    def image_scores(self) -> np.ndarray:
         """Return how well each image was predicted, (N,) in percent; NaN where nothing is on it."""
 
     @abstractmethod
@@ -42,7 +49,7 @@ class PerImage(ABC):
     @classmethod
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Return what `to_arrays` took apart.
+        """Return what `to_arrays` was called on.
 
         Raises:
             KeyError, ValueError: if an array is missing or does not fit the others.
@@ -50,37 +57,62 @@ class PerImage(ABC):
 
 
 class ResampledImages(PerImage):
-    """What is no mean over the images: its metrics are computed again for every resampled set."""
+    """Counts whose metrics are not means over the images, and have bootstrap intervals."""
 
-    def of_all_images(self) -> dict[str, float]:
-        """See `PerImage.of_all_images`; what the data set has nothing of is left out."""
-        found = self.metrics(np.ones((1, self.images), np.int32))
-        return {name: float(of[0]) for name, of in found.items() if np.isfinite(of[0])}
-
-    def metrics(self, times: np.ndarray) -> dict[str, np.ndarray]:
-        """Return each metric of R data sets in which image i occurs `times[r, i]` times.
+    @abstractmethod
+    def compute(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return the metrics of R data sets in which image i occurs `times[r, i]` times.
 
         Args:
             times: (R, N) in int32.
 
         Returns:
-            (R,) in percent, by the name of the metric; NaN where a data set has nothing that the
-            metric is about.
-        """
-        return self.computed(times)[0]
-
-    @abstractmethod
-    def computed(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return what `metrics` does, and the metrics of the K single classes.
-
-        Returns:
-            the latter (R, K) in percent, by the name of the metric; NaN where a class does not
-            occur.
+            metrics by name, (R,) in percent, and those of single classes, (R, K); NaN where a data
+            set has nothing that the metric is about.
         """
 
     @abstractmethod
     def images_of_classes(self) -> np.ndarray:
         """Return on how many images each class has something to find, (K,)."""
+
+    def metrics(self) -> dict[str, float]:
+        """See `PerImage.metrics`."""
+        found, _ = self.compute(np.ones((1, self.images), np.int32))
+        return {name: float(of[0]) for name, of in found.items() if np.isfinite(of[0])}
+
+    def intervals(
+        self, resamples: int = RESAMPLES, seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """Return the basic bootstrap interval of each metric, in percent.
+
+        It mirrors the percentiles at the value. AP is biased upwards, the more the fewer images
+        there are, and the resampled values are biased against the value as that is against the
+        truth: the mirrored interval corrects this, and that of the percentiles would be off twice.
+
+        A. C. Davison and D. V. Hinkley, Bootstrap methods and their application (1997), section
+        5.2.
+        """
+        found, _ = self.compute(bootstrap(self.images, resamples, seed))
+        intervals = {}
+        for name, values in found.items():
+            value, resampled = float(values[0]), values[1:][np.isfinite(values[1:])]
+            if np.isfinite(value) and resampled.size:
+                low, high = np.percentile(resampled, [2.5, 97.5])
+                intervals[name] = max(0.0, 2 * value - high), min(100.0, 2 * value - low)
+        return intervals
+
+
+def bootstrap(images: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Return how often each image occurs in the data set and in resampled ones, (1 + R, N) int32.
+
+    The first row is the data set itself: ones. The same arguments give the same rows, so that two
+    systems are evaluated on the same resampled data sets.
+    """
+    drawn = np.random.default_rng(seed).integers(0, images, (resamples, images))
+    times = np.ones((1 + resamples, images), np.int32)
+    for row, of_set in zip(times[1:], drawn, strict=True):
+        row[:] = np.bincount(of_set, minlength=images)
+    return times
 
 
 def mean_of_numbers(values: np.ndarray) -> np.ndarray:

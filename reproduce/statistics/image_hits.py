@@ -1,4 +1,4 @@
-"""Which images were classified right, which Top-1 and Top-5 are computed from."""
+"""Which images were classified correctly, from which Top-1 and Top-5 are computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,18 +7,19 @@ from typing import ClassVar, Self
 import numpy as np
 
 from reproduce.statistics import PerImage
-from reproduce.statistics.proportions import wilson
+from reproduce.statistics.significance import wilson
 
 NAMES = ('top1', 'top5')
 
 
 @dataclass(frozen=True)
 class ImageHits(PerImage):
-    """Whether each of N images was right, at once and within five classes.
+    """Whether the class of each of N images was predicted.
 
     Attributes:
-        labels: (N,) the right class of each.
-        hits: (N, 2) in bool, or (N, 1) where only the best class is known.
+        labels: (N,) the class of each image.
+        hits: (N, 2) in bool, whether it is the best of the predicted classes and among the best
+            five; (N, 1) where only the best class is known.
     """
 
     KIND: ClassVar[str] = 'image hits'
@@ -30,20 +31,18 @@ class ImageHits(PerImage):
     def images(self) -> int:
         return len(self.hits)
 
-    def of_all_images(self) -> dict[str, float]:
-        """See `PerImage.of_all_images`."""
-        return {
-            name: 100 * count / self.images
-            for name, count in zip(NAMES, self.hits.sum(0).tolist(), strict=False)
-        }
+    def metrics(self) -> dict[str, float]:
+        """See `PerImage.metrics`."""
+        counts = self.hits.sum(0).tolist()
+        return {name: 100 * n / self.images for name, n in zip(NAMES, counts, strict=False)}
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Return the 95 % Wilson interval of each metric, in percent."""
         counts = self.hits.sum(0).tolist()
         return {name: wilson(n, self.images) for name, n in zip(NAMES, counts, strict=False)}
 
-    def of_each_image(self) -> np.ndarray:
-        """See `PerImage.of_each_image`: 100 if right at once, 50 if within five."""
+    def image_scores(self) -> np.ndarray:
+        """See `PerImage.image_scores`: 100 for the best class, 50 for one of the best five."""
         return 100.0 * self.hits.mean(1)
 
     def to_arrays(self) -> dict[str, np.ndarray]:

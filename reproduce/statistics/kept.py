@@ -1,4 +1,4 @@
-"""The file beside a record that keeps what was counted on each image."""
+"""The file next to a record that keeps the counts of each image."""
 
 import io
 import zipfile
@@ -16,18 +16,15 @@ from reproduce.statistics.pixel_counts import PixelCounts
 
 SUFFIX = '.images.npz'
 
-_KINDS: dict[str, type[PerImage]] = {
-    kind.KIND: kind for kind in (ImageHits, MatchedDetections, PixelCounts)
-}
+_KINDS = {kind.KIND: kind for kind in (ImageHits, MatchedDetections, PixelCounts)}
 
 
 @dataclass(frozen=True)
 class KeptImages:
-    """What was counted on each image, and what images and classes are called.
+    """The counts of N images and K classes, and what these are called.
 
     Attributes:
-        statistics: of N images and K classes.
-        images: the N names of their files.
+        images: the N names of the images' files.
         classes: the K names.
     """
 
@@ -57,44 +54,20 @@ def file_names(samples: Sequence[tuple[Path, object]]) -> tuple[str, ...]:
 
 
 def read(path: Path) -> KeptImages:
-    """Read a file of what `KeptImages.to_bytes` gives.
+    """Read a file with the content of `KeptImages.to_bytes`. No code from the file is run.
 
     Raises:
-        UserError: if it is missing, or is not such a file.
+        UserError: if the file is missing or is not such a file.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f'the counts of each image in {path} cannot be read ({error.strerror}): evaluate or '
-            'score again.'
-        ) from error
-    return from_bytes(content, path)
-
-
-def from_bytes(content: bytes, path: Path | str) -> KeptImages:
-    """Return what `KeptImages.to_bytes` gave. No code from the content is run.
-
-    Args:
-        path: where the content is from, for the error.
-
-    Raises:
-        UserError: if it is no such content.
-    """
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             statistics = _KINDS[str(arrays['kind'])].from_arrays(arrays)
-            kept = KeptImages(
-                statistics, tuple(arrays['images'].tolist()), tuple(arrays['classes'].tolist())
-            )
-    except (EOFError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            images, classes = (tuple(arrays[name].tolist()) for name in ('images', 'classes'))
+        if statistics.images != len(images):
+            raise ValueError(f'{len(images):,} names for {statistics.images:,} images')
+    except (OSError, EOFError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(
             f'the counts of each image in {path} cannot be read ({error}): expected the '
             f'*{SUFFIX} that an evaluation wrote; evaluate or score again.'
         ) from error
-    if statistics.images != len(kept.images):
-        raise UserError(
-            f'{path} has {len(kept.images):,} names for {statistics.images:,} images: evaluate or '
-            'score again.'
-        )
-    return kept
+    return KeptImages(statistics, images, classes)

@@ -1,12 +1,12 @@
-"""Which detections matched an object on each image, which AP and AR are computed from.
+"""Which detections matched an object on each image, from which AP and AR are computed.
 
 pycocotools matches detections to objects image by image, and then accumulates over the images. The
 matches are kept here, so that the second step is repeated for resampled images without the first.
-The results are those of pycocotools on the resampled images, but where detections on different
+The results are those of pycocotools on the resampled images, except where detections on different
 images have equal scores: it takes these in the order of the images.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -14,12 +14,11 @@ import numpy as np
 
 from reproduce.statistics import ResampledImages, mean_of_numbers
 
-# As in pycocotools' `Params`: ten IoUs, 101 recalls, objects of all sizes before the small, medium
-# and large ones, and up to 1, 10 and 100 detections an image.
+# As in pycocotools' `Params`: ten IoUs, 101 recalls, objects of all sizes and then small, medium
+# and large ones.
 IOUS = 10
 RECALLS = np.linspace(0.0, 1.0, 101)
 AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
-MAX_DETECTIONS = (1, 10, 100)
 
 # pycocotools' twelve numbers, in its order.
 METRICS = (
@@ -27,11 +26,15 @@ METRICS = (
     *('ar1', 'ar10', 'ar100', 'ar_s', 'ar_m', 'ar_l'),
 )
 
-# So many detections of resampled data sets are accumulated at once: they fit the processor's cache.
-_AT_ONCE = 2**18
-
 # What is compared.
 KINDS = ('box', 'mask')
+
+# The index of the area range and the most detections an image of each AR.
+_RECALL_OF = ((0, 1), (0, 10), (0, 100), (1, 100), (2, 100), (3, 100))
+
+# At most so many detections of resampled data sets are accumulated at once: they fit the cache of
+# a processor.
+_AT_ONCE = 2**18
 
 _AREAS = len(AREA_RANGES)
 _EVERY_IOU = np.uint16(2**IOUS - 1)
@@ -92,7 +95,7 @@ class Matches:
         )
         of_detection = np.repeat(place, sizes, axis=0)
         rank = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
-        # By class, score and image, the rank on an image as the detector gave it.
+        # By class, score and image, and on an image in the order of the detector.
         order = np.lexsort((rank, of_detection[:, 1], -scores, of_detection[:, 0]))
         objects = np.array(
             [[len(e['gtIgnore']) - np.count_nonzero(e['gtIgnore']) for e in of] for of in entries],
@@ -114,67 +117,24 @@ class Matches:
         Raises:
             ValueError: if they do not.
         """
-        detections, pairs = len(self.rank), len(self.object_class)
-        wanted = dict.fromkeys(('detection_class', 'detection_image', 'rank'), (detections,))
-        wanted |= dict.fromkeys(('matched', 'ignored'), (detections, _AREAS))
-        wanted |= dict.fromkeys(('object_class', 'object_image'), (pairs,))
-        wanted['objects'] = (pairs, _AREAS)
-        for name, shape in wanted.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(f'{name} has the form {getattr(self, name).shape}, not {shape}')
-        for of, number in (('class', classes), ('image', images)):
-            for indices in (getattr(self, f'detection_{of}'), getattr(self, f'object_{of}')):
-                if indices.size and not 0 <= indices.min() <= indices.max() < number:
-                    raise ValueError(f'the {of} {indices.max()} of {number}')
-
-    def of_each_pair(self) -> Iterator[tuple[int, float]]:
-        """Yield the index of the image and the AP of each class that an image has objects of."""
-        key = self.detection_class.astype(np.int64) << 32 | self.detection_image
-        order = np.argsort(key, kind='stable')
-        key = key[order]
-        wanted = self.object_class.astype(np.int64) << 32 | self.object_image
-        begin, end = key.searchsorted(wanted), key.searchsorted(wanted, side='right')
-        for i in np.flatnonzero(self.objects[:, 0]):
-            of = order[begin[i] : end[i]]
-            ones = np.ones((1, of.size), np.int32)
-            found = _average_precision(
-                ones,
-                self.matched[of, 0] & ~self.ignored[of, 0],
-                self.ignored[of, 0],
-                self.objects[i : i + 1, 0],
-            )
-            yield int(self.object_image[i]), float(found.mean())
+        m, g = self.rank.shape, self.object_class.shape
+        expected = [m, m, m, (*m, _AREAS), (*m, _AREAS), g, g, (*g, _AREAS)]
+        shapes = [getattr(self, field.name).shape for field in fields(self)]
+        if shapes != expected:
+            raise ValueError(f'arrays of shapes {shapes}, not {expected}')
+        for indices, number in (
+            *((self.detection_class, classes), (self.object_class, classes)),
+            *((self.detection_image, images), (self.object_image, images)),
+        ):
+            if indices.size and not 0 <= indices.min() <= indices.max() < number:
+                raise ValueError(f'the index {indices.max()} of {number} classes or images')
 
 
 def _bits(tables: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
     """Return a bit for each IoU of what each of the (IOUS, D) `tables` says, (sum of D,)."""
-    if not sizes.sum():
-        return np.zeros(0, np.uint16)
     some = [table for table, n in zip(tables, sizes, strict=True) if n]
-    there = np.concatenate(some, axis=1) != 0
+    there = np.concatenate([np.zeros((IOUS, 0)), *some], axis=1) != 0
     return (there.T @ (1 << np.arange(IOUS))).astype(np.uint16)
-
-
-@dataclass(frozen=True)
-class Accumulated:
-    """AP and AR of R data sets and K classes, in [0, 1]; NaN where a class has no object.
-
-    Attributes:
-        precision: (R, K, 4, IOUS), by size of the objects.
-        recall: (R, K, 6), the mean over the IoUs: with 1, 10 and 100 detections an image, then of
-            small, medium and large objects.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-
-    def twelve(self) -> list[np.ndarray]:
-        """Return the numbers of pycocotools' `summarize`, in its order, each (R,)."""
-        all_sizes = self.precision[:, :, 0]
-        values = [all_sizes, all_sizes[..., 0], all_sizes[..., 5]]
-        values += [self.precision[:, :, area] for area in range(1, _AREAS)]
-        values += [self.recall[..., i] for i in range(self.recall.shape[-1])]
-        return [mean_of_numbers(value.reshape(len(value), -1)) for value in values]
 
 
 @dataclass(frozen=True)
@@ -197,14 +157,18 @@ class MatchedDetections(ResampledImages):
     def images(self) -> int:
         return self.number
 
-    def computed(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """See `ResampledImages.computed`; names begin with 'box_' or 'mask_'."""
+    def compute(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """See `ResampledImages.compute`; names begin with 'box_' or 'mask_'."""
         metrics, classes = {}, {}
         for kind, matches in self.kinds.items():
-            found = accumulate(matches, times, self.classes)
-            values = zip(METRICS, found.twelve(), strict=True)
-            metrics |= {f'{kind}_{name}': 100 * value for name, value in values}
-            classes[f'{kind}_ap'] = 100 * found.precision[:, :, 0].mean(-1)
+            precision, recall = accumulate(matches, times, self.classes)
+            of_all = precision[:, :, 0]
+            values = [of_all, of_all[..., 0], of_all[..., 5]]
+            values += [*np.moveaxis(precision[:, :, 1:], 2, 0), *np.moveaxis(recall, 2, 0)]
+            means = [100 * mean_of_numbers(value.reshape(len(times), -1)) for value in values]
+            names = [f'{kind}_{name}' for name in METRICS]
+            metrics |= dict(zip(names, means, strict=True))
+            classes[f'{kind}_ap'] = 100 * of_all.mean(-1)
         return metrics, classes
 
     def images_of_classes(self) -> np.ndarray:
@@ -213,16 +177,23 @@ class MatchedDetections(ResampledImages):
         counting = matches.object_class[matches.objects[:, 0] > 0]
         return np.bincount(counting, minlength=self.classes)
 
-    def of_each_image(self) -> np.ndarray:
-        """See `PerImage.of_each_image`: the AP of the image alone, by masks where there are some.
+    def image_scores(self) -> np.ndarray:
+        """See `PerImage.image_scores`: the AP of the image alone, by masks where there are some.
 
         It is the mean over the classes of its objects.
         """
-        matches = list(self.kinds.values())[-1]
+        m = list(self.kinds.values())[-1]
+        key = m.detection_class.astype(np.int64) << 32 | m.detection_image
+        order = np.argsort(key, kind='stable')
+        wanted = m.object_class.astype(np.int64) << 32 | m.object_image
+        begin, end = (key[order].searchsorted(wanted, side) for side in ('left', 'right'))
         sums, classes = np.zeros(self.number), np.zeros(self.number)
-        for image, precision in matches.of_each_pair():
-            sums[image] += precision
-            classes[image] += 1
+        for i in np.flatnonzero(m.objects[:, 0]):
+            of = order[begin[i] : end[i]]
+            ones, right = np.ones((1, of.size), np.int32), m.matched[of, 0] & ~m.ignored[of, 0]
+            found = _average_precision(ones, right, m.ignored[of, 0], m.objects[i : i + 1, 0])
+            sums[m.object_image[i]] += found.mean()
+            classes[m.object_image[i]] += 1
         with np.errstate(invalid='ignore'):
             return 100 * sums / classes
 
@@ -243,9 +214,7 @@ class MatchedDetections(ResampledImages):
         """See `PerImage.from_arrays`."""
         number, classes = int(arrays['number_of_images']), int(arrays['number_of_classes'])
         kinds = {
-            kind: Matches(
-                **{field.name: arrays[f'{kind}_{field.name}'] for field in fields(Matches)}
-            )
+            kind: Matches(*(arrays[f'{kind}_{field.name}'] for field in fields(Matches)))
             for kind in KINDS
             if f'{kind}_rank' in arrays
         }
@@ -254,41 +223,42 @@ class MatchedDetections(ResampledImages):
         return cls(kinds, number, classes)
 
 
-def accumulate(matches: Matches, times: np.ndarray, classes: int) -> Accumulated:
-    """Return AP and AR where image i occurs `times[r, i]` times.
+def accumulate(matches: Matches, times: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return AP and AR of R data sets in which image i occurs `times[r, i]` times.
 
     Args:
         times: (R, N) in int32.
         classes: K.
+
+    Returns:
+        AP by size of the objects, (R, K, 4, IOUS), and AR, the mean over the IoUs, (R, K, 6): with
+        1, 10 and 100 detections an image, then of small, medium and large objects. Both are in
+        [0, 1]; NaN where a class has no object.
     """
     precision = np.full((len(times), classes, _AREAS, IOUS), np.nan)
-    recall = np.full((len(times), classes, len(MAX_DETECTIONS) + _AREAS - 1), np.nan)
-    edges = np.arange(classes + 1)
-    detections = np.searchsorted(matches.detection_class, edges)
-    for k in range(classes):
+    recall = np.full((len(times), classes, len(_RECALL_OF)), np.nan)
+    detections = np.searchsorted(matches.detection_class, np.arange(classes + 1))
+    for k in np.unique(matches.object_class):
         found = slice(detections[k], detections[k + 1])
+        of_class = matches.matched[found], matches.ignored[found], matches.rank[found]
         there = matches.object_class == k
-        images, objects = matches.object_image[there], matches.objects[there]
         step = 1 + _AT_ONCE // (1 + found.stop - found.start)
-        for start in range(0, len(times) if there.any() else 0, step):
-            chunk = slice(start, start + step)
-            weights = times[chunk][:, matches.detection_image[found]]
-            positives = times[chunk][:, images] @ objects
-            of_class = (matches.matched[found], matches.ignored[found], matches.rank[found])
-            _accumulate_class(weights, positives, *of_class, precision[chunk, k], recall[chunk, k])
-    return Accumulated(precision, recall)
+        for start in range(0, len(times), step):
+            some = times[start : start + step]
+            positives = some[:, matches.object_image[there]] @ matches.objects[there]
+            values = _of_class(some[:, matches.detection_image[found]], positives, *of_class)
+            precision[start : start + step, k], recall[start : start + step, k] = values
+    return precision, recall
 
 
-def _accumulate_class(
+def _of_class(
     weights: np.ndarray,
     positives: np.ndarray,
     matched: np.ndarray,
     ignored: np.ndarray,
     rank: np.ndarray,
-    precision: np.ndarray,
-    recall: np.ndarray,
-) -> None:
-    """Write AP and AR of one class of R data sets into `precision` (R, 4, IOUS) and `recall`.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return AP and AR of one class of R data sets, (R, 4, IOUS) and (R, 6).
 
     Args:
         weights: (R, D), how often each detection occurs, in the order of scores.
@@ -296,23 +266,17 @@ def _accumulate_class(
         matched, ignored, rank: (D, 4), (D, 4) and (D,), as in `Matches`.
     """
     right = matched & ~ignored
-    kept, counts = [], []
-    for area in range(_AREAS):
-        n = positives[:, area]
+    precision = np.full((len(weights), _AREAS, IOUS), np.nan)
+    for area, n in enumerate(positives.T):
         values = _average_precision(weights, right[:, area], ignored[:, area], np.maximum(n, 1))
-        precision[:, area] = np.where(n[:, None] == 0, np.nan, values)
-        hits = np.bitwise_count(right[:, area])
-        if area == 0:
-            kept += [np.where(rank < limit, hits, 0) for limit in MAX_DETECTIONS]
-            counts += [n] * len(MAX_DETECTIONS)
-        else:
-            kept.append(np.where(rank < MAX_DETECTIONS[-1], hits, 0))
-            counts.append(n)
+        precision[n > 0, area] = values[n > 0]
     # Floats have a fast product of matrices, and are exact for these sums.
-    some = np.flatnonzero(right.any(1))
-    found = weights[:, some].astype(np.float64) @ np.stack(kept, 1)[some].astype(np.float64)
-    positive = np.stack(counts, 1)
-    recall[:] = np.where(positive == 0, np.nan, found / (IOUS * np.maximum(positive, 1)))
+    some = right.any(1)
+    hits = [np.bitwise_count(right[some, a]) * (rank[some] < most) for a, most in _RECALL_OF]
+    found = weights[:, some].astype(np.float64) @ np.stack(hits, 1).astype(np.float64)
+    positive = positives[:, [area for area, _ in _RECALL_OF]]
+    recall = np.where(positive == 0, np.nan, found / (IOUS * np.maximum(positive, 1)))
+    return precision, recall
 
 
 def _average_precision(
@@ -320,8 +284,8 @@ def _average_precision(
 ) -> np.ndarray:
     """Return AP at each IoU, (R, IOUS), as pycocotools interpolates it.
 
-    Only detections that are right are looked at: precision falls between them, and recall is
-    reached at one of them.
+    Only correct detections are looked at: precision falls between them, and recall is reached at
+    one of them.
 
     Args:
         weights: (R, D).
@@ -333,7 +297,7 @@ def _average_precision(
         weights, right, ignored = weights[:, counting], right[counting], ignored[counting]
     seen = weights.cumsum(1, dtype=np.int32)
     found = np.zeros((len(weights), IOUS))
-    # How many of RECALLS are reached with so many right detections.
+    # How many of RECALLS are reached with a number of correct detections.
     sizes, row = np.unique(positives, return_inverse=True)
     shares = np.arange(sizes[-1] + 1) / sizes[:, None]
     reached = RECALLS.searchsorted(shares, side='right').astype(np.int16)

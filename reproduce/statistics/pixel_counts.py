@@ -1,4 +1,4 @@
-"""The pixels of each image and class, which mIoU, mAcc and aAcc are computed from."""
+"""The pixels of each image and class, from which mIoU, mAcc and aAcc are computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ import numpy as np
 
 from reproduce.statistics import ResampledImages, mean_of_numbers
 
-# In what order the pixels of a class are kept: of its label, of its prediction, of both.
+# In what order the pixels of a class are kept: predicted correctly, labelled, predicted.
 RIGHT, LABELLED, PREDICTED = range(3)
 
-PREFIXES = ('', 'ms_')  # one scale, several scales
+PREFIXES = ('', 'ms_')  # of the names of metrics: one scale, several scales
 
 
 @dataclass(frozen=True)
 class PixelCounts(ResampledImages):
-    """The pixels of N images by class, P predictions of each.
+    """The pixels of N images by class, for P predictions of each.
 
     Attributes:
-        counts: (P, N, 3, K) in int64: the pixels of each class that are right, those that its label
-            has, and those that are predicted to be of it. Pixels without a label do not count.
+        counts: (P, N, 3, K) in int64, the pixels of each class that are predicted correctly, that
+            are labelled, and that are predicted. Pixels without a label do not count.
     """
 
     KIND: ClassVar[str] = 'pixel counts'
@@ -31,10 +31,14 @@ class PixelCounts(ResampledImages):
     def images(self) -> int:
         return self.counts.shape[1]
 
-    def computed(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """See `ResampledImages.computed`; names begin with 'ms_' for the second prediction."""
+    def compute(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """See `ResampledImages.compute`; names begin with 'ms_' for the second prediction."""
+        p, n, _, k = self.counts.shape
+        # As a product of float64 matrices, which is fast, and exact up to 2^53 pixels.
+        flat = self.counts.reshape(p, n, 3 * k).astype(np.float64)
+        sums = (times.astype(np.float64) @ flat).reshape(p, len(times), 3, k)
         metrics, classes = {}, {}
-        for prefix, summed in zip(PREFIXES, self._summed(times), strict=False):
+        for prefix, summed in zip(PREFIXES, sums, strict=False):
             metrics |= {f'{prefix}{name}': of for name, of in means(summed).items()}
             classes[f'{prefix}iou'] = ious(summed)
         return metrics, classes
@@ -43,8 +47,8 @@ class PixelCounts(ResampledImages):
         """See `ResampledImages.images_of_classes`."""
         return (self.counts[0, :, LABELLED] > 0).sum(0)
 
-    def of_each_image(self) -> np.ndarray:
-        """See `PerImage.of_each_image`: the mIoU of the image alone, by its last prediction."""
+    def image_scores(self) -> np.ndarray:
+        """See `PerImage.image_scores`: the mIoU of the image alone, by its last prediction."""
         return means(self.counts[-1])['miou']
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -56,18 +60,8 @@ class PixelCounts(ResampledImages):
         """See `PerImage.from_arrays`."""
         counts = arrays['counts']
         if counts.ndim != 4 or counts.shape[2] != 3 or counts.dtype != np.int64:
-            raise ValueError(f'counts of the form {counts.shape} in {counts.dtype}')
+            raise ValueError(f'counts of shape {counts.shape} in {counts.dtype}')
         return cls(counts)
-
-    def _summed(self, times: np.ndarray) -> np.ndarray:
-        """Return the pixels of the R data sets, (P, R, 3, K) in float64.
-
-        As products of matrices, which floats have a fast one for; sums of pixels are exact in them
-        up to 2^53.
-        """
-        p, n, _, k = self.counts.shape
-        flat = self.counts.reshape(p, n, 3 * k).astype(np.float64)
-        return (times.astype(np.float64) @ flat).reshape(p, len(times), 3, k)
 
 
 def means(summed: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,57 +1,75 @@
-"""Whether released weights score less than their reference by more than chance."""
+"""Intervals and tests of proportions, the correction for several tests, and power."""
 
-from pathlib import Path
+import math
+from collections.abc import Sequence
 
-from reproduce.base.errors import UserError
-from reproduce.judge.verdict import Verdict
-from reproduce.statistics import kept
-from reproduce.statistics.paired import Difference, paired
-from reproduce.weights.registry import Reference
+LEVEL = 0.05  # a difference with a smaller p value is called significant
+POWER = 0.8
 
-# A reference may have two decimals only; the counts behind it give all.
-_ROUNDING = 0.005 + 1e-9
+# SciPy and statsmodels take up to a second to import, which commands that only show results do not
+# wait for: every function imports what it calls.
 
 
-def of_reference(reference: Reference, measured: bytes, manifest: Path) -> dict[str, Difference]:
-    """Return the difference from the reference of each of its metrics, tested image by image.
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of `count` successes out of `n`, in percent."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(count, n).proportion_ci(0.95, 'wilson')
+    return 100 * float(low), 100 * float(high)
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """Return the two-sided p value of McNemar's exact test.
 
     Args:
-        measured: what was counted on each image now, as `KeptImages.to_bytes` gives it.
-        manifest: the file that the reference is from; its counts lie below that file's folder.
-
-    Raises:
-        UserError: if the kept counts cannot be read, or are not of the reference and these images.
+        lost, won: the images that only the first, and only the second system classifies correctly.
     """
-    path = manifest.parent / reference.statistics
-    then, now = kept.read(path), kept.from_bytes(measured, 'this evaluation')
-    if then.images != now.images or type(then.statistics) is not type(now.statistics):
-        raise UserError(
-            f'{path} is of other images than this evaluation: accept the reference again.'
-        )
-    values = then.statistics.of_all_images()
-    for name, value in reference.metrics.items():
-        if abs(values.get(name, float('inf')) - value) > _ROUNDING:
-            raise UserError(
-                f'{path} gives {name} {values.get(name)}, and the reference says {value}: accept '
-                'the reference again.'
-            )
-    found = paired(then.statistics, now.statistics)
-    return {d.metric: d for d in found.metrics if d.metric in reference.metrics}
+    from scipy.stats import binomtest
+
+    return float(binomtest(won, lost + won).pvalue) if lost + won else 1.0
 
 
-def verdict(difference: Difference) -> Verdict:
-    """Return `match` where the difference may be chance, and `better` or `worse` otherwise."""
-    if not difference.significant:
-        return Verdict.MATCH
-    return Verdict.BETTER if difference.difference > 0 else Verdict.WORSE
+def paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two proportions of `n` images, in percent.
+
+    D. G. Bonett and R. M. Price, Adjusted Wald confidence interval for a difference of binomial
+    proportions based on paired data, Journal of Educational and Behavioral Statistics 37 (2012).
+
+    Args:
+        lost, won: the images that only the first, and only the second system classifies correctly.
+    """
+    from scipy.special import ndtri
+
+    first, second = (lost + 1) / (n + 2), (won + 1) / (n + 2)
+    centre = second - first
+    half = float(ndtri(0.975)) * math.sqrt((first + second - centre**2) / (n + 2))
+    return 100 * max(-1.0, centre - half), 100 * min(1.0, centre + half)
 
 
-def sentence(difference: Difference) -> str:
-    """Return what the test found, as a phrase."""
-    if difference.difference == 0:
-        return 'as the reference'
-    what = f'{difference.difference:+.2f}, p {difference.p:.3f}'
-    if difference.significant:
-        return f'{what}: significant'
-    warning = 'WARNING: ' if difference.difference < 0 else ''
-    return f'{warning}{what}: not significant'
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number by Holm's step-down method, in the same order."""
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(ps, method='holm')[1].tolist() if len(ps) else []
+
+
+def resolvable(deviation: float, pairs: int, tests: int = 1) -> float:
+    """Return the smallest true difference that a test finds with a probability of `POWER`.
+
+    The test is the two-sided paired t test at the level `LEVEL / tests`; its power is by the
+    noncentral t distribution.
+
+    Args:
+        deviation: the standard deviation of the differences of pairs.
+        pairs: the number of pairs: of images, or of trained networks.
+        tests: how many tests share the level.
+
+    Returns:
+        the difference in the unit of `deviation`; NaN with fewer than two pairs.
+    """
+    from scipy.special import nctdtrinc, stdtrit
+
+    if pairs < 2 or not deviation >= 0:
+        return math.nan
+    critical = stdtrit(pairs - 1, 1 - LEVEL / tests / 2)
+    return float(nctdtrinc(pairs - 1, 1 - POWER, critical)) * deviation / math.sqrt(pairs)

@@ -73,7 +73,7 @@ class TopScorer(Scorer):
         hits = np.stack([best == labels, hits[here].astype(bool)], 1)
         statistics = ImageHits(labels, hits if self.top5 else hits[:, :1])
         return Scores(
-            statistics.of_all_images(),
+            statistics.metrics(),
             statistics.intervals(),
             warnings=order_warnings(best, labels),
             statistics=statistics,

@@ -22,7 +22,6 @@ from datasets.coco_masks import reencoded, unsound_run_lengths
 from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
-from reproduce.statistics.resampling import intervals
 from reproduce.tasks.scores import PredictionFile, Scorer, Scores
 
 # What pycocotools calls the kind of a comparison, and the key under which a result has the object.
@@ -139,7 +138,7 @@ class DetectionScorer(_OfEachImage, Scorer):
         statistics = None if self.fast else MatchedDetections(matches, images, classes)
         return Scores(
             metrics,
-            {} if statistics is None else intervals(statistics),
+            {} if statistics is None else statistics.intervals(),
             {name: own for name, own in per_class.items() if own},
             statistics,
         )

@@ -16,7 +16,6 @@ from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number, shortened
 from reproduce.statistics import pixel_counts
 from reproduce.statistics.pixel_counts import PREFIXES, PixelCounts
-from reproduce.statistics.resampling import intervals
 from reproduce.tasks.scores import PredictionFile, Scorer, Scores
 
 # The folder, in a folder or an archive of predictions, of those at several scales.
@@ -83,7 +82,7 @@ class LabelMapScorer(Scorer):
             for i, iou in ious.items():
                 per_class.setdefault(self.classes[i], {})[f'{prefix}iou'] = iou
         statistics = PixelCounts(self.collected)
-        return Scores(metrics, intervals(statistics), per_class, statistics)
+        return Scores(metrics, statistics.intervals(), per_class, statistics)
 
 
 class LabelMapsFile(PredictionFile):
