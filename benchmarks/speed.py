@@ -1,65 +1,139 @@
 """Images/s, FLOPs/s and peak memory of networks, measured in one run: `make benchmark`.
 
-The networks take turns, so that a slow moment of the machine hits them all, and the median round
-counts. A product of two matrices takes its turn too: what a network reaches of its multiply-adds/s
-is the share of the peak, which tells more than images/s between machines, and between moments of
-one. Only ratios within one run mean much.
+The networks take turns, so that a slow moment of the machine affects all of them, and the median
+round counts. A product of two matrices takes its turn too: the multiply-adds/s of a network divided
+by its own are the network's share of the peak. Only ratios within one run mean much.
 
-`results/speed.csv` holds the last inference of each network, for the tables and the report, and
-`results/speed_history.csv` past runs: a network that became slower than the noise is named.
+`results/speed.csv` gets what inference takes, for the tables and the report.
 """
 
-import subprocess
+import multiprocessing
+import re
+import statistics
 import sys
-from collections.abc import Callable
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import timm
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import typer
 from tabulate import tabulate
 
-from benchmarks import history
-from benchmarks.subjects import Subject, baseline, named, of_table
-from benchmarks.timing import Timed, in_turn, largest_batch, matrix_product, peak_mib
+import model as _maformer  # noqa: F401  (registers MAFormer with timm)
+from reproduce.base import timm_names
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable
 from reproduce.base.folders import RESULTS
 from reproduce.base.progress import progress
 from reproduce.base.quiet import quiet_libraries
 from reproduce.commands.options import Amp, DeviceKind, Precision
+from reproduce.complexity.flops import measure
 from reproduce.evaluate.records import device_name
+from reproduce.openmmlab import configs, models
 from reproduce.paper import DETECTION_SIZE
 from reproduce.report.speeds import Speed, keep_speeds
+from reproduce.systems import System, load_systems
+from reproduce.systems.selection import rows_and_systems
 from reproduce.tasks.job import PRECISIONS, inference
 
 DEFAULT = (
     *('maformer_small_3383', 'maformer_small', 'maformer_base', 'maformer_large'),
     *('swin_tiny_patch4_window7_224', 'cswin_tiny', 'deit_small_patch16_224', 'resnet50'),
 )
-BATCH = {True: 16, False: 1}  # on a CPU, of classifiers and of the others
-MATRICES = 'product of matrices'
+WARM_UP = {'cpu': 1, 'cuda': 5}
+MATRIX = {'cpu': 1024, 'cuda': 8192}  # side of the matrices whose product shows the peak
+PRODUCT = 'product of matrices'
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and the pass that is measured.
+
+    Attributes:
+        system: how it is built.
+        size: height and width of the images in pixels.
+    """
+
+    system: System
+    size: tuple[int, int]
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the network is a timm model."""
+        return self.system.model is not None
+
+    def build(self, device: torch.device | str, **arguments: Any) -> nn.Module:
+        """Return the network in evaluation mode, with random weights.
+
+        Args:
+            arguments: further ones of a classifier's constructor.
+        """
+        system = self.system
+        if not self.is_classifier:
+            return models.build(configs.load_config(system.config), device)
+        # Some networks check the size of their input, unless it is given.
+        fixed = timm_names.size_argument(system.model, self.size[0])
+        arguments |= {'img_size': self.size} if fixed else {}
+        with torch.device(device):
+            return timm.create_model(system.model, **{**system.arguments, **arguments}).eval()
+
+    def forward(self) -> Callable[[nn.Module, torch.Tensor], Any]:
+        """Return the function that passes images (B, 3, H, W) through the network.
+
+        A detector's and a segmenter's pass is the one whose FLOPs are published: cropping RoIs, NMS
+        and pasting masks are left out.
+        """
+        if self.is_classifier:
+            return lambda network, images: network(images)
+        return models.published_forward(configs.load_config(self.system.config))
+
+    def flops(self) -> int:
+        """Return the multiply-adds of the pass of one image, those of attention included."""
+        forward, image = self.forward(), torch.empty(1, 3, *self.size, device='meta')
+        return measure(self.build('meta'), lambda network: forward(network, image)).total_flops
+
+
+def subject(name: str, size: tuple[int, int] | None = None) -> Subject:
+    """Return the system of the tables, the config or the timm model called `name`.
+
+    Args:
+        size: height and width of the images; None for those of the published FLOPs.
+
+    Raises:
+        UserError: if there is no such system, config or model, or a system is only cited.
+    """
+    systems = {system.name: system for system in load_systems()}
+    if name in systems:
+        system = systems[name]
+    elif name.endswith('.py') or '::' in name:
+        system = System(name=name, rows=[], config=name, flops='total')
+    else:
+        timm_names.check(name, tuple(systems))
+        system = System(name=name, rows=[], model=name)
+    if system.cited is not None:
+        raise UserError(f'{name} cannot be measured, only cited: {system.cited}.')
+    if size is None and system.model is None:
+        size = models.published_size(configs.load_config(system.config))
+    return Subject(system, size or (system.input_size, system.input_size))
 
 
 def passes(
-    subject: Subject, batch_size: int, train: bool, amp: str | None, compiled: bool, device: str
+    of: Subject, batch_size: int, train: bool, amp: str | None, compiled: bool, device: str
 ) -> Callable[[], object]:
     """Return the work that is measured: an inference or a training step of `batch_size` images.
 
     A training step is a forward pass, a backward pass and AdamW's update of a classifier.
     """
-    network = subject.build(device)
-    images = torch.randn(batch_size, 3, *subject.size, device=device)
-    forward: nn.Module | Callable = partial(subject.forward, network)
-    if compiled:
-        network = torch.compile(network) if subject.is_classifier else network
-        forward = (
-            partial(subject.forward, network) if subject.is_classifier else torch.compile(forward)
-        )
+    network = of.build(device)
+    images = torch.randn(batch_size, 3, *of.size, device=device)
+    forward = partial(of.forward(), torch.compile(network) if compiled else network)
     if not train:
 
         def infer() -> None:
@@ -83,34 +157,85 @@ def passes(
     return step
 
 
-def added_memory(subject: Subject, train: bool, amp: str | None, device: str, batch: int) -> float:
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of one call.
+
+    On a GPU those between two events on its stream. On a CPU with one thread its CPU time, to which
+    other programs on the machine add little; with several threads the time that passes.
+    """
+    if device.type == 'cuda':
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end) / 1e3
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    begin = clock()
+    work()
+    return clock() - begin
+
+
+def in_turn(
+    works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Return the seconds of each of `works` in each round, after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        for _ in range(WARM_UP[device.type]):
+            work()
+    with progress('timing, round', rounds) as shown:
+        for number in range(rounds):
+            for name, work in works.items():
+                seconds[name].append(seconds_of(work, device))
+            shown(str(number + 1))
+    return seconds
+
+
+def noise(seconds: list[float]) -> float:
+    """Return half of the 95 % interval of the median over the median (McGill et al., 1978)."""
+    if len(seconds) < 2:
+        return 0.0
+    lower, median, upper = statistics.quantiles(seconds, n=4, method='inclusive')
+    return 1.57 * (upper - lower) / len(seconds) ** 0.5 / median
+
+
+def added_memory(of: Subject, train: bool, amp: str | None, device: str, batch: int) -> float:
     """Return the MiB that a pass adds to what is in use; in a process that did nothing else.
 
     Of a classifier's inference it is the pass that gives a detector its maps of one image of
     DETECTION_SIZE; of a training that of a step of `batch` images; else that of one image.
     """
     place = torch.device(device)
-    if subject.is_classifier and not train:
-        network = subject.pyramid(DETECTION_SIZE).to(place)
-        image = torch.randn(1, 3, *DETECTION_SIZE, device=place)
+    if of.is_classifier and not train:
+        of = Subject(of.system, DETECTION_SIZE)
+        network = of.build(place, features_only=True)
+        image = torch.randn(1, 3, *of.size, device=place)
 
         def work() -> None:
             with inference(place, amp):
                 network(image)
     else:
-        work = passes(subject, batch if train else 1, train, amp, False, device)
-    before = peak_mib(place)
+        work = passes(of, batch if train else 1, train, amp, False, device)
+    before = _peak_mib(place)
     work()
-    return peak_mib(place) - before
+    return _peak_mib(place) - before
+
+
+def _peak_mib(device: torch.device) -> float:
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # getrusage would report the parent's peak where that was higher.
+    return int(re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024
 
 
 def main(
-    models: Annotated[
+    names: Annotated[
         list[str] | None,
         typer.Argument(
+            metavar='[MODEL]...',
             help='timm models, systems of the tables, or OpenMMLab configs.  [default: the '
             "table's, or the MAFormers, Swin-T, CSWin-T, DeiT-S and ResNet-50]",
-            show_default=False,
         ),
     ] = None,
     table: Annotated[int | None, typer.Option(help='All systems of this table.')] = None,
@@ -121,9 +246,9 @@ def main(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help='Images a batch.  [default: on a GPU the largest power of two that fits all '
-            'networks, on a CPU 16, and 1 of detectors and segmenters]',
-            show_default=False,
+            help='Images a batch.  [default: 16 on a CPU, 64 on a GPU; 1 with detectors and '
+            'segmenters]',
+            min=1,
         ),
     ] = None,
     size: Annotated[
@@ -137,154 +262,86 @@ def main(
     threads: Annotated[
         int, typer.Option(help='CPU threads. With one, its CPU time counts.', min=1)
     ] = 2,
-    compared_with: Annotated[
-        str | None, typer.Option('--baseline', help='The one of ratio 1.  [default: Swin-T]')
-    ] = None,
-    memory: Annotated[
-        bool, typer.Option(help='Measure the peak memory too, each network in a process.')
-    ] = True,
-    output: Annotated[Path, typer.Option(help='Folder of the two CSV files.')] = RESULTS,
-    only_memory: Annotated[bool, typer.Option('--only-memory', hidden=True)] = False,
+    output: Annotated[Path, typer.Option(help='Folder of speed.csv.')] = RESULTS,
 ) -> None:
     """Compare the speed and the memory of networks, for inference or training."""
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     place, precision = torch.device(device.value), amp.autocast
     if place.type == 'cuda' and not torch.cuda.is_available():
-        raise UserError('there is no GPU here that torch can use: take --device cpu.')
-    with quiet_libraries():
-        chosen = of_table(table, size) if table is not None else []
-        chosen += [named(n, size) for n in (models or ([] if chosen else DEFAULT))]
-    subjects = list({subject.name: subject for subject in chosen}.values())
-    if train and (others := [s.name for s in subjects if not s.is_classifier]):
-        raise UserError(
-            f'--train measures classifiers, and {others[0]} is none: `rehearse` measures the '
-            'training of a config.'
-        )
-    if only_memory:
-        with quiet_libraries():
-            added = added_memory(subjects[0], train, precision, place.type, batch_size or 1)
-        print(added)
-        return
-    reference = baseline(subjects, compared_with)
+        raise UserError('torch finds no GPU on this machine: measure with --device cpu.')
     check_writable(output)
-    works = partial(passes, train=train, amp=precision, compiled=compiled, device=place.type)
-    if batch_size is None:
-        classifiers = all(subject.is_classifier for subject in subjects)
-        batch_size = (
-            BATCH[classifiers]
-            if place.type == 'cpu'
-            else min(largest_batch(lambda n, s=subject: works(s, n)()) for subject in subjects)
-        )
-    dtype = PRECISIONS[precision] if precision else torch.float32
-    product, multiply_adds = matrix_product(place, dtype)
-    with quiet_libraries(), progress('timing, round', rounds) as shown:
-        all_works = {subject.name: works(subject, batch_size) for subject in subjects}
-        measured = in_turn(
-            {**all_works, MATRICES: product}, rounds, place, lambda: shown(reference)
-        )
-        flops = {subject.name: subject.flops() for subject in subjects}
-    del all_works
-    added: dict[str, float | None] = dict.fromkeys(flops)
-    if memory:
+    with quiet_libraries():
+        if table is not None:
+            systems = rows_and_systems([table])[1]
+            names = [*(names or ()), *(s.name for s in systems if s.cited is None)]
+        subjects = {name: subject(name, size) for name in names or DEFAULT}
+        others = [name for name, one in subjects.items() if not one.is_classifier]
+        if train and others:
+            raise UserError(
+                f'--train measures classifiers only, and {others[0]} is a detector or segmenter: '
+                '`rehearse` measures the training of a config.'
+            )
+        batch_size = batch_size or (1 if others else 16 if place.type == 'cpu' else 64)
+        side, dtype = MATRIX[place.type], PRECISIONS[precision] if precision else torch.float32
+        a, b = (torch.randn(side, side, device=place, dtype=dtype) for _ in range(2))
+        works: dict[str, Callable[[], object]] = {
+            name: passes(one, batch_size, train, precision, compiled, place.type)
+            for name, one in subjects.items()
+        }
+        seconds = in_turn({**works, PRODUCT: lambda: a @ b}, rounds, place)
+        del works
+        flops = {name: one.flops() for name, one in subjects.items()}
+        memory = {}
+        spawn = multiprocessing.get_context('spawn')
         with progress('measuring memory', len(subjects)) as shown:
-            for name in flops:
-                added[name] = _in_a_process(
-                    name, train, place.type, precision, batch_size, size, threads
-                )
+            for name, one in subjects.items():
+                with ProcessPoolExecutor(1, spawn) as process:  # a new one for each network
+                    work = process.submit(
+                        added_memory, one, train, precision, place.type, batch_size
+                    )
+                    memory[name] = work.result()
                 shown(name)
-    peak = multiply_adds / measured.pop(MATRICES).seconds
-    rates = {name: batch_size / one.seconds for name, one in measured.items()}
     where = device_name(place)
     if place.type == 'cpu':
         where += ', 1 thread (CPU time)' if threads == 1 else f', {threads} threads'
-    now = datetime.now(UTC).isoformat(timespec='seconds')
-    runs = [
-        history.PastRun(
-            date=now,
-            machine=where,
-            model=subject.name,
-            work='training' if train else 'inference',
-            size=_shown(subject.size),
-            batch_size=batch_size,
+    lines = {
+        name: Speed(
+            model=name,
+            images_per_s=float(f'{batch_size / statistics.median(seconds[name]):.4g}'),
+            peak_memory_mib=round(memory[name], 1),
+            device=where,
             precision=precision or 'fp32',
-            compiled=compiled,
+            batch_size=batch_size,
             torch=torch.__version__,
-            images_per_s=_rounded(rates[subject.name]),
-            noise=round(measured[subject.name].noise, 4),
-            peak_share=_rounded(
-                (3 if train else 1) * rates[subject.name] * flops[subject.name] / peak
-            ),
-            peak_memory_mib=added[subject.name] and round(added[subject.name], 1),
+            size=f'{one.size[0]} x {one.size[1]}',
+            compiled=compiled,
         )
-        for subject in subjects
-    ]
-    print(_table(runs, flops, measured, reference))
+        for name, one in subjects.items()
+    }
+    peak = side**3 / statistics.median(seconds[PRODUCT])
+    base = next((n for n in lines if 'swin_tiny' in n or '_swin-t' in n), next(iter(lines)))
+    rows = []
+    for name, line in lines.items():
+        # A backward pass has twice the multiply-adds of a forward pass.
+        rate = line.images_per_s * flops[name] * (3 if train else 1)
+        rows.append(
+            [
+                *(name, line.size, f'{flops[name] / 1e9:.2f}', f'{line.images_per_s:.4g}'),
+                *(f'{noise(seconds[name]):.0%}', f'{rate / peak:.0%}'),
+                f'{line.images_per_s / lines[base].images_per_s:.2f}',
+                *(f'{memory[name]:,.0f}', f'{memory[name] / memory[base]:.2f}'),
+            ]
+        )
+    heads = ['network', 'pixels', 'G', 'images/s', '+-', 'of peak', 'ratio', 'MiB', 'ratio']
+    print(tabulate(rows, heads, 'simple', disable_numparse=True))
     print(
-        f'{runs[0].work}, batch {batch_size}, {runs[0].precision}, '
-        f'{"compiled" if compiled else "eager"}, {where}, medians of {rounds} rounds; '
-        f'peak {peak / 1e9:,.0f} G multiply-adds/s; torch {torch.__version__}'
-        + ('; a step counts three times the FLOPs of a forward pass' if train else '')
+        f'{"training" if train else "inference"}, batch {batch_size}, {precision or "fp32"}, '
+        f'{"compiled" if compiled else "eager"}, {where}, medians of {rounds} rounds; peak '
+        f'{peak / 1e9:,.0f} G multiply-adds/s; ratios to {base}; torch {torch.__version__}'
     )
-    for sentence in history.slower(history.load(output), runs):
-        print(f'slower than before: {sentence}')
-    written = [history.add(output, runs)]
-    if not train and memory:
-        fields = set(Speed.model_fields) - {'device'}
-        lines = [Speed(device=where, **run.model_dump(include=fields)) for run in runs]
-        written.append(keep_speeds(output, lines))
-    print(f'Written: {", ".join(map(str, written))}.')
-
-
-def _in_a_process(
-    name: str,
-    train: bool,
-    device: str,
-    amp: str | None,
-    batch_size: int,
-    size: tuple[int, int] | None,
-    threads: int,
-) -> float:
-    command = [sys.executable, '-m', 'benchmarks.speed', name, '--only-memory']
-    command += ['--device', device, '--batch-size', str(batch_size), '--threads', str(threads)]
-    command += ['--train'] if train else []
-    command += ['--amp', amp] if amp else []
-    command += ['--size', *map(str, size)] if size else []
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return float(done.stdout.splitlines()[-1])
-
-
-def _table(
-    runs: list[history.PastRun], flops: dict[str, int], measured: dict[str, Timed], reference: str
-) -> str:
-    of = next(run for run in runs if run.model == reference)
-    heads = ['network', 'pixels', 'G', 'images/s', '+-', 'ratio', 'G/s', 'of peak', 'MiB', 'ratio']
-    rows = [
-        [
-            run.model,
-            run.size,
-            f'{flops[run.model] / 1e9:.2f}',
-            f'{run.images_per_s:.4g}',
-            f'{run.noise:.0%}',
-            f'{run.images_per_s / of.images_per_s:.2f}',
-            f'{run.images_per_s * flops[run.model] / 1e9:,.1f}',
-            f'{run.peak_share:.0%}',
-            '' if run.peak_memory_mib is None else f'{run.peak_memory_mib:,.0f}',
-            ''
-            if run.peak_memory_mib is None
-            else f'{run.peak_memory_mib / of.peak_memory_mib:.2f}',
-        ]
-        for run in runs
-    ]
-    return tabulate(rows, heads, 'simple', disable_numparse=True)
-
-
-def _shown(size: tuple[int, int]) -> str:
-    return f'{size[0]} x {size[1]}'
-
-
-def _rounded(value: float) -> float:
-    return float(f'{value:.4g}')
+    if not train:
+        print(f'Written: {keep_speeds(output, list(lines.values()))}.')
 
 
 if __name__ == '__main__':
