@@ -41,7 +41,7 @@ from reproduce.paper import DETECTION_SIZE
 from reproduce.report.speeds import Speed, keep_speeds
 from reproduce.systems import System, load_systems
 from reproduce.systems.selection import rows_and_systems
-from reproduce.tasks.job import PRECISIONS, inference
+from reproduce.tasks.job import PRECISIONS, autocast, inference
 
 DEFAULT = (
     *('maformer_small_3383', 'maformer_small', 'maformer_base', 'maformer_large'),
@@ -147,7 +147,7 @@ def passes(
     classes = torch.randint(1000, (batch_size,), device=device)
 
     def step() -> None:
-        with torch.autocast(device, PRECISIONS.get(amp), enabled=amp is not None):
+        with autocast(torch.device(device), amp):
             loss = F.cross_entropy(forward(images), classes)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
@@ -283,7 +283,7 @@ def main(
                 '`rehearse` measures the training of a config.'
             )
         batch_size = batch_size or (1 if others else 16 if place.type == 'cpu' else 64)
-        side, dtype = MATRIX[place.type], PRECISIONS[precision] if precision else torch.float32
+        side, dtype = MATRIX[place.type], getattr(torch, PRECISIONS[precision]) if precision else torch.float32
         a, b = (torch.randn(side, side, device=place, dtype=dtype) for _ in range(2))
         works: dict[str, Callable[[], object]] = {
             name: passes(one, batch_size, train, precision, compiled, place.type)

@@ -6,29 +6,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datasets.ade20k import load
 from reproduce.base import files
 from reproduce.base.folders import EVALUATIONS
+from reproduce.base.job_options import with_fields_of
 from reproduce.base.processes import start_again
 from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.commands.options import (
     KEY_VALUES,
     SETTINGS,
-    DeviceKind,
     KeyValueCommand,
     OutputFormat,
-    Precision,
     print_json,
     print_metrics,
     print_warnings,
 )
 from reproduce.evaluate.records import Evaluation, in_one_line
+from reproduce.tasks.job import Job
 
 if TYPE_CHECKING:
     from reproduce.evaluate.harness import Outcome
 
 PICTURED = 5  # images in a picture of predictions
+
+# The fields of a job that are options for every task.
+COMMON = ('checkpoint', 'data', 'limit', 'batch_size', 'workers', 'amp', 'device')
 
 app = typer.Typer(
     **SETTINGS,
@@ -59,25 +61,11 @@ ConfigOptions = Annotated[
 
 
 @app.command('imagenet', cls=KeyValueCommand)
+@with_fields_of(Job, *COMMON, 'compiled')
 def imagenet(
     model: Annotated[
         str, typer.Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
     ],
-    checkpoint: options.Checkpoint,
-    data: options.Data,
-    processes: options.Processes = 1,
-    limit: options.Limit = None,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    amp: options.Amp = Precision.OFF,
-    device: options.Device = None,
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            '--compile',
-            help='Compute with torch.compile: a minute to begin; benchmark whether it pays.',
-        ),
-    ] = False,
     img_size: Annotated[int | None, typer.Option(help='Pixels a side.')] = None,
     crop_pct: Annotated[
         float | None, typer.Option(help="The centre crop's side over the image's short side.")
@@ -111,8 +99,10 @@ def imagenet(
             help='Constructor arguments, such as token_labeling=True.',
         ),
     ] = None,
+    processes: options.Processes = 1,
     output: Output = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
+    **given: Any,
 ) -> None:
     """Measure Top-1 and Top-5 on ImageNet-1K's validation images, every image exactly once.
 
@@ -130,134 +120,76 @@ def imagenet(
         'std': std,
         'use_train_size': use_train_size or None,
     }
-    _run(
-        *(processes, output, format),
-        task='imagenet',
-        model=model,
-        checkpoint=checkpoint,
-        data=data,
-        arguments=model_kwargs,
-        option='--model-kwargs',
-        limit=limit,
-        batch_size=batch_size,
-        workers=workers,
-        amp=amp,
-        device=device,
-        compiled=compiled,
-        preprocessing={k: v for k, v in overrides.items() if v is not None},
-    )
+    given['preprocessing'] = {k: v for k, v in overrides.items() if v is not None}
+    arguments = ('--model-kwargs', model_kwargs)
+    _run('imagenet', model, arguments, given, processes, output, format)
 
 
 @app.command('coco', cls=KeyValueCommand)
+@with_fields_of(Job, *COMMON)
 def coco(
     config: Config,
-    checkpoint: options.Checkpoint,
-    data: options.Data,
-    processes: options.Processes = 1,
-    limit: options.Limit = None,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    amp: options.Amp = Precision.OFF,
-    device: options.Device = None,
     cfg_options: ConfigOptions = None,
+    processes: options.Processes = 1,
     output: Output = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
+    **given: Any,
 ) -> None:
     """Measure box and mask AP and AR on COCO's val2017, every image exactly once."""
-    _run(
-        *(processes, output, format),
-        task='coco',
-        model=config,
-        checkpoint=checkpoint,
-        data=data,
-        arguments=cfg_options,
-        limit=limit,
-        batch_size=batch_size,
-        workers=workers,
-        amp=amp,
-        device=device,
-    )
+    _run('coco', config, ('--cfg-options', cfg_options), given, processes, output, format)
 
 
 @app.command('ade20k', cls=KeyValueCommand)
+@with_fields_of(Job, *COMMON, 'multi_scale')
 def ade20k(
     config: Config,
-    checkpoint: options.Checkpoint,
-    data: options.Data,
-    multi_scale: Annotated[
-        bool,
-        typer.Option(
-            '--multi-scale', help='Also at 0.5 to 1.75 times the size and mirrored, averaged.'
-        ),
-    ] = False,
     picture: Annotated[
         Path | None,
         typer.Option('--picture', help='A PNG of some images with their labels and predictions.'),
     ] = None,
-    processes: options.Processes = 1,
-    limit: options.Limit = None,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    amp: options.Amp = Precision.OFF,
-    device: options.Device = None,
     cfg_options: ConfigOptions = None,
+    processes: options.Processes = 1,
     output: Output = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
+    **given: Any,
 ) -> None:
     """Measure mIoU on ADE20K's validation images, every image exactly once."""
     if picture is not None:
         files.check_writable(picture.parent)
-    record = _run(
-        *(processes, output, format),
-        task='ade20k',
-        model=config,
-        checkpoint=checkpoint,
-        data=data,
-        arguments=cfg_options,
-        limit=limit,
-        batch_size=batch_size,
-        workers=workers,
-        amp=amp,
-        device=device,
-        multi_scale=multi_scale,
-    )
+    arguments = ('--cfg-options', cfg_options)
+    record = _run('ade20k', config, arguments, given, processes, output, format)
     if record is not None and picture is not None:
         # Imported here, so that evaluations without a picture do not wait for matplotlib.
+        from datasets.ade20k import load
         from reproduce.report.pictures import side_by_side
 
-        drawn = side_by_side(load(data, limit=limit), record.with_suffix('.zip'), PICTURED)
+        data = load(given['data'], limit=given['limit'])
+        drawn = side_by_side(data, record.with_suffix('.zip'), PICTURED)
         files.write_atomically(picture, drawn)
 
 
 def _run(
+    task: str,
+    model: str,
+    arguments: tuple[str, list[str] | None],
+    given: dict[str, Any],
     processes: int,
     output: Path,
     format: OutputFormat,
-    *,
-    arguments: list[str] | None,
-    amp: Precision,
-    device: DeviceKind | None,
-    option: str = '--cfg-options',
-    **fields: Any,
 ) -> Path | None:
     """Evaluate and report; return the record's path, or None in all ranks but the first.
 
     Args:
-        arguments: the entries of `option`.
-        fields: further fields of the `Job`.
+        arguments: the option for constructor arguments or changes of the config, and its entries.
+        given: further fields of the `Job`.
     """
     start_again(processes)
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.evaluate.harness import evaluate
     from reproduce.openmmlab.cfg_options import parse
-    from reproduce.tasks.job import Job
 
-    job = Job(
-        arguments=parse(arguments or [], option),
-        amp=amp.autocast,
-        device=device and device.value,
-        **fields,
-    )
+    option, entries = arguments
+    job = Job(task, model, arguments=parse(entries or [], option), **given)
     files.check_writable(output)
     outcome = evaluate(job)
     if outcome is None:

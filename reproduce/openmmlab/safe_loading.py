@@ -125,6 +125,4 @@ def _listed(models: Callable[[], Mapping[str, str]]) -> Loader:
 
 def load_from_elsewhere(name: str, map_location: Any = None) -> dict[str, Any]:
     """Refuse a storage that only mmengine knows how to read."""
-    raise UserError(
-        f'the checkpoint {name} cannot be read from there: download it, and give the file.'
-    )
+    raise UserError(f'the checkpoint {name} cannot be read from there: fetch it and name the file.')

@@ -4,17 +4,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-import torch
-from torch.utils.data import Dataset
+import typer
 
 from reproduce.base.errors import UserError
-from reproduce.base.loading import check_workers
+from reproduce.base.job_options import Amp, BatchSize, Device, Limit, Workers
 from reproduce.tasks import TASKS
-from reproduce.tasks.scores import PredictionFile, Scorer
 
-PRECISIONS = {'fp16': torch.float16, 'bf16': torch.bfloat16}
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import Dataset
+
+    from reproduce.tasks.scores import PredictionFile, Scorer
+
+# Of mixed precision: names of options, and torch's names of the types.
+PRECISIONS = {'fp16': 'float16', 'bf16': 'bfloat16'}
 
 
 class DataSet(Protocol):
@@ -31,25 +36,19 @@ class DataSet(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What to evaluate, and how.
+    """What to evaluate, and how; most fields are options of `evaluate`.
 
     Attributes:
-        task: 'imagenet', 'coco' or 'ade20k'.
+        task: the name of an entry of `TASKS`.
         model: a system of the paper's tables, a timm model, or an OpenMMLab config.
-        checkpoint: a file, a folder with `SYSTEM.safetensors` in it, or a released checkpoint.
-        data: the data set's folder, or the one above.
         arguments: constructor arguments of the timm model, or values that replace the config's.
         preprocessing: of classifiers only: what replaces the model's own img_size, crop_pct,
             crop_mode, interpolation, mean or std; use_train_size takes size and crop of its
             training where its config has others for testing.
-        compiled: of classifiers only: whether to compute with `torch.compile`.
-        multi_scale: of segmenters only: whether to predict at several scales and mirrored, too.
-        limit: evaluate that many images only.
-        batch_size: images a batch, in each process; None becomes the task's own.
-        workers: processes that read images, for each process that computes; None takes one for
-            each of its cores, and 8 at most.
-        amp: 'fp16' or 'bf16'; None computes in fp32.
-        device: 'cpu' or 'cuda'; None takes GPUs where there are some.
+        batch_size: None becomes the task's own.
+        workers: None takes one for each core of the process, and 8 at most.
+        amp: 'off' becomes None, which computes in fp32.
+        device: None takes GPUs where there are some.
 
     Raises:
         UserError: if the task has no such option, or a value is out of range.
@@ -57,17 +56,37 @@ class Job:
 
     task: str
     model: str
-    checkpoint: str | Path
-    data: Path
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            '--checkpoint',
+            help='A file, a folder with SYSTEM.safetensors (or .pth, ...), or a released '
+            "checkpoint's name.",
+        ),
+    ]
+    data: Annotated[
+        Path, typer.Option('--data', help="The data set's folder, or the one that it lies in.")
+    ]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    compiled: bool = False
-    multi_scale: bool = False
-    limit: int | None = None
-    batch_size: int | None = None
-    workers: int | None = None
-    amp: str | None = None
-    device: str | None = None
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            '--compile',
+            help='Compute with torch.compile: a minute to begin; benchmark whether it pays.',
+        ),
+    ] = False
+    multi_scale: Annotated[
+        bool,
+        typer.Option(
+            '--multi-scale', help='Also at 0.5 to 1.75 times the size and mirrored, averaged.'
+        ),
+    ] = False
+    limit: Limit = None
+    batch_size: BatchSize = None
+    workers: Workers = None
+    amp: Amp = 'off'
+    device: Device = None
 
     def __post_init__(self) -> None:
         task = TASKS[self.task]
@@ -82,7 +101,10 @@ class Job:
             object.__setattr__(self, 'batch_size', task.batch_size)
         if self.batch_size < 1:
             raise UserError(f'--batch-size must be at least 1, got {self.batch_size}.')
-        check_workers(self.workers)
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f'--workers must be at least 0, got {self.workers}.')
+        if self.amp == 'off':
+            object.__setattr__(self, 'amp', None)
         if self.amp is not None and self.amp not in PRECISIONS:
             raise UserError(f"--amp '{self.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
 
@@ -112,20 +134,27 @@ class Prepared:
     data: DataSet
     preprocessing: dict[str, Any]
     overridden: tuple[str, ...]
-    images: Dataset
+    images: 'Dataset'
     collate: Callable[[list[Any]], Any]
     predict: Callable[[Sequence[int], Any], Any]
-    scorer: Scorer
-    file: PredictionFile
+    scorer: 'Scorer'
+    file: 'PredictionFile'
     from_weights: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
+def autocast(device: 'torch.device', amp: str | None) -> 'torch.autocast':
+    """Return the context of mixed precision on `device`; with `amp` None it computes in fp32."""
+    import torch  # here, so that `--help` does not wait for it
+
+    dtype = None if amp is None else getattr(torch, PRECISIONS[amp])
+    return torch.autocast(device.type, dtype, enabled=amp is not None)
+
+
 @contextmanager
-def inference(device: torch.device, amp: str | None) -> Iterator[None]:
-    """Compute without gradients, and under autocast to the precision `amp` if there is one."""
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, PRECISIONS.get(amp), enabled=amp is not None),
-    ):
+def inference(device: 'torch.device', amp: str | None) -> Iterator[None]:
+    """Compute without gradients, and in the precision `amp` if there is one."""
+    import torch  # as in `autocast`
+
+    with torch.inference_mode(), autocast(device, amp):
         yield
