@@ -283,7 +283,8 @@ def main(
                 '`rehearse` measures the training of a config.'
             )
         batch_size = batch_size or (1 if others else 16 if place.type == 'cpu' else 64)
-        side, dtype = MATRIX[place.type], getattr(torch, PRECISIONS[precision]) if precision else torch.float32
+        dtype = getattr(torch, PRECISIONS[precision]) if precision else torch.float32
+        side = MATRIX[place.type]
         a, b = (torch.randn(side, side, device=place, dtype=dtype) for _ in range(2))
         works: dict[str, Callable[[], object]] = {
             name: passes(one, batch_size, train, precision, compiled, place.type)
