@@ -25,11 +25,9 @@ from zipfile import Path as ZipPath
 import numpy as np
 from PIL import Image
 
-from datasets.image_files import DECODING_ERRORS, unreadable, upright_size
+from datasets.reading import DECODING_ERRORS, read_text, unreadable, upright_size
 from datasets.stores import AnyPath, open_archive
-from datasets.subset import check_request, evenly_spaced
-from datasets.survey import Survey, archives_of, form_of, place_of
-from datasets.text_files import read_text
+from datasets.subset import Survey, check_request, evenly_spaced
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import by_number, shortened
 
@@ -121,15 +119,8 @@ def survey(root: Path, split: str = 'val') -> Survey:
     folder = _find(root, split)
     pairs = _pairs(folder / 'images' / FOLDERS[split], folder / 'annotations' / FOLDERS[split])
     names = [image.stem for image, _ in pairs]
-    return Survey(
-        split=split,
-        place=place_of(folder),
-        form=form_of(folder),
-        samples=pairs,
-        expected=NUM_IMAGES[split],
-        problems=incomplete(split, class_names(folder), names, len(pairs)),
-        archives=archives_of(folder),
-    )
+    problems = incomplete(split, class_names(folder), names, len(pairs))
+    return Survey(pairs, NUM_IMAGES[split], problems, (folder,))
 
 
 def class_names(folder: AnyPath) -> tuple[str, ...]:

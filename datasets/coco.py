@@ -34,10 +34,9 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from datasets.coco_masks import reencoded, unsound_polygons, unsound_run_lengths
-from datasets.image_files import upright_size
+from datasets.reading import upright_size
 from datasets.stores import AnyPath, open_archive
-from datasets.subset import check_request, evenly_spaced
-from datasets.survey import Survey, archives_of, form_of, place_of
+from datasets.subset import Survey, check_request, evenly_spaced
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.files import unzipped
 from reproduce.base.wording import by_number, shortened
@@ -246,20 +245,10 @@ def survey(root: Path, split: str = 'val') -> Survey:
         _, path, folder = _find(root, split)
     except _NoImages as error:  # the annotations of both splits come together
         raise DataNotFound(str(error)) from error
-    images = [entry for entry in folder.iterdir() if entry.suffix.lower() == '.jpg']
+    images = [(entry,) for entry in folder.iterdir() if entry.suffix.lower() == '.jpg']
     expected = NUM_IMAGES[split]
-    problems = (
-        [] if len(images) == expected else [f'{len(images):,} images instead of {expected:,}']
-    )
-    return Survey(
-        split=split,
-        place=place_of(folder),
-        form=form_of(folder, path),
-        samples=[(image,) for image in images],
-        expected=expected,
-        problems=tuple(problems),
-        archives=archives_of(folder, path),
-    )
+    problems = (f'{len(images):,} images instead of {expected:,}',)
+    return Survey(images, expected, problems * (len(images) != expected), (folder, path))
 
 
 def read(path: AnyPath) -> Annotations:
@@ -504,7 +493,7 @@ def _check_images(folder: AnyPath, path: AnyPath, images: Sequence[dict[str, Any
     missing = []
     for image in images:
         file = folder / image['file_name']
-        if not file.exists():
+        if not file.is_file():
             missing.append(image['file_name'])
             continue
         width, height = upright_size(file)

@@ -1,200 +1,243 @@
-"""Where the bytes of a data set come from: folders, and archives that are read as they are.
+"""Files in archives, read in place: a tar or zip file looks like a folder.
 
-`open_archive` recognises an archive and returns its root as a `StoredPath`, which has what is used
-of a `pathlib.Path` here: so the data sets know their layout, and not what holds their files.
+`open_archive` returns the root of an archive as a `StoredPath`, which has the part of
+`pathlib.Path` that the data sets use. So they know their layout, and not what holds their files.
+
+`ratarmountcore` lists an archive once, with tar files inside of it as folders. The list is an
+SQLite database in the user's cache folder, so nothing is written to the archive's own folder.
+Members are then read from their offsets by `pread`, which threads and forked processes can share.
 """
 
+import contextlib
+import hashlib
 import io
+import logging
 import os
-from abc import ABC, abstractmethod
-from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+import stat
+import struct
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
+from filelock import FileLock
+from platformdirs import user_cache_path
+from ratarmountcore.mountsource import FileInfo
+from ratarmountcore.mountsource.formats.tar import SQLiteIndexedTar
+from ratarmountcore.mountsource.formats.zip import ZipMountSource
+from ratarmountcore.mountsource.SQLiteIndexMountSource import SQLiteIndexMountSource
 
-from datasets.member_index import Member, archive_key, load_index
 from reproduce.base.errors import UserError
 
-Item = TypeVar('Item')
+# It prints to standard output whatever its logger lets through.
+logging.getLogger('ratarmountcore').setLevel(logging.ERROR)
 
-# Files of one archive that a process has open at once.
-_MOST_OPEN = 64
-
-_ZIP_MAGIC = (b'PK\x03\x04', b'PK\x05\x06')
 _COMPRESSED_MAGIC = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ\x00', b'\x28\xb5\x2f\xfd')
+_BLOCK = 512  # bytes of a header in a tar file
+# Of a zip file: signature, flags, method, CRC-32, compressed size, length of name and extra field.
+_LOCAL_HEADER = struct.Struct('<4s2xHH4xII4xHH')
+_ENCRYPTED, _CRC_FOLLOWS = 1, 8  # flags
+_STORED, _DEFLATED = 0, 8  # methods
+
+# The size and the time of change of a file, by which another version of it is recognised.
+Version = tuple[int, int]
 
 
-class Store(ABC):
-    """Files in one archive, sorted by name and read by position.
+class Member(NamedTuple):
+    """Where a file of a store is.
 
     Attributes:
-        path: the archive.
-        paths: its file, or its files.
-        form: what it is, for messages: 'tar', 'zip'.
+        part: the index of the store's file that holds it.
+        offset: the byte at which it, or its header in a zip file, begins; the row of a table.
+        size: its number of bytes; -1 for a folder.
     """
 
-    path: Path
-    paths: tuple[Path, ...]
-    form: str
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def name(self, position: int) -> str:
-        """Return the path in the archive of the file at `position`, with slashes."""
-
-    def name_bytes(self, position: int) -> bytes:
-        """Return the name of the file at `position`, by which files are sorted."""
-        return os.fsencode(self.name(position))
-
-    @abstractmethod
-    def size(self, position: int) -> int:
-        """Return the number of bytes of the file at `position`."""
-
-    @abstractmethod
-    def read(self, position: int, first: int | None = None) -> bytes:
-        """Return the content of the file at `position`, or so many first bytes of it.
-
-        Raises:
-            UserError: if the archive is damaged, or changed since it was opened.
-        """
-
-    def locations(self, positions: np.ndarray) -> np.ndarray:
-        """Return where the files at `positions` (N,) lie: (N, 2), number of the file, offset."""
-        return np.stack([np.zeros_like(positions), positions], 1)
-
-    def keep(self, images: int) -> None:
-        """Expect images to be read that lie within so many of each other, as they lie there."""
-        del images  # where each is read by itself, nothing is gained
-
-    def first_from(self, name: str) -> int:
-        """Return the position of the first file whose name is not before `name`."""
-        return bisect_left(range(len(self)), os.fsencode(name), key=self.name_bytes)
-
-    def find(self, name: str) -> int | None:
-        """Return the position of the file `name`; None if there is none."""
-        position = self.first_from(name)
-        return position if position < len(self) and self.name(position) == name else None
+    part: int
+    offset: int
+    size: int
 
 
-class IndexedArchive(Store):
-    """Files of many members, of which an index says where each lies.
+_FOLDER = Member(0, 0, -1)
 
-    Every process opens the files for itself.
+
+class Store:
+    """Files that hold the files of a data set.
 
     Args:
-        paths: the file of the archive, or the files of one that has several.
+        paths: the files, such as one archive or several shards.
+        form: their kind for messages, such as 'tar'.
 
     Attributes:
-        path: what the archive is called in messages: its file, or the first and last of several.
-
-    Raises:
-        UserError: if one cannot be read, or is damaged.
+        name: the file, or the first and the last one, for messages.
     """
 
-    def __init__(self, *paths: Path) -> None:
-        self.paths, self.keys = paths, tuple(archive_key(path) for path in paths)
-        self.path = paths[0]
+    def __init__(self, paths: Sequence[Path], form: str) -> None:
+        self.paths, self.form = tuple(paths), form
+        self.versions = tuple(version(path) for path in paths)
+        self.name = str(paths[0])
         if len(paths) > 1:
-            self.path = paths[0].with_name(f'{paths[0].stem}..{paths[-1].name}')
-        self._opened: OrderedDict[int, BinaryIO] = OrderedDict()
-        self._process = os.getpid()
-        self.index = load_index(self.path, paths, self.members)
+            self.name = str(paths[0].with_name(f'{paths[0].stem}..{paths[-1].name}'))
 
-    def __reduce__(self) -> tuple:
-        return _reopened, self.paths
+    def read(self, name: str, member: Member, first: int | None = None) -> bytes:
+        """Return the content of a file, or its first bytes.
 
-    @abstractmethod
-    def members(self) -> Iterator[Member]:
-        """Read the members of the archive from it."""
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def name(self, position: int) -> str:
-        return self.index.name(position)
-
-    def name_bytes(self, position: int) -> bytes:
-        return self.index.name_bytes(position)
-
-    def size(self, position: int) -> int:
-        return self.index.size(position)
-
-    def locations(self, positions: np.ndarray) -> np.ndarray:
-        return self.index.locations(positions)
-
-    def bytes_at(self, offset: int, count: int, name: str, part: int = 0) -> bytes:
-        """Return `count` bytes of a file of the archive, of which the member `name` is made.
+        Args:
+            name: its path in the store, for messages.
+            member: where it is.
+            first: the number of bytes; None for all.
 
         Raises:
-            UserError: if they are not there, or the file is another one by now.
+            UserError: if it is damaged, or the store changed since it was opened.
         """
-        file = self.opened(part)
-        try:
-            content = os.pread(file.fileno(), count, offset)
-        except OSError as error:
-            raise UserError(f'cannot read {self.paths[part]}: {error.strerror}.') from error
-        if len(content) != count:
-            raise self.damaged(name, 'it ends before', part)
+        count = member.size if first is None else min(first, member.size)
+        return self.read_at(name, member.part, member.offset, count)
+
+    def read_at(self, name: str, part: int, offset: int, count: int) -> bytes:
+        """Return `count` bytes of one of the store's files; see `read`."""
+        content = self.read_up_to(part, offset, count)
+        if len(content) < count:
+            raise self.damaged(part, f'it ends inside of {name}')
         return content
 
-    def damaged(self, name: str, reason: str, part: int = 0) -> UserError:
-        """Return the error that names a member which cannot be read, and why."""
-        return UserError(
-            f'cannot read {name} in {self.paths[part]}: {reason}; download the archive again.'
-        )
-
-    def opened(self, part: int = 0) -> BinaryIO:
-        """Return a file of the archive, which this process alone has open.
-
-        It stays open for as long as the caller keeps it, whatever other threads open meanwhile.
-
-        Raises:
-            UserError: if the file is another one than when the archive was opened.
-        """
-        if self._process != os.getpid():
-            self._opened, self._process = OrderedDict(), os.getpid()
-        file = self._opened.get(part)
-        if file is None:
-            file = self.paths[part].open('rb', buffering=0)
+    def read_up_to(self, part: int, offset: int, count: int) -> bytes:
+        """Return `count` bytes of one of the store's files, or fewer at its end."""
+        path = self.paths[part]
+        try:
+            file = _opened(path, self.versions[part])
             status = os.fstat(file.fileno())
-            if (status.st_size, status.st_mtime_ns) != self.keys[part]:
-                raise UserError(
-                    f'{self.paths[part]} changed since it was opened: leave it as it is, and start '
-                    'again.'
+            if (status.st_size, status.st_mtime_ns) != self.versions[part]:
+                raise UserError(f'{path} changed since it was opened: start again.')
+            return os.pread(file.fileno(), count, offset)
+        except OSError as error:
+            raise UserError(f'cannot read {path}: {error.strerror}.') from error
+
+    def damaged(self, part: int, reason: str) -> UserError:
+        """Return the error that one of the files is damaged."""
+        return UserError(f'{self.paths[part]} is damaged ({reason}): download it again.')
+
+
+class Archive(Store):
+    """A tar or zip file with folders.
+
+    Raises:
+        UserError: if the file cannot be read, is neither, is damaged, or is compressed as a whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        begin = _first_bytes(path)
+        if begin.startswith(_COMPRESSED_MAGIC):
+            raise UserError(
+                f'{path} is compressed as a whole, so single files of it cannot be read: '
+                'decompress it, for example with gunzip; the .tar can stay packed.'
+            )
+        super().__init__([path], 'zip' if begin.startswith(b'PK') else 'tar')
+        self.index = derived_file(self.paths, '.sqlite', self._write_index)
+
+    def __reduce__(self) -> tuple:
+        return _archive, (self.paths[0], *self.versions)
+
+    def list(self, folder: str) -> dict[str, Member]:
+        """Return the content of a folder by name."""
+        found = _listing(self.index, os.getpid(), threading.get_ident()).list(f'/{folder}') or {}
+        return {
+            name: self._member(f'{folder}/{name}', info)
+            for name, info in sorted(found.items())
+            # A tar file that is listed as a folder.
+            if stat.S_ISDIR(info.mode) or not info.userdata[-1].istar
+        }
+
+    def find(self, name: str) -> Member | None:
+        """Return the file or folder `name`; None if there is none."""
+        info = _listing(self.index, os.getpid(), threading.get_ident()).lookup(f'/{name}')
+        return None if info is None else self._member(name, info)
+
+    def read(self, name: str, member: Member, first: int | None = None) -> bytes:
+        if self.form == 'tar':
+            return super().read(name, member, first)
+        header = self.read_at(name, 0, member.offset, _LOCAL_HEADER.size)
+        signature, flags, method, crc, packed_size, *lengths = _LOCAL_HEADER.unpack(header)
+        if signature != b'PK\x03\x04':
+            raise self.damaged(0, f'{name} is not where its list says')
+        if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
+            raise UserError(
+                f'{self.name} has the file {name}, which is encrypted or compressed in an unusual '
+                'way: expected files stored or deflated; unpack it.'
+            )
+        begin = member.offset + _LOCAL_HEADER.size + sum(lengths)
+        count = member.size if first is None else min(first, member.size)
+        if method == _STORED:
+            content = self.read_at(name, 0, begin, count)
+        else:
+            if packed_size in (0, 2**32 - 1):  # written elsewhere: no more than deflate can add
+                packed_size = member.size + member.size // 1000 + 64
+            packed = self.read_up_to(0, begin, packed_size)
+            try:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, count or 1)
+            except zlib.error as error:
+                raise self.damaged(0, f'{name}: {error}') from error
+        checked = count == member.size and not flags & _CRC_FOLLOWS
+        if len(content) != count or (checked and zlib.crc32(content) != crc):
+            raise self.damaged(0, f'{name} does not fit its checksum')
+        return content
+
+    def _member(self, name: str, info: FileInfo) -> Member:
+        if stat.S_ISDIR(info.mode):
+            return _FOLDER
+        data = info.userdata[-1]
+        if info.linkname or data.issparse:
+            raise UserError(
+                f'{self.name} has the link or sparse file {name}, which cannot be read in place: '
+                'pack it with tar --dereference --hard-dereference.'
+            )
+        return Member(0, data.offsetheader if self.form == 'zip' else data.offset, info.size)
+
+    def _write_index(self, index: Path) -> None:
+        path, options = str(self.paths[0]), {'indexFilePath': str(index), 'writeIndex': True}
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # it reports its progress
+                if self.form == 'zip':
+                    ZipMountSource(path, **options).close()
+                    return
+                tar = SQLiteIndexedTar(
+                    tarFileName=path,
+                    recursive=True,
+                    stripRecursiveTarExtension=True,
+                    isGnuIncremental=False,
+                    parallelization=1,
+                    **options,
                 )
-            self._opened[part] = file
-            if len(self._opened) > _MOST_OPEN:
-                self._opened.popitem(last=False)
-        return file
+                query = 'SELECT MAX(offset + size) FROM files'
+                ((end,),) = tar.index.get_connection().execute(query)
+                tar.close()
+        except Exception as error:  # whatever its readers of archives raise
+            raise UserError(
+                f'{path} cannot be read as a {self.form} file ({error}): download it again.'
+            ) from error
+        check_end(self, 0, end)
 
 
 class StoredPath:
-    """A file or a folder in an archive.
+    """A file or a folder in a store.
 
     Args:
-        store: the archive.
-        inner: its path there, with slashes; '' for the root.
-        position: its position in the store, if it is a file and that is known.
+        store: the archive or the shards.
+        inner: the path in it, with slashes; '' for the root.
+        member: where it is, if that is known.
     """
 
-    __slots__ = ('_position', 'inner', 'store')
+    __slots__ = ('_member', 'inner', 'store')
 
-    def __init__(self, store: Store, inner: str, position: int | None = None) -> None:
-        self.store, self.inner, self._position = store, inner, position
+    def __init__(self, store: Store, inner: str, member: Member | None = None) -> None:
+        self.store, self.inner, self._member = store, inner, member if inner else _FOLDER
 
     def __reduce__(self) -> tuple:
-        return StoredPath, (self.store, self.inner, self._position)
+        return StoredPath, (self.store, self.inner, self._member)
 
     def __str__(self) -> str:
-        return f'{self.store.path}/{self.inner}' if self.inner else str(self.store.path)
+        return f'{self.store.name}/{self.inner}' if self.inner else self.store.name
 
     def __repr__(self) -> str:
         return f'StoredPath({str(self)!r})'
@@ -202,11 +245,8 @@ class StoredPath:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StoredPath) and str(self) == str(other)
 
-    def __lt__(self, other: 'StoredPath') -> bool:
-        return str(self) < str(other)
-
     def __hash__(self) -> int:
-        return hash((self.store.path, self.inner))
+        return hash(str(self))
 
     def __truediv__(self, name: str) -> 'StoredPath':
         inner = str(PurePosixPath(self.inner) / name)
@@ -215,7 +255,7 @@ class StoredPath:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return self.inner.rpartition('/')[2] or self.store.path.name
+        return self.inner.rpartition('/')[2] or PurePosixPath(self.store.name).name
 
     @property
     def stem(self) -> str:
@@ -228,156 +268,161 @@ class StoredPath:
         return PurePosixPath(self.name).suffix
 
     @property
-    def parent(self) -> 'StoredPath | Path':
-        """The folder that it lies in: that of the archive for the root."""
-        if not self.inner:
-            return self.store.path.parent
+    def parent(self) -> 'StoredPath':
+        """The folder that it is in; of the root, the root."""
         return StoredPath(self.store, self.inner.rpartition('/')[0])
 
+    @property
+    def file(self) -> Path:
+        """The file that holds it: the archive, or the shard."""
+        return self.store.paths[self.location[0]]
+
+    @property
+    def location(self) -> tuple[int, int]:
+        """The index of the store's file that holds it, and the offset there."""
+        return self._existing()[:2]
+
+    @property
+    def size(self) -> int:
+        """The number of bytes of a file."""
+        return self._existing().size
+
     def is_file(self) -> bool:
-        """Return whether it is a file of the archive."""
-        return self._found() is not None
+        """Return whether it is a file of the store."""
+        member = self._found()
+        return member is not None and member.size >= 0
 
     def is_dir(self) -> bool:
-        """Return whether the archive has files in this folder."""
-        if not self.inner or self._position is not None:
-            return not self.inner
-        position = self.store.first_from(f'{self.inner}/')
-        return position < len(self.store) and self.store.name(position).startswith(f'{self.inner}/')
-
-    def exists(self) -> bool:
-        """Return whether it is a file or a folder of the archive."""
-        return self.is_file() or self.is_dir()
-
-    def is_symlink(self) -> bool:
-        """Return False: links in archives are resolved when they are opened."""
-        return False
-
-    def stat(self) -> SimpleNamespace:
-        """Return the size of a file as `st_size`."""
-        return SimpleNamespace(st_size=self.store.size(self._existing()))
+        """Return whether it is a folder of the store."""
+        member = self._found()
+        return member is not None and member.size < 0
 
     def iterdir(self) -> Iterator['StoredPath']:
-        """Yield what lies directly in this folder, in the order of the names."""
+        """Yield the content of this folder, in the order of the names."""
         prefix = f'{self.inner}/' if self.inner else ''
-        store, position = self.store, self.store.first_from(prefix)
-        last = store.first_from(self.inner + chr(ord('/') + 1)) if self.inner else len(store)
-        while position < last:
-            name = store.name(position)
-            head, slash, _ = name[len(prefix) :].partition('/')
-            if slash:
-                yield StoredPath(store, prefix + head)
-                position = store.first_from(prefix + head + chr(ord('/') + 1))
-            else:
-                yield StoredPath(store, name, position)
-                position += 1
-
-    def absolute(self) -> 'StoredPath':
-        """Return the path, which is absolute."""
-        return self
+        for name, member in self.store.list(self.inner).items():
+            yield StoredPath(self.store, prefix + name, member)
 
     def read_bytes(self, first: int | None = None) -> bytes:
-        """Return the content of the file, or so many first bytes of it.
+        """Return the content of the file, or its first bytes.
 
         Raises:
-            UserError: if there is no such file, or the archive is damaged.
+            UserError: if there is no such file, or the store is damaged.
         """
-        return self.store.read(self._existing(), first)
+        return self.store.read(self.inner, self._existing(), first)
 
     def open(self, mode: str = 'rb') -> BinaryIO:
         """Return the content of the file as a file in memory, open for reading."""
         return io.BytesIO(self.read_bytes())
 
-    def _found(self) -> int | None:
-        if self._position is None and self.inner:
-            self._position = self.store.find(self.inner)
-        return self._position
+    def _found(self) -> Member | None:
+        if self._member is None:
+            self._member = self.store.find(self.inner)
+        return self._member
 
-    def _existing(self) -> int:
-        if (position := self._found()) is None:
-            raise UserError(f'{self.store.path} has no {self.inner}: restore the archive.')
-        return position
+    def _existing(self) -> Member:
+        member = self._found()
+        if member is None or member.size < 0:
+            raise UserError(f'{self.store.name} has no file {self.inner}: restore the archive.')
+        return member
 
 
-# A file or a folder of a data set, wherever it lies.
+# A file or a folder of a data set, in a folder or in an archive.
 AnyPath = Path | StoredPath
 
 
-class StoredSamples(Sequence):
-    """(file, label) pairs of one archive, made when they are asked for: 8 bytes each are kept.
-
-    Args:
-        store: the archive.
-        positions: those of the files.
-        labels: one for each.
-    """
-
-    def __init__(self, store: Store, positions: Sequence[int], labels: Sequence[int]) -> None:
-        self.store = store
-        self.positions = np.asarray(positions, np.int32)
-        self.labels = np.asarray(labels, np.int32)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int | slice) -> 'tuple[StoredPath, int] | StoredSamples':
-        if isinstance(index, slice):
-            return StoredSamples(self.store, self.positions[index], self.labels[index])
-        position = int(self.positions[index])
-        path = StoredPath(self.store, self.store.name(position), position)
-        return path, int(self.labels[index])
-
-    def __reduce__(self) -> tuple:
-        return StoredSamples, (self.store, self.positions, self.labels)
-
-    def locations(self) -> np.ndarray:
-        """Return where each lies: (N, 2), the number of the archive's file and the offset."""
-        return self.store.locations(self.positions)
-
-    def keep(self, images: int) -> None:
-        """Expect images to be read that lie within so many of each other."""
-        self.store.keep(images)
-
-
-def in_order_of_storage(samples: Sequence[Item]) -> Sequence[Item]:
-    """Return the samples as they lie one after the other in their archive; else as they come."""
-    if not isinstance(samples, StoredSamples):
-        return samples
-    part, offset = samples.locations().T
-    order = np.lexsort((offset, part))
-    return StoredSamples(samples.store, samples.positions[order], samples.labels[order])
-
-
-def compact(samples: Sequence[tuple[AnyPath, int]]) -> Sequence[tuple[AnyPath, int]]:
-    """Return the samples as they take little memory: `StoredSamples` if they are of an archive."""
-    if not samples or not isinstance(samples[0][0], StoredPath):
-        return tuple(samples)
-    positions = [path._existing() for path, _ in samples]
-    return StoredSamples(samples[0][0].store, positions, [label for _, label in samples])
-
-
 def open_archive(path: Path) -> StoredPath:
-    """Return the root of the archive `path`; its content decides what it is, not its name.
+    """Return the root of an archive, whose content decides whether it is a tar or a zip file.
 
     Raises:
-        UserError: if it cannot be read, is no archive, is damaged, or is compressed as a whole.
+        UserError: if it cannot be read, is neither, is damaged, or is compressed as a whole.
     """
-    return StoredPath(_store(path.absolute(), *archive_key(path)), '')
+    path = path.absolute()
+    return StoredPath(_archive(path, version(path)), '')
+
+
+def version(path: Path) -> Version:
+    """Return the size and the time of change of a file.
+
+    Raises:
+        UserError: if there is no such file, or it cannot be read.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror}.') from error
+    return status.st_size, status.st_mtime_ns
+
+
+def derived_file(sources: Sequence[Path], suffix: str, make: Callable[[Path], None]) -> Path:
+    """Return a file in the user's cache folder that is derived from other files.
+
+    Args:
+        sources: the files. After they change, another file is derived from them.
+        suffix: of its name.
+        make: writes the file. It is called if there is none yet, by one process at a time.
+
+    Raises:
+        UserError: if the cache folder cannot be written to; and what `make` raises.
+    """
+    versions = [(str(path.absolute()), version(path)) for path in sources]
+    digest = hashlib.sha256(repr(versions).encode('utf-8', 'surrogateescape')).hexdigest()
+    folder = user_cache_path('maformer-reproduction')
+    file = folder / f'{sources[0].name}.{digest[:16]}{suffix}'
+    unfinished = file.with_name(f'{file.name}.unfinished')
+    if file.exists():
+        return file
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f'{file}.lock'):
+            if not file.exists():
+                unfinished.unlink(missing_ok=True)
+                make(unfinished)
+                if versions != [(str(path.absolute()), version(path)) for path in sources]:
+                    raise UserError(f'{sources[0]} changed while it was read: start again.')
+                os.replace(unfinished, file)
+    except OSError as error:
+        raise UserError(
+            f'the index of {sources[0]} cannot be written to {folder} ({error.strerror}): set '
+            'XDG_CACHE_HOME to a writable folder.'
+        ) from error
+    return file
+
+
+def check_end(store: Store, part: int, end: int) -> None:
+    """Check that a tar file is whole: libraries take a damaged header for its end.
+
+    Args:
+        end: the byte at which its last member ends.
+
+    Raises:
+        UserError: if its last member is not followed by the mark of the end.
+    """
+    end = -(-end // _BLOCK) * _BLOCK
+    if store.read_up_to(part, end, _BLOCK) != bytes(_BLOCK):
+        raise store.damaged(part, f'it has no mark of its end at byte {end:,}')
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open('rb') as file:
+            return file.read(6)
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror}; make it readable.') from error
 
 
 @lru_cache(maxsize=64)
-def _store(path: Path, *_key: int) -> Store:
-    try:
-        with path.open('rb') as file:
-            begin = file.read(6)
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {error.strerror}; make it readable.') from error
-    if begin.startswith(_COMPRESSED_MAGIC):
-        return import_module('datasets.tar_archives').CompressedTar(path)
-    if begin.startswith(_ZIP_MAGIC):
-        return import_module('datasets.zip_archives').ZipArchive(path)
-    return import_module('datasets.tar_archives').TarArchive(path)
+def _archive(path: Path, _version: Version) -> Archive:
+    return Archive(path)
 
 
-def _reopened(path: Path) -> Store:
-    return open_archive(path).store
+@lru_cache(maxsize=64)
+def _opened(path: Path, _version: Version) -> BinaryIO:
+    """Return the file, open for as long as a caller keeps it."""
+    return path.open('rb', buffering=0)
+
+
+@lru_cache(maxsize=64)
+def _listing(index: Path, _process: int, _thread: int) -> SQLiteIndexMountSource:
+    """Return the open index of an archive: each process and thread has a connection of its own."""
+    return SQLiteIndexMountSource(str(index))

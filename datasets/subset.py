@@ -1,12 +1,52 @@
-"""The part of a data set that is asked for: its folder, a split, and perhaps only some images."""
+"""What is asked for of a data set, and what is there of it."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from datasets.stores import AnyPath, StoredPath
 from reproduce.base.errors import UserError
 
 Item = TypeVar('Item')
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is there of one split. No image was decoded.
+
+    Attributes:
+        samples: a tuple for each image that begins with its file.
+        expected: how many the complete split has.
+        problems: a phrase for each thing that is seen to be missing, extra or left out.
+        sources: the folder of the images, and that of what belongs to them.
+    """
+
+    samples: Sequence[tuple[AnyPath, ...]]
+    expected: int
+    problems: tuple[str, ...]
+    sources: tuple[AnyPath, ...]
+
+    @property
+    def place(self) -> str:
+        """The folder or the archive of the images."""
+        source = self.sources[0]
+        return source.store.name if isinstance(source, StoredPath) else str(source)
+
+    @property
+    def form(self) -> str:
+        """Such as 'folder', 'zip', or 'folder, with a zip'."""
+        form, *others = [
+            path.store.form if isinstance(path, StoredPath) else 'folder' for path in self.sources
+        ]
+        different = sorted(set(others) - {form})
+        return f'{form}, with a {" and a ".join(different)}' if different else form
+
+    @property
+    def archives(self) -> tuple[Path, ...]:
+        """The files of the archives that it is in, each once."""
+        stored = [path for path in self.sources if isinstance(path, StoredPath)]
+        return tuple(dict.fromkeys(file for path in stored for file in path.store.paths))
 
 
 def check_request(
@@ -25,13 +65,22 @@ def check_request(
     """
     if split not in splits:
         raise UserError(f"{name} has no split '{split}': name {' or '.join(splits)}.")
-    if limit is not None:
-        _check_limit(limit)
+    check_limit(limit)
     if not root.is_dir():
         raise UserError(
             f'{root} is not a folder: expected {name} with {layout} in it; name the folder that '
             'holds it.'
         )
+
+
+def check_limit(limit: int | None) -> None:
+    """Check a number of images that is asked for; None stands for all.
+
+    Raises:
+        UserError: if it is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f'a limit of {limit} images leaves nothing: give 1 or more.')
 
 
 def evenly_spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -42,13 +91,7 @@ def evenly_spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     Raises:
         UserError: if the limit is below 1.
     """
-    if limit is None:
+    check_limit(limit)
+    if limit is None or limit >= len(items):
         return items
-    _check_limit(limit)
-    n = min(limit, len(items))
-    return [items[i * len(items) // n] for i in range(n)]
-
-
-def _check_limit(limit: int) -> None:
-    if limit < 1:
-        raise UserError(f'a limit of {limit} images leaves nothing: give 1 or more.')
+    return [items[i * len(items) // limit] for i in range(limit)]

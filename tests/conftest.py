@@ -49,6 +49,14 @@ def _unformatted_configs():
 
 
 @pytest.fixture(scope='session', autouse=True)
+def _cache(tmp_path_factory):
+    """Keep what is cached about archives out of the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
 def _environment():
     """Nothing of the terminal, and of a `make test ARGS=...`, that the tests were started from."""
     terminal = ('COLUMNS', 'LINES', 'NO_COLOR', 'FORCE_COLOR')

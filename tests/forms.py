@@ -27,6 +27,26 @@ def zipped(path, members, method=zipfile.ZIP_STORED):
     return path
 
 
+class _Unseekable(io.BytesIO):
+    """As the output of a pipe: a zip that is written to it has sizes and checksums at the end."""
+
+    def seekable(self):
+        return False
+
+    def tell(self):
+        raise OSError
+
+
+def streamed_zip(path, members):
+    """A zip file that was written to a pipe, of (name, content) pairs."""
+    stream = _Unseekable()
+    with zipfile.ZipFile(stream, 'w', zipfile.ZIP_DEFLATED) as file:
+        for name, content in members:
+            file.writestr(name, content)
+    path.write_bytes(stream.getvalue())
+    return path
+
+
 def images(folder):
     """(class, file name, content) of the images in class folders."""
     return [(p.parent.name, p.name, p.read_bytes()) for p in sorted(folder.glob('*/*'))]
@@ -75,11 +95,16 @@ def kaggle(root, to):
     zipped(path, members, zipfile.ZIP_DEFLATED)
 
 
-def whole_tar(root, to):
+def whole_tar(root, to, above=''):
     """The class folders in one tar file, as `tar -cf imagenet.tar train val` writes them."""
     with tarfile.open(to / 'imagenet.tar', 'w') as file:
         for split in sorted(root.iterdir()):
-            file.add(split, split.name)
+            file.add(split, above + split.name)
+
+
+def whole_zip(root, to, above=''):
+    """The class folders in one zip file."""
+    zipped(to / 'imagenet.zip', below(root, above))
 
 
 def numbers(root):
@@ -167,3 +192,16 @@ FORMS = {
     'webdataset': webdataset,
     'parquet': parquet,
 }
+
+
+def files_below(path):
+    """The files in a folder and in its folders."""
+    for entry in path.iterdir():
+        yield from files_below(entry) if entry.is_dir() else [entry]
+
+
+def read_all(path):
+    """The content of every file of an archive."""
+    from datasets.stores import open_archive
+
+    return {file.inner: file.read_bytes() for file in files_below(open_archive(path))}

@@ -8,7 +8,7 @@ import shutil
 import forms
 import pytest
 
-from datasets import checksums, inventory, shapes
+from datasets import inventory, shapes
 from datasets.inventory import DataState, take_inventory
 from reproduce.base.errors import UserError
 
@@ -52,7 +52,7 @@ def test_a_folder_of_all_data_sets_is_listed(drawn):
     for split in SPLITS:
         assert counts[f'coco {split}'] == len([*drawn.glob(f'coco/{split}2017/*.jpg')])
         assert counts[f'imagenet {split}'] == len([*drawn.glob(f'imagenet/{split}/*/*')])
-    assert {entry.survey.form for entry in found.values()} == {'class folders', 'folder'}
+    assert {entry.survey.form for entry in found.values()} == {'folder'}
     assert all(entry.state is DataState.INCOMPLETE for entry in found.values())
     assert found['coco val'].advice.startswith('10 images instead of 5,000')
 
@@ -107,7 +107,6 @@ def test_verification_names_what_is_damaged(data):
 
 
 def test_many_images_are_opened_by_processes(drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(inventory, '_FEW', 0)
     monkeypatch.setattr(inventory, '_CHUNK', 4)
     forms.webdataset(drawn / 'imagenet', tmp_path)
     shard = tmp_path / 'imagenet-val-0001.tar'
@@ -124,19 +123,19 @@ def test_many_images_are_opened_by_processes(drawn, tmp_path, monkeypatch):
 def test_an_archive_is_held_to_its_published_checksum(zips, monkeypatch):
     name = 'val2017.zip'
     digest = hashlib.sha1((zips / name).read_bytes()).hexdigest()
-    known = {name: checksums.Checksum(name, 'sha1', digest, 'the test')}
-    monkeypatch.setattr(inventory, 'published', lambda: known)
+    known = {name: inventory.Checksum(name, 'sha1', digest, 'the test')}
+    monkeypatch.setattr(inventory, 'published_checksums', lambda: known)
     found = by_name(take_inventory(zips, verify=True))
     # That of the annotations is not known here, so images are opened, too.
     assert [check.matches for check in found['coco val'].archives] == [True, False]
     assert found['coco val'].opened == 10
-    assert inventory.in_short(found['coco val']) == f'{name} as published, 10 images opened'
+    assert found['coco val'].verification() == f'{name} as published, 10 images opened'
     digest = hashlib.md5((zips / 'annotations_trainval2017.zip').read_bytes()).hexdigest()
     name = 'annotations_trainval2017.zip'
-    known[name] = checksums.Checksum(name, 'md5', digest, 'the test')
+    known[name] = inventory.Checksum(name, 'md5', digest, 'the test')
     entry = by_name(take_inventory(zips, verify=True))['coco val']
     assert all(check.matches for check in entry.archives) and entry.opened is None
-    forms.zipped(zips / 'ADEChallengeData2016.zip', [])
+    (zips / 'ADEChallengeData2016.zip').write_bytes(b'PK')
     with (zips / name).open('ab') as file:
         file.write(b'\0')
     found = by_name(take_inventory(zips, verify=True))
@@ -148,10 +147,10 @@ def test_an_archive_is_held_to_its_published_checksum(zips, monkeypatch):
 def test_the_checksums_are_those_of_torchvision():
     from torchvision.datasets.imagenet import ARCHIVE_META
 
-    known = checksums.published()
+    known = inventory.published_checksums()
     for name, digest in ARCHIVE_META.values():
         assert (known[name].algorithm, known[name].digest) == ('md5', digest)
-    with checksums._TABLE.open() as file:
+    with inventory._CHECKSUMS.open() as file:
         rows = [*csv.DictReader(file)]
     assert len(rows) == len(known)
     assert all(len(c.digest) == {'md5': 32, 'sha1': 40}[c.algorithm] for c in known.values())

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from datasets.inventory import DataState, in_short, sentences, take_inventory
+from datasets.inventory import DataState, sentences, take_inventory
 from reproduce.base import terminal
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
@@ -51,12 +51,12 @@ def data(
             else [
                 f'{len(survey.samples):,} of {survey.expected:,}',
                 survey.form,
-                str(survey.place),
+                survey.place,
             ]
         )
         rows.append([f'{entry.data_set} {entry.split}', entry.state.value, *found])
         if verify:
-            rows[-1].append(in_short(entry))
+            rows[-1].append(entry.verification())
     heads = ['', '', 'images', 'form', 'where', *(['verified'] if verify else [])]
     terminal.show(terminal.TextTable(heads, rows), *sentences(entries))
     raise typer.Exit(code)

@@ -1,6 +1,6 @@
 """Files in archives for mmdet and mmseg, which read all files through mmengine's backends.
 
-A path that begins with `archive://` goes on with that of the archive and that inside of it.
+A path that begins with `archive://` is that of the archive, followed by the path in it.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ def location(path: AnyPath) -> str:
 
 
 class ArchiveBackend(BaseStorageBackend):
-    """mmengine's interface to files, for those in an archive."""
+    """The part of mmengine's interface to files that mmdet and mmseg use, for those in archives."""
 
     def get(self, filepath: str) -> bytes:
         """Return the content of a file."""
@@ -30,18 +30,6 @@ class ArchiveBackend(BaseStorageBackend):
     def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
         """Return the text of a file."""
         return self.get(filepath).decode(encoding)
-
-    def exists(self, filepath: str) -> bool:
-        """Return whether there is such a file or folder."""
-        return self.isfile(filepath) or self.isdir(filepath)
-
-    def isdir(self, filepath: str) -> bool:
-        """Return whether it is a folder."""
-        return _stored(filepath).is_dir()
-
-    def isfile(self, filepath: str) -> bool:
-        """Return whether it is a file."""
-        return _stored(filepath).is_file()
 
     def join_path(self, filepath: str, *filepaths: str) -> str:
         """Return the path of something below `filepath`."""
@@ -52,19 +40,13 @@ class ArchiveBackend(BaseStorageBackend):
         dir_path: str,
         list_dir: bool = True,
         list_file: bool = True,
-        suffix: str | tuple[str, ...] | None = None,
+        suffix: str | None = None,
         recursive: bool = False,
     ) -> Iterator[str]:
-        """Yield what lies in a folder, by its path below it."""
+        """Yield the names of the files in a folder; those of ADE20K hold no folders."""
         for entry in _stored(dir_path).iterdir():
-            folder = entry.is_dir()
-            if list_dir if folder else list_file and entry.name.endswith(suffix or ''):
+            if entry.is_file() and entry.name.endswith(suffix or ''):
                 yield entry.name
-            if folder and recursive:
-                below = self.list_dir_or_file(
-                    f'{dir_path}/{entry.name}', list_dir, list_file, suffix, True
-                )
-                yield from (f'{entry.name}/{name}' for name in below)
 
     @contextmanager
     def get_local_path(self, filepath: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from mmengine import fileio
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
-from datasets.image_files import decode_to_end
+from datasets.reading import decode_to_end
 from reproduce.base.errors import UserError
 
 

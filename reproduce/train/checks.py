@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from datasets import imagenet, load
-from datasets.reading_speed import measure_reading
+from datasets.reading import check_whole
 from datasets.stores import AnyPath
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
@@ -202,8 +202,9 @@ def examine_data(
         state = 'complete' if data.complete else textwrap.shorten(data.problems[0], 60)
         checks.append(ReadinessCheck(f'{task} {split}', f'{len(data.samples):,} images, {state}'))
         paths = [path for path, _ in evenly_spaced(data.samples, SAMPLE)]
-        found = measure_reading(paths)
-        checks.append(ReadinessCheck(f'{task} {split} images', str(found)))
+        for path in paths:
+            check_whole(path)
+        checks.append(ReadinessCheck(f'{task} {split} images', f'{len(paths)} of them decoded'))
         if task == 'imagenet' and split == 'train' and labels is not None:
             checks.append(_check_label_maps(data, token_labeling.open_label_maps(labels), recipe))
     return images, tuple(checks)

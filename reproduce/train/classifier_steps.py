@@ -112,7 +112,6 @@ class ClassifierTraining:
         shards = None
         if recipe.shuffle_buffer:
             shards = shards_of(self.train_data, recipe.shuffle_buffer)
-            self.train_data.samples.keep(recipe.shuffle_buffer)
         group.check_same(self._facts)
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.

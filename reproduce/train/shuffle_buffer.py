@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from datasets.imagenet import ImageNet
-from datasets.stores import StoredSamples
+from datasets.stores import StoredPath
 from reproduce.base.errors import UserError
 
 # Windows in which classes are counted, and the share of what random ones have that is enough.
@@ -28,15 +28,14 @@ def shards_of(data: ImageNet, buffer: int) -> list[np.ndarray]:
         UserError: if the images are in no archive, or lie there class by class, so that a batch
             would have images of a few classes alone.
     """
-    samples = data.samples
-    if not isinstance(samples, StoredSamples):
+    if not isinstance(data.samples[0][0], StoredPath):
         raise UserError(
             f'--shuffle-buffer is for shards, and {data.root} holds files in folders, which are '
             'read in any order: leave it out.'
         )
-    part, offset = samples.locations().T
+    part, offset = np.array([path.location for path, _ in data.samples]).T
     order = np.lexsort((offset, part))
-    _check_mixed(data, samples.labels[order], buffer)
+    _check_mixed(data, np.array([label for _, label in data.samples])[order], buffer)
     return np.split(order, np.flatnonzero(np.diff(part[order])) + 1)
 
 

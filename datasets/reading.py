@@ -1,5 +1,6 @@
-"""What all data sets need to know about an image file: which errors decoding raises, its size."""
+"""Reading images and text of a data set, from folders and from archives."""
 
+import codecs
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -18,14 +19,27 @@ DECODING_ERRORS = (
 # The EXIF orientations that exchange width and height.
 _TURNED = (5, 6, 7, 8)
 
-
-# What precedes the size of nearly every JPEG fits into so many bytes.
+# The size of nearly every JPEG is in its first bytes.
 _HEADER = 2**16
+
+_MARKS = (
+    (codecs.BOM_UTF8, 'utf-8-sig'),
+    (codecs.BOM_UTF16_LE, 'utf-16'),
+    (codecs.BOM_UTF16_BE, 'utf-16'),
+)
 
 
 def pillow_source(path: AnyPath) -> Path | BytesIO:
-    """Return what Pillow opens for a file: its path, or its content if it is in an archive."""
-    return path.open() if isinstance(path, StoredPath) else path
+    """Return what Pillow opens for a file: its path, or its content if it is in an archive.
+
+    Raises:
+        OSError: if it is a pipe or another special file, which may never end.
+    """
+    if isinstance(path, StoredPath):
+        return path.open()
+    if isinstance(path, Path) and path.exists() and not path.is_file():
+        raise OSError('it is not a regular file')
+    return path
 
 
 def upright_size(path: AnyPath) -> tuple[int, int]:
@@ -68,13 +82,21 @@ def decode_to_end(source: Path | BytesIO) -> None:
         image.load()
 
 
-def _header(path: AnyPath) -> Image.Image:
-    if isinstance(path, StoredPath):
-        try:
-            return Image.open(BytesIO(path.read_bytes(_HEADER)))
-        except DECODING_ERRORS:
-            pass  # its header is longer, or it is no image
-    return Image.open(pillow_source(path))
+def read_text(path: AnyPath) -> str:
+    """Return the text of a file, in the encoding of its byte-order mark, else in UTF-8.
+
+    Raises:
+        UserError: if it cannot be read, or is not text in that encoding.
+    """
+    try:
+        content = path.read_bytes()
+        encoding = next((name for mark, name in _MARKS if content.startswith(mark)), 'utf-8')
+        text = content.decode(encoding)
+        if '\0' in text:
+            raise ValueError('it holds zero bytes')
+    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+        raise UserError(f'{path} is not text ({error}): save it in UTF-8.') from error
+    return text
 
 
 def unreadable(kind: str, path: object, error: Exception) -> UserError:
@@ -83,3 +105,12 @@ def unreadable(kind: str, path: object, error: Exception) -> UserError:
     return UserError(
         f'cannot read the {kind} {path}: {reason}; restore it from the original archive.'
     )
+
+
+def _header(path: AnyPath) -> Image.Image:
+    if isinstance(path, StoredPath):
+        try:
+            return Image.open(BytesIO(path.read_bytes(_HEADER)))
+        except DECODING_ERRORS:
+            pass  # its header is longer, or it is not an image
+    return Image.open(pillow_source(path))

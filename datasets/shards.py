@@ -1,0 +1,353 @@
+"""Labelled images in several files: WebDataset's tar files, or the Hub's parquet files.
+
+    *train*-0000.tar, ...                      WebDataset: NAME.jpg with NAME.cls or NAME.json
+    data/train-00000-of-00294.parquet, ...     the Hub's: columns `image` (bytes, path) and `label`
+
+The files of a split are in one folder, perhaps one of the split's name. Their labels are numbers.
+What class a number is, the names of the images say (`n01440764_10026`,
+`ILSVRC2012_val_00000001_n01751748`), or the names of the classes in a parquet file, or the shards
+of train for those of val; and 1,000 classes without names are ImageNet's in sorted order. Otherwise
+the number is the name of the class.
+"""
+
+import json
+import os
+import re
+import tarfile
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from datasets.classes import (
+    MOST_CLASSES,
+    NUM_CLASSES,
+    WNID,
+    imagenet_classes,
+    names_of_numbers,
+)
+from datasets.stores import Member, Store, StoredPath, check_end, derived_file
+from reproduce.base.errors import UserError
+from reproduce.base.wording import by_number, shortened
+
+_WORDS = {'train': ('train',), 'val': ('val', 'validation')}
+_NUMBERED = re.compile(r'(?P<set>.*?)[-_.]?(?P<number>\d+)(?:-of-(?P<of>\d+))?(?:-[0-9a-f]+)?')
+# A file of ImageNet, with the WordNet id that the Hub's data sets add to its name.
+_NAME = re.compile(r'(?P<stem>ILSVRC2012_val_\d{8}|(?P<own>n\d{8})_\d+)(?:_(?P<added>n\d{8}))?')
+_IMAGES = ('jpg', 'jpeg', 'png')
+# Row groups of parquet files that a process keeps: of 100 images, about 11 MB, in the Hub's files.
+_ROW_GROUPS_KEPT = 16
+
+
+class _Image(NamedTuple):
+    """An image of a shard: the shard, where it is there, its name and the number of its class."""
+
+    part: int
+    offset: int
+    size: int
+    name: str
+    label: int
+
+
+class LabelledShards(NamedTuple):
+    """The images of a split that is in shards.
+
+    Attributes:
+        images: each image with the name of its class.
+        missing: a phrase for the shards that are missing among their numbers, if there are some.
+    """
+
+    images: list[tuple[StoredPath, str]]
+    missing: list[str]
+
+
+def find_shards(folder: Path, split: str) -> LabelledShards | None:
+    """Return the images in the shards of `split` in or below `folder`; None if there are no shards.
+
+    Raises:
+        UserError: if they cannot be read, a sample has no image or no label, or is there twice, or
+            the labels contradict the names of the images.
+    """
+    found = _find_store(folder, split)
+    if found is None:
+        return None
+    store, missing = found
+    images = store.images()
+    if not images:
+        raise UserError(
+            f'{store.name} has no labelled images: expected {store.expected}; name another folder.'
+        )
+    names = _class_names(store, images, folder if split == 'val' else None)
+    labelled = []
+    for image in images:
+        match = _NAME.fullmatch(image.name.rpartition('.')[0])
+        name = f'{match["stem"]}.JPEG' if match else image.name
+        path = StoredPath(store, f'{names[image.label]}/{name}', Member(*image[:3]))
+        labelled.append((path, names[image.label]))
+    return LabelledShards(labelled, missing)
+
+
+def _find_store(folder: Path, split: str) -> tuple['_Shards', list[str]] | None:
+    words = '|'.join(_WORDS[split])
+    own = re.compile(rf'(?:.*[-_.])?(?:{words})(?:[-_.].*)?')
+    places = [(folder, own), (folder / 'data', own)]
+    places += [(folder / word, re.compile('.*')) for word in _WORDS[split]]
+    for place, pattern in places:
+        for suffix, kind in (('.tar', WebDatasetShards), ('.parquet', ParquetShards)):
+            shards = {}
+            for path in sorted(place.glob(f'*{suffix}')) if place.is_dir() else ():
+                match = _NUMBERED.fullmatch(path.stem)
+                hidden_or_class = path.name.startswith('.') or WNID.fullmatch(path.stem)
+                if match and not hidden_or_class and pattern.fullmatch(match['set']):
+                    shards[path] = match
+            if shards:
+                return kind(tuple(shards)), _missing(shards.values())
+    return None
+
+
+def _missing(shards: Iterable[re.Match]) -> list[str]:
+    numbers = {int(shard['number']) for shard in shards}
+    of = next((int(shard['of']) for shard in shards if shard['of']), None)
+    # Without a total in the names, the first has the number 0, or 1 where there is no 0.
+    first, last = (0, of) if of else (min(numbers | {1}), max(numbers) + 1)
+    if last - first > MOST_CLASSES:  # not numbers that count
+        return []
+    missing = [str(i) for i in range(first, last) if i not in numbers]
+    verb = by_number(missing, 'is', 'are')
+    return [f'of the shards, {shortened(missing)} {verb} missing'] if missing else []
+
+
+def _class_names(
+    store: '_Shards', images: Sequence[_Image], train: Path | None
+) -> Mapping[int, str]:
+    """Return the name of each class by its number.
+
+    Args:
+        train: a folder whose training shards may name the classes.
+
+    Raises:
+        UserError: if names of images contradict the numbers.
+    """
+    found = _names_in_images(store, images)
+    labels = {image.label for image in images}
+    if labels <= found.keys():
+        return found
+    declared = store.class_names()
+    if declared is not None and max(labels) < len(declared):
+        # The Hub's ImageNet names its classes in English, in the order of their WordNet ids.
+        english = len(declared) == NUM_CLASSES and not all(map(WNID.fullmatch, declared))
+        names = imagenet_classes() if english else [n.replace('/', '_') for n in declared]
+    else:
+        if train is not None and (shards := _find_store(train, 'train')):
+            in_train = _names_in_images(shards[0], shards[0].images())
+            if labels <= in_train.keys():
+                return in_train
+        names = names_of_numbers(labels)
+    if any(names[label] != name for label, name in found.items()):
+        raise UserError(
+            f'the labels of {store.name} are in another order than the classes: expected them '
+            'numbered in the order of the WordNet ids.'
+        )
+    return dict(enumerate(names))
+
+
+def _names_in_images(store: '_Shards', images: Sequence[_Image]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for image in images:
+        match = _NAME.fullmatch(image.name.rpartition('.')[0])
+        wnid = match and (match['added'] or match['own'])
+        if wnid and found.setdefault(image.label, wnid) != wnid:
+            raise UserError(
+                f'{store.name} labels images of {found[image.label]} and of {wnid} with the '
+                f'number {image.label}: expected one class; take shards with right labels.'
+            )
+    return found
+
+
+class _Shards(Store):
+    """The shards of a split, in the order of their names.
+
+    Attributes:
+        expected: what is in a shard, for messages.
+    """
+
+    form: str
+    expected: str
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__(paths, self.form)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.paths,)
+
+    def images(self) -> list[_Image]:
+        """Return the images, from a list in the cache folder that is written the first time."""
+        path = derived_file(self.paths, '.json', self._write_list)
+        return [_Image(*image) for image in json.loads(path.read_bytes())]
+
+    def class_names(self) -> list[str] | None:
+        """Return what the shards name their classes, in order; None if they do not."""
+        return None
+
+    def _write_list(self, path: Path) -> None:
+        bar = tqdm(range(len(self.paths)), 'indexing', leave=False, disable=None)
+        path.write_text(json.dumps([image for part in bar for image in self._images_of(part)]))
+
+    def _images_of(self, part: int) -> Iterator[_Image]:
+        raise NotImplementedError
+
+    def checked_label(self, label: object, part: int, sample: str) -> int:
+        """Return the label of an image, or raise the error that it has none."""
+        if not isinstance(label, int) or not 0 <= label < MOST_CLASSES:
+            raise self.unlabelled(part, sample, f'its label is {label!r}'[:80])
+        return int(label)
+
+    def unlabelled(self, part: int, sample: str, reason: str) -> UserError:
+        """Return the error that names a sample and the file that it is in."""
+        return UserError(
+            f'{sample} in {self.paths[part]} is not a labelled image ({reason}): expected '
+            f'{self.expected}, with labels from 0 to {MOST_CLASSES - 1:,}.'
+        )
+
+
+class WebDatasetShards(_Shards):
+    """Tar files of NAME.jpg, each with its label in NAME.cls, or in NAME.json as `label`."""
+
+    form = 'WebDataset shards'
+    expected = 'each NAME.jpg once, with its number in NAME.cls or in NAME.json as label'
+
+    def _images_of(self, part: int) -> Iterator[_Image]:
+        samples: dict[str, dict[str, Member]] = defaultdict(dict)
+        end = 0
+        try:
+            with tarfile.open(self.paths[part], 'r:') as tar:
+                while (entry := tar.next()) is not None:
+                    tar.members = []  # it keeps every member otherwise
+                    end = entry.offset_data + entry.size
+                    folder, slash, base = entry.name.rpartition('/')
+                    if not entry.isreg() or base.startswith('.'):
+                        continue
+                    key, _, extension = base.partition('.')
+                    sample = samples[folder + slash + key]
+                    if extension.lower() in sample:
+                        raise self.unlabelled(part, repr(entry.name), 'it is there twice')
+                    sample[extension.lower()] = Member(part, entry.offset_data, entry.size)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise self.damaged(part, str(error)) from error
+        check_end(self, part, end)
+        for key, sample in samples.items():
+            kinds = sample.keys() & {*_IMAGES, 'cls', 'json'}
+            if not kinds:
+                continue
+            extension = next((e for e in _IMAGES if e in sample), None)
+            if extension is None:
+                raise self.unlabelled(part, repr(key), 'it has no image')
+            name, label = self._label(part, key, sample)
+            name = name or f'{key.rpartition("/")[2]}.{extension}'
+            yield _Image(*sample[extension], name, label)
+
+    def _label(self, part: int, key: str, sample: Mapping[str, Member]) -> tuple[str | None, int]:
+        """Return the original name of an image, if it is there, and its label."""
+        name = label = None
+        try:
+            if 'json' in sample:
+                content = json.loads(self.read(key, sample['json']))
+                label, name = content.get('label'), content.get('filename')
+            if 'cls' in sample:
+                label = int(self.read(key, sample['cls']))
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise self.unlabelled(part, repr(key), f'its label cannot be read: {error}') from error
+        name = PurePosixPath(name).name if isinstance(name, str) else None
+        return name, self.checked_label(label, part, repr(key))
+
+
+class ParquetShards(_Shards):
+    """The Hub's parquet files: a column `image` with `bytes` and `path`, and a column `label`.
+
+    A row is read with its row group, of 100 images in the Hub's files; the last ones are kept.
+    """
+
+    form = 'parquet shards'
+    expected = 'columns image (a struct with bytes and path) and label (whole numbers)'
+
+    def _images_of(self, part: int) -> Iterator[_Image]:
+        file, row = self._file(part), 0
+        import pyarrow.compute as pc
+
+        for group in range(file.num_row_groups):
+            table = _row_group(self, part, group, 'image', 'label')
+            contents = table['image'].combine_chunks()
+            sizes = pc.binary_length(contents.field('bytes')).to_pylist()
+            paths = contents.field('path').to_pylist()
+            for size, path, label in zip(sizes, paths, table['label'].to_pylist(), strict=True):
+                if not size:
+                    raise self.unlabelled(part, f'row {row}', 'it has no image')
+                label = self.checked_label(label, part, f'row {row}')
+                name = PurePosixPath(path or f'{part:05d}_{row:06d}.JPEG').name
+                yield _Image(part, row, size, name, label)
+                row += 1
+
+    def class_names(self) -> list[str] | None:
+        metadata = self._file(0).schema_arrow.metadata or {}
+        try:
+            names = json.loads(metadata[b'huggingface'])['info']['features']['label']['names']
+            return [str(name) for name in names]
+        except (KeyError, ValueError, TypeError):
+            return None
+
+    def read(self, name: str, member: Member, first: int | None = None) -> bytes:
+        self.read_up_to(member.part, 0, 0)  # it is still the file that was listed
+        metadata = self._file(member.part).metadata
+        rows = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        starts = list(accumulate(rows, initial=0))
+        group = bisect_right(starts, member.offset) - 1
+        contents = _contents(self, member.part, group, os.getpid())
+        content = contents[member.offset - starts[group]].as_py()
+        if content is None or len(content) != member.size:
+            raise self.damaged(member.part, f'{name} has another size than before')
+        return content[:first]
+
+    def _file(self, part: int) -> Any:
+        return _parquet_file(self, part, os.getpid())
+
+
+@lru_cache(maxsize=64)
+def _parquet_file(store: ParquetShards, part: int, _process: int) -> Any:
+    path = store.paths[part]
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise UserError(
+            f'{path} is read with pyarrow, which is not installed: pip install pyarrow.'
+        ) from error
+    try:
+        file = ParquetFile(path)
+        columns = {field.name: str(field.type) for field in file.schema_arrow}
+    except (ArrowException, OSError) as error:
+        raise store.damaged(part, f'{error}'.splitlines()[0]) from error
+    if 'label' not in columns or 'bytes: ' not in columns.get('image', ''):
+        raise UserError(f'{path} has the columns {", ".join(columns)}: expected {store.expected}.')
+    return file
+
+
+@lru_cache(maxsize=_ROW_GROUPS_KEPT)
+def _contents(store: ParquetShards, part: int, group: int, _process: int) -> Any:
+    """Return the bytes of the images in a row group, as an array of Arrow."""
+    return _row_group(store, part, group, 'image.bytes')['image'].combine_chunks().field('bytes')
+
+
+def _row_group(store: ParquetShards, part: int, group: int, *columns: str) -> Any:
+    """Return columns of a row group, as a table of Arrow."""
+    from pyarrow import ArrowException
+
+    try:
+        file = _parquet_file(store, part, os.getpid())
+        return file.read_row_group(group, list(columns), use_threads=False)
+    except (ArrowException, OSError) as error:
+        raise store.damaged(part, f'{error}'.splitlines()[0]) from error
