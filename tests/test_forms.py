@@ -190,6 +190,6 @@ def test_a_damaged_zip_of_coco_or_ade20k_is_one_sentence(zips, tmp_path, task, s
     assert '\n' not in str(error.value)
     # Its first file, while the list at the end is whole.
     path.write_bytes(whole[:100] + bytes(400) + whole[500:])
-    with pytest.raises(UserError, match='download the archive again') as error:
+    with pytest.raises(UserError, match='download it again') as error:
         LOAD[task](tmp_path / 'data', split)
     assert path.name in str(error.value) and '\n' not in str(error.value)
