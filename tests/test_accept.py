@@ -168,8 +168,8 @@ def test_a_cell_stands_for_its_record(run, listed):
             ('--name', 'deit', '--licence', 'MIT', '--weights', 'https://example.org/x'),
             'has the checkpoint deit already',
         ),
-        ({'metrics': {'top1': float('nan')}}, (), 'is no evaluation record (metrics.top1: '),
-        ({'metrics': {'top1': 101.0}}, (), 'is no evaluation record (metrics.top1: '),
+        ({'metrics': {'top1': float('nan')}}, (), 'is not an evaluation record (metrics.top1: '),
+        ({'metrics': {'top1': 101.0}}, (), 'is not an evaluation record (metrics.top1: '),
         ({'metrics': {'top5': 95.0}}, (), 'the record has no top1, which the reference has'),
         ({'precision': 'fp16'}, (), 'measured in fp16, the gate measures in fp32'),
         ({'model': 'deit_tiny_patch16_224'}, (), f'the entry deit has {DEIT}'),
@@ -193,8 +193,10 @@ def test_what_is_refused(run, listed, changes, options, message):
 def test_a_damaged_record_is_refused(run, listed):
     manifest, evaluation = listed
     content = evaluation.model_dump_json()
-    refused(run, manifest, content[:200], 'is no evaluation record')
-    refused(run, manifest, content.replace('"checkpoint"', '"point"'), 'is no evaluation record')
+    refused(run, manifest, content[:200], 'is not an evaluation record')
+    refused(
+        run, manifest, content.replace('"checkpoint"', '"point"'), 'is not an evaluation record'
+    )
 
 
 def refused(run, manifest, content, message, *options):

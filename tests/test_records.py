@@ -308,7 +308,7 @@ def test_a_record_of_impossible_numbers_does_not_load(tmp_path, part, value):
     path.write_text(json.dumps(content))
     assert records.load(path).metrics['top1'] == 70
     path.write_text(json.dumps({**content, part: value}))
-    with pytest.raises(UserError, match=rf'x\.json is no evaluation record \({part}'):
+    with pytest.raises(UserError, match=rf'x\.json is not an evaluation record \({part}'):
         records.load(path)
 
 

@@ -1,5 +1,6 @@
 """`python -m reproduce verify`: a record against its attestation."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ from reproduce.base import terminal
 from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-from reproduce.evaluate import verification
+from reproduce.evaluate.attestation import State
+from reproduce.evaluate.attestation import verify as verify_record
 from reproduce.judge.lookup import find_record
 
 app = typer.Typer(**SETTINGS)
@@ -29,19 +31,19 @@ def verify(
 ) -> None:
     """Check a record against its attestation: which part of it differs, if one does.
 
-    Code and libraries other than those of this checkout are named, and are no error.
+    Code and libraries other than those of this checkout are named, and are not an error.
 
     Exits with 1 if the record, or a file that belongs to it, is not what was attested.
     """
     path, evaluation = find_record(record, evaluations)
-    checked = verification.verify(evaluation, path.parent, checkpoint, data)
-    code = verification.exit_code(checked)
+    checked = verify_record(path, checkpoint, data)
+    code = int(any(one.state is State.DIFFERS for one in checked))
     if format is OutputFormat.JSON:
         print_json(
             {
                 'record': str(path),
                 'attestation': evaluation.attestation.sha256,
-                'parts': [one.as_dict() for one in checked],
+                'parts': [asdict(one) for one in checked],
                 'exit_code': code,
             }
         )

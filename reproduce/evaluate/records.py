@@ -1,7 +1,7 @@
 """Evaluation records: what was measured on which images with which weights, how, when, where.
 
-One JSON file for each measurement, under `results/evaluations/`, and the predictions it was
-computed from beside it. Measuring the same again replaces the record; nothing else touches it.
+One JSON file for each measurement, under `results/evaluations/`, next to the predictions that it
+was computed from. Measuring the same again replaces the record.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable, first_error, write_atomically
 from reproduce.base.folders import EVALUATIONS
-from reproduce.base.versions import CHECKOUT, libraries
+from reproduce.base.versions import CHECKOUT, libraries, sources_sha256
 from reproduce.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _iso_date(text: str) -> str:
 
 
 class Checkpoint(_Part):
-    """The weights: name and SHA-256 of their file, and which released weights that is, if some."""
+    """The weights: the name and the SHA-256 of their file, and their name if they are released."""
 
     file: str
     sha256: str
@@ -49,7 +49,7 @@ class Checkpoint(_Part):
 
 
 class Data(_Part):
-    """The images: how many, which, and what keeps them from being the complete set."""
+    """The images: their number and fingerprint, and why they are not the complete set."""
 
     split: str
     images: int
@@ -63,12 +63,13 @@ class Provenance(_Part):
     """Who measured, with what, when.
 
     Attributes:
-        seconds: the time of the run over the images, start-up not counted.
-        threads: of each process, for computing on CPUs; None where an older version measured. Their
-            number decides the last digits of the predictions.
-        commit: of this project, with '-dirty' if its files were changed since; '' where no Git
-            tells.
-        compiled: whether by `torch.compile`, which decides the last digits too.
+        seconds: the time of the run over the images, without start-up.
+        threads: of each process, for computing on CPUs, which decide the last digits of the
+            predictions; None in records of older versions.
+        commit: of this project, with '-dirty' if its files were changed since; '' without Git.
+        sources: the hash over this project's source files, see `sources_sha256`; '' in records of
+            older versions.
+        compiled: whether by `torch.compile`, which decides the last digits, too.
     """
 
     date: Annotated[str, AfterValidator(_iso_date)]
@@ -79,16 +80,17 @@ class Provenance(_Part):
     seconds: float
     versions: dict[str, str]
     commit: str = ''
+    sources: str = ''
     threads: int | None = None
     compiled: bool = False
 
 
 class Attestation(_Part):
-    """One hash over everything that a measurement rests on, and those of its parts.
+    """One hash over a record and the files that belong to it, and those of its parts.
 
     Attributes:
         sha256: over `parts`.
-        parts: the SHA-256 of each, by its name; see `attest`.
+        parts: the SHA-256 of each, by its name; see `attestation.parts`.
     """
 
     sha256: str
@@ -111,17 +113,16 @@ class Evaluation(_Part):
         precision: 'fp32', 'fp16' or 'bf16'.
         preprocessing: of a classifier input_size, crop_pct, crop_mode, interpolation, mean, std; of
             an OpenMMLab model its test pipeline, and a hash over that and the model's config.
-        overridden: which of these, or of what else the model's config says, were set by hand; and
-            img_size where it is not the model's own, whoever set it.
-        from_weights: which of these the file of the weights says, as one of `train imagenet` does.
+        overridden: which of these, or of the rest of the model's config, were set by hand; and
+            img_size where it is not the model's own.
+        from_weights: which of these the file of the weights states; those of `train imagenet` do.
         metrics: in percent.
         intervals: the 95 % interval of those that have one, in percent.
         per_class: metrics of single classes, by class, in percent.
-        warnings: a sentence for each sign that the predictions follow another convention, and for
-            what of the data was left out and does not count.
-        predictions, statistics: the files beside the record of predictions and of what was counted
-            on each image; before it is saved, their suffixes. '' where an older version measured.
-        attestation: what was measured with what, as one hash; None where an older version measured.
+        warnings: sentences, such as on data that was left out and does not count.
+        predictions, statistics: the names of the files of predictions and of what was counted on
+            each image; their suffixes before the record is saved; '' in records of older versions.
+        attestation: None in records of older versions.
     """
 
     task: Literal['imagenet', 'coco', 'ade20k']
@@ -164,8 +165,8 @@ class Evaluation(_Part):
     def config_sha256(self) -> str:
         """What was built and how images become its input, in 16 hex digits.
 
-        Of an OpenMMLab model it is over the whole config. Of a classifier it is over what stands in
-        the record; the version of timm says the rest.
+        Of an OpenMMLab model it is over the whole config, of a classifier over what the record
+        has; the rest is decided by the version of timm.
         """
         if stored := self.preprocessing.get('config_sha256'):
             return stored
@@ -174,7 +175,7 @@ class Evaluation(_Part):
 
     @property
     def origin(self) -> str:
-        """When, with which weights and on what it was measured, in words."""
+        """When, with which weights and on what it was measured."""
         return (
             f'{self.checkpoint.file} ({self.checkpoint.sha256[:8]}), {self.data.images:,} images, '
             f'{self.precision} on {self.provenance.device}, {self.provenance.date[:10]}'
@@ -207,15 +208,16 @@ def provenance(
         compiled=compiled,
         versions=libraries(),
         commit=commit_of_checkout(),
+        sources=sources_sha256(),
     )
 
 
 def commit_of_checkout() -> str:
     """Return the commit of this project, as in `Provenance`."""
     if not (CHECKOUT / '.git').exists():
-        return ''  # a folder inside another repository is none of its commits
+        return ''  # it may lie in another repository
     # Results are what an evaluation writes: they do not change what it measures.
-    changed = ('status', '--porcelain', '--untracked-files=no', '--', '.', ':!results')
+    changed = ('status', '--porcelain', '--', '.', ':!results')
     try:
         head, changes = (
             subprocess.run(
@@ -232,9 +234,9 @@ def commit_of_checkout() -> str:
 
 
 def device_name(device: 'torch.device') -> str:
-    """Return what the GPU or the processor calls itself."""
+    """Return the name of the GPU or the processor."""
     if device.type == 'cuda':
-        import torch  # imported here, so that readers of records do not wait for it
+        import torch  # imported here, so that commands that only read records do not wait for it
 
         return torch.cuda.get_device_name(device)
     try:
@@ -251,7 +253,7 @@ def imagenet_command(
     preprocessing: Mapping[str, Any],
     arguments: Mapping[str, Any],
 ) -> list[str]:
-    """Return the words of the command that evaluates a classifier, which follow `python -m`.
+    """Return the arguments of `python -m` that evaluate a classifier.
 
     Args:
         preprocessing: the options of preprocessing, by their names in a record; an empty list for
@@ -270,7 +272,7 @@ def imagenet_command(
 
 
 def in_one_line(metrics: Mapping[str, float]) -> str:
-    """Return the metrics as a part of a sentence, with all their digits."""
+    """Return the metrics with all their digits, separated by commas."""
     return ', '.join(f'{name} {value} %' for name, value in metrics.items())
 
 
@@ -280,10 +282,10 @@ def save(
     folder: Path = EVALUATIONS,
     statistics: bytes | None = None,
 ) -> Path:
-    """Write the record and the files beside it, each whole or not at all; return its path.
+    """Write the record and its files, each whole or not at all; return the record's path.
 
     Args:
-        statistics: what was counted on each image, as `KeptImages.to_bytes` gives it.
+        statistics: what was counted on each image, as `KeptImages.to_bytes` returns it.
 
     Raises:
         UserError: if they cannot be written.
@@ -294,7 +296,7 @@ def save(
     if statistics is not None:
         names['statistics'] = f'{evaluation.stem}{evaluation.statistics}'
     kept = evaluation.model_copy(update=names)
-    # The record last: it never names a file that is not there.
+    # The record last: it never names a file that does not exist.
     write_atomically(folder / kept.predictions, predictions)
     if statistics is not None:
         write_atomically(folder / kept.statistics, statistics)
@@ -325,7 +327,7 @@ def load(path: Path) -> Evaluation:
             place, reason = first_error(error)
             reason = f'{place}: {reason}' if place else reason
         raise UserError(
-            f'{path} is no evaluation record ({reason}): restore it, or remove it and evaluate '
+            f'{path} is not an evaluation record ({reason}): restore it, or remove it and evaluate '
             'again.'
         ) from error
 
@@ -339,7 +341,7 @@ def latest(
 ) -> Evaluation | None:
     """Return the latest evaluation of `system` with its own preprocessing, if there is one.
 
-    One in fp32 goes before one in less.
+    Evaluations in fp32 take precedence over those in lower precision.
 
     Args:
         metric: it has this one.
