@@ -11,115 +11,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
-from statsmodels.stats.multitest import multipletests
 from test_coco import shifted
 
 from datasets import coco, shapes
 from datasets.ade20k import label_maps
 from reproduce.evaluate.harness import evaluate
 from reproduce.report.comparisons import load_comparisons
-from reproduce.statistics.image_hits import ImageHits
-from reproduce.statistics.paired import paired
-from reproduce.statistics.pixel_counts import PixelCounts, means
-from reproduce.statistics.significance import holm, mcnemar, paired_interval
 from reproduce.tasks.detection_scores import to_json
 from reproduce.tasks.job import Job
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.mark.parametrize(
-    ('lost', 'won'), [(0, 0), (1, 0), (3, 11), (11, 3), (7, 7), (120, 163), (2400, 2600)]
-)
-def test_mcnemars_test_is_that_of_statsmodels(lost, won):
-    expected = reference_mcnemar([[5, lost], [won, 9]], exact=True).pvalue
-    assert mcnemar(lost, won) == pytest.approx(expected, rel=1e-9)
-    if lost + won:
-        assert mcnemar(lost, won) == pytest.approx(stats.binomtest(won, lost + won).pvalue)
-
-
-def test_holms_correction_is_that_of_statsmodels():
-    ps = np.random.default_rng(0).random(30) ** 4
-    np.testing.assert_allclose(holm(list(ps)), multipletests(ps, method='holm')[1])
-    assert holm([]) == []
-
-
-def test_the_paired_interval_holds_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    n, shares = 200, (0.1, 0.06, 0.84)  # lost, won, neither
-    held = 0
-    for lost, won, _ in rng.multinomial(n, shares, 2000):
-        low, high = paired_interval(int(lost), int(won), n)
-        held += low <= 100 * (shares[1] - shares[0]) <= high
-    assert 0.94 <= held / 2000 <= 0.97
-
-
-def counted(rng, labels, error):
-    """Label maps with so many wrong pixels, as `PixelCounts`."""
-    wrong = rng.random(labels.shape) < error
-    predictions = np.where(wrong, rng.integers(0, 5, labels.shape), labels)
-    rows = []
-    for p, t in zip(predictions, labels, strict=True):
-        right, labelled, predicted = (np.bincount(a, minlength=5) for a in (t[p == t], t, p))
-        rows.append([right, labelled, predicted])
-    return PixelCounts(np.array(rows, np.int64)[None])
-
-
-def test_paired_intervals_of_miou_are_those_of_scipys_bootstrap():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 5, (40, 60))
-    first, second = counted(rng, labels, 0.30), counted(rng, labels, 0.33)
-
-    def difference(drawn):
-        one, other = (means(s.counts[0, drawn].sum(0))['miou'] for s in (first, second))
-        return other - one
-
-    theirs = stats.bootstrap(
-        (np.arange(40),),
-        difference,
-        n_resamples=1000,
-        method='percentile',
-        vectorized=False,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    found = paired(first, second).metrics['miou']
-    assert found.interval == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-    assert found.difference == pytest.approx(difference(np.arange(40)), abs=1e-9)
-    assert (found.p < 0.05) == (theirs.high < 0 or theirs.low > 0)
-
-
-def test_equal_systems_do_not_differ_and_very_different_ones_do():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 5, (40, 60))
-    same = counted(rng, labels, 0.3)
-    found = paired(same, same)
-    assert [(d.difference, d.interval, d.p) for d in found.metrics.values()] == [
-        (0.0, (0.0, 0.0), 1.0)
-    ] * 3
-    assert {d.p for d in found.classes} == {1.0}
-    worse = paired(same, counted(rng, labels, 0.6))
-    assert worse.metrics['miou'].interval[1] < 0
-    assert worse.metrics['miou'].p == pytest.approx(2 / 1001)
-    assert {d.p < 0.001 for d in worse.classes} == {True}
-
-
-def test_a_class_that_became_worse_is_found_among_a_hundred():
-    labels = np.repeat(np.arange(100), 50)
-    rng = np.random.default_rng(0)
-    first = rng.random(5000) < 0.8
-    second = np.where(rng.random(5000) < 0.02, ~first, first)
-    second[labels == 7] &= rng.random(50) < 0.5
-    found = paired(*(ImageHits(labels, hits[:, None]) for hits in (first, second)))
-    assert [d.class_index for d in found.classes if d.p < 0.05] == [7]
-    assert found.metrics['top1'].first == 100 * first.mean()
-
-
-def test_what_cannot_be_paired_is_refused():
-    hits = ImageHits(np.zeros(3, int), np.ones((3, 1), bool))
-    with pytest.raises(ValueError, match='3 image hits and 2 image hits'):
-        paired(hits, ImageHits(np.zeros(2, int), np.ones((2, 1), bool)))
 
 
 @pytest.fixture(scope='module')

@@ -458,7 +458,7 @@ def test_a_job_that_does_not_fit_is_explained(root, labels, tmp_path, monkeypatc
     refused(r'no .*last\.pth to resume', resume=True)
     refused("'resnet18' has no auxiliary head", micro(True, model='resnet18'), labels=labels)
     refused("there is no model 'resnet'; the nearest are", micro(model='resnet'))
-    refused("'tv_resnet50' is a former name of timm's resnet50.tv_in1k", micro(model='tv_resnet50'))
+    refused("'tv_resnet50' under this name any more", micro(model='tv_resnet50'))
     refused("resnet50 has no weights 'nope'; it has a1_in1k", micro(model='resnet50.nope'))
     refused('--workers -1', workers=-1)
     refused("precision 'fp8' is unknown", precision='fp8')

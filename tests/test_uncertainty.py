@@ -1,33 +1,78 @@
-"""How far metrics move by chance, against SciPy, statsmodels and pycocotools itself."""
+"""How far metrics move by chance, against closed forms, simulations, SciPy and pycocotools."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 from test_coco import hard_case
 
 from benchmarks.interval_coverage import coverage
 from datasets.coco import Annotations
 from reproduce.statistics import bootstrap
+from reproduce.statistics.image_hits import ImageHits
 from reproduce.statistics.matched_detections import METRICS
-from reproduce.statistics.pixel_counts import PixelCounts
-from reproduce.statistics.significance import wilson
+from reproduce.statistics.paired import paired
+from reproduce.statistics.pixel_counts import PixelCounts, means
+from reproduce.statistics.significance import holm, mcnemar, paired_interval, resolvable, wilson
 from reproduce.tasks.detection_scores import DetectionScorer, evaluated, of_images
-from reproduce.tasks.segmentation_scores import class_pixels, confusion, means
+
+# ------------------------------------------------------------------------------------------------
+# Proportions, several tests, power
 
 
 @pytest.mark.parametrize(('count', 'n'), [(0, 10), (10, 10), (3, 7), (41_500, 50_000)])
-def test_wilson_interval(count, n):
-    low, high = proportion_confint(count, n, method='wilson')
-    assert wilson(count, n) == pytest.approx((100 * low, 100 * high), abs=1e-9)
-    low, high = stats.binomtest(count, n).proportion_ci(0.95, 'wilson')
-    assert wilson(count, n) == pytest.approx((100 * low, 100 * high), abs=1e-9)
+def test_the_wilson_interval_ends_where_the_score_test_rejects(count, n):
+    """Its limits are the proportions p with |count / n - p| = 1.96 sqrt(p (1 - p) / n)."""
+    z = stats.norm.ppf(0.975)
+    for limit in wilson(count, n):
+        p = limit / 100
+        assert abs(count / n - p) == pytest.approx(z * math.sqrt(p * (1 - p) / n), abs=1e-9)
+    assert all(0 <= limit <= 100 for limit in wilson(count, n))
+
+
+@pytest.mark.parametrize(('lost', 'won'), [(0, 0), (1, 0), (3, 11), (11, 3), (7, 7), (120, 163)])
+def test_mcnemars_p_value_is_twice_the_smaller_binomial_tail(lost, won):
+    n, tail = lost + won, sum(math.comb(lost + won, k) for k in range(min(lost, won) + 1))
+    assert mcnemar(lost, won) == pytest.approx(min(1.0, 2 * tail / 2**n))
+
+
+def test_holms_correction_multiplies_by_the_number_of_hypotheses_left():
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([]) == []
+
+
+def test_the_paired_interval_contains_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    n, shares = 200, (0.1, 0.06, 0.84)  # lost, won, neither
+    held = 0
+    for lost, won, _ in rng.multinomial(n, shares, 2000):
+        low, high = paired_interval(int(lost), int(won), n)
+        held += low <= 100 * (shares[1] - shares[0]) <= high
+    assert 0.94 <= held / 2000 <= 0.97
+
+
+@pytest.mark.parametrize(('pairs', 'tests'), [(3, 1), (3, 4), (5, 7), (200, 1)])
+def test_a_resolvable_difference_is_found_in_four_of_five_cases(pairs, tests):
+    least = resolvable(2.0, pairs, tests)
+    differences = np.random.default_rng(1).normal(least, 2.0, (40_000, pairs))
+    p = stats.ttest_1samp(differences, 0, axis=1).pvalue
+    assert (p < 0.05 / tests).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_of_many_pairs_the_resolvable_difference_is_that_of_the_normal_distribution():
+    expected = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * 31.6 / math.sqrt(50_000)
+    assert resolvable(31.6, 50_000) == pytest.approx(expected, rel=1e-4)
+    assert math.isnan(resolvable(1.0, 1)) and math.isnan(resolvable(math.nan, 5))
+
+
+# ------------------------------------------------------------------------------------------------
+# The bootstrap over images
 
 
 def scored(seed):
-    """Made detections with scores that all differ, scored."""
+    """Simulated detections with scores that all differ, scored."""
     content, results = hard_case(seed)
     scores = np.random.default_rng(seed).permutation(len(results)) / (len(results) + 1)
     results = [{**r, 'score': float(s)} for r, s in zip(results, scores, strict=True)]
@@ -40,7 +85,7 @@ def scored(seed):
 
 
 def repeated(truth, results, times):
-    """The images, each as often as `times` says, with what is on them."""
+    """The images, each `times` times, with what is on them."""
     images, objects, found = [], [], []
     for image, n in zip(truth.images, times, strict=True):
         for _ in range(n):
@@ -54,9 +99,8 @@ def repeated(truth, results, times):
 @pytest.mark.parametrize('seed', range(4))
 def test_ap_of_resampled_images_is_that_of_pycocotools(seed):
     truth, results, scores = scored(seed)
-    statistics = scores.statistics
     times = bootstrap(len(truth.images), 2, seed)
-    metrics, _ = statistics.compute(times)
+    metrics, _ = scores.statistics.compute(times)
     for kind in ('box', 'mask'):
         ours = [metrics[f'{kind}_{name}'] for name in METRICS]
         for i, row in enumerate(times):
@@ -64,6 +108,17 @@ def test_ap_of_resampled_images_is_that_of_pycocotools(seed):
             theirs = evaluated(found, images, kind).stats
             expected = np.where(theirs < 0, np.nan, 100 * theirs)
             np.testing.assert_allclose([of[i] for of in ours], expected, rtol=0, atol=1e-10)
+
+
+def interval_of_scipy(n, statistic, method, resamples=1000):
+    found = stats.bootstrap(
+        *((np.arange(n),), statistic),
+        n_resamples=resamples,
+        method=method,
+        vectorized=False,
+        rng=np.random.default_rng(0),
+    )
+    return pytest.approx(tuple(found.confidence_interval), abs=1e-9)
 
 
 def test_intervals_of_ap_are_those_of_scipys_bootstrap():
@@ -75,42 +130,75 @@ def test_intervals_of_ap_are_those_of_scipys_bootstrap():
         return scores.statistics.compute(times[None])[0]['box_ap'][0]
 
     found = scores.statistics.intervals(resamples=100)
-    check_against_scipy(found['box_ap'], n, box_ap, 100)
-    low, high = scores.intervals['box_ap']
-    assert low < scores.metrics['box_ap'] < high
+    assert found['box_ap'] == interval_of_scipy(n, box_ap, 'basic', 100)
     assert scores.intervals.keys() == scores.metrics.keys()
 
 
-def check_against_scipy(interval, n, statistic, resamples=1000):
-    theirs = stats.bootstrap(
-        (np.arange(n),),
-        statistic,
-        n_resamples=resamples,
-        method='basic',
-        vectorized=False,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    assert interval == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+def counted(rng, labels, error):
+    """Label maps with that share of wrong pixels, as `PixelCounts`."""
+    wrong = rng.random(labels.shape) < error
+    predictions = np.where(wrong, rng.integers(0, 5, labels.shape), labels)
+    rows = []
+    for p, t in zip(predictions, labels, strict=True):
+        right, labelled, predicted = (np.bincount(a, minlength=5) for a in (t[p == t], t, p))
+        rows.append([right, labelled, predicted])
+    return PixelCounts(np.array(rows, np.int64)[None])
 
 
-def test_intervals_of_miou_are_those_of_scipys_bootstrap():
+@pytest.fixture
+def segmented():
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 6, (30, 8, 9), np.uint8)
-    wrong = rng.random(labels.shape) < rng.random((30, 1, 1))
-    predictions = np.where(wrong, rng.integers(1, 6, labels.shape, np.uint8), labels)
-    confusions = [confusion(p, t, 5) for p, t in zip(predictions, labels, strict=True)]
-    counts = np.stack([class_pixels(c) for c in confusions])[None]
-    found = PixelCounts(counts).intervals()
+    labels = rng.integers(0, 5, (40, 60))
+    return [counted(rng, labels, error) for error in (0.30, 0.33, 0.6)]
 
-    def miou(drawn):
-        return means(class_pixels(sum(confusions[i] for i in drawn)))[0]['miou']
 
-    check_against_scipy(found['miou'], 30, miou)
+def test_intervals_of_miou_are_those_of_scipys_bootstrap(segmented):
+    first, second, _ = segmented
+
+    def miou(system, drawn):
+        return means(system.counts[0, drawn].sum(0))['miou']
+
+    found = first.intervals()
     assert found.keys() == {'miou', 'macc', 'aacc'}
+    assert found['miou'] == interval_of_scipy(40, lambda drawn: miou(first, drawn), 'basic')
+
+    def difference(drawn):
+        return miou(second, drawn) - miou(first, drawn)
+
+    found = paired(first, second).metrics['miou']
+    assert found.interval == interval_of_scipy(40, difference, 'percentile')
+    assert found.difference == pytest.approx(difference(np.arange(40)), abs=1e-9)
+    assert found.significant == (found.interval[1] < 0 or found.interval[0] > 0)
+
+
+def test_equal_systems_do_not_differ_and_very_different_ones_do(segmented):
+    first, _, bad = segmented
+    found = paired(first, first)
+    same = [(d.difference, d.interval, d.p) for d in found.metrics.values()]
+    assert same == [(0.0, (0.0, 0.0), 1.0)] * 3
+    assert {d.p for d in found.classes} == {1.0}
+    worse = paired(first, bad)
+    assert worse.metrics['miou'].interval[1] < 0
+    assert worse.metrics['miou'].p == pytest.approx(2 / 1001)
+    assert all(d.p < 0.001 for d in worse.classes)
+
+
+def test_a_class_that_became_worse_is_found_among_a_hundred():
+    labels = np.repeat(np.arange(100), 50)
+    rng = np.random.default_rng(0)
+    first = rng.random(5000) < 0.8
+    second = np.where(rng.random(5000) < 0.02, ~first, first)
+    second[labels == 7] &= rng.random(50) < 0.5
+    systems = [ImageHits(labels, hits[:, None]) for hits in (first, second)]
+    found = paired(*systems)
+    assert [d.class_index for d in found.classes if d.p < 0.05] == [7]
+    assert found.metrics['top1'].first == 100 * first.mean()
+    with pytest.raises(ValueError, match='5000 image hits and 2 image hits'):
+        paired(systems[0], ImageHits(labels[:2], first[:2, None]))
 
 
 @pytest.mark.parametrize(('metric', 'sets'), [('top1', 1000), ('miou', 100), ('box_ap', 20)])
-def test_intervals_hold_the_truth_as_often_as_they_say(metric, sets):
+def test_intervals_contain_the_truth_as_often_as_they_say(metric, sets):
     """A small version of the benchmark: within three standard errors of 95 %, or above."""
     _, width, share = coverage(metric, sets, resamples=200)
     assert share >= 95 - 300 * (0.05 * 0.95 / sets) ** 0.5

@@ -13,9 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reproduce.ablation.study import DesignClaim
 from reproduce.base.files import NumberText, OptionalNumber
-
-LEVEL = 0.05  # of all claims of a study together
-POWER = 0.8
+from reproduce.statistics.significance import LEVEL, holm, resolvable
 
 
 class DesignVerdict(StrEnum):
@@ -66,15 +64,10 @@ def judge(claims: Sequence[DesignClaim], top1: Mapping[tuple[str, int], float]) 
     Controls check the study: each is judged at the full level, and they are not counted among the
     claims that the level is divided by.
     """
-    # Imported here: the report, which only shows results, need not wait for it.
-    from statsmodels.stats.multitest import multipletests
-
     found = [_measured(claim, top1) for claim in claims]
     family = [i for i, claim in enumerate(claims) if not claim.control]
     corrected = {i: numbers.get('p', 1.0) for i, numbers in enumerate(found)}
-    if family:
-        holm = multipletests([corrected[i] for i in family], LEVEL, 'holm')[1]
-        corrected |= dict(zip(family, map(float, holm), strict=True))
+    corrected |= dict(zip(family, holm([corrected[i] for i in family]), strict=True))
     judged = []
     for i, (claim, numbers) in enumerate(zip(claims, found, strict=True)):
         if 'p' in numbers:
@@ -111,19 +104,3 @@ def _measured(claim: DesignClaim, top1: Mapping[tuple[str, int], float]) -> dict
             low, high = test.confidence_interval(0.95)
         numbers |= {'low': float(low), 'high': float(high)}
     return numbers
-
-
-def resolvable(spread: float, pairs: int, claims: int) -> float:
-    """Return the smallest true difference that is found with probability `POWER`.
-
-    It is that of the two-sided paired t test at the level `LEVEL / claims`.
-
-    Args:
-        spread: the standard deviation of the differences.
-        pairs: the number of differences, 2 or more.
-        claims: the number of claims that share the level.
-    """
-    from statsmodels.stats.power import TTestPower
-
-    size = TTestPower().solve_power(nobs=pairs, alpha=LEVEL / claims, power=POWER)
-    return float(size) * spread

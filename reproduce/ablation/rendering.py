@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from reproduce.ablation.judging import LEVEL, POWER, DesignVerdict, Judgement, resolvable
+from reproduce.ablation.judging import DesignVerdict, Judgement
 from reproduce.ablation.outcomes import Outcomes, VariantLine
 from reproduce.ablation.study import Study
 from reproduce.base.terminal import Part, TextTable
+from reproduce.statistics.significance import LEVEL, POWER, resolvable
 
 HEADINGS = (
     *('claim', 'paper', 'measured', '95 % interval', 'p (Holm)', 'resolvable', 'seeds'),

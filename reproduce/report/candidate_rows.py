@@ -201,8 +201,8 @@ def _count(candidate: RowModel) -> tuple[Complexity, str]:
     Raises:
         UserError: if it cannot be built, or is neither a classifier nor of the paper's frameworks.
     """
-    from reproduce.base import timm_names
     from reproduce.complexity import flops as complexity
+    from reproduce.systems import timm_names
 
     try:
         if candidate.task == 'imagenet':

@@ -13,12 +13,12 @@ import torch.nn as nn
 from safetensors import safe_open
 from timm.models._hub import save_config_for_hf
 
-from reproduce.base import timm_names
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
 from reproduce.evaluate.records import Evaluation
 from reproduce.report import exchange
 from reproduce.report.model_card import model_card
+from reproduce.systems import timm_names
 from reproduce.tasks import TASKS, classification
 from reproduce.train.weights_file import to_bytes
 from reproduce.weights import parameters, registry, store

@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import open_image
 from datasets.stores import AnyPath
-from reproduce.base import timm_names
 from reproduce.base.errors import UserError
-from reproduce.systems import load_systems
+from reproduce.systems import load_systems, timm_names
 from reproduce.tasks import TASKS
 from reproduce.tasks.classification_scores import TOP, ClassesFile, TopClasses, TopScorer, names
 from reproduce.tasks.job import Job, Prepared, inference

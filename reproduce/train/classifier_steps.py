@@ -27,7 +27,6 @@ from torch.nn.parallel import DistributedDataParallel
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
 from model.checkpoint import failure
-from reproduce.base import timm_names
 from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
 from reproduce.base.gpus import check_precision
@@ -35,6 +34,7 @@ from reproduce.base.loading import Loader, default_workers
 from reproduce.base.processes import Group
 from reproduce.base.versions import code_facts
 from reproduce.evaluate.harness import data_facts
+from reproduce.systems import timm_names
 from reproduce.train import saved_state
 from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
 from reproduce.train.recipes import Recipe

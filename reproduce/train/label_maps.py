@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load, open_image
-from reproduce.base import timm_names
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
 from reproduce.base.loading import Loader, check_workers, default_workers
 from reproduce.base.processes import Group, join
 from reproduce.base.versions import code_facts
+from reproduce.systems import timm_names
 from reproduce.train.output_folder import claimed
 from reproduce.train.token_labeling import RECORD, label_map_path, origin
 from reproduce.weights import parameters

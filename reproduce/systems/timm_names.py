@@ -4,9 +4,6 @@ from typing import Any
 
 import timm
 
-# timm resolves a former name when it builds the model, and says so in a warning only.
-from timm.models._registry import _deprecated_models
-
 from reproduce.base.errors import UserError
 from reproduce.base.wording import nearest, shortened
 
@@ -18,15 +15,15 @@ def check(name: str, others: tuple[str, ...] = ()) -> None:
         others: further names that a user may have meant.
 
     Raises:
-        UserError: if not; it says which names there are.
+        UserError: if not; it lists which names there are.
     """
-    if now := _deprecated_models.get(name):
-        raise UserError(f"'{name}' is a former name of timm's {now}: give that name.")
-    if not timm.is_model(name):
+    architecture, _, tag = name.partition('.')
+    # A former name is not listed: timm builds it under its new name, with a warning only.
+    if not timm.is_model(name) or architecture not in timm.list_models():
+        former = ' under this name any more' if timm.is_model(name) else ''
         near = [*nearest(name, others, 2), *nearest(name, timm.list_models(), 3)]
         listed = ', '.join(dict.fromkeys(near)) or 'listed by timm.list_models()'
-        raise UserError(f"there is no model '{name}'; the nearest are {listed}.")
-    architecture, _, tag = name.partition('.')
+        raise UserError(f"there is no model '{name}'{former}; the nearest are {listed}.")
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError:
