@@ -27,7 +27,6 @@ import typer
 from tabulate import tabulate
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from reproduce.base import timm_names
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable
 from reproduce.base.folders import RESULTS
@@ -39,7 +38,7 @@ from reproduce.evaluate.records import device_name
 from reproduce.openmmlab import configs, models
 from reproduce.paper import DETECTION_SIZE
 from reproduce.report.speeds import Speed, keep_speeds
-from reproduce.systems import System, load_systems
+from reproduce.systems import System, load_systems, timm_names
 from reproduce.systems.selection import rows_and_systems
 from reproduce.tasks.job import PRECISIONS, autocast, inference
 
