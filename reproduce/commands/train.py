@@ -71,14 +71,6 @@ def train_imagenet(
             'the other.'
         ),
     ] = 1,
-    shuffle_buffer: Annotated[
-        int,
-        typer.Option(
-            help='Read shards from begin to end, and draw from a buffer of so many images: for '
-            'shards on a network. Other batches than those of folders.  [default: a permutation]',
-            show_default=False,
-        ),
-    ] = 0,
     resume: Resume = False,
     until: Annotated[int | None, typer.Option(help='Stop after this epoch, to be resumed.')] = None,
     checkpoint_steps: Annotated[
@@ -118,8 +110,6 @@ def train_imagenet(
         chosen = chosen.changed(grad_checkpointing=True)
     if accumulation != 1:
         chosen = chosen.changed(accumulation=accumulation)
-    if shuffle_buffer:
-        chosen = chosen.changed(shuffle_buffer=shuffle_buffer)
     job = TrainingJob(
         recipe=chosen,
         data=data,

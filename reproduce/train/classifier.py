@@ -325,12 +325,6 @@ class _Run:
             state = 'complete' if data.complete else f'not ImageNet-1K: {"; ".join(data.problems)}'
             self._log(f'{data.split}: {len(data.samples):,} images, {state}')
         self._log(f'{scaling(self.recipe, self.group.size)}; {training.precision}')
-        if buffer := self.recipe.shuffle_buffer:
-            self._log(
-                f'images come in the order of their shards, through a buffer of {buffer:,}: this '
-                'is not the permutation of a training without --shuffle-buffer, and its curve is '
-                'another one'
-            )
 
     def _save(self) -> None:
         self.training.save(self.last_checkpoint)

@@ -16,7 +16,6 @@ import timm
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from pydantic import ValidationError
 from timm.data import Mixup, resolve_data_config
 from timm.data.mixup import mixup_target
 from timm.optim import create_optimizer_v2
@@ -35,11 +34,9 @@ from reproduce.base.processes import Group
 from reproduce.base.versions import code_facts
 from reproduce.evaluate.harness import data_facts
 from reproduce.systems import timm_names
-from reproduce.train import saved_state
 from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
 from reproduce.train.recipes import Recipe
 from reproduce.train.seeds import seed_everything
-from reproduce.train.shuffle_buffer import shards_of
 from reproduce.train.stopping import survive_signals
 from reproduce.train.token_labeling import (
     dense_labels,
@@ -109,9 +106,6 @@ class ClassifierTraining:
         )
         self.origin_of_labels = maps and origin(maps, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
-        shards = None
-        if recipe.shuffle_buffer:
-            shards = shards_of(self.train_data, recipe.shuffle_buffer)
         group.check_same(self._facts)
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.
@@ -144,8 +138,6 @@ class ClassifierTraining:
             group.size,
             recipe.seed,
             recipe.repeats,
-            shards,
-            recipe.shuffle_buffer,
         )
         self.steps_per_epoch = len(self.order)
         self.scheduler, _ = create_scheduler_v2(
@@ -319,7 +311,7 @@ class ClassifierTraining:
         write_atomically(path, buffer.getbuffer())
 
     def restore(self, path: Path) -> None:
-        """Go on from where the training was when it was saved to `path`.
+        """Continue from the state that was saved to `path`.
 
         Raises:
             UserError: if the file cannot be read, or is of another recipe, other images or
@@ -327,65 +319,43 @@ class ClassifierTraining:
         """
         try:
             state = torch.load(path, map_location='cpu', weights_only=True)
+            before = Recipe.model_validate_json(state['recipe']).model_dump(mode='json')
         except Exception as error:  # torch raises half a dozen types here
             raise UserError(
-                f'cannot read {path}: {failure(error)}; begin anew in another folder.'
+                f'{path} cannot be resumed: {failure(error)}; begin anew in another folder.'
             ) from error
-        recipe = state.get('recipe') if isinstance(state, dict) else None
-        try:
-            before = Recipe.model_validate_json(recipe or '').model_dump(mode='json')
-        except ValidationError:
-            before = None
         now = self.recipe.model_dump(mode='json')
-        # Said before anything of the weights, which another recipe explains.
-        differ = [
-            name
-            for name in now
-            if before and name not in _OF_THE_MACHINE and now[name] != before[name]
-        ]
-        if differ:
+        names = [name for name in now if name not in _OF_THE_MACHINE and now[name] != before[name]]
+        if names:
             raise UserError(
-                f'{path} was trained with {differ[0]} = {before.get(differ[0])}, not '
-                f'{now[differ[0]]}: resume with the same recipe, or begin in another folder.'
+                f'{path} was trained with {names[0]} = {before[names[0]]}, not {now[names[0]]}: '
+                'resume with the same recipe, or begin in another folder.'
             )
-        modules = {'model': self.model, 'ema': self.ema.module}
-        counters = {'losses': self.losses, 'skipped': self.skipped}
-        reason = saved_state.fault(state, modules, self.optimizer, counters)
-        if not reason and before is None:
-            reason = "its 'recipe' is none"
-        if not reason and state['step'] > self.steps_per_epoch:
-            reason = f'it has {state["step"]} steps of an epoch of {self.steps_per_epoch}'
-        if reason:
-            raise UserError(
-                f'{path} cannot be gone on with: {reason}; begin anew in another folder.'
-            )
-        if state['data'] != self.train_data.fingerprint:
-            raise UserError(
-                f'{path} was trained on other images than {self.train_data.root} holds: '
-                'resume with the same data, or begin in another folder.'
-            )
-        if json.loads(state['labels']) != self.origin_of_labels:
-            raise UserError(
-                f'{path} was trained with label maps of another origin: resume with the same '
-                '--labels, or begin in another folder.'
-            )
-        self.model.load_state_dict(state['model'])
-        self.ema.module.load_state_dict(state['ema'])
+        for what, saved, own in (
+            ('images', state['data'], self.train_data.fingerprint),
+            ('label maps', json.loads(state['labels']), self.origin_of_labels),
+        ):
+            if saved != own:
+                raise UserError(
+                    f'{path} was trained with other {what}: resume with the same, or begin in '
+                    'another folder.'
+                )
         try:
+            self.model.load_state_dict(state['model'])
+            self.ema.module.load_state_dict(state['ema'])
             self.optimizer.load_state_dict(state['optimizer'])
             self.scheduler.load_state_dict(state['scheduler'])
             if self.fixed_scale is None:
                 self.scaler.load_state_dict(state['scaler'])
+            # One process keeps the sum over all of them.
+            self.losses.copy_(state['losses'] if self.group.rank == 0 else torch.zeros(2))
+            self.skipped.copy_(state['skipped'])
+            self.epoch, self.step, self.seconds = state['epoch'], state['step'], state['seconds']
+            self.history = state['history']
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(
-                f'{path} cannot be gone on with: {type(error).__name__} {error}; begin anew in '
-                'another folder.'
+                f'{path} cannot be resumed: {failure(error)}; begin anew in another folder.'
             ) from error
-        self.epoch, self.step, self.seconds = state['epoch'], state['step'], state['seconds']
-        # One process keeps the sum over all of them.
-        self.losses.copy_(state['losses'] if self.group.rank == 0 else torch.zeros(2))
-        self.skipped.copy_(state['skipped'])
-        self.history = state['history']
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """Move a batch to the device, and divide it into the parts of gradient accumulation."""

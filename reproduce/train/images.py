@@ -5,7 +5,7 @@ number of processes and workers nor an interruption changes the images that a tr
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -24,7 +24,6 @@ from reproduce.base.errors import UserError
 from reproduce.train.augmentation import TracedImage, make_legal
 from reproduce.train.recipes import Recipe
 from reproduce.train.seeds import seeded
-from reproduce.train.shuffle_buffer import buffered_order
 from reproduce.train.token_labeling import label_map_path, load_label_map, move_label_map
 
 # An image of an epoch: (epoch, index, repeat).
@@ -191,11 +190,9 @@ class TrainingBatches(Sampler):
     Args:
         images: the number of images.
         batch_size: images of a batch, of all processes together.
-        rank, size: which of how many processes this is.
+        rank, size: the rank of this process, and the world size.
         seed: of the permutations.
         repeats: how often each image is seen in a row.
-        shards: the indices of the images in each shard; None for images that are read in any order.
-        buffer: with shards, in place of a permutation, the number of images in a shuffle buffer.
 
     Attributes:
         epoch: the epoch whose batches are given.
@@ -210,10 +207,7 @@ class TrainingBatches(Sampler):
         size: int,
         seed: int,
         repeats: int = 1,
-        shards: Sequence[np.ndarray] | None = None,
-        buffer: int = 0,
     ) -> None:
-        self.shards, self.buffer = shards, buffer
         self.images, self.batch_size, self.seed, self.repeats = images, batch_size, seed, repeats
         self.share = slice(rank, batch_size, size)
         self.epoch = self.first = 0
@@ -223,10 +217,7 @@ class TrainingBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[Key]]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        if self.shards is None:
-            order = generator.permutation(self.images)
-        else:
-            order = buffered_order(self.shards, self.buffer, generator)
+        order = generator.permutation(self.images)
         total = self.images // self.batch_size
         for i in range(self.first, total):
             places = range(i * self.batch_size, (i + 1) * self.batch_size)[self.share]

@@ -81,8 +81,6 @@ class Recipe(BaseModel):
             decides which epoch is the best, the others are measured when the training is over.
         grad_checkpointing: keep less in memory, and compute it again in the backward pass.
         accumulation: parts that each process computes its share of a batch in, one after the other.
-        shuffle_buffer: 0 shuffles all images anew in every epoch; else images come in the order of
-            their shards, through a buffer of so many that the next one is drawn from.
         seed: of everything random.
     """
 
@@ -123,7 +121,6 @@ class Recipe(BaseModel):
     test_crops: Shares = (0.9,)
     grad_checkpointing: bool = False
     accumulation: int = Field(1, ge=1)
-    shuffle_buffer: int = Field(0, ge=0)
     seed: int = 42
 
     @property
