@@ -3,12 +3,11 @@
 import builtins
 import codecs
 import pickle
-import pickletools
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +15,31 @@ import numpy as np
 import safetensors.torch
 import torch
 from timm.models import clean_state_dict
-from torch.serialization import safe_globals
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 # A function or class that a pickle may call, besides those that torch allows, and its full name.
 Allowed = tuple[Callable, str]
-
-_NUMPY_CODES = (
-    *('?', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'),
-    *('U', 'S', 'M8', 'm8', 'O'),
-)
 
 # NumPy's arrays and scalars. NumPy 2 renamed the package `numpy.core`; files use both names.
 NUMPY: tuple[Allowed, ...] = (
     (np.ndarray, 'numpy.ndarray'),
     (np.dtype, 'numpy.dtype'),
     *(
-        (getattr(np._core.multiarray, name), f'{package}.multiarray.{name}')
-        for package, name in product(('numpy.core', 'numpy._core'), ('_reconstruct', 'scalar'))
+        (value.__reduce__()[0], f'{package}.multiarray.{name}')
+        for value, name in ((np.empty(0), '_reconstruct'), (np.float64(0), 'scalar'))
+        for package in ('numpy.core', 'numpy._core')
     ),
     *(
         (type(np.dtype(code)), f'numpy.dtypes.{type(np.dtype(code)).__name__}')
-        for code in _NUMPY_CODES
+        for code in '?bhilqBHILQefdUSMmO'
     ),
 )
 
+# What a file of PaddlePaddle calls besides NumPy's.
+_PADDLE: tuple[Allowed, ...] = ((codecs.encode, '_codecs.encode'), (tuple, 'builtins.tuple'))
+PADDLE_SUFFIX = '.pdparams'
 
-class CheckpointError(ValueError):
-    """A checkpoint does not exist, cannot be read safely or does not fit the model."""
-
-
-class _Unread(list):
-    """Takes the place of an object that the parameters do not need: a path, a date, a config.
-
-    It takes whatever a pickle gives to the constructor, appends or restores, and runs nothing.
-    """
-
-    __hash__ = object.__hash__
-
-    def __new__(cls, *arguments: Any) -> '_Unread':
-        return super().__new__(cls)
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _UnreadMapping:
-    """The same for an object that a pickle fills as a dictionary, which torch forbids."""
-
-    def __new__(cls, *arguments: Any) -> OrderedDict:
-        return OrderedDict()
-
-
-# Of modules that run commands or import others nothing is replaced: such a file is refused.
+# A file that uses one of these modules, which run commands or import others, is refused.
 _COMMANDS = {
     *('os', 'posix', 'nt', 'sys', 'subprocess', 'shutil', 'socket', 'importlib', 'runpy', 'pty'),
     *('ctypes', 'pickle', 'webbrowser'),
@@ -83,14 +52,25 @@ _WRAPPERS = (
     *('module', 'weights'),
 )
 
-# What a file of PaddlePaddle calls besides NumPy's.
-_PADDLE: tuple[Allowed, ...] = ((codecs.encode, '_codecs.encode'), (tuple, 'builtins.tuple'))
-PADDLE_SUFFIX = '.pdparams'
-
 _DTYPES = {
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool),
 }
+
+
+class CheckpointError(ValueError):
+    """A checkpoint does not exist, cannot be read safely or does not fit the model."""
+
+
+class _Unread:
+    """Replaces a class that only objects beside the parameters need, such as a config.
+
+    An object becomes an empty dictionary, the only kind of object that torch's safe unpickler fills
+    with items and attributes alike.
+    """
+
+    def __new__(cls, *arguments: Any) -> OrderedDict:
+        return OrderedDict()
 
 
 def read(path: str | Path) -> dict[str, torch.Tensor]:
@@ -98,27 +78,21 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
 
     The file holds either the parameters themselves or a training checkpoint with them. Of one with
     averaged weights these are returned. The prefixes `module.` of distributed training and
-    `_orig_mod.` of compiled models are removed. What else a checkpoint holds is not needed and not
-    read: whatever objects it has, no code of theirs runs. A file of PaddlePaddle, `.pdparams`, is
-    read as torch would have written it.
+    `_orig_mod.` of compiled models are removed. Other objects that a checkpoint holds are left out,
+    and none of their code runs. A file of PaddlePaddle, `.pdparams`, is read as torch would have
+    written it.
 
     Raises:
         CheckpointError: if the file is missing, does not hold parameters, or would run commands.
     """
     path = Path(path)
     unpickle = _read_paddle if path.suffix == PADDLE_SUFFIX else _unpickled
-    content = _reading(path, lambda: unpickle(path))
-    if isinstance(content, _Unread):
-        raise CheckpointError(
-            f'the checkpoint {path} holds a whole {type(content).__name__}, not its parameters: '
-            'save its state_dict() where you trust the file'
-        )
-    state = _parameters(content)
+    state = _parameters(_reading(path, lambda: unpickle(path)))
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         strange = [f'{name} ({type(v).__name__})' for name, v in state.items()][:3]
         raise CheckpointError(
-            f'the checkpoint {path} holds no parameters by name; it holds '
-            f'{", ".join(strange) or "nothing"}'
+            f'the checkpoint {path} does not hold parameters by name, the state_dict() of a model; '
+            f'it holds {", ".join(strange) or "nothing"}'
         )
     for name, value in state.items():
         if kind := _unusual(value):
@@ -155,57 +129,29 @@ def _unusual(value: torch.Tensor) -> str | None:
 def _unpickled(path: Path) -> Any:
     """Return the content of a file that is not in safetensors, without what only objects hold.
 
-    torch's safe unpickler names the first class or function that it does not know; that is
-    replaced, and the file is read again. Meanwhile no tensor is read.
+    Torch's safe unpickler decides what may be called. Classes and functions that it does not know
+    are replaced by a class that does nothing; files from before torch 1.6 must have none.
     """
-    replaced: dict[str, type] = {}
-    location = 'cpu'
-    while True:
-        allowed = [(replacement, name) for name, replacement in replaced.items()]
-        try:
-            # From an open file: by its name torch would take a pickle for safetensors.
-            with safe_globals([*NUMPY, *allowed]), path.open('rb') as file:
-                content = torch.load(file, map_location=location, weights_only=True)
-        except pickle.UnpicklingError as error:
-            if not _replace(replaced, str(error)):
-                if replaced and 'call reduce' in str(error):  # what was replaced is to be called
-                    raise pickle.UnpicklingError(f'GLOBAL {next(iter(replaced))}') from error
-                raise
-            location = 'meta'
-        else:
-            if location == 'cpu':
-                return content
-            location = 'cpu'
-
-
-def _replace(replaced: dict[str, type], message: str) -> bool:
-    """Replace one more class or function, which the error of torch's unpickler is about.
-
-    Returns:
-        whether there was one that can be replaced, and was not in this way.
-    """
-    if unknown := re.search(r'Unsupported global: GLOBAL (\S+) was not', message):
-        name = unknown[1]
-        if '.' not in name:  # torch's message leaves out the module
-            known = getattr(builtins, name, None)
-            # mmengine's logs name their statistics by getattr.
-            replaceable = isinstance(known, type) or name == 'getattr'
-            name = f'builtins.{name}'
-        else:
-            replaceable = name.partition('.')[0] not in _COMMANDS
-        if replaceable and name not in replaced:
-            replaced[name] = type(name.rpartition('.')[2], (_Unread,), {'__module__': name})
-            return True
-    elif filled := re.search(r"Can only SETITEM.* but got <class '(.+)'>", message):
-        for name, replacement in replaced.items():
-            if filled[1] == f'{replacement.__module__}.{replacement.__qualname__}':
-                replaced[name] = type('_UnreadMapping', (_UnreadMapping,), {})
-                return True
-    return False
+    with safe_globals([*NUMPY]):
+        is_legacy = not zipfile.is_zipfile(path)
+        unknown = [] if is_legacy else get_unsafe_globals_in_checkpoint(path)
+    for name in unknown:
+        module, _, attribute = name.rpartition('.')
+        # mmengine's logs name their statistics by getattr, which is not called either.
+        is_class = attribute == 'getattr' or isinstance(getattr(builtins, attribute, 0), type)
+        if module.partition('.')[0] in _COMMANDS or (module == 'builtins' and not is_class):
+            raise CheckpointError(
+                f'the checkpoint {path} is refused, because reading it would run code ({name}): '
+                'get it as safetensors, or convert it where you trust it'
+            )
+    replaced = [(type(name, (_Unread,), {}), name) for name in unknown]
+    # From an open file: by its name torch would take a pickle for safetensors.
+    with safe_globals([*NUMPY, *replaced]), path.open('rb') as file:
+        return torch.load(file, map_location='cpu', weights_only=True)
 
 
 def read_whole(
-    path: str | Path, allowed: tuple[Allowed, ...], map_location: Any = 'cpu'
+    path: str | Path, allowed: Iterable[Allowed], map_location: Any = 'cpu'
 ) -> dict[str, Any]:
     """Return the whole content of a checkpoint: parameters, and the state of the training.
 
@@ -225,7 +171,7 @@ def read_whole(
     content = _reading(path, load)
     if not isinstance(content, dict):
         raise CheckpointError(
-            f'the checkpoint {path} holds no parameters by name; it holds a '
+            f'the checkpoint {path} does not hold parameters by name; it holds a '
             f'{type(content).__name__}'
         )
     return content
@@ -242,19 +188,36 @@ def _reading(path: Path, unpickle: Callable[[], Any]) -> Any:
             return safetensors.torch.load_file(path)
         with warnings.catch_warnings(action='ignore'):  # torch warns of pickles that it refuses
             return unpickle()
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's advice would be to load it unsafely
+        raise CheckpointError(
+            f'the checkpoint {path} is refused: it is damaged, was not written by torch.save, or '
+            'reading it would run code; get it as safetensors, or convert it where you trust it'
+        ) from error
     except Exception as error:  # torch, pickle and safetensors raise many kinds for a bad file
-        raise CheckpointError(_explain(path, error)) from error
+        raise CheckpointError(
+            f'the checkpoint {path} is truncated, damaged or not a file of tensors '
+            f'({type(error).__name__}): fetch it again'
+        ) from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether the content is in safetensors, or the name says so and it is not a pickle."""
+    with path.open('rb') as file:
+        head = file.read(9)
+    is_pickle = head.startswith((b'PK', b'\x80\x02'))
+    return head[8:] == b'{' or (path.suffix == '.safetensors' and not is_pickle)
 
 
 class _PaddleUnpickler(pickle.Unpickler):
-    """Reads arrays and what holds them; anything else is refused before it is called."""
+    """Reads arrays and their containers; anything else is refused before it is called."""
 
     def find_class(self, module: str, name: str) -> Any:
-        full = f'{module}.{name}'
         for value, allowed in (*NUMPY, *_PADDLE):
-            if full == allowed:
+            if f'{module}.{name}' == allowed:
                 return value
-        raise pickle.UnpicklingError(f'GLOBAL {full}')
+        raise pickle.UnpicklingError(f'{module}.{name} is not allowed')
 
 
 def _read_paddle(path: Path) -> dict[str, torch.Tensor]:
@@ -282,18 +245,6 @@ def _read_paddle(path: Path) -> dict[str, torch.Tensor]:
             tensor
         )
     return state
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Return whether the content is in safetensors, or the name says so and it is no pickle."""
-    head = _head(path)
-    is_pickle = head.startswith((b'PK', b'\x80\x02'))
-    return head[8:] == b'{' or (path.suffix == '.safetensors' and not is_pickle)
-
-
-def _head(path: Path) -> bytes:
-    with path.open('rb') as file:
-        return file.read(9)
 
 
 def renamed(
@@ -346,45 +297,6 @@ def failure(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return 'it is damaged, or holds more than tensors'
     return str(error).partition('\n')[0] or type(error).__name__
-
-
-def _explain(path: Path, error: Exception) -> str:
-    """Return what is wrong with the file; never torch's own advice, to load it unsafely."""
-    causes = f'{error} {error.__cause__ or ""}'
-    blocked = re.search(r'GLOBAL ([\w.]+)', causes)
-    if code := blocked[1] if blocked else _imported_by(path):
-        return (
-            f'the checkpoint {path} is refused, for it is no file of tensors alone: reading it '
-            f'would run code ({code}); get it as safetensors, or convert it where you trust it'
-        )
-    if 'Unsupported operand' in causes and _head(path).startswith((b'PK', b'\x80')):
-        return (
-            f'the checkpoint {path} is a pickle of another protocol than torch.save writes, which '
-            'cannot be read safely: save it with torch.save, or get it as safetensors'
-        )
-    return (
-        f'the checkpoint {path} is truncated, damaged or no file of tensors '
-        f'({type(error).__name__}): fetch it again'
-    )
-
-
-def _imported_by(path: Path) -> str | None:
-    """Return the first name outside torch and NumPy that a bare pickle uses, without running it."""
-    strings: list[str] = []
-    if path.suffix == '.safetensors':
-        return None
-    try:
-        with path.open('rb') as file:
-            for opcode, argument, _ in pickletools.genops(file):
-                if isinstance(argument, str):
-                    strings.append(argument.replace(' ', '.'))
-                if opcode.name in ('GLOBAL', 'STACK_GLOBAL'):
-                    name = '.'.join(strings[-1 if opcode.name == 'GLOBAL' else -2 :])
-                    if not name.startswith(('torch.', 'collections.', 'numpy.')):
-                        return name
-    except (ValueError, OSError, OverflowError, MemoryError):  # the file is not a pickle
-        pass
-    return None
 
 
 def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...] | str:
