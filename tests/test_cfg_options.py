@@ -12,7 +12,7 @@ from datasets import shapes
 from reproduce.base.errors import UserError
 from reproduce.commands import evaluate, train
 from reproduce.openmmlab import cfg_options, configs, inference, models
-from reproduce.train.runner import RunnerJob, prepare
+from reproduce.train.config_training import ConfigJob, prepare
 
 FPN = 'fpn_maformer-micro_shapes.py'
 ENTRIES = [
@@ -72,7 +72,7 @@ def test_evaluation_and_training_agree(tmp_path):
     shapes.write(tmp_path, train=40, val=40)
     data = tmp_path / 'ade20k'
     _, _, evaluated = inference.resolve(FPN, cfg_options.parse(ENTRIES), 'ade20k')
-    trained = prepare(RunnerJob(FPN, data, tmp_path / 'output', options=ENTRIES)).config
+    trained = prepare(ConfigJob(FPN, data, tmp_path / 'output', options=ENTRIES))[0]
     assert trained.model == evaluated.model != configs.load_config(FPN).model
     assert trained.model.test_cfg.crop_size == (512, 2048)
 

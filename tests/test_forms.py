@@ -16,9 +16,10 @@ from reproduce.openmmlab import models
 from reproduce.openmmlab.configs import load_config
 from reproduce.tasks.job import Job
 from reproduce.train.classifier import TrainingJob, train
+from reproduce.train.config_training import ConfigJob
+from reproduce.train.config_training import train as train_config
+from reproduce.train.curve import read_logged
 from reproduce.train.recipes import recipe_for
-from reproduce.train.runner import RunnerJob
-from reproduce.train.runner import train as train_config
 
 CONFIGS = {
     'coco': 'mask-rcnn_maformer-micro_fpn_shapes.py',
@@ -163,9 +164,9 @@ def test_detectors_and_segmenters_train_and_validate_the_same_from_zips(
     )
 
     def rows(data, output):
-        log = train_config(RunnerJob(CONFIGS[task], data, output, options=options))
+        train_config(ConfigJob(CONFIGS[task], data, output, options=options))
         times = {'time', 'data_time'}
-        return [{k: v for k, v in row.items() if k not in times} for row in log]
+        return [{k: v for k, v in row.items() if k not in times} for row in read_logged(output)]
 
     expected = rows(places['folders'].parent, tmp_path / 'folders')
     assert len([row for row in expected if 'loss' in row]) == 2

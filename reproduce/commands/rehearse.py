@@ -1,12 +1,12 @@
 """`python -m reproduce rehearse`: a few steps of the real trainings, before days are spent."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reproduce.base import terminal
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
 
@@ -41,23 +41,28 @@ def rehearse(
     output: Annotated[
         Path,
         typer.Option(
-            help='Folder that the trainings would write into: its disk is looked at. What a '
-            'rehearsal writes there is removed.'
+            help='Folder that the trainings would write into; what is written is removed.'
         ),
     ] = Path(),
-    steps: Annotated[int, typer.Option(help='Steps of each training that are measured.')] = 10,
+    steps: Annotated[
+        int, typer.Option(min=1, help='Steps of each training that are measured.')
+    ] = 10,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images of a step in each process.  [default: the training's own]"),
+        typer.Option(
+            min=1, help="Images of a step in each process.  [default: the training's own]"
+        ),
     ] = None,
     grad_checkpointing: options.GradCheckpointing = False,
     accumulation: Annotated[
         int,
-        typer.Option(help='Parts of a step of a recipe in each process, one after the other.'),
+        typer.Option(
+            min=1, help='Parts of a step of a recipe in each process, one after the other.'
+        ),
     ] = 1,
     processes: Annotated[
         int | None,
-        typer.Option(help='Processes on this machine.  [default: one for each GPU]'),
+        typer.Option(min=1, help='Processes on this machine.  [default: one for each GPU]'),
     ] = None,
     workers: Annotated[
         int | None,
@@ -73,7 +78,6 @@ def rehearse(
             'recipes on GPUs only]',
         ),
     ] = None,
-    device: options.Device = None,
     report: Annotated[
         Path | None,
         typer.Option(help='Write DEVICE.md into this folder, anew after each training.'),
@@ -82,40 +86,41 @@ def rehearse(
 ) -> None:
     """Take a few steps of the real trainings on this machine, before days are spent.
 
-    Looks at the machine and the data. Then each training takes its steps at full image size and
-    augmentation, is saved, resumed and evaluated, in a process of its own. Ends with status 1 if
-    one will not run, and says what to change.
+    Each training takes its steps at full image size and augmentation, is saved, resumed and
+    evaluated, by the commands `train` and `evaluate`. Ends with status 1 if one fails.
     """
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.base.files import check_writable, write_atomically
     from reproduce.train import rehearsal_report
-    from reproduce.train.rehearsal import Rehearsal, RehearsalRequest, rehearse
+    from reproduce.train.rehearsal import RehearsalRequest, rehearse
 
-    if report is not None:
-        check_writable(report)
     request = RehearsalRequest(
         names=tuple(names or ()),
-        data=data,
-        labels=labels,
+        data=data and data.absolute(),
+        labels=labels and labels.absolute(),
         output=output,
-        processes=processes,
         steps=steps,
         batch_size=batch_size,
-        workers=workers,
-        precision='fp32' if amp is Precision.OFF else amp and amp.value,
-        device=device and device.value,
         grad_checkpointing=grad_checkpointing,
         accumulation=accumulation,
+        processes=processes,
+        workers=workers,
+        amp=amp and amp.value,
     )
+    if report is not None:
+        check_writable(report)
 
-    def keep(found: Rehearsal) -> None:
+    # As Ctrl-C does, it ends the training under way and removes what was written.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    rows = []
+    for row in rehearse(request):
+        rows.append(row)
+        print(f'{row.name}: {row.failure or "passes"}', file=sys.stderr, flush=True)
         if report is not None:
-            path = report / rehearsal_report.file_name(found.machine.device)
-            write_atomically(path, rehearsal_report.as_markdown(found))
-
-    found = rehearse(request, lambda line: print(line, file=sys.stderr, flush=True), keep)
+            path = report / rehearsal_report.file_name()
+            write_atomically(path, rehearsal_report.as_page(rows))
     if format is OutputFormat.JSON:
-        print_json(rehearsal_report.as_dict(found))
+        print_json(rehearsal_report.as_dict(rows))
     else:
-        terminal.show(*rehearsal_report.as_parts(found))
-    raise typer.Exit(0 if found.passes else 1)
+        print(rehearsal_report.as_text(rows))
+    raise typer.Exit(any(row.failure for row in rows))

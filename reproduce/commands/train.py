@@ -39,6 +39,15 @@ TensorBoard = Annotated[
 ]
 
 
+MaxSteps = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help='Measure the steps, and end after this one with weights and a checkpoint.',
+    ),
+]
+
+
 @app.command('imagenet')
 def train_imagenet(
     model: Annotated[str, typer.Argument(help='A MAFormer or any timm model.')],
@@ -72,6 +81,7 @@ def train_imagenet(
         ),
     ] = 1,
     resume: Resume = False,
+    max_steps: MaxSteps = None,
     until: Annotated[int | None, typer.Option(help='Stop after this epoch, to be resumed.')] = None,
     checkpoint_steps: Annotated[
         int, typer.Option(help='Save after every so many steps of an epoch, too.')
@@ -122,6 +132,7 @@ def train_imagenet(
         device=device and device.value,
         tensorboard=tensorboard,
         checkpoint_steps=checkpoint_steps,
+        max_steps=max_steps,
     )
     train(job)
 
@@ -156,6 +167,7 @@ def train_config(
         bool, typer.Option(help='Scale the learning rate with the batch, as auto_scale_lr says.')
     ] = True,
     tensorboard: TensorBoard = False,
+    max_steps: MaxSteps = None,
 ) -> None:
     """Train a detector or segmenter: any config of this project, mmdet or mmseg.
 
@@ -164,9 +176,9 @@ def train_config(
     """
     start_again(processes)
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.train.runner import RunnerJob, train
+    from reproduce.train.config_training import ConfigJob, train
 
-    job = RunnerJob(
+    job = ConfigJob(
         config,
         data,
         output,
@@ -176,6 +188,7 @@ def train_config(
         amp.autocast,
         scale_lr,
         tensorboard,
+        max_steps,
     )
     train(job)
 

@@ -51,6 +51,24 @@ def load_backbone(model: nn.Module, checkpoint: str | Path) -> None:
         raise UserError(str(error)) from error
 
 
+def extract_regions_in_fp32(model: nn.Module) -> None:
+    """Let the RoI extractors of a detector work in fp32 under autocast, as in Swin's code.
+
+    mmdet rounds the corners of the regions to the type of the feature maps: in fp16 to half a pixel
+    or one, in bf16 to up to eight.
+    """
+    # Importing mmdet needs mmcv's operators, which `load_config` looks for.
+    from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
+
+    def in_fp32(extractor: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        maps, *others = inputs
+        return (tuple(features.float() for features in maps), *others)
+
+    for module in model.modules():
+        if isinstance(module, BaseRoIExtractor):
+            module.register_forward_pre_hook(in_fp32)
+
+
 def published_size(config: 'Config') -> tuple[int, int]:
     """Return the height and width of the image whose FLOPs are published of such a model."""
     return DETECTION_SIZE if 'roi_head' in config.model else SEGMENTATION_SIZE

@@ -17,6 +17,7 @@ An output folder holds
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +39,7 @@ from reproduce.train.classifier_steps import PRECISIONS, ClassifierTraining
 from reproduce.train.curve import Panel, draw
 from reproduce.train.output_folder import claimed
 from reproduce.train.recipes import Recipe
+from reproduce.train.step_meter import MaxStepsReached, StepMeter
 from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.train.tensorboard import check_installed, open_writer
 from reproduce.train.weights_file import to_bytes
@@ -68,6 +70,7 @@ class TrainingJob:
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
         tensorboard: write scalars for TensorBoard.
         checkpoint_steps: write `last.pth` after every so many steps of an epoch, too.
+        max_steps: measure the steps, and end after this one with weights and a checkpoint.
         train_images, val_images: take only that many of the images, evenly spaced over the classes;
             None takes all.
         in_memory: keep training images and label maps once they are read, in each worker: for data
@@ -85,6 +88,7 @@ class TrainingJob:
     device: str | None = None
     tensorboard: bool = False
     checkpoint_steps: int = 500
+    max_steps: int | None = None
     train_images: int | None = None
     val_images: int | None = None
     in_memory: bool = False
@@ -120,7 +124,9 @@ def train(job: TrainingJob) -> list[dict[str, float]]:
             job.val_images,
             job.in_memory,
         )
-        return _Run(job, training, stop).run()
+        with suppress(MaxStepsReached):
+            _Run(job, training, stop).run()
+        return training.history
 
 
 def _facts(job: TrainingJob) -> dict[str, Any]:
@@ -131,6 +137,7 @@ def _facts(job: TrainingJob) -> dict[str, Any]:
         'until': job.until,
         'checkpoint_steps': job.checkpoint_steps,
         'last.pth': hash_of(job.output / 'last.pth') if job.resume else None,
+        'max_steps': job.max_steps,
     }
 
 
@@ -176,8 +183,9 @@ class _Run:
         self.group, self.recipe = training.group, training.recipe
         self.last_checkpoint = job.output / 'last.pth'
         self.writer = None
+        self.meter = job.max_steps and StepMeter(self.group.device, self.recipe.batch_size)
 
-    def run(self) -> list[dict[str, float]]:
+    def run(self) -> None:
         training, last = self.training, self.recipe.total_epochs
         if self.job.resume:
             training.restore(self.last_checkpoint)
@@ -210,7 +218,6 @@ class _Run:
             self._finish()
         if self.writer is not None:
             self.writer.close()
-        return training.history
 
     def _run_epoch(self) -> dict[str, float]:
         """Train what is left of the epoch, and return its row of the log."""
@@ -226,8 +233,12 @@ class _Run:
         with bar:
             for batch in training.batches():
                 self._stop_if_asked(begun)
+                if self.meter:
+                    self.meter.begin()
                 training.take_step(batch)
                 bar.update()
+                if self.meter:
+                    self._measure(training.epoch * training.steps_per_epoch + training.step)
                 if training.step % LOG_STEPS == 0:
                     self._look()
                 more = training.step < training.steps_per_epoch
@@ -256,6 +267,17 @@ class _Run:
                 self.writer.add_scalar(f'epoch/{name}', row[name], step)
             self.writer.flush()
         return row
+
+    def _measure(self, done: int) -> None:
+        """Measure a step, and end the training if it is the last of `max_steps`."""
+        total, count = self.training.losses
+        self.meter.end(total / count)
+        if done >= self.job.max_steps:
+            self._save()
+            if self.group.rank == 0:
+                self._write_weights('model.safetensors')
+                self.meter.write(self.job.output)
+            raise MaxStepsReached
 
     def _look(self) -> int:
         """Wait for the device, and return the number of skipped steps of the epoch.
@@ -379,7 +401,7 @@ class _Run:
             'token_labeling': str(self.recipe.token_labeling).lower(),
             'img_size': str(self.recipe.img_size),
             'crop_pct': str(self.recipe.test_crops[0]),
-            'epoch': str(training.history[-1]['epoch']),
+            'epoch': str(len(training.history)),
             'recipe': self.recipe.model_dump_json(),
         }
         path = self.job.output / name

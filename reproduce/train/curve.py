@@ -1,13 +1,18 @@
 """Curves of a training: what was measured over epochs or iterations."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from reproduce.base.files import write_atomically
+
+# The metrics of mmengine's logs that are drawn: mmdet's and mmseg's names, and ours.
+_METRICS = {'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP', 'mIoU': 'mIoU (%)'}
 
 
 @dataclass(frozen=True)
@@ -31,3 +36,31 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=120)
     write_atomically(path, buffer.getvalue())
+
+
+def read_logged(folder: Path) -> list[dict[str, float]]:
+    """Return the rows that mmengine logged into `folder`, validations last.
+
+    Of two rows for one step, as after a resumption, the later one counts.
+    """
+    rows = {}
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            with suppress(ValueError):  # the training was killed within the line
+                row = json.loads(line)
+                rows['loss' not in row, row['step']] = row
+    return [rows[key] for key in sorted(rows)]
+
+
+def draw_logged(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw the losses and the validations that mmengine logged into the PNG at `path`."""
+
+    def line(name: str) -> tuple[list[float], list[float]]:
+        found = [row for row in rows if name in row]
+        return [row['step'] for row in found], [row[name] for row in found]
+
+    metrics = {label: line(name) for name, label in _METRICS.items() if line(name)[0]}
+    panels = [Panel('iteration', 'training loss', {'loss': line('loss')})]
+    if metrics:
+        panels.append(Panel('epoch or iteration', ', '.join(metrics), metrics))
+    draw(panels, path)

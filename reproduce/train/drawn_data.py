@@ -74,33 +74,24 @@ def _repeat_coco(root: Path, images: int) -> None:
     for split in ('train', 'val'):
         path = root / f'annotations/instances_{split}2017.json'
         content = json.loads(path.read_text())
-        _name_all_categories(content)
-        if split == 'train':
-            _repeat_annotations(content, root / 'train2017', images)
-        path.write_text(json.dumps(content))
-
-
-def _name_all_categories(content: dict[str, list[dict]]) -> None:
-    named = {category['id']: category for category in content['categories']}
-    content['categories'] = [
-        named.get(id, {'id': id, 'name': f'category {id}', 'supercategory': 'none'})
-        for id in coco.CATEGORY_IDS
-    ]
-
-
-def _repeat_annotations(content: dict[str, list[dict]], folder: Path, images: int) -> None:
-    originals, objects = list(content['images']), list(content['annotations'])
-    ids = count(len(objects) + 1)
-    for number in range(len(originals), images):
-        image = originals[number % len(originals)]
-        name = f'{number + 1:012d}.jpg'
-        os.link(folder / image['file_name'], folder / name)
-        content['images'].append({**image, 'id': number + 1, 'file_name': name})
-        content['annotations'] += [
-            {**instance, 'id': next(ids), 'image_id': number + 1}
-            for instance in objects
-            if instance['image_id'] == image['id']
+        drawn = {category['id']: category for category in content['categories']}
+        content['categories'] = [
+            drawn.get(id, {'id': id, 'name': f'category {id}', 'supercategory': 'none'})
+            for id in coco.CATEGORY_IDS
         ]
+        originals, objects = list(content['images']), list(content['annotations'])
+        ids = count(len(objects) + 1)
+        for number in range(len(originals), images if split == 'train' else 0):
+            image = originals[number % len(originals)]
+            name = f'{number + 1:012d}.jpg'
+            os.link(root / 'train2017' / image['file_name'], root / 'train2017' / name)
+            content['images'].append({**image, 'id': number + 1, 'file_name': name})
+            content['annotations'] += [
+                {**instance, 'id': next(ids), 'image_id': number + 1}
+                for instance in objects
+                if instance['image_id'] == image['id']
+            ]
+        path.write_text(json.dumps(content))
 
 
 def _repeat_ade20k(root: Path, images: int) -> None:

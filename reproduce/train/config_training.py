@@ -1,0 +1,392 @@
+"""Training of detectors and segmenters: any config of this project, mmdet or mmseg, by mmengine.
+
+An output folder holds what mmengine's Runner writes (its log, the config, the newest checkpoints
+as iter_N.pth), and
+
+    run.json            the config, the data and the weights that it starts from
+    model.safetensors   the last weights, when the training is over
+    curve.png           the loss over the iterations, and what validation measured
+
+mmengine's hooks save and resume. A training that is resumed within an epoch continues with the
+batches of that epoch that are left, with random numbers other than an uninterrupted training has.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.dist import master_only
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import BatchSampler, Sampler
+
+from datasets import coco, load
+from model.checkpoint import CheckpointError, read
+from reproduce.base.errors import UserError
+from reproduce.base.files import sha256_of, write_atomically
+from reproduce.base.processes import Group, in_group, join
+from reproduce.base.versions import code_facts
+from reproduce.openmmlab import cfg_options, safe_loading
+from reproduce.openmmlab.configs import load_config, task_of
+from reproduce.openmmlab.data_paths import point_at
+from reproduce.openmmlab.models import extract_regions_in_fp32
+from reproduce.openmmlab.transforms import kind
+from reproduce.tasks.detection_scores import check_masks
+from reproduce.train.curve import draw_logged, read_logged
+from reproduce.train.output_folder import claimed
+from reproduce.train.seeds import seed_everything
+from reproduce.train.step_meter import MaxStepsReached, StepMeter
+from reproduce.train.stopping import StopRequests, TrainingStopped, survive_signals
+from reproduce.train.tensorboard import check_installed
+from reproduce.train.weights_file import to_bytes
+from reproduce.weights import store
+
+FUNCTIONS.register_module(module=survive_signals)
+
+# An epoch of COCO takes hours: checkpoints are written after every so many iterations at least.
+SAVED_ITERATIONS = 2000
+KEPT_CHECKPOINTS = 3
+
+# The loss is checked, for which the device is waited for, every so many iterations.
+CHECKED_ITERATIONS = 50
+
+
+@dataclass(frozen=True)
+class ConfigJob:
+    """The training of a config, and where it takes place.
+
+    Attributes:
+        config: as `reproduce.openmmlab.configs.load_config` takes it.
+        data: the folder of COCO or ADE20K, or of data in their form.
+        output: the folder that everything is written into.
+        checkpoint: ImageNet weights of the backbone, a file or the name of a released checkpoint;
+            None leaves what the config names.
+        options: 'KEY=VALUE', changes of the config.
+        resume: continue the training in `output`.
+        amp: 'fp16' or 'bf16'; None computes in fp32.
+        scale_lr: scale the learning rate with the batch.
+        tensorboard: write scalars for TensorBoard.
+        max_steps: measure the iterations, and end after this one with weights and a checkpoint.
+    """
+
+    config: str
+    data: Path
+    output: Path
+    checkpoint: str | None = None
+    options: Sequence[str] = ()
+    resume: bool = False
+    amp: Literal['fp16', 'bf16'] | None = None
+    scale_lr: bool = True
+    tensorboard: bool = False
+    max_steps: int | None = None
+
+
+def train(job: ConfigJob) -> None:
+    """Train in this process, or in the ranks that it is one of.
+
+    Raises:
+        UserError: if config, data, weights and output folder do not go together, or the loss is no
+            longer finite.
+        TrainingStopped: if SIGTERM or SIGUSR1 asked for it.
+    """
+    safe_loading.install()
+    # The process group is joined before mmengine's Runner would choose NCCL for CPUs, too.
+    with join() as group, claimed(job.output, group), StopRequests(group, job.output) as stop:
+        config, record = prepare(job, group.size, checks_masks=group.rank == 0)
+        text = {'text of the config': config.text, '--resume': job.resume}
+        group.check_same(lambda: {**code_facts(), **text, **record})
+        runner = _build_runner(config, group)
+        runner.register_hook(_SafeEnd(job, group, stop), 'LOWEST')
+        if job.resume:
+            _check_checkpoint(Path(config.load_from), runner.model)
+        elif group.rank == 0:
+            write_atomically(job.output / 'run.json', json.dumps(record, indent=2) + '\n')
+        try:
+            with suppress(MaxStepsReached):
+                runner.train()
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
+        if group.rank == 0:
+            _export(job, runner)
+            draw_logged(read_logged(job.output), job.output / 'curve.png')
+
+
+def prepare(
+    job: ConfigJob, processes: int = 1, checks_masks: bool = True
+) -> tuple[Config, dict[str, Any]]:
+    """Read the config of a job, and check it against its data, weights and output folder.
+
+    Args:
+        checks_masks: read COCO's annotations and check their masks; one process is enough.
+
+    Returns:
+        what the Runner is built from, and the content of run.json.
+
+    Raises:
+        UserError: if they do not go together; nothing has been written.
+    """
+    if job.tensorboard:
+        check_installed()
+    if job.amp and not torch.cuda.is_available():
+        raise UserError(f'--amp {job.amp} needs a GPU, and there is none: leave it out.')
+    config = load_config(job.config)
+    cfg_options.merge(config, cfg_options.parse(job.options))
+    record = {
+        'config': job.config,
+        'options': job.options,
+        'model': config.model.to_dict(),
+        'data': _point_at_data(config, job.data, checks_masks),
+        'batch': processes * config.train_dataloader.batch_size,
+        'amp': job.amp,
+        'backbone_weights': _choose_backbone(config, job.checkpoint),
+    }
+    record = json.loads(json.dumps(record, default=str))
+    record['model'].get('backbone', {}).pop('init_cfg', None)
+    newest = _newest_checkpoint(job.output)
+    if job.resume and newest is None:
+        raise UserError(f'{job.output} holds no checkpoint: leave out --resume to begin.')
+    if job.resume:
+        _check_record(job.output / 'run.json', record)
+        config.load_from = str(newest)
+    elif newest is not None:
+        raise UserError(
+            f'{job.output} holds a training already: add --resume to continue it, or name another '
+            'folder.'
+        )
+    config.resume = job.resume
+    _set_up_runner(config, job)
+    return config, record
+
+
+def _point_at_data(config: Config, folder: Path, checks_masks: bool) -> dict[str, Any]:
+    """Point all loaders at the data in `folder`; return what identifies them, by split."""
+    task, found = task_of(config), {}
+    steps = config.train_dataloader.dataset.get('pipeline', ())
+    trains_masks = any(kind(s) == 'LoadAnnotations' and s.get('with_mask') for s in steps)
+    for split, loaders in (('train', ('train',)), ('val', ('val', 'test'))):
+        for name in loaders:
+            if config.get(f'{name}_dataloader'):
+                found[split] = found.get(split) or load(task, folder, split)
+                point_at(config, found[split], name)
+        if checks_masks and trains_masks and split in found:
+            check_masks(coco.read(found[split].annotations))
+    if len({tuple(data.classes) for data in found.values()}) > 1:
+        raise UserError(f'train and val of {folder} do not have the same classes.')
+    return {
+        split: {'fingerprint': data.fingerprint, 'problems': data.problems}
+        for split, data in found.items()
+    }
+
+
+def _choose_backbone(config: Config, checkpoint: str | None) -> str | None:
+    """Name the ImageNet weights of a MAFormer backbone in the config; return their SHA-256."""
+    backbone = config.model.get('backbone', {})
+    named = checkpoint or (backbone.get('init_cfg') or {}).get('checkpoint')
+    if checkpoint is not None and backbone.get('type') != 'MAFormer':
+        raise UserError(
+            f'--checkpoint is for a MAFormer backbone, and this is {backbone.get("type")}: set its '
+            'init_cfg with --cfg-options.'
+        )
+    if named is None or backbone.type != 'MAFormer':
+        return None
+    path = store.find(str(named), backbone.arch)
+    backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(path)}
+    return sha256_of(path)
+
+
+def _check_record(path: Path, record: dict[str, Any]) -> None:
+    """Check that the training to be resumed has the model, the data and the batch of this one."""
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    for name in ('model', 'data', 'batch'):
+        if before.get(name) != record[name]:
+            raise UserError(
+                f'{path} has another {name}: resume with the same config, data and number of '
+                'images in a batch of all processes, or begin in another folder.'
+            )
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    numbered = {int(path.stem.removeprefix('iter_')): path for path in folder.glob('iter_*.pth')}
+    return numbered[max(numbered)] if numbered else None
+
+
+def _set_up_runner(config: Config, job: ConfigJob) -> None:
+    """Set what does not depend on the model: folder, loggers, precision, checkpoints, loaders."""
+    config.work_dir = str(job.output.absolute())
+    visualizer = config.get('visualizer') or {'type': 'Visualizer'}
+    backends = list(visualizer.get('vis_backends') or [{'type': 'LocalVisBackend'}])
+    if job.tensorboard:
+        backends.append({'type': 'TensorboardVisBackend'})
+    # mmengine keeps one of each name in a process, and would log into an earlier training's folder.
+    config.visualizer = {**visualizer, 'vis_backends': backends, 'name': uuid4().hex}
+    config.randomness = {'seed': 0, **config.get('randomness', {})}
+    base = (config.get('auto_scale_lr') or {}).get('base_batch_size', 0)
+    # mmengine counts the images of one iteration, of however many a step is made.
+    base /= config.optim_wrapper.get('accumulative_counts', 1)
+    config.auto_scale_lr = {'enable': job.scale_lr and base > 0, 'base_batch_size': base}
+    if job.amp:
+        config.optim_wrapper.type = 'AmpOptimWrapper'
+        config.optim_wrapper.dtype = {'fp16': 'float16', 'bf16': 'bfloat16'}[job.amp]
+        config.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    saving = config.default_hooks.checkpoint
+    own = SAVED_ITERATIONS if saving.get('by_epoch', True) else saving.interval
+    saving.interval = min(own, SAVED_ITERATIONS)
+    saving.by_epoch, saving.max_keep_ckpts = False, KEPT_CHECKPOINTS
+    loader = config.train_dataloader
+    if config.train_cfg.get('type') == 'EpochBasedTrainLoop' or config.train_cfg.get('by_epoch'):
+        loader.batch_sampler = {
+            'type': RestOfEpoch.__name__,
+            'batches': loader.get('batch_sampler') or {'type': BatchSampler},
+            'drop_last': loader.pop('drop_last', False),
+        }
+    for loader in filter(None, (config.train_dataloader, config.get('val_dataloader'))):
+        loader.persistent_workers = loader.get('num_workers', 0) > 0
+        loader.worker_init_fn = {'type': survive_signals.__name__}
+
+
+@DATA_SAMPLERS.register_module()
+class RestOfEpoch(BatchSampler):
+    """The batches of another batch sampler, without the first `done` ones in the next pass."""
+
+    def __init__(
+        self, sampler: Sampler, batch_size: int, batches: dict[str, Any], drop_last: bool
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        arguments = {'sampler': sampler, 'batch_size': batch_size, 'drop_last': drop_last}
+        self.batches = DATA_SAMPLERS.build(batches, default_args=arguments)
+        self.done = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        done, self.done = self.done, 0
+        return islice(self.batches, done, None)
+
+
+def _build_runner(config: Config, group: Group) -> Runner:
+    if in_group():
+        config.launcher = 'pytorch'
+        if group.device.type == 'cpu':
+            config.model_wrapper_cfg = {
+                'type': 'MMDistributedDataParallel',
+                'device_ids': None,
+                'find_unused_parameters': config.get('find_unused_parameters', False),
+            }
+    runner = _Runner.from_cfg(config)
+    extract_regions_in_fp32(runner.model)
+    return runner
+
+
+def _check_checkpoint(path: Path, model: nn.Module) -> None:
+    """Check that a checkpoint is a whole one of `model`: mmengine leaves out what does not fit."""
+    content = safe_loading.read_checkpoint(path)
+    model = model.module if is_model_wrapper(model) else model
+    whole = {'state_dict', 'optimizer', 'message_hub', 'meta'} <= content.keys()
+    if not whole or content['state_dict'].keys() != model.state_dict().keys():
+        raise UserError(
+            f'{path} is not a whole checkpoint of this model: remove it to resume from an earlier '
+            'one, or begin in another folder.'
+        )
+
+
+class _Runner(Runner):
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **options: Any) -> None:
+        """Write a checkpoint under another name first: a killed training leaves no half of one."""
+        super().save_checkpoint(out_dir, 'unfinished.pth', *args, **options)
+        os.replace(Path(out_dir, 'unfinished.pth'), Path(out_dir, filename))
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap the model as mmengine does, with BN for SyncBN on CPUs, where it does not train."""
+        if self.distributed and not torch.cuda.is_available():
+            model = revert_sync_batchnorm(model)
+        return super().wrap_model(model_wrapper_cfg, model)
+
+
+class _SafeEnd(Hook):
+    """Lets mmengine's CheckpointHook save wherever the training may end, and ends it there."""
+
+    def __init__(self, job: ConfigJob, group: Group, stop: StopRequests) -> None:
+        self.job, self.group, self.stop = job, group, stop
+        self.meter: StepMeter | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        self.saving = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+        self.interval = self.saving.interval
+        # Data-loading workers are seeded from it: others in each process and after each resumption.
+        seed_everything(runner.seed, runner.iter, runner.rank)
+        if self.job.max_steps is not None:
+            images = runner.train_dataloader.batch_sampler.batch_size * self.group.size
+            self.meter = StepMeter(self.group.device, images)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        batches = runner.train_dataloader.batch_sampler
+        if isinstance(batches, RestOfEpoch):
+            batches.done = runner.iter - runner.epoch * len(batches)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        done, loop = runner.iter + 1, runner.train_loop
+        period = (
+            len(loop.dataloader) if isinstance(loop, EpochBasedTrainLoop) else loop.val_interval
+        )
+        self.signal = self.stop.agreed()
+        self.is_last = self.job.max_steps is not None and done >= self.job.max_steps
+        saves = self.is_last or self.signal is not None or done % period == 0
+        self.saving.interval = 1 if saves else self.interval
+        if self.meter:
+            self.meter.begin()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        # mmdet's CheckInvalidLossHook does this with an AssertionError that says nothing.
+        if self.every_n_train_iters(runner, CHECKED_ITERATIONS):
+            self._check_finite('loss', outputs['loss'])
+        if self.meter:
+            self.meter.end(outputs['loss'])
+        if self.is_last or self.signal is not None:
+            self.group.barrier()  # no rank ends before the checkpoint is written
+        if self.signal is not None:
+            raise TrainingStopped(
+                f'{self.signal.name} came after {runner.iter + 1} iterations; {self.job.output} '
+                'holds a checkpoint: continue with the same command and --resume.'
+            ).by(self.signal)
+        if self.is_last:
+            if self.group.rank == 0:
+                self.meter.write(self.job.output)
+            raise MaxStepsReached
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Check the weights: a checkpoint of NaN would replace a good one."""
+        for name, tensor in checkpoint['state_dict'].items():
+            self._check_finite(f'weight {name}', tensor)
+
+    def _check_finite(self, name: str, tensor: torch.Tensor) -> None:
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f'the {name} is not finite: {self.job.output} holds earlier checkpoints; begin in '
+                'another folder with a lower learning rate, or without --amp.'
+            )
+
+
+def _export(job: ConfigJob, runner: Runner) -> None:
+    """Write the last weights, and in the file's metadata what makes their model."""
+    newest = read(_newest_checkpoint(job.output))
+    weights = {name: tensor.contiguous() for name, tensor in newest.items()}
+    classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
+    path = job.output / 'model.safetensors'
+    metadata = {'config': job.config, 'classes': json.dumps(list(classes))}
+    write_atomically(path, to_bytes(weights, metadata))
+    runner.logger.info(f'written: {path}')
