@@ -28,7 +28,7 @@ from reproduce.base.versions import CHECKOUT
 from reproduce.openmmlab import models, safe_loading
 from reproduce.openmmlab.configs import load_config
 from reproduce.train import config_training, tensorboard
-from reproduce.train.config_training import ConfigJob, RestOfEpoch, train
+from reproduce.train.config_training import ConfigJob, train
 from reproduce.train.curve import read_logged
 from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.weights import download, registry
@@ -171,63 +171,41 @@ def test_the_learning_rate_follows_the_batch_of_a_step(data, tmp_path, scale_lr,
 # Ends and resumptions
 
 
-def test_a_resumed_epoch_has_the_images_that_are_left(data, tmp_path, monkeypatch):
-    seen = []
-    before = config_training._SafeEnd.before_train_iter
+def test_a_stopped_training_is_resumed_with_the_images_that_are_left(data, tmp_path, monkeypatch):
+    seen, stops = [], []
+    before, agreed = config_training._SafeEnd.before_train_iter, StopRequests.agreed
 
     def recorded(hook, runner, batch_idx, data_batch=None):
         seen.append(sorted(sample.img_id for sample in data_batch['data_samples']))
         before(hook, runner, batch_idx, data_batch)
 
+    def asked(requests):
+        if len(seen) in stops:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return agreed(requests)
+
     monkeypatch.setattr(config_training._SafeEnd, 'before_train_iter', recorded)
-    options = (*EPOCHS, *UNVALIDATED)
-    job = ConfigJob(MASK_RCNN, data, tmp_path / 'whole', options=options)
+    monkeypatch.setattr(StopRequests, 'agreed', asked)
+    job = ConfigJob(MASK_RCNN, data, tmp_path / 'whole', options=(*EPOCHS, *UNVALIDATED))
     train(job)
     whole, seen[:] = seen.copy(), []
     assert sorted(whole[0] + whole[1]) == sorted(whole[2] + whole[3])
     assert whole[:2] != whole[2:]
-    job = replace(job, output=tmp_path / 'cut')
-    for steps in (1, 3, None):
-        train(replace(job, max_steps=steps, resume=steps != 1))
+    job, stops[:] = replace(job, output=tmp_path / 'cut'), (1, 3)
+    for iterations in stops:
+        match = f'SIGUSR1 came after {iterations} iterations; .* --resume'
+        with pytest.raises(TrainingStopped, match=match) as stop:
+            train(job)
+        assert stop.value.status == 128 + signal.SIGUSR1
+        assert max(checkpoints(job.output)) == f'iter_{iterations}.pth'
+        job = replace(job, resume=True)
+    train(job)
     assert seen == whole
     rates = [
         [row['lr'] for row in read_logged(tmp_path / folder) if 'lr' in row]
         for folder in ('whole', 'cut')
     ]
-    assert rates[0] == rates[1]
-
-
-def test_batches_that_are_done_are_left_out_once():
-    batches = RestOfEpoch(range(7), 2, {'type': torch.utils.data.BatchSampler}, drop_last=False)
-    whole = [[0, 1], [2, 3], [4, 5], [6]]
-    batches.done = 2
-    assert (list(batches), list(batches), len(batches)) == (whole[2:], whole, 4)
-    batches.done = 4
-    assert list(batches) == []
-
-
-def test_a_signal_leaves_a_checkpoint_to_resume_from(data, tmp_path, monkeypatch):
-    agreed, count = StopRequests.agreed, 0
-
-    def asked(requests):
-        nonlocal count
-        count += 1
-        if count in (1, 3):
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return agreed(requests)
-
-    monkeypatch.setattr(StopRequests, 'agreed', asked)
-    job = ConfigJob(MASK_RCNN, data, tmp_path, options=(*EPOCHS, *UNVALIDATED))
-    for iterations in (1, 3):
-        match = f'SIGUSR1 came after {iterations} iterations; .* --resume'
-        with pytest.raises(TrainingStopped, match=match) as stop:
-            train(job)
-        assert stop.value.status == 128 + signal.SIGUSR1
-        assert max(checkpoints(tmp_path)) == f'iter_{iterations}.pth'
-        job = replace(job, resume=True)
-    train(job)
-    rows = read_logged(tmp_path)
-    assert [row['iter'] for row in rows if 'loss' in row] == [1, 2, 3, 4]
+    assert len(rates[0]) == 4 and rates[0] == rates[1]
 
 
 def started(*arguments):
@@ -356,21 +334,13 @@ def test_the_command_takes_a_config_with_and_without_its_name(run, data, tmp_pat
         assert err.startswith("error: there is no config 'none.py'; the nearest are ")
 
 
-@pytest.mark.parametrize(
-    'damage',
-    [
-        lambda state: state.pop('optimizer'),
-        lambda state: state['state_dict'].popitem(),
-        lambda state: state['state_dict'].update(more=torch.ones(1)),
-    ],
-)
-def test_a_damaged_checkpoint_is_not_resumed(segmenter, damage):
+def test_a_checkpoint_that_is_damaged_or_of_another_model_is_not_resumed(segmenter):
     path = segmenter.output / 'iter_3.pth'
     with restored(path):
         state = safe_loading.read_checkpoint(path)
-        damage(state)
+        del state['state_dict'][next(iter(state['state_dict']))]
         torch.save(state, path)
-        with pytest.raises(UserError, match=r'iter_3\.pth is not a whole checkpoint of this model'):
+        with pytest.raises(UserError, match=r'iter_3\.pth does not fit this model'):
             train(segmenter)
         path.write_bytes(path.read_bytes()[:10_000])
         with pytest.raises(UserError, match=r'iter_3\.pth'):
@@ -436,7 +406,7 @@ def test_code_in_a_checkpoint_does_not_run(segmenter, data, tmp_path, trap):
     path, sprung = trap
     output = tmp_path / 'run'
     options = (*EPOCHS, *UNVALIDATED)
-    match = r'would run code \([\w.]+\)'
+    match = 'would run code'
     refused(match, MASK_RCNN, data, output, checkpoint=str(path))
     refused(match, MASK_RCNN, data, output, options=(*options, f'load_from={path}'))
     # Another backbone's init_cfg is read by mmengine when the model is initialised.
@@ -493,7 +463,7 @@ class Reach:
 def test_no_attribute_is_reached_through_an_allowed_class(tmp_path):
     path = tmp_path / 'reach.pth'
     torch.save({'state_dict': {'x': torch.zeros(1)}, 'meta': Reach()}, path)
-    with pytest.raises(UserError, match=r'would run code \(builtins\.getattr\)'):
+    with pytest.raises(UserError, match='would run code'):
         safe_loading.read_checkpoint(path)
     assert set(read(path)) == {'x'}  # and what is beside the parameters is not even looked at
 

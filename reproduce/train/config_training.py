@@ -26,7 +26,7 @@ import torch.nn as nn
 from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Sampler
@@ -108,9 +108,7 @@ def train(job: ConfigJob) -> None:
         group.check_same(lambda: {**code_facts(), **text, **record})
         runner = _build_runner(config, group)
         runner.register_hook(_SafeEnd(job, group, stop), 'LOWEST')
-        if job.resume:
-            _check_checkpoint(Path(config.load_from), runner.model)
-        elif group.rank == 0:
+        if group.rank == 0 and not job.resume:
             write_atomically(job.output / 'run.json', json.dumps(record, indent=2) + '\n')
         try:
             with suppress(MaxStepsReached):
@@ -289,24 +287,24 @@ def _build_runner(config: Config, group: Group) -> Runner:
     return runner
 
 
-def _check_checkpoint(path: Path, model: nn.Module) -> None:
-    """Check that a checkpoint is a whole one of `model`: mmengine leaves out what does not fit."""
-    content = safe_loading.read_checkpoint(path)
-    model = model.module if is_model_wrapper(model) else model
-    whole = {'state_dict', 'optimizer', 'message_hub', 'meta'} <= content.keys()
-    if not whole or content['state_dict'].keys() != model.state_dict().keys():
-        raise UserError(
-            f'{path} is not a whole checkpoint of this model: remove it to resume from an earlier '
-            'one, or begin in another folder.'
-        )
-
-
 class _Runner(Runner):
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **options: Any) -> None:
         """Write a checkpoint under another name first: a killed training leaves no half of one."""
         super().save_checkpoint(out_dir, 'unfinished.pth', *args, **options)
         os.replace(Path(out_dir, 'unfinished.pth'), Path(out_dir, filename))
+
+    def load_checkpoint(self, filename: str, *args: Any, **options: Any) -> dict[str, Any]:
+        """Load a checkpoint as mmengine does; one to resume from must fit the model exactly."""
+        try:
+            return super().load_checkpoint(filename, *args, strict=self.cfg.resume, **options)
+        except RuntimeError as error:
+            if 'do not match exactly' not in str(error):
+                raise
+            raise UserError(
+                f'{filename} does not fit this model: remove it to resume from an earlier one, or '
+                'begin in another folder.'
+            ) from error
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model as mmengine does, with BN for SyncBN on CPUs, where it does not train."""
@@ -376,8 +374,8 @@ class _SafeEnd(Hook):
     def _check_finite(self, name: str, tensor: torch.Tensor) -> None:
         if not torch.isfinite(tensor).all():
             raise UserError(
-                f'the {name} is not finite: {self.job.output} holds earlier checkpoints; begin in '
-                'another folder with a lower learning rate, or without --amp.'
+                f'the {name} is not finite: {self.job.output} may hold earlier checkpoints; resume '
+                'from the newest, or begin anew with a lower learning rate or without --amp.'
             )
 
 
