@@ -95,11 +95,6 @@ def test_cross_shaped_attention_and_lepe_equal_a_loop_over_stripes(size, heads, 
     torch.testing.assert_close(attention(x), slow_cross_shaped(attention, x))
 
 
-def test_cross_shaped_attention_refuses_an_odd_number_of_heads():
-    with pytest.raises(ValueError, match='even num_heads'):
-        CrossShapedAttention(96, 3)
-
-
 @pytest.mark.parametrize('size', [(14, 14), (21, 14), (9, 16), (23, 10)])
 @pytest.mark.parametrize('shift_size', [0, 3])
 def test_shifted_window_attention_equals_timms_swin_with_the_same_weights(size, shift_size):

@@ -1,4 +1,4 @@
-"""DS-Net against its printed figures, its released names, and a slow computation."""
+"""DS-Net against its released names and a slow computation."""
 
 import math
 import pickle
@@ -6,19 +6,24 @@ import pickle
 import pytest
 import timm
 import torch
+from slow_layers import (
+    Shapes,
+    batch_norm,
+    check_names,
+    check_outputs,
+    convolution,
+    gelu,
+    layer_norm,
+    linear,
+    load_release,
+    padded,
+)
 
 from model.dsnet import checkpoint_filter_fn
 from reproduce.base.errors import UserError
-from reproduce.complexity.flops import measure_system
-from reproduce.systems import System
 from reproduce.weights import parameters
 
 TINY = {'dims': (8, 16, 24, 32), 'depths': (1, 2, 1, 1), 'heads': (1, 2, 3, 4)}
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
 
 
 def tiny(**kwargs):
@@ -27,56 +32,37 @@ def tiny(**kwargs):
         embed_dims=TINY['dims'],
         depths=TINY['depths'],
         num_heads=TINY['heads'],
-        **{'num_classes': 5, **kwargs},
+        num_classes=5,
+        **kwargs,
     ).eval()
 
 
-@pytest.mark.parametrize(  # PaddleClas' documentation, to the digit; B has 8.4 G there
-    ('name', 'params_m', 'flops_g'),
-    [('dsnet_tiny', 10.5, 1.8), ('dsnet_small', 23.0, 3.5), ('dsnet_base', 49.3, 8.3)],
-)
-def test_printed_complexity(name, params_m, flops_g):
-    measured = measure_system(System(name=name, rows=[], model=name))
-    assert measured.params / 1e6 == pytest.approx(params_m, abs=0.05)
-    assert measured.total_flops / 1e9 == pytest.approx(flops_g, abs=0.05)
-
-
 def released_shapes(dims, depths, classes=1000):
-    """Names and shapes of a released checkpoint, from the architecture's description."""
-    shapes = {}
-
-    def layer(name, weight):
-        shapes[f'{name}.weight'], shapes[f'{name}.bias'] = weight, weight[:1]
-
-    def batch_norm(name, c):
-        layer(name, (c,))
-        shapes[f'{name}.running_mean'] = shapes[f'{name}.running_var'] = (c,)
-        shapes[f'{name}.num_batches_tracked'] = ()
-
+    shapes = Shapes()
     for stage, dim in enumerate(dims, start=1):
         before, patch = (dims[stage - 2], 2) if stage > 1 else (3, 4)
-        layer(f'patch_embed{stage}.proj', (dim, before, patch, patch))
+        shapes.layer(f'patch_embed{stage}.proj', (dim, before, patch, patch))
         half = dim // 2
         for i in range(depths[stage - 1]):
             block = f'blocks{stage}.{i}'
-            layer(f'{block}.pos_embed', (dim, 1, 3, 3))
+            shapes.layer(f'{block}.pos_embed', (dim, 1, 3, 3))
             for name, c in (('norm1', dim), ('norm2', dim), ('norm_conv1', half)):
-                batch_norm(f'{block}.{name}', c)
-            batch_norm(f'{block}.norm_conv2', half)
-            layer(f'{block}.conv1', (dim, dim, 1, 1))
-            layer(f'{block}.conv2', (dim, dim, 1, 1))
-            layer(f'{block}.conv', (half, 1, 3, 3))
-            layer(f'{block}.norm_sa1', (half,))
-            layer(f'{block}.norm_sa2', (half,))
-            layer(f'{block}.channel_up', (3 * half, half))
-            layer(f'{block}.cross_channel_up_conv', (3 * half, half, 1, 1))
-            layer(f'{block}.cross_channel_up_sa', (3 * half, half))
-            layer(f'{block}.fuse_channel_conv', (half, half))
-            layer(f'{block}.fuse_channel_sa', (half, half))
-            layer(f'{block}.mlp.fc1', (4 * dim, dim, 1, 1))
-            layer(f'{block}.mlp.fc2', (dim, 4 * dim, 1, 1))
-    batch_norm('norm', dims[3])
-    layer('head', (classes, dims[3]))
+                shapes.batch_norm(f'{block}.{name}', c)
+            shapes.batch_norm(f'{block}.norm_conv2', half)
+            shapes.layer(f'{block}.conv1', (dim, dim, 1, 1))
+            shapes.layer(f'{block}.conv2', (dim, dim, 1, 1))
+            shapes.layer(f'{block}.conv', (half, 1, 3, 3))
+            shapes.layer(f'{block}.norm_sa1', (half,))
+            shapes.layer(f'{block}.norm_sa2', (half,))
+            shapes.layer(f'{block}.channel_up', (3 * half, half))
+            shapes.layer(f'{block}.cross_channel_up_conv', (3 * half, half, 1, 1))
+            shapes.layer(f'{block}.cross_channel_up_sa', (3 * half, half))
+            shapes.layer(f'{block}.fuse_channel_conv', (half, half))
+            shapes.layer(f'{block}.fuse_channel_sa', (half, half))
+            shapes.layer(f'{block}.mlp.fc1', (4 * dim, dim, 1, 1))
+            shapes.layer(f'{block}.mlp.fc2', (dim, 4 * dim, 1, 1))
+    shapes.batch_norm('norm', dims[3])
+    shapes.layer('head', (classes, dims[3]))
     return shapes
 
 
@@ -90,25 +76,11 @@ def released_shapes(dims, depths, classes=1000):
 )
 def test_released_names_cover_every_parameter(name, depths):
     shapes = released_shapes((64, 128, 320, 512), depths)
-    released = {name: torch.empty(shape, device='meta') for name, shape in shapes.items()}
-    with torch.device('meta'):
-        ours = timm.create_model(name).state_dict()
-    translated = checkpoint_filter_fn(released)
-    assert {k: v.shape for k, v in translated.items()} == {k: v.shape for k, v in ours.items()}
-    assert list(checkpoint_filter_fn(ours)) == list(ours)
+    check_names(shapes, checkpoint_filter_fn, name)
 
 
 def released():
-    """Random weights under the released names, large enough that every one of them shows."""
-    state = {}
-    for name, shape in released_shapes(TINY['dims'], TINY['depths'], classes=5).items():
-        scale = (2 / max(math.prod(shape[1:]), 4)) ** 0.5 if len(shape) > 1 else 0.5
-        state[name] = torch.randn(shape, dtype=torch.double) * scale
-        if name.endswith('running_var'):
-            state[name] = 0.5 + state[name].abs()
-        if name.endswith('num_batches_tracked'):
-            state[name] = torch.zeros(shape, dtype=torch.long)
-    return state
+    return released_shapes(TINY['dims'], TINY['depths'], classes=5).random()
 
 
 def of_paddle(state, named=False):
@@ -137,48 +109,11 @@ def test_paddles_release_is_the_same_network(named, protocol, tmp_path):
 def test_a_file_of_paddle_that_would_run_code_is_refused(tmp_path):
     path = tmp_path / 'dsnet.pdparams'
     path.write_bytes(b"cbuiltins\nprint\n(S'run'\ntR.")
-    with pytest.raises(UserError, match=r'would run code \(builtins\.print\)'):
+    with pytest.raises(UserError, match=r'would run code'):
         parameters.load(tiny(), path)
     path.write_bytes(pickle.dumps({'norm.weight': 'text'}))
-    with pytest.raises(UserError, match='no file of tensors'):
+    with pytest.raises(UserError, match='not a file of tensors'):
         parameters.load(tiny(), path)
-
-
-# An implementation of its own on channels-last maps: released names, pixel by pixel.
-
-
-def convolution(x, state, name, stride=1, padding=0):
-    """(H, W, C) to (h, w, C'), pixel by pixel; a kernel of one input channel is depthwise."""
-    weight, bias = state[f'{name}.weight'], state[f'{name}.bias']
-    H, W, C = x.shape
-    k = weight.shape[-1]
-    equation = 'yxo,oyx->o' if weight.shape[1] == 1 else 'yxc,ocyx->o'
-    weight = weight[:, 0] if weight.shape[1] == 1 else weight
-    padded = x.new_zeros(H + 2 * padding, W + 2 * padding, C)
-    padded[padding : padding + H, padding : padding + W] = x
-    rows = range(0, H + 2 * padding - k + 1, stride)
-    columns = range(0, W + 2 * padding - k + 1, stride)
-    out = [
-        torch.einsum(equation, padded[y : y + k, x_ : x_ + k], weight) + bias
-        for y in rows
-        for x_ in columns
-    ]
-    return torch.stack(out).view(len(rows), len(columns), -1)
-
-
-def linear(x, state, name):
-    return x @ state[f'{name}.weight'].T + state[f'{name}.bias']
-
-
-def batch_norm(x, state, name):
-    x = (x - state[f'{name}.running_mean']) / (state[f'{name}.running_var'] + 1e-5).sqrt()
-    return x * state[f'{name}.weight'] + state[f'{name}.bias']
-
-
-def layer_norm(x, state, name):
-    x = x - x.mean(-1, keepdim=True)
-    x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return x * state[f'{name}.weight'] + state[f'{name}.bias']
 
 
 def resized(x, height, width):
@@ -240,8 +175,7 @@ def block(x, state, name, heads, reduction):
     z = torch.cat([local, resized(tokens.view(h, w, c), H, W)], dim=-1)
     x = x + convolution(z, state, f'{name}.conv2')
     y = convolution(batch_norm(x, state, f'{name}.norm2'), state, f'{name}.mlp.fc1')
-    y = 0.5 * y * (1 + torch.erf(y / math.sqrt(2)))
-    return x + convolution(y, state, f'{name}.mlp.fc2')
+    return x + convolution(gelu(y), state, f'{name}.mlp.fc2')
 
 
 def slow_dsnet(image, state):
@@ -250,10 +184,7 @@ def slow_dsnet(image, state):
     maps = []
     for stage, reduction in enumerate((8, 4, 2, 2), start=1):
         patch = 4 if stage == 1 else 2
-        H, W, C = x.shape
-        whole = x.new_zeros(H + -H % patch, W + -W % patch, C)
-        whole[:H, :W] = x
-        x = convolution(whole, state, f'patch_embed{stage}.proj', patch)
+        x = convolution(padded(x, patch), state, f'patch_embed{stage}.proj', patch)
         for i in range(TINY['depths'][stage - 1]):
             x = block(x, state, f'blocks{stage}.{i}', TINY['heads'][stage - 1], reduction)
         maps.append(x)
@@ -263,17 +194,8 @@ def slow_dsnet(image, state):
 @pytest.mark.parametrize('size', [(64, 96), (45, 70)])
 def test_outputs_equal_a_loop_over_queries_and_pixels(size, tmp_path):
     state = released()
-    torch.save({'model': state}, tmp_path / 'dsnet.pth')
-    model = tiny().double()
-    parameters.load(model, tmp_path / 'dsnet.pth')
-    images = torch.randn(2, 3, *size, dtype=torch.double)
-    with torch.no_grad():
-        maps = model.forward_intermediates(images, intermediates_only=True, output_fmt='NHWC')
-        logits = model(images)
-        expected, expected_logits = slow_dsnet(images[1], state)
-    for ours, theirs in zip(maps, expected, strict=True):
-        torch.testing.assert_close(ours[1], theirs)
-    torch.testing.assert_close(logits[1], expected_logits)
+    model = load_release(tiny(), {'model': state}, tmp_path / 'dsnet.pth')
+    check_outputs(model, size, lambda image: slow_dsnet(image, state))
 
 
 def test_stochastic_depth_starts_again_in_every_stage():

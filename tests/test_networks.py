@@ -5,6 +5,8 @@ import timm
 import torch
 
 from model.registration import NETWORKS
+from reproduce.complexity.flops import measure_system
+from reproduce.systems import System
 
 PYRAMID = {
     'embed_dims': (16, 32, 48, 64),
@@ -45,6 +47,54 @@ def test_every_variant_is_registered(network):
             assert type(timm.create_model(name)) is network
 
 
+LABELED = {'token_labeling': True}
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments', 'params_m', 'flops_g', 'tolerance'),
+    [
+        # The papers' tables; CSWin-T's parameters as its released code has them.
+        ('cswin_tiny', {}, 22.32, 4.32, 0.001),
+        ('cswin_small', {}, 35, 6.9, 0.015),
+        ('cswin_base', {}, 78, 15.0, 0.015),
+        ('shuffle_tiny', {}, 29, 4.6, 0.02),
+        ('shuffle_small', {}, 50, 8.9, 0.02),
+        ('shuffle_base', {}, 88, 15.6, 0.02),
+        # M of the paper, G of the released code.
+        ('focal_tiny', {}, 28.9, 4.9, 0.02),
+        ('focal_small', {}, 51.1, 9.4, 0.02),
+        ('focal_base', {}, 89.8, 16.4, 0.02),
+        # PaddleClas' documentation; it has 8.4 G of B.
+        ('dsnet_tiny', {}, 10.5, 1.8, 0.02),
+        ('dsnet_small', {}, 23.0, 3.5, 0.015),
+        ('dsnet_base', {}, 49.3, 8.3, 0.015),
+        # The 3.6 G printed are 3.5 % more than the released code's network needs.
+        ('mixformer_b4', {}, 35, 3.6, 0.04),
+        # What the paper prints, but for the 16 G of LV-ViT-M, which belong to a wider stem.
+        ('lvvit_small', LABELED, 26, 6.6, 0.01),
+        ('lvvit_medium', LABELED, 56, 12.7, 0.01),
+        ('lvvit_medium', {**LABELED, 'stem_width': 128}, 58.2, 16.0, 0.01),
+        ('lvvit_large', LABELED, 150, 59.0, 0.01),
+        # The release's README, without the tables of biases that were added to the networks later.
+        ('vil_tiny', {}, 6.7, None, 0.015),
+        ('vil_small', {}, 24.6, None, 0.01),
+        ('vil_medium', {}, 39.7, None, 0.01),
+        ('vil_base', {}, 55.7, None, 0.01),
+        # A prototype of the same reading.
+        ('maformer_small', LABELED, 23.48, 5.11, 0.006),
+        ('maformer_small_3383', LABELED, 22.70, 4.52, 0.006),
+        ('maformer_base', LABELED, 52.06, 9.81, 0.006),
+        ('maformer_large', LABELED, 103.38, 22.76, 0.006),
+    ],
+)
+def test_complexity_is_that_printed(name, arguments, params_m, flops_g, tolerance):
+    size = 288 if name == 'lvvit_large' else 224
+    system = System(name=name, rows=[], model=name, arguments=arguments, input_size=size)
+    measured = measure_system(system)
+    assert measured.params / 1e6 == pytest.approx(params_m, rel=tolerance)
+    assert flops_g is None or measured.total_flops / 1e9 == pytest.approx(flops_g, rel=tolerance)
+
+
 def test_arguments_of_timm_are_accepted(small):
     model = small(in_chans=4, drop_path_rate=0.3)
     assert model(torch.randn(2, 4, 64, 64)).shape == (2, 5)
@@ -57,33 +107,6 @@ def test_arguments_of_timm_are_accepted(small):
         assert model.get_submodule(model.default_cfg[key]).weight is not None
     with pytest.raises(TypeError, match='no_such_argument'):
         small(no_such_argument=1)
-
-
-def test_the_output_is_the_head_of_the_features(small):
-    model = small()
-    x = torch.randn(2, 3, 64, 64)
-    features = model.forward_features(x)
-    torch.testing.assert_close(model.forward_head(features), model(x))
-    pooled = model.forward_head(features, pre_logits=True)
-    torch.testing.assert_close(model.get_classifier()(pooled), model(x))
-    model.reset_classifier(9)
-    assert model(x).shape == (2, 9)
-    model.reset_classifier(0)
-    torch.testing.assert_close(model(x), pooled)
-
-
-@pytest.mark.parametrize('name', SMALL)
-def test_features_only(name):
-    pyramid = SMALL[name] is not SMALL['lvvit_small']
-    out_indices = (1, 3) if pyramid else (0, 2)
-    model = timm.create_model(name, features_only=True, out_indices=out_indices, **SMALL[name])
-    channels, strides = ([32, 64], [8, 32]) if pyramid else ([24, 24], [16, 16])
-    assert model.feature_info.channels() == channels
-    assert model.feature_info.reduction() == strides
-    maps = model.eval()(torch.randn(1, 3, 64, 64))
-    assert [tuple(m.shape) for m in maps] == [
-        (1, c, 64 // stride, 64 // stride) for c, stride in zip(channels, strides, strict=True)
-    ]
 
 
 def test_gradient_checkpointing_changes_nothing(small):

@@ -50,14 +50,6 @@ def check_maps(maps, info, axes):
         assert map_.isfinite().all()
 
 
-@each_model
-def test_backward_reaches_every_parameter(name):
-    model = small(name).train()
-    outputs = model(images(2))
-    assert outputs.shape == (2, model.num_classes)
-    check_gradients(model, outputs)
-
-
 @each_pyramid
 def test_the_description_is_that_of_the_network(name):
     model = small(name).eval()
@@ -126,15 +118,9 @@ def traced(model):
 def test_fx_traces_what_the_network_computes(name):
     model = small(name).eval()
     with torch.inference_mode():
-        expected = model(images(2))
         (outputs,) = traced(model)(images(2)).values()
-    torch.testing.assert_close(outputs, expected)
-
-
-@each_model
-def test_fx_keeps_the_gradients(name):
-    model = small(name).train()
-    graph = traced(model).train()
+        torch.testing.assert_close(outputs, model(images(2)))
+    graph = traced(model.train()).train()
     (outputs,) = graph(images(2)).values()
     check_gradients(graph, outputs)
 
@@ -144,11 +130,9 @@ def test_fx_keeps_the_gradients(name):
 def test_torchscript_computes_the_same(name):
     with set_scriptable(True):
         model = small(name).eval()
-    scripted, graph = torch.jit.script(model), torch.jit.script(traced(model))
+    scripted = torch.jit.script(model)
     with torch.inference_mode():
-        expected = model(images(2))
-        torch.testing.assert_close(scripted(images(2)), expected)
-        torch.testing.assert_close(graph(images(2))['out'], expected)
+        torch.testing.assert_close(scripted(images(2)), model(images(2)))
 
 
 @each_model

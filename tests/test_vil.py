@@ -1,27 +1,30 @@
-"""ViL against its printed figures, its released names, and a slow computation."""
+"""ViL against its released names and a slow computation."""
 
 import math
 
 import pytest
 import timm
 import torch
+from slow_layers import (
+    Shapes,
+    check_names,
+    check_outputs,
+    convolution,
+    gelu,
+    layer_norm,
+    linear,
+    load_release,
+    padded,
+)
 
 from model import openmmlab
 from model.vil import checkpoint_filter_fn
-from reproduce.complexity.flops import measure_system
 from reproduce.openmmlab import configs, inference
-from reproduce.systems import System
-from reproduce.weights import parameters
 
 TINY = {'dims': (8, 16, 24, 32), 'depths': (1, 2, 1, 1), 'heads': (2, 2, 3, 4)}
 GLOBAL = (1, 1, 1, 0)
 CLASSIFIER, DETECTOR = (False, False, True, True), (False,) * 4
 WINDOW = 3  # 7 in the variants
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
 
 
 def tiny(full_attention, **kwargs):
@@ -36,37 +39,22 @@ def tiny(full_attention, **kwargs):
     ).eval()
 
 
-@pytest.mark.parametrize(  # the README of the release, of classifiers at 224 x 224
-    ('name', 'params_m'),
-    [('vil_tiny', 6.7), ('vil_small', 24.6), ('vil_medium', 39.7), ('vil_base', 55.7)],
-)
-def test_printed_complexity(name, params_m):
-    measured = measure_system(System(name=name, rows=[], model=name))
-    # It leaves out the tables of biases, which the networks of its first version did not have.
-    assert measured.params / 1e6 == pytest.approx(params_m, abs=0.15)
-
-
 def released_shapes(dims, depths, heads, full, window=7, image=224, classes=1000):
-    """Names and shapes of a released checkpoint, from the architecture's description."""
-    shapes = {}
-
-    def layer(name, weight):
-        shapes[f'{name}.weight'], shapes[f'{name}.bias'] = weight, weight[:1]
-
+    shapes = Shapes()
     for i, dim in enumerate(dims):
         before, patch = (dims[i - 1], 2) if i else (3, 4)
-        layer(f'layer{i + 1}.0.proj', (dim, before, patch, patch))
-        layer(f'layer{i + 1}.0.norm_embed', (dim,))
+        shapes.layer(f'layer{i + 1}.0.proj', (dim, before, patch, patch))
+        shapes.layer(f'layer{i + 1}.0.norm_embed', (dim,))
         if GLOBAL[i]:
             shapes[f'layer{i + 1}.0.cls_token'] = (1, GLOBAL[i], dim)
         side = image // (4 * 2**i) if full[i] else 2 * window
         for j in range(depths[i]):
             attn, mlp = f'layer{i + 1}.{2 * j + 1}', f'layer{i + 1}.{2 * j + 2}'
-            layer(f'{attn}.norm', (dim,))
-            layer(f'{mlp}.norm', (dim,))
+            shapes.layer(f'{attn}.norm', (dim,))
+            shapes.layer(f'{mlp}.norm', (dim,))
             for name, factor in (('qkv', 3),) if full[i] else (('query', 1), ('kv', 2)):
-                layer(f'{attn}.attn.{name}', (factor * dim, dim))
-            layer(f'{attn}.attn.proj', (dim, dim))
+                shapes.layer(f'{attn}.attn.{name}', (factor * dim, dim))
+            shapes.layer(f'{attn}.attn.proj', (dim, dim))
             table = ((2 * side - 1) ** 2, heads[i])
             shapes[f'{attn}.attn.local_relative_position_bias_table'] = table
             index = (side**2, side**2) if full[i] else (window**2, 9 * window**2)
@@ -74,10 +62,10 @@ def released_shapes(dims, depths, heads, full, window=7, image=224, classes=1000
             if g := GLOBAL[i]:
                 shapes[f'{attn}.attn.g2l_relative_position_bias'] = (2, heads[i], g)
                 shapes[f'{attn}.attn.g2g_relative_position_bias'] = (heads[i], g, g)
-            layer(f'{mlp}.mlp.fc1', (4 * dim, dim))
-            layer(f'{mlp}.mlp.fc2', (dim, 4 * dim))
-    layer('norm', (dims[3],))
-    layer('head', (classes, dims[3]))
+            shapes.layer(f'{mlp}.mlp.fc1', (4 * dim, dim))
+            shapes.layer(f'{mlp}.mlp.fc2', (dim, 4 * dim))
+    shapes.layer('norm', (dims[3],))
+    shapes.layer('head', (classes, dims[3]))
     return shapes
 
 
@@ -93,56 +81,17 @@ def released_shapes(dims, depths, heads, full, window=7, image=224, classes=1000
 )
 def test_released_names_cover_every_parameter(name, dim, depths, heads, full):
     shapes = released_shapes([dim * 2**i for i in range(4)], depths, heads, full)
-    released = {name: torch.empty(shape, device='meta') for name, shape in shapes.items()}
-    with torch.device('meta'):
-        ours = timm.create_model(name, full_attention=full).state_dict()
-    translated = checkpoint_filter_fn(released)
-    assert {k: v.shape for k, v in translated.items()} == {k: v.shape for k, v in ours.items()}
-    assert list(checkpoint_filter_fn(ours)) == list(ours)
-
-
-def released(full):
-    """Random weights under the released names, large enough that every one of them shows."""
-    state = {}
-    shapes = released_shapes(**TINY, full=full, window=WINDOW, image=64, classes=5)
-    for name, shape in shapes.items():
-        matrix = len(shape) > 1 and 'relative' not in name and 'token' not in name
-        scale = (2 / max(math.prod(shape[1:]), 4)) ** 0.5 if matrix else 0.5
-        state[name] = torch.randn(shape, dtype=torch.double) * scale
-        if 'norm' in name and name.endswith('weight'):
-            state[name] += 1
-        if name.endswith('relative_position_index'):
-            state[name] = torch.zeros(shape, dtype=torch.long)
-    return state
-
-
-# An implementation of its own: released names, query by query and key by key.
-
-
-def linear(x, state, name):
-    return x @ state[f'{name}.weight'].T + state[f'{name}.bias']
+    check_names(shapes, checkpoint_filter_fn, name, full_attention=full)
 
 
 def norm(x, state, name):
-    x = x - x.mean(-1, keepdim=True)
-    x = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    return x * state[f'{name}.weight'] + state[f'{name}.bias']
+    return layer_norm(x, state, name, eps=1e-6)
 
 
 def patches(x, state, name, side):
-    """The convolution of `side` x `side` patches of (H, W, C), and its norm."""
-    H, W, C = x.shape
-    whole = x.new_zeros(H + -H % side, W + -W % side, C)
-    whole[:H, :W] = x
-    weight, bias = state[f'{name}.proj.weight'], state[f'{name}.proj.bias']
-    rows, columns = range(0, len(whole), side), range(0, whole.shape[1], side)
-    out = [
-        torch.einsum('yxc,ocyx->o', whole[y : y + side, z : z + side], weight) + bias
-        for y in rows
-        for z in columns
-    ]
-    out = torch.stack(out).view(len(rows), len(columns), -1)
-    return norm(out, state, f'{name}.norm_embed')
+    """The convolution of `side` x `side` patches, and its norm."""
+    x = convolution(padded(x, side), state, f'{name}.proj', side)
+    return norm(x, state, f'{name}.norm_embed')
 
 
 def projections(tokens, state, attn):
@@ -199,8 +148,7 @@ def slow_vil(image, state, full):
             attn, mlp = f'layer{i + 1}.{2 * j + 1}', f'layer{i + 1}.{2 * j + 2}'
             y = norm(tokens, state, f'{attn}.norm')
             tokens = tokens + attention(y, (H, W), state, f'{attn}.attn', heads, g, full[i])
-            y = linear(norm(tokens, state, f'{mlp}.norm'), state, f'{mlp}.mlp.fc1')
-            y = 0.5 * y * (1 + torch.erf(y / math.sqrt(2)))
+            y = gelu(linear(norm(tokens, state, f'{mlp}.norm'), state, f'{mlp}.mlp.fc1'))
             tokens = tokens + linear(y, state, f'{mlp}.mlp.fc2')
         x = tokens[g:].view(H, W, C)
         maps.append(x)
@@ -216,18 +164,10 @@ def slow_vil(image, state, full):
     ],
 )
 def test_outputs_equal_a_loop_over_queries_and_keys(full, size, tmp_path):
-    state = released(full)
-    torch.save({'net': {f'module.{k}': v for k, v in state.items()}}, tmp_path / 'vil.pth')
-    model = tiny(full).double()
-    parameters.load(model, tmp_path / 'vil.pth')
-    images = torch.randn(2, 3, *size, dtype=torch.double)
-    with torch.no_grad():
-        maps = model.forward_intermediates(images, intermediates_only=True, output_fmt='NHWC')
-        logits = model(images)
-        expected, expected_logits = slow_vil(images[1], state, full)
-    for ours, theirs in zip(maps, expected, strict=True):
-        torch.testing.assert_close(ours[1], theirs)
-    torch.testing.assert_close(logits[1], expected_logits)
+    state = released_shapes(**TINY, full=full, window=WINDOW, image=64, classes=5).random()
+    content = {'net': {f'module.{k}': v for k, v in state.items()}}
+    model = load_release(tiny(full), content, tmp_path / 'vil.pth')
+    check_outputs(model, size, lambda image: slow_vil(image, state, full))
 
 
 def test_full_attention_takes_its_table_to_the_size_of_the_map():
