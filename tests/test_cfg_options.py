@@ -12,7 +12,8 @@ from datasets import shapes
 from reproduce.base.errors import UserError
 from reproduce.commands import evaluate, train
 from reproduce.openmmlab import cfg_options, configs, inference, models
-from reproduce.train.config_training import ConfigJob, prepare
+from reproduce.train.config_training import prepare
+from reproduce.train.jobs import ConfigJob
 
 FPN = 'fpn_maformer-micro_shapes.py'
 ENTRIES = [

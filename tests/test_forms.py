@@ -15,10 +15,10 @@ from reproduce.evaluate.harness import evaluate
 from reproduce.openmmlab import models
 from reproduce.openmmlab.configs import load_config
 from reproduce.tasks.job import Job
-from reproduce.train.classifier import TrainingJob, train
-from reproduce.train.config_training import ConfigJob
+from reproduce.train.classifier import train
 from reproduce.train.config_training import train as train_config
 from reproduce.train.curve import read_logged
+from reproduce.train.jobs import ConfigJob, TrainingJob
 from reproduce.train.recipes import recipe_for
 
 CONFIGS = {

@@ -17,8 +17,9 @@ from datasets import shapes
 from datasets.imagenet import load
 from reproduce.base.processes import join
 from reproduce.base.versions import CHECKOUT
-from reproduce.train.classifier import TrainingJob, train
+from reproduce.train.classifier import train
 from reproduce.train.classifier_steps import ClassifierTraining
+from reproduce.train.jobs import TrainingJob
 from reproduce.train.recipes import recipe_for
 from reproduce.train.stopping import MARKER, StopRequests, TrainingStopped
 

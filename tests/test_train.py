@@ -28,9 +28,10 @@ from reproduce.commands.train import train_imagenet
 from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.job import Job
 from reproduce.train import classifier, classifier_steps, tensorboard
-from reproduce.train.classifier import TrainingJob, best_epoch, train
+from reproduce.train.classifier import best_epoch, train
 from reproduce.train.classifier_steps import ClassifierTraining, build, default_precision
 from reproduce.train.images import RememberedCrop, TrainingBatches, TrainingImages
+from reproduce.train.jobs import TrainingJob
 from reproduce.train.label_maps import make_labels
 from reproduce.train.recipes import RECIPES, recipe_for
 from reproduce.train.token_labeling import origin
@@ -209,7 +210,7 @@ def test_what_a_training_leaves_behind(root, tmp_path):
     with pytest.raises(UserError, match=r'trained with epochs = 2, not 3'):
         train(TrainingJob(micro(epochs=3), root, output, workers=0, resume=True))
     (output / 'last.pth').write_bytes(b'PK broken')
-    with pytest.raises(UserError, match=r'cannot read .*last\.pth'):
+    with pytest.raises(UserError, match=r'last\.pth cannot be resumed'):
         train(TrainingJob(micro(epochs=1), root, output, workers=0, resume=True))
 
 
@@ -314,12 +315,12 @@ def test_gradient_checkpointing_changes_the_memory_and_not_the_result(root, tmp_
         if 'micro' not in name
     ],
 )
-def test_every_recipe_takes_a_step_at_its_own_size_and_strength(root, labels, name):
+def test_every_recipe_takes_a_step_at_its_own_size_and_strength(root, labels, tmp_path, name):
     recipe = RECIPES[name].changed(batch_size=2)
     with join('cpu') as group:
-        training = ClassifierTraining(
-            recipe, root, group, labels if recipe.token_labeling else None, workers=0
-        )
+        maps = labels if recipe.token_labeling else None
+        job = TrainingJob(recipe, root, tmp_path, maps, workers=0, device='cpu')
+        training = ClassifierTraining(job, group)
     training.take_step(next(training.batches()))
     assert training.skipped_steps() == (0, 0)
     assert 0 < training.mean_loss() < 30
@@ -333,9 +334,10 @@ def test_every_recipe_takes_a_step_at_its_own_size_and_strength(root, labels, na
 # Precision, and steps whose gradients are not finite
 
 
-def prepared(root, recipe, precision='fp32'):
+def prepared(root, recipe, precision='off'):
     with join('cpu') as group:
-        return ClassifierTraining(recipe, root, group, workers=0, precision=precision)
+        job = TrainingJob(recipe, root, root / 'none', workers=0, amp=precision)
+        return ClassifierTraining(job, group)
 
 
 def state_of(training):
@@ -343,7 +345,7 @@ def state_of(training):
     return averaged | {k: v.clone() for k, v in training.model.state_dict().items()}
 
 
-@pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
+@pytest.mark.parametrize('precision', ['off', 'bf16', 'fp16'])
 def test_a_step_whose_gradients_are_not_finite_is_skipped_and_counted(root, precision):
     training = prepared(root, micro(mix_prob=0), precision)
     batch = next(training.batches())
@@ -415,7 +417,7 @@ def test_bf16_is_taken_where_a_gpu_has_it_and_fp16_where_not(monkeypatch):
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 def test_a_training_in_half_precision_goes_on_as_if_uninterrupted(root, tmp_path, precision):
-    shared = {'data': root, 'device': 'cpu', 'workers': 0, 'precision': precision}
+    shared = {'data': root, 'device': 'cpu', 'workers': 0, 'amp': precision}
     recipe = micro(epochs=2)
     train(TrainingJob(recipe, output=tmp_path / 'whole', **shared))
     train(TrainingJob(recipe, output=tmp_path / 'cut', until=1, **shared))
@@ -453,15 +455,12 @@ def test_a_job_that_does_not_fit_is_explained(root, labels, tmp_path, monkeypatc
     refused('do not fill a batch', micro(batch_size=1024))
     refused('cannot be mixed in pairs', micro(batch_size=15))
     refused('in 4 parts: choose a batch_size that 8 divides', micro(batch_size=12, accumulation=4))
-    refused('nothing to train', until=0)
-    refused('--checkpoint-steps 0', checkpoint_steps=0)
     refused(r'no .*last\.pth to resume', resume=True)
     refused("'resnet18' has no auxiliary head", micro(True, model='resnet18'), labels=labels)
     refused("there is no model 'resnet'; the nearest are", micro(model='resnet'))
     refused("'tv_resnet50' under this name any more", micro(model='tv_resnet50'))
     refused("resnet50 has no weights 'nope'; it has a1_in1k", micro(model='resnet50.nope'))
-    refused('--workers -1', workers=-1)
-    refused("precision 'fp8' is unknown", precision='fp8')
+    refused('--workers must be at least 0', workers=-1)
     monkeypatch.setattr(tensorboard, 'find_spec', lambda name: None)
     refused('--tensorboard needs TensorBoard, which is not installed', tensorboard=True)
 
@@ -544,7 +543,7 @@ def test_label_maps_of_another_origin_are_refused(root, labels, tmp_path):
 
 def test_the_command(root, tmp_path):
     small = ['img_size=32', 'epochs=1', 'batch_size=16']
-    train_imagenet('maformer_micro', root, tmp_path / 'run', changes=small, workers=0)
+    train_imagenet('maformer_micro', data=root, output=tmp_path / 'run', changes=small, workers=0)
     assert '16 = 1 x 16, learning rate 0.0005: scaled' in (tmp_path / 'run/train.log').read_text()
-    with pytest.raises(UserError, match="'epochs' is no NAME=VALUE"):
-        train_imagenet('maformer_micro', root, tmp_path, changes=['epochs'])
+    with pytest.raises(UserError, match="'epochs' is not NAME=VALUE"):
+        train_imagenet('maformer_micro', data=root, output=tmp_path, changes=['epochs'])

@@ -28,8 +28,9 @@ from reproduce.base.versions import CHECKOUT
 from reproduce.openmmlab import models, safe_loading
 from reproduce.openmmlab.configs import load_config
 from reproduce.train import config_training, tensorboard
-from reproduce.train.config_training import ConfigJob, train
+from reproduce.train.config_training import train
 from reproduce.train.curve import read_logged
+from reproduce.train.jobs import ConfigJob
 from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.weights import download, registry
 

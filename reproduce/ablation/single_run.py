@@ -22,7 +22,8 @@ from reproduce.base.files import write_atomically
 from reproduce.base.processes import end_with_parent
 from reproduce.evaluate import harness
 from reproduce.evaluate.records import imagenet_command
-from reproduce.train.classifier import TrainingJob, train
+from reproduce.train.classifier import train
+from reproduce.train.jobs import TrainingJob
 from reproduce.train.label_maps import make_labels
 from reproduce.train.recipes import Recipe, recipe_for
 

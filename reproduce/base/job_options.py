@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+# The metavar of options that take KEY=VALUE entries.
+KEY_VALUES = 'KEY=VALUE ...'
+
 Limit = Annotated[
     int | None,
     typer.Option(

@@ -8,12 +8,11 @@ import typer
 
 from reproduce.base import files
 from reproduce.base.folders import EVALUATIONS
-from reproduce.base.job_options import with_fields_of
+from reproduce.base.job_options import KEY_VALUES, with_fields_of
 from reproduce.base.processes import start_again
 from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.commands.options import (
-    KEY_VALUES,
     SETTINGS,
     KeyValueCommand,
     OutputFormat,

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from typer.core import TyperCommand, TyperGroup
 
 from reproduce.base.errors import UserError
+from reproduce.base.job_options import KEY_VALUES
 from reproduce.base.wording import nearest
 
 
@@ -50,9 +51,6 @@ SETTINGS: dict[str, Any] = {
     'rich_markup_mode': None,
     'context_settings': {'help_option_names': ['-h', '--help']},
 }
-
-# The metavar of options that take KEY=VALUE entries.
-KEY_VALUES = 'KEY=VALUE ...'
 
 
 class KeyValueCommand(TyperCommand):

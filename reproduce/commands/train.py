@@ -2,14 +2,17 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from reproduce.base.errors import UserError
+from reproduce.base.job_options import with_fields_of
 from reproduce.base.processes import start_again
 from reproduce.commands import options
-from reproduce.commands.options import KEY_VALUES, SETTINGS, KeyValueCommand, Precision
+from reproduce.commands.options import SETTINGS, KeyValueCommand
+from reproduce.train.jobs import ConfigJob, TrainingJob
+from reproduce.train.recipes import recipe_for
 
 
 class _ConfigUnlessNamed(options.CommandGroup):
@@ -33,35 +36,24 @@ app = typer.Typer(
 )
 
 
-Resume = Annotated[bool, typer.Option('--resume', help='Go on with what --output holds.')]
-TensorBoard = Annotated[
-    bool, typer.Option('--tensorboard', help='Write scalars for TensorBoard, too.')
-]
-
-
-MaxSteps = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help='Measure the steps, and end after this one with weights and a checkpoint.',
-    ),
-]
+# The fields of the jobs that are options.
+IMAGENET = (
+    *('data', 'output', 'labels', 'resume', 'until', 'workers', 'amp', 'device'),
+    *('tensorboard', 'checkpoint_steps', 'max_steps'),
+)
+CONFIG = (
+    *('data', 'output', 'checkpoint', 'options', 'resume', 'amp', 'scale_lr', 'tensorboard'),
+    'max_steps',
+)
 
 
 @app.command('imagenet')
+@with_fields_of(TrainingJob, *IMAGENET)
 def train_imagenet(
     model: Annotated[str, typer.Argument(help='A MAFormer or any timm model.')],
-    data: options.Data,
-    output: Annotated[Path, typer.Option(help='Folder for weights, log and curve.')],
     token_labeling: Annotated[
         bool, typer.Option('--token-labeling', help='Train with token labeling (needs --labels).')
     ] = False,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the annotator's label maps, CLASS/NAME.pt, or an archive of it."
-        ),
-    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -76,34 +68,11 @@ def train_imagenet(
     accumulation: Annotated[
         int,
         typer.Option(
-            help='Compute the share of a batch that each process has in so many parts, one after '
-            'the other.'
+            help='Parts that each process computes its share of a batch in, one after the other.'
         ),
     ] = 1,
-    resume: Resume = False,
-    max_steps: MaxSteps = None,
-    until: Annotated[int | None, typer.Option(help='Stop after this epoch, to be resumed.')] = None,
-    checkpoint_steps: Annotated[
-        int, typer.Option(help='Save after every so many steps of an epoch, too.')
-    ] = 500,
     processes: options.Processes = 1,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help='Data-loading workers, for each of the processes.  [default: 8, or as many as it '
-            'has cores]'
-        ),
-    ] = None,
-    amp: Annotated[
-        Precision | None,
-        typer.Option(
-            '--amp',
-            help='Compute in mixed precision; off is fp32 throughout.  [default: bf16 on GPUs, '
-            'fp16 on those without it; off on CPUs]',
-        ),
-    ] = None,
-    device: options.Device = None,
-    tensorboard: TensorBoard = False,
+    **given: Any,
 ) -> None:
     """Train a classifier by the paper's recipe.
 
@@ -112,32 +81,18 @@ def train_imagenet(
     """
     start_again(processes)
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.train.classifier import TrainingJob, train
-    from reproduce.train.recipes import recipe_for
+    from reproduce.train.classifier import train
 
     chosen = recipe_for(model, token_labeling, recipe).changed(**_parse(changes or []))
     if grad_checkpointing:
         chosen = chosen.changed(grad_checkpointing=True)
     if accumulation != 1:
         chosen = chosen.changed(accumulation=accumulation)
-    job = TrainingJob(
-        recipe=chosen,
-        data=data,
-        output=output,
-        labels=labels,
-        resume=resume,
-        until=until,
-        workers=workers,
-        precision='fp32' if amp is Precision.OFF else amp and amp.value,
-        device=device and device.value,
-        tensorboard=tensorboard,
-        checkpoint_steps=checkpoint_steps,
-        max_steps=max_steps,
-    )
-    train(job)
+    train(TrainingJob(chosen, **given))
 
 
 @app.command('config', cls=KeyValueCommand)
+@with_fields_of(ConfigJob, *CONFIG)
 def train_config(
     config: Annotated[
         str,
@@ -145,29 +100,8 @@ def train_config(
             help='A config file: a path, a name in reproduce/configs, or mmdet::... or mmseg::....'
         ),
     ],
-    data: Annotated[
-        Path, typer.Option('--data', help='Folder of COCO or ADE20K, as the config needs it.')
-    ],
-    output: Annotated[Path, typer.Option(help='Folder for weights, log and curve.')],
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="ImageNet weights of a MAFormer backbone: a file or a released checkpoint's "
-            "name.  [default: the config's]"
-        ),
-    ] = None,
-    cfg_options: Annotated[
-        list[str] | None,
-        typer.Option('--cfg-options', metavar=KEY_VALUES, help="Values in place of the config's."),
-    ] = None,
-    resume: Resume = False,
     processes: options.Processes = 1,
-    amp: options.Amp = Precision.OFF,
-    scale_lr: Annotated[
-        bool, typer.Option(help='Scale the learning rate with the batch, as auto_scale_lr says.')
-    ] = True,
-    tensorboard: TensorBoard = False,
-    max_steps: MaxSteps = None,
+    **given: Any,
 ) -> None:
     """Train a detector or segmenter: any config of this project, mmdet or mmseg.
 
@@ -175,26 +109,13 @@ def train_config(
     status 143 or 138.
     """
     start_again(processes)
-    # Imported here, so that `--help` does not wait for torch.
-    from reproduce.train.config_training import ConfigJob, train
+    from reproduce.train.config_training import train  # here, as in `train_imagenet`
 
-    job = ConfigJob(
-        config,
-        data,
-        output,
-        checkpoint,
-        tuple(cfg_options or ()),
-        resume,
-        amp.autocast,
-        scale_lr,
-        tensorboard,
-        max_steps,
-    )
-    train(job)
+    train(ConfigJob(config, **given))
 
 
 def _parse(changes: list[str]) -> dict[str, str]:
     for change in changes:
         if '=' not in change:
-            raise UserError(f"--set '{change}' is no NAME=VALUE: write e.g. --set epochs=100.")
+            raise UserError(f"--set '{change}' is not NAME=VALUE: write e.g. --set epochs=100.")
     return dict(change.split('=', 1) for change in changes)

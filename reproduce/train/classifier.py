@@ -18,7 +18,6 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,9 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import hash_of, write_atomically
 from reproduce.base.loading import check_workers
 from reproduce.base.processes import join
-from reproduce.train.classifier_steps import PRECISIONS, ClassifierTraining
+from reproduce.train.classifier_steps import ClassifierTraining
 from reproduce.train.curve import Panel, draw
+from reproduce.train.jobs import TrainingJob
 from reproduce.train.output_folder import claimed
 from reproduce.train.recipes import Recipe
 from reproduce.train.step_meter import MaxStepsReached, StepMeter
@@ -49,49 +49,6 @@ LOG_STEPS = 50
 
 # fp16's first scale is 2 ** 16: after so many halvings in a row it is not the scale.
 MOST_SKIPPED_IN_A_ROW = 50
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """A classifier's training, and where it takes place.
-
-    Attributes:
-        recipe: what is trained, and how.
-        data: the folder of ImageNet, or of data in its form.
-        output: the folder that everything is written into.
-        labels: the folder of the label maps, or an archive of it; needed for token labeling, and
-            only for that.
-        resume: go on with the training that `output` holds.
-        until: stop after that many of the recipe's epochs, to be resumed later.
-        workers: processes that read images, for each process that computes; None takes 8, or as
-            many as it has cores.
-        precision: 'fp32', 'fp16' or 'bf16'; None takes fp32 on CPUs, and on GPUs bf16 or, without
-            it, fp16.
-        device: 'cpu' or 'cuda'; None takes GPUs where there are some.
-        tensorboard: write scalars for TensorBoard.
-        checkpoint_steps: write `last.pth` after every so many steps of an epoch, too.
-        max_steps: measure the steps, and end after this one with weights and a checkpoint.
-        train_images, val_images: take only that many of the images, evenly spaced over the classes;
-            None takes all.
-        in_memory: keep training images and label maps once they are read, in each worker: for data
-            that is small.
-    """
-
-    recipe: Recipe
-    data: Path
-    output: Path
-    labels: Path | None = None
-    resume: bool = False
-    until: int | None = None
-    workers: int | None = None
-    precision: str | None = None
-    device: str | None = None
-    tensorboard: bool = False
-    checkpoint_steps: int = 500
-    max_steps: int | None = None
-    train_images: int | None = None
-    val_images: int | None = None
-    in_memory: bool = False
 
 
 def train(job: TrainingJob) -> list[dict[str, float]]:
@@ -113,17 +70,7 @@ def train(job: TrainingJob) -> list[dict[str, float]]:
     ):
         _check_output(job)
         group.check_same(lambda: _facts(job))
-        training = ClassifierTraining(
-            job.recipe,
-            job.data,
-            group,
-            job.labels,
-            job.workers,
-            job.precision,
-            job.train_images,
-            job.val_images,
-            job.in_memory,
-        )
+        training = ClassifierTraining(job, group)
         with suppress(MaxStepsReached):
             _Run(job, training, stop).run()
         return training.history
@@ -142,34 +89,26 @@ def _facts(job: TrainingJob) -> dict[str, Any]:
 
 
 def _check_options(job: TrainingJob) -> None:
-    """Hold the options of the job against each other."""
-    if job.precision is not None and job.precision not in PRECISIONS:
-        raise UserError(
-            f"the precision '{job.precision}' is unknown: name one of {', '.join(PRECISIONS)}."
-        )
+    """Check that the options of the job are consistent."""
     if job.recipe.token_labeling and job.labels is None:
         raise UserError(
-            "token labeling needs the annotator's label maps: name their folder, or an archive of "
+            "token labeling needs the annotator's label maps: give their folder, or an archive of "
             "it, with --labels; 'python -m reproduce labels' makes them."
         )
     if job.labels is not None and not job.recipe.token_labeling:
         raise UserError('--labels is for token labeling only: add --token-labeling or leave it.')
-    if job.until is not None and job.until < 1:
-        raise UserError(f'--until {job.until} leaves nothing to train: expected 1 or more.')
-    if job.checkpoint_steps < 1:
-        raise UserError(f'--checkpoint-steps {job.checkpoint_steps}: expected 1 or more.')
     check_workers(job.workers)
     if job.tensorboard:
         check_installed()
 
 
 def _check_output(job: TrainingJob) -> None:
-    """Hold the job against what its output folder holds."""
+    """Check that the output folder is empty, or holds what is to be resumed."""
     last = job.output / 'last.pth'
     if last.exists() and not job.resume:
         raise UserError(
-            f'{job.output} holds a training already: add --resume to go on with it, '
-            'or name another folder.'
+            f'{job.output} holds a training already: add --resume to continue it, or name another '
+            'folder.'
         )
     if job.resume and not last.exists():
         raise UserError(f'there is no {last} to resume: leave out --resume to begin.')

@@ -34,7 +34,9 @@ from reproduce.base.processes import Group
 from reproduce.base.versions import code_facts
 from reproduce.evaluate.harness import data_facts
 from reproduce.systems import timm_names
+from reproduce.tasks.job import autocast
 from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
+from reproduce.train.jobs import TrainingJob
 from reproduce.train.recipes import Recipe
 from reproduce.train.seeds import seed_everything
 from reproduce.train.stopping import survive_signals
@@ -46,8 +48,6 @@ from reproduce.train.token_labeling import (
     token_grid,
     token_labeling_loss,
 )
-
-PRECISIONS = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 # A training may go on with other values of these: they decide what fits into memory.
 _OF_THE_MACHINE = ('grad_checkpointing', 'accumulation')
@@ -61,17 +61,8 @@ class ClassifierTraining:
     """A classifier, its data, and everything that changes while it is trained.
 
     Args:
-        recipe: what is trained, and how.
-        data: the folder of ImageNet, or of data in its form.
+        job: what is trained, on which data, in which precision.
         group: the processes that train together.
-        labels: the folder of the label maps, or an archive of it; for token labeling, and only for
-            that.
-        workers: processes that read images, for each process that computes; None takes 8, or as
-            many as it has cores.
-        precision: 'fp32', 'fp16' or 'bf16'; None takes `default_precision` of the device.
-        train_images, val_images: take only that many of the images, evenly spaced over the classes;
-            None takes all.
-        in_memory: keep training images and label maps once they are read.
 
     Attributes:
         epoch, step: the epoch that is being trained, from 0, and its steps that are done.
@@ -83,26 +74,17 @@ class ClassifierTraining:
             built.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        data: Path,
-        group: Group,
-        labels: Path | None = None,
-        workers: int | None = None,
-        precision: str | None = None,
-        train_images: int | None = None,
-        val_images: int | None = None,
-        in_memory: bool = False,
-    ) -> None:
+    def __init__(self, job: TrainingJob, group: Group) -> None:
+        recipe = job.recipe
         self.recipe, self.group = recipe, group
-        self.workers = default_workers() if workers is None else workers
-        self.precision = precision or default_precision(group.device)
+        self.workers = default_workers() if job.workers is None else job.workers
+        precision = job.amp or default_precision(group.device)
+        self.precision = 'fp32' if precision == 'off' else precision
         check_precision(group.device, self.precision)
-        maps = labels and open_label_maps(labels)
+        maps = job.labels and open_label_maps(job.labels)
         self.train_data, self.val_data = (
-            load(data, 'train', train_images),
-            load(data, 'val', val_images),
+            load(job.data, 'train', job.train_images),
+            load(job.data, 'val', job.val_images),
         )
         self.origin_of_labels = maps and origin(maps, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
@@ -152,7 +134,7 @@ class ClassifierTraining:
             updates_per_epoch=self.steps_per_epoch,
         )
         self.loader = self._loader(
-            TrainingImages(self.train_data, recipe, self.config, maps, in_memory),
+            TrainingImages(self.train_data, recipe, self.config, maps, job.in_memory),
             batch_sampler=self.order,
         )
         self.val_loaders: dict[float, Loader] = {}
@@ -368,8 +350,7 @@ class ClassifierTraining:
         ]
 
     def _autocast(self) -> AbstractContextManager:
-        dtype = PRECISIONS[self.precision]
-        return torch.autocast(self.group.device.type, dtype, enabled=dtype is not None)
+        return autocast(self.group.device, None if self.precision == 'fp32' else self.precision)
 
     def _loader(self, images: Any, **options: Any) -> Loader:
         return Loader(

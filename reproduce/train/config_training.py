@@ -13,12 +13,11 @@ batches of that epoch that are left, with random numbers other than an uninterru
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -44,6 +43,7 @@ from reproduce.openmmlab.models import extract_regions_in_fp32
 from reproduce.openmmlab.transforms import kind
 from reproduce.tasks.detection_scores import check_masks
 from reproduce.train.curve import draw_logged, read_logged
+from reproduce.train.jobs import ConfigJob
 from reproduce.train.output_folder import claimed
 from reproduce.train.seeds import seed_everything
 from reproduce.train.step_meter import MaxStepsReached, StepMeter
@@ -60,36 +60,6 @@ KEPT_CHECKPOINTS = 3
 
 # The loss is checked, for which the device is waited for, every so many iterations.
 CHECKED_ITERATIONS = 50
-
-
-@dataclass(frozen=True)
-class ConfigJob:
-    """The training of a config, and where it takes place.
-
-    Attributes:
-        config: as `reproduce.openmmlab.configs.load_config` takes it.
-        data: the folder of COCO or ADE20K, or of data in their form.
-        output: the folder that everything is written into.
-        checkpoint: ImageNet weights of the backbone, a file or the name of a released checkpoint;
-            None leaves what the config names.
-        options: 'KEY=VALUE', changes of the config.
-        resume: continue the training in `output`.
-        amp: 'fp16' or 'bf16'; None computes in fp32.
-        scale_lr: scale the learning rate with the batch.
-        tensorboard: write scalars for TensorBoard.
-        max_steps: measure the iterations, and end after this one with weights and a checkpoint.
-    """
-
-    config: str
-    data: Path
-    output: Path
-    checkpoint: str | None = None
-    options: Sequence[str] = ()
-    resume: bool = False
-    amp: Literal['fp16', 'bf16'] | None = None
-    scale_lr: bool = True
-    tensorboard: bool = False
-    max_steps: int | None = None
 
 
 def train(job: ConfigJob) -> None:

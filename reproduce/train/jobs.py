@@ -1,0 +1,119 @@
+"""What is trained, and where it takes place: the options of `train`, each declared once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from reproduce.base.job_options import KEY_VALUES, Amp, Device, Workers
+from reproduce.train.recipes import Recipe
+
+Output = Annotated[Path, typer.Option('--output', help='Folder for weights, log and curve.')]
+Resume = Annotated[bool, typer.Option('--resume', help='Continue the training in --output.')]
+TensorBoard = Annotated[
+    bool, typer.Option('--tensorboard', help='Write scalars for TensorBoard, too.')
+]
+MaxSteps = Annotated[
+    int | None,
+    typer.Option(
+        '--max-steps',
+        min=1,
+        help='Measure the steps, and end after this one with weights and a checkpoint.',
+    ),
+]
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A classifier's training; most fields are options of `train imagenet`.
+
+    Attributes:
+        recipe: what is trained, and how.
+        train_images, val_images: use only that many of the images, evenly spaced over the classes;
+            None uses all.
+        in_memory: keep training images and label maps once they are read, in each worker: for data
+            that is small.
+    """
+
+    recipe: Recipe
+    data: Annotated[
+        Path, typer.Option('--data', help="ImageNet's folder, or the one that it lies in.")
+    ]
+    output: Output
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            '--labels',
+            help="Folder of the annotator's label maps, CLASS/NAME.pt, or an archive of it.",
+        ),
+    ] = None
+    resume: Resume = False
+    until: Annotated[
+        int | None, typer.Option('--until', min=1, help='Stop after this epoch, to be resumed.')
+    ] = None
+    workers: Workers = None
+    amp: Annotated[
+        Literal['fp16', 'bf16', 'off'] | None,
+        typer.Option(
+            '--amp',
+            help='Compute in mixed precision; off is fp32 throughout.  [default: bf16 on GPUs, '
+            'fp16 on those without it; off on CPUs]',
+        ),
+    ] = None
+    device: Device = None
+    tensorboard: TensorBoard = False
+    checkpoint_steps: Annotated[
+        int,
+        typer.Option(
+            '--checkpoint-steps', min=1, help='Save after every so many steps of an epoch, too.'
+        ),
+    ] = 500
+    max_steps: MaxSteps = None
+    train_images: int | None = None
+    val_images: int | None = None
+    in_memory: bool = False
+
+
+@dataclass(frozen=True)
+class ConfigJob:
+    """The training of a config of mmdet or mmseg; the fields are options of `train CONFIG`.
+
+    Attributes:
+        config: as `reproduce.openmmlab.configs.load_config` takes it.
+        amp: 'off' becomes None, which computes in fp32.
+    """
+
+    config: str
+    data: Annotated[
+        Path, typer.Option('--data', help='Folder of COCO or ADE20K, as the config needs it.')
+    ]
+    output: Output
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            '--checkpoint',
+            help="ImageNet weights of a MAFormer backbone: a file or a released checkpoint's "
+            "name.  [default: the config's]",
+        ),
+    ] = None
+    options: Annotated[
+        Sequence[str],
+        typer.Option('--cfg-options', metavar=KEY_VALUES, help="Values in place of the config's."),
+    ] = ()
+    resume: Resume = False
+    amp: Amp = 'off'
+    scale_lr: Annotated[
+        bool,
+        typer.Option(
+            '--scale-lr/--no-scale-lr',
+            help='Scale the learning rate with the batch, as auto_scale_lr says.',
+        ),
+    ] = True
+    tensorboard: TensorBoard = False
+    max_steps: MaxSteps = None
+
+    def __post_init__(self) -> None:
+        if self.amp == 'off':
+            object.__setattr__(self, 'amp', None)
