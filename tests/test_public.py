@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import yaml
+from conftest import record
 from huggingface_hub import hf_hub_url
 from safetensors.torch import save_file
 from timm.data import resolve_data_config
@@ -21,7 +22,6 @@ from reproduce import paper
 from reproduce.audit.sources import load_sources
 from reproduce.base.files import sha256_of
 from reproduce.complexity.flops import Complexity
-from reproduce.evaluate import records
 from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge import assembly
 from reproduce.judge.verdict import Agreement, Verdict, compare_published
@@ -188,36 +188,6 @@ def test_a_file_whose_hash_is_in_its_receipt(tmp_path, monkeypatch):
         assert state(entry, path) is FileState.UNVERIFIED
 
 
-def evaluation(system, sha256, metrics, images=2_000):
-    return records.Evaluation(
-        task='ade20k',
-        system=system,
-        model=system,
-        arguments={},
-        checkpoint={'file': 'x.pth', 'sha256': sha256},
-        data={
-            'split': 'val',
-            'images': images,
-            'classes': 150,
-            'fingerprint': 'f',
-            'complete': True,
-        },
-        precision='fp32',
-        preprocessing={},
-        overridden=(),
-        metrics=metrics,
-        provenance={
-            'date': '2026-01-01',
-            'command': '',
-            'device': 'cpu',
-            'processes': 1,
-            'batch_size': 1,
-            'seconds': 1.0,
-            'versions': {},
-        },
-    )
-
-
 @pytest.mark.parametrize(
     ('sha256', 'measured', 'verdict', 'reference_verdict'),
     [
@@ -231,10 +201,12 @@ def evaluation(system, sha256, metrics, images=2_000):
 def test_weights_of_another_protocol(sha256, measured, verdict, reference_verdict):
     """They are held against the paper, but neither called better nor worse for their protocol."""
     rows = [row for row in paper.load_table(7) if row.model == 'Twins-S']
-    record = evaluation(FPN_TWINS, sha256 + '0' * 56, {'miou': measured})
+    weights = {'file': 'x.pth', 'sha256': sha256 + '0' * 56}
+    changes = {'task': 'ade20k', 'checkpoint': weights, 'metrics': {'miou': measured}}
+    measurement = record(FPN_TWINS, 0, **changes, intervals={})
     cells = assembly.assemble(
         *(rows, [SYSTEMS[FPN_TWINS]], {FPN_TWINS: COUNTED}, paper.load_tolerances(), {}),
-        {(FPN_TWINS, 'miou'): record},
+        {(FPN_TWINS, 'miou'): measurement},
     )
     cell = next(cell for cell in cells if cell.metric == 'sem_fpn_miou')
     assert (cell.verdict, cell.reference_verdict) == (verdict, reference_verdict)

@@ -21,7 +21,7 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
 from reproduce.base.processes import end_with_parent
 from reproduce.evaluate import harness
-from reproduce.evaluate.records import imagenet_command
+from reproduce.evaluate.apart import evaluate_command
 from reproduce.train.classifier import train
 from reproduce.train.jobs import TrainingJob
 from reproduce.train.label_maps import make_labels
@@ -121,8 +121,8 @@ def train_variant(execution: Execution, variant: Design, seed: int) -> None:
     network = execution.study.network(variant)
     preprocessing = {'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]}
     # The record says by which command the evaluation is repeated.
-    sys.argv = imagenet_command(
-        recipe.model, str(weights), str(execution.data), preprocessing, network
+    sys.argv = evaluate_command(
+        'imagenet', recipe.model, weights, execution.data, network, preprocessing
     )
     outcome = harness.evaluate(
         harness.Job(

@@ -132,7 +132,7 @@ def _evaluate(inputs: Inputs, request: Request) -> Path:
         inputs.system.name,
         inputs.checkpoint,
         request.data,
-        request.folder,
+        output=request.folder,
         multi_scale='ms_miou' in inputs.system.accuracies,
         processes=request.processes,
         limit=request.limit,

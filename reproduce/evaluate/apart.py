@@ -12,23 +12,41 @@ from reproduce.base.errors import UserError
 from reproduce.base.processes import end_with_parent, in_group
 
 
-def evaluate(
+def evaluate_command(
     task: str,
     model: str,
-    checkpoint: Path,
-    data: Path,
-    output: Path,
+    checkpoint: str | Path,
+    data: str | Path,
     arguments: Mapping[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
-    multi_scale: bool = False,
     **options: Any,
-) -> Path:
+) -> list[str]:
+    """Return the arguments of `python -m` that evaluate a model.
+
+    Args:
+        task, model, checkpoint, data, arguments: as in a `Job`.
+        preprocessing, options: options of the command by their names in a record; True for one that
+            is a flag. Those that are None or False are left out.
+    """
+    command = ['reproduce', 'evaluate', task]
+    command += [model] if task == 'imagenet' else ['--config', model]
+    options = {'checkpoint': checkpoint, 'data': data} | options | dict(preprocessing or {})
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        values = [] if value is True else value if isinstance(value, list | tuple) else [value]
+        command += [f'--{name.replace("_", "-")}', *map(str, values)]
+    if arguments:
+        entries = (f'{name}={value}'.replace(' ', '') for name, value in arguments.items())
+        command += ['--model-kwargs' if task == 'imagenet' else '--cfg-options', *entries]
+    return command
+
+
+def evaluate(*what: Any, **options: Any) -> Path:
     """Run `python -m reproduce evaluate` in a new process, and return the path of its record.
 
     Args:
-        task, model, checkpoint, data, arguments, preprocessing, multi_scale: as in a `Job`.
-        output: the folder of the record.
-        options: further options of the command by name; those that are None are left out.
+        what, options: as in `evaluate_command`; `output` is the folder of the record.
 
     Raises:
         UserError: with the last line that the process printed, if it fails.
@@ -38,19 +56,9 @@ def evaluate(
             'this command starts processes itself: call it once, without torchrun, and give '
             '--processes.'
         )
-    command = [sys.executable, '-m', 'reproduce', 'evaluate', task]
-    command += [model] if task == 'imagenet' else ['--config', model]
-    options = {'checkpoint': checkpoint, 'data': data, 'output': output} | options
-    for name, value in {**options, **(preprocessing or {}), 'multi_scale': multi_scale}.items():
-        if value is None or value is False:
-            continue
-        values = [] if value is True else value if isinstance(value, list | tuple) else [value]
-        command += [f'--{name.replace("_", "-")}', *map(str, values)]
-    if arguments:
-        entries = (f'{name}={value}'.replace(' ', '') for name, value in arguments.items())
-        command += ['--model-kwargs' if task == 'imagenet' else '--cfg-options', *entries]
+    command = evaluate_command(*what, **options)
     done = subprocess.run(
-        [*command, '--format', 'json'],
+        [sys.executable, '-m', *command, '--format', 'json'],
         capture_output=True,
         text=True,
         errors='replace',

@@ -246,31 +246,6 @@ def device_name(device: 'torch.device') -> str:
         return platform.processor() or platform.machine()
 
 
-def imagenet_command(
-    model: str,
-    checkpoint: str,
-    data: str,
-    preprocessing: Mapping[str, Any],
-    arguments: Mapping[str, Any],
-) -> list[str]:
-    """Return the arguments of `python -m` that evaluate a classifier.
-
-    Args:
-        preprocessing: the options of preprocessing, by their names in a record; an empty list for
-            one that is a flag.
-        arguments: of the constructor.
-    """
-    command = ['reproduce', 'evaluate', 'imagenet', model, '--checkpoint', checkpoint]
-    command += ['--data', data]
-    for name, value in preprocessing.items():
-        values = value if isinstance(value, list) else [value]
-        command += [f'--{name.replace("_", "-")}', *map(str, values)]
-    if arguments:
-        entries = (f'{name}={value}'.replace(' ', '') for name, value in arguments.items())
-        command += ['--model-kwargs', *entries]
-    return command
-
-
 def in_one_line(metrics: Mapping[str, float]) -> str:
     """Return the metrics with all their digits, separated by commas."""
     return ', '.join(f'{name} {value} %' for name, value in metrics.items())

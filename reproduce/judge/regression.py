@@ -110,8 +110,9 @@ def _evaluate(
         raise DataNotFound(f'it takes {TASKS[entry.task].validation_set} at --data')
     TASKS[entry.task].load_data(root)
     return apart.evaluate(
-        *(entry.task, entry.model, path, root, output),
-        *(entry.arguments, entry.preprocessing, entry.multi_scale),
+        *(entry.task, entry.model, path, root, entry.arguments, entry.preprocessing),
+        output=output,
+        multi_scale=entry.multi_scale,
         processes=processes,
         workers=workers,
     )

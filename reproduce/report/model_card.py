@@ -10,7 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment
 from timm.models import model_entrypoint
 
-from reproduce.evaluate.records import Evaluation, imagenet_command
+from reproduce.evaluate.apart import evaluate_command
+from reproduce.evaluate.records import Evaluation
 from reproduce.report import exchange
 from reproduce.tasks import TASKS
 
@@ -163,14 +164,15 @@ def _by_hand(evaluation: Evaluation) -> list[str]:
 def _command(evaluation: Evaluation) -> str:
     """Return the command that evaluates the same weights in the same way."""
     stated = evaluation.preprocessing | {'img_size': evaluation.preprocessing['input_size'][-1]}
-    command = imagenet_command(
+    command = evaluate_command(
+        'imagenet',
         evaluation.model,
         'model.safetensors',
         'DATA',
+        evaluation.arguments,
         # What timm's config or the file of the weights says is not repeated. The preprocessing has
         # no value for use_train_size, which is a flag.
-        {name: stated.get(name, []) for name in _by_hand(evaluation)},
-        evaluation.arguments,
+        {name: stated.get(name, True) for name in _by_hand(evaluation)},
     )
     if evaluation.precision != 'fp32':
         command += ['--amp', evaluation.precision]

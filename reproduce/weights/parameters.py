@@ -36,12 +36,13 @@ def trained_preprocessing(path: Path) -> dict[str, Any]:
     if not {'recipe', 'img_size'} <= metadata.keys():
         return {}
     types = {'img_size': int, 'crop_pct': float}
+    found = {name: metadata[name] for name in types if name in metadata}
     try:
-        stated = {name: types[name](metadata[name]) for name in types if name in metadata}
+        stated = {name: types[name](text) for name, text in found.items()}
+        is_sound = stated['img_size'] in _TRAINED_SIZES and 0 < stated.get('crop_pct', 1) <= 1
     except ValueError:
-        stated = {'img_size': 0}
-    if stated['img_size'] not in _TRAINED_SIZES or not 0 < stated.get('crop_pct', 1) <= 1:
-        found = ', '.join(f'{name} {metadata[name]}' for name in types if name in metadata)
+        is_sound = False
+    if not is_sound:
         raise UserError(
             f'the checkpoint {path} says that it was trained with {found}: expected a size of '
             f'{_TRAINED_SIZES[0]} to {_TRAINED_SIZES[-1]} pixels and a crop ratio in (0, 1]; fetch '
