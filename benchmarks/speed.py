@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
@@ -30,9 +30,9 @@ import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable
 from reproduce.base.folders import RESULTS
+from reproduce.base.job_options import Amp
 from reproduce.base.progress import progress
 from reproduce.base.quiet import quiet_libraries
-from reproduce.commands.options import Amp, DeviceKind, Precision
 from reproduce.complexity.flops import measure
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab import configs, models
@@ -239,8 +239,8 @@ def main(
     ] = None,
     table: Annotated[int | None, typer.Option(help='All systems of this table.')] = None,
     train: Annotated[bool, typer.Option('--train', help='Training steps, not inference.')] = False,
-    device: Annotated[DeviceKind, typer.Option(help='Where to compute.')] = DeviceKind.CPU,
-    amp: Amp = Precision.OFF,
+    device: Annotated[Literal['cpu', 'cuda'], typer.Option(help='Where to compute.')] = 'cpu',
+    amp: Amp = 'off',
     compiled: Annotated[bool, typer.Option('--compile', help='With torch.compile.')] = False,
     batch_size: Annotated[
         int | None,
@@ -266,7 +266,7 @@ def main(
     """Compare the speed and the memory of networks, for inference or training."""
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    place, precision = torch.device(device.value), amp.autocast
+    place, precision = torch.device(device), None if amp == 'off' else amp
     if place.type == 'cuda' and not torch.cuda.is_available():
         raise UserError('torch finds no GPU on this machine: measure with --device cpu.')
     check_writable(output)

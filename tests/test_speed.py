@@ -7,7 +7,6 @@ import torch
 
 from benchmarks import speed
 from reproduce.base.errors import UserError
-from reproduce.commands.options import DeviceKind
 from reproduce.report.speeds import Speed, conditions, keep_speeds, load_speeds
 
 MICRO = 'maformer_micro'
@@ -58,7 +57,7 @@ def test_the_pass_of_a_detector():
     [
         (['swin_tiny_patch4_window7'], {}, "there is no model 'swin_tiny_patch4_window7'"),
         (['mask-rcnn_maformer-base_fpn_1x_coco'], {'train': True}, 'measures classifiers only'),
-        ([MICRO], {'device': DeviceKind.CUDA}, 'torch finds no GPU'),
+        ([MICRO], {'device': 'cuda'}, 'torch finds no GPU'),
     ],
 )
 def test_mistakes_are_one_sentence(models, options, message, tmp_path):

@@ -8,6 +8,7 @@ import typer
 from reproduce.base import terminal
 from reproduce.base.files import write_atomically
 from reproduce.base.folders import ABLATIONS
+from reproduce.base.job_options import Device
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 
@@ -46,7 +47,7 @@ def ablation(
             help='Data-loading workers, for each run.  [default: 0 on CPUs, 4 on GPUs]',
         ),
     ] = None,
-    device: options.Device = None,
+    device: Device = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -81,9 +82,7 @@ def ablation(
         return
     work = work or Path('work_dirs/ablations') / chosen.name
     output = output or ABLATIONS / chosen.name
-    planned = execution.plan_execution(
-        chosen, work, data, labels, seeds, jobs, device and device.value, workers
-    )
+    planned = execution.plan_execution(chosen, work, data, labels, seeds, jobs, device, workers)
     outcomes = execution.execute(planned, output)
     write_atomically(output / 'claims.md', rendering.markdown(outcomes))
     write_atomically(output / 'claims.tex', rendering.latex(outcomes))

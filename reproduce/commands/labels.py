@@ -1,23 +1,16 @@
 """`python -m reproduce labels`: the label maps of token labeling."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from reproduce.base.job_options import Device, Workers
 from reproduce.base.processes import start_again
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS
 
 app = typer.Typer(**SETTINGS)
-
-
-class Resize(StrEnum):
-    """How images are brought to the annotator's square."""
-
-    SQUASH = 'squash'
-    CROP = 'crop'
 
 
 @app.command()
@@ -36,16 +29,16 @@ def labels(
         ),
     ] = None,
     resize: Annotated[
-        Resize,
+        Literal['squash', 'crop'],
         typer.Option(
             help='squash resizes the whole image to the square; crop resizes the short side and '
             "cuts the centre out, as LV-ViT's code does."
         ),
-    ] = Resize.SQUASH,
+    ] = 'squash',
     batch_size: Annotated[int, typer.Option(help='Images a batch, in each process.')] = 32,
     processes: options.Processes = 1,
-    workers: options.Workers = None,
-    device: options.Device = None,
+    workers: Workers = None,
+    device: Device = None,
 ) -> None:
     """Write the dense label maps of token labeling for every training image."""
     start_again(processes)
@@ -60,8 +53,8 @@ def labels(
         img_size,
         batch_size,
         workers,
-        device and device.value,
-        resize.value,
+        device,
+        resize,
     )
     if made is not None:
         written, earlier = made

@@ -24,26 +24,6 @@ class OutputFormat(StrEnum):
     JSON = 'json'
 
 
-class Precision(StrEnum):
-    """The floating-point type that autocast computes in; 'off' computes all in fp32."""
-
-    FP16 = 'fp16'
-    BF16 = 'bf16'
-    OFF = 'off'
-
-    @property
-    def autocast(self) -> str | None:
-        """The type's name; None for 'off'."""
-        return None if self is Precision.OFF else self.value
-
-
-class DeviceKind(StrEnum):
-    """The kind of device that a model runs on."""
-
-    CPU = 'cpu'
-    CUDA = 'cuda'
-
-
 # The settings that every command and group of commands has.
 SETTINGS: dict[str, Any] = {
     'add_completion': False,
@@ -147,43 +127,11 @@ Processes = Annotated[
         'this option is ignored.',
     ),
 ]
-Limit = Annotated[
-    int | None,
-    typer.Option(
-        '--limit', help='Use only that many images: a subset, never compared with the paper.'
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option('--batch-size', help="Images a batch, in each process.  [default: the task's]"),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        '--workers',
-        help='Data-loading workers, for each of the processes.  [default: one for each core of a '
-        'process, at most 8]',
-    ),
-]
 GradCheckpointing = Annotated[
     bool,
     typer.Option(
         '--grad-checkpointing',
         help='Keep less in memory, and compute it again in the backward pass.',
-    ),
-]
-Amp = Annotated[
-    Precision, typer.Option('--amp', help='Compute in mixed precision; off is fp32 throughout.')
-]
-Device = Annotated[
-    DeviceKind | None, typer.Option('--device', help='[default: cuda where there is one]')
-]
-Checkpoint = Annotated[
-    str,
-    typer.Option(
-        '--checkpoint',
-        help="A file, a folder with SYSTEM.safetensors (or .pth, ...), or a released checkpoint's "
-        'name.',
     ),
 ]
 Format = Annotated[

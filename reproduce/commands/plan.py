@@ -6,6 +6,7 @@ import typer
 
 from reproduce.base import terminal
 from reproduce.base.folders import EVALUATIONS
+from reproduce.base.job_options import Limit
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.systems.selection import rows_and_systems, select
@@ -19,7 +20,7 @@ def plan(
     models: options.Models = None,
     data: options.SomeData = None,
     checkpoints: options.Checkpoints = None,
-    limit: options.Limit = None,
+    limit: Limit = None,
     evaluations: options.Evaluations = EVALUATIONS,
     systems: Annotated[
         bool, typer.Option('--systems', help='List every system: its cells and what they need.')

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from reproduce.base import terminal
+from reproduce.base.job_options import Workers
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 
@@ -15,7 +16,7 @@ app = typer.Typer(**SETTINGS)
 @app.command()
 def regress(
     processes: options.Processes = 1,
-    workers: options.Workers = None,
+    workers: Workers = None,
     data: Annotated[
         Path | None,
         typer.Option(

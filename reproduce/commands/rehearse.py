@@ -3,12 +3,12 @@
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 
 app = typer.Typer(**SETTINGS)
 
@@ -71,7 +71,7 @@ def rehearse(
         ),
     ] = None,
     amp: Annotated[
-        Precision | None,
+        Literal['fp16', 'bf16', 'off'] | None,
         typer.Option(
             '--amp',
             help='Compute in mixed precision; off is fp32 throughout.  [default: as in `train`: '
@@ -105,7 +105,7 @@ def rehearse(
         accumulation=accumulation,
         processes=processes,
         workers=workers,
-        amp=amp and amp.value,
+        amp=amp,
     )
     if report is not None:
         check_writable(report)

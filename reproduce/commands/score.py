@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reproduce.base.job_options import Limit
 from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.commands.options import (
@@ -28,7 +29,7 @@ app = typer.Typer(
 def imagenet(
     predictions: Annotated[Path, typer.Argument(help='The .csv.gz (or .csv) of an evaluation.')],
     data: options.Data,
-    limit: options.Limit = None,
+    limit: Limit = None,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Compute Top-1 and Top-5 of kept predictions from the labels that the data has."""
@@ -69,7 +70,7 @@ def coco(
             '--fast', help='By hotcoco: the same numbers in a fraction of the time, no record.'
         ),
     ] = False,
-    limit: options.Limit = None,
+    limit: Limit = None,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Compute COCO's twelve numbers of kept detections by pycocotools, and the AP of each class.
@@ -106,7 +107,7 @@ def ade20k(
     annotations: Annotated[
         Path, typer.Option(help='Folder of label maps, as annotations/validation.')
     ],
-    limit: options.Limit = None,
+    limit: Limit = None,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
     """Compute mIoU, mAcc and aAcc of kept label maps, and the IoU of each class.

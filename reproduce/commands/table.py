@@ -7,9 +7,10 @@ import typer
 
 from reproduce.base import files, terminal
 from reproduce.base.folders import EVALUATIONS, RESULTS
+from reproduce.base.job_options import Amp, BatchSize, Limit, Workers
 from reproduce.base.quiet import quiet_libraries
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, Precision, print_json
+from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.systems.selection import rows_and_systems, select
 
 app = typer.Typer(**SETTINGS)
@@ -33,10 +34,10 @@ def table(
     data: options.SomeData = None,
     checkpoints: options.Checkpoints = None,
     processes: options.Processes = 1,
-    limit: options.Limit = None,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    amp: options.Amp = Precision.OFF,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    amp: Amp = 'off',
     evaluations: options.Evaluations = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
 ) -> None:
@@ -66,7 +67,7 @@ def table(
             rows, systems = select(rows, systems, models)
         complexities = counts.count(systems)
         request = accuracies.Request(
-            data, checkpoints, evaluations, processes, limit, batch_size, workers, amp.autocast
+            data, checkpoints, evaluations, processes, limit, batch_size, workers, amp
         )
         measured = accuracies.measure(systems, request)
         judged = assembly.assemble(rows, systems, complexities, tolerances, known, measured)
