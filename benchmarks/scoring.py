@@ -18,7 +18,7 @@ from pycocotools import mask as run_lengths
 from tabulate import tabulate
 
 from datasets import ade20k as ade20k_data
-from datasets.coco import CATEGORY_IDS, NUM_ANNOTATIONS, NUM_IMAGES, Annotations
+from datasets.coco_annotations import CATEGORY_IDS, NUM_ANNOTATIONS, NUM_IMAGES, Annotations
 from reproduce.tasks.detection_scores import evaluated
 from reproduce.tasks.segmentation_scores import class_pixels, confusion, means
 

@@ -1,4 +1,4 @@
-"""ADE20K's scene parsing benchmark as it lies on people's disks: found, paired, checked, and read.
+"""ADE20K's scene parsing benchmark as it is on people's disks: found, paired, checked, and read.
 
     ROOT/images/{training,validation}/NAME.jpg
     ROOT/annotations/{training,validation}/NAME.png
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from zipfile import BadZipFile
 from zipfile import Path as ZipPath
@@ -88,7 +89,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ADE20K:
     check_request('ADE20K', root, layout, split, NUM_IMAGES, limit)
     folder = _find(root, split)
     classes = class_names(folder)
-    samples = _pairs(folder / 'images' / FOLDERS[split], folder / 'annotations' / FOLDERS[split])
+    samples = _pairs(folder, split)
     taken = evenly_spaced(samples, limit)
     problems = incomplete(split, classes, [image.stem for image, _ in samples], len(taken))
     digest = hashlib.sha256()
@@ -117,7 +118,7 @@ def survey(root: Path, split: str = 'val') -> Survey:
     layout = f'images/{FOLDERS.get(split)}/*.jpg'
     check_request('ADE20K', root, layout, split, NUM_IMAGES, None)
     folder = _find(root, split)
-    pairs = _pairs(folder / 'images' / FOLDERS[split], folder / 'annotations' / FOLDERS[split])
+    pairs = _pairs(folder, split)
     names = [image.stem for image, _ in pairs]
     problems = incomplete(split, class_names(folder), names, len(pairs))
     return Survey(pairs, NUM_IMAGES[split], problems, (folder,))
@@ -224,16 +225,12 @@ def read_label_map(path: AnyPath | ZipPath, classes: int) -> np.ndarray:
 
 def _find(root: Path, split: str) -> AnyPath:
     """Return the folder that holds `images` and `annotations`."""
-    for place in _PLACES:
-        folder = root / place
+    archives = (root / base / _ARCHIVE for base in ('.', 'ade20k', 'ade'))
+    folders = (root / place for place in _PLACES)
+    in_archives = (open_archive(p) / 'ADEChallengeData2016' for p in archives if p.is_file())
+    for folder in chain(folders, in_archives):
         if _files(folder / 'images' / FOLDERS[split], '.jpg'):
             return folder
-    for base in ('.', 'ade20k', 'ade'):
-        path = root / base / _ARCHIVE
-        if path.is_file():
-            folder = open_archive(path) / 'ADEChallengeData2016'
-            if _files(folder / 'images' / FOLDERS[split], '.jpg'):
-                return folder
     raise DataNotFound(
         f'no ADE20K images in {root}: expected ADEChallengeData2016/images/{FOLDERS[split]}/*.jpg '
         f'or {_ARCHIVE}; name the folder that holds them.'
@@ -245,7 +242,7 @@ def _files(folder: AnyPath | ZipPath, *suffixes: str) -> dict[str, AnyPath | Zip
         return {}
     found: dict[str, AnyPath | ZipPath] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if path.name.startswith('.') or not path.name.endswith(suffixes):
+        if path.name.startswith('.') or not path.name.endswith(suffixes) or not path.is_file():
             continue
         name = path.name[: path.name.rindex('.')]
         if name in found:
@@ -257,22 +254,18 @@ def _files(folder: AnyPath | ZipPath, *suffixes: str) -> dict[str, AnyPath | Zip
     return found
 
 
-def _pairs(images: AnyPath, annotations: AnyPath) -> list[tuple[AnyPath, AnyPath]]:
-    """Return each image with the label map of the same name."""
+def _pairs(folder: AnyPath, split: str) -> list[tuple[AnyPath, AnyPath]]:
+    """Return each image of a split with the label map of the same name."""
+    images, annotations = (folder / kind / FOLDERS[split] for kind in ('images', 'annotations'))
     # mmseg, which reads them in training, knows this suffix alone.
     found, labels = _files(images, '.jpg'), _files(annotations, '.png')
-    if without := sorted(found.keys() - labels.keys()):
-        raise UserError(
-            f'{shortened([f"{name}.jpg" for name in without], 1)} in {images} '
-            f'{by_number(without, "has", "have")} no label map: expected '
-            f'{annotations}/{without[0]}.png; restore it.'
-        )
-    if without := sorted(labels.keys() - found.keys()):
-        raise UserError(
-            f'{shortened([f"{name}.png" for name in without], 1)} in {annotations} '
-            f'{by_number(without, "has", "have")} no image: expected {images}/{without[0]}.jpg; '
-            'restore it.'
-        )
+    for has, lacks, suffix, what in (
+        (found, labels, 'jpg', f'label map: expected it in {annotations}'),
+        (labels, found, 'png', f'image: expected it in {images}'),
+    ):
+        if without := [f'{name}.{suffix}' for name in has if name not in lacks]:
+            verb = by_number(without, 'has', 'have')
+            raise UserError(f'{shortened(without, 1)} {verb} no {what}; restore it.')
     return [(found[name], labels[name]) for name in found]
 
 

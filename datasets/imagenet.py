@@ -239,8 +239,8 @@ def _find(root: Path, split: str) -> _Found:
         return found
     for base in bases:
         if shards := find_shards(base, split):
-            images = [_Labelled(path, path.size, name) for path, name in shards.images]
-            return _Found(images, [name for *_, name in images], shards.missing)
+            images = [_Labelled(path, path.size, name) for path, name in shards[0]]
+            return _Found(images, [name for *_, name in images], shards[1])
     flat = ' or ILSVRC2012_val_*.JPEG' if split == 'val' else ''
     raise DataNotFound(
         f'no ImageNet images in {root}: expected class folders {split}/WNID/*.JPEG{flat}, the '

@@ -2,19 +2,20 @@
 
 import csv
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
 from datasets import load
 from datasets.reading import check_whole
-from datasets.stores import AnyPath, StoredPath, Version, version
+from datasets.stores import AnyPath, StoredPath
 from datasets.subset import Survey
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import shortened
@@ -42,27 +43,28 @@ class DataState(StrEnum):
     DAMAGED = 'damaged'  # it is there, and its verification failed
 
 
-class Checksum(NamedTuple):
-    """The published checksum of a file: its algorithm in hashlib's terms, hex digits, source."""
-
-    file: str
-    algorithm: str
-    digest: str
-    source: str
-
-
 @dataclass(frozen=True)
 class ArchiveCheck:
-    """A file of an archive, its published checksum if there is one, and then its own."""
+    """A file of an archive and its checksum.
 
-    path: Path
-    published: Checksum | None
-    found: str | None
+    Attributes:
+        path: the file.
+        algorithm: of the published checksum, in hashlib's terms; None if none is published.
+        published: the published checksum in hex digits.
+        source: where it is published.
+        found: the checksum of the file.
+    """
+
+    path: str
+    algorithm: str | None = None
+    published: str | None = None
+    source: str | None = None
+    found: str | None = None
 
     @property
     def matches(self) -> bool:
         """Whether it is the file that was published."""
-        return self.published is not None and self.found == self.published.digest
+        return self.published is not None and self.found == self.published
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,6 @@ class InventoryEntry:
     def as_dict(self) -> dict[str, Any]:
         """Return the entry as JSON has it."""
         survey = self.survey
-        archives = [
-            {
-                'path': str(check.path),
-                'algorithm': check.published and check.published.algorithm,
-                'published': check.published and check.published.digest,
-                'source': check.published and check.published.source,
-                'found': check.found,
-            }
-            for check in self.archives
-        ]
         return {
             'data_set': self.data_set,
             'split': self.split,
@@ -110,13 +102,13 @@ class InventoryEntry:
             'expected': survey and survey.expected,
             'problems': list(survey.problems) if survey else [],
             'advice': self.advice,
-            'archives': archives,
+            'archives': [asdict(check) for check in self.archives],
             'opened': self.opened,
         }
 
     def verification(self) -> str:
         """Return what the verification did, as a phrase; '' if there was none."""
-        matching = [check.path.name for check in self.archives if check.matches]
+        matching = [Path(check.path).name for check in self.archives if check.matches]
         done = [f'{shortened(matching)} as published'] if matching else []
         if self.opened is not None:
             done.append(f'{self.opened:,} images opened')
@@ -124,10 +116,10 @@ class InventoryEntry:
 
 
 @cache
-def published_checksums() -> dict[str, Checksum]:
-    """Return the published checksums by the name of the file."""
+def published_checksums() -> dict[str, dict[str, str]]:
+    """Return algorithm, digest and source of the published checksums by the name of the file."""
     with _CHECKSUMS.open(newline='') as file:
-        return {row['file']: Checksum(**row) for row in csv.DictReader(file)}
+        return {row.pop('file'): row for row in csv.DictReader(file)}
 
 
 def take_inventory(root: Path, verify: bool = False) -> list[InventoryEntry]:
@@ -146,7 +138,8 @@ def take_inventory(root: Path, verify: bool = False) -> list[InventoryEntry]:
     entries = [_look(root, data_set, split) for data_set in DATA_SETS for split in SPLITS]
     if all(entry.state is DataState.MISSING for entry in entries):
         raise DataNotFound(' '.join(e.advice for e in entries if e.split == 'val'))
-    return [_verified(root, e) if verify and e.survey is not None else e for e in entries]
+    checked = cache(_checked)  # an archive may hold both splits
+    return [_verified(root, e, checked) if verify and e.survey else e for e in entries]
 
 
 def _look(root: Path, data_set: str, split: str) -> InventoryEntry:
@@ -162,20 +155,20 @@ def _look(root: Path, data_set: str, split: str) -> InventoryEntry:
     return InventoryEntry(data_set, split, DataState.INCOMPLETE, survey, advice)
 
 
-def _verified(root: Path, entry: InventoryEntry) -> InventoryEntry:
+def _verified(
+    root: Path, entry: InventoryEntry, checked: Callable[[Path], ArchiveCheck]
+) -> InventoryEntry:
     """Return the entry with the results of its verification."""
     archives = list(entry.survey.archives)
     if archives and entry.data_set == 'imagenet':
         archives += [devkit for devkit in archives[0].parent.glob(_DEVKIT) if devkit.is_file()]
-    checks = tuple(
-        _checked(path, version(path), published_checksums().get(path.name)) for path in archives
-    )
+    checks = tuple(map(checked, archives))
     entry = replace(entry, archives=checks)
     if wrong := [check for check in checks if check.published and not check.matches]:
-        known = wrong[0].published
+        check = wrong[0]
         advice = (
-            f'{wrong[0].path} has the {known.algorithm} {wrong[0].found}, and {known.source} says '
-            f'{known.digest}: download it again.'
+            f'{check.path} has the {check.algorithm} {check.found}, and {check.source} says '
+            f'{check.published}: download it again.'
         )
         return replace(entry, state=DataState.DAMAGED, advice=advice)
     if checks and all(check.matches for check in checks):
@@ -192,25 +185,17 @@ def _verified(root: Path, entry: InventoryEntry) -> InventoryEntry:
     return replace(entry, state=DataState.DAMAGED, advice=advice)
 
 
-@cache
-def _checked(path: Path, _version: Version, checksum: Checksum | None) -> ArchiveCheck:
-    if checksum is None:
-        return ArchiveCheck(path, None, None)
-    digest, size = hashlib.new(checksum.algorithm, usedforsecurity=False), path.stat().st_size
-    what = f'{checksum.algorithm} of {path.name}'
+def _checked(path: Path) -> ArchiveCheck:
+    known = published_checksums().get(path.name)
+    if known is None:
+        return ArchiveCheck(str(path))
+    print(f'computing the {known["algorithm"]} of {path} ...', file=sys.stderr)
     try:
-        with (
-            path.open('rb') as file,
-            tqdm(
-                total=size, desc=what, unit='B', unit_scale=True, leave=False, disable=None
-            ) as bar,
-        ):
-            while chunk := file.read(2**23):
-                digest.update(chunk)
-                bar.update(len(chunk))
+        with path.open('rb') as file:
+            found = hashlib.file_digest(file, known['algorithm']).hexdigest()
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}; make it readable.') from error
-    return ArchiveCheck(path, checksum, digest.hexdigest())
+    return ArchiveCheck(str(path), known['algorithm'], known['digest'], known['source'], found)
 
 
 def _unreadable(what: str, samples: Sequence[tuple[AnyPath, ...]]) -> list[str]:

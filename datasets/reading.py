@@ -22,12 +22,6 @@ _TURNED = (5, 6, 7, 8)
 # The size of nearly every JPEG is in its first bytes.
 _HEADER = 2**16
 
-_MARKS = (
-    (codecs.BOM_UTF8, 'utf-8-sig'),
-    (codecs.BOM_UTF16_LE, 'utf-16'),
-    (codecs.BOM_UTF16_BE, 'utf-16'),
-)
-
 
 def pillow_source(path: AnyPath) -> Path | BytesIO:
     """Return what Pillow opens for a file: its path, or its content if it is in an archive.
@@ -83,15 +77,15 @@ def decode_to_end(source: Path | BytesIO) -> None:
 
 
 def read_text(path: AnyPath) -> str:
-    """Return the text of a file, in the encoding of its byte-order mark, else in UTF-8.
+    """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises:
-        UserError: if it cannot be read, or is not text in that encoding.
+        UserError: if it cannot be read, or is not such text.
     """
     try:
         content = path.read_bytes()
-        encoding = next((name for mark, name in _MARKS if content.startswith(mark)), 'utf-8')
-        text = content.decode(encoding)
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode('utf-16' if is_utf16 else 'utf-8-sig')
         if '\0' in text:
             raise ValueError('it holds zero bytes')
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError

@@ -54,20 +54,12 @@ class _Image(NamedTuple):
     label: int
 
 
-class LabelledShards(NamedTuple):
-    """The images of a split that is in shards.
+def find_shards(folder: Path, split: str) -> tuple[list[tuple[StoredPath, str]], list[str]] | None:
+    """Return the images in the shards of `split` in or below `folder`.
 
-    Attributes:
-        images: each image with the name of its class.
-        missing: a phrase for the shards that are missing among their numbers, if there are some.
-    """
-
-    images: list[tuple[StoredPath, str]]
-    missing: list[str]
-
-
-def find_shards(folder: Path, split: str) -> LabelledShards | None:
-    """Return the images in the shards of `split` in or below `folder`; None if there are no shards.
+    Returns:
+        each image with the name of its class, and a phrase for the shards that are missing among
+        their numbers; None if there are no shards.
 
     Raises:
         UserError: if they cannot be read, a sample has no image or no label, or is there twice, or
@@ -89,7 +81,7 @@ def find_shards(folder: Path, split: str) -> LabelledShards | None:
         name = f'{match["stem"]}.JPEG' if match else image.name
         path = StoredPath(store, f'{names[image.label]}/{name}', Member(*image[:3]))
         labelled.append((path, names[image.label]))
-    return LabelledShards(labelled, missing)
+    return labelled, missing
 
 
 def _find_store(folder: Path, split: str) -> tuple['_Shards', list[str]] | None:
@@ -276,7 +268,7 @@ class ParquetShards(_Shards):
     expected = 'columns image (a struct with bytes and path) and label (whole numbers)'
 
     def _images_of(self, part: int) -> Iterator[_Image]:
-        file, row = self._file(part), 0
+        file, row = _parquet_file(self, part, os.getpid()), 0
         import pyarrow.compute as pc
 
         for group in range(file.num_row_groups):
@@ -293,7 +285,7 @@ class ParquetShards(_Shards):
                 row += 1
 
     def class_names(self) -> list[str] | None:
-        metadata = self._file(0).schema_arrow.metadata or {}
+        metadata = _parquet_file(self, 0, os.getpid()).schema_arrow.metadata or {}
         try:
             names = json.loads(metadata[b'huggingface'])['info']['features']['label']['names']
             return [str(name) for name in names]
@@ -301,8 +293,8 @@ class ParquetShards(_Shards):
             return None
 
     def read(self, name: str, member: Member, first: int | None = None) -> bytes:
-        self.read_up_to(member.part, 0, 0)  # it is still the file that was listed
-        metadata = self._file(member.part).metadata
+        self.bytes_at(member.part, 0, 0)  # it is still the file that was listed
+        metadata = _parquet_file(self, member.part, os.getpid()).metadata
         rows = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         starts = list(accumulate(rows, initial=0))
         group = bisect_right(starts, member.offset) - 1
@@ -311,9 +303,6 @@ class ParquetShards(_Shards):
         if content is None or len(content) != member.size:
             raise self.damaged(member.part, f'{name} has another size than before')
         return content[:first]
-
-    def _file(self, part: int) -> Any:
-        return _parquet_file(self, part, os.getpid())
 
 
 @lru_cache(maxsize=64)

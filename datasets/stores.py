@@ -37,8 +37,8 @@ logging.getLogger('ratarmountcore').setLevel(logging.ERROR)
 
 _COMPRESSED_MAGIC = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ\x00', b'\x28\xb5\x2f\xfd')
 _BLOCK = 512  # bytes of a header in a tar file
-# Of a zip file: signature, flags, method, CRC-32, compressed size, length of name and extra field.
-_LOCAL_HEADER = struct.Struct('<4s2xHH4xII4xHH')
+# Of a zip file: flags, method, CRC-32, compressed size, length of the name and of the extra field.
+_LOCAL_HEADER = struct.Struct('<6xHH4xII4xHH')
 _ENCRYPTED, _CRC_FOLLOWS = 1, 8  # flags
 _STORED, _DEFLATED = 0, 8  # methods
 
@@ -93,17 +93,13 @@ class Store:
             UserError: if it is damaged, or the store changed since it was opened.
         """
         count = member.size if first is None else min(first, member.size)
-        return self.read_at(name, member.part, member.offset, count)
-
-    def read_at(self, name: str, part: int, offset: int, count: int) -> bytes:
-        """Return `count` bytes of one of the store's files; see `read`."""
-        content = self.read_up_to(part, offset, count)
+        content = self.bytes_at(member.part, member.offset, count)
         if len(content) < count:
-            raise self.damaged(part, f'it ends inside of {name}')
+            raise self.damaged(member.part, f'it ends inside of {name}')
         return content
 
-    def read_up_to(self, part: int, offset: int, count: int) -> bytes:
-        """Return `count` bytes of one of the store's files, or fewer at its end."""
+    def bytes_at(self, part: int, offset: int, count: int) -> bytes:
+        """Return `count` bytes of one of the store's files, or fewer at its end; see `read`."""
         path = self.paths[part]
         try:
             file = _opened(path, self.versions[part])
@@ -112,7 +108,7 @@ class Store:
                 raise UserError(f'{path} changed since it was opened: start again.')
             return os.pread(file.fileno(), count, offset)
         except OSError as error:
-            raise UserError(f'cannot read {path}: {error.strerror}.') from error
+            raise UserError(f'cannot read {path}: {error.strerror}; make it readable.') from error
 
     def damaged(self, part: int, reason: str) -> UserError:
         """Return the error that one of the files is damaged."""
@@ -127,13 +123,15 @@ class Archive(Store):
     """
 
     def __init__(self, path: Path) -> None:
-        begin = _first_bytes(path)
+        super().__init__([path], 'tar')
+        begin = self.bytes_at(0, 0, 6)
         if begin.startswith(_COMPRESSED_MAGIC):
             raise UserError(
                 f'{path} is compressed as a whole, so single files of it cannot be read: '
                 'decompress it, for example with gunzip; the .tar can stay packed.'
             )
-        super().__init__([path], 'zip' if begin.startswith(b'PK') else 'tar')
+        if begin.startswith(b'PK'):
+            self.form = 'zip'
         self.index = derived_file(self.paths, '.sqlite', self._write_index)
 
     def __reduce__(self) -> tuple:
@@ -157,27 +155,26 @@ class Archive(Store):
     def read(self, name: str, member: Member, first: int | None = None) -> bytes:
         if self.form == 'tar':
             return super().read(name, member, first)
-        header = self.read_at(name, 0, member.offset, _LOCAL_HEADER.size)
-        signature, flags, method, crc, packed_size, *lengths = _LOCAL_HEADER.unpack(header)
-        if signature != b'PK\x03\x04':
+        header = self.bytes_at(0, member.offset, _LOCAL_HEADER.size)
+        if not header.startswith(b'PK\x03\x04') or len(header) < _LOCAL_HEADER.size:
             raise self.damaged(0, f'{name} is not where its list says')
+        flags, method, crc, packed_size, *lengths = _LOCAL_HEADER.unpack(header)
         if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
             raise UserError(
                 f'{self.name} has the file {name}, which is encrypted or compressed in an unusual '
                 'way: expected files stored or deflated; unpack it.'
             )
-        begin = member.offset + _LOCAL_HEADER.size + sum(lengths)
         count = member.size if first is None else min(first, member.size)
         if method == _STORED:
-            content = self.read_at(name, 0, begin, count)
-        else:
-            if packed_size in (0, 2**32 - 1):  # written elsewhere: no more than deflate can add
-                packed_size = member.size + member.size // 1000 + 64
-            packed = self.read_up_to(0, begin, packed_size)
-            try:
-                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, count or 1)
-            except zlib.error as error:
-                raise self.damaged(0, f'{name}: {error}') from error
+            packed_size = count
+        elif packed_size in (0, 2**32 - 1):  # written elsewhere: no more than deflate can add
+            packed_size = member.size + member.size // 1000 + 64
+        content = self.bytes_at(0, member.offset + len(header) + sum(lengths), packed_size)
+        try:
+            if method == _DEFLATED:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, count or 1)
+        except zlib.error as error:
+            raise self.damaged(0, f'{name}: {error}') from error
         checked = count == member.size and not flags & _CRC_FOLLOWS
         if len(content) != count or (checked and zlib.crc32(content) != crc):
             raise self.damaged(0, f'{name} does not fit its checksum')
@@ -238,9 +235,6 @@ class StoredPath:
 
     def __str__(self) -> str:
         return f'{self.store.name}/{self.inner}' if self.inner else self.store.name
-
-    def __repr__(self) -> str:
-        return f'StoredPath({str(self)!r})'
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StoredPath) and str(self) == str(other)
@@ -399,16 +393,8 @@ def check_end(store: Store, part: int, end: int) -> None:
         UserError: if its last member is not followed by the mark of the end.
     """
     end = -(-end // _BLOCK) * _BLOCK
-    if store.read_up_to(part, end, _BLOCK) != bytes(_BLOCK):
+    if store.bytes_at(part, end, _BLOCK) != bytes(_BLOCK):
         raise store.damaged(part, f'it has no mark of its end at byte {end:,}')
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        with path.open('rb') as file:
-            return file.read(6)
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {error.strerror}; make it readable.') from error
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from datasets import shapes
-from datasets.coco import CATEGORY_IDS
+from datasets.coco_annotations import CATEGORY_IDS
 from reproduce.evaluate import records
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.models import build

@@ -9,7 +9,7 @@ from scipy import stats
 from test_coco import hard_case
 
 from benchmarks.interval_coverage import coverage
-from datasets.coco import Annotations
+from datasets.coco_annotations import Annotations
 from reproduce.statistics import bootstrap
 from reproduce.statistics.image_hits import ImageHits
 from reproduce.statistics.matched_detections import METRICS

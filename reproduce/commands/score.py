@@ -77,7 +77,7 @@ def coco(
 
     Every image of the annotations counts, also one without detections.
     """
-    from datasets.coco import lacks, read  # here, as in `imagenet`
+    from datasets.coco_annotations import lacks, read  # here, as in `imagenet`
     from reproduce.tasks.detection_scores import checked, of_images, score_images
     from reproduce.tasks.detection_scores import read as read_results
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from datasets.ade20k import label_maps, read_label_map
-from datasets.coco import read as read_annotations
+from datasets.coco_annotations import read as read_annotations
 from datasets.imagenet import open_image
 from reproduce.base.errors import UserError
 from reproduce.judge.comparison import Comparison

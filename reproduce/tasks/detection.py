@@ -22,7 +22,8 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as run_lengths
 from torch.utils.data import Subset
 
-from datasets.coco import COCO, read
+from datasets.coco import COCO
+from datasets.coco_annotations import read
 from reproduce.base.errors import UserError
 from reproduce.base.quiet import quiet_libraries
 from reproduce.openmmlab import inference

@@ -4,7 +4,7 @@ import contextlib
 import gzip
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -16,9 +16,9 @@ from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from datasets.coco import COCO as CocoData
-from datasets.coco import JSON_ERRORS, Annotations, Box, MaskSize, Whole, json_text, reason
-from datasets.coco import read as read_annotations
-from datasets.coco_masks import reencoded, unsound_run_lengths
+from datasets.coco_annotations import Annotations, Box, MaskSize, Whole, read_json
+from datasets.coco_annotations import read as read_annotations
+from datasets.coco_masks import UnsoundMaskError, sound_run_lengths
 from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
@@ -121,9 +121,9 @@ class DetectionScorer(_OfEachImage, Scorer):
         matches: dict[str, Matches] = {}
         for kind in kinds:
             evaluation = evaluated(results, self.annotations, kind, self.fast)
-            image_ids = [image['id'] for image in self.annotations.images]
-            category_ids = [category['id'] for category in categories]
             if not self.fast:
+                image_ids = range(1, len(self.annotations.images) + 1)
+                category_ids = range(1, len(categories) + 1)
                 matches[kind] = Matches.of(evaluation.evalImgs, image_ids, category_ids)
             values = dict(zip(METRICS, evaluation.stats, strict=True))
             metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
@@ -169,11 +169,11 @@ def read(path: Path) -> list[dict[str, Any]]:
         UserError: if it is missing, or is not such a file.
     """
     try:
-        results = _DETECTIONS.validate_json(json_text(path), strict=True)
-    except JSON_ERRORS as error:
+        results = read_json(path, _DETECTIONS)
+    except ValueError as error:
         raise UserError(
-            f"the results {path} cannot be read ({reason(error)}): expected COCO's result format, "
-            'a list of objects with image_id, category_id, score and bbox or segmentation.'
+            f"the results {path} cannot be read ({error}): expected COCO's result format, a list "
+            'of objects with image_id, category_id, score and bbox or segmentation.'
         ) from error
     for result in results:
         for _, key in KINDS.values():
@@ -236,17 +236,15 @@ def checked(
             f'{wrong[0]["segmentation"]["size"]} on the image {wrong[0]["image_id"]}, which has '
             f'{sizes[wrong[0]["image_id"]]}; take the masks at the size of the images.'
         )
-    unsound, redundant = unsound_run_lengths([result['segmentation'] for result in results])
-    if unsound is not None:
+    try:
+        masks = sound_run_lengths([result['segmentation'] for result in results])
+    except UnsoundMaskError as error:
         raise UserError(
-            f'the results {path}: the segmentation of the detection {unsound.index + 1:,}, on the '
-            f'image {results[unsound.index]["image_id"]}, {unsound.problem}; encode masks with '
+            f'the results {path}: the segmentation of the detection {error.index + 1:,}, on the '
+            f'image {results[error.index]["image_id"]}, {error}; encode masks with '
             'pycocotools.mask.encode.'
-        )
-    sound = list(results)
-    for i in redundant:
-        sound[i] = {**sound[i], 'segmentation': reencoded(sound[i]['segmentation'])}
-    return sound
+        ) from error
+    return [{**result, 'segmentation': mask} for result, mask in zip(results, masks, strict=True)]
 
 
 def score_images(
@@ -289,6 +287,9 @@ def evaluated(
 ) -> COCOeval:
     """Return pycocotools' `COCOeval` of 'box' or 'mask': its `stats`, `eval` and `evalImgs`.
 
+    Images, categories and objects are numbered from 1 in their order: pycocotools takes the id 0
+    for none, and hotcoco has no ids that are negative or above 2^64.
+
     Raises:
         UserError: if the annotations have no object, or no masks to score masks against.
     """
@@ -301,15 +302,33 @@ def evaluated(
         check_masks(annotations)
     iou_type, key = KINDS[kind]
     api, evaluator = (hotcoco.COCO, hotcoco.COCOeval) if fast else (COCO, COCOeval)
+    images, categories = (
+        {entry['id']: number for number, entry in enumerate(entries, 1)}
+        for entries in (annotations.images, annotations.categories)
+    )
+
+    def renumbered(entry: dict[str, Any]) -> dict[str, Any]:
+        ids = {'image_id': images[entry['image_id']]}
+        return {**entry, **ids, 'category_id': categories[entry['category_id']]}
+
+    dataset = {
+        'images': [{**image, 'id': images[image['id']]} for image in annotations.images],
+        'categories': [{**c, 'id': categories[c['id']]} for c in annotations.categories],
+        'annotations': [
+            {**renumbered(instance), 'id': number}
+            for number, instance in enumerate(annotations.instances, 1)
+        ],
+    }
     keys = ('image_id', 'category_id', 'score', key)
     with contextlib.redirect_stdout(io.StringIO()):
         truth, found = api(), api()
-        truth.dataset = _dataset(annotations, annotations.instances)
+        truth.dataset = dataset
         truth.createIndex()
         if results:
-            found = truth.loadRes([{k: result[k] for k in keys} for result in results])
+            alone = [{k: result[k] for k in keys} for result in results]
+            found = truth.loadRes([renumbered(result) for result in alone])
         else:
-            found.dataset = _dataset(annotations, ())
+            found.dataset = {**dataset, 'annotations': []}
             found.createIndex()
         evaluation = evaluator(truth, found, iou_type)
         evaluation.evaluate()
@@ -321,15 +340,6 @@ def evaluated(
             summary.evalImgs = evaluation.evalImgs
         summary.summarize()
     return summary
-
-
-def _dataset(annotations: Annotations, instances: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        'images': list(annotations.images),
-        'categories': list(annotations.categories),
-        # pycocotools takes the id 0 for none.
-        'annotations': [{**instance, 'id': i} for i, instance in enumerate(instances, 1)],
-    }
 
 
 def _any_mask(entries: Sequence[dict[str, Any]]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 
-from datasets import ade20k, coco, shapes
+from datasets import ade20k, coco_annotations, shapes
 from reproduce.train.label_maps import make_labels
 from reproduce.weights import store
 
@@ -77,7 +77,7 @@ def _repeat_coco(root: Path, images: int) -> None:
         drawn = {category['id']: category for category in content['categories']}
         content['categories'] = [
             drawn.get(id, {'id': id, 'name': f'category {id}', 'supercategory': 'none'})
-            for id in coco.CATEGORY_IDS
+            for id in coco_annotations.CATEGORY_IDS
         ]
         originals, objects = list(content['images']), list(content['annotations'])
         ids = count(len(objects) + 1)
