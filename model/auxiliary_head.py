@@ -8,7 +8,7 @@ import torch.nn as nn
 
 
 class AuxiliaryHead(nn.Linear):
-    """Linear classifier of tokens beside the head that classifies the image."""
+    """Linear classifier of every token, in addition to the head that classifies the image."""
 
     def combine(
         self, logits: torch.Tensor, tokens: torch.Tensor, training: bool, add_token_max: bool

@@ -1,4 +1,4 @@
-"""DS-Net (Mao et al., 2021): a convolution of the map beside attention over a small version of it.
+"""DS-Net (Mao et al., 2021): convolution of a map in parallel with attention on a smaller one.
 
 One half of the channels keeps the resolution of the stage and passes a depthwise convolution, the
 other half is resized to a few tokens and passes self-attention. Co-attention lets each half query

@@ -183,7 +183,7 @@ class TokenBackbone(ClassifierBackbone):
 
     Args:
         arch: a variant such as 'lvvit_small'.
-        out_indices: the blocks whose tokens are returned, counted from 0; None stands for four at
+        out_indices: the blocks whose tokens are returned, counted from 0; None selects four at
             equal distances, the last among them.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k blocks. Frozen

@@ -247,7 +247,7 @@ class Pyramid(nn.Module):
 
         Args:
             x: images (B, in_chans, H, W).
-            indices: the stages, 0 to 3; an int n stands for the last n, None for all.
+            indices: the stages, 0 to 3; an int n selects the last n, None all.
             norm: whether to apply the final norm to the last stage's map.
             stop_early: whether to skip the stages after the last one in `indices`.
             output_fmt: layout of the maps, 'NCHW' or 'NHWC'.

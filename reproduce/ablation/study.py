@@ -106,15 +106,15 @@ class Study(_Entry):
             with.
         drawn: the embedded data; None for data that the user names.
         data: a sentence on how to get the data.
-        train_images, val_images: so many images of each split only, evenly spaced over the classes;
+        train_images, val_images: the number of images used of each split, evenly over the classes;
             `val_images` those that the learning curves are of. The final accuracy is that of all
             validation images.
         in_memory: whether each run keeps the training images in memory.
         annotator: makes the label maps; None where the user has them.
         paper_claims: whether the shared variants and claims, those of the paper among them, belong
             to it.
-        only: the names of the claims that are tested, and whose variants are trained, besides the
-            first variant; all if it is empty.
+        only: the names of the claims that are tested; all if it is empty. Of the variants, the
+            first one and those of the claims are trained.
         variant, claim: further ones.
     """
 
