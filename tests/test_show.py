@@ -1,4 +1,4 @@
-"""A cell or a record found by what people call it, and with what it takes to repeat it."""
+"""A cell or a record found by what people call it, with what it takes to repeat it."""
 
 import json
 import subprocess
@@ -13,71 +13,63 @@ from reproduce.weights import registry
 from reproduce.weights.registry import Reference, Released
 
 DEIT = 'deit_small_patch16_224'
+RESULTS = Path(__file__).parents[1] / 'results'
 
 
 @pytest.fixture
-def shown(run, cite):
+def show(run, cite, monkeypatch):
     """Table 4's DeiT rows with a record of DeiT-S; a function that shows what is named."""
+    reference = Reference(images=50_000, metrics={'top1': 79.85}, source='the makers')
+    named = {'name': 'x', 'model': DEIT, 'file': 'x', 'sha256': 'a' * 64, 'licence': 'x'}
+    entry = Released(**named, reference=[reference])
+    monkeypatch.setattr(registry, 'load_manifest', lambda: (entry,))
     cite('dsnet_small')
     path = records.save(record(DEIT, 79.9), b'', Path('results/evaluations'))
     run('table', 4, '--models', 'DeiT-S,DeiT-B,dsnet_small', '--output', 'results')
 
-    def shown(*words):
+    def show(*words):
         code, out, err = run('show', *words, '--format', 'json')
         assert (code, err) == (0, '')
         found = json.loads(out)
         cells = [f'{c["table"]}/{c["system"]}/{c["metric"]}' for c in found['cells']]
-        return cells, [e['file'] for e in found['evaluations']], found
+        return cells, [e['file'] == str(path) for e in found['evaluations']], found
 
-    return shown, str(path)
+    return show
 
 
-@pytest.mark.parametrize(
-    'words',
-    [
+def test_many_names_for_one_cell(show):
+    stem = record(DEIT, 0).stem
+    for words in (
         (f'table4/{DEIT}/top1',),
         ('4', DEIT, 'top1'),
         ('T4/DeiT-S/top1',),
         ('top1', 'deit-s'),
         ('table4/deit_small.../top1',),
-        (f'results/evaluations/{record(DEIT, 0).stem}.json',),
-        (record(DEIT, 0).stem,),
-        (f'{record(DEIT, 0).stem}.csv.gz',),
+        (f'results/evaluations/{stem}.json',),
+        (stem,),
+        (f'{stem}.csv.gz',),
         (record(DEIT, 0).key,),
-    ],
-)
-def test_many_names_for_one_cell(shown, words):
-    show, path = shown
-    assert show(*words)[:2] == ([f'4/{DEIT}/top1'], [path])
-
-
-def test_less_of_a_name_shows_more(shown):
-    show, path = shown
-    cells, files, _ = show('DeiT-S')
-    assert cells == [f'4/{DEIT}/{metric}' for metric in ('params_m', 'flops_g', 'top1')]
-    assert files == [path]
+    ):
+        assert show(*words)[:2] == ([f'4/{DEIT}/top1'], [True]), words
+    # A shorter name shows more.
+    assert show('DeiT-S')[0] == [f'4/{DEIT}/{m}' for m in ('params_m', 'flops_g', 'top1')]
     assert show('deit', 'top1')[0] == [f'4/{DEIT}/top1', '4/deit_base_patch16_224/top1']
 
 
-def test_what_it_takes_to_repeat_a_cell(run, shown, monkeypatch):
-    entry = Released(
-        name='x',
-        model=DEIT,
-        file='x',
-        sha256='a' * 64,
-        licence='x',
-        reference=[Reference(images=50_000, metrics={'top1': 79.85}, source='the makers')],
-    )
-    monkeypatch.setattr(registry, 'load_manifest', lambda: (entry,))
-    run('table', 4, '--models', 'DeiT-S', '--output', 'results')
+def facts(out):
+    """The facts that were printed, by name."""
+    lines = [line.strip().split('  ', 1) for line in out.splitlines() if '  ' in line.strip()]
+    return {name: text.strip() for name, text in lines}
+
+
+def test_what_it_takes_to_repeat_a_cell(run, show):
     code, out, _ = run('show', 4, 'DeiT-S', 'top1')
     assert code == 0
-    lines = dict(line.strip().split('  ', 1) for line in out.splitlines() if '  ' in line.strip())
-    told = {key: value.strip() for key, value in lines.items()}
-    e = record(DEIT, 79.9)
+    found, e = facts(out), record(DEIT, 79.9)
     expected = {
-        'paper': '79.8 ± 0.3916',
-        'measured': '79.900000 (+0.1 against the paper)',
+        'paper': '79.8',
+        'measured': '79.900000',
+        'off by': '+0.10',
         'reference': '79.85',
         'verdict': 'match',
         'against the reference': 'match',
@@ -89,43 +81,49 @@ def test_what_it_takes_to_repeat_a_cell(run, shown, monkeypatch):
         'device': '8 x GPU, fp32, batches of 64, 60.0 s',
         'commit': 'not recorded',
     }
-    assert {key: told[key] for key in expected} == expected
-    assert f'fingerprint {e.data.fingerprint}' in told['data']
-    assert '79.90 (95 %: 78.90 to 80.90)' in told['metrics']
-
-
-def test_parameters_tell_the_command(shown):
-    show, _ = shown
+    assert {name: found[name] for name in expected} == expected
+    assert found['tolerance'].startswith('± 0.3916.')
+    assert f'fingerprint {e.data.fingerprint}' in found['data']
+    assert '79.90 (95 %: 78.90 to 80.90)' in found['metrics']
     (cell,) = show('4/DeiT-S/flops_g')[2]['cells']
     assert cell['repeat'] == f'python -m reproduce table 4 --models {DEIT}'
-    assert float(cell['total_flops_g']) == float(cell['measured'])
     (cell,) = show('dsnet_small/top1')[2]['cells']
     assert (cell['verdict'], cell['reference_verdict'], cell['repeat']) == ('cited', 'cited', '')
-
-
-def test_a_table_older_than_its_record_is_told(run, shown):
-    assert 'write the table again' not in run('show', 4, 'DeiT-S', 'top1')[1]
+    # A table that is older than its record says so.
+    assert 'write the table again' not in out
     records.save(record(DEIT, 80.0), b'', Path('results/evaluations'))
     assert 'the record says 80.00: write the table again' in run('show', 4, 'DeiT-S', 'top1')[1]
 
 
-@pytest.mark.parametrize(
-    ('words', 'message'),
-    [
+def test_a_cell_that_was_not_measured_says_what_to_run(run):
+    system = 'swin_tiny_patch4_window7_224'
+    code, out, err = run('show', f'table4/{system}/top1', '--results', RESULTS)
+    assert (code, err) == (0, '')
+    commands = facts(out)['to measure it'].split(' && ')
+    assert commands[0].endswith(f'checkpoints {system} --checkpoints /weights --download')
+    assert commands[1].endswith(f'4 --models {system} --data /data --checkpoints /weights')
+    assert facts(out)['weights'].startswith('https://')
+    _, out, _ = run('show', 'table4/maformer_base/top1', '--results', RESULTS)
+    assert 'none are public' in out and '--download' not in out
+    _, out, _ = run('show', f'table4/{system}/top1', '--results', RESULTS, '--format', 'json')
+    (cell,) = json.loads(out)['cells']
+    assert len(cell['to_measure']) == 2 and cell['public_weights'].startswith('https://')
+
+
+def test_what_is_not_there_is_one_line(run, show):
+    for words, message in (
         (('5/DeiT-S/top1',), "for '5', the nearest are"),
         (('4/Diet-S/top1',), "for 'Diet-S', the nearest are DeiT-S"),
         (('4/DeiT-S/flops',), "for 'flops', the nearest are flops_g"),
         ((f'{DEIT}-0',), f"for '{DEIT}-0', the nearest are {DEIT}"),
         (('DeiT-S', '--results', 'nowhere'), 'nowhere has no tables'),
-    ],
-)
-def test_what_is_not_there_is_one_line(run, shown, words, message):
-    code, out, err = run('show', *words)
-    assert (code, out, err.count('\n')) == (2, '', 1)
-    assert message in err
+    ):
+        code, out, err = run('show', *words)
+        assert (code, out, err.count('\n')) == (2, '', 1)
+        assert message in err
 
 
-def test_the_config_hash_tells_configs_apart():
+def test_the_config_hash_distinguishes_configs():
     own = record(DEIT, 79.9)
     assert own.config_sha256 == record(DEIT, 10.0, sha256='b' * 64).config_sha256
     others = [{'preprocessing': {'crop_pct': 1.0}}, {'arguments': {'x': 1}}, {'model': 'y'}]
@@ -135,16 +133,13 @@ def test_the_config_hash_tells_configs_apart():
 
 def test_the_commit_of_the_checkout(tmp_path, monkeypatch):
     def git(*arguments):
-        told = ('-c', 'user.name=x', '-c', 'user.email=x@example.org', *arguments)
-        done = subprocess.run(
-            ['git', *told], cwd=tmp_path, check=True, capture_output=True, text=True
-        )
+        command = ['git', '-c', 'user.name=x', '-c', 'user.email=x@example.org', *arguments]
+        done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
     monkeypatch.setattr(records, 'CHECKOUT', tmp_path)
     assert records.commit_of_checkout() == ''
     git('init')
-    assert records.commit_of_checkout() == ''
     (tmp_path / 'results').mkdir()
     for name in ('code.py', 'results/table1.csv'):
         (tmp_path / name).write_text('1')
@@ -157,18 +152,15 @@ def test_the_commit_of_the_checkout(tmp_path, monkeypatch):
 
 
 def test_weights_that_timm_published_have_their_reference(run):
-    """The record names them, since their publisher names no hash that would tell what they are."""
+    """By the record's name of them, since their publisher states no hash."""
     system = 'swin_tiny_patch4_window7_224'
     weights = {'file': f'{system}.safetensors', 'sha256': 'c' * 64}
     weights['released'] = f'timm:{system}.ms_in1k'
     kept = records.save(record(system, 81.376, checkpoint=weights), b'', EVALUATIONS)
     run('table', 4, '--models', system, '--output', 'results')
-    code, out, _ = run('show', kept.stem, '--format', 'json')
-    assert code == 0
-    found = json.loads(out)
-    assert found['evaluations'][0]['references']['top1']['value'] == 81.376
-    assert found['evaluations'][0]['references']['top1']['verdict'] == 'match'
-    # The table says the same, and names the record.
+    found = json.loads(run('show', kept.stem, '--format', 'json')[1])
+    reference = found['evaluations'][0]['references']['top1']
+    assert (reference['value'], reference['verdict']) == (81.376, 'match')
     (cell,) = (cell for cell in found['cells'] if cell['metric'] == 'top1')
     assert (cell['reference'], cell['reference_verdict']) == ('81.376', 'match')
     assert cell['record'] == kept.stem

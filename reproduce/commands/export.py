@@ -52,5 +52,5 @@ def export(
     written = export(path, evaluation, output, checkpoint, licence, formats)
     same = 'the evaluated file' if written.same_file else 'the evaluated parameters'
     print(f'model.safetensors: {same}, SHA-256 {written.sha256}')
-    print(f"Load it: timm.create_model('local-dir:{written.folder}', pretrained=True)")
-    print(f'Written: {written.folder}, with {", ".join(written.files)}.')
+    print(f"Load it: timm.create_model('local-dir:{output}', pretrained=True)")
+    print(f'Written: {output}, with {", ".join(written.files)}.')

@@ -2,22 +2,17 @@
 
 import io
 from enum import StrEnum
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import RESULTS
-from reproduce.base.worker_pool import worker_pool
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS
 from reproduce.evaluate.records import load_all
 from reproduce.judge.cells import load_results
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 app = typer.Typer(**SETTINGS)
 
@@ -50,22 +45,10 @@ def figures(
 
     check_writable(output)
     drawn = plots.figures(load_results(results), load_all(results / 'evaluations'), flops.value)
-    files = {
-        output / f'{name}.{format}': (drawing.figure, format)
-        for (name, drawing), format in product(drawn.items(), ('pdf', 'png'))
-    }
-    with worker_pool() as pool:
-        # The fonts of a PDF, cut to the characters in it, take most of the time.
-        contents = pool.map(_content, *zip(*files.values(), strict=True))
-        for path, content in zip(files, contents, strict=True):
-            write_atomically(path, content)
+    for name, drawing in drawn.items():
+        figure = drawing.draw(drawing.panels)
+        for format in ('pdf', 'png'):
+            content = io.BytesIO()
+            plots.save(figure, content, format)
+            write_atomically(output / f'{name}.{format}', content.getvalue())
     print(f'Written: {len(drawn)} figures, each as PDF and PNG, in {output}.')
-
-
-def _content(figure: 'Figure', format: str) -> bytes:
-    """Return the bytes of a figure's file."""
-    from reproduce.report import plots
-
-    content = io.BytesIO()
-    plots.save(figure, content, format)
-    return content.getvalue()

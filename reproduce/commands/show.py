@@ -26,4 +26,4 @@ def show(
     if format is OutputFormat.JSON:
         print_json(details.as_dict(shown))
     else:
-        print(details.render(shown))
+        print('\n\n'.join(details.render(shown)))

@@ -1,5 +1,6 @@
 """`python -m reproduce tables`: the tables in Markdown and LaTeX."""
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, split_names
 from reproduce.judge.cells import load_results
 from reproduce.paper import table_numbers
-from reproduce.report import added_rows, layout, markup, speeds
+from reproduce.report import layout, markup, own_rows, speeds
 
 app = typer.Typer(**SETTINGS)
 
@@ -64,7 +65,7 @@ def tables(
             '--columns', help='Only these, such as params_m,top1; comma-separated or repeated.'
         ),
     ] = None,
-    beside: Annotated[
+    extras: Annotated[
         list[str] | None,
         typer.Option(
             '--with',
@@ -79,8 +80,8 @@ def tables(
             '--add',
             help='A row of your own: an evaluation record by its file, stem or key, released '
             'weights by their name, with Ours= before it to name the row; parameters and FLOPs are '
-            'counted. Or a CSV with the columns of one table (model, params_m, ..., and block for '
-            'the MAFormer to stand behind), or with those of results/tableN.csv. Repeat for more.',
+            'counted. Or a CSV with columns of one table (model, params_m, ..., and block for the '
+            'MAFormer at the end of whose block the row is put). Repeat for more.',
         ),
     ] = None,
     marks: Annotated[
@@ -103,37 +104,25 @@ def tables(
 
     Rows of your own can be added.
     """
-
     numbers = table_numbers(tables)
-    found = load_results(results, numbers)
     measured_speeds = speeds.load_speeds(results)
+    found = load_results(results, numbers)
     lines = {number: layout.lines(found, number, measured_speeds) for number in numbers}
     if show is Show.PRINTED:
-        lines = {
-            n: [line for line in of_table if not line.variant] for n, of_table in lines.items()
-        }
+        lines = {n: [x for x in of_table if not x.variant] for n, of_table in lines.items()}
     for what in add or []:
-        lines = added_rows.add(lines, what, results / EVALUATIONS.name, measured_speeds)
+        lines = own_rows.add(lines, what, results / EVALUATIONS.name, measured_speeds)
     lines = markup.select_rows(lines, split_names(rows))
-    chosen = markup.select_columns(numbers, split_names(columns), split_names(beside))
-    wanted = any(name.endswith(tuple(layout.MEASURED)) for name in split_names(beside))
-    if wanted and not measured_speeds:
-        raise UserError(
-            f'{results / speeds.FILE} does not exist: write it with `make benchmark` on the device '
-            'whose speed is to be shown.'
-        )
-    systems = {c.system for of_table in lines.values() for x in of_table for c in x.cells.values()}
-    shown = [layout.speed_of(name, measured_speeds) for name in systems] if wanted else []
-    shown = [speed for speed in shown if speed is not None]
-    note = speeds.conditions(sorted(shown, key=lambda s: s.size)) if shown else ''
-    style = markup.Style(show.value, marks, note)
-    formats = [format] if format else [Markup.MARKDOWN] if output is None else list(Markup)
-    ways = {Markup.MARKDOWN: (markup.markdown, 'md'), Markup.LATEX: (markup.latex, 'tex')}
+    shown = markup.select_columns(numbers, split_names(columns), split_names(extras))
+    style = markup.Style(show.value, marks, _speed_note(results, lines, shown, measured_speeds))
+    written = {Markup.MARKDOWN: (markup.markdown, 'md'), Markup.LATEX: (markup.latex, 'tex')}
+    if format is not None or output is None:
+        written = {way: written[way] for way in [format or Markup.MARKDOWN]}
     texts = {
-        f'table{number}.{ways[way][1]}': ways[way][0](lines[number], chosen[number], style)
-        for way in formats
+        f'table{number}.{suffix}': write(lines[number], shown[number], style)
+        for write, suffix in written.values()
         for number in numbers
-        if lines[number] and chosen[number]
+        if lines[number] and shown[number]
     }
     if not texts:
         raise UserError('no table has both these rows and these columns: choose others.')
@@ -141,11 +130,30 @@ def tables(
         print('\n'.join(texts.values()), end='')
         return
     check_writable(output)
+    if Markup.LATEX in written:
+        names = {path.stem for path in output.glob('table[1-7].tex')}
+        names |= {Path(name).stem for name in texts if name.endswith('.tex')}
+        texts['tables.tex'] = markup.document(sorted(names))
     for name, text in texts.items():
         write_atomically(output / name, text)
-    written = [str(output / name) for name in texts]
-    if Markup.LATEX in formats:
-        together = sorted(path.stem for path in output.glob('table[1-7].tex'))
-        write_atomically(output / 'tables.tex', markup.document(together))
-        written.append(str(output / 'tables.tex'))
-    print(f'Written: {", ".join(written)}.')
+    print(f'Written: {", ".join(str(output / name) for name in texts)}.')
+
+
+def _speed_note(
+    results: Path,
+    lines: Mapping[int, Sequence[layout.Line]],
+    shown: Mapping[int, Sequence[layout.ShownColumn]],
+    measured: Mapping[str, speeds.Speed],
+) -> str:
+    """Return how the speeds that are shown were measured; '' where none are."""
+    names = {c.extra for of_table in shown.values() for c in of_table}
+    if not names & {'images_per_s', 'peak_memory_mib'}:
+        return ''
+    if not measured:
+        raise UserError(
+            f'{results / speeds.FILE} does not exist: write it with `make benchmark` on the device '
+            'whose speed is to be shown.'
+        )
+    systems = {name for of_table in lines.values() for line in of_table for name in line.systems}
+    used = [speed for name in systems if (speed := layout.speed_of(name, measured))]
+    return speeds.conditions(sorted(used, key=lambda s: s.size)) if used else ''

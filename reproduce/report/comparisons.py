@@ -1,19 +1,12 @@
-"""Comparisons that were kept, `results/comparisons/*.json`, as `compare --save` writes them."""
+"""Comparisons that were kept: `results/comparisons/*.json`, as `compare --save` writes them."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import first_error
-
-FOLDER = 'comparisons'
-
-
-class ComparedSystem(BaseModel):
-    """One of the systems that were compared."""
-
-    name: str
 
 
 class ComparedMetric(BaseModel):
@@ -28,38 +21,36 @@ class ComparedMetric(BaseModel):
 
 
 class SavedComparison(BaseModel):
-    """Two systems on the same images."""
+    """Two systems on the same images; each has a `name`."""
 
-    first: ComparedSystem
-    second: ComparedSystem
+    first: dict[str, Any]
+    second: dict[str, Any]
     metrics: dict[str, ComparedMetric]
 
 
 class SavedMatrix(BaseModel):
-    """Several systems on the same images, each two compared."""
+    """Several systems on the same images, compared in pairs."""
 
     pairs: list[SavedComparison]
 
 
-_ADAPTER = TypeAdapter(SavedMatrix | SavedComparison)
-
-
 def load_comparisons(results: Path) -> list[SavedComparison]:
-    """Return the comparisons kept under `results`, by file name; none where there is no folder.
+    """Return the comparisons under `results`, by file name; none where there is no folder.
 
     Raises:
-        UserError: if a file cannot be read, or is none that `compare --save` wrote.
+        UserError: if a file cannot be read, or was not written by `compare --save`.
     """
+    adapter = TypeAdapter(SavedMatrix | SavedComparison)
     found: list[SavedComparison] = []
-    for path in sorted((results / FOLDER).glob('*.json')):
+    for path in sorted(results.glob('comparisons/*.json')):
         try:
-            kept = _ADAPTER.validate_json(path.read_bytes())
+            kept = adapter.validate_json(path.read_bytes())
         except OSError as error:
             raise UserError(f'{path} cannot be read: {error.strerror}.') from None
         except ValidationError as error:
             raise UserError(
                 f'{path} is no comparison ({": ".join(first_error(error))}): write it with '
-                f'`python -m reproduce compare ... --save {path}`, or take it out of the folder.'
+                f'`python -m reproduce compare ... --save {path}`, or remove it.'
             ) from None
         found += kept.pairs if isinstance(kept, SavedMatrix) else [kept]
     return found

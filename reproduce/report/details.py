@@ -1,23 +1,44 @@
-"""Cells and records with everything that is known about them, as text and as JSON."""
+"""All that is known about a cell or a record: what `show` prints, and the page when one clicks."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import cache
 from typing import Any
 
+from reproduce.audit.misprints import load_misprints
 from reproduce.base.wording import extent
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.lookup import Found, address
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
+from reproduce.paper import load_tolerances
+from reproduce.report.layout import off_by, systems_by_name
 from reproduce.weights.registry import Public, load_public
 
 
-def render(found: Found) -> str:
-    """Return cells and records as text, a block each."""
-    blocks = [_cell(cell, found) for cell in found.cells]
-    blocks += [_evaluation(path, e) for path, e in found.evaluations.items()]
-    return '\n\n'.join(blocks)
+def render(found: Found) -> list[str]:
+    """Return cells and records as text, a part for each."""
+    parts = []
+    for cell in found.cells:
+        values = {
+            'row': cell.model,
+            'paper': cell.paper,
+            'measured': '' if cell.measured is None else f'{cell.measured:.6f}',
+            'verdict': cell.verdict,
+            'reference': cell.reference,
+            'against the reference': cell.reference_verdict,
+            **cell_facts(cell),
+            'record': cell.record,
+            'note': _outdated(cell, found.latest.get(cell.key)),
+        }
+        parts.append(_listed(address(cell), values))
+    for path, evaluation in found.evaluations.items():
+        files = {
+            'predictions': str(path.parent / evaluation.predictions),
+            'attestation': evaluation.attestation.short if evaluation.attestation else 'none',
+        }
+        parts.append(_listed(str(path), record_facts(evaluation) | files))
+    return parts
 
 
 def as_dict(found: Found) -> dict[str, Any]:
@@ -44,6 +65,79 @@ def as_dict(found: Found) -> dict[str, Any]:
     }
 
 
+def cell_facts(cell: Cell) -> dict[str, str]:
+    """Return what is known about a cell besides its values, by name; without empty facts."""
+    system = systems_by_name()[cell.system]
+    flops = ''
+    if cell.layer_flops_g is not None and cell.total_flops_g is not None:
+        flops = (
+            f'{cell.layer_flops_g:.2f} G in convolutions and linear layers, '
+            f'{cell.total_flops_g:.2f} G with the products of attention; the printed value counts '
+            f'the {"former" if cell.convention == "layer" else "latter"} ({cell.convention})'
+        )
+    arguments = ', '.join(f'{name}={value}' for name, value in system.arguments.items())
+    published = ''
+    if cell.reference:
+        against = f'{cell.published} against the paper' if cell.published else ''
+        parts = (cell.reference, against.replace('agrees against', 'agrees with'))
+        published = f'{", ".join(filter(None, parts))}: {cell.reference_source}'
+    reason = _tolerances()[cell.column.metric.name].reason
+    resolvable = f'differences from {cell.resolvable or 0:.2f} on, by the images of the data set'
+    facts = {
+        'off by': off_by(cell),
+        'tolerance': f'± {cell.tolerance:.4g}. {reason}' if cell.tolerance is not None else '',
+        'resolvable': resolvable if cell.resolvable is not None else '',
+        'reason': cell.reason,
+        'FLOPs': flops,
+        'misprint': _misprints().get((cell.table, cell.model, cell.metric), ''),
+        'published': published,
+        'variant': cell.variant and f'{cell.variant}; the paper prints the row, not this variant',
+        'system': cell.system,
+        'config': system.config or '',
+        'timm model': f'{system.model} {arguments}'.strip() if system.model else '',
+        'source': system.source,
+        'remark': system.note if system.note not in cell.reason else '',
+        'weights': _weights(cell),
+        'to measure it': ' && '.join(to_measure(cell)),
+        'repeat': repeat(cell),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def record_facts(evaluation: Evaluation) -> dict[str, str]:
+    """Return what an evaluation's record says, by name; without empty facts."""
+    e, p = evaluation, evaluation.provenance
+    metrics = [
+        f'{name} {value:.2f}'
+        + (' (95 %: {:.2f} to {:.2f})'.format(*e.intervals[name]) if name in e.intervals else '')
+        for name, value in e.metrics.items()
+    ]
+    facts = {
+        'task': e.task,
+        'model': e.model + ''.join(f' {name}={value}' for name, value in e.arguments.items()),
+        'config': f'SHA-256 {e.config_sha256}',
+        'checkpoint': f'{e.checkpoint.file}, SHA-256 {e.checkpoint.sha256}',
+        'data': f'{e.data.split}, {extent(e.data.images, e.data.complete, e.data.problems)}, '
+        f'{e.data.classes} classes, fingerprint {e.data.fingerprint}',
+        'preprocessing': ', '.join(f'{k}={v}' for k, v in e.preprocessing.items()),
+        'set by hand': ', '.join(name for name in e.overridden if name not in e.from_weights),
+        'set by the weights': ', '.join(e.from_weights),
+        'metrics': ', '.join(metrics),
+        'warnings': ' '.join(e.warnings),
+        **{
+            f'reference {metric}': f'{r["value"]:.2f}, {r["verdict"]}: {r["source"]}'
+            for metric, r in _references(e).items()
+        },
+        'date': p.date,
+        'command': p.command,
+        'commit': p.commit or 'not recorded',
+        'device': f'{p.processes} x {p.device}, {e.precision}, batches of {p.batch_size}, '
+        f'{p.seconds:.1f} s',
+        'versions': ', '.join(f'{name} {version}' for name, version in p.versions.items()),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
 def repeat(cell: Cell) -> str:
     """Return the command that measures parameters or FLOPs again; '' for other cells."""
     if not cell.column.metric.is_complexity or cell.verdict is Verdict.CITED:
@@ -64,14 +158,13 @@ def to_measure(cell: Cell) -> list[str]:
 
 
 def _public(cell: Cell) -> Public | None:
-    """Return the public weights that a cell that was not measured can be measured with."""
+    """Return the public weights with which a cell that was not measured can be measured."""
     if cell.verdict is not Verdict.NOT_RUN:
         return None
     return next((entry for entry in load_public() if entry.system == cell.system), None)
 
 
 def _weights(cell: Cell) -> str:
-    """Return which weights there are for a cell that was not measured; '' for others."""
     if cell.verdict is not Verdict.NOT_RUN:
         return ''
     if (public := _public(cell)) is None:
@@ -80,45 +173,8 @@ def _weights(cell: Cell) -> str:
     return f'{public.url} ({public.licence}{other})'
 
 
-def _cell(cell: Cell, found: Found) -> str:
-    convention = f' ({cell.convention} FLOPs)' if cell.convention else ''
-    paper = cell.paper and f'{cell.paper} ± {cell.tolerance:.4g}'
-    difference = ''
-    if cell.difference is not None:
-        difference = f' ({cell.difference:+.4g} against the paper)'
-    lines = {
-        'row': f'{cell.model}{convention}',
-        'paper': paper,
-        'resolvable': '' if cell.resolvable is None else f'{cell.resolvable:.2f}',
-        'variant': cell.variant and f'{cell.variant}; the paper prints the row, not this variant',
-        'reference': cell.reference,
-        'published': _published(cell),
-        'measured': '' if cell.measured is None else f'{cell.measured:.6f}{difference}',
-        'verdict': cell.verdict,
-        'against the reference': cell.reference_verdict,
-        'reason': cell.reason,
-        'layer FLOPs': _giga(cell.layer_flops_g),
-        'total FLOPs': _giga(cell.total_flops_g),
-        'record': cell.record,
-        'repeat': repeat(cell),
-        'weights': _weights(cell),
-        'to measure it': ' && '.join(to_measure(cell)),
-        'note': _outdated(cell, found),
-    }
-    return _block(address(cell), lines)
-
-
-def _published(cell: Cell) -> str:
-    against = f'{cell.published} against the paper; ' if cell.published else ''
-    return f'{against}{cell.reference_source}' if cell.reference_source else ''
-
-
-def _giga(flops: float | None) -> str:
-    return '' if flops is None else f'{flops:.6f} G'
-
-
-def _outdated(cell: Cell, found: Found) -> str:
-    latest = found.latest.get(cell.key)
+def _outdated(cell: Cell, latest: Evaluation | None) -> str:
+    """Return a note if the table was written before the latest record of the cell."""
     if latest is None or not latest.data.complete:
         return ''
     value = latest.metrics[cell.column.metric.name]
@@ -129,55 +185,24 @@ def _outdated(cell: Cell, found: Found) -> str:
     return f'the record says {value:.2f}: write the table again'
 
 
-def _evaluation(path: Path, evaluation: Evaluation) -> str:
-    e, p = evaluation, evaluation.provenance
-    metrics = {
-        name: f'{value:.2f}'
-        + (' (95 %: {:.2f} to {:.2f})'.format(*e.intervals[name]) if name in e.intervals else '')
-        for name, value in e.metrics.items()
-    }
-    lines = {
-        'task': e.task,
-        'model': e.model + ''.join(f' {name}={value}' for name, value in e.arguments.items()),
-        'config': f'SHA-256 {e.config_sha256}',
-        'checkpoint': f'{e.checkpoint.file}, SHA-256 {e.checkpoint.sha256}',
-        'data': f'{e.data.split}, {extent(e.data.images, e.data.complete, e.data.problems)}, '
-        f'{e.data.classes} classes, fingerprint {e.data.fingerprint}',
-        'preprocessing': ', '.join(f'{k}={v}' for k, v in e.preprocessing.items()),
-        'set by hand': ', '.join(name for name in e.overridden if name not in e.from_weights),
-        'said by the weights': ', '.join(e.from_weights),
-        'metrics': ', '.join(f'{name} {text}' for name, text in metrics.items()),
-        'warnings': ' '.join(e.warnings),
-        **{
-            f'reference {metric}': f'{r["value"]:.2f}, {r["verdict"]}: {r["source"]}'
-            for metric, r in _references(e).items()
-        },
-        'date': p.date,
-        'command': p.command,
-        'commit': p.commit or 'not recorded',
-        'device': f'{p.processes} x {p.device}, {e.precision}, batches of {p.batch_size}, '
-        f'{p.seconds:.1f} s',
-        'versions': ', '.join(f'{name} {version}' for name, version in p.versions.items()),
-        'predictions': str(path.parent / e.predictions),
-        'attestation': e.attestation.short if e.attestation else 'none',
-    }
-    return _block(str(path), lines)
-
-
 def _references(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    """Return what the released weights score on these images, by metric, and the verdict on it."""
+    """Return the published values of released weights on these images, by metric."""
     check = check_reference(evaluation)
     return {
-        metric: {
-            'value': check.value(metric),
-            'verdict': verdict,
-            'source': check.reference.source,
-        }
-        for metric, verdict in check.verdicts.items()
+        metric: {'value': check.value(metric), 'verdict': v, 'source': check.reference.source}
+        for metric, v in check.verdicts.items()
     }
 
 
-def _block(title: str, lines: Mapping[str, str]) -> str:
-    shown = {name: text for name, text in lines.items() if text}
+def _listed(title: str, facts: Mapping[str, str]) -> str:
+    shown = {name: text for name, text in facts.items() if text}
     width = max(map(len, shown))
     return '\n'.join([title, *(f'  {name:{width}}  {text}' for name, text in shown.items())])
+
+
+_tolerances = cache(load_tolerances)
+
+
+@cache
+def _misprints() -> dict[tuple[int, str, str], str]:
+    return {misprint.key: misprint.reason for misprint in load_misprints()}

@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn as nn
@@ -14,65 +12,43 @@ from model.global_branch import AntialiasedResize
 from model.maformer import MAFormer
 from reproduce.base.errors import UserError
 
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
-# Pixels of which the sides of images are multiples, where they are free in an exported network.
-STRIDE = 32
-
-# Outputs of an ONNX file and of the network differ by less, relative to the largest of them.
-_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class ExchangeFormat:
-    """A format.
-
-    Attributes:
-        file: the name of the file.
-        description: how the file is used.
-        packages: those that are needed to write and check the file, besides torch.
-    """
-
-    file: str
-    description: str
-    packages: tuple[str, ...] = ()
-
-
+# The file of each format, and how it is used.
 FORMATS = {
-    'onnx': ExchangeFormat(
-        'model.onnx',
-        'run it with onnxruntime; input `images`, output `logits`.',
-        ('onnx', 'onnxscript', 'onnxruntime'),
-    ),
-    'torch-export': ExchangeFormat(
-        'model.pt2', 'load it with `torch.export.load(FILE).module()`; it needs torch alone.'
+    'onnx': ('model.onnx', 'run it with onnxruntime; input `images`, output `logits`.'),
+    'torch-export': (
+        'model.pt2',
+        'load it with `torch.export.load(FILE).module()`; it needs torch alone.',
     ),
 }
+_ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+
+# Pixels of which the sides of images are multiples, where an exported network takes several sizes.
+_STRIDE = 32
+
+# Outputs of an exported network and of the original differ by less, relative to the largest.
+_TOLERANCE = 1e-4
 
 
 def check(name: str) -> None:
     """Check that the packages that a format needs are installed.
 
     Raises:
-        UserError: if they are not, or there is no such format.
+        UserError: if they are not.
     """
-    if name not in FORMATS:
-        raise UserError(f"there is no format '{name}': expected {' or '.join(FORMATS)}.")
-    packages = FORMATS[name].packages
-    if missing := [package for package in packages if find_spec(package) is None]:
+    missing = [p for p in _ONNX_PACKAGES if find_spec(p) is None] if name == 'onnx' else []
+    if missing:
         raise UserError(
             f'exporting as {name} takes {", ".join(missing)}, which is not installed: run '
-            f'`pip install {" ".join(packages)}`.'
+            f'`pip install {" ".join(_ONNX_PACKAGES)}`.'
         )
 
 
-def free_from(network: nn.Module, size: Sequence[int]) -> int | None:
-    """Return the least side of images, in pixels, from which a network is exported for every size.
+def smallest_size(network: nn.Module, size: Sequence[int]) -> int | None:
+    """Return the smallest side of images, in pixels, if a network is exported for several sizes.
 
-    None stands for a network that is exported for one size: any but MAFormer, whose stripes,
-    windows or position tables are laid out for it; and a MAFormer for images so small that its maps
-    are smaller than the grid they are resized to, which is another computation.
+    None stands for one size: for any network but MAFormer, whose stripes, windows or position
+    tables are laid out for it; and for a MAFormer with images so small that its maps are smaller
+    than the grid that they are resized to, which is another computation.
 
     Args:
         size: height and width of the images that it was measured with.
@@ -81,21 +57,17 @@ def free_from(network: nn.Module, size: Sequence[int]) -> int | None:
         return None
     grids = [g for m in network.modules() if isinstance(m, AntialiasedResize) for g in m.heights]
     stride_of_stage_2 = network.feature_info[1]['reduction']
-    least = STRIDE * math.ceil(stride_of_stage_2 * max(grids, default=1) / STRIDE)
-    return least if min(size) >= least and not any(side % STRIDE for side in size) else None
+    least = _STRIDE * math.ceil(stride_of_stage_2 * max(grids, default=1) / _STRIDE)
+    return least if min(size) >= least and not any(side % _STRIDE for side in size) else None
 
 
 def input_sizes(network: nn.Module, size: Sequence[int]) -> str:
-    """Return which images an exported network takes, as a phrase.
-
-    Args:
-        size: height and width of the images that it was measured with.
-    """
-    if (least := free_from(network, size)) is None:
+    """Return which images an exported network takes, as a phrase; `size` as in smallest_size."""
+    if (least := smallest_size(network, size)) is None:
         return f'batches of any size, images of {size[0]} x {size[1]} pixels'
     return (
         f'batches of any size, images whose height and width are {least} pixels or more and '
-        f'multiples of {STRIDE}'
+        f'multiples of {_STRIDE}'
     )
 
 
@@ -109,20 +81,22 @@ def write(name: str, network: nn.Module, example: torch.Tensor, folder: Path) ->
     Raises:
         UserError: if the network cannot be exported, or what was exported computes something else.
     """
-    path = folder / FORMATS[name].file
+    path = folder / FORMATS[name][0]
+    least = smallest_size(network, example.shape[2:])
     try:
-        program = _program(network, example)
-        compute = _onnx(program, path) if name == 'onnx' else _saved(program, path)
+        compute = _written(name, network, example, least, path)
     except Exception as error:  # whatever torch's exporter cannot do with a foreign network
         reason = str(error).strip().partition('\n')[0]
         raise UserError(
             f'{type(network).__name__} cannot be exported as {name} with torch {torch.__version__} '
             f'({type(error).__name__}: {reason}): leave out --{name}.'
         ) from error
-    for images in _trials(network, example):
+    others = example[:1]  # a batch of another size, and images of another if that is possible
+    if least is not None:
+        others = nn.functional.pad(others, (0, 2 * _STRIDE, 0, _STRIDE))
+    for images in (example, others):
         with torch.inference_mode():
-            expected = network(images)
-            found = compute(images)
+            expected, found = network(images), compute(images)
         if (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
             raise UserError(
                 f'{path.name} computes other outputs than the network for images of '
@@ -130,35 +104,19 @@ def write(name: str, network: nn.Module, example: torch.Tensor, folder: Path) ->
             )
 
 
-def _program(network: nn.Module, example: torch.Tensor) -> 'ExportedProgram':
-    from torch.export import Dim, export
-
-    shapes: dict[int, object] = {0: Dim('batch')}
-    if (least := free_from(network, example.shape[2:])) is not None:
-        for axis, name in ((2, 'h'), (3, 'w')):
-            shapes[axis] = STRIDE * Dim(name, min=least // STRIDE, max=128)
+def _written(
+    name: str, network: nn.Module, example: torch.Tensor, least: int | None, path: Path
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Write the file of a format, and return what is read from it."""
+    shapes: dict[int, object] = {0: torch.export.Dim('batch')}
+    if least is not None:
+        for axis, side in ((2, 'h'), (3, 'w')):
+            shapes[axis] = _STRIDE * torch.export.Dim(side, min=least // _STRIDE, max=128)
     with torch.no_grad():
-        return export(network, (example,), dynamic_shapes=(shapes,), strict=False)
-
-
-def _trials(network: nn.Module, example: torch.Tensor) -> list[torch.Tensor]:
-    """Return images to compare outputs with: of the example's size, and of another if need be."""
-    _, channels, height, width = example.shape
-    if free_from(network, (height, width)) is None:
-        return [example, example[:1]]
-    generator = torch.Generator().manual_seed(1)
-    other = (1, channels, height + STRIDE, width + 2 * STRIDE)
-    return [example, torch.randn(other, generator=generator)]
-
-
-def _saved(program: 'ExportedProgram', path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-    from torch.export import load, save
-
-    save(program, path)
-    return load(path).module()
-
-
-def _onnx(program: 'ExportedProgram', path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        program = torch.export.export(network, (example,), dynamic_shapes=(shapes,), strict=False)
+    if name == 'torch-export':
+        torch.export.save(program, path)
+        return torch.export.load(path).module()
     # Imported here: it is not among the packages that the suite needs.
     import onnxruntime
 

@@ -1,6 +1,6 @@
-"""The tables as text for a terminal: cells, deviations, what is missing, one line of summary."""
+"""The tables for a terminal: cells, deviations, what is missing, and one line of summary."""
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from reproduce.base.terminal import Part, Text, TextTable
 from reproduce.evaluate.unmeasured import NotRun
@@ -12,14 +12,14 @@ from reproduce.report.layout import (
     CONVENTION_MARKS,
     CONVENTION_MEANINGS,
     Line,
-    extras,
-    lines,
+    ShownColumn,
+    all_lines,
+    columns_with_totals,
+    line_of_cells,
     off_by,
-    totals_beside_mixed,
-    with_extras,
 )
 
-# Of a cell that was measured, or should have been.
+# Of cells that were measured, or should have been.
 _MARKED = [v for v in Verdict if v.about.symbol and v is not Verdict.CITED]
 _LEGEND = (
     f'measured/paper {"  ".join(f"{v.about.symbol} {v}" for v in _MARKED)}  '
@@ -30,17 +30,22 @@ _LEGEND = (
 
 
 def render(cells: Collection[Cell]) -> list[Part]:
-    """Return the cells as text: tables, then deviations, what is missing, and the summary."""
-    tables = {n: lines([*cells], n) for n in sorted({cell.table for cell in cells})}
-    names = {
-        cell.key: line.name
-        for of_table in tables.values()
-        for line in of_table
-        for cell in line.cells.values()
-    }
+    """Return the cells as tables, then deviations, what is missing, and the summary."""
+    tables = all_lines(cells)
+    names = {key: f'T{line.row.table} {line.name}' for key, line in line_of_cells(tables).items()}
+    parts: list[Part] = []
+    for number, of_table in tables.items():
+        used = {cell.column for line in of_table for cell in line.cells.values()}
+        shown = [c for c in columns_with_totals(number, of_table) if c.printed in used]
+        heads = [_heading(column) for column in shown]
+        rows = [
+            [line.name, *(_field(line, column) for column in shown), ', '.join(line.systems)]
+            for line in of_table
+        ]
+        title = f'Table {number}. {TABLES[number].title}'
+        parts += [title, TextTable(['row', *heads, 'system'], rows)]
     return [
-        *(part for number, of_table in tables.items() for part in _table(number, of_table)),
-        _LEGEND,
+        *(*parts, _LEGEND),
         *_deviations(cells, names),
         *_references(cells, names),
         *_published(cells, names),
@@ -56,32 +61,19 @@ def summary(cells: Collection[Cell]) -> str:
     return f'Table {", ".join(map(str, tables))}: {len(cells)} cells: {counts}.'
 
 
-def _table(number: int, of_table: Sequence[Line]) -> list[Part]:
-    beside = totals_beside_mixed(number, of_table)
-    used = {name for line in of_table for name in line.cells}
-    columns = with_extras(number, [name for name in TABLES[number].columns if name in used], beside)
-    rows = [
-        [line.name, *(_field(line, column) for column in columns), ', '.join(line.systems)]
-        for line in of_table
-    ]
-    several = len(TABLES[number].frameworks) > 1
-    heads = [_heading(number, column, several) for column in columns]
-    title = f'Table {number}. {TABLES[number].title}'
-    return [title, TextTable(['row', *heads, 'system'], rows)]
+def _heading(column: ShownColumn) -> str:
+    framework = column.printed.framework.short_heading
+    heading = 'all total (G)' if column.extra else column.heading
+    return f'{framework} {heading}'.strip()
 
 
-def _heading(number: int, column: str, several: bool) -> str:
-    extra = extras(number).get(column)
-    of = extra.beside if extra else TABLES[number].columns[column]
-    name = 'all total (G)' if extra else of.metric.heading
-    return f'{of.framework.short_heading} {name}' if several else name
-
-
-def _field(line: Line, column: str) -> str | Text:
-    cell = line.cells.get(column)
-    if cell is None:
-        total = line.extras.get(column)
+def _field(line: Line, column: ShownColumn) -> str | Text:
+    if column.extra:
+        total = line.extras.get(column.name)
         return '' if total is None else f'{total:.4g}'
+    cell = line.cells.get(column.name)
+    if cell is None:
+        return ''
     if cell.measured is None:
         return Text(f'·/{cell.printed}' if cell.printed else '', 'bright_black')
     convention = CONVENTION_MARKS.get(cell.distinct_convention, '')
@@ -89,13 +81,10 @@ def _field(line: Line, column: str) -> str | Text:
     return Text.assemble(f'{cell.measured:.4g}{convention}/{cell.printed or "–"} ', mark)
 
 
-def _deviations(cells: Iterable[Cell], names: Mapping[Hashable, str]) -> list[Part]:
-    deviating = [cell for cell in cells if cell.verdict in _MARKED[1:]]
-    if not deviating:
-        return []
+def _deviations(cells: Iterable[Cell], names: Mapping[tuple, str]) -> list[Part]:
     rows = [
         [
-            f'T{cell.table} {names[cell.key]}',
+            names[cell.key],
             cell.metric + (f' ({cell.convention})' if cell.convention else ''),
             cell.paper,
             '' if cell.measured is None else f'{cell.measured:.4g}',
@@ -103,16 +92,17 @@ def _deviations(cells: Iterable[Cell], names: Mapping[Hashable, str]) -> list[Pa
             Text(cell.verdict, cell.verdict.about.colour),
             f'{cell.system}: {cell.reason}',
         ]
-        for cell in deviating
+        for cell in cells
+        if cell.verdict in _MARKED and cell.verdict is not Verdict.MATCH
     ]
     heads = ['deviation', 'metric', 'paper', 'measured', 'off by', 'verdict', 'system: reason']
-    return [TextTable(heads, rows)]
+    return [TextTable(heads, rows)] if rows else []
 
 
-def _references(cells: Iterable[Cell], names: Mapping[Hashable, str]) -> list[Part]:
+def _references(cells: Iterable[Cell], names: Mapping[tuple, str]) -> list[Part]:
     rows = [
         [
-            *(f'T{c.table} {names[c.key]}', c.metric, c.reference, f'{c.measured:.2f}'),
+            *(names[c.key], c.metric, c.reference, f'{c.measured:.2f}'),
             Text(c.reference_verdict, c.reference_verdict.about.colour),
         ]
         for c in cells
@@ -122,16 +112,13 @@ def _references(cells: Iterable[Cell], names: Mapping[Hashable, str]) -> list[Pa
     return [TextTable(heads, rows)] if rows else []
 
 
-def _published(cells: Collection[Cell], names: Mapping[Hashable, str]) -> list[Part]:
-    """Return what publishers of public weights state otherwise than the paper, and the counts."""
+def _published(cells: Collection[Cell], names: Mapping[tuple, str]) -> list[Part]:
+    """Return where publishers of public weights state another value than the paper, and counts."""
     counts = count_published(cells)
     if not sum(counts.values()):
         return []
     rows = [
-        [
-            *(f'T{c.table} {names[c.key]}', c.metric, c.paper, c.reference, c.published),
-            c.reference_source,
-        ]
+        [names[c.key], c.metric, c.paper, c.reference, c.published, c.reference_source]
         for c in cells
         if c.published not in ('', Agreement.AGREES)
     ]

@@ -1,41 +1,80 @@
-"""The paper's tables as Markdown and as LaTeX."""
+"""The paper's tables as Markdown, and as LaTeX for booktabs and siunitx."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import Enum
+from itertools import groupby
+from pathlib import Path
 from typing import Literal
 
+from jinja2 import Environment, FileSystemLoader
 from tabulate import tabulate
 
 from reproduce.base.errors import UserError
 from reproduce.base.wording import nearest
-from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import TABLES
 from reproduce.report.layout import (
-    COLUMNS,
     CONVENTION_MARKS,
     CONVENTION_MEANINGS,
     DAGGER,
     Line,
-    described,
-    extras,
-    group,
-    heading,
-    is_numeric,
-    with_extras,
+    ShownColumn,
+    columns,
 )
 
 
-class Mark(StrEnum):
-    """Where a value comes from."""
+class Mark(Enum):
+    """Where a value comes from: its name in LaTeX, its symbols in Markdown and LaTeX, a meaning."""
 
-    MEASURED = 'measured'
-    DEVIATING = 'deviating'
-    CITED = 'cited'
-    ADDED = 'added'
-    STATED = 'stated'
-    NONE = ''
+    MEASURED = (
+        'measured',
+        '•',
+        r'$\bullet$',
+        'measured, within the tolerance of the printed value',
+    )
+    DEVIATING = ('deviating', '≠', r'$\neq$', 'measured, outside that tolerance')
+    CITED = ('cited', '◦', r'$\circ$', 'as printed: no implementation here')
+    ADDED = ('added', '⋆', r'$\star$', 'added')
+    STATED = ('stated', '◇', r'$\diamond$', 'added, as stated by the publisher of the weights')
+    NONE = ('', '', '', 'unmarked: as printed, not measured')
+
+    def __init__(self, command: str, symbol: str, latex: str, meaning: str) -> None:
+        self.command, self.symbol, self.latex, self.meaning = command, symbol, latex, meaning
+
+
+_LATEX = str.maketrans(
+    {
+        '\\': r'\textbackslash{}',
+        '~': r'\textasciitilde{}',
+        '^': r'\textasciicircum{}',
+        **{character: f'\\{character}' for character in '&%$#_{}'},
+        **{'†': r'$^{\dagger}$', '²': r'$^{2}$', '×': r'$\times$'},
+    }
+)
+# Names of models must not separate columns, nor be read as HTML, links, formulas, or emphasis.
+_MARKDOWN = str.maketrans(
+    {
+        **{character: f'\\{character}' for character in '\\`*_~$|['},
+        **{'&': '&amp;', '<': '&lt;', '>': '&gt;'},
+    }
+)
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    **{'block_start_string': '<%', 'block_end_string': '%>'},
+    **{'variable_start_string': '<<', 'variable_end_string': '>>'},
+    **{'comment_start_string': '<#', 'comment_end_string': '#>'},
+)
+_DOCUMENT = r"""% All tables beside this file: pdflatex tables.tex
+\documentclass{article}
+\usepackage[a4paper,margin=2cm]{geometry}
+\usepackage{booktabs,graphicx,siunitx}
+\begin{document}
+TABLES
+\end{document}
+"""
 
 
 @dataclass(frozen=True)
@@ -44,7 +83,7 @@ class Style:
 
     Attributes:
         show: which value; where there is no measured one it is always the printed one.
-        marks: whether it is marked where each value is from, and which FLOPs it counts.
+        marks: whether the origin of each value is marked, and which FLOPs it counts.
         speed_note: how speeds were measured; '' where none are shown.
     """
 
@@ -58,148 +97,85 @@ class Value:
     """What one cell shows.
 
     Attributes:
-        text, beside: its number, and the printed one beside it.
-        mark: where it is from.
-        convention: which FLOPs it counts, 'layer' or 'total'; '' where both are the same, and for
-            other metrics.
+        text, printed: its number, and the printed one in parentheses.
+        mark: where it comes from.
+        convention: which FLOPs it counts, 'layer' or 'total'; '' where both are the same, and None
+            for other metrics.
         best: whether it is the best of its block.
     """
 
     text: str
-    beside: str
-    mark: Mark
-    convention: str = ''
+    printed: str = ''
+    mark: Mark = Mark.NONE
+    convention: str | None = None
     best: bool = False
 
-
-_SYMBOLS = {
-    Mark.MEASURED: '•',
-    Mark.DEVIATING: '≠',
-    Mark.CITED: '◦',
-    Mark.ADDED: '⋆',
-    Mark.STATED: '◇',
-    Mark.NONE: '',
-}
-_MEANINGS = {
-    Mark.MEASURED: 'measured, within the tolerance of the printed value',
-    Mark.DEVIATING: 'measured, outside that tolerance',
-    Mark.CITED: 'as printed: no implementation here',
-    Mark.ADDED: 'added',
-    Mark.STATED: 'added, as stated by the publisher of the weights',
-    Mark.NONE: 'unmarked: as printed, not measured',
-}
-_LATEX_SYMBOLS = {
-    Mark.MEASURED: r'$\bullet$',
-    Mark.DEVIATING: r'$\neq$',
-    Mark.CITED: r'$\circ$',
-    Mark.ADDED: r'$\star$',
-    Mark.STATED: r'$\diamond$',
-}
-_LATEX_CHARACTERS = str.maketrans(
-    {
-        '\\': r'\textbackslash{}',
-        '~': r'\textasciitilde{}',
-        '^': r'\textasciicircum{}',
-        **{character: f'\\{character}' for character in '&%$#_{}'},
-        '†': r'$^{\dagger}$',
-        '²': r'$^{2}$',
-        '×': r'$\times$',
-    }
-)
-# A model may be called anything: its name parts no columns, and is no HTML, link, picture, formula,
-# or emphasis.
-_MARKDOWN_CHARACTERS = str.maketrans(
-    {
-        **{character: f'\\{character}' for character in '\\`*_~$|['},
-        **{'&': '&amp;', '<': '&lt;', '>': '&gt;'},
-    }
-)
-_LATEX_CONVENTIONS = {'layer': 'l', 'total': 't'}
-_DOCUMENT = r"""% All tables beside this file: pdflatex tables.tex
-\documentclass{article}
-\usepackage[a4paper,margin=2cm]{geometry}
-\usepackage{booktabs,graphicx}
-\begin{document}
-TABLES
-\end{document}
-"""
+    @property
+    def after(self) -> str:
+        """What follows the number in LaTeX, without the mark, which takes no space."""
+        mark = '' if self.convention is None else rf'\cellconvention{{{self.convention[:1]}}}'
+        return mark + (rf'\cellprinted{{{self.printed}}}' if self.printed else '')
 
 
-def markdown(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
-    """Return one table in Markdown: a title, the table, and what its marks mean."""
-    table = lines[0].table
-    values = _values(lines, columns, style)
-    plain = [heading(table, column) for column in columns]
+Field = Value | str | None  # a number, text, or nothing
+
+
+def markdown(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> str:
+    """Return one table in Markdown: a title, the table, and the meaning of its marks."""
+
+    def written(field: Field) -> str:
+        if not isinstance(field, Value):
+            return '–' if field is None else field.translate(_MARKDOWN)
+        text = f'**{field.text}**' if field.best else field.text
+        text += CONVENTION_MARKS.get(field.convention or '', '')
+        return text + (f' ({field.printed})' if field.printed else '') + field.mark.symbol
+
+    table, rows = lines[0].row.table, _rows(lines, shown, style)
+    headings = [column.heading for column in shown]
     heads = [
-        f'{group(table, column)}: {head}' if plain.count(head) > 1 else head
-        for column, head in zip(columns, plain, strict=True)
+        f'{c.group}: {c.heading}' if headings.count(c.heading) > 1 else c.heading for c in shown
     ]
-    rows = _fields(lines, columns, values, _markdown_text, lambda _, value: _markdown(value), '–')
-    aligned = ['right' if is_numeric(table, column) else 'left' for column in columns]
     body = tabulate(
-        rows, ['Model', *heads], 'pipe', disable_numparse=True, colalign=['left', *aligned]
+        [list(map(written, row)) for row in rows],
+        ['Model', *heads],
+        'pipe',
+        disable_numparse=True,
+        colalign=['left', *('right' if column.printed else 'left' for column in shown)],
     )
-    legend = _legend(
-        lines,
-        values.values(),
-        style,
-        lambda mark: _SYMBOLS[mark],
-        lambda name: CONVENTION_MARKS[name],
-        str,
-    )
-    return (
-        '\n\n'.join(filter(None, (f'**Table {table}.** {TABLES[table].title}', body, legend)))
-        + '\n'
-    )
+    legend = _legend(lines, rows, style, latex=False)
+    title = f'**Table {table}.** {TABLES[table].title}'
+    return '\n\n'.join(filter(None, (title, body, legend))) + '\n'
 
 
-def latex(lines: Sequence[Line], columns: Sequence[str], style: Style) -> str:
+def latex(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> str:
     r"""Return one table in LaTeX, to be `\input`: a `table*` with caption, label and legend.
 
-    It needs booktabs and graphicx. The marks are commands, which a document may define otherwise
-    before it inputs the table.
+    It needs booktabs, graphicx and siunitx.
     """
-    table = lines[0].table
-    values = _values(lines, columns, style)
-    padding = {c: _Padding(v for (_, of), v in values.items() if of == c) for c in columns}
-    rows = _fields(
-        lines, columns, values, _escaped, lambda column, value: padding[column].latex(value), '--'
-    )
-    groups = ['', *(_escaped(group(table, column)) for column in columns)]
-    heads = ['Model', *(_latex_heading(table, column) for column in columns)]
-    import pandas as pd  # here: Markdown and `--help` need not wait for it
 
-    frame = pd.DataFrame(rows, columns=pd.MultiIndex.from_arrays([groups, heads]))
-    if not any(groups):
-        frame.columns = heads
-    aligned = ''.join('r' if is_numeric(table, column) else 'l' for column in columns)
-    tabular = frame.to_latex(
-        index=False, escape=False, column_format=f'l{aligned}', multicolumn_format='c'
-    )
-    legend = _legend(
-        lines,
-        values.values(),
-        style,
-        lambda mark: _LATEX_SYMBOLS.get(mark, ''),
-        lambda name: rf'\textsubscript{{{_LATEX_CONVENTIONS[name]}}}',
-        _escaped,
-    )
-    return '\n'.join(
-        [
-            f'% Table {table} of the MAFormer paper. Needs \\usepackage{{booktabs,graphicx}}.',
-            *_commands(values.values()),
-            r'\begin{table*}[htbp]',
-            r'\centering',
-            f'\\caption{{{_escaped(TABLES[table].title)}.}}',
-            f'\\label{{tab:maformer-{table}}}',
-            r'\small',
-            # A table that is wider than the text is scaled down to it, others stay as they are.
-            r'\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%',
-            _ruled(tabular.rstrip(), groups, lines) + '}',
-            *([rf'\par\smallskip{{\footnotesize {legend}}}'] if legend else []),
-            r'\end{table*}',
-            '',
-        ]
+    def written(field: Field) -> str:
+        if not isinstance(field, Value):
+            return '{--}' if field is None else field.translate(_LATEX)
+        after = field.after + (rf'\cell{field.mark.command}' if field.mark.command else '')
+        return (r'\bfseries ' if field.best else '') + field.text + f'{{{after}}}' * bool(after)
+
+    table, rows = lines[0].row.table, _rows(lines, shown, style)
+    blocks = groupby(zip(lines, rows, strict=True), key=lambda item: item[0].row.block)
+    groups, first = [], 2
+    for name, members in groupby(shown, key=lambda column: column.group):
+        last = first + len(list(members)) - 1
+        groups.append((name.translate(_LATEX), first, last))
+        first = last + 1
+    used = {field.mark for row in rows for field in row if isinstance(field, Value)}
+    return _ENVIRONMENT.get_template('table.tex.j2').render(
+        number=table,
+        title=TABLES[table].title.translate(_LATEX),
+        marks=[mark for mark in Mark if mark in used and mark.command],
+        formats=[_format(column, [row[i] for row in rows]) for i, column in enumerate(shown, 1)],
+        groups=groups if any(name for name, _, _ in groups) else [],
+        headings=[_latex_heading(column) for column in shown],
+        blocks=[[list(map(written, row)) for _, row in block] for _, block in blocks],
+        legend=_legend(lines, rows, style, latex=True),
     )
 
 
@@ -216,51 +192,39 @@ def select_rows(lines: Mapping[int, Sequence[Line]], names: Sequence[str]) -> di
     Raises:
         UserError: if a name is that of no line.
     """
-    everything = [line for of_table in lines.values() for line in of_table]
-    existing = {n for line in everything for n in (line.model, line.label, *line.systems)}
-    _check_names(names, existing, '--rows')
+    every = [line for of_table in lines.values() for line in of_table]
+    _check_names(names, {name for line in every for name in line.names}, '--rows')
     return {
-        table: [
-            line
-            for line in of_table
-            if line.added or not names or {line.model, line.label, *line.systems} & set(names)
-        ]
+        table: [line for line in of_table if line.added or not names or line.names & set(names)]
         for table, of_table in lines.items()
     }
 
 
 def select_columns(
-    tables: Iterable[int], names: Sequence[str], beside: Sequence[str] = ()
-) -> dict[int, list[str]]:
+    tables: Iterable[int], names: Sequence[str], extras: Sequence[str] = ()
+) -> dict[int, list[ShownColumn]]:
     """Return the columns of each table that `names` names, in printed order; all if none.
 
     A metric's own name, such as 'miou', stands for those of both frameworks of Table 7.
 
     Args:
-        beside: the names of columns that no table prints, which are shown as well where there are
-            some, such as 'total_flops_g'.
+        extras: the names of columns that no table prints, which are shown as well, such as
+            'total_flops_g'.
 
     Raises:
         UserError: if a name is that of no column.
     """
-    tables = list(tables)
-    kinds = {n: extra.kind for table in tables for n, extra in extras(table).items()}
-    _check_names(beside, {*kinds, *kinds.values()}, '--with')
-    added = [name for name, kind in kinds.items() if {name, kind} & set(beside)]
-    columns = {table: COLUMNS[table] for table in tables}
-    called = {
-        (table, column): {column, found.metric.name}
-        if (found := TABLES[table].columns.get(column))
-        else {column}
-        for table, of_table in columns.items()
-        for column in of_table
-    }
-    _check_names(names, set().union(*called.values()), '--columns')
+    found = {table: columns(table) for table in tables}
+    every = [column for of_table in found.values() for column in of_table]
+    _check_names(names, {n for c in every if not c.extra for n in c.names}, '--columns')
+    _check_names(extras, {n for c in every if c.extra for n in c.names}, '--with')
     return {
-        table: with_extras(
-            table, [c for c in of_table if not names or called[table, c] & set(names)], added
-        )
-        for table, of_table in columns.items()
+        table: [
+            column
+            for column in of_table
+            if column.names & set(extras if column.extra else names) or not (column.extra or names)
+        ]
+        for table, of_table in found.items()
     }
 
 
@@ -273,197 +237,97 @@ def _check_names(names: Iterable[str], existing: set[str], option: str) -> None:
             )
 
 
-def _values(
-    lines: Sequence[Line], columns: Sequence[str], style: Style
-) -> dict[tuple[int, str], Value]:
-    """Return what each cell shows, by its line and column, with the best of each block."""
-    values = {
-        (index, column): value
-        for index, line in enumerate(lines)
-        for column in columns
-        if (value := _value(line, column, style)) is not None
-    }
-    for column in columns:
-        found = TABLES[lines[0].table].columns.get(column)
-        if found is None or found.metric.is_complexity:
+def _rows(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> list[list[Field]]:
+    """Return the fields of every line, its label first, with the best numbers of each block."""
+    rows: list[list[Field]] = [
+        [
+            ' '.join(line.label.split()),
+            *(_value(line, c, style) if c.printed else line.described(c.name) for c in shown),
+        ]
+        for line in lines
+    ]
+    for i, column in enumerate(shown, 1):
+        if column.printed is None or column.printed.metric.is_complexity:
             continue
-        for block in {line.block for line in lines}:
-            keys = [
-                key
-                for key in values
-                if key[1] == column and lines[key[0]].block == block and not lines[key[0]].partial
-            ]
-            best = max((float(values[key].text) for key in keys), default=0)
-            for key in keys:
-                is_best = len(keys) > 1 and float(values[key].text) == best
-                values[key] = replace(values[key], best=is_best)
-    return values
+        for block in {line.row.block for line in lines}:
+            numbers = {
+                n: float(rows[n][i].text)
+                for n, line in enumerate(lines)
+                if line.row.block == block and rows[n][i] is not None and not line.partial
+            }
+            for n, number in numbers.items():
+                if len(numbers) > 1 and number == max(numbers.values()):
+                    rows[n][i] = replace(rows[n][i], best=True)
+    return rows
 
 
-def _value(line: Line, column: str, style: Style) -> Value | None:
+def _value(line: Line, column: ShownColumn, style: Style) -> Value | None:
     """Return what a line shows in a column of numbers; None if that is nothing."""
-    if column in line.extras:
-        return Value(_number(line.extras[column]), '', Mark.NONE)
-    if column not in line.cells:
+    if column.extra:
+        extra = line.extras.get(column.name)
+        return None if extra is None else Value(_number(extra))
+    cell = line.cells.get(column.name)
+    if cell is None:
         return None
-    shown = _shown(line.cells[column], line.added, style)
-    return shown if shown.text else None
-
-
-def _shown(cell: Cell, added: bool, style: Style) -> Value:
-    measured = cell.measured is not None and (style.show != 'printed' or added)
-    if added and not measured and cell.reference:
-        stated = Mark.STATED if style.marks else Mark.NONE
-        return Value(f'{float(cell.reference):.1f}', '', stated)
+    measured = cell.measured is not None and (style.show != 'printed' or line.added)
+    text = _number(cell.measured) if measured else cell.printed
     mark = Mark.NONE
-    if added:
-        mark = Mark.ADDED
+    if line.added:
+        mark = Mark.ADDED if measured else Mark.STATED
+        text = text or f'{float(cell.reference):.1f}'
     elif cell.measured is not None:
         mark = Mark.DEVIATING if cell.deviates else Mark.MEASURED
     elif cell.verdict is Verdict.CITED:
         mark = Mark.CITED
-    return Value(
-        text=_number(cell.measured) if measured else cell.printed,
-        beside=cell.printed if measured and style.show == 'both' else '',
-        mark=mark if style.marks else Mark.NONE,
-        convention=cell.distinct_convention if style.marks else '',
-    )
+    if not text:
+        return None
+    printed = cell.printed if measured and style.show == 'both' else ''
+    if not style.marks:
+        return Value(text, printed)
+    flops = column.printed.metric.name == 'flops_g'
+    return Value(text, printed, mark, cell.distinct_convention if flops else None)
 
 
 def _number(value: float) -> str:
     """Return a number with one decimal, or with two digits where that would leave less."""
-    return f'{value:.1f}' if value >= 0.95 else f'{value:.2g}'
-
-
-def _fields(
-    lines: Sequence[Line],
-    columns: Sequence[str],
-    values: Mapping[tuple[int, str], Value],
-    text: Callable[[str], str],
-    number: Callable[[str, Value], str],
-    gap: str,
-) -> list[list[str]]:
-    """Return the fields of every line, its label first, as `text` and `number` write them."""
-    rows = []
-    for index, line in enumerate(lines):
-        row = [text(_one_line(line.label))]
-        for column in columns:
-            if not is_numeric(line.table, column):
-                row.append(text(_one_line(described(line, column))))
-            elif (index, column) in values:
-                row.append(number(column, values[index, column]))
-            else:
-                row.append(gap)
-        rows.append(row)
-    return rows
-
-
-def _one_line(text: str) -> str:
-    return ' '.join(text.split())
+    return f'{value:.1f}' if value >= 0.95 or value == 0 else f'{value:.2g}'
 
 
 def _legend(
-    lines: Sequence[Line],
-    values: Iterable[Value],
-    style: Style,
-    symbol: Callable[[Mark], str],
-    convention: Callable[[str], str],
-    text: Callable[[str], str],
+    lines: Sequence[Line], rows: Sequence[Sequence[Field]], style: Style, latex: bool
 ) -> str:
-    values = list(values)
-    parts = [f'{text(DAGGER)} with token labeling'] if any(x.is_labeled for x in lines) else []
+    values = [field for row in rows for field in row if isinstance(field, Value)]
+    parts = [f'{DAGGER} with token labeling'] if any(x.is_labeled for x in lines) else []
+    if latex:
+        parts = [part.translate(_LATEX) for part in parts]
     if style.marks:
-        used = {value.mark for value in values}
-        parts += [f'{symbol(mark)} {_MEANINGS[mark]}'.strip() for mark in Mark if mark in used]
-        if style.show == 'both' and any(value.beside for value in values):
-            parts.append('in parentheses: as printed')
-        counted = {value.convention for value in values}
-        parts += [
-            f'{convention(name)} {meaning}'
-            for name, meaning in CONVENTION_MEANINGS.items()
-            if name in counted
-        ]
-    parts += [style.speed_note] if style.speed_note else []
+        used, counted = {v.mark for v in values}, {v.convention for v in values}
+        symbols = {mark: mark.latex if latex else mark.symbol for mark in Mark}
+        parts += [f'{symbols[mark]} {mark.meaning}'.strip() for mark in Mark if mark in used]
+        parts += ['in parentheses: as printed'] * any(v.printed for v in values)
+        for name in (n for n in CONVENTION_MEANINGS if n in counted):
+            symbol = rf'\textsubscript{{{name[0]}}}' if latex else CONVENTION_MARKS[name]
+            parts.append(f'{symbol} {CONVENTION_MEANINGS[name]}')
+    if style.speed_note:
+        parts.append(style.speed_note.translate(_LATEX) if latex else style.speed_note)
     return '; '.join(parts) + '.' if parts else ''
 
 
-def _markdown(value: Value) -> str:
-    text = f'**{value.text}**' if value.best else value.text
-    text += CONVENTION_MARKS.get(value.convention, '')
-    return text + (f' ({value.beside})' if value.beside else '') + _SYMBOLS[value.mark]
+def _latex_heading(column: ShownColumn) -> str:
+    if column.printed is None:
+        return column.heading.translate(_LATEX)
+    heading = column.heading.translate(_LATEX)
+    return f'{{{heading if column.extra else column.printed.metric.latex_heading}}}'
 
 
-class _Padding:
-    """Puts the digits of a column below each other, by invisible ones where a number has less."""
-
-    def __init__(self, values: Iterable[Value]) -> None:
-        values = list(values)
-        self.decimals = max((len(v.text.partition('.')[2]) for v in values), default=0)
-        self.beside = max((v.beside for v in values), key=len, default='')
-        self.conventions = any(v.convention for v in values)
-
-    def latex(self, value: Value) -> str:
-        missing = self.decimals - len(value.text.partition('.')[2])
-        digits = '0' * missing if '.' in value.text else f'.{"0" * missing}'
-        rest = rf'\phantom{{{digits}}}' if missing else ''
-        text = rf'\textbf{{{value.text}}}' if value.best else value.text
-        if self.conventions:
-            # Empty where both counts are the same: the digits stay below each other.
-            text += rf'\cellconvention{{{_LATEX_CONVENTIONS.get(value.convention, "")}}}'
-        if value.beside:
-            less = self.beside[: len(self.beside) - len(value.beside)]
-            left = rf'\phantom{{{less}}}' if less else ''
-            text, rest = rf'{text}{rest}{left}\cellprinted{{{value.beside}}}', ''
-        elif self.beside:
-            rest += rf'\phantom{{\cellprinted{{{self.beside}}}}}'
-        return (rf'\cell{value.mark}{{{text}}}' if value.mark else text) + rest
-
-
-def _markdown_text(text: str) -> str:
-    return text.translate(_MARKDOWN_CHARACTERS)
-
-
-def _escaped(text: str) -> str:
-    return text.translate(_LATEX_CHARACTERS)
-
-
-def _latex_heading(table: int, column: str) -> str:
-    columns = TABLES[table].columns
-    if column in columns:
-        return columns[column].metric.latex_heading
-    return _escaped(heading(table, column))
-
-
-def _commands(values: Iterable[Value]) -> list[str]:
-    r"""Definitions of the commands that the table uses, which may have been defined before."""
-    values = list(values)
-    used = {value.mark for value in values}
-    commands = [
-        rf'\providecommand{{\cell{mark}}}[1]{{#1\rlap{{\textsuperscript{{{symbol}}}}}}}'
-        for mark, symbol in _LATEX_SYMBOLS.items()
-        if mark in used
-    ]
-    if any(value.beside for value in values):
-        commands.append(r'\providecommand{\cellprinted}[1]{ (#1)}')
-    if any(value.convention for value in values):
-        commands.append(
-            r'\providecommand{\cellconvention}[1]{\makebox[.5em][l]{\textsubscript{#1}}}'
-        )
-    return commands
-
-
-def _ruled(tabular: str, groups: Sequence[str], lines: Sequence[Line]) -> str:
-    """pandas' tabular with a rule below each heading of a group and between the blocks."""
-    head, middle, body = tabular.partition('\\midrule\n')
-    if any(groups):
-        rules = [
-            rf'\cmidrule(lr){{{groups.index(name) + 1}-{len(groups) - groups[::-1].index(name)}}}'
-            for name in dict.fromkeys(filter(None, groups))
-        ]
-        first, end, rest = head.partition('\\\\\n')
-        head = f'{first}{end}{" ".join(rules)}\n{rest}'
-    rows = body.splitlines()
-    for index in range(len(lines) - 1, 0, -1):
-        if lines[index].block != lines[index - 1].block:
-            rows.insert(index, '\\midrule')
-    return head + middle + '\n'.join(rows)
+def _format(column: ShownColumn, fields: Sequence[Field]) -> str:
+    """Return the format of a column: S with the digits of its numbers, or l for text."""
+    if column.printed is None:
+        return 'l'
+    values = [field for field in fields if isinstance(field, Value)]
+    parts = [value.text.partition('.') for value in values]
+    whole = max((len(number) for number, _, _ in parts), default=1)
+    decimals = max((len(digits) for _, _, digits in parts), default=0)
+    after = max((value.after for value in values), key=len, default='')
+    space = f',table-space-text-post={{{after}}}' if after else ''
+    return f'S[table-format={whole}.{decimals}{space}]'

@@ -11,7 +11,7 @@ import timm
 import torch
 import torch.nn as nn
 from safetensors import safe_open
-from timm.models._hub import save_config_for_hf
+from timm.models import save_for_hf
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
@@ -20,7 +20,6 @@ from reproduce.report import exchange
 from reproduce.report.model_card import model_card
 from reproduce.systems import timm_names
 from reproduce.tasks import TASKS, classification
-from reproduce.train.weights_file import to_bytes
 from reproduce.weights import parameters, registry, store
 
 WEIGHTS = 'model.safetensors'  # the name that timm looks for first
@@ -31,13 +30,11 @@ class Exported:
     """What was written.
 
     Attributes:
-        folder: it holds the files.
-        files: their names, in order.
+        files: the names of the files in the folder, in order.
         sha256: of the weights' file.
         same_file: whether that is the evaluated file to the byte; others hold the same parameters.
     """
 
-    folder: Path
     files: tuple[str, ...]
     sha256: str
     same_file: bool
@@ -68,51 +65,52 @@ def export(
             others than the evaluated ones, a package that a format needs is missing, or `folder`
             holds something or cannot be written.
     """
-    if evaluation.task != 'imagenet':
+    e = evaluation
+    if e.task != 'imagenet':
         raise UserError(
-            f'{evaluation.stem} is a record of {TASKS[evaluation.task].scope}, whose models timm '
-            'does not load: hand on the file of the weights with its config '
-            f'{Path(evaluation.model).name}, which `evaluate {evaluation.task} --config CONFIG '
-            '--checkpoint FILE` and the test tools of mmdet and mmseg take.'
+            f'{e.stem} is a record of {TASKS[e.task].scope}, whose models timm does not load: '
+            f'share the file of the weights with its config {Path(e.model).name}, which '
+            f'`evaluate {e.task} --config CONFIG --checkpoint FILE` and the test tools of mmdet '
+            'and mmseg take.'
         )
-    _check_free(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(
+            f'{folder} holds something already: name a new folder with --output, or an empty one.'
+        )
     for name in formats:
         exchange.check(name)
-    path = _weights(evaluation, checkpoint)
-    network = _network(evaluation, path)
-    content, same_file = _content(network, path)
-    example = _example(evaluation)
-    if licence is None and (entry := registry.released(evaluation.checkpoint.sha256)):
+    path = _weights(e, checkpoint)
+    network = _network(e, path)
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(2, *e.preprocessing['input_size'], generator=generator)
+    if licence is None and (entry := registry.released(e.checkpoint.sha256)):
         licence = entry.licence
+    measured = {k: tuple(v) if isinstance(v, list) else v for k, v in e.preprocessing.items()}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f'.{folder.name}.', dir=folder.parent, ignore_cleanup_errors=True
         ) as name:
             made = Path(name) / folder.name
-            made.mkdir()
-            (made / WEIGHTS).write_bytes(content)
-            _write_config(network, evaluation, made / 'config.json')
+            save_for_hf(network, str(made), safe_serialization=True, data_config=measured)
+            same_file = _has_the_parameters(path, network)
+            if same_file:
+                shutil.copyfile(path, made / WEIGHTS)
             _check_with_timm(network, example, made)
             for extra in formats:
                 exchange.write(extra, network, example, made)
-            for file in _of_record(record, evaluation):
-                shutil.copy(file, made / ('record.json' if file == record else file.name))
+            shutil.copy(record, made / 'record.json')
+            for file in (record.with_name(name) for name in (e.predictions, e.statistics)):
+                if file.is_file():
+                    shutil.copy(file, made)
             digest = sha256_of(made / WEIGHTS)
-            card = model_card(evaluation, network, licence, None if same_file else digest, formats)
+            card = model_card(e, network, licence, None if same_file else digest, formats)
             (made / 'README.md').write_text(card)
             files = tuple(sorted(file.name for file in made.iterdir()))
             os.replace(made, folder)
     except OSError as error:
         raise UserError(f'{folder} cannot be written: {error.strerror}.') from error
-    return Exported(folder, files, digest, same_file)
-
-
-def _check_free(folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(
-            f'{folder} holds something already: name a new folder with --output, or an empty one.'
-        )
+    return Exported(files, digest, same_file)
 
 
 def _weights(evaluation: Evaluation, checkpoint: str | Path | None) -> Path:
@@ -144,40 +142,16 @@ def _network(evaluation: Evaluation, path: Path) -> nn.Module:
     return network
 
 
-def _content(network: nn.Module, path: Path) -> tuple[bytes, bool]:
-    """Return the weights as a file of safetensors, and whether it is the one at `path`."""
-    state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    metadata = {}
-    if path.suffix == '.safetensors':
-        with safe_open(path, 'pt') as file:
-            metadata = file.metadata() or {}
-            if set(file.keys()) == set(state):
-                return path.read_bytes(), True
-    # Tensors that share memory cannot be written twice.
-    content = to_bytes({name: value.clone() for name, value in state.items()}, metadata)
-    return content, False
-
-
-def _write_config(network: nn.Module, evaluation: Evaluation, path: Path) -> None:
-    """Write timm's config: the network's arguments, and the preprocessing it was measured with."""
-    measured = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in evaluation.preprocessing.items()
-    }
-    save_config_for_hf(network, str(path), data_config=measured)
-
-
-def _example(evaluation: Evaluation) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, *evaluation.preprocessing['input_size'], generator=generator)
+def _has_the_parameters(path: Path, network: nn.Module) -> bool:
+    """Return whether a file holds the network's parameters by their own names, as safetensors."""
+    if path.suffix != '.safetensors':
+        return False
+    with safe_open(path, 'pt') as file:
+        return set(file.keys()) == set(network.state_dict())
 
 
 def _check_with_timm(network: nn.Module, example: torch.Tensor, folder: Path) -> None:
-    """Check that timm builds from `folder` a network that computes the same.
-
-    Raises:
-        UserError: if it does not.
-    """
+    """Check that timm builds from `folder` a network that computes the same."""
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     with torch.inference_mode():
         same = torch.equal(loaded(example), network(example))
@@ -187,8 +161,3 @@ def _check_with_timm(network: nn.Module, example: torch.Tensor, folder: Path) ->
             'than the evaluated network, so nothing was written: export with the version of timm '
             'that the record names.'
         )
-
-
-def _of_record(record: Path, evaluation: Evaluation) -> list[Path]:
-    beside = (record.with_name(name) for name in (evaluation.predictions, evaluation.statistics))
-    return [record, *(file for file in beside if file.is_file())]

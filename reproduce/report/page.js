@@ -19,11 +19,11 @@ function show(key) {
   find('p-reference').textContent = cell.reference || '–';
   chip(find('p-verdict'), cell.verdict, cell.paper || cell.measured);
   chip(find('p-reference-verdict'), cell.reference_verdict, cell.reference);
-  const facts = cell.facts.flatMap(([name, text]) => {
+  const facts = Object.entries(cell.facts).flatMap(([name, text]) => {
     const term = document.createElement('dt');
     const value = document.createElement('dd');
     term.textContent = name;
-    if (name === 'Again' || name === 'Command') {
+    if (['repeat', 'to measure it', 'command'].includes(name)) {
       value.append(Object.assign(document.createElement('code'), { textContent: text }));
     } else {
       value.textContent = text;
@@ -48,9 +48,15 @@ function follow() {
     find('verdict').value = wanted.get('verdict') ?? '';
     filter();
     find('tables').scrollIntoView();
+  } else if (find(hash)) {
+    unfold(find(hash).querySelector(':scope > .fold') ?? find(hash));
+    find(hash).scrollIntoView();
   }
 }
 window.addEventListener('hashchange', follow);
+const unfold = (element) => {
+  for (let of = element?.closest('details'); of; of = of.parentElement.closest('details')) of.open = true;
+};
 
 document.addEventListener('click', (event) => {
   const opener = event.target.closest('[data-cell], [data-open]');
@@ -171,6 +177,7 @@ function filter() {
       } else counts.others += fits ? 1 : 0;
     }
     section.classList.toggle('empty', filtering && left === 0);
+    if (filtering && left) unfold(section.querySelector('.fold'));
     section.querySelector('.nothing').hidden = !filtering || left !== 0;
   }
   const others = counts.others === 1 ? '1 entry' : `${counts.others} entries`;

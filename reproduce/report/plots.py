@@ -1,17 +1,19 @@
 """Figures of the cells: accuracy over cost, deviations from the paper, results by class.
 
-Colours are Okabe and Ito's; shape and filling say the same, so that grey print loses nothing.
+Colours are close to Okabe and Ito's. Shapes and hatches say the same, for prints in grey.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from functools import partial
+from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import matplotlib
+import numpy as np
 
 matplotlib.use('agg')
 
@@ -26,11 +28,29 @@ from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import METRICS, TABLES, Column
-from reproduce.report.layout import Line, lines, off_by
+from reproduce.report.layout import Line, all_lines, line_of_cells, off_by
 from reproduce.report.placement import place
 
-BLUE, VERMILION, GREEN, SKY, ORANGE = '#0072b2', '#d55e00', '#009e73', '#56b4e9', '#e69f00'
-INK, PALE, LIGHT, PAPER = '#1c1c1e', '#8a8a8e', '#d8d8dc', '#ffffff'
+# The colours of figures and of the page, which are in light and in dark; figures are in light. The
+# colours of verdicts are among them, by the names that terminals have for them.
+PALETTE = {
+    'surface': ('#ffffff', '#16171a'),
+    'raised': ('#f6f6f4', '#1f2125'),
+    'ink': ('#1c1c1e', '#ececee'),
+    'soft': ('#5c5c62', '#a9abb2'),
+    'faint': ('#8a8a8e', '#84868e'),
+    'line': ('#dcdcd8', '#34363c'),
+    'blue': ('#0072b2', '#5ab2ea'),
+    'red': ('#c25100', '#ff9150'),
+    'green': ('#00805d', '#3cc79d'),
+    'yellow': ('#e69f00', '#f0b429'),
+    'cyan': ('#56b4e9', '#8ccbf2'),
+    'magenta': ('#a3458b', '#e08ccb'),
+    'white': ('#d8d8dc', '#44464d'),
+}
+COLOURS = {name: light for name, (light, _) in PALETTE.items()}
+INK, FAINT, SURFACE = COLOURS['ink'], COLOURS['faint'], COLOURS['surface']
+OWN, BASELINE = COLOURS['red'], COLOURS['blue']
 
 STYLE: dict[str, Any] = {
     'font.family': 'DejaVu Sans',
@@ -44,11 +64,10 @@ STYLE: dict[str, Any] = {
     'ytick.color': INK,
     'axes.linewidth': 0.6,
     'axes.grid': True,
-    'grid.color': PALE,
+    'grid.color': FAINT,
     'grid.alpha': 0.25,
     'grid.linewidth': 0.5,
     'axes.axisbelow': True,
-    'axes.titlesize': 9,
     'legend.frameon': False,
     'pdf.fonttype': 42,
     'svg.fonttype': 'none',
@@ -65,32 +84,35 @@ _ACCURACIES = {
     'sem_fpn_miou': (7, 'sem_fpn', 'miou'),
     'upernet_miou': (7, 'upernet', 'miou'),
 }
-_MARKERS = {'measured': 'o', 'printed': 'o', 'cited': '^'}
-_MEANINGS = {
-    'measured': 'measured',
-    'printed': 'accuracy as printed',
-    'cited': 'cited: no implementation here',
+_COSTS = ('flops_g', 'params_m')
+_FLOPS = {
+    'total': "FLOPs (G), all total: attention's products included",
+    'layer': 'FLOPs (G), all of layers only: without the products of attention',
 }
-# The colours of verdicts in figures.
-_PALETTE = {
-    **{'green': GREEN, 'blue': BLUE, 'red': VERMILION, 'yellow': ORANGE, 'cyan': SKY},
-    **{'magenta': INK, 'white': LIGHT, '': PAPER},
+# Where an accuracy comes from: its marker and the meaning of that.
+_KINDS = {
+    'measured': ('o', 'measured'),
+    'printed': ('o', 'accuracy as printed'),
+    'cited': ('^', 'cited: no implementation here'),
 }
 _BAR = {'edgecolor': INK, 'linewidth': 0.4}
 
 
-_FLOPS_HEADINGS = {
-    'total': "FLOPs (G), all total: attention's products included",
-    'layer': 'FLOPs (G), all of layers only: without the products of attention',
-}
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, which can be drawn whole or panel by panel.
 
-
-class Drawing(NamedTuple):
-    """A figure, its title, and one sentence that says what it shows."""
+    Attributes:
+        title: of the figure.
+        says: what it shows, in one or two sentences.
+        panels: the names of its panels.
+        draw: returns a figure with those of its panels that are named, from left to right.
+    """
 
     title: str
-    figure: Figure
     says: str
+    panels: tuple[str, ...]
+    draw: Callable[[Sequence[str]], Figure]
 
 
 @dataclass(frozen=True)
@@ -98,59 +120,61 @@ class Point:
     """One model in a figure.
 
     Attributes:
-        label, model: what it is called, and the printed row's name.
-        variant: the variant whose cost it is, where that is not the one that the row prints.
-        kind: where its accuracy is from, a key of `_MEANINGS`.
-        ours: whether it is one of the paper's own models.
-        fits: whether it stands for its row: of a row's variants, the one whose cost is nearest to
-            the printed cost.
+        line: the line of its table whose cost it is.
+        label: its name.
+        kind: where its accuracy is from, a key of `_KINDS`.
+        fits: whether it is the variant of its row whose cost is nearest to the printed one.
         x, y: its cost and its accuracy.
         printed: the printed accuracy where `y` is a measured one.
     """
 
+    line: Line
     label: str
-    model: str
-    variant: str
     kind: str
-    ours: bool
     fits: bool
     x: float
     y: float
     printed: float | None = None
 
 
-@matplotlib.rc_context(STYLE)
 def figures(
     cells: Sequence[Cell], records: Iterable[Evaluation] = (), convention: str = 'total'
 ) -> dict[str, Drawing]:
-    """Return all figures that cells and records allow, by file name.
+    """Return all figures of cells and records, by file name.
 
     Args:
         records: of these, those with results by class are drawn.
-        convention: which FLOPs all models are drawn over, 'total' or 'layer'.
+        convention: which FLOPs are the cost of all models, 'total' or 'layer'.
     """
-    tables = {n: lines(cells, n) for n in sorted({cell.table for cell in cells})}
+    tables = all_lines(cells)
     drawn: dict[str, Drawing] = {}
     for name, (number, framework, metric) in _ACCURACIES.items():
         if number in tables:
             column = TABLES[number].column(framework, metric)
-            key = name if convention == 'total' else f'{name}-{convention}'
-            drawn[key] = Drawing(
-                _title(number, column),
-                accuracy(tables[number], column, convention),
-                _of_accuracy(tables[number], column, convention),
+            what = column.group or TABLES[number].title.rpartition(',')[2].strip()
+            found = {c: points(tables[number], column, c, convention) for c in _COSTS}
+            drawn[name if convention == 'total' else f'{name}-{convention}'] = Drawing(
+                f'{what}: {column.metric.heading}',
+                _of_accuracy(found, column, convention),
+                _COSTS,
+                partial(_accuracy, found, column, convention),
             )
-    labels = _labels(tables)
+    labels = {key: line.label for key, line in line_of_cells(tables).items()}
     drawn['deviations'] = Drawing(
         'Deviations from the paper, all cells',
-        _deviations(cells, labels),
         _of_deviations(cells, labels),
+        tuple(_DEVIATIONS),
+        partial(_deviations, cells, labels),
     )
     for record in records:
         for metric, values in by_class(record).items():
-            title = f'{record.system or record.model}: {metric} by class'
+            best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
             drawn[f'classes-{record.stem}-{metric}'] = Drawing(
-                title, _classes(values, metric), _of_classes(values)
+                f'{record.system or record.model}: {metric} by class',
+                f'From {values[worst]:.1f} ({worst}) to {values[best]:.1f} ({best}), with a median '
+                f'of {median(values.values()):.1f}.',
+                ('classes',),
+                partial(_classes, values, metric),
             )
     return drawn
 
@@ -162,62 +186,50 @@ def save(figure: Figure, path: Path | BinaryIO, format: str) -> None:
     figure.savefig(path, format=format, dpi=200, metadata=undated.get(format))
 
 
+def by_class(record: Evaluation) -> dict[str, dict[str, float]]:
+    """Return a record's results of single classes in percent, by metric and class."""
+    found: dict[str, dict[str, float]] = {}
+    for name, metrics in record.per_class.items():
+        for metric, value in metrics.items():
+            found.setdefault(metric, {})[name] = value
+    return found
+
+
 def points(
     of_table: Sequence[Line], column: Column, cost: str, convention: str = 'total'
 ) -> list[Point]:
     """Return the models of a table that have both the accuracy in `column` and the cost `cost`.
 
-    A row's accuracy is drawn once: of its variants, at the cost of the one that fits the printed
-    cost. The others have a point only where their own accuracy was measured.
+    A printed accuracy is drawn once: of the variants of its row, at the cost of the one that is
+    nearest to the printed cost. The others have a point only where their accuracy was measured.
 
     Args:
         convention: which FLOPs are the cost, 'total' or 'layer'; all models are counted alike.
     """
     found = []
-    for of_row in _rows(of_table):
+    for _, members in groupby(of_table, key=lambda line: line.row):
+        of_row = list(members)
+        printed = of_row[0].cells.get(column.name)
+        value = float(printed.paper) if printed and printed.paper else None
         fitting = min(of_row, key=lambda line: _misfit(line, column))
         for line in of_row:
-            x = _cost(line, column, cost, convention)
-            y = line.cells.get(column.name)
-            # The printed accuracy is that of the row: which depths it is of is not known.
-            printed = of_row[0].cells.get(column.name) if line is fitting else None
-            value = float(printed.paper) if printed and printed.paper else None
-            kind = 'cited' if y and y.verdict is Verdict.CITED else 'printed'
-            if y is not None and y.measured is not None:
-                kind = 'measured'
-            shown = y.measured if kind == 'measured' else value
-            if x is None or shown is None:
+            x, cell = _cost(line, column, cost, convention), line.cells.get(column.name)
+            is_measured = cell is not None and cell.measured is not None
+            if x is None or not (is_measured or (line is fitting and value is not None)):
                 continue
-            found.append(
-                Point(
-                    # A printed accuracy is the row's, and not that of the variant.
-                    label=(line if kind == 'measured' else of_row[0]).label,
-                    model=line.model,
-                    variant=line.variant,
-                    kind=kind,
-                    ours=line.own,
-                    fits=line is fitting,
-                    x=x,
-                    y=shown,
-                    printed=value if kind == 'measured' else None,
+            if is_measured:
+                own = value if line is fitting else None
+                found.append(
+                    Point(line, line.label, 'measured', line is fitting, x, cell.measured, own)
                 )
-            )
+            else:
+                kind = 'cited' if cell and cell.verdict is Verdict.CITED else 'printed'
+                found.append(Point(line, of_row[0].label, kind, True, x, value))
     return found
 
 
-def _rows(of_table: Sequence[Line]) -> list[list[Line]]:
-    """Return the lines of each printed row: one, or one for each of its variants."""
-    rows: list[list[Line]] = []
-    for line in of_table:
-        if line.variant and rows and rows[-1][0].model == line.model:
-            rows[-1].append(line)
-        else:
-            rows.append([line])
-    return rows
-
-
 def _misfit(line: Line, column: Column) -> float:
-    """Return how far the cost of a line is from the printed one, in tolerances."""
+    """Return the distance of the cost of a line from the printed one, in tolerances."""
     return sum(
         abs(cell.difference) / cell.tolerance
         for cell in line.cells.values()
@@ -229,112 +241,12 @@ def _misfit(line: Line, column: Column) -> float:
 
 
 def _cost(line: Line, column: Column, cost: str, convention: str) -> float | None:
-    of_table = TABLES[line.table]
-    found = of_table.column(column.framework.name, cost)
+    found = TABLES[line.row.table].column(column.framework.name, cost)
     cell = found and line.cells.get(found.name)
     if cell is None:
         return None
-    # A printed value alone does not tell which FLOPs it counts.
+    # A printed value alone does not say which FLOPs it counts.
     return cell.flops(convention) if cost == 'flops_g' else cell.value
-
-
-def by_class(record: Evaluation) -> dict[str, dict[str, float]]:
-    """Return a record's results of single classes in percent, by metric and class."""
-    found: dict[str, dict[str, float]] = {}
-    for name, metrics in record.per_class.items():
-        for metric, value in metrics.items():
-            found.setdefault(metric, {})[name] = value
-    return found
-
-
-def _title(table: int, column: Column) -> str:
-    name = column.group or TABLES[table].title.rpartition(',')[2].strip()
-    return f'{name}: {column.metric.heading}'
-
-
-@matplotlib.rc_context(STYLE)
-def accuracy(of_table: Sequence[Line], column: Column, convention: str = 'total') -> Figure:
-    """Draw the accuracy in `column` of a table's models over their FLOPs and their parameters.
-
-    Args:
-        convention: which FLOPs, 'total' or 'layer'; all models are counted alike.
-    """
-    figure = Figure(figsize=(10, 4.6 + 0.16 * max(0, len(of_table) - 20)))
-    axes = figure.subplots(1, 2, sharey=True)
-    # Labels are placed in the axes as they stay: no layout may move them afterwards.
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.135, top=0.91, wspace=0.04)
-    drawn = []
-    for axis, cost in zip(axes, ('flops_g', 'params_m'), strict=True):
-        found = points(of_table, column, cost, convention)
-        heading = METRICS[cost].heading
-        axis.set_xlabel(_FLOPS_HEADINGS[convention] if cost == 'flops_g' else heading)
-        values = [point.x for point in found]
-        if values and max(values) > 10 * min(values):
-            axis.set_xscale('log')
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter(ScalarFormatter())
-            axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.margins(0.12, 0.08)
-        _scatter(axis, found)
-        if steps := _steps(frontier(found)):
-            axis.plot(*zip(*steps, strict=True), color=PALE, lw=0.8, ls='--', zorder=0)
-        drawn.append(found)
-    for axis, found in zip(axes, drawn, strict=True):
-        axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())  # labels do not move them any more
-        _label(axis, found)
-    axes[0].set_ylabel(column.metric.heading)
-    used = {point.kind for found in drawn for point in found}
-    if any(point.printed is not None for found in drawn for point in found):
-        used.add('printed')
-    kinds = [kind for kind in _MEANINGS if kind in used]
-    handles = [
-        Line2D([], [], ls='', marker=_MARKERS[k], **_filling(k, INK), label=_MEANINGS[k])
-        for k in kinds
-    ]
-    ours = Line2D([], [], color=VERMILION, lw=1, label='MAFormer')
-    efficient = Line2D([], [], color=PALE, lw=0.8, ls='--', label='efficient frontier')
-    figure.legend(handles=[ours, *handles, efficient], loc='upper center', ncols=5)
-    if remark := _remark(drawn):
-        figure.text(0.99, 0.012, remark, ha='right', fontsize=7, color=PALE)
-    return figure
-
-
-def _remark(drawn: Sequence[Sequence[Point]]) -> str:
-    """Return what has to be known about the points of a figure's two halves."""
-    by_flops, by_params = drawn
-    parts = []
-    for point in by_params:
-        if point.fits and point.variant:
-            parts.append(
-                f'{point.model}: at the cost of depths {point.variant}, which fits the printed cost'
-            )
-    if left := sorted({p.model for p in by_params} - {p.model for p in by_flops}):
-        parts.append(f'not counted, so not on the left: {", ".join(left)}')
-    return '; '.join(dict.fromkeys(parts))
-
-
-def _filling(kind: str, colour: str) -> dict[str, Any]:
-    filled = colour if kind == 'measured' else PAPER
-    return {'mfc': filled, 'mec': colour, 'mew': 1.2, 'ms': 6}
-
-
-def _scatter(axis: Axes, found: Sequence[Point]) -> None:
-    for ours, kind in product((False, True), _MARKERS):
-        colour = VERMILION if ours else BLUE
-        chosen = [point for point in found if point.ours is ours and point.kind == kind]
-        for point in chosen:
-            if point.printed is not None:
-                axis.plot([point.x] * 2, [point.printed, point.y], color=colour, lw=0.7, ls=':')
-        both = [(point.x, point.printed) for point in chosen if point.printed is not None]
-        _markers(axis, both, 'printed', colour)
-        _markers(axis, [(point.x, point.y) for point in chosen], kind, colour)
-    line = _line(found)
-    axis.plot([x for x, _ in line], [y for _, y in line], color=VERMILION, lw=1, zorder=1)
-
-
-def _markers(axis: Axes, spots: Sequence[tuple[float, float]], kind: str, colour: str) -> None:
-    if spots:
-        axis.plot(*zip(*spots, strict=True), ls='', marker=_MARKERS[kind], **_filling(kind, colour))
 
 
 def frontier(found: Iterable[Point]) -> list[Point]:
@@ -346,37 +258,127 @@ def frontier(found: Iterable[Point]) -> list[Point]:
     return edge
 
 
-def _steps(edge: Sequence[Point]) -> list[tuple[float, float]]:
-    """Return the vertices of the frontier: level up to the next model, and up to its accuracy."""
-    corners = [(later.x, earlier.y) for earlier, later in pairwise(edge)]
-    ends = [(point.x, point.y) for point in edge]
-    return [spot for pair in zip(ends, [*corners, None], strict=True) for spot in pair if spot]
-
-
-def _of_accuracy(of_table: Sequence[Line], column: Column, convention: str) -> str:
-    """Return what the figure of an accuracy shows: which models are efficient."""
-    parts = []
-    for cost, name in (('flops_g', f'{convention} FLOPs'), ('params_m', 'parameters')):
-        edge = frontier(points(of_table, column, cost, convention))
-        if edge:
-            parts.append(f'{_listed(point.label for point in edge)} for their {name}')
-    drawn = points(of_table, column, 'params_m', convention)
-    measured = sum(point.kind == 'measured' for point in drawn)
-    source = (
-        f'{measured} of {len(drawn)} are measured here' if measured else 'none is measured here'
-    )
+def _of_accuracy(found: Mapping[str, Sequence[Point]], column: Column, convention: str) -> str:
+    """Return what the figure of an accuracy shows: the models on the frontier."""
+    parts = [
+        f'{name} {", ".join(point.label for point in edge)}'
+        for cost, name in (('flops_g', f'by {convention} FLOPs'), ('params_m', 'by parameters'))
+        if (edge := frontier(found[cost]))
+    ]
     if not parts:
         return 'No model has both a cost and an accuracy.'
-    best = ' and '.join(parts)
-    return f'By the accuracies shown, of which {source}, the best are {best}.'
+    drawn = found['params_m']
+    measured = sum(point.kind == 'measured' for point in drawn)
+    assumed = ''
+    if convention == 'total' and column.framework.task != 'imagenet':
+        assumed = ' MAFormer is counted with attention over the whole map in stages 3 and 4.'
+    return (
+        f'On the efficient frontier are, {"; ".join(parts)}. {measured or "None"} of the '
+        f'{len(drawn)} accuracies {"are" if measured > 1 else "is"} measured here.{assumed}'
+    )
 
 
-def _listed(names: Iterable[str]) -> str:
-    *first, last = names
-    return f'{", ".join(first)} and {last}' if first else last
+@matplotlib.rc_context(STYLE)
+def _accuracy(
+    found: Mapping[str, Sequence[Point]], column: Column, convention: str, panels: Sequence[str]
+) -> Figure:
+    """Draw accuracies over costs, a panel for each cost."""
+    rows = max(map(len, found.values()))
+    height = 4.9 + 0.1 * max(0, rows - 20)
+    figure, every = _empty((5 * len(panels), height), panels, left=0.6, bottom=0.7)
+    every[0].set_ylabel(column.metric.heading)
+    for axes, cost in zip(every, panels, strict=True):
+        axes.set_xlabel(_FLOPS[convention] if cost == 'flops_g' else METRICS[cost].heading)
+        values = [point.x for point in found[cost]]
+        if values and max(values) > 10 * min(values):
+            axes.set_xscale('log')
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(0.17, 0.08)
+        _scatter(axes, found[cost])
+    shown = [point for cost in panels for point in found[cost]]
+    used = {p.kind for p in shown} | {'printed' for p in shown if p.printed is not None}
+    handles = [
+        Line2D([], [], color=OWN, lw=1, label='MAFormer'),
+        *(
+            Line2D([], [], label=text, **_marker(k, INK))
+            for k, (_, text) in _KINDS.items()
+            if k in used
+        ),
+        Line2D([], [], color=FAINT, lw=0.8, ls='--', label='efficient frontier'),
+    ]
+    figure.legend(handles=handles, loc='upper center', ncols=3 if len(panels) == 1 else 5)
+    if remark := _remark(found, panels):
+        figure.text(0.99, 0.012, remark, ha='right', fontsize=7, color=COLOURS['soft'])
+    for axes, cost in zip(every, panels, strict=True):
+        texts = [
+            axes.text(
+                *(point.x, point.y, point.label),
+                fontsize=7,
+                fontweight='bold' if point.line.row.own else 'normal',
+                color=OWN if point.line.row.own else INK,
+            )
+            for point in found[cost]
+        ]
+        spots = [(p.x, p.y) for p in found[cost]]
+        spots += [(p.x, p.printed) for p in found[cost] if p.printed is not None]
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+        lines = [line.get_xydata() for line in axes.lines if line.get_marker() == 'None']
+        place(axes, texts, spots, lines, FAINT)
+    return figure
 
 
-def _of_deviations(cells: Iterable[Cell], labels: Mapping[tuple[int, str], str]) -> str:
+def _remark(found: Mapping[str, Sequence[Point]], panels: Sequence[str]) -> str:
+    """Return which variants are drawn, and which models have no FLOPs."""
+    parts = [
+        f'{p.line.row.model}: at the cost of depths {p.line.variant}, which fits the printed cost'
+        for p in found['params_m']
+        if p.fits and p.line.variant
+    ]
+    counted = {point.line.row.model for point in found['flops_g']}
+    left = {p.line.row.model for p in found['params_m']} - counted
+    if left and 'flops_g' in panels:
+        parts.append(f'FLOPs not counted: {", ".join(sorted(left))}')
+    return '; '.join(dict.fromkeys(parts))
+
+
+def _marker(kind: str, colour: str) -> dict[str, Any]:
+    fill = colour if kind == 'measured' else SURFACE
+    return {'ls': '', 'marker': _KINDS[kind][0], 'mfc': fill, 'mec': colour, 'mew': 1.2, 'ms': 6}
+
+
+def _scatter(axes: Axes, found: Sequence[Point]) -> None:
+    for point in found:
+        colour = OWN if point.line.row.own else BASELINE
+        if point.printed is not None:
+            axes.plot([point.x] * 2, [point.printed, point.y], color=colour, lw=0.7, ls=':')
+            axes.plot(point.x, point.printed, **_marker('printed', colour))
+        axes.plot(point.x, point.y, **_marker(point.kind, colour))
+    # A line through the sizes of the own model, with token labeling where there are both.
+    sizes = {p.line.row.model: (p.x, p.y) for p in found if p.line.row.own and p.fits}
+    axes.plot(*zip(*sorted(sizes.values()), strict=True), color=OWN, lw=1, zorder=1)
+    # The frontier is level up to the next model.
+    x, y = np.transpose([(point.x, point.y) for point in frontier(found)])
+    steps = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+    axes.plot(*steps, color=FAINT, lw=0.8, ls='--', zorder=0)
+
+
+def _empty(
+    size: tuple[float, float], panels: Sequence[str], left: float, bottom: float, **grid: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and the axes of its panels; sizes and margins are in inches."""
+    figure = Figure(size)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, **grid)[0]
+    width, height = size
+    figure.subplots_adjust(
+        **{'left': left / width, 'right': 1 - 0.1 / width, 'wspace': 0.04},
+        **{'bottom': bottom / height, 'top': 1 - 0.45 / height},
+    )
+    return figure, list(axes)
+
+
+def _of_deviations(cells: Iterable[Cell], labels: Mapping[tuple, str]) -> str:
     """Return what the figure of the deviations shows: how many cells match, and the farthest."""
     judged = [cell for cell in cells if cell.difference is not None and cell.tolerance]
     if not judged:
@@ -384,71 +386,29 @@ def _of_deviations(cells: Iterable[Cell], labels: Mapping[tuple[int, str], str])
     inside = sum(abs(cell.difference) <= cell.tolerance for cell in judged)
     farthest = max(judged, key=lambda cell: abs(cell.difference) / cell.tolerance)
     return (
-        f'Of {len(judged)} measured cells {inside} lie within the tolerance; farthest from it is '
-        f'{labels[farthest.table, farthest.system]} in Table {farthest.table}, '
-        f'{farthest.column.metric.heading}: {off_by(farthest)}.'
+        f'Of {len(judged)} measured cells {inside} are within the tolerance; farthest from it is '
+        f'{labels[farthest.key]} in Table {farthest.table}, {farthest.column.metric.heading}: '
+        f'{off_by(farthest)}.'
     )
 
 
-def _of_classes(values: Mapping[str, float]) -> str:
-    best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
-    return (
-        f'From {values[worst]:.1f} ({worst}) to {values[best]:.1f} ({best}), with a median of '
-        f'{median(values.values()):.1f}.'
-    )
-
-
-def _line(found: Iterable[Point]) -> list[tuple[float, float]]:
-    """Return one point for each size of MAFormer, with token labeling where there are both."""
-    sizes = {point.model: (point.x, point.y) for point in found if point.ours and point.fits}
-    return sorted(sizes.values())
-
-
-def _label(axis: Axes, found: Sequence[Point]) -> None:
-    texts = [
-        axis.text(
-            point.x,
-            point.y,
-            point.label,
-            fontsize=7,
-            fontweight='bold' if point.ours else 'normal',
-            color=VERMILION if point.ours else INK,
-        )
-        for point in found
-    ]
-    markers = [(p.x, p.y) for p in found]
-    markers += [(p.x, p.printed) for p in found if p.printed is not None]
-    place(axis, texts, markers, [_line(found), _steps(frontier(found))], PALE)
-
-
-def _labels(tables: Mapping[int, Sequence[Line]]) -> dict[tuple[int, str], str]:
-    """Return what each system is called in each table."""
-    return {
-        (table, system): line.label
-        for table, of_table in tables.items()
-        for line in of_table
-        for system in line.systems
-    }
-
-
-def _deviations(cells: Sequence[Cell], labels: Mapping[tuple[int, str], str]) -> Figure:
-    """Return every cell: left how far from the printed value, right how many have which verdict."""
+@matplotlib.rc_context(STYLE)
+def _deviations(
+    cells: Sequence[Cell], labels: Mapping[tuple, str], panels: Sequence[str]
+) -> Figure:
+    """Draw every cell: how far it is from the printed value, and how many have which verdict."""
     kinds = list(dict.fromkeys((cell.table, cell.metric) for cell in cells))
     rows = {kind: index for index, kind in enumerate(kinds)}
-    figure = Figure(figsize=(10, 1.3 + 0.21 * len(kinds)))
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
-    inch = 1 / figure.get_figheight()
-    figure.subplots_adjust(
-        left=0.17, right=0.99, bottom=0.55 * inch, top=1 - 0.55 * inch, wspace=0.05
-    )
-    left.set_yticks(range(len(kinds)), [_row_name(*kind) for kind in kinds], fontsize=7)
-    left.set_ylim(len(kinds) - 0.4, -0.6)
-    for earlier, later in pairwise(kinds):
-        if earlier[0] != later[0]:
-            for axis in (left, right):
-                axis.axhline(rows[later] - 0.5, color=PALE, lw=0.6)
-    _distances(left, cells, rows, labels)
-    used = _counts(right, cells, rows)
+    size = (6 if len(panels) == 1 else 10, 1.3 + 0.21 * len(kinds))
+    ratios = [{'distances': 3, 'counts': 1}[name] for name in panels]
+    figure, every = _empty(size, panels, left=1.6, bottom=0.55, width_ratios=ratios)
+    every[0].set_yticks(range(len(kinds)), [_row_name(*kind) for kind in kinds], fontsize=7)
+    every[0].set_ylim(len(kinds) - 0.4, -0.6)
+    for axes in every:
+        for earlier, later in pairwise(kinds):
+            if earlier[0] != later[0]:
+                axes.axhline(rows[later] - 0.5, color=FAINT, lw=0.6)
+    used = list(dict.fromkeys(v for v in Verdict if any(cell.verdict is v for cell in cells)))
     figure.legend(
         [_handle(verdict) for verdict in used],
         map(str, used),
@@ -456,100 +416,98 @@ def _deviations(cells: Sequence[Cell], labels: Mapping[tuple[int, str], str]) ->
         ncols=len(used),
         handler_map={tuple: HandlerTuple(ndivide=None)},
     )
+    for axes, name in zip(every, panels, strict=True):
+        _DEVIATIONS[name](axes, cells, rows)
+    if 'distances' in panels:
+        judged = _distances(cells, rows)
+        texts = [
+            every[0].text(*spot, labels[cell.key], fontsize=6)
+            for cell, spot in judged
+            if cell.verdict not in (Verdict.MATCH, Verdict.BETTER)
+        ]
+        place(every[0], texts, [spot for _, spot in judged], colour=FAINT)
     return figure
 
 
 def _distances(
-    axis: Axes,
-    cells: Iterable[Cell],
-    rows: Mapping[tuple[int, str], int],
-    labels: Mapping[tuple[int, str], str],
-) -> None:
-    judged = [
+    cells: Iterable[Cell], rows: Mapping[tuple[int, str], int]
+) -> list[tuple[Cell, tuple[float, int]]]:
+    """Return the measured cells with their distance in tolerances and their row."""
+    return [
         (cell, (cell.difference / cell.tolerance, rows[cell.table, cell.metric]))
         for cell in cells
         if cell.difference is not None and cell.tolerance
     ]
-    axis.axvspan(-1, 1, color=GREEN, alpha=0.12, lw=0)
-    axis.axvline(0, color=PALE, lw=0.6)
+
+
+def _draw_distances(axes: Axes, cells: Iterable[Cell], rows: Mapping[tuple[int, str], int]) -> None:
+    judged = _distances(cells, rows)
+    axes.axvspan(-1, 1, color=COLOURS['green'], alpha=0.12, lw=0)
+    axes.axvline(0, color=FAINT, lw=0.6)
     for verdict in Verdict:
         if spots := [spot for cell, spot in judged if cell.verdict is verdict]:
-            axis.plot(*zip(*spots, strict=True), **_dot(verdict))
+            axes.plot(*zip(*spots, strict=True), **_dot(verdict))
     limit = 1.3 * max([2.0, *(abs(x) for _, (x, _) in judged)])
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick < limit]
-    axis.set_xscale('symlog', linthresh=2)
-    axis.set_xticks([*(-tick for tick in ticks[::-1]), 0, *ticks])
-    axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlim(-limit, limit)
-    axis.set_xlabel(
-        'measured − printed, in tolerances; in the band a cell matches; FLOPs as each row counts'
-    )
-    texts = [
-        axis.text(*spot, labels[cell.table, cell.system], fontsize=6)
-        for cell, spot in judged
-        if cell.verdict not in (Verdict.MATCH, Verdict.BETTER)
-    ]
-    place(axis, texts, [spot for _, spot in judged], [], PALE, apart=8)
+    axes.set_xscale('symlog', linthresh=2)
+    axes.set_xticks([*(-tick for tick in ticks[::-1]), 0, *ticks])
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(-limit, limit)
+    axes.set_xlabel('measured − printed, in tolerances; in the band a cell matches')
 
 
-def _counts(
-    axis: Axes, cells: Iterable[Cell], rows: Mapping[tuple[int, str], int]
-) -> list[Verdict]:
-    """Draw how many cells of each row have which verdict; returns the verdicts that occur."""
+def _draw_counts(axes: Axes, cells: Iterable[Cell], rows: Mapping[tuple[int, str], int]) -> None:
     counts = Counter((cell.table, cell.metric, cell.verdict) for cell in cells)
-    used = [verdict for verdict in Verdict if any(key[2] is verdict for key in counts)]
     start = [0] * len(rows)
-    for verdict in used:
-        colour, hatch = _PALETTE[verdict.about.colour], verdict.about.hatch
+    for verdict in Verdict:
         widths = [counts[*kind, verdict] for kind in rows]
-        axis.barh(range(len(rows)), widths, 0.7, start, color=colour, hatch=hatch, **_BAR)
-        start = [a + b for a, b in zip(start, widths, strict=True)]
-    axis.set_xlabel('cells')
-    axis.tick_params(axis='y', length=0)
-    axis.grid(axis='y', visible=False)
-    return used
+        if any(widths):
+            axes.barh(range(len(rows)), widths, 0.7, start, **_bar(verdict))
+            start = [a + b for a, b in zip(start, widths, strict=True)]
+    axes.set_xlim(0, 1.05 * max(start))
+    axes.set_xlabel('cells')
+    axes.tick_params(axis='y', length=0)
+    axes.grid(axis='y', visible=False)
 
 
-def _handle(verdict: Verdict) -> tuple[Any, ...]:
-    about = verdict.about
-    patch = Patch(facecolor=_PALETTE[about.colour], hatch=about.hatch, **_BAR)
-    return (patch, Line2D([], [], **_dot(verdict))) if about.marker else (patch,)
+_DEVIATIONS = {'distances': _draw_distances, 'counts': _draw_counts}
+
+
+def _bar(verdict: Verdict) -> dict[str, Any]:
+    colour = COLOURS.get(verdict.about.colour, SURFACE)
+    return {'facecolor': colour, 'hatch': verdict.about.hatch, **_BAR}
 
 
 def _dot(verdict: Verdict) -> dict[str, Any]:
-    colour, marker = _PALETTE[verdict.about.colour], verdict.about.marker
-    return {
-        'marker': marker,
-        'ms': 4.5,
-        'mfc': colour,
-        'mec': INK,
-        'mew': 0.4,
-        'ls': '',
-        'alpha': 0.9,
-    }
+    colour = COLOURS.get(verdict.about.colour, SURFACE)
+    style = {'ms': 4.5, 'mfc': colour, 'mec': INK, 'mew': 0.4, 'ls': '', 'alpha': 0.9}
+    return {'marker': verdict.about.marker, **style}
+
+
+def _handle(verdict: Verdict) -> tuple[Any, ...]:
+    patch = Patch(**_bar(verdict))
+    return (patch, Line2D([], [], **_dot(verdict))) if verdict.about.marker else (patch,)
 
 
 def _row_name(table: int, name: str) -> str:
     column = TABLES[table].columns[name]
-    return ' '.join(
-        filter(None, (f'Table {table} ', column.framework.short_heading, column.metric.heading))
-    )
+    parts = (f'Table {table} ', column.framework.short_heading, column.metric.heading)
+    return ' '.join(filter(None, parts))
 
 
-def _classes(values: Mapping[str, float], metric: str) -> Figure:
-    """Return one bar a class, the best on top."""
+@matplotlib.rc_context(STYLE)
+def _classes(values: Mapping[str, float], metric: str, panels: Sequence[str]) -> Figure:
+    """Draw one bar a class, the best on top."""
     ordered = sorted(values.items(), key=lambda item: (-item[1], item[0]))
-    figure = Figure(figsize=(10, 1.0 + 0.16 * len(ordered)))
-    axis = figure.subplots()
-    inch = 1 / figure.get_figheight()
-    figure.subplots_adjust(left=0.2, right=0.97, bottom=0.5 * inch, top=1 - 0.15 * inch)
+    size = (5 if len(ordered) < 20 else 10, 1.1 + 0.16 * len(ordered))
+    figure, (axes,) = _empty(size, panels, left=1.6, bottom=0.5)
     places = range(len(ordered))
-    axis.barh(places, [value for _, value in ordered], 0.7, color=BLUE)
+    axes.barh(places, [value for _, value in ordered], 0.7, color=BASELINE)
     for spot, (_, value) in zip(places, ordered, strict=True):
-        axis.text(value + 0.5, spot, f'{value:.1f}', va='center', fontsize=6)
-    axis.set_yticks(places, [name for name, _ in ordered], fontsize=7)
-    axis.set(xlim=(0, 105), ylim=(len(ordered) - 0.4, -0.6))
-    axis.set_xlabel(f'{metric} (%)')
-    axis.grid(axis='y', visible=False)
+        axes.text(value + 0.5, spot, f'{value:.1f}', va='center', fontsize=6)
+    axes.set_yticks(places, [name for name, _ in ordered], fontsize=7)
+    axes.set(xlim=(0, 105), ylim=(len(ordered) - 0.4, -0.6))
+    axes.set_xlabel(f'{metric} (%)')
+    axes.grid(axis='y', visible=False)
     return figure

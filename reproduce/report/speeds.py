@@ -17,8 +17,8 @@ class Speed(BaseModel):
     Attributes:
         model: a timm model, or a system of the tables.
         images_per_s: the median of several rounds.
-        peak_memory_mib: what a pass adds to the memory in use: of a classifier the one that gives
-            the features of one 800 x 1280 image, of others that of one image of `size`.
+        peak_memory_mib: the memory that a forward pass adds: of a classifier, that of the features
+            of one 800 x 1280 image; of others, that of one image of `size`.
         device: its name, and for a CPU the number of threads.
         precision, batch_size: of the images/s.
         torch: the version.
@@ -47,22 +47,20 @@ def load_speeds(results: Path) -> dict[str, Speed]:
     """Return what the benchmark measured, by model; nothing where it was not run.
 
     Raises:
-        UserError: if the file is malformed, or of several runs: speeds of two devices are no
-            comparison.
+        UserError: if the file is malformed, or holds speeds that cannot be compared.
     """
     path = results / FILE
     if not path.is_file():
         return {}
     speeds = [speed for _, speed in read_csv(path, Speed)]
-    of_size = {(s.size, s.batch_size) for s in speeds}
-    runs = {s.run for s in speeds}
+    sizes = {(speed.size, speed.batch_size) for speed in speeds}
     if (
-        len(runs) > 1
-        or len(of_size) > len({size for size, _ in of_size})
-        or len({s.model for s in speeds}) < len(speeds)
+        len({speed.run for speed in speeds}) > 1
+        or len(sizes) > len({size for size, _ in sizes})
+        or len({speed.model for speed in speeds}) < len(speeds)
     ):
         raise UserError(
-            f'{path} holds several runs of the benchmark, which do not compare: write it again '
+            f'{path} holds several runs of the benchmark, which cannot be compared: write it again '
             'with `make benchmark`.'
         )
     return {speed.model: speed for speed in speeds}
@@ -71,18 +69,18 @@ def load_speeds(results: Path) -> dict[str, Speed]:
 def keep_speeds(results: Path, measured: Collection[Speed]) -> Path:
     """Write what one run measured; return the file.
 
-    Earlier lines stay where they compare: those of images of another size, measured in the same
-    way on the same device.
+    Earlier lines are kept if they can be compared: those of images of another size, measured in the
+    same way on the same device.
 
     Raises:
         UserError: if it cannot be written.
     """
     try:
         earlier = load_speeds(results).values()
-    except UserError:  # of another version, or of several runs: it is made anew
+    except UserError:  # of another version, or of several runs
         earlier = ()
-    new = {speed.model for speed in measured}
-    runs, sizes = {s.run for s in measured}, {s.size for s in measured}
+    new, sizes = {speed.model for speed in measured}, {speed.size for speed in measured}
+    runs = {speed.run for speed in measured}
     kept = [s for s in earlier if s.run in runs and s.size not in sizes and s.model not in new]
     path = results / FILE
     write_csv(path, Speed, [speed.model_dump() for speed in (*kept, *measured)])
@@ -90,14 +88,13 @@ def keep_speeds(results: Path, measured: Collection[Speed]) -> Path:
 
 
 def conditions(speeds: Collection[Speed]) -> str:
-    """Return how the speeds were measured that a table shows, as a phrase."""
+    """Return how speeds were measured, as a phrase."""
     first = next(iter(speeds))
-    sizes = {s.size: s.batch_size for s in speeds}
-    memory = 'the features of one 800 x 1280 image'
-    if '224 x 224' not in sizes:
-        memory = 'the forward pass of one image'
+    sizes = {speed.size: speed.batch_size for speed in speeds}
     at = ' and '.join(f'{size} in batches of {batch}' for size, batch in sizes.items())
-    compiled = ', compiled' if first.compiled else ''
+    classifiers = '224 x 224' in sizes
+    memory = 'features of one 800 x 1280 image' if classifiers else 'forward pass of one image'
     return (
-        f'images/s at {at}, {first.precision}{compiled}, on {first.device}; peak memory of {memory}'
+        f'images/s at {at}, {first.precision}{", compiled" if first.compiled else ""}, on '
+        f'{first.device}; peak memory of the {memory}'
     )

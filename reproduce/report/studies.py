@@ -1,36 +1,27 @@
-"""Figures and tables of the ablation studies: a forest plot of the claims, and learning curves."""
+"""Figures of the ablation studies: the differences that they measured, and learning curves."""
 
-from itertools import cycle
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import cycle, product
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 import matplotlib
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reproduce.ablation import rendering
 from reproduce.ablation.judging import DesignVerdict
 from reproduce.ablation.outcomes import Outcomes, load_outcomes
-from reproduce.report.plots import (
-    BLUE,
-    GREEN,
-    INK,
-    ORANGE,
-    PALE,
-    PAPER,
-    SKY,
-    STYLE,
-    VERMILION,
-    Drawing,
-)
+from reproduce.report.plots import COLOURS, FAINT, INK, OWN, STYLE, SURFACE, Drawing
 
 _VERDICTS = {
-    DesignVerdict.SUPPORTED: (GREEN, 'o'),
-    DesignVerdict.CONTRADICTED: (VERMILION, 'X'),
-    DesignVerdict.UNRESOLVED: (BLUE, 's'),
+    DesignVerdict.SUPPORTED: (COLOURS['green'], 'o'),
+    DesignVerdict.CONTRADICTED: (COLOURS['red'], 'X'),
+    DesignVerdict.UNRESOLVED: (COLOURS['blue'], 's'),
 }
-_LINES = [(colour, style) for style in ('-', '--', ':') for colour in (BLUE, GREEN, ORANGE, SKY)]
+_LINES = tuple(product(('-', '--', ':'), (COLOURS[c] for c in ('blue', 'green', 'yellow', 'cyan'))))
+_CURVES = {'loss': 'training loss', 'top1': 'Top-1 (%) of the averaged weights'}
 
 
 def load_studies(results: Path) -> list[Outcomes]:
@@ -42,63 +33,55 @@ def load_studies(results: Path) -> list[Outcomes]:
     return [load_outcomes(p.parent) for p in sorted(results.glob('ablations/*/study.toml'))]
 
 
-def section(outcomes: Outcomes) -> dict[str, Any]:
-    """Return what the page tells of a study."""
-    study = outcomes.study
-    return {
-        'name': study.name,
-        'about': rendering.about(outcomes),
-        'limits': study.limits.strip(),
-        'headings': rendering.HEADINGS,
-        'rows': rendering.rows(outcomes),
-        'sentences': [rendering.sentence(judged) for judged in outcomes.judgements],
-        'method': rendering.METHOD,
-    }
-
-
 def study_figures(outcomes: Outcomes) -> dict[str, Drawing]:
     """Return the figures of a study, by file name."""
     name, judged = outcomes.study.name, outcomes.judgements
     resolved = sum(one.verdict is not DesignVerdict.UNRESOLVED for one in judged)
+    means = _means(outcomes)
+    last = {variant: curves['top1'][-1] for variant, curves in means.items()}
+    says = 'No run has a curve.'
+    if last:
+        best, worst = max(last, key=last.__getitem__), min(last, key=last.__getitem__)
+        says = (
+            f'At the end, Top-1 is between {last[worst]:.1f} % ({worst}) and {last[best]:.1f} % '
+            f'({best}).'
+        )
     return {
         f'ablation-{name}-claims': Drawing(
             f'Study {name}: the measured differences, and those of the paper',
-            _forest(outcomes),
             f'{resolved} of {len(judged)} differences are significant at this size.',
+            ('claims',),
+            partial(_forest, outcomes),
         ),
         f'ablation-{name}-curves': Drawing(
             f'Study {name}: learning curves, means over the seeds',
-            _curves(outcomes),
-            _of_curves(outcomes),
+            says,
+            tuple(_CURVES),
+            partial(_curves, means),
         ),
     }
 
 
-def _of_curves(outcomes: Outcomes) -> str:
-    last = max((line.epoch for line in outcomes.curves), default=0)
-    ends: dict[str, list[float]] = {}
-    for line in outcomes.curves:
-        if line.epoch == last:
-            ends.setdefault(line.variant, []).append(line.top1)
-    means = {variant: float(np.mean(values)) for variant, values in ends.items()}
-    if not means:
-        return 'No run has a curve.'
-    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
-    return (
-        f'After {last} epochs Top-1 is between {means[worst]:.1f} % ({worst}) and '
-        f'{means[best]:.1f} % ({best}).'
-    )
+def _means(outcomes: Outcomes) -> dict[str, dict[str, list[float]]]:
+    """Return the mean curves over the seeds of each variant: epochs, loss and Top-1."""
+    found = {}
+    for variant in outcomes.study.variant:
+        lines = [line for line in outcomes.curves if line.variant == variant.name]
+        if epochs := sorted({line.epoch for line in lines}):
+            found[variant.name] = {'epoch': epochs} | {
+                value: [fmean(getattr(x, value) for x in lines if x.epoch == e) for e in epochs]
+                for value in _CURVES
+            }
+    return found
 
 
 @matplotlib.rc_context(STYLE)
-def _forest(outcomes: Outcomes) -> Figure:
+def _forest(outcomes: Outcomes, panels: Sequence[str]) -> Figure:
     """Draw each claim's mean difference with its 95 % interval, and the paper's difference."""
     judged = outcomes.judgements
-    figure = Figure(figsize=(10, 1.2 + 0.34 * len(judged)))
-    axes = figure.subplots()
-    inch = 1 / figure.get_figheight()
-    figure.subplots_adjust(left=0.33, right=0.98, bottom=0.5 * inch, top=1 - 0.4 * inch)
-    axes.axvline(0, color=PALE, lw=0.8)
+    figure = Figure((8, 1.2 + 0.34 * len(judged)), layout='constrained')
+    axes: Axes = figure.subplots()
+    axes.axvline(0, color=FAINT, lw=0.8)
     for place, one in enumerate(judged):
         colour, marker = _VERDICTS[one.verdict]
         if one.low is not None:
@@ -106,36 +89,32 @@ def _forest(outcomes: Outcomes) -> Figure:
         if one.mean is not None:
             axes.plot(one.mean, place, marker=marker, ms=6, mfc=colour, mec=INK, mew=0.4, ls='')
         if one.paper:
-            axes.plot(float(one.paper), place, marker='D', ms=5, mfc=PAPER, mec=INK, ls='')
+            axes.plot(float(one.paper), place, marker='D', ms=5, mfc=SURFACE, mec=INK, ls='')
     axes.set_yticks(range(len(judged)), [one.says for one in judged], fontsize=8)
     axes.set_ylim(len(judged) - 0.5, -0.5)
     axes.set_xlabel('difference in Top-1 (%), better minus worse, with its 95 % interval')
-    used = dict.fromkeys(one.verdict for one in judged)
     handles = [
-        Line2D([], [], color=_VERDICTS[v][0], marker=_VERDICTS[v][1], mec=INK, mew=0.4, label=v)
-        for v in used
+        Line2D([], [], color=colour, marker=marker, mec=INK, mew=0.4, label=verdict)
+        for verdict, (colour, marker) in _VERDICTS.items()
+        if any(one.verdict is verdict for one in judged)
     ]
-    handles.append(Line2D([], [], marker='D', mfc=PAPER, mec=INK, ls='', label='paper, ImageNet'))
-    figure.legend(handles=handles, loc='upper center', ncols=len(handles))
+    handles.append(Line2D([], [], marker='D', mfc=SURFACE, mec=INK, ls='', label='paper, ImageNet'))
+    figure.legend(handles=handles, loc='outside upper center', ncols=len(handles))
     return figure
 
 
 @matplotlib.rc_context(STYLE)
-def _curves(outcomes: Outcomes) -> Figure:
+def _curves(means: Mapping[str, Mapping[str, Sequence[float]]], panels: Sequence[str]) -> Figure:
     """Draw loss and Top-1 over the epochs, the mean over the seeds of each variant."""
-    figure = Figure(figsize=(10, 3.8))
-    left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.07, right=0.8, bottom=0.13, top=0.96, wspace=0.22)
-    for variant, (colour, style) in zip(outcomes.study.variant, cycle(_LINES), strict=False):
-        lines = [line for line in outcomes.curves if line.variant == variant.name]
-        epochs = sorted({line.epoch for line in lines})
-        for axis, value in ((left, 'loss'), (right, 'top1')):
-            means = [np.mean([getattr(x, value) for x in lines if x.epoch == e]) for e in epochs]
-            own = VERMILION if variant is outcomes.study.variant[0] else colour
-            axis.plot(epochs, means, color=own, ls=style, lw=1.2, label=variant.name)
-    left.set(xlabel='epoch', ylabel='training loss')
-    right.set(xlabel='epoch', ylabel='Top-1 (%) of the averaged weights')
-    for axis in (left, right):
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*right.get_legend_handles_labels(), loc='center right', fontsize=7)
+    figure = Figure((5 * len(panels), 3.8 + 0.08 * len(means)), layout='constrained')
+    for axes, value in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for index, ((name, curves), (style, colour)) in enumerate(
+            zip(means.items(), cycle(_LINES), strict=False)
+        ):
+            own = OWN if index == 0 else colour  # the paper's own design is the first
+            axes.plot(curves['epoch'], curves[value], color=own, ls=style, lw=1.2, label=name)
+        axes.set(xlabel='epoch', ylabel=_CURVES[value])
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc='outside lower center', fontsize=7, ncols=2 * len(panels))
     return figure

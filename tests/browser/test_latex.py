@@ -28,7 +28,7 @@ def test_all_tables_compile(run, tmp_path, show):
     options = ('--show', show, '--results', RESULTS, '--output', tmp_path)
     assert run('tables', *options)[0] == 0
     text, log = compiled(tmp_path)
-    assert not re.search(r'Overfull|undefined|multiply defined', log)
+    assert not re.search(r'Overfull|undefined|multiply defined|siunitx Error', log)
     assert [int(n) for n in re.findall(r'Table (\d):', text)] == list(range(1, 8))
     for cell in cells.load_results(RESULTS):
         if cell.measured is not None and show != 'printed':
