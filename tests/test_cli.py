@@ -16,10 +16,9 @@ from typer.main import get_command
 from reproduce import cli, paper
 from reproduce.base.errors import UserError
 from reproduce.complexity import counts
-from reproduce.judge import known_deviations
 from reproduce.judge.cells import Cell, write
 from reproduce.judge.verdict import Verdict
-from reproduce.systems import load_systems, selection
+from reproduce.systems import selection
 
 ROOT = Path(__file__).parents[1]
 DEIT = 'deit_small_patch16_224'
@@ -151,13 +150,6 @@ def test_a_damaged_paper_file_is_one_line(run, monkeypatch, tmp_path):
     assert (code, out) == (2, '')
     assert 'table1.csv, line 1' in err
     assert err.count('\n') == 1
-
-
-def test_the_register_may_name_only_cells():
-    rows = paper.load_table(1)
-    with pytest.raises(UserError, match='misspelt'):
-        known_deviations.check_known([(1, 'misspelt', 'flops_g')], rows, load_systems())
-    known_deviations.check_known([(2, 'misspelt', 'flops_g')], rows, load_systems())
 
 
 def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):

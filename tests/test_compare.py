@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +17,6 @@ from reproduce.evaluate.harness import evaluate
 from reproduce.report.comparisons import load_comparisons
 from reproduce.tasks.detection_scores import to_json
 from reproduce.tasks.job import Job
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -39,6 +35,12 @@ def kept(embedded, sound, tmp_path_factory):
     return folder, stems
 
 
+def refused(run, message, *arguments):
+    code, out, err = run('compare', *arguments)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert message in err
+
+
 def test_two_records_are_compared(run, kept):
     folder, (sound, near, broken) = kept
     options = ('--evaluations', folder)
@@ -46,33 +48,20 @@ def test_two_records_are_compared(run, kept):
     assert (code, err) == (1, '')
     assert 'top1: the second is significantly worse (p < 0.001)' in out
     assert 'images that differ most' in out
+    code, out, _ = run('compare', broken, sound, *options, '--fail-if-worse')
+    assert (code, 'significantly better' in out) == (0, True)
     code, out, _ = run('compare', sound, near, *options, '--fail-if-worse', '--format', 'json')
     found = json.loads(out)
     assert (code, found['worse']) == (0, False)
     assert found['metrics']['top1']['p'] > 0.05
     assert found['first']['attestation']
-    # What is kept is read again for the page.
+    # What is saved is read again for the page.
     run('compare', sound, near, *options, '--save', 'kept/comparisons/near.json')
     run('compare', sound, near, broken, *options, '--save', 'kept/comparisons/all.json')
     assert json.loads(Path('kept/comparisons/near.json').read_text()) == found
-    kept_ones = load_comparisons(Path('kept'))
-    assert len(kept_ones) == 4
-    assert kept_ones[-1].metrics['top1'].p == found['metrics']['top1']['p']
-    code, out, _ = run('compare', broken, sound, *options, '--fail-if-worse')
-    assert (code, 'significantly better' in out) == (0, True)
-
-
-def test_a_kept_record_is_read_without_torch(kept):
-    folder, (sound, _, broken) = kept
-    code = (
-        'import sys\nfrom reproduce.cli import run\n'
-        f'sys.argv = ["reproduce", "compare", {sound!r}, {broken!r}, "--evaluations", '
-        f'{str(folder)!r}]\ntry:\n    run()\nexcept SystemExit as stop:\n    assert not stop.code\n'
-        'loaded = {"torch", "timm", "matplotlib"} & set(sys.modules)\n'
-        'assert not loaded, loaded\n'
-    )
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    saved = load_comparisons(Path('kept'))
+    assert len(saved) == 4
+    assert saved[-1].metrics['top1'].p == found['metrics']['top1']['p']
 
 
 def test_three_results_are_a_matrix(run, kept):
@@ -85,35 +74,26 @@ def test_three_results_are_a_matrix(run, kept):
     assert run('compare', *stems, '--evaluations', folder, '--fail-if-worse')[0] == 1
 
 
-def test_kept_predictions_are_compared_like_the_record(run, kept, embedded):
+def test_predictions_are_compared_like_the_record(run, kept, embedded, tmp_path):
+    """As files, and those of a record without counts."""
     folder, (sound, _, broken) = kept
+    _, out, _ = run('compare', sound, broken, '--evaluations', folder, '--format', 'json')
+    expected = json.loads(out)['metrics']
     files = [folder / f'{stem}.csv.gz' for stem in (sound, broken)]
     _, out, _ = run('compare', *files, '--data', embedded, '--format', 'json')
-    _, expected, _ = run('compare', sound, broken, '--evaluations', folder, '--format', 'json')
-    assert json.loads(out)['metrics'] == json.loads(expected)['metrics']
-    code, out, err = run('compare', *files)
-    assert (code, out, err.count('\n')) == (2, '', 1)
-    assert 'name its folder with --data' in err
-
-
-def test_a_record_without_counts_is_scored_again(run, kept, embedded, tmp_path):
-    folder, (sound, _, broken) = kept
+    assert json.loads(out)['metrics'] == expected
+    refused(run, 'name its folder with --data', *files)
     copy = shutil.copytree(folder, tmp_path / 'copy')
     (copy / f'{sound}.images.npz').unlink()
-    options = ('--evaluations', copy, '--data', embedded, '--format', 'json')
-    _, out, _ = run('compare', sound, broken, *options)
-    _, expected, _ = run('compare', sound, broken, '--evaluations', folder, '--format', 'json')
-    assert json.loads(out)['metrics'] == json.loads(expected)['metrics']
+    of_copy = (sound, broken, '--evaluations', copy, '--data')
+    _, out, _ = run('compare', *of_copy, embedded, '--format', 'json')
+    assert json.loads(out)['metrics'] == expected
     changed = shutil.copytree(embedded, tmp_path / 'changed')
     with next(changed.glob('val/*/*')).open('ab') as file:
         file.write(b' ')
-    code, _, err = run('compare', sound, broken, '--evaluations', copy, '--data', changed)
-    assert (code, err.count('\n')) == (2, 1)
-    assert 'has other images' in err
+    refused(run, 'has other images', *of_copy, changed)
     (copy / f'{broken}.images.npz').write_bytes(b'no counts')
-    code, _, err = run('compare', sound, broken, *options)
-    assert (code, err.count('\n')) == (2, 1)
-    assert 'evaluate or score again' in err
+    refused(run, 'evaluate or score again', *of_copy, embedded)
 
 
 @pytest.fixture(scope='module')
@@ -127,8 +107,7 @@ def drawn(tmp_path_factory):
 def detections(drawn, tmp_path_factory):
     """Two files of detections, the second with half of them."""
     folder = tmp_path_factory.mktemp('detections')
-    truth = coco.read(drawn / 'coco/annotations/instances_val2017.json')
-    results = shifted(truth)
+    results = shifted(coco.read(drawn / 'coco/annotations/instances_val2017.json'))
     files = folder / 'all.json.gz', folder / 'half.json.gz'
     for file, some in zip(files, (results, results[::2]), strict=True):
         file.write_bytes(to_json(some))
@@ -141,8 +120,7 @@ def test_detections_are_compared_and_drawn(run, drawn, detections, tmp_path):
     assert (code, err) == (1, '')
     assert 'box_ap: the second is significantly worse' in out
     assert 'mask_ar100' in out
-    picture = Image.open(tmp_path / 'pictures/differences.png')
-    assert min(picture.size) > 500
+    assert min(Image.open(tmp_path / 'pictures/differences.png').size) > 500
 
 
 def test_label_maps_are_compared_and_drawn(run, drawn, tmp_path):
@@ -162,31 +140,14 @@ def test_label_maps_are_compared_and_drawn(run, drawn, tmp_path):
     assert (tmp_path / 'pictures/differences.png').is_file()
 
 
-def test_what_cannot_be_compared_is_one_line(run, kept, detections, drawn, embedded):
-    folder, (sound, near, broken) = kept
-    for names, message in (
-        ((sound,), 'name two or more'),
-        ((sound, 'nothing'), 'no record is called'),
-        (
-            (folder / f'{sound}.csv.gz', detections[0]),
-            'only results on the same images can be compared',
-        ),
-        ((sound, near, broken, '--pictures', folder / 'x'), 'name two'),
-    ):
-        options = ('--evaluations', folder)
-        if not isinstance(names[0], str):
-            options += ('--data', drawn)
-        elif '--pictures' in names:
-            options += ('--data', embedded)
-        code, out, err = run('compare', *names, *options)
-        assert (code, out, err.count('\n')) == (2, '', 1)
-        assert message in err
-
-
-def test_other_images_are_refused(run, kept, sound, embedded, tmp_path):
-    folder, (whole, *_) = kept
+def test_what_cannot_be_compared_is_refused(run, kept, detections, drawn, sound, embedded):
+    folder, stems = kept
+    options = ('--evaluations', folder)
+    refused(run, 'name two or more', stems[0], *options)
+    refused(run, 'no record is called', stems[0], 'nothing', *options)
+    refused(run, 'name two', *stems, '--pictures', 'x', '--data', embedded, *options)
+    other_task = (folder / f'{stems[0]}.csv.gz', detections[0], '--data', drawn)
+    refused(run, 'only results on the same images', *other_task)
     job = Job('imagenet', 'maformer_micro', sound, embedded, workers=0, limit=20)
-    part = evaluate(job).save(tmp_path)
-    code, out, err = run('compare', part, whole, '--evaluations', folder)
-    assert (code, out, err.count('\n')) == (2, '', 1)
-    assert 'only results on the same images' in err
+    part = evaluate(job).save(Path('part'))
+    refused(run, 'only results on the same images', part, stems[0], *options)

@@ -54,16 +54,16 @@ def accept(
             'the others, too.'
         )
     # Imported here, so that `--help` and a missing option do not wait for torch.
-    from reproduce.judge.acceptance import NewEntry
-    from reproduce.judge.acceptance import accept as accepted_from
+    from reproduce.judge import acceptance
     from reproduce.weights.registry import MANIFEST
 
     found = find(names, results, evaluations).evaluations
     if len(found) != 1:
         stems = ', '.join(path.stem for path in found) or 'none'
         raise UserError(f"'{' '.join(names)}' has these records: {stems}; name the one to accept.")
-    new = None if weights is None else NewEntry(name, licence, weights)
-    accepted = accepted_from(*found, reason, manifest or MANIFEST, name, new, keep_counts)
+    accepted = acceptance.accept(
+        *(*found, reason, manifest or MANIFEST, name, licence or '', weights, keep_counts)
+    )
     if format is OutputFormat.JSON:
         print_json(accepted.as_dict())
         return

@@ -62,7 +62,6 @@ def table(
         if folder is not None:
             files.check_writable(folder)
         tolerances, known = paper.load_tolerances(), known_deviations.load_known()
-        known_deviations.check_known(known, rows, systems)
         if models:
             rows, systems = select(rows, systems, models)
         complexities = counts.count(systems)

@@ -14,7 +14,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import InlineTable, Table
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import sha256_of, write_atomically
+from reproduce.base.files import write_atomically
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.paper import METRICS
@@ -22,15 +22,6 @@ from reproduce.statistics import kept
 from reproduce.tasks import TASKS
 from reproduce.weights import registry, store
 from reproduce.weights.registry import Released
-
-
-@dataclass(frozen=True)
-class NewEntry:
-    """What a manifest has of weights and no record has: `weights` is their file or URL."""
-
-    name: str
-    licence: str
-    weights: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,8 @@ def accept(
     reason: str,
     manifest: Path = registry.MANIFEST,
     name: str | None = None,
-    new: NewEntry | None = None,
+    licence: str = '',
+    weights: str | None = None,
     keep_counts: bool = False,
 ) -> Accepted:
     """Write what the evaluation in `record` measured into `manifest`, as a reference.
@@ -69,7 +61,8 @@ def accept(
     Args:
         reason: why the new value is right; it goes into the reference's source.
         name: the entry; None takes the one with these weights.
-        new: an entry to add instead.
+        licence, weights: of an entry to add, named `name`: its licence, and the file or URL of its
+            weights. With `weights` of None no entry is added.
         keep_counts: whether to keep the counts of each image next to the manifest, too.
 
     Raises:
@@ -83,23 +76,31 @@ def accept(
             f'{evaluation.stem} was measured in {evaluation.precision}, the gate measures in fp32: '
             'evaluate again without --amp.'
         )
-    known = registry.load_manifest(manifest) if manifest.exists() or new is None else ()
-    if new is not None and new.name in {entry.name for entry in known}:
-        raise UserError(f'{manifest} has the checkpoint {new.name} already: give another --name.')
-    if new is None:
+    if keep_counts and not evaluation.statistics:
+        raise UserError(
+            f'{evaluation.stem} has no counts of each image, as an earlier version wrote it: '
+            'evaluate again, or leave out --keep-counts.'
+        )
+    known = registry.load_manifest(manifest) if manifest.exists() or weights is None else ()
+    if weights is None:
         name = _entry_of(evaluation, known, manifest, name)
+    elif name in {entry.name for entry in known}:
+        raise UserError(f'{manifest} has the checkpoint {name} already: give another --name.')
     source = _source(evaluation, reason)
     try:
         document = tomlkit.parse(manifest.read_text() if manifest.exists() else '')
         entries = document.setdefault('checkpoint', tomlkit.aot())
-        if new is not None:
-            entries.append(_new_entry(evaluation, new, manifest))
-            name = new.name
+        if weights is not None:
+            entries.append(_new_entry(evaluation, name, licence, weights, manifest))
         entry = next(entry for entry in entries if entry['name'] == name)
-        _check_same(evaluation, Released.model_validate(entry.unwrap()))
+        checked = Released.model_validate(entry.unwrap())
+        if weights is not None and checked.file is not None:
+            store.obtain(checked, manifest)
+        _check_same(evaluation, checked)
         changes, reference = _change(entry, evaluation, source)
         reference.pop('statistics', None)  # of the earlier value
         if keep_counts:
+            counts = (record.parent / evaluation.statistics).read_bytes()
             reference['statistics'] = f'{name}-{evaluation.data.fingerprint}{kept.SUFFIX}'
         Released.model_validate(entry.unwrap())
     except ValidationError as error:
@@ -107,7 +108,7 @@ def accept(
     except (OSError, TOMLKitError) as error:
         raise UserError(f'{manifest} cannot be edited: {error}.') from None
     if keep_counts:
-        _keep_counts(record.parent, evaluation, manifest.parent / reference['statistics'])
+        write_atomically(manifest.parent / reference['statistics'], counts)
     write_atomically(manifest, tomlkit.dumps(document))
     registry.load_manifest.cache_clear()
     images, subset = evaluation.data.images, _subset(evaluation)
@@ -139,39 +140,23 @@ def _entry_of(
     )
 
 
-def _new_entry(evaluation: Evaluation, new: NewEntry, manifest: Path) -> dict[str, Any]:
-    """Return the entry of weights that are new to the manifest.
-
-    Raises:
-        UserError: if their file is missing or is not the one that was evaluated.
-    """
-    sha256 = evaluation.checkpoint.sha256
-    where = {'url': new.weights}
-    if '://' not in new.weights:
-        path = Path(new.weights)
-        if not path.is_file():
-            raise UserError(f'the weights {path} do not exist: name their file or URL.')
-        if sha256_of(path) != sha256:
-            raise UserError(
-                f'{path} is not the file that the record is of, {evaluation.checkpoint.file} with '
-                f'SHA-256 {sha256[:16]}...: name that one.'
-            )
-        where = {'file': os.path.relpath(path.resolve(), manifest.parent)}
-        if not store.is_below(where['file']):
-            raise UserError(
-                f'{path} is not below {manifest.parent}, and a manifest names files below its '
-                'folder only: put it there, or name a manifest in its folder with --manifest.'
-            )
+def _new_entry(
+    evaluation: Evaluation, name: str, licence: str, weights: str, manifest: Path
+) -> dict[str, Any]:
+    """Return the entry of weights that are new to the manifest."""
+    where = {'url': weights}
+    if '://' not in weights:
+        where = {'file': os.path.relpath(Path(weights).resolve(), manifest.parent)}
     entry = {
-        'name': new.name,
+        'name': name,
         'task': evaluation.task,
         'model': evaluation.model,
         'arguments': _inline(evaluation.arguments),
         'preprocessing': _inline(_overrides(evaluation)),
         'multi_scale': 'ms_miou' in evaluation.metrics,
         **where,
-        'sha256': sha256,
-        'licence': new.licence,
+        'sha256': evaluation.checkpoint.sha256,
+        'licence': licence,
     }
     return {key: value for key, value in entry.items() if value or key == 'name'}
 
@@ -233,19 +218,6 @@ def _change(
         {**which, 'images': data.images, 'metrics': _inline(chosen), 'source': source}
     )
     return {metric: (None, value) for metric, value in chosen.items()}, references[-1]
-
-
-def _keep_counts(folder: Path, evaluation: Evaluation, path: Path) -> None:
-    """Copy the counts of each image of an evaluation in `folder` to `path`.
-
-    Raises:
-        UserError: if they cannot be read, or are not of the evaluation.
-    """
-    counts = folder / evaluation.statistics
-    found = kept.read(counts).statistics.metrics()
-    if any(abs(found.get(k, -1) - v) > 1e-6 for k, v in evaluation.metrics.items()):
-        raise UserError(f'{counts} does not give the metrics of {evaluation.stem}: evaluate again.')
-    write_atomically(path, counts.read_bytes())
 
 
 def _is_embedded(evaluation: Evaluation) -> bool:

@@ -3,6 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from reproduce.complexity.counts import Complexity
 from reproduce.evaluate.records import Evaluation
@@ -15,6 +17,25 @@ from reproduce.paper import Column, Printed, Row, Tolerance
 from reproduce.systems import System
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a cell is judged by; `deviation` is the entry of a registered one."""
+
+    row: Row
+    system: System
+    column: Column
+    tolerance: Tolerance
+    deviation: KnownDeviation | None
+
+    @property
+    def printed(self) -> Printed | None:
+        return self.row.cells[self.column.name]
+
+    def judge(self, value: float) -> Verdict:
+        known = self.deviation is not None
+        return judge(self.column.metric, value, self.printed, self.tolerance, known)
 
 
 def assemble(
@@ -39,175 +60,107 @@ def assemble(
     for row in rows:
         of_row = []
         for system in systems:
-            if not system.stands_for(row):
-                continue
-            for column in system.columns(row.table):
-                metric = column.metric
-                target, tolerance = row.cells[column.name], tolerances[metric.name]
+            for column in system.columns(row.table) if system.stands_for(row) else ():
                 deviation = known.get((row.table, system.name, column.name))
+                metric = column.metric
+                target = _Target(row, system, column, tolerances[metric.name], deviation)
                 if system.cited is not None:
                     judged = {'verdict': Verdict.CITED, 'reason': system.cited}
                 elif metric.is_complexity:
-                    complexity = complexities[system.name]
-                    judged = _counted(system, column, complexity, target, tolerance, deviation)
+                    judged = _counted(target, complexities[system.name])
                 else:
-                    accuracy = accuracies[system.name, metric.name]
-                    judged = _evaluated(system, column, accuracy, target, tolerance, deviation)
-                of_row.append(_cell(row, system, column, target, tolerance, judged))
+                    judged = _evaluated(target, accuracies[system.name, metric.name])
+                of_row.append(_cell(target, **judged))
         cells += [_satisfied(cell, of_row) for cell in of_row]
     return cells
 
 
-def _counted(
-    system: System,
-    column: Column,
-    complexity: Complexity | str,
-    target: Printed | None,
-    tolerance: Tolerance,
-    deviation: KnownDeviation | None,
-) -> dict:
+def _counted(target: _Target, complexity: Complexity | str) -> dict[str, Any]:
     """Judge parameters or FLOPs."""
     if isinstance(complexity, str):
         return {'verdict': Verdict.ERROR, 'reason': complexity}
     counts, value = {}, complexity.params / 1e6
-    if column.metric.name == 'flops_g':
+    if target.column.metric.name == 'flops_g':
         layer, total = complexity.layer_flops / 1e9, complexity.total_flops / 1e9
-        value = layer if system.convention == 'layer' else total
+        value = layer if target.system.convention == 'layer' else total
         counts = {'layer_flops_g': layer, 'total_flops_g': total}
-    verdict = judge(column.metric, value, target, tolerance, deviation is not None)
-    reason = system.note
-    if verdict is Verdict.KNOWN:
-        reason = deviation.text
-        if error := _untrue(system, counts, target, tolerance, deviation):
-            verdict, reason = Verdict.ERROR, error
-    elif verdict is Verdict.ERROR:
-        reason = f'registered as a known deviation, but it matches: correct {KNOWN.name}'
+    verdict, reason = target.judge(value), target.system.note
     if not math.isfinite(value):
         value, reason = None, f'the measurement is {value}'
+    elif verdict is Verdict.KNOWN:
+        reason = target.deviation.text
+    elif verdict is Verdict.ERROR:
+        reason = f'registered as a known deviation, but it matches: correct {KNOWN.name}'
     return {'measured': value, 'verdict': verdict, 'reason': reason, **counts}
 
 
-def _untrue(
-    system: System,
-    counts: Mapping[str, float],
-    target: Printed,
-    tolerance: Tolerance,
-    deviation: KnownDeviation,
-) -> str:
-    """Return why a registered deviation is untrue under the other FLOP convention; '' if it is not.
-
-    Args:
-        counts: the FLOPs of the cell in both conventions; empty for parameters.
-    """
-    other = 'total' if system.convention == 'layer' else 'layer'
-    value = counts.get(f'{other}_flops_g')
-    matches = value is not None and abs(value - target.value) <= tolerance.width(target)
-    if matches and not deviation.convention:
-        return (
-            f'registered as a known deviation, but its {other} FLOPs, {value:.4g} G, match: '
-            f'correct the convention of {system.name}, or say in {KNOWN.name} why that is not what '
-            'the row prints'
-        )
-    if deviation.convention and not matches:
-        return (
-            f'{KNOWN.name} says why the row does not print {other} FLOPs, which do not match '
-            'anyhow: remove `convention`'
-        )
-    return ''
-
-
-def _evaluated(
-    system: System,
-    column: Column,
-    accuracy: Accuracy,
-    target: Printed | None,
-    tolerance: Tolerance,
-    deviation: KnownDeviation | None,
-) -> dict:
+def _evaluated(target: _Target, accuracy: Accuracy) -> dict[str, Any]:
     """Judge an accuracy, against the printed value and against that of the same weights."""
     if isinstance(accuracy, Failed):
         return {'verdict': Verdict.ERROR, 'reason': accuracy.message}
-    metric = column.metric.name
+    system, metric = target.system, target.column.metric.name
     if not isinstance(accuracy, Evaluation):
-        stated = registry.reference_of(system)
-        published = _published(stated, metric, target, tolerance)
+        published = _published(target, registry.reference_of(system))
         reason = accuracy.sentence(system.name)
         if published and system.protocol:
             reason += f'; released weights: {system.protocol}'
         return {
             'verdict': Verdict.NOT_RUN,
-            'reference_verdict': Verdict.NOT_RUN,
             'reason': reason,
             'missing': accuracy,
             'record': accuracy.part[2] if accuracy.part else '',
             **published,
         }
-    value = accuracy.metrics[metric]
-    verdict = judge(column.metric, value, target, tolerance, deviation is not None)
-    check = check_reference(accuracy)
-    reference_verdict = check.verdict(metric)
+    value, check = accuracy.metrics[metric], check_reference(accuracy)
+    verdict, reference_verdict = target.judge(value), check.verdict(metric)
     # Weights of another protocol are neither better nor worse than the row's: they are other
     # weights, unless they miss even what their publisher measured with them.
     outside = verdict in (Verdict.BETTER, Verdict.WORSE)
     if check.protocol and reference_verdict is not Verdict.WORSE and outside:
         verdict = Verdict.KNOWN
     remark = f'released weights: {check.protocol}' if check.protocol else system.note
+    reasons = (target.deviation.text if target.deviation else '', remark, accuracy.origin)
     return {
         'measured': value,
         'verdict': verdict,
         'reference_verdict': reference_verdict,
-        'reason': '; '.join(
-            filter(None, (deviation.text if deviation else '', remark, accuracy.origin))
-        ),
+        'reason': '; '.join(filter(None, reasons)),
         'record': accuracy.stem,
-        **_published(check.reference, metric, target, tolerance),
+        **_published(target, check.reference),
     }
 
 
-def _published(
-    reference: Reference | None, metric: str, target: Printed | None, tolerance: Tolerance
-) -> dict[str, str]:
+def _published(target: _Target, reference: Reference | None) -> dict[str, str]:
     """Return the fields of a cell about the value that the publisher of the weights states."""
-    value = reference and reference.metrics.get(metric)
+    value = reference and reference.metrics.get(target.column.metric.name)
     if value is None:
         return {}
+    printed = target.printed
     return {
         'reference': str(value),
         'reference_source': reference.source,
-        'published': compare_published(value, target, tolerance) if target else '',
+        'published': compare_published(value, printed, target.tolerance) if printed else '',
     }
 
 
-def _cell(
-    row: Row,
-    system: System,
-    column: Column,
-    target: Printed | None,
-    tolerance: Tolerance,
-    judged: Mapping,
-) -> Cell:
-    value = judged.get('measured')
-    unreferenced = judged['verdict'] if value is None else Verdict.UNPRINTED
+def _cell(target: _Target, verdict: Verdict, measured: float | None = None, **judged: Any) -> Cell:
+    row, system, metric = target.row, target.system, target.column.metric
+    printed, tolerance = target.printed, target.tolerance
     return Cell(
-        **{
-            'row': row,
-            'table': row.table,
-            'model': row.model,
-            'system': system.name,
-            'metric': column.name,
-            'convention': system.convention if column.metric.name == 'flops_g' else '',
-            'paper': target.text if target else '',
-            'reference': '',
-            'variant': system.variant,
-            'published': '',
-            'reference_source': '',
-            'measured': None,
-            'difference': value - target.value if value is not None and target else None,
-            'tolerance': tolerance.width(target) if target else None,
-            'resolvable': tolerance.resolvable,
-            'reference_verdict': unreferenced,
-            **judged,
-        }
+        row=row,
+        table=row.table,
+        model=row.model,
+        system=system.name,
+        metric=target.column.name,
+        convention=system.convention if metric.name == 'flops_g' else '',
+        paper=printed.text if printed else '',
+        measured=measured,
+        difference=measured - printed.value if measured is not None and printed else None,
+        tolerance=tolerance.width(printed) if printed else None,
+        verdict=verdict,
+        variant=system.variant,
+        resolvable=tolerance.resolvable,
+        **{'reference_verdict': verdict if measured is None else Verdict.UNPRINTED, **judged},
     )
 
 
@@ -243,9 +196,9 @@ def count_published(cells: Iterable[Cell]) -> dict[Agreement, int]:
 
 
 def exit_code(cells: Collection[Cell], strict: bool) -> int:
-    """Return 0, or 1 if a cell is `worse` or, with `strict`, `not-run`, or 2 for an `error`.
+    """Return the exit status of `table`.
 
-    A cell counts by both of its verdicts, but for one that another system of its row satisfies.
+    A cell counts by both of its verdicts, unless another system of its row satisfies it.
     """
     verdicts = [cell.verdict for cell in cells if not cell.satisfied_by]
     references = [cell.reference_verdict for cell in cells]

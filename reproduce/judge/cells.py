@@ -59,21 +59,21 @@ class Cell(BaseModel):
     model: str
     system: str
     metric: str
-    convention: str
+    convention: str = ''
     paper: NumberText
-    reference: NumberText
+    reference: NumberText = ''
     measured: OptionalNumber
-    difference: OptionalNumber
-    tolerance: OptionalNumber
+    difference: OptionalNumber = None
+    tolerance: OptionalNumber = None
     verdict: Verdict
     reference_verdict: Verdict
-    reason: str
+    reason: str = ''
     layer_flops_g: OptionalNumber = None
     total_flops_g: OptionalNumber = None
     record: str = ''
-    variant: str
-    published: Agreement | Literal['']
-    reference_source: str
+    variant: str = ''
+    published: Agreement | Literal[''] = ''
+    reference_source: str = ''
     resolvable: OptionalNumber = None
     satisfied_by: str = Field('', exclude=True)
     missing: NotRun | None = Field(None, exclude=True)
