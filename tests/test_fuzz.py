@@ -16,13 +16,16 @@ import pickle
 import shutil
 import struct
 import sys
+import tarfile
 import time
 import tomllib
 import zipfile
 from pathlib import Path
 from statistics import mean
 
+import forms
 import numpy as np
+import pyarrow as pa
 import pytest
 import timm
 import torch
@@ -30,6 +33,7 @@ from conftest import record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet as pq
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors.torch import save_file
@@ -451,10 +455,6 @@ def test_label_maps(maps, tmp_path, data):
         assert metrics['miou'] == pytest.approx(mean_iou(folder, annotations))
 
 
-# ------------------------------------------------------------------------------------------------
-# Records, manifests and checkpoints
-
-
 def loaded(name, load):
     """Return what `load` returns; None if it ends in one sentence."""
     with watched(name) as end:
@@ -466,6 +466,83 @@ def loaded(name, load):
             return None
         end['is'] = 'loaded'
         return result
+
+
+# ------------------------------------------------------------------------------------------------
+# Shards and parquet files
+
+
+SHARD = {f'{i:02d}.{e}': c for i in range(12) for e, c in (('cls', b'%d' % (i % 4)), ('jpg', b'x'))}
+
+
+def labels_in(folder):
+    """The label of each image by its name, by tarfile or by pyarrow."""
+    (path,) = folder.iterdir()
+    if path.suffix == '.parquet':
+        rows = pq.read_table(path).to_pylist()
+        return sorted((row['image']['path'], row['label']) for row in rows)
+    with tarfile.open(path) as tar:
+        content = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isreg()}
+    images = [name for name in content if name.endswith('.jpg')]
+    return sorted((name, int(content[name.replace('.jpg', '.cls')])) for name in images)
+
+
+def check_shard(folder):
+    data = loaded('shards', lambda: imagenet.load(folder))
+    if data is not None:
+        assert sorted((path.name, label) for path, label in data.samples) == labels_in(folder)
+    return data
+
+
+@fuzz(50)
+@given(st.data())
+def test_webdataset_shards(tmp_path, data):
+    members = list(SHARD.items())
+    at = data.draw(st.integers(0, len(members) - 1))
+    name, content = members[at]
+    match data.draw(st.sampled_from(['bytes', 'remove', 'twice', 'name', 'label', 'nothing'])):
+        case 'remove':
+            del members[at]
+        case 'twice':
+            members.append(members[at])
+        case 'name':
+            members[at] = (
+                data.draw(st.sampled_from(['', '../', '\udce9', '.', 'x/'])) + name,
+                content,
+            )
+        case 'label':
+            members[at] = (name, data.draw(st.sampled_from(TOKENS)))
+    folder = tmp_path / 'shards'
+    path = forms.tar(folder / 'val-00.tar', members)
+    if data.draw(st.booleans()):
+        path.write_bytes(data.draw(mutated_bytes(path.read_bytes(), ('bits', 'end', 'twice'))))
+    check_shard(folder)
+
+
+@fuzz(50)
+@given(st.data())
+def test_parquet(tmp_path, data):
+    rows = [
+        {'image': {'bytes': b'x', 'path': name}, 'label': i % 4}
+        for i, name in enumerate(name for name in SHARD if name.endswith('.jpg'))
+    ]
+    if whole := data.draw(st.booleans()):
+        key = data.draw(st.sampled_from(['label', 'image']))
+        values = (
+            [None, -1, 2**31, 2**62] if key == 'label' else [None, {'bytes': None, 'path': 'a'}]
+        )
+        data.draw(st.sampled_from(rows))[key] = data.draw(st.sampled_from(values))
+    folder = tmp_path / 'parquet'
+    folder.mkdir(exist_ok=True)
+    path = folder / 'val-00000-of-00001.parquet'
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    if not whole:
+        path.write_bytes(data.draw(mutated_bytes(path.read_bytes(), ('bits', 'cut', 'end'))))
+    check_shard(folder)
+
+
+# ------------------------------------------------------------------------------------------------
+# Records, manifests and checkpoints
 
 
 @fuzz(70)
