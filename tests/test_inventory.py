@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
 
 import forms
@@ -104,6 +105,16 @@ def test_verification_names_what_is_damaged(data):
     assert advice.startswith(f'1 of {images} images cannot be read: cannot read the image {image}')
     assert str(annotations) in found['coco train'].advice
     assert found['ade20k val'].opened == 10
+
+
+def test_a_pipe_among_the_images_is_named(data):
+    for path in (next(data.glob('coco/val2017/*')), next(data.glob('imagenet/val/*/*'))):
+        path.unlink()
+        os.mkfifo(path)
+    found = by_name(take_inventory(data, verify=True))
+    assert found['imagenet val'].state is DataState.UNUSABLE
+    assert 'it is not a regular file' in found['imagenet val'].advice
+    assert found['coco val'].state is DataState.DAMAGED
 
 
 def test_many_images_are_opened_by_processes(drawn, tmp_path, monkeypatch):
