@@ -144,9 +144,11 @@ def _old_parts(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _file(part: str, evaluation: Evaluation, folder: Path) -> CheckedPart:
-    path = folder / getattr(evaluation, part)
+    name = getattr(evaluation, part)
+    path = folder / name
     if not path.is_file():
-        return CheckedPart(part, State.UNCHECKED, f'{path} does not exist')
+        reason = f'{path} does not exist' if name else 'not recorded'
+        return CheckedPart(part, State.UNCHECKED, reason)
     if sha256_of(path) == evaluation.attestation.parts.get(part):
         return CheckedPart(part, State.HOLDS)
     return CheckedPart(part, State.DIFFERS, f'{path} was changed')

@@ -4,11 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from filelock import FileLock
-from huggingface_hub import constants, get_hf_file_metadata
-from pooch import HTTPDownloader
 from pydantic import BaseModel, ValidationError
-from requests import RequestException
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
@@ -46,6 +42,8 @@ def fetch(url: str, path: Path, sha256: str = '') -> None:
         UserError: if `url` is not one of http or https, or it cannot be downloaded or written, or
             is another file than expected.
     """
+    from filelock import FileLock
+
     if not url.startswith(('http://', 'https://')):
         raise UserError(f'{url} cannot be downloaded: expected a URL of http or https.')
     try:
@@ -58,6 +56,11 @@ def fetch(url: str, path: Path, sha256: str = '') -> None:
 
 
 def _download(url: str, path: Path, sha256: str) -> None:
+    # Imported here: most commands need weights that are there, or none.
+    from huggingface_hub import constants
+    from pooch import HTTPDownloader
+    from requests import RequestException
+
     source = url
     if url.startswith(_HUB):
         source = url.replace(_HUB, constants.ENDPOINT, 1)  # HF_ENDPOINT names a mirror
@@ -85,6 +88,8 @@ def _download(url: str, path: Path, sha256: str) -> None:
 
 
 def _hub_sha256(url: str) -> str:
+    from huggingface_hub import get_hf_file_metadata
+
     try:
         etag = get_hf_file_metadata(url).etag or ''
     except Exception as error:  # of the hub's client and of the HTTP library that it uses
