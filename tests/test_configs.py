@@ -123,7 +123,10 @@ def check_prediction(config, result):
         assert result.seg_logits.data.isfinite().all()
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+    'name',
+    [pytest.param(name, marks=() if name in FRAMEWORKS else pytest.mark.slow) for name in NAMES],
+)
 def test_builds_trains_and_predicts(name):
     config = load_small(name)
     with DefaultScope.overwrite_default_scope(config.default_scope):
