@@ -77,16 +77,6 @@ def test_records_and_predictions_are_the_same_from_every_form(places, checkpoint
         assert found.evaluation.key == expected.evaluation.key
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('processes', [2, 3])
-def test_the_same_on_several_processes_with_workers(places, checkpoint, processes):
-    expected = outcome(places['folders'], checkpoint)
-    for name in places.keys() - {'folders'}:
-        found = outcome(places[name], checkpoint, processes, workers=1)
-        assert found.predictions == expected.predictions
-        assert found.evaluation.key == expected.evaluation.key
-
-
 def curve(data: Path, output: Path, workers: int, processes: int = 1):
     small = {'img_size': 32, 'epochs': 2, 'warmup_epochs': 1, 'batch_size': 12, 'ema_decay': 0.9}
     recipe = recipe_for('maformer_micro', False).changed(**small)
