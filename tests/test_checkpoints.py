@@ -81,8 +81,6 @@ WRAPPERS = {
     'model_state_dict': lambda s, other: {'epoch': 3, 'model_state_dict': s},
     'net': lambda s, other: {'net': prefixed(s, 'module.'), 'acc': 80.1},
     'two wrappers': lambda s, other: {'model': {'state_dict': s}},
-    'lightning': lambda s, other: {'state_dict': prefixed(s, 'model.'), 'callbacks': {}},
-    'backbone': lambda s, other: {'state_dict': prefixed(s, 'module.backbone.')},
     'bare': lambda s, other: s,
     'model': lambda s, other: {'model': s, 'epoch': 3},
     'state_dict': lambda s, other: {'state_dict': s, 'args': 'x'},

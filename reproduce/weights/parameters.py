@@ -13,9 +13,6 @@ from safetensors import SafetensorError, safe_open
 from model.checkpoint import CheckpointError, differences, listed, read
 from reproduce.base.errors import UserError
 
-# What other libraries put before the name of every parameter of a classifier.
-_PREFIXES = ('model.', 'backbone.', 'net.', 'network.', 'encoder.')
-
 # The sizes of training images, in pixels a side, that a file of weights can state.
 _TRAINED_SIZES = range(32, 2049)
 
@@ -65,7 +62,7 @@ def load(model: nn.Module, path: Path) -> None:
     except CheckpointError as error:
         raise UserError(f'{error}.') from error
     wanted = model.state_dict()
-    forms = [form for bare in _without_prefix(state) for form in (bare, _translated(bare, model))]
+    forms = [state, _translated(state, model)]
     for form in forms:
         fill(form, wanted)
     state = min(forms, key=lambda form: len(differences(form, wanted)))
@@ -109,14 +106,6 @@ def check_finite(state: Mapping[str, torch.Tensor], path: Path) -> None:
                 f'the checkpoint {path} holds a NaN or an infinity in {key}: it is damaged, or its '
                 'training diverged; take another.'
             )
-
-
-def _without_prefix(state: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """Return the parameters as they are and, where all have it, without a common prefix."""
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            return [state, {name.removeprefix(prefix): value for name, value in state.items()}]
-    return [state]
 
 
 def _translated(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
