@@ -34,6 +34,7 @@ from datasets import coco, load
 from model.checkpoint import CheckpointError, read
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
+from reproduce.base.gpus import check_precision
 from reproduce.base.processes import Group, in_group, join
 from reproduce.base.versions import code_facts
 from reproduce.openmmlab import cfg_options, safe_loading
@@ -73,6 +74,7 @@ def train(job: ConfigJob) -> None:
     safe_loading.install()
     # The process group is joined before mmengine's Runner would choose NCCL for CPUs, too.
     with join() as group, claimed(job.output, group), StopRequests(group, job.output) as stop:
+        check_precision(group.device, job.amp)
         config, record = prepare(job, group.size, checks_masks=group.rank == 0)
         text = {'text of the config': config.text, '--resume': job.resume}
         group.check_same(lambda: {**code_facts(), **text, **record})
