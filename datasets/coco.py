@@ -14,7 +14,7 @@ classes is read as well, and marked as not complete.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -38,6 +38,7 @@ class COCO:
         root: the folder that holds `annotations/`, or their archive.
         split: 'val' or 'train'.
         annotations: the instances file.
+        content: all that is in it, also of images that a limit leaves out.
         images: the folder of the images.
         samples: the file and the image id of each image, ordered by id.
         classes: the names of the categories, ordered by category id.
@@ -51,6 +52,7 @@ class COCO:
     root: Path
     split: str
     annotations: AnyPath
+    content: Annotations = field(repr=False)
     images: AnyPath
     samples: tuple[tuple[AnyPath, int], ...]
     classes: tuple[str, ...]
@@ -93,6 +95,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
         root=base,
         split=split,
         annotations=path,
+        content=whole,
         images=folder,
         samples=tuple((folder / image['file_name'], image['id']) for image in content.images),
         classes=tuple(category['name'] for category in content.categories),

@@ -169,6 +169,6 @@ def test_annotators_that_cannot_be_built_are_explained(data, weights, tmp_path, 
     refused(r'test_resnet cannot be built \(.*name a file of its weights', checkpoint=None)
     refused("'tv_resnet50' under this name any more", 'tv_resnet50')
     refused("resnet50 has no weights 'nope'", 'resnet50.nope')
-    refused('--workers -1', workers=-1)
+    refused('--workers must be at least 0, got -1', workers=-1)
     refused('--batch-size 0', batch_size=0)
     refused('--img-size 0', img_size=0)

@@ -1,18 +1,17 @@
 """Files that are checked against a schema when they are read, and replaced whole or not at all."""
 
 import csv
-import fcntl
 import gzip
 import hashlib
 import io
 import math
 import os
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
@@ -20,6 +19,7 @@ from reproduce.base.errors import UserError
 
 # The suffix of a file that is being written.
 _UNFINISHED = '.unfinished'
+_DAY = 86_400  # seconds
 
 Schema = TypeVar('Schema')
 Line = TypeVar('Line', bound=BaseModel)
@@ -175,7 +175,7 @@ def first_error(error: ValidationError) -> tuple[str, str]:
 def check_writable(folder: Path) -> None:
     """Make `folder` and check that files can be made in it, before hours are spent.
 
-    What a killed process left unfinished in it is removed.
+    Files that a killed process left unfinished are removed once they are a day old.
 
     Raises:
         UserError: if files cannot be made in it.
@@ -184,61 +184,35 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        for path in folder.glob(f'.*{_UNFINISHED}'):
+            if time.time() - path.stat().st_mtime > _DAY:
+                path.unlink()
     except OSError as error:
         raise UserError(
             f'{folder} cannot hold results ({error.strerror}): name a writable folder with '
             '--output.'
         ) from None
-    remove_unfinished(folder)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path`, whose folder exists.
+    """Write `content` to `path`, whose folder exists, whole or not at all.
 
-    A process that is killed while it writes leaves a `.NAME.XXXXXXXX.unfinished`, which the next
-    process that writes into the folder removes.
+    A process that is killed meanwhile leaves a `.NAME.XXXXXXXX.unfinished`.
 
     Raises:
         UserError: if it cannot be written; an earlier file at `path` is unchanged then.
     """
-    _remove_unfinished_once(path.parent.absolute())
     temporary = None
     try:
-        with _unfinished(path) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f'.{path.name}.', suffix=_UNFINISHED, delete=False
+        ) as file:
             temporary = Path(file.name)
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            temporary.chmod(0o644)
-            os.replace(temporary, path)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror}.') from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> IO[bytes]:
-    """Return a new file in the folder of `path`, locked until this process closes it or ends."""
-    while True:
-        file = tempfile.NamedTemporaryFile(  # noqa: SIM115  (the caller closes it)
-            dir=path.parent, prefix=f'.{path.name}.', suffix=_UNFINISHED, delete=False
-        )
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
-            return file
-        file.close()  # another process removed it before it was locked
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove the files in `folder` that `write_atomically` of a process now dead had begun."""
-    for path in folder.glob(f'.*{_UNFINISHED}'):
-        try:
-            with path.open('rb') as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink(missing_ok=True)
-        except OSError:  # it is being written, or belongs to somebody else
-            continue
-
-
-# Once for each folder: label maps are written by the million, into folders of thousands.
-_remove_unfinished_once = cache(remove_unfinished)

@@ -93,28 +93,42 @@ def start(processes: int, *arguments: str) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    with tempfile.TemporaryDirectory() as folder, _logging_disabled(), _signals_passed_on():
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            rdzv_backend='c10d',
-            rdzv_endpoint='localhost:0',
-            run_id=uuid.uuid4().hex,
-            max_restarts=0,
-            monitor_interval=0.1,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-            signals_to_handle='SIGINT,SIGHUP,SIGQUIT',
-        )
-        try:
+    def pass_on(number: int, frame: object) -> None:
+        ranks = psutil.Process().children()
+        if not ranks:
+            sys.exit(128 + number)
+        for process in ranks:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    handlers = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    logging.disable(logging.CRITICAL)  # torch's launcher reports each failure in a table of its own
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                rdzv_backend='c10d',
+                rdzv_endpoint='localhost:0',
+                run_id=uuid.uuid4().hex,
+                max_restarts=0,
+                monitor_interval=0.1,
+                logs_specs=DefaultLogsSpecs(log_dir=folder),
+                signals_to_handle='SIGINT,SIGHUP,SIGQUIT',
+            )
             elastic_launch(config, sys.executable)(*arguments)
-        except ChildFailedError as error:
-            failed, failure = error.get_first_failure()
-            return _status(f'rank {failed} of {processes}', failure.exitcode)
-        except SignalException as error:
-            if error.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            return 128 + error.sigval
+    except ChildFailedError as error:
+        failed, failure = error.get_first_failure()
+        return _status(f'rank {failed} of {processes}', failure.exitcode)
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        return 128 + error.sigval
+    finally:
+        logging.disable(logging.NOTSET)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -221,32 +235,34 @@ def join(device: str | None = None) -> Iterator[Group]:
     from reproduce.base import gpus
 
     kind = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    local_rank = int(os.environ['LOCAL_RANK']) if in_group() else 0
-    local_size = int(os.environ['LOCAL_WORLD_SIZE']) if in_group() else 1
-    chosen = torch.device(kind)
-    if kind == 'cuda':
-        chosen = gpus.take(local_rank, local_size)
-    group = Group(rank(), int(os.environ['WORLD_SIZE']) if in_group() else 1, local_size, chosen)
+    size, local_rank, local_size = 1, 0, 1
+    if in_group():
+        names = ('WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
+        size, local_rank, local_size = (int(os.environ[name]) for name in names)
+    chosen = torch.device(kind) if kind == 'cpu' else gpus.take(local_rank, local_size)
+    group = Group(rank(), size, local_size, chosen)
     try:
         if not in_group():
             yield group
             return
-        with _threads(kind, local_size):
-            dist.init_process_group(
-                'nccl' if kind == 'cuda' else 'gloo',
-                timeout=_TIMEOUT,
-                device_id=chosen if kind == 'cuda' else None,
-            )
-            try:
-                yield group
-            except BaseException:
-                # NCCL would wait for the other ranks here, which may never come.
-                if kind == 'cuda':
-                    dist.group.WORLD.abort()
-                else:
-                    dist.destroy_process_group()
-                raise
-            dist.destroy_process_group()
+        if kind == 'cpu' and 'OMP_NUM_THREADS' not in os.environ:
+            # The number of threads decides the order of sums, and with it the last digits.
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+        dist.init_process_group(
+            'gloo' if kind == 'cpu' else 'nccl',
+            timeout=_TIMEOUT,
+            device_id=None if kind == 'cpu' else chosen,
+        )
+        try:
+            yield group
+        except BaseException:
+            # NCCL would wait for the other ranks here, which may never come.
+            if kind == 'cuda':
+                dist.group.WORLD.abort()
+            else:
+                dist.destroy_process_group()
+            raise
+        dist.destroy_process_group()
     except (RuntimeError, MemoryError) as error:
         explained = _explained(error, group)
         if explained is None:
@@ -275,25 +291,6 @@ def _explained(error: Exception, group: Group) -> UserError | None:
     return None
 
 
-@contextmanager
-def _threads(kind: str, local_size: int) -> Iterator[None]:
-    """Share the cores of the machine among its processes, unless OMP_NUM_THREADS decides.
-
-    The number of threads decides the order of sums, and with it the last digits.
-    """
-    import torch
-
-    if kind != 'cpu' or 'OMP_NUM_THREADS' in os.environ:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _status(name: str, code: int) -> int:
     """Return the exit status for a rank's exit code, which is negative if a signal ended it.
 
@@ -308,34 +305,6 @@ def _status(name: str, code: int) -> int:
     if number == signal.SIGKILL:
         raise OutOfMemory(f'{name} was killed, as happens when the memory of the machine is full.')
     raise UserError(f'{name} was ended by {number.name}.')
-
-
-@contextmanager
-def _signals_passed_on() -> Iterator[None]:
-    def pass_on(number: int, frame: object) -> None:
-        ranks = psutil.Process().children()
-        if not ranks:
-            sys.exit(128 + number)
-        for process in ranks:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _logging_disabled() -> Iterator[None]:
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from datasets.ade20k import label_maps, read_label_map
-from datasets.coco_annotations import read as read_annotations
 from datasets.imagenet import open_image
 from reproduce.base.errors import UserError
 from reproduce.judge.comparison import Comparison
@@ -83,7 +82,7 @@ class _Boxes:
     def __init__(self, data: Any, predictions: list[Path]) -> None:
         self.data = data
         self.colours = class_colours(len(data.classes))
-        sources = [read_annotations(data.annotations).instances]
+        sources = [data.content.instances]
         sources += [
             [r for r in detection_scores.read(path) if r['score'] >= _SCORE] for path in predictions
         ]

@@ -6,7 +6,9 @@ which changes what a detector sees beyond their borders, and with it the AP.
 
 import contextlib
 import io
+import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,6 @@ from pycocotools import mask as run_lengths
 from torch.utils.data import Subset
 
 from datasets.coco import COCO
-from datasets.coco_annotations import read
 from reproduce.base.errors import UserError
 from reproduce.base.quiet import quiet_libraries
 from reproduce.openmmlab import inference
@@ -53,7 +54,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     path = store.find(job.checkpoint, inference.checkpoint_name(system, name))
     data = TASKS[job.task].load_data(job.data, limit=job.limit)
     point_at(config, data, 'test')
-    annotations = read(data.annotations).of(image_id for _, image_id in data.samples)
+    annotations = data.content.of(image_id for _, image_id in data.samples)
     images, category_ids = images_to_test(config, data)
     model = inference.build(config, path)
     if model.with_mask:
@@ -132,7 +133,12 @@ def images_to_test(config: Config, data: COCO) -> tuple[Subset, list[int]]:
                 f'{config.filename} tests on {settings.type}: expected a CocoDataset; set '
                 'test_dataloader.dataset.type to one.'
             )
-        dataset = DATASETS.build(settings)
+        # Its annotations have been read, and a model sees none of them.
+        with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
+            content = {'images': data.content.images, 'categories': data.content.categories}
+            json.dump({**content, 'annotations': []}, file)
+            file.flush()
+            dataset = DATASETS.build({**settings, 'ann_file': file.name})
     place = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
     return Subset(dataset, [place[image_id] for _, image_id in data.samples]), dataset.cat_ids
 

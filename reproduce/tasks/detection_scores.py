@@ -17,7 +17,6 @@ from typing_extensions import TypedDict
 
 from datasets.coco import COCO as CocoData
 from datasets.coco_annotations import Annotations, Box, MaskSize, Whole, read_json
-from datasets.coco_annotations import read as read_annotations
 from datasets.coco_masks import UnsoundMaskError, sound_run_lengths
 from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number
@@ -262,9 +261,8 @@ def score_file(path: Path, data: CocoData) -> Scores:
     Raises:
         UserError: if it is no such file, or does not fit the images.
     """
-    whole = read_annotations(data.annotations)
-    truth = whole.of(image_id for _, image_id in data.samples)
-    return score_images(of_images(checked(read(path), whole, path), truth), truth)
+    truth = data.content.of(image_id for _, image_id in data.samples)
+    return score_images(of_images(checked(read(path), data.content, path), truth), truth)
 
 
 def check_masks(annotations: Annotations) -> None:
