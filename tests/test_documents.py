@@ -426,20 +426,26 @@ def test_a_command_runs(command, copied, run, monkeypatch):
 
 @pytest.mark.slow
 def test_a_job_of_slurm_resumes_and_is_queued_again(copied, tmp_path):
-    """The sbatch scripts, with one task that is started here in the place of Slurm's."""
+    """The sbatch script on one node and on two, whose task is started here in place of Slurm's."""
     programs = tmp_path / 'bin'
     programs.mkdir()
     for name, line in (
-        # Options before the program are srun's.
-        ('srun', 'while [[ $1 == --* ]]; do shift; done; "$@" || exit 138'),
-        ('scontrol', f'echo "$@" >> {tmp_path}/scontrol'),
+        # Options before the program are srun's. A torchrun is started on each of two nodes.
+        (
+            'srun',
+            'while [[ $1 == --* ]]; do shift; done; [[ $1 != torchrun ]] || "$@" &\n'
+            '"$@" || { touch $OUTPUT/stopped; exit 1; }; wait',
+        ),
+        ('scontrol', f'[[ $1 == show ]] && echo localhost || echo "$@" >> {tmp_path}/scontrol'),
     ):
         (programs / name).write_text(f'#!/bin/bash\n{line}\n')
         (programs / name).chmod(0o755)
     variables = f'PATH={programs}:$PATH OUTPUT={tmp_path}/run SLURM_JOB_ID=7'
+    variables += ' SLURM_JOB_NODELIST=node[1-2] SLURM_CPUS_PER_TASK=2 SLURM_GPUS_ON_NODE=1'
     training = 'imagenet maformer_micro --data data --device cpu --workers 0 --set epochs=2'
-    submitted = f'{variables} bash docs/slurm/two_nodes.sbatch {training}'
-    in_shell(f'{submitted} --until 1', copied.folder)
+    submitted = f'{variables} SLURM_JOB_NUM_NODES=2 bash docs/slurm/two_nodes.sbatch {training}'
+    alone = f'{variables} SLURM_JOB_NUM_NODES=1 bash docs/slurm/one_node.sbatch {training}'
+    in_shell(f'{alone} --until 1', copied.folder)
     assert not (tmp_path / 'run/model.safetensors').exists()
     in_shell(submitted, copied.folder)  # without --resume this would be refused
     assert (tmp_path / 'run/model.safetensors').exists()
