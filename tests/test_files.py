@@ -49,10 +49,3 @@ def test_a_toml_file_that_is_not_there_is_one_sentence(tmp_path):
     message = f'{path} cannot be read (No such file or directory): name a TOML file.'
     with pytest.raises(UserError, match=f'^{re.escape(message)}$'):
         read_toml(path, dict)
-
-
-def test_deeply_nested_toml_is_one_sentence(tmp_path):
-    path = tmp_path / 'deep.toml'
-    path.write_text('a = ' + '[' * 100_000 + ']' * 100_000)
-    with pytest.raises(UserError, match=r'deep\.toml cannot be read as TOML: it is nested too'):
-        read_toml(path, dict)

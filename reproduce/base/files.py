@@ -153,10 +153,6 @@ def read_toml(path: Path, schema: type[Schema]) -> Schema:
         raise UserError(f'{path} cannot be read ({error.strerror}): name a TOML file.') from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f'{path} cannot be read as TOML: {error}.') from None
-    except RecursionError:
-        raise UserError(
-            f'{path} cannot be read as TOML: it is nested too deeply; expected a few levels.'
-        ) from None
     except ValidationError as error:
         place, reason = first_error(error)
         raise UserError(f'{path}, entry {place}: {reason}.') from None

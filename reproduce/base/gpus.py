@@ -43,14 +43,12 @@ def take(local_rank: int, local_size: int) -> torch.device:
 def _has_kernels(architectures: list[str], major: int, minor: int) -> bool:
     """Return whether binaries or PTX of these architectures run on a compute capability."""
     for name in architectures:
-        kind, _, number = name.partition('_')
-        number = re.match(r'\d+', number)
-        if number is None:
+        found = re.fullmatch(r'(sm|compute)_(\d+)(\d)[a-z]?', name)
+        if found is None:
             return True  # ROCm names its architectures differently
-        found = divmod(int(number[0]), 10)
-        if kind == 'compute' and found <= (major, minor):
-            return True
-        if kind == 'sm' and found[0] == major and found[1] <= minor:
+        kind, version = found[1], (int(found[2]), int(found[3]))
+        # Binaries run on later GPUs of the same generation, PTX on all later ones.
+        if version <= (major, minor) and (kind == 'compute' or version[0] == major):
             return True
     return False
 

@@ -1,6 +1,5 @@
 """Reading a data set in worker processes, with errors that keep their type and sentence."""
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -76,12 +75,7 @@ class Loader(DataLoader):
         """
         if not self.checked:
             self._check_shared_memory()
-        try:
-            batches = super().__iter__()
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise UserError(_too_small('no worker can start', self.num_workers)) from error
+        batches = super().__iter__()
         try:
             for batch in batches:
                 if isinstance(batch, UserError):
@@ -103,8 +97,11 @@ class Loader(DataLoader):
         needed = _nbytes(one) * len(first or ()) * _PREFETCHED * self.num_workers * processes
         free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 0
         if free < needed:
-            sizes = f'{free >> 20} MiB are free, and the batches take {needed >> 20}'
-            raise UserError(_too_small(sizes, self.num_workers))
+            raise UserError(
+                f'{SHARED_MEMORY} is too small for {self.num_workers} data-loading workers in each '
+                f'process: {free >> 20} MiB are free, and their batches take {needed >> 20}. Give '
+                'it more, in Docker with --shm-size, or use fewer with --workers.'
+            )
 
 
 class _Batches(Dataset):
@@ -134,10 +131,3 @@ def _nbytes(batch: Any) -> int:
     if isinstance(batch, Mapping):
         return sum(map(_nbytes, batch.values()))
     return sum(map(_nbytes, batch)) if isinstance(batch, list | tuple) else 0
-
-
-def _too_small(why: str, workers: int) -> str:
-    return (
-        f'{SHARED_MEMORY} is too small for {workers} data-loading workers ({why}): give it more, '
-        'in Docker with --shm-size, or use fewer with --workers.'
-    )

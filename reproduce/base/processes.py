@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -98,8 +98,7 @@ def start(processes: int, *arguments: str) -> int:
         if not ranks:
             sys.exit(128 + number)
         for process in ranks:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+            process.send_signal(number)
 
     handlers = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
     logging.disable(logging.CRITICAL)  # torch's launcher reports each failure in a table of its own
@@ -183,7 +182,13 @@ class Group:
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, {name: _text(value) for name, value in facts().items()})
+        own = {
+            name: value
+            if isinstance(value, str)
+            else json.dumps(value, sort_keys=True, default=str)
+            for name, value in facts().items()
+        }
+        dist.all_gather_object(found, own)
         if sentence := difference(found):
             error = UserError(sentence)
             error.everywhere = True
@@ -299,16 +304,11 @@ def _status(name: str, code: int) -> int:
     """
     if code >= 0:
         return code
-    number = signal.Signals(-code)
-    if number in STOP_SIGNALS:
-        return 128 + number
-    if number == signal.SIGKILL:
+    if -code in STOP_SIGNALS:
+        return 128 - code
+    if -code == signal.SIGKILL:
         raise OutOfMemory(f'{name} was killed, as happens when the memory of the machine is full.')
-    raise UserError(f'{name} was ended by {number.name}.')
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    raise UserError(f'{name} was ended by {signal.Signals(-code).name}.')
 
 
 def difference(found: list[dict[str, str]]) -> str:
@@ -319,16 +319,16 @@ def difference(found: list[dict[str, str]]) -> str:
     """
     for name in dict.fromkeys(name for facts in found for name in facts):
         values = [facts.get(name, 'nothing') for facts in found]
-        if len(set(values)) > 1:
-            columns = enumerate(zip(*values, strict=False))
-            differs = next((i for i, column in columns if len(set(column)) > 1), 0)
-            begin = max(0, differs - 20)
-            parts = []
-            for value in dict.fromkeys(values):
-                ranks = shortened([str(i) for i, other in enumerate(values) if other == value])
-                parts.append(f'{value[begin : begin + 60]} on rank {ranks}')
-            return (
-                f'the ranks do not have the same {name}: {"; ".join(parts)}. Start all of them '
-                'with the same code, command, weights and data.'
-            )
+        if len(set(values)) == 1:
+            continue
+        columns = enumerate(zip(*values, strict=False))
+        begin = max(0, next((i for i, column in columns if len(set(column)) > 1), 0) - 20)
+        ranks: dict[str, list[int]] = {}
+        for i, value in enumerate(values):
+            ranks.setdefault(value[begin : begin + 60], []).append(i)
+        listed = '; '.join(f'{value} on rank {shortened(same)}' for value, same in ranks.items())
+        return (
+            f'the ranks do not have the same {name}: {listed}. Start all of them with the same '
+            'code, command, weights and data.'
+        )
     return ''

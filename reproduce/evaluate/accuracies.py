@@ -66,14 +66,17 @@ def find_inputs(systems: Iterable[System], request: Request) -> list[Inputs]:
             f'{request.weights} is not a folder: expected one with a checkpoint for each system, '
             f'such as {expected(request.weights, "maformer_small")}.'
         )
-    data = _load_data({s.task for s in chosen}, request)
+    data, missing = {}, None
+    for task in sorted({s.task for s in chosen}) if request.data else ():
+        try:
+            data[task] = TASKS[task].load_data(request.data, limit=request.limit)
+        except DataNotFound as error:
+            missing = error
+    if missing is not None and not data:
+        raise missing
     return [
-        Inputs(
-            system,
-            request.weights and in_folder(request.weights, system.name),
-            data.get(system.task),
-        )
-        for system in chosen
+        Inputs(s, request.weights and in_folder(request.weights, s.name), data.get(s.task))
+        for s in chosen
     ]
 
 
@@ -89,15 +92,22 @@ def measure(systems: Iterable[System], request: Request) -> Mapping[tuple[str, s
     """
     inputs = find_inputs(systems, request)
     earlier = records.load_all(request.folder)
+    names = ('processes', 'limit', 'batch_size', 'workers', 'amp')
+    options = {name: getattr(request, name) for name in names}
     failures: dict[str, Failed] = {}
     complete = [one for one in inputs if one.complete]
     with progress('evaluating', len(complete)) as step_done:
-        for one in complete:
+        for system, checkpoint in ((one.system, one.checkpoint) for one in complete):
+            what = (system.task, system.name, checkpoint, request.data)
+            multi_scale = 'ms_miou' in system.accuracies
             try:
-                earlier.append(records.load(_evaluate(one, request)))
+                record = apart.evaluate(
+                    *what, output=request.folder, multi_scale=multi_scale, **options
+                )
+                earlier.append(records.load(record))
             except UserError as error:
-                failures[one.system.name] = Failed(str(error))
-            step_done(one.system.name)
+                failures[system.name] = Failed(str(error))
+            step_done(system.name)
     return {
         (one.system.name, metric): failures.get(one.system.name)
         or on_record(one, metric, request, earlier)
@@ -124,38 +134,3 @@ def on_record(
         data=data,
         part=part and (part.metrics[metric], part.data.images, part.stem),
     )
-
-
-def _evaluate(inputs: Inputs, request: Request) -> Path:
-    return apart.evaluate(
-        inputs.system.task,
-        inputs.system.name,
-        inputs.checkpoint,
-        request.data,
-        output=request.folder,
-        multi_scale='ms_miou' in inputs.system.accuracies,
-        processes=request.processes,
-        limit=request.limit,
-        batch_size=request.batch_size,
-        workers=request.workers,
-        amp=request.amp,
-    )
-
-
-def _load_data(tasks: set[str], request: Request) -> 'dict[str, DataSet]':
-    """Return the data set of each of `tasks` whose own is in the folder of the data.
-
-    Raises:
-        UserError: if none is, or one is not what it should be.
-    """
-    if request.data is None:
-        return {}
-    found, missing = {}, None
-    for task in sorted(tasks):
-        try:
-            found[task] = TASKS[task].load_data(request.data, limit=request.limit)
-        except DataNotFound as error:
-            missing = error
-    if not found and missing is not None:
-        raise missing
-    return found
