@@ -30,7 +30,7 @@ from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Sampler
 
-from datasets import coco, load
+from datasets import load
 from model.checkpoint import CheckpointError, read
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
@@ -150,7 +150,7 @@ def _point_at_data(config: Config, folder: Path, checks_masks: bool) -> dict[str
                 found[split] = found.get(split) or load(task, folder, split)
                 point_at(config, found[split], name)
         if checks_masks and trains_masks and split in found:
-            check_masks(coco.read(found[split].annotations))
+            check_masks(found[split].content)
     if len({tuple(data.classes) for data in found.values()}) > 1:
         raise UserError(f'train and val of {folder} do not have the same classes.')
     return {
