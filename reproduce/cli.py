@@ -5,13 +5,14 @@ Each command is a module of `reproduce.commands`, which is imported when the com
 """
 
 import sys
+import traceback
 from importlib import import_module
 
 import click
 import typer
 
 from reproduce.base.errors import UserError
-from reproduce.base.processes import speaks
+from reproduce.base.processes import in_group, leave, speaks
 from reproduce.commands.options import CommandGroup
 
 # What `--help` says of each command, by what they are for, the most used first: the first sentence
@@ -97,7 +98,7 @@ def run() -> None:
     except UserError as error:
         if speaks(error):
             print(f'{error.label}: {error}', file=sys.stderr, flush=True)
-        sys.exit(error.status)
+        leave(error.status)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns an interrupt into a silent exit with status 130.
         if isinstance(stop, SystemExit) and stop.code != 130:
@@ -105,5 +106,8 @@ def run() -> None:
         print('interrupted: earlier results are as they were', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        speaks(error)  # the traceback of the first rank is enough
-        raise
+        if not in_group():
+            raise
+        if speaks(error):
+            traceback.print_exc()
+        leave(1)

@@ -314,5 +314,5 @@ def test_later_ranks_give_the_first_one_time(monkeypatch):
         monkeypatch.setenv('RANK', rank)
         spoken.append([processes.speaks(e) for e in (own, common, processes.PeerLost('lost.'))])
     assert spoken == [[True, True, True], [True, False, True]]
-    assert slept == [8.0, 5.0, 1.5, 8.0]
+    assert slept == [12.0, 5.0, 1.5, 12.0]
     assert Group(0, 1, 1, torch.device('cpu')).barrier() is None

@@ -1,6 +1,7 @@
 """What a GPU and the installed torch can do together."""
 
 import re
+import warnings
 
 import torch
 
@@ -28,8 +29,10 @@ def take(local_rank: int, local_size: int) -> torch.device:
             '--processes, or use --device cpu.'
         )
     device = torch.device('cuda', local_rank)
-    architectures = torch.cuda.get_arch_list()
-    capability = torch.cuda.get_device_capability(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # torch warns of a GPU without kernels in 20 lines
+        architectures = torch.cuda.get_arch_list()
+        capability = torch.cuda.get_device_capability(device)
     if architectures and not _has_kernels(architectures, *capability):
         raise UserError(
             f'torch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} '

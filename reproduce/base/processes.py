@@ -11,6 +11,7 @@ command is called.
 import ctypes
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
@@ -44,7 +45,7 @@ _PR_SET_PDEATHSIG = 1
 
 # Seconds before a rank prints its error. The launcher ends it within them if another rank has
 # printed the same error, or the one that caused it, and exited.
-_AFTER_FIRST_RANK, _AFTER_ALL_FAIL, _AFTER_LOST_PEER = 5.0, 1.5, 8.0
+_AFTER_FIRST_RANK, _AFTER_ALL_FAIL, _AFTER_LOST_PEER = 5.0, 1.5, 12.0
 
 
 class PeerLost(UserError):
@@ -150,6 +151,16 @@ def speaks(error: BaseException) -> bool:
     elif rank() > 0:
         time.sleep(_AFTER_ALL_FAIL if everywhere else _AFTER_FIRST_RANK)
     return rank() == 0 or not everywhere
+
+
+def leave(status: int) -> NoReturn:
+    """Exit with a status; a rank does so at once, before later ranks print the same error."""
+    if in_group():
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        sys.stdout.flush()
+        os._exit(status)  # libraries take seconds to end on a busy machine
+    sys.exit(status)
 
 
 @dataclass(frozen=True)
@@ -289,10 +300,10 @@ def _explained(error: Exception, group: Group) -> UserError | None:
             f'a data-loading worker ended ({first}): give the machine more memory or, in Docker, '
             'more shared memory with --shm-size, or lower --workers.'
         )
+    if isinstance(error, dist.DistBackendError) and 'remote' not in str(error):
+        return UserError(f'NCCL failed: {first}. NCCL_DEBUG=INFO prints the details.')
     if group.size > 1 and (isinstance(error, dist.DistError) or 'gloo' in first):
-        return PeerLost(
-            f'rank {group.rank} of {group.size} lost its connection to another: {first}'
-        )
+        return PeerLost(f'rank {group.rank} of {group.size} lost its connection to another rank.')
     return None
 
 
