@@ -138,7 +138,7 @@ def run(how):
                 raise ValueError('seven is no number')
             if how == 'memory':
                 raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate')
-        os.write(1, f'{os.getpid()}\\n'.encode())  # at once, where print writes the line's end apart
+        os.write(1, f'{os.getpid()}\\n'.encode())
         if how == 'waiting' or how == 'computing' and group.rank == 0:
             time.sleep(300)
         group.barrier()
