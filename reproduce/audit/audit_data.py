@@ -8,7 +8,7 @@ from pathlib import Path
 from reproduce import paper
 from reproduce.audit import readings
 from reproduce.audit.claims import JudgedClaim, judge_claim, load_claims
-from reproduce.audit.conventions import Comparison, comparisons
+from reproduce.audit.conventions import CostComparison, comparisons
 from reproduce.audit.misprints import Misprint, load_misprints
 from reproduce.audit.readings import Search
 from reproduce.audit.rows import Tables, find_row, number
@@ -39,7 +39,7 @@ class AuditData:
     misprints: Sequence[Misprint]
     cells: Sequence[Cell]
     tolerances: dict[str, Tolerance]
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[CostComparison]
     search: Search
 
     def row(self, table: int, name: str, source: str = '') -> Row:

@@ -11,7 +11,7 @@ RIVAL = 'CSWin'  # the "previous best" of the abstract and of section 4.3
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CostComparison:
     """The FLOPs of a MAFormer and of its rival, of which the paper prints two kinds.
 
     Attributes:
@@ -34,7 +34,7 @@ class Comparison:
         return self.ours.flops(convention) / self.rival.flops(convention)
 
 
-def comparisons(tables: Tables, cells: Sequence[Cell]) -> list[Comparison]:
+def comparisons(tables: Tables, cells: Sequence[Cell]) -> list[CostComparison]:
     """Return the pairs of a MAFormer and its rival whose printed FLOPs are of two conventions.
 
     MAFormer-S is measured with several depths: the one with the nearest FLOPs is taken.
@@ -49,7 +49,7 @@ def comparisons(tables: Tables, cells: Sequence[Cell]) -> list[Comparison]:
                 ours = _nearest(cells, row, column.name)
                 rival = _nearest(cells, theirs[0], column.name) if theirs else None
                 if ours and rival and ours.convention != rival.convention:
-                    found.append(Comparison(table, column.framework.name, ours, rival))
+                    found.append(CostComparison(table, column.framework.name, ours, rival))
     return found
 
 
