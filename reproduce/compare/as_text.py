@@ -60,7 +60,7 @@ def _sentence(d: Difference) -> str:
     if not d.significant:
         return (
             f'{d.metric}: the difference is not significant; these images would show one of about '
-            f'{(d.interval[1] - d.interval[0]) / 2:.2f}.'
+            f'{d.resolvable:.2f} in 80 % of cases.'
         )
     which = 'better' if d.difference > 0 else 'worse'
     return f'{d.metric}: the second is significantly {which} (p {p_value(d.p)}).'

@@ -47,8 +47,8 @@ class Cell(BaseModel):
         published: how `reference` compares with `paper`: 'agrees', 'higher' or 'lower' by the
             rounding and seeds of the paper's value; '' where either is missing.
         reference_source: where `reference` is published.
-        resolvable: of an accuracy, the smallest difference of two networks that a test on the data
-            set shows, in percent.
+        resolvable: of an accuracy, the smallest true difference of two networks that a test on the
+            data set finds with a probability of 80 %, in percent.
         satisfied_by: another system of the same row whose accuracy makes up for this one's.
         missing: what kept the accuracy from being measured.
         row: the printed row; None for a cell that a user adds.

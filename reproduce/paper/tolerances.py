@@ -9,6 +9,7 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import read_toml
 from reproduce.paper.metrics import METRICS
 from reproduce.paper.printed import FOLDER, Printed
+from reproduce.statistics.significance import resolvable
 
 # Half the width of a 95 % interval, in standard deviations.
 _NORMAL_95 = 1.96
@@ -33,7 +34,7 @@ class Sampling(BaseModel):
 
     @property
     def width(self) -> float:
-        """Half the width of the 95 % interval: the smallest difference that a test resolves."""
+        """Half the width of the 95 % interval of the difference, in percent."""
         return _NORMAL_95 * self.deviation / math.sqrt(self.images)
 
 
@@ -69,8 +70,11 @@ class Tolerance(BaseModel):
 
     @property
     def resolvable(self) -> float | None:
-        """The smallest difference of two networks that a test on the data set shows, in percent."""
-        return self.sampling and self.sampling.width
+        """The smallest true difference of two networks that a test on the data set finds in 80 %.
+
+        In percent; None for complexity. See `statistics.significance.resolvable`.
+        """
+        return self.sampling and resolvable(self.sampling.deviation, self.sampling.images)
 
     def width(self, target: Printed) -> float:
         """Return the allowed distance from `target`, in its unit."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
 from reproduce.statistics import RESAMPLES, PerImage, ResampledImages, bootstrap
 from reproduce.statistics.image_hits import NAMES, ImageHits
-from reproduce.statistics.significance import LEVEL, holm, mcnemar, paired_interval
+from reproduce.statistics.significance import LEVEL, POWER, holm, mcnemar, paired_interval
 
 # A class on fewer images is not tested: the bootstrap's standard error is too small there.
 _IMAGES_OF_A_CLASS = 20
@@ -35,6 +36,13 @@ class Difference:
     def difference(self) -> float:
         """By how much the second is better."""
         return self.second - self.first
+
+    @property
+    def resolvable(self) -> float:
+        """The smallest true difference that these images show with a probability of `POWER`."""
+        low, high = self.interval
+        upper, power = (NormalDist().inv_cdf(p) for p in (1 - LEVEL / 2, POWER))
+        return (high - low) / 2 * (1 + power / upper)
 
     @property
     def significant(self) -> bool:
