@@ -18,9 +18,9 @@ from reproduce.openmmlab.configs import CONFIGS, load_config
 from reproduce.openmmlab.data_paths import check_classes
 from reproduce.train import drawn_data, rehearsal, rehearsal_report, step_meter
 from reproduce.train.classifier import train
-from reproduce.train.jobs import TrainingJob
+from reproduce.train.jobs import RehearsalRequest, TrainingJob
 from reproduce.train.recipes import RECIPES, recipe_for
-from reproduce.train.rehearsal import RehearsalRequest, RehearsalRow, rehearse, select
+from reproduce.train.rehearsal import RehearsalRow, rehearse, select
 from reproduce.train.token_labeling import agreement
 
 FPN = 'fpn_maformer-micro_shapes.py'

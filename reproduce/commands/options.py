@@ -127,13 +127,6 @@ Processes = Annotated[
         'this option is ignored.',
     ),
 ]
-GradCheckpointing = Annotated[
-    bool,
-    typer.Option(
-        '--grad-checkpointing',
-        help='Keep less in memory, and compute it again in the backward pass.',
-    ),
-]
 Format = Annotated[
     OutputFormat,
     typer.Option('--format', help='json prints one JSON object, nothing else, to standard output.'),

@@ -2,18 +2,22 @@
 
 import signal
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
+from reproduce.base.job_options import with_fields_of
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.train.jobs import RehearsalRequest
 
 app = typer.Typer(**SETTINGS)
 
 
 @app.command()
+@with_fields_of(RehearsalRequest, *(field.name for field in fields(RehearsalRequest)[1:]))
 def rehearse(
     names: Annotated[
         list[str] | None,
@@ -23,66 +27,12 @@ def rehearse(
             show_default=False,
         ),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            '--data',
-            help='Folder of ImageNet, COCO or ADE20K, or of several of them.  [default: drawn data '
-            'of their sizes and numbers of classes]',
-            show_default=False,
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the annotator's label maps, CLASS/NAME.pt, or an archive of it."
-        ),
-    ] = None,
-    output: Annotated[
-        Path,
-        typer.Option(
-            help='Folder that the trainings would write into; what is written is removed.'
-        ),
-    ] = Path(),
-    steps: Annotated[
-        int, typer.Option(min=1, help='Steps of each training that are measured.')
-    ] = 10,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Images of a step in each process.  [default: the training's own]"
-        ),
-    ] = None,
-    grad_checkpointing: options.GradCheckpointing = False,
-    accumulation: Annotated[
-        int,
-        typer.Option(
-            min=1, help='Parts of a step of a recipe in each process, one after the other.'
-        ),
-    ] = 1,
-    processes: Annotated[
-        int | None,
-        typer.Option(min=1, help='Processes on this machine.  [default: one for each GPU]'),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help='Data-loading workers, for each of the processes.  [default: those of `train`]'
-        ),
-    ] = None,
-    amp: Annotated[
-        Literal['fp16', 'bf16', 'off'] | None,
-        typer.Option(
-            '--amp',
-            help='Compute in mixed precision; off is fp32 throughout.  [default: as in `train`: '
-            'recipes on GPUs only]',
-        ),
-    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(help='Write DEVICE.md into this folder, anew after each training.'),
     ] = None,
     format: options.Format = OutputFormat.TEXT,
+    **given: Any,
 ) -> None:
     """Take a few steps of the real trainings on this machine, before days are spent.
 
@@ -92,21 +42,9 @@ def rehearse(
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.base.files import check_writable, write_atomically
     from reproduce.train import rehearsal_report
-    from reproduce.train.rehearsal import RehearsalRequest, rehearse
+    from reproduce.train.rehearsal import rehearse
 
-    request = RehearsalRequest(
-        names=tuple(names or ()),
-        data=data and data.absolute(),
-        labels=labels and labels.absolute(),
-        output=output,
-        steps=steps,
-        batch_size=batch_size,
-        grad_checkpointing=grad_checkpointing,
-        accumulation=accumulation,
-        processes=processes,
-        workers=workers,
-        amp=amp,
-    )
+    request = RehearsalRequest(names=names or (), **given)
     if report is not None:
         check_writable(report)
 

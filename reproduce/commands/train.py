@@ -11,7 +11,7 @@ from reproduce.base.job_options import with_fields_of
 from reproduce.base.processes import start_again
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, KeyValueCommand
-from reproduce.train.jobs import ConfigJob, TrainingJob
+from reproduce.train.jobs import Accumulation, ConfigJob, GradCheckpointing, TrainingJob
 from reproduce.train.recipes import recipe_for
 
 
@@ -64,13 +64,8 @@ def train_imagenet(
         list[str] | None,
         typer.Option('--set', help='NAME=VALUE: another value of the recipe, e.g. batch_size=512.'),
     ] = None,
-    grad_checkpointing: options.GradCheckpointing = False,
-    accumulation: Annotated[
-        int,
-        typer.Option(
-            help='Parts that each process computes its share of a batch in, one after the other.'
-        ),
-    ] = 1,
+    grad_checkpointing: GradCheckpointing = False,
+    accumulation: Accumulation = 1,
     processes: options.Processes = 1,
     **given: Any,
 ) -> None:

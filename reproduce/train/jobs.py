@@ -23,6 +23,36 @@ MaxSteps = Annotated[
         help='Measure the steps, and end after this one with weights and a checkpoint.',
     ),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        '--labels', help="Folder of the annotator's label maps, CLASS/NAME.pt, or an archive of it."
+    ),
+]
+AmpOrDefault = Annotated[
+    Literal['fp16', 'bf16', 'off'] | None,
+    typer.Option(
+        '--amp',
+        help='Compute in mixed precision; off is fp32 throughout.  [default for classifiers: bf16 '
+        'on GPUs, fp16 on those without it; off on CPUs, and for configs]',
+    ),
+]
+GradCheckpointing = Annotated[
+    bool,
+    typer.Option(
+        '--grad-checkpointing',
+        help='Keep less in memory, and compute it again in the backward pass.',
+    ),
+]
+Accumulation = Annotated[
+    int,
+    typer.Option(
+        '--accumulation',
+        min=1,
+        help="Parts that each process computes its share of a recipe's batch in, one after the "
+        'other.',
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -42,26 +72,13 @@ class TrainingJob:
         Path, typer.Option('--data', help="ImageNet's folder, or the one that it lies in.")
     ]
     output: Output
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            '--labels',
-            help="Folder of the annotator's label maps, CLASS/NAME.pt, or an archive of it.",
-        ),
-    ] = None
+    labels: Labels = None
     resume: Resume = False
     until: Annotated[
         int | None, typer.Option('--until', min=1, help='Stop after this epoch, to be resumed.')
     ] = None
     workers: Workers = None
-    amp: Annotated[
-        Literal['fp16', 'bf16', 'off'] | None,
-        typer.Option(
-            '--amp',
-            help='Compute in mixed precision; off is fp32 throughout.  [default: bf16 on GPUs, '
-            'fp16 on those without it; off on CPUs]',
-        ),
-    ] = None
+    amp: AmpOrDefault = None
     device: Device = None
     tensorboard: TensorBoard = False
     checkpoint_steps: Annotated[
@@ -117,3 +134,51 @@ class ConfigJob:
     def __post_init__(self) -> None:
         if self.amp == 'off':
             object.__setattr__(self, 'amp', None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsalRequest:
+    """What is rehearsed, and how; the fields but `names` are options of `rehearse`.
+
+    Attributes:
+        names: of recipes and configs, or patterns of them; none for all.
+    """
+
+    names: Sequence[str] = ()
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            '--data',
+            help='Folder of ImageNet, COCO or ADE20K, or of several of them.  [default: drawn data '
+            'of their sizes and numbers of classes]',
+        ),
+    ] = None
+    labels: Labels = None
+    output: Annotated[
+        Path,
+        typer.Option(
+            '--output',
+            help='Folder that the trainings would write into; what is written is removed.',
+        ),
+    ] = Path()
+    steps: Annotated[
+        int, typer.Option('--steps', min=1, help='Steps of each training that are measured.')
+    ] = 10
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            '--batch-size',
+            min=1,
+            help="Images of a step in each process.  [default: the training's own]",
+        ),
+    ] = None
+    grad_checkpointing: GradCheckpointing = False
+    accumulation: Accumulation = 1
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            '--processes', min=1, help='Processes on this machine.  [default: one for each GPU]'
+        ),
+    ] = None
+    workers: Workers = None
+    amp: AmpOrDefault = None

@@ -29,6 +29,7 @@ from reproduce.base.versions import CHECKOUT
 from reproduce.base.wording import nearest
 from reproduce.openmmlab.configs import CONFIGS, load_config, task_of
 from reproduce.train import drawn_data, step_meter, token_labeling
+from reproduce.train.jobs import RehearsalRequest
 from reproduce.train.recipes import RECIPES, Recipe
 
 # Images that are evaluated.
@@ -39,37 +40,6 @@ _MOST_IMAGES_OF_A_CONFIG = 8
 
 # Label maps that are compared with the classes of their images.
 _SAMPLE = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class RehearsalRequest:
-    """What is to be rehearsed, and how.
-
-    Attributes:
-        names: of recipes and configs, or patterns of them; none for all.
-        data: the folder of the data sets; None for drawn data.
-        labels: the folder of the label maps of token labeling.
-        output: the folder that the trainings would write into.
-        steps: steps of each training that are measured.
-        batch_size: images of a step in each process; None takes the training's own.
-        grad_checkpointing: keep less in memory, and compute it again in the backward pass.
-        accumulation: parts of a step of a recipe.
-        processes: None takes one for each GPU.
-        workers: data-loading workers of each process; None takes the training's own.
-        amp: 'fp16', 'bf16' or 'off'; None takes the training's own.
-    """
-
-    names: Sequence[str] = ()
-    data: Path | None = None
-    labels: Path | None = None
-    output: Path = Path()
-    steps: int = 10
-    batch_size: int | None = None
-    grad_checkpointing: bool = False
-    accumulation: int = 1
-    processes: int | None = None
-    workers: int | None = None
-    amp: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +74,9 @@ def rehearse(request: RehearsalRequest) -> Iterator[RehearsalRow]:
     check_writable(request.output)
     with tempfile.TemporaryDirectory(prefix='rehearsal-', dir=request.output.absolute()) as made:
         place = Path(made)
-        data, labels = request.data, request.labels
+        # The commands are called in the folder of the code.
+        data = request.data and request.data.absolute()
+        labels = request.labels and request.labels.absolute()
         if data is None:
             data = place / 'drawn'
             labels = _draw(data, recipes.values(), request, processes)
