@@ -91,7 +91,7 @@ def test_the_short_answer_fits_a_terminal(run, tmp_path, monkeypatch):
     assert (code, err) == (0, '')
     assert max(map(len, out.splitlines())) <= 80
     (line,) = (line.split() for line in out.splitlines() if line.startswith('4 '))
-    assert line == ['4', '102', '68', '1', '11', '22']
+    assert line == ['4', '96', '64', '1', '11', '20', '102']
     text = ' '.join(out.split())
     assert '0 systems would be evaluated.' in text
     assert "COCO's 5,000 images of val2017 are missing: --data FOLDER." in text

@@ -34,6 +34,8 @@ class PlannedCell:
     """One number of one row, and what it needs.
 
     Attributes:
+        is_printed: whether the paper prints the number and the system is the row as printed: of a
+            row with other variants each number is printed once.
         reason: the record, what is evaluated, or a sentence on what is missing; '' for counts.
     """
 
@@ -41,6 +43,7 @@ class PlannedCell:
     model: str
     system: str
     metric: str
+    is_printed: bool
     state: CellState
     reason: str = ''
 
@@ -106,7 +109,8 @@ def _cell(
     request: Request,
     earlier: Collection[Evaluation],
 ) -> PlannedCell:
-    cell = partial(PlannedCell, row.table, row.model, system.name, column.name)
+    is_printed = row.cells[column.name] is not None and not system.variant
+    cell = partial(PlannedCell, row.table, row.model, system.name, column.name, is_printed)
     if inputs is None:
         return cell(CellState.CITED, system.cited)
     if column.metric.is_complexity:
@@ -126,14 +130,23 @@ def _cell(
 
 
 def by_table(plan: Plan) -> list[terminal.Part]:
-    """Return a line for each table with the number of its cells in each state, and what to do."""
-    tables = sorted({cell.table for cell in plan.cells})
-    counts = {table: Counter(c.state for c in plan.cells if c.table == table) for table in tables}
-    if len(tables) > 1:
-        counts['all'] = sum(counts.values(), Counter())
-    shown = [state for state in CellState if any(state in of for of in counts.values())]
-    heads = ['table', 'cells', *shown]
-    rows = [[str(t), str(of.total()), *(str(of[s]) for s in shown)] for t, of in counts.items()]
+    """Return for each table how many printed numbers are in each state, and what to do.
+
+    The last column counts the lines of the CSV, which also has variants and unprinted cells.
+    """
+    counts: dict[int | str, Counter[CellState]] = {}
+    lines: Counter[int | str] = Counter()
+    for cell in plan.cells:
+        for name in (cell.table, 'all'):
+            counts.setdefault(name, Counter())[cell.state] += cell.is_printed
+            lines[name] += 1
+    tables = [name for name in counts if name != 'all']
+    shown = [state for state in CellState if counts['all'][state]]
+    heads = ['table', 'numbers', *shown, 'lines']
+    rows = [
+        [str(t), *(str(n) for n in (counts[t].total(), *(counts[t][s] for s in shown), lines[t]))]
+        for t in (*tables, *['all'] * (len(tables) > 1))
+    ]
     return [terminal.TextTable(heads, rows, heads[1:]), '\n'.join(_to_do(plan))]
 
 

@@ -100,9 +100,11 @@ def _evaluated(target: _Target, accuracy: Accuracy) -> dict[str, Any]:
         return {'verdict': Verdict.ERROR, 'reason': accuracy.message}
     system, metric = target.system, target.column.metric.name
     if not isinstance(accuracy, Evaluation):
-        published = _published(target, registry.reference_of(system))
+        # What the authors trained is closer to the row than what others trained.
+        authors = registry.result_of_authors(system)
+        published = _published(target, authors or registry.reference_of(system))
         reason = accuracy.sentence(system.name)
-        if published and system.protocol:
+        if published and system.protocol and authors is None:
             reason += f'; released weights: {system.protocol}'
         return {
             'verdict': Verdict.NOT_RUN,
@@ -183,15 +185,33 @@ def _satisfied(cell: Cell, of_row: Collection[Cell]) -> Cell:
     return cell
 
 
+def printed_numbers(cells: Iterable[Cell]) -> list[Cell]:
+    """Return one cell for each number that the paper prints, in the order of `cells`.
+
+    Of the systems of a row it is the one as printed or, where another one satisfies the row, that.
+    """
+    numbers: dict[tuple[Row | str, str], list[Cell]] = {}
+    for cell in cells:
+        if cell.paper:
+            numbers.setdefault((cell.row or cell.system, cell.metric), []).append(cell)
+    return [
+        min(of, key=lambda cell: (bool(cell.satisfied_by), bool(cell.variant)))
+        for of in numbers.values()
+    ]
+
+
 def count(cells: Iterable[Cell]) -> dict[Verdict, int]:
-    """Return how many cells have each verdict, in the order of the verdicts, zeros left out."""
-    counts = Counter(cell.verdict for cell in cells)
+    """Return how many printed numbers have each verdict, in the order of the verdicts.
+
+    Zeros are left out.
+    """
+    counts = Counter(cell.verdict for cell in printed_numbers(cells))
     return {verdict: counts[verdict] for verdict in Verdict if counts[verdict]}
 
 
 def count_published(cells: Iterable[Cell]) -> dict[Agreement, int]:
-    """Return how many published values agree with the paper, are higher and are lower."""
-    counts = Counter(cell.published for cell in cells)
+    """Return how many of the published values of printed numbers agree in which way."""
+    counts = Counter(cell.published for cell in printed_numbers(cells))
     return {agreement: counts[agreement] for agreement in Agreement}
 
 

@@ -34,8 +34,8 @@ class Cell(BaseModel):
         metric: the name of the table's column.
         convention: which FLOPs the printed value counts, 'layer' or 'total'; '' for other metrics.
         paper: the printed value; '' where nothing is printed.
-        reference: the value published with the evaluated weights or, while nothing is measured,
-            with the public weights of the system.
+        reference: the value published with the evaluated weights. While nothing is measured, what
+            the system's authors print or, where they print none, who released its public weights.
         measured: the measured value; of FLOPs, the count that `convention` names.
         difference, tolerance: measured less printed, and how much is allowed.
         verdict, reference_verdict: against the printed value and against the reference.
@@ -44,8 +44,8 @@ class Cell(BaseModel):
             part of the data where there is no other.
         variant: what tells the system from the one that is built as the row is printed, such as the
             depths '3-3-8-3'; '' for that one.
-        published: how `reference` compares with `paper`: 'agrees', 'higher' or 'lower' by the
-            rounding and seeds of the paper's value; '' where either is missing.
+        published: how `reference` compares with `paper`: 'same' up to rounding, 'close' up to other
+            seeds, 'higher' or 'lower'; '' where either is missing.
         reference_source: where `reference` is published.
         resolvable: of an accuracy, the smallest true difference of two networks that a test on the
             data set finds with a probability of 80 %, in percent.

@@ -78,20 +78,30 @@ _ABOUT = {
 class Agreement(StrEnum):
     """How a value that a publisher states compares with the one that the paper prints."""
 
-    AGREES = 'agrees'  # within rounding and seeds of the printed value
+    SAME = 'same'  # it rounds to the printed value
+    CLOSE = 'close'  # as close as another training with the same recipe may be
     HIGHER = 'higher'
     LOWER = 'lower'
 
     @property
+    def agrees(self) -> bool:
+        """Whether rounding or another seed explains the difference."""
+        return self in (Agreement.SAME, Agreement.CLOSE)
+
+    @property
     def symbol(self) -> str:
         """The symbol next to a number."""
-        return {'agrees': '=', 'higher': '↑', 'lower': '↓'}[self]
+        return {'same': '=', 'close': '~', 'higher': '↑', 'lower': '↓'}[self]
 
     @property
     def meaning(self) -> str:
-        """What it says of a cell."""
-        how = 'as in the paper' if self is Agreement.AGREES else self.value
-        return f'published with public weights, {how}'
+        """What it says of a published value."""
+        return {
+            Agreement.SAME: 'the same as in the paper',
+            Agreement.CLOSE: 'as close to the paper as another seed may be',
+            Agreement.HIGHER: 'higher than in the paper',
+            Agreement.LOWER: 'lower than in the paper',
+        }[self]
 
 
 def exit_status(verdicts: Iterable[Verdict], strict: bool = False) -> int:
@@ -107,9 +117,12 @@ def compare_published(published: float, printed: Printed, tolerance: Tolerance) 
     Both were measured on the same images, so that these add no difference.
     """
     difference = published - printed.value
-    # Both have few decimals: what is a binary fraction beyond the tolerance is on its edge.
-    if abs(difference) <= tolerance.width_of_seeds(printed) + 1e-9:
-        return Agreement.AGREES
+    # Both have few decimals: what is a binary fraction beyond a limit is on it.
+    distance = abs(difference) - 1e-9
+    if distance <= printed.half_unit:
+        return Agreement.SAME
+    if distance <= tolerance.width_of_seeds(printed):
+        return Agreement.CLOSE
     return Agreement.HIGHER if difference > 0 else Agreement.LOWER
 
 

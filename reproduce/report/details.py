@@ -78,9 +78,8 @@ def cell_facts(cell: Cell) -> dict[str, str]:
     arguments = ', '.join(f'{name}={value}' for name, value in system.arguments.items())
     published = ''
     if cell.reference:
-        against = f'{cell.published} against the paper' if cell.published else ''
-        parts = (cell.reference, against.replace('agrees against', 'agrees with'))
-        published = f'{", ".join(filter(None, parts))}: {cell.reference_source}'
+        against = f', {cell.published.meaning}' if cell.published else ''
+        published = f'{cell.reference}{against}: {cell.reference_source}'
     reason = _tolerances()[cell.column.metric.name].reason
     resolvable = f'differences from {cell.resolvable or 0:.2f} on, by the images of the data set'
     facts = {

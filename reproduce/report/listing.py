@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from reproduce.base.terminal import Part, Text, TextTable
 from reproduce.evaluate.unmeasured import NotRun
-from reproduce.judge.assembly import count, count_published
+from reproduce.judge.assembly import count, count_published, printed_numbers
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES
@@ -55,10 +55,11 @@ def render(cells: Collection[Cell]) -> list[Part]:
 
 
 def summary(cells: Collection[Cell]) -> str:
-    """Return one line: the tables, and how many cells have each verdict."""
-    tables = sorted({cell.table for cell in cells})
+    """Return one line: the tables, and how many printed numbers have each verdict."""
+    tables = ', '.join(map(str, sorted({cell.table for cell in cells})))
     counts = ', '.join(f'{n} {verdict}' for verdict, n in count(cells).items())
-    return f'Table {", ".join(map(str, tables))}: {len(cells)} cells: {counts}.'
+    numbers = len(printed_numbers(cells))
+    return f'Table {tables}: {numbers} printed numbers: {counts} ({len(cells)} lines).'
 
 
 def _heading(column: ShownColumn) -> str:
@@ -120,23 +121,24 @@ def _published(cells: Collection[Cell], names: Mapping[tuple, str]) -> list[Part
     rows = [
         [names[c.key], c.metric, c.paper, c.reference, c.published, c.reference_source]
         for c in cells
-        if c.published not in ('', Agreement.AGREES)
+        if c.published and not c.published.agrees
     ]
     heads = ['published', 'metric', 'paper', 'published', '', 'where']
     sentence = (
-        f'{sum(counts.values())} accuracies are published with public weights, of which '
-        f'{counts[Agreement.AGREES]} agree with the paper, {counts[Agreement.HIGHER]} are higher '
-        f'and {counts[Agreement.LOWER]} are lower.'
+        f'{sum(counts.values())} accuracies are published by the authors or with public weights: '
+        f'{counts[Agreement.SAME]} are the same as in the paper up to rounding, '
+        f'{counts[Agreement.CLOSE]} as close as another seed may be, {counts[Agreement.HIGHER]} '
+        f'higher and {counts[Agreement.LOWER]} lower.'
     )
     return [*([TextTable(heads, rows)] if rows else []), sentence]
 
 
 def _missing(cells: Iterable[Cell]) -> list[str]:
     missing: dict[NotRun, list[str]] = {}
-    for cell in cells:
+    for cell in printed_numbers(cells):
         if cell.missing is not None:
             missing.setdefault(cell.missing, []).append(cell.system)
     return [
-        f'not-run, {len(systems)} cells of {len(set(systems))} systems: {what.sentence("SYSTEM")}.'
+        f'not-run, {len(systems)} of {len(set(systems))} systems: {what.sentence("SYSTEM")}.'
         for what, systems in missing.items()
     ]

@@ -16,7 +16,7 @@ from reproduce.ablation.judging import DesignVerdict
 from reproduce.ablation.outcomes import Outcomes
 from reproduce.audit.findings import Extent, Finding
 from reproduce.evaluate.records import Evaluation
-from reproduce.judge.assembly import count, count_published
+from reproduce.judge.assembly import count, count_published, printed_numbers
 from reproduce.judge.cells import Cell, as_csv
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES
@@ -87,7 +87,7 @@ def render(
         lines=lines,
         deviations=[c for c in cells if c.deviates or c.verdict is Verdict.ERROR],
         published=count_published(cells),
-        differing=[c for c in cells if c.published not in ('', Agreement.AGREES)],
+        differing=[c for c in cells if c.published and not c.published.agrees],
         systems=systems_by_name(),
         figures={
             section: [_panels(name, drawing) for name, drawing in of_section.items()]
@@ -111,8 +111,9 @@ def render(
 
 def _lead(cells: Sequence[Cell], findings: Sequence[Finding]) -> str:
     """Return what was found, in at most three sentences."""
-    costs = [cell for cell in cells if cell.column.metric.is_complexity]
-    accuracies = [cell for cell in cells if not cell.column.metric.is_complexity]
+    numbers = printed_numbers(cells)
+    costs = [cell for cell in numbers if cell.column.metric.is_complexity]
+    accuracies = [cell for cell in numbers if not cell.column.metric.is_complexity]
     measured = [cell for cell in accuracies if cell.measured is not None]
     published = [cell.published for cell in accuracies if cell.published and cell not in measured]
     sentences = []
@@ -129,7 +130,7 @@ def _lead(cells: Sequence[Cell], findings: Sequence[Finding]) -> str:
         if published:
             text += (
                 f'; for {len(published)} {"others" if measured else "of them"} the publisher of '
-                f'the weights states a value, and {published.count(Agreement.AGREES)} of these '
+                f'the weights states a value, and {sum(p.agrees for p in published)} of these '
                 'agree with the paper'
             )
         sentences.append(f'{text}.')
@@ -143,11 +144,12 @@ def _lead(cells: Sequence[Cell], findings: Sequence[Finding]) -> str:
 
 def _numbers(cells: Sequence[Cell]) -> list[tuple[int, int, str, str, str]]:
     """Return counts of cells: how many, of how many, what, a note, and the section with them."""
-    costs = [cell for cell in cells if cell.column.metric.is_complexity]
-    accuracies = [cell for cell in cells if not cell.column.metric.is_complexity]
+    numbers = printed_numbers(cells)
+    costs = [cell for cell in numbers if cell.column.metric.is_complexity]
+    accuracies = [cell for cell in numbers if not cell.column.metric.is_complexity]
     measured = [cell for cell in accuracies if cell.measured is not None]
     published = [c.published for c in accuracies if c.published and c.measured is None]
-    agreeing = f'{published.count(Agreement.AGREES)} agree with the paper' if published else ''
+    agreeing = f'{sum(p.agrees for p in published)} agree with the paper' if published else ''
     return [
         (
             sum(cell.measured is not None for cell in costs),
@@ -176,7 +178,9 @@ def _leads(
         for number, finding in enumerate(findings, 1)
         if finding.extent is Extent.RESULT
     ]
-    if n := sum(cell.published not in ('', Agreement.AGREES) for cell in cells):
+    if n := sum(
+        bool(cell.published) and not cell.published.agrees for cell in printed_numbers(cells)
+    ):
         text = f'{n} accuracies differ from those that the publishers of the weights state'
         found.append((text, '#published'))
     for outcomes in studies:
@@ -200,7 +204,7 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
     spans = [(name, len(list(of))) for name, of in groupby(shown, lambda column: column.group)]
     keys = [(v.about.symbol, str(v)) for v in count(cells) if v.about.symbol]
     counted = {cell.published for cell in cells if cell.measured is None}
-    keys += [(a.symbol, a.meaning) for a in Agreement if a in counted]
+    keys += [(a.symbol, f'published, {a.meaning}') for a in Agreement if a in counted]
     conventions = {cell.distinct_convention for cell in cells}
     keys += [(CONVENTION_MARKS[n], m) for n, m in CONVENTION_MEANINGS.items() if n in conventions]
     keys += [(DAGGER, 'with token labeling')] * any(line.is_labeled for line in of_table)

@@ -213,13 +213,16 @@ def _reference(system: System, published: _Result) -> Reference:
 def reference_of(system: System) -> Reference | None:
     """Return what the public weights of a system score according to whoever released them.
 
-    Where a system has no public weights, it is what another release of it scores, if there is one.
+    Where a system has no public weights, it is what its authors print, if they do.
 
     Raises:
         UserError: if the system names weights that are not in `published.toml`.
     """
-    if system.weights is not None:
-        return _public(system).reference[0]
+    return result_of_authors(system) if system.weights is None else _public(system).reference[0]
+
+
+def result_of_authors(system: System) -> Reference | None:
+    """Return what the authors of a system print for weights that are not in the register."""
     published = load_published().results.get(system.name)
     return published and _reference(system, published)
 
