@@ -8,7 +8,6 @@ from pathlib import Path
 from reproduce import paper
 from reproduce.audit import readings
 from reproduce.audit.claims import JudgedClaim, judge_claim, load_claims
-from reproduce.audit.conventions import CostComparison, comparisons
 from reproduce.audit.misprints import Misprint, load_misprints
 from reproduce.audit.readings import Search
 from reproduce.audit.rows import Tables, find_row, number
@@ -28,7 +27,6 @@ class AuditData:
         misprints: the registered ones.
         cells: the measured results.
         tolerances: by metric.
-        comparisons: pairs whose printed FLOPs are of two conventions.
         search: the readings of the block.
     """
 
@@ -39,7 +37,6 @@ class AuditData:
     misprints: Sequence[Misprint]
     cells: Sequence[Cell]
     tolerances: dict[str, Tolerance]
-    comparisons: Sequence[CostComparison]
     search: Search
 
     def row(self, table: int, name: str, source: str = '') -> Row:
@@ -82,6 +79,5 @@ def load_audit_data(results: Path, folder: Path = paper.FOLDER) -> AuditData:
         misprints=load_misprints(folder),
         cells=cells,
         tolerances=tolerances,
-        comparisons=comparisons(tables, cells),
         search=readings.search(readings.variants(tables), targets),
     )

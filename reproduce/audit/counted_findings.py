@@ -1,26 +1,31 @@
 """Findings that also rest on counts: of published networks, and of MAFormer in all its readings."""
 
-from collections.abc import Iterable
-
 from reproduce.audit.audit_data import AuditData
 from reproduce.audit.closed_form import BUILT, OPTIONS, count
 from reproduce.audit.findings import Certainty, Extent, Finding, listed
 from reproduce.audit.readings import widths_that_fit
+from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 
 WINDOWS = 'windows of 14'
+_TABLES = {'mask_rcnn': 5, 'cascade_mask_rcnn': 6}
+# MAFormer and its rival, the "previous best" of the text. MAFormer-S has the depths that fit.
+_PAIRS = (
+    ('MAFormer-S', '3-3-8-3', 'CSWin-T'),
+    ('MAFormer-B', '', 'CSWin-S'),
+    ('MAFormer-L', '', 'CSWin-B'),
+)
 
 
 def flop_conventions(data: AuditData) -> Finding:
     """Tables 5 and 6 compare layer FLOPs of MAFormer with total FLOPs of CSWin."""
-    pairs = [pair for pair in data.comparisons if pair.framework == 'mask_rcnn']
     search = data.search
     crossed = [reading['local'].startswith('stripes') for reading in search.readings]
     return Finding(
         'FLOPs of two kinds',
         'Tables 5 and 6 compare layer FLOPs of MAFormer with total FLOPs of CSWin: with Mask R-CNN '
-        f'MAFormer-S, -B and -L need {_ratios(p.ratio("layer") for p in pairs)} times the layer '
-        f'FLOPs of CSWin-T, -S and -B, where {_ratios(p.printed_ratio for p in pairs)} times are '
+        f'MAFormer-S, -B and -L need {_ratios(data, "mask_rcnn", "layer")} times the layer '
+        f'FLOPs of CSWin-T, -S and -B, where {_ratios(data, "mask_rcnn")} times are '
         'printed; their total FLOPs depend on what stages 3 and 4 attend to.',
         (
             f'With layer FLOPs, {len(search.best):,} of {len(search.readings):,} readings of the '
@@ -39,6 +44,15 @@ def flop_conventions(data: AuditData) -> Finding:
     )
 
 
+def flop_cells(data: AuditData, framework: str) -> list[tuple[Cell, Cell]]:
+    """Return the measured FLOPs of MAFormer-S, -B and -L, each with those of its rival."""
+    table = _TABLES[framework]
+    return [
+        (data.measured(table, ours, 'flops_g', variant), data.measured(table, rival, 'flops_g'))
+        for ours, variant, rival in _PAIRS
+    ]
+
+
 def total_ratios(data: AuditData, framework: str) -> dict[str, list[tuple[float, float, float]]]:
     """Return the ratios of MAFormer's total FLOPs to CSWin's, by what stages 3 and 4 attend to.
 
@@ -48,30 +62,27 @@ def total_ratios(data: AuditData, framework: str) -> dict[str, list[tuple[float,
     """
     search = data.search
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in OPTIONS['attention']}
-    for pair in data.comparisons:
-        if pair.framework == framework:
-            ratios = search.flops(pair.ours.model, framework, 'total') / pair.rival.flops('total')
-            for name, of_sizes in found.items():
-                built = ratios[search.readings.index(BUILT | {'attention': name})]
-                best = [ratios[i] for i in search.best if search.readings[i]['attention'] == name]
-                of_sizes.append((built, min(best), max(best)))
+    for ours, rival in flop_cells(data, framework):
+        ratios = search.flops(ours.model, framework, 'total') / rival.flops('total')
+        for name, of_sizes in found.items():
+            built = ratios[search.readings.index(BUILT | {'attention': name})]
+            best = [ratios[i] for i in search.best if search.readings[i]['attention'] == name]
+            of_sizes.append((built, min(best), max(best)))
     return found
 
 
 def _in_total(data: AuditData, framework: str) -> str:
-    pairs = [pair for pair in data.comparisons if pair.framework == framework]
     by_attention = total_ratios(data, framework)
+    windows = listed(f'{built:.2f}' for built, *_ in by_attention[WINDOWS])
     spans = [
         f'{min(low for _, low, _ in of_size):.2f} to {max(high for *_, high in of_size):.2f}'
         for of_size in zip(*by_attention.values(), strict=True)
     ]
     return (
-        f'printed {_ratios(p.printed_ratio for p in pairs)} times, layer '
-        f'{_ratios(p.ratio("layer") for p in pairs)}, total '
-        f'{_ratios(p.ratio("total") for p in pairs)} if stages 3 and 4 attend to the whole map, as '
-        f'the text says, and {_ratios(built for built, *_ in by_attention[WINDOWS])} with windows '
-        f'of 14 x 14 tokens, which no printed cell excludes; {listed(spans)} in all readings that '
-        f'meet {data.search.most} cells.'
+        f'printed {_ratios(data, framework)} times, layer {_ratios(data, framework, "layer")}, '
+        f'total {_ratios(data, framework, "total")} if stages 3 and 4 attend to the whole map, as '
+        f'the text says, and {windows} with windows of 14 x 14 tokens, which no printed cell '
+        f'excludes; {listed(spans)} in all readings that meet {data.search.most} cells.'
     )
 
 
@@ -172,8 +183,15 @@ def _growth(data: AuditData, model: str) -> int:
     return int(data.printed(6, model, 'flops_g') - data.printed(5, model, 'flops_g'))
 
 
-def _ratios(values: Iterable[float]) -> str:
-    return listed(f'{value:.2f}' for value in values)
+def _ratios(data: AuditData, framework: str, convention: str = '') -> str:
+    """Return MAFormer's FLOPs divided by CSWin's for S, B and L, as printed or in a convention."""
+    ratios = [
+        ours.flops(convention) / rival.flops(convention)
+        if convention
+        else float(ours.paper) / float(rival.paper)
+        for ours, rival in flop_cells(data, framework)
+    ]
+    return listed(f'{ratio:.2f}' for ratio in ratios)
 
 
 COUNTED_FINDINGS = (
