@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +14,6 @@ from reproduce.evaluate.unmeasured import NotRun
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, Column, Row, load_table
 from reproduce.systems import load_systems
-
-
-class Role(StrEnum):
-    """What a cell's system is to the paper."""
-
-    BASELINE = 'baseline'  # another paper's model
-    OWN = 'own'  # the paper's own model
-    VARIANT = 'variant'  # another system of a row, such as one with other depths
 
 
 class Cell(BaseModel):
@@ -51,7 +42,8 @@ class Cell(BaseModel):
             data set finds with a probability of 80 %, in percent.
         satisfied_by: another system of the same row whose accuracy makes up for this one's.
         missing: what kept the accuracy from being measured.
-        row: the printed row; None for a cell that a user adds.
+        row: the printed row, with its block and whether it is one of the paper's own models; None
+            for a cell that a user adds.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -78,13 +70,6 @@ class Cell(BaseModel):
     satisfied_by: str = Field('', exclude=True)
     missing: NotRun | None = Field(None, exclude=True)
     row: Row | None = Field(None, exclude=True)
-
-    @property
-    def role(self) -> Role:
-        """What the system is to the paper."""
-        if self.variant:
-            return Role.VARIANT
-        return Role.OWN if self.row is not None and self.row.own else Role.BASELINE
 
     @property
     def column(self) -> Column:
