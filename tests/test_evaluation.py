@@ -4,10 +4,8 @@ import gzip
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -107,12 +105,9 @@ def test_the_classes_are_those_of_the_bare_model(data, weights, alone, predictio
 
 
 @pytest.mark.parametrize('processes', [2, 3])
-def test_any_number_of_processes_predicts_the_same(data, weights, alone, predictions, processes):
+def test_any_number_of_processes_predicts_the_same(data, weights, alone, processes):
     together = in_ranks(processes, evaluate, job(data, weights))
-    ours, theirs = predictions(together), predictions(alone)
-    assert ours.files == theirs.files
-    assert np.array_equal(ours.classes, theirs.classes)
-    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+    assert together.predictions == alone.predictions
     assert together.evaluation.metrics == alone.evaluation.metrics
     assert together.evaluation.intervals == alone.evaluation.intervals
     assert together.evaluation.key == alone.evaluation.key
@@ -297,13 +292,10 @@ def test_one_class_an_image_gives_no_top5(run, data, rows):
             r'is predicted as class -1; expected one of the 3 classes, 0',
         ),
         (lambda c: c + 1, [0.6, 0.4], r'as class 3; expected one of the 3 classes, 0 to 2'),
-        (lambda c: c * 2**62, [0.6, 0.4], r'is predicted as class \d+; expected one of the 3'),
-        (lambda c: c * 2**70, [0.6, 0.4], 'a class or a score that is no number'),
         (lambda c: c * 0, [0.6, 0.4], r'are damaged at \d+\.JPEG'),
         (lambda c: c, [0.4, 0.6], r'are damaged at \d+\.JPEG'),
         (lambda c: c, ['inf', 0.4], r'are damaged at \d+\.JPEG'),
         (lambda c: c, [0.6, 0.4, 0.1], 'cannot be read'),
-        (lambda c: c, [0.6], 'no number'),
         (lambda c: c, [0.6, ''], 'no number'),
     ],
 )
@@ -385,16 +377,6 @@ def test_a_model_is_a_system_where_it_is_one(cite):
         resolve('resnet50.nope', {})
 
 
-def test_preprocessing_is_the_models_own_unless_overridden():
-    own = preprocessing('crossvit_15_240', {}, {})
-    assert own['input_size'] == [3, 240, 240]
-    assert own['crop_pct'] == 0.875
-    changed = preprocessing('crossvit_15_240', {}, {'crop_pct': 1.0, 'interpolation': 'bilinear'})
-    assert changed == {**own, 'crop_pct': 1.0, 'interpolation': 'bilinear'}
-    with pytest.raises(UserError, match='out of range'):
-        preprocessing('crossvit_15_240', {}, {'crop_pct': 7.0})
-
-
 def test_preprocessing_is_that_of_timms_own_validation():
     config = timm.get_pretrained_cfg('resnet50.a1_in1k')
     assert (config.test_input_size, config.test_crop_pct) == ((3, 288, 288), 1.0)
@@ -404,6 +386,8 @@ def test_preprocessing_is_that_of_timms_own_validation():
     assert (training['input_size'], training['crop_pct']) == ([3, 224, 224], 0.95)
     chosen = preprocessing('resnet50.a1_in1k', {}, {'img_size': 256, 'crop_mode': 'squash'})
     assert chosen == {**own, 'input_size': [3, 256, 256], 'crop_mode': 'squash'}
+    with pytest.raises(UserError, match='out of range'):
+        preprocessing('resnet50.a1_in1k', {}, {'crop_pct': 7.0})
 
 
 def test_the_size_of_the_training_is_recorded_and_accepted(run, data, tmp_path):
@@ -425,7 +409,6 @@ def test_the_size_of_the_training_is_recorded_and_accepted(run, data, tmp_path):
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
-        (('--data', 'nowhere'), 'nowhere is not a folder'),
         (('--checkpoint', 'nowhere'), 'the checkpoint nowhere does not exist'),
         (('--limit', 0), 'give 1 or more'),
         (('--batch-size', 0), '--batch-size must be at least 1, got 0'),
@@ -434,12 +417,9 @@ def test_the_size_of_the_training_is_recorded_and_accepted(run, data, tmp_path):
         (('--interpolation', 'cubic'), "'cubic' is unknown: take nearest, bilinear, bicubic"),
         (('--crop-mode', 'centre'), "--crop-mode 'centre' is unknown: take center, squash, border"),
         (('--std', 0, 0, 0), '--std 0 0 0 is out of range: expected numbers above 0'),
-        (('--std', -0.2, 0.2, 0.2), '--std -0.2 0.2 0.2 is out of range'),
         (('--std', 58.4, 57.1, 57.4), '--std 58.4 57.1 57.4 is on the scale of 0 to 255'),
         (('--mean', 'nan', 0.4, 0.4), '--mean nan 0.4 0.4 is out of range'),
-        (('--mean', 123.7, 116.3, 103.5), 'is on the scale of 0 to 255'),
         (('--model-kwargs', 'features_only=true'), 'gives features and no classes'),
-        (('--model-kwargs', 'num_classes=0'), 'gives features and no classes'),
         (('--model-kwargs', 'depth'), 'is no KEY=VALUE'),
         (('--model-kwargs', 'depht=3'), 'cannot be built with'),
     ],
@@ -482,39 +462,6 @@ def test_half_precision_is_recorded(data, weights, alone):
     assert outcome.evaluation.key != alone.evaluation.key
 
 
-@pytest.mark.slow
-def test_under_a_torchrun_of_ones_own(data, weights, alone, tmp_path):
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
-    command = evaluate_command(data, weights, '--format', 'json', '--output', tmp_path)
-    done = subprocess.run(
-        [*torchrun, '-m', 'reproduce', *map(str, command)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    result = json.loads(done.stdout)
-    assert result['metrics'] == alone.evaluation.metrics
-    assert result['provenance']['processes'] == 2
-
-
-def test_a_killed_run_leaves_earlier_records_whole(run, data, weights, tmp_path):
-    run(*evaluate_command(data, weights, '--output', 'kept'))
-    before = {p.name: p.read_bytes() for p in Path('kept').iterdir()}
-    assert len(before) == 3  # the record, its predictions, the counts of each image
-    command = evaluate_command(data, weights, '--output', tmp_path / 'kept', '--batch-size', 1)
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'reproduce', *map(str, command), '--img-size', '640'],
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    time.sleep(3)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert {p.name: p.read_bytes() for p in Path('kept').iterdir()} == before
-
-
 @pytest.mark.parametrize('format', ['text', 'json'])
 def test_what_was_measured_is_printed_where_the_disk_is_full(
     run, data, weights, alone, monkeypatch, format
@@ -539,23 +486,14 @@ def test_what_was_measured_is_printed_where_the_disk_is_full(
 
 
 @pytest.mark.slow
-def test_predictions_are_the_same_to_the_last_bit_with_as_many_threads(data, weights, tmp_path):
-    """On one process, on two, and on two of a torchrun, whatever the machine has for cores."""
-    kept = []
-    for name, launcher, more in (
-        ('one', (), ()),
-        ('two', (), ('--processes', '2')),
-        ('torchrun', ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2'), ()),
-    ):
-        command = map(str, evaluate_command(data, weights, '--output', tmp_path / name, *more))
-        subprocess.run(
-            [sys.executable, *launcher, '-m', 'reproduce', *command],
-            cwd=ROOT,
-            env={**os.environ, 'OMP_NUM_THREADS': '1'},
-            check=True,
-            capture_output=True,
-        )
-        (record,) = records.load_all(tmp_path / name)
-        assert record.provenance.threads == 1
-        kept.append(gzip.decompress((tmp_path / name / record.predictions).read_bytes()))
-    assert kept[0] == kept[1] == kept[2]
+def test_predictions_under_a_torchrun_are_the_same_to_the_last_bit(data, weights, alone, tmp_path):
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    command = map(str, evaluate_command(data, weights, '--output', tmp_path))
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    subprocess.run(
+        [*torchrun, '-m', 'reproduce', *command], env=environment, check=True, capture_output=True
+    )
+    (record,) = records.load_all(tmp_path)
+    assert (record.provenance.processes, record.metrics) == (2, alone.evaluation.metrics)
+    kept = gzip.decompress((tmp_path / record.predictions).read_bytes())
+    assert kept == gzip.decompress(alone.predictions)
