@@ -13,8 +13,8 @@ from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, print_json
-from reproduce.compare import as_text
 from reproduce.judge import comparison
+from reproduce.report import comparisons
 
 app = typer.Typer(**SETTINGS)
 
@@ -87,10 +87,10 @@ def compare(
     markdown = format is ComparisonFormat.MARKDOWN
     if len(candidates) > 2:
         found = comparison.matrix(candidates)
-        parts = as_text.render_matrix(found, markdown)
+        parts = comparisons.render_matrix(found, markdown)
     else:
         found = comparison.compare(*candidates)
-        parts = as_text.render(found, markdown)
+        parts = comparisons.render(found, markdown)
     if format is ComparisonFormat.JSON:
         print_json(found.as_dict())
     elif markdown:
@@ -101,10 +101,10 @@ def compare(
         write_atomically(save, json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + '\n')
     if pictures is not None:
         # Imported here, so that comparisons without pictures do not wait for matplotlib.
-        from reproduce.compare.drawing import draw
+        from reproduce.report.pictures import differences
 
         path = pictures / 'differences.png'
-        write_atomically(path, draw(found, data))
+        write_atomically(path, differences(found, data))
         if format is not ComparisonFormat.JSON:
             print(f'\nWritten: {path}.')
     raise typer.Exit(int(fail_if_worse and found.worse))

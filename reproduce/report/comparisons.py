@@ -1,12 +1,20 @@
-"""Comparisons that were kept: `results/comparisons/*.json`, as `compare --save` writes them."""
+"""Comparisons on the same images: as text, as Markdown, and as `compare --save` keeps them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from tabulate import tabulate
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import first_error
+from reproduce.base.terminal import Part, TextTable
+from reproduce.judge.comparison import Comparison, Matrix
+from reproduce.statistics.paired import Difference
+from reproduce.statistics.significance import LEVEL
+
+_CLASSES = 5  # named, besides those whose difference is significant
 
 
 class ComparedMetric(BaseModel):
@@ -54,3 +62,131 @@ def load_comparisons(results: Path) -> list[SavedComparison]:
             ) from None
         found += kept.pairs if isinstance(kept, SavedMatrix) else [kept]
     return found
+
+
+def render(comparison: Comparison, markdown: bool = False) -> list[Part]:
+    """Return two systems' differences as tables, with a sentence that says what they show."""
+    bullet = '- ' if markdown else ''
+    heads = ['metric', 'first', 'second', 'difference', '95 % interval', 'p']
+    rows = [_row(d) for d in comparison.paired.metrics.values()]
+    parts = [
+        '\n'.join(
+            f'{bullet}{place}: {c.name}' + (f' ({c.attestation})' if c.attestation else '')
+            for place, c in (('first', comparison.first), ('second', comparison.second))
+        ),
+        _table(rows, heads, markdown),
+        '\n'.join(_sentence(d) for d in comparison.headlines),
+        *_classes(comparison, markdown),
+    ]
+    if comparison.images:
+        rows = [[i.name, f'{i.first:.1f}', f'{i.second:.1f}'] for i in comparison.images]
+        heads = ['images that differ most', 'first', 'second']
+        parts.append(_table(rows, heads, markdown))
+    return parts
+
+
+def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], markdown: bool) -> Part:
+    if markdown:
+        return tabulate(rows, heads, 'github', disable_numparse=True)
+    return TextTable(heads, rows)
+
+
+def _row(d: Difference) -> list[str]:
+    low, high = d.interval
+    return [
+        d.metric,
+        f'{d.first:.2f}',
+        f'{d.second:.2f}',
+        f'{d.difference:+.2f}',
+        f'{low:+.2f} to {high:+.2f}',
+        p_value(d.p),
+    ]
+
+
+def p_value(p: float) -> str:
+    """Return a p value with as many digits as it is good for."""
+    return '< 0.001' if p < 0.001 else f'{p:.3f}'
+
+
+def _sentence(d: Difference) -> str:
+    if not d.significant:
+        return (
+            f'{d.metric}: the difference is not significant; these images would show one of about '
+            f'{d.resolvable:.2f} in 80 % of cases.'
+        )
+    which = 'better' if d.difference > 0 else 'worse'
+    return f'{d.metric}: the second is significantly {which} (p {p_value(d.p)}).'
+
+
+def _classes(comparison: Comparison, markdown: bool) -> list[Part]:
+    """Return the classes that differ significantly, and a few of the largest differences."""
+    tested = [d for d in comparison.paired.classes if d.p is not None]
+    if not tested:
+        return []
+    significant = [d for d in tested if d.p < LEVEL]
+    largest = sorted(tested, key=lambda d: -abs(d.difference))[:_CLASSES]
+    shown = sorted({id(d): d for d in [*significant, *largest]}.values(), key=_size)
+    rows = [
+        [
+            comparison.class_name(d),
+            d.metric,
+            f'{d.first:.1f}',
+            f'{d.second:.1f}',
+            f'{d.difference:+.1f}',
+            p_value(d.p),
+        ]
+        for d in shown
+        if d.difference
+    ]
+    if not rows:
+        return []
+    heads = ['class', 'metric', 'first', 'second', 'difference', "p (Holm's)"]
+    note = f'{len(significant)} of {len(tested)} differences of single classes are significant.'
+    return [_table(rows, heads, markdown), note]
+
+
+def _size(d: Difference) -> float:
+    return -abs(d.difference)
+
+
+def render_matrix(found: Matrix, markdown: bool = False) -> list[Part]:
+    """Return a matrix for each headline: by how much the row's system is better than the column's.
+
+    A star marks what is significant after Holm's correction for the number of comparisons.
+    """
+    bullet = '- ' if markdown else ''
+    names = (f'{bullet}{_letter(i)}: {c.name}' for i, c in enumerate(found.candidates))
+    parts = ['\n'.join(names)]
+    metrics = dict.fromkeys(d.metric for c in found.pairs.values() for d in c.headlines)
+    for metric in metrics:
+        rows = []
+        for i in range(len(found.candidates)):
+            cells = [_entry(found, metric, i, j) for j in range(len(found.candidates))]
+            rows.append([_letter(i), _value(found, metric, i), *cells])
+        letters = [f'- {_letter(j)}' for j in range(len(found.candidates))]
+        parts.append(_table(rows, [metric, '', *letters], markdown))
+    tests = len(found.corrected)
+    parts.append(f'* significant at {LEVEL}, corrected by Holm for {tests} tests')
+    return parts
+
+
+def _letter(i: int) -> str:
+    return chr(ord('A') + i) if i < 26 else str(i + 1)
+
+
+def _value(found: Matrix, metric: str, i: int) -> str:
+    for (first, second), comparison in found.pairs.items():
+        difference = comparison.paired.metrics.get(metric)
+        if difference is not None and i in (first, second):
+            return f'{difference.first if i == first else difference.second:.2f}'
+    return ''
+
+
+def _entry(found: Matrix, metric: str, i: int, j: int) -> str:
+    place = (min(i, j), max(i, j))
+    difference = None if i == j else found.pairs[place].paired.metrics.get(metric)
+    if difference is None:
+        return ''
+    sign = 1 if i > j else -1
+    star = '*' if found.corrected[(*place, metric)] < LEVEL else ''
+    return f'{sign * difference.difference:+.2f}{star}'

@@ -183,10 +183,6 @@ def _find(name: str, folder: Path) -> OwnModel:
     try:
         return _of_record(find_record(name, folder)[1])
     except UserError as error:
-        if name in systems_by_name():
-            raise UserError(
-                f'{name} has no public weights: evaluate yours, and add the record.'
-            ) from error
         near = nearest(name, manifest | public) or ['`python -m reproduce checkpoints` lists them']
         raise UserError(
             f"--add: '{name}' is no CSV, record, or released weights; the nearest weights are "

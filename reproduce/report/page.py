@@ -80,7 +80,6 @@ def render(
         palette=PALETTE,
         verdicts=list(Verdict),
         counts=count(cells),
-        lead=_lead(cells, findings),
         numbers=_numbers(cells),
         leads=_leads(cells, findings, studies),
         tables=[_table(number, of_table) for number, of_table in tables.items()],
@@ -107,39 +106,6 @@ def render(
         provenance=_provenance(cells, lines, records),
         files=_files(cells, tables),
     )
-
-
-def _lead(cells: Sequence[Cell], findings: Sequence[Finding]) -> str:
-    """Return what was found, in at most three sentences."""
-    numbers = printed_numbers(cells)
-    costs = [cell for cell in numbers if cell.column.metric.is_complexity]
-    accuracies = [cell for cell in numbers if not cell.column.metric.is_complexity]
-    measured = [cell for cell in accuracies if cell.measured is not None]
-    published = [cell.published for cell in accuracies if cell.published and cell not in measured]
-    sentences = []
-    if costs:
-        n = sum(cell.measured is not None for cell in costs)
-        sentences.append(
-            f'{n} of the {len(costs)} parameter counts and FLOPs are measured: {_phrases(costs)}.'
-        )
-    if accuracies:
-        text = f'None of the {len(accuracies)} accuracies is measured'
-        if measured:
-            text = f'{len(measured)} of the {len(accuracies)} accuracies are measured: '
-            text += _phrases(measured)
-        if published:
-            text += (
-                f'; for {len(published)} {"others" if measured else "of them"} the publisher of '
-                f'the weights states a value, and {sum(p.agrees for p in published)} of these '
-                'agree with the paper'
-            )
-        sentences.append(f'{text}.')
-    if findings:
-        sentences.append(
-            f'The audit has {len(findings)} findings about the paper; the first is: '
-            f'{findings[0].sentence}'
-        )
-    return ' '.join(sentences)
 
 
 def _numbers(cells: Sequence[Cell]) -> list[tuple[int, int, str, str, str]]:

@@ -417,31 +417,19 @@ def _deviations(
         handler_map={tuple: HandlerTuple(ndivide=None)},
     )
     for axes, name in zip(every, panels, strict=True):
-        _DEVIATIONS[name](axes, cells, rows)
-    if 'distances' in panels:
-        judged = _distances(cells, rows)
-        texts = [
-            every[0].text(*spot, labels[cell.key], fontsize=6)
-            for cell, spot in judged
-            if cell.verdict not in (Verdict.MATCH, Verdict.BETTER)
-        ]
-        place(every[0], texts, [spot for _, spot in judged], colour=FAINT)
+        _DEVIATIONS[name](axes, cells, rows, labels)
     return figure
 
 
 def _distances(
-    cells: Iterable[Cell], rows: Mapping[tuple[int, str], int]
-) -> list[tuple[Cell, tuple[float, int]]]:
-    """Return the measured cells with their distance in tolerances and their row."""
-    return [
+    axes: Axes, cells: Iterable[Cell], rows: Mapping[tuple, int], labels: Mapping[tuple, str]
+) -> None:
+    """Draw how far each measured cell is from the printed value, in tolerances."""
+    judged = [
         (cell, (cell.difference / cell.tolerance, rows[cell.table, cell.metric]))
         for cell in cells
         if cell.difference is not None and cell.tolerance
     ]
-
-
-def _draw_distances(axes: Axes, cells: Iterable[Cell], rows: Mapping[tuple[int, str], int]) -> None:
-    judged = _distances(cells, rows)
     axes.axvspan(-1, 1, color=COLOURS['green'], alpha=0.12, lw=0)
     axes.axvline(0, color=FAINT, lw=0.6)
     for verdict in Verdict:
@@ -455,23 +443,32 @@ def _draw_distances(axes: Axes, cells: Iterable[Cell], rows: Mapping[tuple[int, 
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(-limit, limit)
     axes.set_xlabel('measured − printed, in tolerances; in the band a cell matches')
+    texts = [
+        axes.text(*spot, labels[cell.key], fontsize=6)
+        for cell, spot in judged
+        if cell.verdict not in (Verdict.MATCH, Verdict.BETTER)
+    ]
+    place(axes, texts, [spot for _, spot in judged], colour=FAINT)
 
 
-def _draw_counts(axes: Axes, cells: Iterable[Cell], rows: Mapping[tuple[int, str], int]) -> None:
+def _counts(
+    axes: Axes, cells: Iterable[Cell], rows: Mapping[tuple, int], labels: Mapping[tuple, str]
+) -> None:
+    """Draw how many cells of each row have which verdict."""
     counts = Counter((cell.table, cell.metric, cell.verdict) for cell in cells)
-    start = [0] * len(rows)
+    start = np.zeros(len(rows))
     for verdict in Verdict:
-        widths = [counts[*kind, verdict] for kind in rows]
-        if any(widths):
+        widths = np.array([counts[*kind, verdict] for kind in rows])
+        if widths.any():
             axes.barh(range(len(rows)), widths, 0.7, start, **_bar(verdict))
-            start = [a + b for a, b in zip(start, widths, strict=True)]
+            start += widths
     axes.set_xlim(0, 1.05 * max(start))
     axes.set_xlabel('cells')
     axes.tick_params(axis='y', length=0)
     axes.grid(axis='y', visible=False)
 
 
-_DEVIATIONS = {'distances': _draw_distances, 'counts': _draw_counts}
+_DEVIATIONS = {'distances': _distances, 'counts': _counts}
 
 
 def _bar(verdict: Verdict) -> dict[str, Any]:
