@@ -140,14 +140,18 @@ def test_the_real_commands_are_called(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(rehearsal, '_call', called)
     options = {'batch_size': 4, 'grad_checkpointing': True, 'processes': 2, 'amp': 'bf16'}
-    names = ('maformer_small_deit', FPN)
-    request = RehearsalRequest(names=names, data=data, output=tmp_path, **options)
+    monkeypatch.setattr(rehearsal, '_check_labels', lambda data, labels: None)
+    places = {'data': data, 'labels': data / 'maps', 'output': tmp_path}
+    names = ('maformer_small_token_labeling', FPN)
+    request = RehearsalRequest(names=names, **places, **options)
     recipe, config = rehearse(request)
     assert calls[0] == (
-        'train imagenet maformer_small --recipe maformer_small_deit --amp bf16 --accumulation 1 '
-        f'--set batch_size=8 --grad-checkpointing --data {data} --processes 2'
+        'train imagenet maformer_small --recipe maformer_small_token_labeling --amp bf16 '
+        '--accumulation 1 --set batch_size=8 --grad-checkpointing --token-labeling '
+        f'--labels {data}/maps --data {data} --processes 2'
     )
-    assert calls[2].startswith('evaluate imagenet maformer_small --checkpoint ')
+    evaluated = 'evaluate imagenet maformer_small --model-kwargs token_labeling=True --checkpoint '
+    assert calls[2].startswith(evaluated)
     assert calls[3] == (
         f'train config {FPN} --amp bf16 --cfg-options train_dataloader.batch_size=4 --cfg-options '
         f'model.backbone.with_cp=True --data {data} --processes 2'
@@ -155,7 +159,7 @@ def test_the_real_commands_are_called(data, tmp_path, monkeypatch):
     assert (calls[1], calls[4]) == (calls[0], calls[3])  # the resumptions
     assert calls[5].startswith(f'evaluate ade20k --config {FPN} --checkpoint ')
     # 16 images a second, and two iterations a second.
-    epochs, schedule = RECIPES['maformer_small_deit'].total_epochs, load_config(FPN).train_cfg
+    epochs, schedule = RECIPES[names[0]].total_epochs, load_config(FPN).train_cfg
     assert recipe.measured['days'] == pytest.approx(epochs * 1_281_167 / 16 / 86_400)
     assert config.measured['days'] == pytest.approx(schedule.max_iters / 2 / 86_400)
     assert recipe.measured['disk_bytes'] == 220

@@ -220,10 +220,9 @@ def started(*arguments):
     )
 
 
-def wait_for(pattern, folder):
-    end = time.monotonic() + 200
-    while not list(folder.glob(pattern)):
-        assert time.monotonic() < end
+def wait_for_checkpoint(task, folder):
+    while not list(folder.glob('iter_*.pth')):
+        assert task.poll() is None, task.stderr.read()
         time.sleep(0.1)
 
 
@@ -238,7 +237,7 @@ def test_a_scheduler_s_signal_to_all_processes_stops_a_training(data, tmp_path):
     """To both processes, and to the workers of both."""
     command = endless(data, tmp_path / 'run', 'train_dataloader.num_workers=1')
     task = started(*command, '--processes', 2)
-    wait_for('iter_*.pth', tmp_path / 'run')
+    wait_for_checkpoint(task, tmp_path / 'run')
     os.killpg(task.pid, signal.SIGTERM)
     _, err = task.communicate(timeout=120)
     assert task.returncode == 143, err
@@ -252,7 +251,7 @@ def test_a_scheduler_s_signal_to_all_processes_stops_a_training(data, tmp_path):
 def test_a_killed_training_is_resumed_from_its_newest_whole_checkpoint(data, tmp_path):
     output = tmp_path / 'run'
     task = started(*endless(data, output))
-    wait_for('iter_*.pth', output)
+    wait_for_checkpoint(task, output)
     task.kill()
     task.communicate()
     (output / 'unfinished.pth').write_bytes(b'half')

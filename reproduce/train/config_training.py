@@ -168,7 +168,7 @@ def _choose_backbone(config: Config, checkpoint: str | None) -> str | None:
             f'--checkpoint is for a MAFormer backbone, and this is {backbone.get("type")}: set its '
             'init_cfg with --cfg-options.'
         )
-    if named is None or backbone.type != 'MAFormer':
+    if named is None or backbone.get('type') != 'MAFormer':
         return None
     path = store.find(str(named), backbone.arch)
     backbone.init_cfg = {'type': 'Pretrained', 'checkpoint': str(path)}
@@ -210,8 +210,8 @@ def _set_up_runner(config: Config, job: ConfigJob) -> None:
         config.optim_wrapper.dtype = {'fp16': 'float16', 'bf16': 'bfloat16'}[job.amp]
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     saving = config.default_hooks.checkpoint
-    own = SAVED_ITERATIONS if saving.get('by_epoch', True) else saving.interval
-    saving.interval = min(own, SAVED_ITERATIONS)
+    own = -1 if saving.get('by_epoch', True) else saving.get('interval', -1)
+    saving.interval = min(own, SAVED_ITERATIONS) if own > 0 else SAVED_ITERATIONS
     saving.by_epoch, saving.max_keep_ckpts = False, KEPT_CHECKPOINTS
     loader = config.train_dataloader
     if config.train_cfg.get('type') == 'EpochBasedTrainLoop' or config.train_cfg.get('by_epoch'):

@@ -100,6 +100,7 @@ class ConfigJob:
     Attributes:
         config: as `reproduce.openmmlab.configs.load_config` takes it.
         amp: 'off' becomes None, which computes in fp32.
+        options: a tuple, empty if there is none.
     """
 
     config: str
@@ -116,9 +117,9 @@ class ConfigJob:
         ),
     ] = None
     options: Annotated[
-        Sequence[str],
+        list[str] | None,  # typer takes any other sequence for a single value
         typer.Option('--cfg-options', metavar=KEY_VALUES, help="Values in place of the config's."),
-    ] = ()
+    ] = None
     resume: Resume = False
     amp: Amp = 'off'
     scale_lr: Annotated[
@@ -132,6 +133,7 @@ class ConfigJob:
     max_steps: MaxSteps = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, 'options', tuple(self.options or ()))
         if self.amp == 'off':
             object.__setattr__(self, 'amp', None)
 

@@ -205,6 +205,8 @@ def _measure(
         raise UserError('the loss is not finite; fp16 may take more --steps to find its scale.')
     task = 'imagenet' if recipe is not None else task_of(load_config(name))
     model = [recipe.model] if recipe is not None else ['--config', name]
+    if recipe is not None and recipe.token_labeling:
+        model += ['--model-kwargs', 'token_labeling=True']
     model += ['--checkpoint', run / 'model.safetensors', '--limit', _EVALUATED]
     data = train[train.index('--data') + 1]
     _call('evaluate', task, *model, '--data', data, '--output', folder / 'record')
