@@ -65,16 +65,16 @@ def accept(
         *(*found, reason, manifest or MANIFEST, name, licence or '', weights, keep_counts)
     )
     if format is OutputFormat.JSON:
-        print_json(accepted.as_dict())
+        print_json(accepted)
         return
-    print(f'{accepted.name}, {accepted.images:,} images')
-    for metric, (old, value) in accepted.changes.items():
-        before = 'none' if old is None else f'{old:.2f}'
-        change = '' if old is None else f'  ({value - old:+.2f})'
-        print(f'{metric}  {before} -> {value:.2f}{change}')
-    if accepted.subset:
+    print(f'{accepted["name"]}, {accepted["images"]:,} images')
+    for metric, change in accepted['changes'].items():
+        old, new = change['old'], change['new']
+        before, by = ('none', '') if old is None else (f'{old:.2f}', f'  ({new - old:+.2f})')
+        print(f'{metric}  {before} -> {new:.2f}{by}')
+    if accepted['subset']:
         print(
-            f'WARNING: a subset of the images ({accepted.subset}): the reference holds for these '
-            f'{accepted.images:,} images only.'
+            f'WARNING: a subset of the images ({accepted["subset"]}): the reference holds for '
+            f'these {accepted["images"]:,} images only.'
         )
-    print(f'Written: {accepted.manifest}.')
+    print(f'Written: {accepted["manifest"]}.')

@@ -3,7 +3,6 @@
 import getpass
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,27 +23,6 @@ from reproduce.weights import registry, store
 from reproduce.weights.registry import Released
 
 
-@dataclass(frozen=True)
-class Accepted:
-    """What was written.
-
-    Attributes:
-        subset: what is missing to the complete set of images; '' if nothing is.
-        changes: the reference of each metric, before if there was one, and now.
-    """
-
-    name: str
-    manifest: str
-    images: int
-    subset: str
-    source: str
-    changes: dict[str, tuple[float | None, float]]
-
-    def as_dict(self) -> dict[str, Any]:
-        changes = {m: {'old': old, 'new': new} for m, (old, new) in self.changes.items()}
-        return asdict(self) | {'changes': changes}
-
-
 def accept(
     record: Path,
     reason: str,
@@ -53,7 +31,7 @@ def accept(
     licence: str = '',
     weights: str | None = None,
     keep_counts: bool = False,
-) -> Accepted:
+) -> dict[str, Any]:
     """Write what the evaluation in `record` measured into `manifest`, as a reference.
 
     Comments and order of the file stay; it is replaced whole or not at all.
@@ -65,9 +43,12 @@ def accept(
             weights. With `weights` of None no entry is added.
         keep_counts: whether to keep the counts of each image next to the manifest, too.
 
+    Returns:
+        the entry's name, the manifest, the number of images, what is missing to the complete set
+        (`subset`, '' if nothing is), the source, and the old and new value of each metric.
+
     Raises:
-        UserError: if the evaluation is not one that the gate would make of the entry: of other
-            weights, another model or preprocessing, in another precision.
+        UserError: if the evaluation is not of the entry's weights, or not in fp32.
     """
     manifest = manifest.resolve()  # a link to a manifest stays one
     evaluation = records.load(record)
@@ -96,7 +77,6 @@ def accept(
         checked = Released.model_validate(entry.unwrap())
         if weights is not None and checked.file is not None:
             store.obtain(checked, manifest)
-        _check_same(evaluation, checked)
         changes, reference = _change(entry, evaluation, source)
         reference.pop('statistics', None)  # of the earlier value
         if keep_counts:
@@ -111,8 +91,14 @@ def accept(
         write_atomically(manifest.parent / reference['statistics'], counts)
     write_atomically(manifest, tomlkit.dumps(document))
     registry.load_manifest.cache_clear()
-    images, subset = evaluation.data.images, _subset(evaluation)
-    return Accepted(name, str(manifest), images, subset, source, changes)
+    return {
+        'name': name,
+        'manifest': str(manifest),
+        'images': evaluation.data.images,
+        'subset': _subset(evaluation),
+        'source': source,
+        'changes': changes,
+    }
 
 
 def _entry_of(
@@ -171,30 +157,9 @@ def _overrides(evaluation: Evaluation) -> dict[str, Any]:
     return {name: values[name] for name in sorted(replaced)}
 
 
-def _check_same(evaluation: Evaluation, entry: Released) -> None:
-    """Check that the gate would measure for `entry` what was measured.
-
-    Raises:
-        UserError: naming the first difference.
-    """
-    pairs = {
-        'task': (evaluation.task, entry.task),
-        'multi_scale': ('ms_miou' in evaluation.metrics, entry.multi_scale),
-    }
-    if entry.task == evaluation.task:
-        identity = TASKS[entry.task].identify(entry.model, entry.arguments, entry.preprocessing)
-        pairs |= {name: (getattr(evaluation, name), value) for name, value in identity.items()}
-    for what, (measured, expected) in pairs.items():
-        if measured != expected:
-            raise UserError(
-                f'the record was measured with {what} {measured}, the entry {entry.name} has '
-                f'{expected}: evaluate with what the entry has, or correct it.'
-            )
-
-
 def _change(
     entry: Table, evaluation: Evaluation, source: str
-) -> tuple[dict[str, tuple[float | None, float]], Table | InlineTable]:
+) -> tuple[dict[str, dict[str, float | None]], Table | InlineTable]:
     """Put the reference into an entry; return each metric's value before and now, and it."""
     data, metrics = evaluation.data, evaluation.metrics
     references = entry.setdefault('reference', tomlkit.aot())
@@ -209,7 +174,8 @@ def _change(
         for metric in known.metrics:
             references[place]['metrics'][metric] = metrics[metric]
         references[place]['source'] = source
-        return {m: (old, metrics[m]) for m, old in known.metrics.items()}, references[place]
+        changes = {m: {'old': old, 'new': metrics[m]} for m, old in known.metrics.items()}
+        return changes, references[place]
     chosen = {m: v for m, v in metrics.items() if m in METRICS}
     which = {} if data.complete else {'fingerprint': data.fingerprint}
     if _is_embedded(evaluation):
@@ -217,7 +183,7 @@ def _change(
     references.append(
         {**which, 'images': data.images, 'metrics': _inline(chosen), 'source': source}
     )
-    return {metric: (None, value) for metric, value in chosen.items()}, references[-1]
+    return {metric: {'old': None, 'new': value} for metric, value in chosen.items()}, references[-1]
 
 
 def _is_embedded(evaluation: Evaluation) -> bool:
