@@ -57,7 +57,7 @@ def train_imagenet(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Whose recipe to follow; docs/recipes.md lists them.  [default: the model's size]"
+            help="Name of the recipe; docs/recipes.md lists them.  [default: the model's size]"
         ),
     ] = None,
     changes: Annotated[
@@ -71,8 +71,8 @@ def train_imagenet(
 ) -> None:
     """Train a classifier by the paper's recipe.
 
-    SIGTERM and SIGUSR1 end it after the step at hand, with a checkpoint to be resumed from and
-    status 143 or 138.
+    SIGTERM and SIGUSR1 stop it after the current step: it writes a checkpoint for --resume and ends
+    with status 143 or 138.
     """
     start_again(processes)
     # Imported here, so that `--help` does not wait for torch.
@@ -100,8 +100,8 @@ def train_config(
 ) -> None:
     """Train a detector or segmenter: any config of this project, mmdet or mmseg.
 
-    SIGTERM and SIGUSR1 end it after the iteration at hand, with a checkpoint to be resumed from and
-    status 143 or 138.
+    SIGTERM and SIGUSR1 stop it after the current iteration: it writes a checkpoint for --resume and
+    ends with status 143 or 138.
     """
     start_again(processes)
     from reproduce.train.config_training import train  # here, as in `train_imagenet`

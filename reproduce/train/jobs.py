@@ -34,14 +34,14 @@ AmpOrDefault = Annotated[
     typer.Option(
         '--amp',
         help='Compute in mixed precision; off is fp32 throughout.  [default for classifiers: bf16 '
-        'on GPUs, fp16 on those without it; off on CPUs, and for configs]',
+        'on GPUs that support it, otherwise fp16; off on CPUs, and for configs]',
     ),
 ]
 GradCheckpointing = Annotated[
     bool,
     typer.Option(
         '--grad-checkpointing',
-        help='Keep less in memory, and compute it again in the backward pass.',
+        help='Save memory by recomputing activations in the backward pass.',
     ),
 ]
 Accumulation = Annotated[
@@ -84,7 +84,9 @@ class TrainingJob:
     checkpoint_steps: Annotated[
         int,
         typer.Option(
-            '--checkpoint-steps', min=1, help='Save after every so many steps of an epoch, too.'
+            '--checkpoint-steps',
+            min=1,
+            help='Also save a checkpoint every N steps within an epoch.',
         ),
     ] = 500
     max_steps: MaxSteps = None

@@ -1,6 +1,6 @@
 """The register of released and of public weights, and what each scores.
 
-`checkpoints.toml` is the manifest of this project's released weights: where each file is, its
+`manifest.toml` is the manifest of this project's released weights: where each file is, its
 SHA-256, its licence, and what it scores according to whoever released it. `published.toml` has the
 same of the public weights of the paper's other systems, which `systems/*.toml` name.
 """
@@ -17,7 +17,7 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import read_toml
 from reproduce.systems import System, load_systems
 
-MANIFEST = Path(__file__).parent / 'checkpoints.toml'
+MANIFEST = Path(__file__).parent / 'manifest.toml'
 PUBLISHED = Path(__file__).parent / 'published.toml'
 
 
