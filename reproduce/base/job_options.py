@@ -20,7 +20,8 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         '--batch-size',
-        help='Images per batch, in each process.  [default: 64 for ImageNet, 1 for COCO and ADE20K]',
+        help='Images per batch, in each process.  [default: 64 for ImageNet, 1 for COCO and '
+        'ADE20K]',
     ),
 ]
 Workers = Annotated[
