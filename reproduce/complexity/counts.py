@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +18,7 @@ from reproduce.base.files import read_csv, write_csv
 from reproduce.base.folders import COUNTS
 from reproduce.base.versions import CHECKOUT, libraries, sources_sha256
 from reproduce.base.worker_pool import in_processes
+from reproduce.complexity import Complexity
 from reproduce.systems import System
 
 # The files and folders of this project that decide what is counted.
@@ -34,15 +35,6 @@ _LIBRARIES = (
     *('torch', 'torchvision', 'timm'),
     *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation'),
 )
-
-
-@dataclass(frozen=True)
-class Complexity:
-    """`params` in parameters, the rest in multiply-adds of one forward pass of one image."""
-
-    params: int
-    layer_flops: int
-    total_flops: int
 
 
 class _Line(BaseModel):

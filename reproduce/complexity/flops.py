@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from model.global_branch import AntialiasedResize
-from reproduce.complexity.counts import Complexity
+from reproduce.complexity import Complexity
 from reproduce.systems import System
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reproduce.complexity.counts import Complexity
+from reproduce.complexity import Complexity
 from reproduce.evaluate.records import Evaluation
 from reproduce.evaluate.unmeasured import Accuracy, Failed
 from reproduce.judge.cells import Cell

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, create_model
 from reproduce.base.errors import UserError
 from reproduce.base.files import OptionalNumber, columns, read_csv
 from reproduce.base.wording import nearest
-from reproduce.complexity.counts import Complexity
+from reproduce.complexity import Complexity
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
