@@ -35,11 +35,12 @@ def imagenet(
     """Compute Top-1 and Top-5 of kept predictions from the labels that the data has."""
     # Imported here, so that `--help` does not wait for pandas and timm.
     from datasets.imagenet import load
-    from reproduce.tasks.classification_scores import TOP, changed_labels, score_file
+    from reproduce.tasks.classification_scores import TOP, changed_labels, read, score_predictions
 
+    stored = read(predictions)
     images = load(data, limit=limit)
-    scores = score_file(predictions, images)
-    changed = changed_labels(predictions, images)
+    scores = score_predictions(stored, images, predictions)
+    changed = changed_labels(stored, images)
     facts = {
         'warnings': (*images.notes, *scores.warnings),
         'images': len(images.samples),

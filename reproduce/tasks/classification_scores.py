@@ -266,12 +266,21 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
 def score_file(path: Path, data: 'ImageNet') -> Scores:
     """Score the predictions in the file `path` for the images of `data`.
 
-    There is a Top-5 if the file has five classes for each image, or all where there are fewer.
-
     Raises:
         UserError: if it is not such a file, or does not fit the images.
     """
-    predictions = matched(read(path), data, path)
+    return score_predictions(read(path), data, path)
+
+
+def score_predictions(stored: Predictions, data: 'ImageNet', path: Path) -> Scores:
+    """Score what `read` returns of the file `path` for the images of `data`.
+
+    There is a Top-5 if the file has five classes for each image, or all where there are fewer.
+
+    Raises:
+        UserError: if it does not fit the images.
+    """
+    predictions = matched(stored, data, path)
     top5 = predictions.classes.shape[1] >= min(TOP, len(data.classes))
     scorer = TopScorer(predictions.labels, top5)
     images = range(len(predictions.files))
@@ -279,9 +288,8 @@ def score_file(path: Path, data: 'ImageNet') -> Scores:
     return scorer.compute()
 
 
-def changed_labels(path: Path, data: 'ImageNet') -> int:
-    """Return how many images of `data` have another label than the file `path` keeps for them."""
-    stored = read(path)
+def changed_labels(stored: Predictions, data: 'ImageNet') -> int:
+    """Return how many images of `data` have another label than the predictions keep for them."""
     before = dict(zip(stored.files, stored.labels.tolist(), strict=True))
     labels = (label for _, label in data.samples)
     return sum(before[name] != label for name, label in zip(names(data), labels, strict=True))
