@@ -12,20 +12,30 @@ from reproduce.train.classifier import scaling
 from reproduce.train.recipes import RECIPES, TOKEN_LABELING, Recipe, recipe_for
 
 DOCUMENT = Path(__file__).parents[1] / 'docs/recipes.md'
+FULL_SIZE = {path.name for path in CONFIGS.glob('*maformer*.py') if 'shapes' not in path.name}
 
 
 def documented():
-    """The tables of the document by recipe: its parent if it has one, values and sources."""
-    sections = re.split(r'^### `([^`]+)`$', DOCUMENT.read_text(), flags=re.MULTILINE)[1:]
-    tables = {}
-    for name, text in zip(sections[::2], sections[1::2], strict=True):
-        text = re.split(r'^##', text, flags=re.MULTILINE)[0]
-        parent = re.search(r'^As `([^`]+)`, but:$', text, re.MULTILINE)
-        rows = re.findall(r'^\| `([^`]+)` \| `([^`]*)` \| (.+) \|$', text, re.MULTILINE)
-        assert text.count('\n| `') == len(rows), f'{name} has a row of another form'
-        assert len({setting for setting, *_ in rows}) == len(rows)
-        tables[name] = parent and parent[1], {setting: value for setting, value, _ in rows}
-    return tables
+    """The document's recipes by name: the one it is derived from, if any, and its own settings."""
+    text = DOCUMENT.read_text()
+    recipes = {}
+    for section in re.split(r'^### ', text, flags=re.MULTILINE)[1:]:
+        name = re.match(r'`([^`]+)`$', section, re.MULTILINE)
+        if name:
+            parent = re.search(r'^As `([^`]+)`, but:$', section, re.MULTILINE)
+            rows = re.findall(r'^\| `([^`]+)` \| `([^`]*)` \| .+ \|$', section, re.MULTILINE)
+            assert section.count('\n| `') == len(rows) == len(dict(rows)), name[1]
+            recipes[name[1]] = parent and parent[1], dict(rows)
+    for pattern, parent, changes in re.findall(
+        r'^\| `([^`]+)` \| `([^`]+)` \| (`[^|]*=[^|]*`) \| .*\|$', text, re.MULTILINE
+    ):
+        own = dict(re.findall(r'`([^`=]+)=([^`]*)`', changes))
+        names = re.compile(re.escape(pattern).replace(r'\*', '(.+)'))
+        for name in [*RECIPES, *FULL_SIZE]:
+            if (match := names.fullmatch(name)) and name not in recipes:
+                parts = iter(match.groups())
+                recipes[name] = re.sub(r'\*', lambda _, parts=parts: next(parts), parent), own
+    return recipes
 
 
 def values(tables, name):
@@ -35,9 +45,7 @@ def values(tables, name):
 
 def test_the_document_has_every_setting_of_every_classifier():
     tables = documented()
-    assert [name for name in tables if not name.endswith('.py')] == sorted(
-        RECIPES, key=[*tables].index
-    )
+    assert {name for name in tables if not name.endswith('.py')} == set(RECIPES)
     for name, recipe in RECIPES.items():
         stated = values(tables, name)
         assert list(stated) == list(Recipe.model_fields)
@@ -46,10 +54,9 @@ def test_the_document_has_every_setting_of_every_classifier():
 
 def test_the_document_has_the_settings_of_every_full_size_config():
     tables = documented()
-    full = {path.name for path in CONFIGS.glob('*maformer*.py') if 'shapes' not in path.name}
-    assert {name for name in tables if name.endswith('.py')} == full
-    assert len(full) == 14
-    for name in full:
+    assert {name for name in tables if name.endswith('.py')} == FULL_SIZE
+    assert len(FULL_SIZE) == 14
+    for name in FULL_SIZE:
         config = load_config(name)
         for setting, value in values(tables, name).items():
             found = config
