@@ -1,4 +1,4 @@
-"""ADE20K as it lies on disks, in every state that is wrong, and what predictions on it score."""
+"""Data sets of label maps on disks, in every state that is wrong, and what predictions score."""
 
 import io
 import json
@@ -13,7 +13,8 @@ from mmseg.evaluation import IoUMetric
 from PIL import Image
 
 from datasets import shapes
-from datasets.ade20k import class_names, load, read_label_map
+from datasets.ade20k import FORMAT, class_names, load
+from datasets.segmented import SegmentationFormat
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.tasks.segmentation_scores import (
     MULTI_SCALE,
@@ -82,7 +83,7 @@ def test_the_embedded_data_have_names_for_their_classes(tmp_path):
     data = load(tmp_path)
     assert data.classes == (*shapes.CLASSES, *shapes.GROUNDS)
     assert len(data.samples) == 45
-    assert max(read_label_map(path, 15).max() for _, path in data.samples) == 15
+    assert max(FORMAT.read_label_map(path, 15).max() for _, path in data.samples) == 15
 
 
 def test_the_fingerprint_covers_pixels_and_not_how_they_are_compressed(root):
@@ -106,28 +107,19 @@ def test_all_of_the_validation_set_is_complete(root):
     data = load(root)
     assert data.complete
     assert data.problems == ()
-    assert len(data.classes) == 150
-    images = images / 'ADE_val_00000007.jpg'
-    images.unlink()
-    with pytest.raises(UserError, match=r'ADE_val_00000007\.png has no image'):
+    assert data.classes == tuple(n.strip() for n in ADE20KDataset.METAINFO['classes'])
+    (images / 'ADE_val_00000007.jpg').rename(images / 'own.jpg')
+    with pytest.raises(UserError, match=r'own\.jpg has no label map'):
         load(root)
     (labels / 'ADE_val_00000007.png').rename(labels / 'own.png')
-    os.link(root / 'images/validation/ADE_val_00000005.jpg', images.with_name('own.jpg'))
-    assert load(root).problems == ('ADE_val_00000007 is missing', 'not of ADE20K: own')
+    assert load(root).problems == ('ADE_val_00000007 is missing',)
 
 
-def test_without_a_file_of_names_they_are_ade20ks(tmp_path):
-    assert class_names(tmp_path) == tuple(n.strip() for n in ADE20KDataset.METAINFO['classes'])
-
-
-@pytest.mark.parametrize(
-    'content',
-    ['', 'Idx\tName\n', 'Name\nwall\n', 'Idx\tName\n1\twall\n3\tsky\n', 'Idx\tName\n1\ta\n2\ta\n'],
-)
-def test_names_that_are_none(root, content):
+@pytest.mark.parametrize('content', ['', 'Name\nwall\n', 'Idx\tName\n1\twall\n3\tsky\n'])
+def test_a_file_that_does_not_name_the_classes(root, content):
     (root / 'objectInfo150.txt').write_text(content)
     with pytest.raises(UserError, match=r'objectInfo150\.txt does not name the classes'):
-        load(root)
+        class_names(root)
 
 
 def png(pixels, mode=None):
@@ -145,10 +137,9 @@ GREY = np.zeros((8, 9), np.uint8)
         (None, r'ADE_val_00000003\.jpg has no label map: expected it in .*annotations/validation'),
         (png(GREY.T), r'ADE_val_00000003\.png has 8 x 9 pixels and its image 9 x 8'),
         (png(GREY + 3), r'ADE_val_00000003\.png has the label 3: expected 0 .* or 1 to 2'),
+        (png(GREY - 1), r'ADE_val_00000003\.png has the label 255: expected 0 .* or 1 to 2'),
         (png(GREY)[:48], r'cannot read the label map .*ADE_val_00000003\.png'),
-        (b'', r'cannot read the label map .*ADE_val_00000003\.png'),
         (png(GREY, 'RGB'), r'ADE_val_00000003\.png is a PNG of mode RGB: expected a label map'),
-        (png(GREY, 'I;16'), r'ADE_val_00000003\.png is a PNG of mode I;16'),
         (png(GREY, '1'), r'ADE_val_00000003\.png is a PNG of mode 1'),
     ],
 )
@@ -162,14 +153,7 @@ def test_a_label_map_that_is_wrong_is_named(root, content, message):
     assert '\n' not in str(error.value)
 
 
-def test_an_image_that_is_none_is_named(root):
-    path = root / 'images/validation/ADE_val_00000002.jpg'
-    path.write_bytes(b'no image')
-    with pytest.raises(UserError, match=r'cannot read the image .*ADE_val_00000002\.jpg'):
-        load(root)
-
-
-def test_folders_that_are_not_there(root):
+def test_what_cannot_be_loaded(root):
     with pytest.raises(UserError, match='nowhere is not a folder'):
         load(root / 'nowhere')
     with pytest.raises(DataNotFound, match='no ADE20K images'):
@@ -178,6 +162,9 @@ def test_folders_that_are_not_there(root):
         load(root, limit=0)
     with pytest.raises(UserError, match="no split 'test'"):
         load(root, 'test')
+    (root / 'images/validation/ADE_val_00000002.jpg').write_bytes(b'no image')
+    with pytest.raises(UserError, match=r'cannot read the image .*ADE_val_00000002\.jpg'):
+        load(root)
 
 
 def test_a_palette_is_read_as_its_indices(tmp_path):
@@ -188,7 +175,45 @@ def test_a_palette_is_read_as_its_indices(tmp_path):
     image.save(tmp_path / 'bytes.png')
     image.save(tmp_path / 'half.png', bits=4)
     for path in tmp_path.iterdir():
-        assert np.array_equal(read_label_map(path, 11), labels)
+        assert np.array_equal(FORMAT.read_label_map(path, 11), labels)
+
+
+def test_cityscapes_is_another_format(tmp_path):
+    cityscapes = SegmentationFormat(
+        name='Cityscapes',
+        num_images={'train': 2975, 'val': 3},
+        num_classes=19,
+        class_names=lambda folder: tuple(map(str, range(19))),
+        splits={'train': 'train', 'val': 'val'},
+        images='leftImg8bit/{}',
+        labels='gtFine/{}',
+        image_suffix='_leftImg8bit.png',
+        label_suffix='_gtFine_labelTrainIds.png',
+        first_label=0,
+        folder='cityscapes',
+    )
+    rng = np.random.default_rng(0)
+    for i, city in enumerate(('lindau', 'munster', 'munster')):
+        for kind in ('leftImg8bit', 'gtFine_labelTrainIds', 'gtFine_color'):
+            folder = tmp_path / 'cityscapes' / kind.partition('_')[0] / 'val' / city
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.choice(np.r_[:19, 255].astype(np.uint8), (8, 16))
+            Image.fromarray(pixels).save(folder / f'{city}_{i}_{kind}.png')
+    data = cityscapes.load(tmp_path)
+    assert data.complete
+    assert [image.name for image, _ in data.samples][1] == 'munster_1_leftImg8bit.png'
+    label_map = data.samples[1][1]
+    labels, stored = cityscapes.read_label_map(label_map, 19), np.array(Image.open(label_map))
+    assert np.array_equal(labels, np.where(stored == 255, 0, stored + 1))
+    assert np.array_equal(cityscapes.encode_label_map(labels), stored)
+    with pytest.raises(UserError, match='has the label 18: expected 255 for no class, or 0 to 17'):
+        cityscapes.read_label_map(label_map, 18)
+    truth = tmp_path / 'cityscapes/gtFine/val'
+    flat = {path.name: path.read_bytes() for path in truth.rglob('*TrainIds.png')}
+    (tmp_path / 'flat.zip').write_bytes(to_zip(flat))
+    scored = score_folder(tmp_path / 'flat.zip', truth, format=cityscapes)
+    assert scored.metrics['miou'] == 100
+    assert not scored.problems
 
 
 CLASSES = 7
@@ -266,10 +291,8 @@ def test_a_pixel_counts_however_many_there_are():
     n = 4200 * 4000
     assert n > 2**24
     assert one.tolist() == [[0, n - 1, 0], [0, 1, 0]]
-    total = sum(one for _ in range(300))
-    assert total.tolist() == [[0, 300 * (n - 1), 0], [0, 300, 0]]
+    metrics, _ = means(class_pixels(300 * one))
     assert 300 * n > 2**32
-    metrics, _ = means(class_pixels(total))
     assert metrics['aacc'] == 100 * (n - 1) / n
     assert metrics['miou'] == 50 * (n - 1) / n
 
@@ -291,14 +314,6 @@ def test_what_cannot_be_counted_is_not():
         confusion(one + np.uint8(1), one, 1)
     with pytest.raises(UserError, match='no pixel'):
         means(class_pixels(confusion(one, one * np.uint8(0), 1)))
-
-
-def test_the_truth_scores_100(root):
-    scored = score_folder(root / 'annotations/validation', root / 'annotations/validation')
-    assert scored.metrics == {'miou': 100.0, 'macc': 100.0, 'aacc': 100.0}
-    assert scored.per_class == {'wall': {'iou': 100.0}, 'building': {'iou': 100.0}}
-    assert scored.images == 5
-    assert scored.problems == load(root).problems
 
 
 @pytest.fixture
@@ -325,15 +340,19 @@ def test_a_folder_and_an_archive_of_it_score_the_same(root, predictions, tmp_pat
     assert folder.metrics['ms_miou'] == 100.0
     assert folder.per_class['wall']['ms_iou'] == 100.0
     total = sum(
-        confusion(read_label_map(predictions / p.name, 2), read_label_map(p, 2), 2)
+        confusion(FORMAT.read_label_map(predictions / p.name, 2), FORMAT.read_label_map(p, 2), 2)
         for p in annotations.iterdir()
     )
     assert folder.metrics['miou'] == means(class_pixels(total))[0]['miou'] < 100
+    content = files(predictions)
     archive = tmp_path / 'predictions.zip'
-    archive.write_bytes(to_zip(files(predictions)))
+    archive.write_bytes(to_zip(content))
     assert score_folder(archive, annotations) == folder
     assert zipfile.ZipFile(archive).testzip() is None
-    assert to_zip(files(predictions)) == archive.read_bytes()
+    assert to_zip(content) == archive.read_bytes()
+    nested = {f'out/predictions/{name}': file for name, file in content.items()}
+    archive.write_bytes(to_zip({**nested, '__MACOSX/._out': b'', '.DS_Store': b''}))
+    assert score_folder(archive, annotations) == folder
 
 
 def test_a_part_of_the_predictions(root, predictions):
@@ -351,91 +370,38 @@ def test_a_part_of_the_predictions(root, predictions):
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [
-        ('ADE_val_00000003.png', None, r'ADE_val_00000003\.png is missing'),
         (f'{MULTI_SCALE}/ADE_val_00000003.png', None, r'multi_scale .* ADE_val_00000003\.png is'),
         ('other.png', png(GREY), r'other\.png is predicted but not there'),
         ('ADE_val_00000003.png', png(GREY.T), r'ADE_val_00000003\.png has 8 x 9 pixels and its'),
         ('ADE_val_00000003.png', png(GREY + 7), r'ADE_val_00000003\.png has the label 7'),
-        ('ADE_val_00000003.png', png(GREY, 'RGB'), r'ADE_val_00000003\.png is a PNG of mode RGB'),
         ('ADE_val_00000003.png', b'', r'cannot read the label map .*ADE_val_00000003\.png'),
     ],
 )
-@pytest.mark.parametrize('archived', [False, True])
-def test_predictions_that_do_not_fit(root, predictions, name, content, message, archived):
-    (predictions / name).unlink(missing_ok=True)
-    if content is not None:
-        (predictions / name).write_bytes(content)
-    if archived:
-        path = predictions.with_suffix('.zip')
-        path.write_bytes(to_zip(files(predictions)))
+def test_predictions_that_do_not_fit(root, predictions, name, content, message):
+    archive = predictions.with_suffix('.zip')
+    changed = {**files(predictions), name: content}
+    archive.write_bytes(to_zip({k: v for k, v in changed.items() if v is not None}))
     with pytest.raises(UserError, match=message) as error:
-        score_folder(path if archived else predictions, root / 'annotations/validation')
+        score_folder(archive, root / 'annotations/validation')
     assert '\n' not in str(error.value)
 
 
-def test_predictions_that_are_none(root, tmp_path):
+def test_predictions_that_cannot_be_read(root, predictions, tmp_path):
     annotations = root / 'annotations/validation'
-    with pytest.raises(
-        UserError, match=r'predictions .*nowhere cannot be read \(it does not exist'
-    ):
+    with pytest.raises(UserError, match=r'nowhere cannot be read \(it does not exist'):
         score_folder(tmp_path / 'nowhere', annotations)
-    (tmp_path / 'bad.zip').write_bytes(b'no archive')
+    archive = tmp_path / 'bad.zip'
+    archive.write_bytes(b'no archive')
     with pytest.raises(UserError, match=r'bad\.zip cannot be read'):
-        score_folder(tmp_path / 'bad.zip', annotations)
+        score_folder(archive, annotations)
     with pytest.raises(UserError, match=r'nowhere has no label map'):
         score_folder(annotations, root / 'annotations/nowhere')
-
-
-def test_labels_that_were_reduced_are_explained(root):
-    path = root / 'annotations/validation/ADE_val_00000003.png'
-    labels = np.array(Image.open(path))
-    Image.fromarray(labels - np.uint8(1)).save(path)
-    with pytest.raises(UserError, match=r'the label 255: .* reduced by one, as with reduce_zero'):
-        load(root)
-
-
-def test_names_of_classes_with_a_byte_order_mark(root):
-    path = root / 'objectInfo150.txt'
-    before = load(root)
-    text = path.read_text()
-    for encoding in ('utf-8-sig', 'utf-16'):
-        path.write_text(text, encoding=encoding)
-        assert load(root) == before
-    path.write_bytes(text.encode() + b'\xe9')
-    with pytest.raises(UserError, match=r'objectInfo150\.txt does not name the classes'):
-        load(root)
-
-
-def test_predictions_in_a_folder_of_the_archive_and_with_other_suffixes(
-    root, predictions, tmp_path
-):
-    annotations = root / 'annotations/validation'
-    expected = score_folder(predictions, annotations)
-    content = files(predictions)
-    archive = tmp_path / 'nested.zip'
-    nested = {f'out/predictions/{name}': file for name, file in content.items()}
-    archive.write_bytes(to_zip({**nested, '__MACOSX/._out': b'', '.DS_Store': b''}))
-    assert score_folder(archive, annotations) == expected
-    (tmp_path / 'above').mkdir()
-    (tmp_path / 'above/inside').symlink_to(predictions)
-    assert score_folder(tmp_path / 'above', annotations) == expected
-    archive.write_bytes(to_zip({k.replace('.png', '.PNG'): v for k, v in content.items()}))
-    assert score_folder(archive, annotations) == expected
-    name = 'ADE_val_00000003.png'
-    archive.write_bytes(to_zip({**content, name.replace('.png', '.PNG'): content[name]}))
-    with pytest.raises(UserError, match=r'has both ADE_val_00000003\.PNG and ADE_val_00000003\.p'):
-        score_folder(archive, annotations)
-
-
-def test_an_image_in_an_archive_that_is_too_large_is_not_decoded(root, predictions, tmp_path):
     content = io.BytesIO()
     Image.new('L', (20_000, 20_000)).save(content, 'PNG')
-    assert len(content.getvalue()) < 2**20
-    archive = tmp_path / 'bomb.zip'
     name = 'ADE_val_00000003.png'
     archive.write_bytes(to_zip({**files(predictions), name: content.getvalue()}))
     with pytest.raises(UserError, match=f'cannot read the label map .*{name}: .*exceeds limit'):
-        score_folder(archive, root / 'annotations/validation')
+        score_folder(archive, annotations)
     locked = bytearray(to_zip(files(predictions)))
     for header, flags in ((b'PK\3\4', 6), (b'PK\1\2', 8)):  # all say that they are encrypted
         at = locked.find(header)
@@ -444,7 +410,7 @@ def test_an_image_in_an_archive_that_is_too_large_is_not_decoded(root, predictio
             at = locked.find(header, at + 1)
     archive.write_bytes(locked)
     with pytest.raises(UserError, match=r'cannot read the label map .*password'):
-        score_folder(archive, root / 'annotations/validation')
+        score_folder(archive, annotations)
 
 
 def test_the_command_scores_a_folder(run, root):
@@ -453,8 +419,9 @@ def test_the_command_scores_a_folder(run, root):
     assert (code, err) == (0, '')
     assert 'miou  100.00 %' in out
     code, out, _ = run('score', 'ade20k', labels, '--annotations', labels, '--format', 'json')
-    assert json.loads(out)['metrics'] == {'miou': 100.0, 'macc': 100.0, 'aacc': 100.0}
+    scored = json.loads(out)
+    assert scored['metrics'] == {'miou': 100.0, 'macc': 100.0, 'aacc': 100.0}
+    assert scored['per_class'] == {'wall': {'iou': 100.0}, 'building': {'iou': 100.0}}
+    assert scored['problems'] == list(load(root).problems)
     code, out, err = run('score', 'ade20k', root / 'nowhere', '--annotations', labels)
-    assert (code, out) == (2, '')
-    assert 'it does not exist' in err
-    assert err.count('\n') == 1
+    assert (code, out, err.count('\n')) == (2, '', 1)

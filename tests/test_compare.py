@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_coco import shifted
 
 from datasets import coco, shapes
-from datasets.ade20k import label_maps
+from datasets.ade20k import FORMAT
 from reproduce.evaluate.harness import evaluate
 from reproduce.report.comparisons import load_comparisons
 from reproduce.tasks.detection_scores import to_json
@@ -124,15 +124,15 @@ def test_detections_are_compared_and_drawn(run, drawn, detections, tmp_path):
 
 
 def test_label_maps_are_compared_and_drawn(run, drawn, tmp_path):
-    truth = label_maps(drawn / 'ade20k/ADEChallengeData2016/annotations/validation')
+    truth = FORMAT.label_maps(drawn / 'ade20k/ADEChallengeData2016/annotations/validation')
     rng = np.random.default_rng(0)
     for name, error in (('good', 0.2), ('bad', 0.3)):
         (tmp_path / name).mkdir()
-        for stem, path in truth.items():
+        for file, path in truth.items():
             labels = np.array(Image.open(path))
             wrong = rng.random(labels.shape) < error
             some = np.where(wrong, 1 + rng.integers(0, 10, labels.shape), labels)
-            Image.fromarray(some.astype(np.uint8)).save(tmp_path / name / f'{stem}.png')
+            Image.fromarray(some.astype(np.uint8)).save(tmp_path / name / file)
     names = (tmp_path / 'good', tmp_path / 'bad')
     code, out, err = run('compare', *names, '--data', drawn, '--pictures', tmp_path / 'pictures')
     assert (code, err) == (0, '')

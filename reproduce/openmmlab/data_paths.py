@@ -11,8 +11,8 @@ from reproduce.tasks import TASKS
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from datasets.ade20k import ADE20K
     from datasets.coco import COCO
+    from datasets.segmented import SegmentationData
 
 Loader = Literal['train', 'val', 'test']
 
@@ -20,7 +20,7 @@ Loader = Literal['train', 'val', 'test']
 _OTHER_CLASSES = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'loss_decode')
 
 
-def point_at(config: 'Config', data: 'COCO | ADE20K', loader: Loader) -> None:
+def point_at(config: 'Config', data: 'COCO | SegmentationData', loader: Loader) -> None:
     """Let a loader of `config`, and its evaluator, read `data`, and call its classes by name.
 
     Args:
@@ -39,7 +39,7 @@ def point_at(config: 'Config', data: 'COCO | ADE20K', loader: Loader) -> None:
             evaluator.ann_file = location(data.annotations)
 
 
-def check_classes(config: 'Config', data: 'COCO | ADE20K') -> None:
+def check_classes(config: 'Config', data: 'COCO | SegmentationData') -> None:
     """Check that the heads of the model have as many classes as the data.
 
     Raises:

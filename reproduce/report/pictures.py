@@ -11,8 +11,8 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from datasets.ade20k import ADE20K, label_maps, read_label_map
 from datasets.imagenet import open_image
+from datasets.segmented import SegmentationData
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.judge.comparison import Comparison
@@ -25,7 +25,7 @@ _GOLDEN = 0.618034  # turns of the hue from class to class: neighbours differ mo
 Painter = Callable[[Axes, Any, int, int], None]
 
 
-def side_by_side(data: ADE20K, predictions: Path, n: int) -> bytes:
+def side_by_side(data: SegmentationData, predictions: Path, n: int) -> bytes:
     """Return a PNG with a row for each of `n` images, evenly spaced: image, labels, prediction.
 
     A class has one colour throughout, pixels of no class are black, and the legend names the
@@ -39,12 +39,13 @@ def side_by_side(data: ADE20K, predictions: Path, n: int) -> bytes:
     """
     colours, rows = class_colours(len(data.classes)), []
     with segmentation_scores.opened(predictions) as folder:
-        found = label_maps(folder)
-        names = {path.stem: path for _, path in data.samples}
+        found = data.format.label_maps(folder, nested=False)
+        names = [path.name for _, path in data.samples]
         segmentation_scores.check_names(predictions, found, names)
         for image, label_map in evenly_spaced(data.samples, n):
-            maps = (label_map, found[label_map.stem])
-            rows.append((open_image(image), *(read_label_map(m, len(data.classes)) for m in maps)))
+            files = (label_map, found[label_map.name])
+            maps = [data.format.read_label_map(file, len(data.classes)) for file in files]
+            rows.append((open_image(image), *maps))
     figure, panels = _grid(len(rows), ('image', 'ground truth', 'prediction'))
     for line, (image, *maps) in zip(panels, rows, strict=True):
         for panel, shown in zip(line, (image, *(colours[m] for m in maps)), strict=True):
@@ -153,16 +154,17 @@ def _boxes(data: Any, predictions: Sequence[Path]) -> Painter:
 
 def _label_maps(data: Any, predictions: Sequence[Path]) -> Painter:
     """Paint the classes of the pixels; those of several scales where they were predicted."""
-    colours, classes = class_colours(len(data.classes)), len(data.classes)
+    colours, classes, form = class_colours(len(data.classes)), len(data.classes), data.format
 
     def paint(panel: Axes, image: Any, index: int, place: int) -> None:
         label_map = data.samples[index][1]
         if place == 0:
-            found = read_label_map(label_map, classes)
+            found = form.read_label_map(label_map, classes)
         else:
             with segmentation_scores.opened(predictions[place - 1]) as folder:
-                scales = label_maps(folder / segmentation_scores.MULTI_SCALE) or label_maps(folder)
-                found = read_label_map(scales[label_map.stem], classes)
+                scales = form.label_maps(folder / segmentation_scores.MULTI_SCALE)
+                scales = scales or form.label_maps(folder)
+                found = form.read_label_map(scales[label_map.name], classes)
         panel.imshow(colours[found], interpolation='nearest')
 
     return paint

@@ -74,8 +74,8 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         images=_Images(data, config, steps),
         collate=pseudo_collate,
         predict=predict,
-        scorer=LabelMapScorer(label_maps, data.classes, job.multi_scale),
-        file=LabelMapsFile([path.name for path in label_maps]),
+        scorer=LabelMapScorer(label_maps, data.classes, data.format, job.multi_scale),
+        file=LabelMapsFile([path.name for path in label_maps], data.format),
     )
 
 
@@ -103,19 +103,20 @@ def _check_windows(config: Config) -> None:
 
 def point_dataset(dataset: Any, data: Any) -> None:
     """Let a dataset of a config of mmseg read `data`, and call its classes by name."""
-    image, label_map = data.samples[0]
+    name = data.format.splits[data.split]
     dataset.data_root = ''  # both paths are absolute, and one in an archive does not look so
     dataset.data_prefix = {
-        'img_path': location(image.parent),
-        'seg_map_path': location(label_map.parent),
+        'img_path': location(data.root / data.format.images.format(name)),
+        'seg_map_path': location(data.root / data.format.labels.format(name)),
     }
     of_ade20k = tuple(data.classes) == tuple(ADE20KDataset.METAINFO['classes'])
     if not of_ade20k or kind(dataset) != 'ADE20KDataset':
         # ADE20KDataset takes no other class names.
         dataset.type = 'BaseSegDataset'
         dataset.metainfo = {'classes': tuple(data.classes)}  # mmseg draws a palette
-        dataset.img_suffix, dataset.seg_map_suffix = image.suffix, label_map.suffix
-        dataset.reduce_zero_label = True
+        dataset.img_suffix = data.format.image_suffix
+        dataset.seg_map_suffix = data.format.label_suffix
+        dataset.reduce_zero_label = data.format.first_label == 1
 
 
 def identify(

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.ade20k import ADE20K, class_names, incomplete, label_maps, read_label_map
+from datasets import ade20k
+from datasets.segmented import SegmentationData, SegmentationFormat
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number, shortened
@@ -34,14 +35,19 @@ class LabelMapScorer(Scorer):
     Args:
         label_maps: the file of the labels of each image.
         classes: the names of the K classes.
+        format: of the label maps.
         multi_scale: whether predictions come in twos, and the second ones are scored as well, as
             `ms_miou` and so on.
     """
 
     def __init__(
-        self, label_maps: Sequence[Path], classes: Sequence[str], multi_scale: bool = False
+        self,
+        label_maps: Sequence[Path],
+        classes: Sequence[str],
+        format: SegmentationFormat,
+        multi_scale: bool = False,
     ) -> None:
-        self.label_maps, self.classes = label_maps, classes
+        self.label_maps, self.classes, self.format = label_maps, classes, format
         # As `PixelCounts` has them; each process fills the places of its images.
         self.collected = np.zeros((1 + multi_scale, len(label_maps), 3, len(classes)), np.int64)
 
@@ -56,7 +62,7 @@ class LabelMapScorer(Scorer):
             UserError: if one has another size than its label map, or a label map cannot be read.
         """
         for index, maps in zip(indices, predictions, strict=True):
-            label = read_label_map(self.label_maps[index], len(self.classes))
+            label = self.format.read_label_map(self.label_maps[index], len(self.classes))
             for counts, prediction in zip(self.collected, maps, strict=True):
                 if prediction.shape != label.shape:
                     (height, width), (right_height, right_width) = prediction.shape, label.shape
@@ -90,18 +96,20 @@ class LabelMapsFile(PredictionFile):
 
     Args:
         names: the file name of each label map.
+        format: of the label maps, which is also that of the predictions.
     """
 
     suffix = '.zip'
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+    def __init__(self, names: Sequence[str], format: SegmentationFormat) -> None:
+        self.names, self.format = names, format
         self.collected: list[tuple[int, list[bytes]]] = []
 
     def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
         """Add the predictions for a batch, as `LabelMapScorer.update` takes them."""
         for index, maps in zip(indices, predictions, strict=True):
-            self.collected.append((index, [to_png(labels) for labels in maps]))
+            encoded = [to_png(self.format.encode_label_map(labels)) for labels in maps]
+            self.collected.append((index, encoded))
 
     def to_bytes(self) -> bytes:
         """Return the archive, the label maps in the order of the images."""
@@ -119,7 +127,7 @@ class FolderScores(Scores):
 
     Attributes:
         images: how many.
-        problems: what keeps them from being ADE20K's whole validation set, a phrase for each.
+        problems: what keeps them from being the whole validation set, a phrase for each.
     """
 
     images: int = 0
@@ -175,11 +183,15 @@ def means(pixels: np.ndarray) -> tuple[dict[str, float], dict[int, float]]:
     return metrics, dict(zip(there.tolist(), ious[there].tolist(), strict=True))
 
 
-def score_folder(predictions: Path, annotations: Path, limit: int | None = None) -> FolderScores:
+def score_folder(
+    predictions: Path,
+    annotations: Path,
+    limit: int | None = None,
+    format: SegmentationFormat = ade20k.FORMAT,
+) -> FolderScores:
     """Score predicted label maps against those of a data set, without a model.
 
-    The classes are those of the data set's `objectInfo150.txt`, two folders above `annotations`,
-    and ADE20K's where there is none.
+    The folder of the data set is two above `annotations`; a file there may name the classes.
 
     Args:
         predictions: a folder of PNGs of the same names and form as in `annotations`, or the .zip
@@ -187,13 +199,14 @@ def score_folder(predictions: Path, annotations: Path, limit: int | None = None)
             `multi_scale` are scored as well.
         annotations: the folder of the label maps, as `annotations/validation`.
         limit: as many of them, evenly spaced, as were evaluated.
+        format: of the data set.
 
     Raises:
         UserError: if one is missing, too many, of another size, no label map or has a label
             without a class.
     """
-    classes = class_names(annotations.absolute().parent.parent)
-    labels = label_maps(annotations)
+    classes = format.class_names(annotations.absolute().parent.parent)
+    labels = format.label_maps(annotations)
     if not labels:
         raise UserError(
             f'{annotations} has no label map: expected a folder of PNGs, such as '
@@ -202,26 +215,28 @@ def score_folder(predictions: Path, annotations: Path, limit: int | None = None)
     taken = {name: labels[name] for name in evenly_spaced(list(labels), limit)}
     with opened(predictions) as archive:
         folder = _inside(archive)
-        scales = [label_maps(folder)]
+        scales = [format.label_maps(folder, nested=False)]
         check_names(predictions, scales[0], taken)
-        if more := label_maps(folder / MULTI_SCALE):
+        if more := format.label_maps(folder / MULTI_SCALE):
             check_names(predictions / MULTI_SCALE, more, taken)
             scales.append(more)
-        scorer = LabelMapScorer(list(taken.values()), classes, multi_scale=len(scales) > 1)
+        scorer = LabelMapScorer(list(taken.values()), classes, format, len(scales) > 1)
         for i, name in enumerate(taken):
-            scorer.update([i], [[read_label_map(maps[name], len(classes)) for maps in scales]])
-    problems = incomplete('val', classes, list(labels), len(taken))
+            maps = [format.read_label_map(scale[name], len(classes)) for scale in scales]
+            scorer.update([i], [maps])
+    names = [name.removesuffix(format.label_suffix) for name in labels]
+    problems = format.incomplete('val', classes, names, len(taken))
     return FolderScores(**vars(scorer.compute()), images=len(taken), problems=problems)
 
 
-def score_file(path: Path, data: ADE20K) -> Scores:
+def score_file(path: Path, data: SegmentationData) -> Scores:
     """Score the label maps in the folder or archive `path` for the images of `data`.
 
     Raises:
         UserError: if it is neither, or does not fit the images.
     """
-    _, label_map = data.samples[0]
-    return score_folder(path, label_map.parent, len(data.samples))
+    labels = data.root / data.format.labels.format(data.format.splits[data.split])
+    return score_folder(path, labels, len(data.samples), data.format)
 
 
 @contextmanager
@@ -256,19 +271,19 @@ def _inside(folder: Path | zipfile.Path) -> Path | zipfile.Path:
     return folder
 
 
-def check_names(where: Path, found: Mapping[str, object], wanted: Mapping[str, Path]) -> None:
+def check_names(where: Path, found: Collection[str], wanted: Collection[str]) -> None:
     """Check that the predictions in `where` have the names of the label maps.
 
     Raises:
         UserError: if one is missing or too many; it is named.
     """
     misfit = f'the predictions {where} do not fit the {len(wanted):,} label maps: '
-    if missing := [f'{name}.png' for name in wanted if name not in found]:
+    if missing := [name for name in wanted if name not in found]:
         raise UserError(
             f'{misfit}{shortened(missing, 1)} {by_number(missing, "is", "are")} missing; expected '
             'one for each, or name the same part with --limit.'
         )
-    if extra := [f'{name}.png' for name in found if name not in wanted]:
+    if extra := [name for name in found if name not in wanted]:
         raise UserError(
             f'{misfit}{shortened(extra, 1)} {by_number(extra, "is", "are")} predicted but not '
             'there; name the annotations, and the --limit, that they were predicted for.'
