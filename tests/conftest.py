@@ -1,9 +1,11 @@
 """What several test files use."""
 
+import io
 import os
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
 # Tests run side by side, a process a core; more threads than cores would wait for each other.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -25,6 +27,7 @@ from reproduce.base.files import sha256_of
 from reproduce.base.folders import COUNTS
 from reproduce.base.versions import CHECKOUT
 from reproduce.complexity import counts
+from reproduce.evaluate import apart
 from reproduce.evaluate.records import Evaluation
 from reproduce.systems import load_systems
 from reproduce.weights import registry
@@ -92,6 +95,22 @@ def run(monkeypatch, capsys, tmp_path, kept_counts):
         return stop.value.code, printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Let a command that starts evaluations in processes of their own run them in this one."""
+
+    def run(command, **_):
+        out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+        with redirect_stdout(out), redirect_stderr(err), monkeypatch.context() as patch:
+            patch.setattr(sys, 'argv', command[2:])
+            with pytest.raises(SystemExit) as stop:
+                cli.run()
+        stdout, stderr = (stream.buffer.getvalue().decode() for stream in (out, err))
+        return SimpleNamespace(returncode=stop.value.code, stdout=stdout, stderr=stderr)
+
+    monkeypatch.setattr(apart, 'subprocess', SimpleNamespace(run=run))
 
 
 def record(system, top1, complete=True, sha256='a' * 64, date=DAY, **changes):

@@ -117,13 +117,6 @@ def test_an_error_is_its_cells_own(run, monkeypatch):
     assert 'RuntimeError: out of luck' in out
 
 
-def test_a_nan_is_an_error(run, monkeypatch):
-    tampered(monkeypatch, lambda _, c: replace(c, total_flops=float('nan')))
-    code, out, _ = run('table', 1, '--models', 'maformer_base')
-    assert code == 2
-    assert 'the measurement is nan' in out
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

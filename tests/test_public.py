@@ -22,7 +22,7 @@ from reproduce import paper
 from reproduce.audit.sources import load_sources
 from reproduce.base.files import sha256_of
 from reproduce.complexity.flops import Complexity
-from reproduce.evaluate.unmeasured import NotRun
+from reproduce.evaluate.accuracies import NotRun
 from reproduce.judge import assembly
 from reproduce.judge.cells import load_results
 from reproduce.judge.verdict import Verdict, compare_published
@@ -323,7 +323,7 @@ def test_the_command_explains_mistakes(run, options, message):
     assert message in err
 
 
-def test_the_gate_takes_public_weights(run, tmp_path, monkeypatch):
+def test_the_gate_takes_public_weights(run, in_process, tmp_path, monkeypatch):
     """Those that lie there are evaluated, others counted, another file is an error."""
     shapes.write(tmp_path, train=0, val=30)
     data = load(tmp_path / 'imagenet')

@@ -30,14 +30,6 @@ def accept(
     weights: Annotated[
         str | None, typer.Option('--weights', help='File or URL of such weights.')
     ] = None,
-    keep_counts: Annotated[
-        bool,
-        typer.Option(
-            '--keep-counts',
-            help='Keep what was counted on each image beside the manifest: the gate then fails '
-            'only where a drop is significant.',
-        ),
-    ] = False,
     results: options.Results = RESULTS,
     evaluations: options.Evaluations = EVALUATIONS,
     format: options.Format = OutputFormat.TEXT,
@@ -62,7 +54,7 @@ def accept(
         stems = ', '.join(path.stem for path in found) or 'none'
         raise UserError(f"'{' '.join(names)}' has these records: {stems}; name the one to accept.")
     accepted = acceptance.accept(
-        *(*found, reason, manifest or MANIFEST, name, licence or '', weights, keep_counts)
+        *(*found, reason, manifest or MANIFEST, name, licence or '', weights)
     )
     if format is OutputFormat.JSON:
         print_json(accepted)

@@ -69,7 +69,8 @@ def compare(
 ) -> None:
     """Compare two results on the same images, or several: is the difference real?
 
-    Top-1 by McNemar's exact test; AP, AR and mIoU by the paired bootstrap over the images.
+    Of several, each is compared with the first. Top-1 by McNemar's exact test; AP, AR and mIoU by
+    the paired bootstrap over the images.
 
     Exits with 0, or with 1 for --fail-if-worse.
     """
@@ -85,26 +86,28 @@ def compare(
         check_writable(save.parent)
     candidates = comparison.find_candidates(names, evaluations, data)
     markdown = format is ComparisonFormat.MARKDOWN
-    if len(candidates) > 2:
-        found = comparison.matrix(candidates)
-        parts = comparisons.render_matrix(found, markdown)
+    found = comparison.compare(candidates)
+    worse = any(pair.worse for pair in found)
+    if len(found) > 1:
+        result = {'pairs': [pair.as_dict() for pair in found], 'worse': worse}
+        parts = comparisons.render_several(found, markdown)
     else:
-        found = comparison.compare(*candidates)
-        parts = comparisons.render(found, markdown)
+        result = found[0].as_dict()
+        parts = comparisons.render(found[0], markdown)
     if format is ComparisonFormat.JSON:
-        print_json(found.as_dict())
+        print_json(result)
     elif markdown:
         print('\n\n'.join(parts))
     else:
         terminal.show(*parts)
     if save is not None:
-        write_atomically(save, json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + '\n')
+        write_atomically(save, json.dumps(result, indent=2, ensure_ascii=False) + '\n')
     if pictures is not None:
         # Imported here, so that comparisons without pictures do not wait for matplotlib.
         from reproduce.report.pictures import differences
 
         path = pictures / 'differences.png'
-        write_atomically(path, differences(found, data))
+        write_atomically(path, differences(found[0], data))
         if format is not ComparisonFormat.JSON:
             print(f'\nWritten: {path}.')
-    raise typer.Exit(int(fail_if_worse and found.worse))
+    raise typer.Exit(int(fail_if_worse and worse))

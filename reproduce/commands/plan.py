@@ -1,5 +1,6 @@
 """`python -m reproduce plan`: what the tables would evaluate, what is missing, where to get it."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -32,17 +33,17 @@ def plan(
     Measures nothing. How long an evaluation takes is what `make benchmark` measures.
     """
     # Imported here, so that `--help` does not wait for it.
-    from reproduce.evaluate import planning
-    from reproduce.evaluate.accuracies import Request
+    from reproduce.evaluate import planning, records
+    from reproduce.evaluate.accuracies import find_inputs
 
     rows, chosen = rows_and_systems(tables)
     if models:
         rows, chosen = select(rows, chosen, models)
-    request = Request(data=data, weights=checkpoints, folder=evaluations, limit=limit)
-    drawn = planning.plan(rows, chosen, request)
+    inputs = find_inputs(chosen, data, checkpoints, limit)
+    cells = planning.plan(rows, chosen, inputs, records.load_all(evaluations))
     if format is OutputFormat.JSON:
-        print_json(drawn.as_dict())
+        print_json({'cells': [asdict(cell) for cell in cells]})
     elif systems:
-        terminal.show(planning.by_system(drawn))
+        terminal.show(planning.by_system(cells))
     else:
-        terminal.show(*planning.by_table(drawn))
+        terminal.show(*planning.by_table(cells, inputs))

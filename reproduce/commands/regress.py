@@ -1,5 +1,6 @@
 """`python -m reproduce regress`: the regression gate."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def regress(
     checks = check(processes, workers, data, manifest, output, checkpoints)
     code = exit_status(check.verdict for check in checks)
     if format is OutputFormat.JSON:
-        result = {'checks': [c.as_dict() for c in checks], 'exit_code': code}
+        result = {'checks': [asdict(c) for c in checks], 'exit_code': code}
         print_json(result)
     else:
         terminal.show(*render(checks, every))

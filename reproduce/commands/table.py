@@ -65,10 +65,9 @@ def table(
         if models:
             rows, systems = select(rows, systems, models)
         complexities = counts.count(systems)
-        request = accuracies.Request(
-            data, checkpoints, evaluations, processes, limit, batch_size, workers, amp
-        )
-        measured = accuracies.measure(systems, request)
+        options = {'processes': processes, 'limit': limit, 'batch_size': batch_size}
+        options |= {'workers': workers, 'amp': amp}
+        measured = accuracies.measure(systems, data, checkpoints, evaluations, **options)
         judged = assembly.assemble(rows, systems, complexities, tolerances, known, measured)
         written = cells.write(judged, folder) if folder is not None else []
 

@@ -3,14 +3,13 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.progress import progress
 from reproduce.evaluate import apart, records
 from reproduce.evaluate.records import Evaluation
-from reproduce.evaluate.unmeasured import Accuracy, Failed, NotRun
 from reproduce.systems import System
 from reproduce.tasks import TASKS
 from reproduce.weights.store import expected, in_folder
@@ -20,117 +19,140 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the tables are evaluated on, as far as it is there, and how.
+class Inputs:
+    """What a system is evaluated with, as far as it is there, and where it is expected.
 
     Attributes:
-        data: the folder of a data set, or of several; or None.
-        weights: a folder with one checkpoint for each system, or None.
-        folder: of the evaluation records.
-        processes, limit, batch_size, workers, amp: as for one evaluation.
+        checkpoint, data: None where they are missing.
+        weights_folder, data_folder: as the options name them; None without the option.
     """
-
-    data: Path | None = None
-    weights: Path | None = None
-    folder: Path = EVALUATIONS
-    processes: int = 1
-    limit: int | None = None
-    batch_size: int | None = None
-    workers: int | None = None
-    amp: str | None = None
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The checkpoint and the images that a system is evaluated with, as far as they are there."""
 
     system: System
     checkpoint: Path | None
     data: 'DataSet | None'
+    weights_folder: Path | None = None
+    data_folder: Path | None = None
 
     @property
     def complete(self) -> bool:
         """Whether the system can be evaluated now."""
         return self.checkpoint is not None and self.data is not None
 
+    def on_record(self, metric: str, earlier: Collection[Evaluation]) -> 'Evaluation | NotRun':
+        """Return the latest evaluation of a metric on the complete data, or why there is none."""
+        system, task = self.system, TASKS[self.system.task]
+        if (found := records.latest(earlier, system.name, metric)) is not None:
+            return found
+        part = records.latest(earlier, system.name, metric, complete=False)
+        missing = []
+        if self.checkpoint is None:
+            missing.append(expected(self.weights_folder or 'CHECKPOINTS', 'SYSTEM'))
+        if self.data is None:
+            missing.append(f'{task.validation_set} at {self.data_folder or "DATA"}')
+        elif part is not None and self.checkpoint is not None:
+            missing.append(f'all of {task.validation_set} at {self.data_folder}')
+        reason = 'no evaluation on record'
+        if part is not None:
+            reason = (
+                f'only a part was evaluated, {part.metrics[metric]:.2f} on {part.data.images:,} '
+                'images, which is not held against the paper'
+            )
+        reason += f'; it takes {" and ".join(missing)}'
+        return NotRun(reason, record=part.stem if part else '')
 
-def find_inputs(systems: Iterable[System], request: Request) -> list[Inputs]:
+
+@dataclass(frozen=True)
+class NotRun:
+    """An accuracy that was not measured on the complete data.
+
+    Attributes:
+        reason: a sentence in which SYSTEM is the name of the system, so that those that lack the
+            same things have equal values.
+        record: the stem of the record of an evaluation on a part of the data; '' without one.
+        failed: whether it should have been measured now.
+    """
+
+    reason: str = ''
+    record: str = ''
+    failed: bool = False
+
+    def sentence(self, system: str) -> str:
+        """Return the reason for `system`."""
+        return self.reason.replace('SYSTEM', system)
+
+
+def find_inputs(
+    systems: Iterable[System],
+    data: Path | None = None,
+    weights: Path | None = None,
+    limit: int | None = None,
+) -> list[Inputs]:
     """Return what there is to evaluate each system with, those that are only cited left out.
+
+    Args:
+        data: the folder of a data set, or of several.
+        weights: a folder with one checkpoint for each system.
+        limit: as many images of each data set only.
 
     Raises:
         UserError: if the folder of the data or of the weights is not what it should be.
     """
     chosen = [s for s in systems if s.cited is None]
-    if request.weights is not None and not request.weights.is_dir():
+    if weights is not None and not weights.is_dir():
         raise UserError(
-            f'{request.weights} is not a folder: expected one with a checkpoint for each system, '
-            f'such as {expected(request.weights, "maformer_small")}.'
+            f'{weights} is not a folder: expected one with a checkpoint for each system, such as '
+            f'{expected(weights, "maformer_small")}.'
         )
-    data, missing = {}, None
-    for task in sorted({s.task for s in chosen}) if request.data else ():
+    found, missing = {}, None
+    for task in sorted({s.task for s in chosen}) if data else ():
         try:
-            data[task] = TASKS[task].load_data(request.data, limit=request.limit)
+            found[task] = TASKS[task].load_data(data, limit=limit)
         except DataNotFound as error:
             missing = error
-    if missing is not None and not data:
+    if missing is not None and not found:
         raise missing
     return [
-        Inputs(s, request.weights and in_folder(request.weights, s.name), data.get(s.task))
+        Inputs(s, weights and in_folder(weights, s.name), found.get(s.task), weights, data)
         for s in chosen
     ]
 
 
-def measure(systems: Iterable[System], request: Request) -> Mapping[tuple[str, str], Accuracy]:
+def measure(
+    systems: Iterable[System],
+    data: Path | None = None,
+    weights: Path | None = None,
+    folder: Path = EVALUATIONS,
+    **options: Any,
+) -> Mapping[tuple[str, str], Evaluation | NotRun]:
     """Return the evaluation of each system and metric on the complete data, or why there is none.
 
     Systems whose checkpoint and data are there are evaluated now, each in a process of its own that
     leaves a record. One that fails does not keep the others from being evaluated.
 
+    Args:
+        data, weights: as in `find_inputs`.
+        folder: of the evaluation records.
+        options: those of one evaluation: processes, limit, batch_size, workers, amp.
+
     Raises:
         UserError: if the folder of the data or of the weights is not what it should be, or a
             record is damaged.
     """
-    inputs = find_inputs(systems, request)
-    earlier = records.load_all(request.folder)
-    names = ('processes', 'limit', 'batch_size', 'workers', 'amp')
-    options = {name: getattr(request, name) for name in names}
-    failures: dict[str, Failed] = {}
+    inputs = find_inputs(systems, data, weights, options.get('limit'))
+    earlier = records.load_all(folder)
+    failures: dict[str, NotRun] = {}
     complete = [one for one in inputs if one.complete]
     with progress('evaluating', len(complete)) as step_done:
-        for system, checkpoint in ((one.system, one.checkpoint) for one in complete):
-            what = (system.task, system.name, checkpoint, request.data)
-            multi_scale = 'ms_miou' in system.accuracies
+        for one in complete:
+            what = (one.system.task, one.system.name, one.checkpoint, data)
+            options['multi_scale'] = 'ms_miou' in one.system.accuracies
             try:
-                record = apart.evaluate(
-                    *what, output=request.folder, multi_scale=multi_scale, **options
-                )
-                earlier.append(records.load(record))
+                earlier.append(records.load(apart.evaluate(*what, output=folder, **options)))
             except UserError as error:
-                failures[system.name] = Failed(str(error))
-            step_done(system.name)
+                failures[one.system.name] = NotRun(str(error), failed=True)
+            step_done(one.system.name)
     return {
-        (one.system.name, metric): failures.get(one.system.name)
-        or on_record(one, metric, request, earlier)
+        (one.system.name, metric): failures.get(one.system.name) or one.on_record(metric, earlier)
         for one in inputs
         for metric in one.system.accuracies
     }
-
-
-def on_record(
-    inputs: Inputs, metric: str, request: Request, earlier: Collection[Evaluation]
-) -> Evaluation | NotRun:
-    """Return the latest evaluation of a system on the complete data, or why there is none."""
-    system = inputs.system
-    if (found := records.latest(earlier, system.name, metric)) is not None:
-        return found
-    part = records.latest(earlier, system.name, metric, complete=False)
-    data, validation_set = '', TASKS[system.task].validation_set
-    if inputs.data is None:
-        data = f'{validation_set} at {request.data or "DATA"}'
-    elif part is not None and inputs.checkpoint is not None:
-        data = f'all of {validation_set} at {request.data}'
-    return NotRun(
-        weights_folder=str(request.weights or 'CHECKPOINTS') if inputs.checkpoint is None else '',
-        data=data,
-        part=part and (part.metrics[metric], part.data.images, part.stem),
-    )

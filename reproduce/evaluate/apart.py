@@ -10,6 +10,7 @@ from typing import Any
 
 from reproduce.base.errors import UserError
 from reproduce.base.processes import end_with_parent, in_group
+from reproduce.tasks import TASKS
 
 
 def evaluate_command(
@@ -28,8 +29,8 @@ def evaluate_command(
         preprocessing, options: options of the command by their names in a record; True for one that
             is a flag. Those that are None or False are left out.
     """
-    command = ['reproduce', 'evaluate', task]
-    command += [model] if task == 'imagenet' else ['--config', model]
+    is_timm = not TASKS[task].scope
+    command = ['reproduce', 'evaluate', task, *([model] if is_timm else ['--config', model])]
     options = {'checkpoint': checkpoint, 'data': data} | options | dict(preprocessing or {})
     for name, value in options.items():
         if value is None or value is False:
@@ -38,7 +39,7 @@ def evaluate_command(
         command += [f'--{name.replace("_", "-")}', *map(str, values)]
     if arguments:
         entries = (f'{name}={value}'.replace(' ', '') for name, value in arguments.items())
-        command += ['--model-kwargs' if task == 'imagenet' else '--cfg-options', *entries]
+        command += ['--model-kwargs' if is_timm else '--cfg-options', *entries]
     return command
 
 
@@ -56,9 +57,8 @@ def evaluate(*what: Any, **options: Any) -> Path:
             'this command starts processes itself: call it once, without torchrun, and give '
             '--processes.'
         )
-    command = evaluate_command(*what, **options)
     done = subprocess.run(
-        [sys.executable, '-m', *command, '--format', 'json'],
+        [sys.executable, '-m', *evaluate_command(*what, **options), '--format', 'json'],
         capture_output=True,
         text=True,
         errors='replace',

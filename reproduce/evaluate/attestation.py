@@ -10,7 +10,7 @@ from typing import Any
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
-from reproduce.base.versions import libraries, sources_sha256
+from reproduce.base.versions import sources_sha256
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Attestation, Evaluation
 from reproduce.statistics import kept
@@ -71,87 +71,51 @@ def verify(
         data: the data set's folder, to compare its fingerprint.
 
     Raises:
-        UserError: if the record has no attestation, or `checkpoint` or `data` cannot be read.
+        UserError: if the record has no attestation of all its fields, or `data` cannot be read.
     """
     evaluation = records.load(path)
     attested = evaluation.attestation
-    if attested is None:
+    if attested is None or 'task' not in attested.parts:
         raise UserError(
-            f'{evaluation.stem} has no attestation because an earlier version wrote it: evaluate '
-            'again to get one.'
+            f'{evaluation.stem} has no attestation of all its fields because an earlier version '
+            'wrote it: evaluate again to get one.'
         )
-    record = _record(evaluation, json.loads(path.read_bytes()))
-    files = [_file(name, evaluation, path.parent) for name in _FILES]
-    whole = CheckedPart('attestation', State.HOLDS, attested.short)
-    if attested.sha256 != _hashed(attested.parts):
-        whole = CheckedPart('attestation', State.DIFFERS, 'it is not the hash of its parts')
-    checks = [whole, record, *files]
-    if record.state is State.HOLDS and files[1].state is State.HOLDS:
-        checks.append(_metrics(evaluation, path.parent / evaluation.statistics))
-    provenance, here = evaluation.provenance, libraries()
-    others = [
-        f'{name} {version}, here {here.get(name)}'
-        for name, version in provenance.versions.items()
-        if version != here.get(name)
+    found = parts(json.loads(path.read_bytes()))
+    known = {name: digest for name, digest in attested.parts.items() if name not in _FILES}
+    changed = [name for name in known | found if known.get(name) != found.get(name)]
+    record = CheckedPart('record', State.HOLDS)
+    if changed:
+        record = CheckedPart('record', State.DIFFERS, f'changed since: {", ".join(changed)}')
+    files = {name: path.parent / getattr(evaluation, name) for name in _FILES}
+    checks = [
+        _compared('attestation', attested.sha256, _hashed(attested.parts)),
+        record,
+        *(_compared(name, attested.parts.get(name), _sha256(of)) for name, of in files.items()),
     ]
-    found_data = data and TASKS[evaluation.task].load_part(data, evaluation.data.images).fingerprint
+    if not changed and checks[-1].state is State.HOLDS:
+        checks.append(_metrics(evaluation, files['statistics']))
+    images = data and TASKS[evaluation.task].load_part(data, evaluation.data.images).fingerprint
+    sources = evaluation.provenance.sources
     return [
         *checks,
-        _here('weights', evaluation.checkpoint.sha256, checkpoint and _sha256(checkpoint)),
-        _here('data', evaluation.data.fingerprint, found_data),
-        _here('code', provenance.sources, sources_sha256() if provenance.sources else None),
-        CheckedPart('libraries', State.OTHER if others else State.HOLDS, '; '.join(others)),
+        _compared('weights', evaluation.checkpoint.sha256, _sha256(checkpoint), State.OTHER),
+        _compared('data', evaluation.data.fingerprint, images, State.OTHER),
+        _compared('code', sources, sources and sources_sha256(), State.OTHER),
     ]
 
 
-def _record(evaluation: Evaluation, content: Mapping[str, Any]) -> CheckedPart:
-    """Check the fields of the record."""
-    attested = {k: v for k, v in evaluation.attestation.parts.items() if k not in _FILES}
-    is_old = 'configuration' in attested
-    found = _old_parts(evaluation.model_dump(mode='json')) if is_old else parts(content)
-    if changed := [k for k in attested | found if attested.get(k) != found.get(k)]:
-        return CheckedPart('record', State.DIFFERS, f'changed since: {", ".join(changed)}')
-    if is_old:
-        return CheckedPart(
-            'record',
-            State.HOLDS,
-            f'an earlier version attested only {", ".join(attested)}: not whether the data are '
-            'complete, problems, classes, warnings, the name of the weights, date, command, device',
-        )
-    return CheckedPart('record', State.HOLDS)
-
-
-def _old_parts(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hashes of the parts of a record that earlier versions attested."""
-    provenance, data = content['provenance'], content['data']
-    configuration = (
-        *('task', 'system', 'model', 'arguments', 'precision', 'preprocessing'),
-        *('overridden', 'from_weights'),
-    )
-    compiled = {'compiled': True} if provenance['compiled'] else {}
-    return {
-        'weights': content['checkpoint']['sha256'],
-        'data': _hashed({name: data[name] for name in ('split', 'images', 'fingerprint')}),
-        'code': _hashed(provenance['commit']),
-        'configuration': _hashed(
-            {name: content[name] for name in configuration}
-            | {name: provenance[name] for name in ('batch_size', 'threads')}
-            | compiled
-        ),
-        'libraries': _hashed(provenance['versions']),
-        'metrics': _hashed({k: content[k] for k in ('metrics', 'intervals', 'per_class')}),
-    }
-
-
-def _file(part: str, evaluation: Evaluation, folder: Path) -> CheckedPart:
-    name = getattr(evaluation, part)
-    path = folder / name
-    if not path.is_file():
-        reason = f'{path} does not exist' if name else 'not recorded'
-        return CheckedPart(part, State.UNCHECKED, reason)
-    if sha256_of(path) == evaluation.attestation.parts.get(part):
+def _compared(
+    part: str, recorded: str | None, found: str | None, otherwise: State = State.DIFFERS
+) -> CheckedPart:
+    if not found:
+        return CheckedPart(part, State.UNCHECKED, 'not given, not recorded or not there')
+    if found == recorded:
         return CheckedPart(part, State.HOLDS)
-    return CheckedPart(part, State.DIFFERS, f'{path} was changed')
+    return CheckedPart(part, otherwise, f'attested {(recorded or "")[:16]}, found {found[:16]}')
+
+
+def _sha256(path: Path | None) -> str | None:
+    return sha256_of(path) if path is not None and path.is_file() else None
 
 
 def _metrics(evaluation: Evaluation, statistics: Path) -> CheckedPart:
@@ -165,22 +129,6 @@ def _metrics(evaluation: Evaluation, statistics: Path) -> CheckedPart:
     if wrong:
         return CheckedPart('metrics', State.DIFFERS, '; '.join(wrong))
     return CheckedPart('metrics', State.HOLDS, 'computed again from the counts of each image')
-
-
-def _here(part: str, recorded: str, found: str | None) -> CheckedPart:
-    if found is None:
-        reason = {'weights': 'needs --checkpoint', 'data': 'needs --data', 'code': 'not recorded'}
-        return CheckedPart(part, State.UNCHECKED, reason[part])
-    if found == recorded:
-        return CheckedPart(part, State.HOLDS)
-    return CheckedPart(part, State.OTHER, f'recorded {recorded[:16]}, here {found[:16]}')
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise UserError(f'{path} cannot be read ({error.strerror}): name the file.') from error
 
 
 def _hashed(content: Any) -> str:

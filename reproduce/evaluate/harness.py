@@ -1,6 +1,6 @@
 """The evaluation of a model: a loop over batches, whose predictions are scored and kept.
 
-Model, data and metrics are separate. A task says how a `Job` is prepared (`reproduce.tasks.NAME`):
+Model, data and metrics are separate. A task says how a `Job` is prepared (`reproduce.tasks.KIND`):
 which images the model reads, how it predicts a batch, what scores the predictions and what keeps
 them. `collect` is the loop; it feeds any number of scorers in one pass over the images, on any
 number of processes.
@@ -8,7 +8,7 @@ number of processes.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.subset import evenly_spaced
@@ -48,7 +47,7 @@ class Outcome:
     statistics: bytes
 
     def save(self, folder: Path) -> Path:
-        """Write both into `folder`; return the record's path.
+        """Write all of it into `folder`; return the record's path.
 
         Raises:
             UserError: if they cannot be written; what was measured is in its sentence.
@@ -93,9 +92,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     try:
         evaluation = records.Evaluation(
             task=job.task,
-            system=prepared.system,
-            model=prepared.model,
-            arguments=prepared.arguments,
+            **prepared.described,
             checkpoint=records.Checkpoint(
                 file=prepared.checkpoint.name,
                 sha256=sha256,
@@ -110,9 +107,6 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
                 problems=data.problems,
             ),
             precision=job.amp or 'fp32',
-            preprocessing=prepared.preprocessing,
-            overridden=prepared.overridden,
-            from_weights=prepared.from_weights,
             metrics=scores.metrics,
             intervals=scores.intervals,
             per_class=scores.per_class,
@@ -121,11 +115,11 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             statistics=kept.SUFFIX,
             provenance=records.provenance(
                 group.device,
-                group.size,
-                job.batch_size,
-                seconds,
-                torch.get_num_threads(),
-                job.compiled,
+                processes=group.size,
+                batch_size=job.batch_size,
+                seconds=round(seconds, 3),
+                threads=torch.get_num_threads(),
+                compiled=job.compiled,
             ),
         )
     except ValidationError as error:
@@ -135,8 +129,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             f'{records.in_one_line(scores.metrics)}.'
         ) from error
     predictions = prepared.file.to_bytes()
-    images = kept.KeptImages(scores.statistics, kept.file_names(data.samples), tuple(data.classes))
-    statistics = images.to_bytes()
+    statistics = kept.KeptImages.of(scores.statistics, data).to_bytes()
     attestation = attest(evaluation, predictions, statistics)
     evaluation = evaluation.model_copy(update={'attestation': attestation})
     return Outcome(evaluation, predictions, statistics)
@@ -147,9 +140,8 @@ def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str,
     return {
         'task': job.task,
         **code_facts(),
-        'model': prepared.model,
-        'model arguments': prepared.arguments,
-        **{f'preprocessing {name}': value for name, value in prepared.preprocessing.items()},
+        **{name: prepared.described[name] for name in ('model', 'arguments')},
+        **{f'preprocessing {k}': v for k, v in prepared.described['preprocessing'].items()},
         'multi_scale': job.multi_scale,
         'limit': job.limit,
         'batch size': job.batch_size,
@@ -185,7 +177,7 @@ def collect(prepared: Prepared, collectors: Sequence[Collector], group: Group, j
     """
     predicted: list[int] = []
     with inference(group.device, job.amp):
-        for indices, batch in _batches(prepared.images, prepared.collate, group, job):
+        for indices, batch in _batches(prepared, group, job):
             predictions = prepared.predict(indices, batch)
             for collector in collectors:
                 collector.update(indices, predictions)
@@ -205,24 +197,19 @@ def collect(prepared: Prepared, collectors: Sequence[Collector], group: Group, j
     return True
 
 
-def _batches(
-    images: Dataset, collate: Callable[[list[Any]], Any], group: Group, job: Job
-) -> Iterator[tuple[list[int], Any]]:
+def _batches(prepared: Prepared, group: Group, job: Job) -> Iterator[tuple[list[int], Any]]:
     """Yield the batches of this process, with the indices of their images; show the progress.
 
     Batches are cut before they are dealt to the processes, so an image is in the same batch, and
     gets the same prediction, on any number of them.
-
-    Raises:
-        UserError: at the first image that cannot be read.
     """
-    n = len(images)
+    n = len(prepared.images)
     cut = [list(range(i, min(i + job.batch_size, n))) for i in range(0, n, job.batch_size)]
     mine = cut[group.rank :: group.size]
     workers = default_workers() if job.workers is None else job.workers
     loader = Loader(
-        images,
-        collate,
+        prepared.images,
+        prepared.collate,
         batch_sampler=mine,
         num_workers=min(workers, len(mine)),
         pin_memory=group.device.type == 'cuda',
@@ -231,5 +218,4 @@ def _batches(
         for i, (indices, batch) in enumerate(zip(mine, loader, strict=True)):
             yield indices, batch
             # This process is the first, and its i-th batch the first of a round of all.
-            begin = i * group.size * job.batch_size
-            bar.update(min(group.size * job.batch_size, n - begin))
+            bar.update(min(group.size * job.batch_size, n - i * group.size * job.batch_size))

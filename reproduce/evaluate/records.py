@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,12 +32,18 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra='forbid', frozen=True)
 
 
-Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-
-
 def _iso_date(text: str) -> str:
     datetime.fromisoformat(text)  # raises ValueError
     return text
+
+
+def _task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f'{name!r}; expected one of {", ".join(TASKS)}')
+    return name
+
+
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
 class Checkpoint(_Part):
@@ -64,11 +70,9 @@ class Provenance(_Part):
 
     Attributes:
         seconds: the time of the run over the images, without start-up.
-        threads: of each process, for computing on CPUs, which decide the last digits of the
-            predictions; None in records of older versions.
+        threads: of each process; they decide the last digits of predictions on CPUs.
         commit: of this project, with '-dirty' if its files were changed since; '' without Git.
-        sources: the hash over this project's source files, see `sources_sha256`; '' in records of
-            older versions.
+        sources: the hash over this project's source files, see `sources_sha256`.
         compiled: whether by `torch.compile`, which decides the last digits, too.
     """
 
@@ -86,12 +90,7 @@ class Provenance(_Part):
 
 
 class Attestation(_Part):
-    """One hash over a record and the files that belong to it, and those of its parts.
-
-    Attributes:
-        sha256: over `parts`.
-        parts: the SHA-256 of each, by its name; see `attestation.parts`.
-    """
+    """The SHA-256 over `parts`, the hashes of the record's fields and files; see `attestation`."""
 
     sha256: str
     parts: dict[str, str]
@@ -103,10 +102,10 @@ class Attestation(_Part):
 
 
 class Evaluation(_Part):
-    """One measurement.
+    """One measurement. Fields with a default are missing in records of earlier versions.
 
     Attributes:
-        task: 'imagenet', 'coco' or 'ade20k'.
+        task: the name of an entry of `TASKS`.
         system: the system of the paper's tables that this is, or None.
         model, arguments: the timm model and its constructor arguments, or the OpenMMLab config and
             the values that replace some of it.
@@ -116,16 +115,14 @@ class Evaluation(_Part):
         overridden: which of these, or of the rest of the model's config, were set by hand; and
             img_size where it is not the model's own.
         from_weights: which of these the file of the weights states; those of `train imagenet` do.
-        metrics: in percent.
-        intervals: the 95 % interval of those that have one, in percent.
+        metrics, intervals: in percent; intervals are those of 95 %.
         per_class: metrics of single classes, by class, in percent.
         warnings: sentences, such as on data that was left out and does not count.
         predictions, statistics: the names of the files of predictions and of what was counted on
-            each image; their suffixes before the record is saved; '' in records of older versions.
-        attestation: None in records of older versions.
+            each image; their suffixes before the record is saved.
     """
 
-    task: Literal['imagenet', 'coco', 'ade20k']
+    task: Annotated[str, AfterValidator(_task)]
     system: str | None
     model: str
     arguments: dict[str, Any]
@@ -147,31 +144,13 @@ class Evaluation(_Part):
     @property
     def key(self) -> str:
         """What was measured, in 12 hex digits: everything but the numbers and the provenance."""
-        what = self.model_dump(
-            mode='json',
-            include={
-                *('task', 'system', 'model', 'arguments', 'precision', 'preprocessing'),
-                'checkpoint',
-                'data',
-            },
-        )
+        names = ('task', 'system', 'model', 'arguments', 'precision', 'preprocessing')
+        what = self.model_dump(mode='json', include=set(names))
         what['checkpoint'] = self.checkpoint.sha256
         what['data'] = self.data.fingerprint
-        if TASKS[self.task].padded_batches:
+        if TASKS[self.task].kind.padded_batches:
             what['batch_size'] = self.provenance.batch_size
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-
-    @property
-    def config_sha256(self) -> str:
-        """What was built and how images become its input, in 16 hex digits.
-
-        Of an OpenMMLab model it is over the whole config, of a classifier over what the record
-        has; the rest is decided by the version of timm.
-        """
-        if stored := self.preprocessing.get('config_sha256'):
-            return stored
-        content = json.dumps([self.model, self.arguments, self.preprocessing], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
     def origin(self) -> str:
@@ -188,27 +167,16 @@ class Evaluation(_Part):
         return f'{name}-{self.key}'
 
 
-def provenance(
-    device: 'torch.device',
-    processes: int,
-    batch_size: int,
-    seconds: float,
-    threads: int,
-    compiled: bool = False,
-) -> Provenance:
-    """Return the provenance of what this process is measuring now."""
+def provenance(device: 'torch.device', **facts: Any) -> Provenance:
+    """Return the provenance of what this process is measuring now, with further `facts`."""
     return Provenance(
         date=datetime.now(UTC).isoformat(timespec='seconds'),
         command=shlex.join(['python', '-m', 'reproduce', *sys.argv[1:]]),
         device=device_name(device),
-        processes=processes,
-        batch_size=batch_size,
-        seconds=round(seconds, 3),
-        threads=threads,
-        compiled=compiled,
         versions=libraries(),
         commit=commit_of_checkout(),
         sources=sources_sha256(),
+        **facts,
     )
 
 
@@ -216,21 +184,18 @@ def commit_of_checkout() -> str:
     """Return the commit of this project, as in `Provenance`."""
     if not (CHECKOUT / '.git').exists():
         return ''  # it may lie in another repository
-    # Results are what an evaluation writes: they do not change what it measures.
-    changed = ('status', '--porcelain', '--', '.', ':!results')
+
+    def git(*arguments: str) -> str:
+        command = ['git', '--no-optional-locks', '-C', CHECKOUT, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
     try:
-        head, changes = (
-            subprocess.run(
-                ['git', '--no-optional-locks', '-C', CHECKOUT, *command],
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout.strip()
-            for command in (('rev-parse', 'HEAD'), changed)
-        )
+        head = git('rev-parse', 'HEAD')
+        # Results are what an evaluation writes: they do not change what it measures.
+        changed = git('status', '--porcelain', '--', '.', ':!results')
     except (OSError, subprocess.CalledProcessError):
         return ''
-    return f'{head}-dirty' if changes else head
+    return f'{head}-dirty' if changed else head
 
 
 def device_name(device: 'torch.device') -> str:
@@ -266,16 +231,15 @@ def save(
         UserError: if they cannot be written.
     """
     check_writable(folder)
-    path = folder / f'{evaluation.stem}.json'
-    names = {'predictions': f'{evaluation.stem}{evaluation.predictions}'}
-    if statistics is not None:
-        names['statistics'] = f'{evaluation.stem}{evaluation.statistics}'
-    kept = evaluation.model_copy(update=names)
+    names = {}
+    for field, content in (('predictions', predictions), ('statistics', statistics)):
+        if content is not None:
+            names[field] = f'{evaluation.stem}{getattr(evaluation, field)}'
+            write_atomically(folder / names[field], content)
     # The record last: it never names a file that does not exist.
-    write_atomically(folder / kept.predictions, predictions)
-    if statistics is not None:
-        write_atomically(folder / kept.statistics, statistics)
-    write_atomically(path, json.dumps(kept.model_dump(mode='json'), indent=2) + os.linesep)
+    path = folder / f'{evaluation.stem}.json'
+    record = evaluation.model_copy(update=names).model_dump(mode='json')
+    write_atomically(path, json.dumps(record, indent=2) + os.linesep)
     return path
 
 
@@ -297,10 +261,8 @@ def load(path: Path) -> Evaluation:
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        reason = error
-        if isinstance(error, ValidationError):
-            place, reason = first_error(error)
-            reason = f'{place}: {reason}' if place else reason
+        is_found = isinstance(error, ValidationError)
+        reason = ': '.join(filter(None, first_error(error))) if is_found else error
         raise UserError(
             f'{path} is not an evaluation record ({reason}): restore it, or remove it and evaluate '
             'again.'
@@ -308,11 +270,7 @@ def load(path: Path) -> Evaluation:
 
 
 def latest(
-    records: Iterable[Evaluation],
-    system: str,
-    metric: str,
-    complete: bool = True,
-    sha256: str | None = None,
+    records: Iterable[Evaluation], system: str, metric: str, complete: bool = True
 ) -> Evaluation | None:
     """Return the latest evaluation of `system` with its own preprocessing, if there is one.
 
@@ -321,7 +279,6 @@ def latest(
     Args:
         metric: it has this one.
         complete: on the complete validation set, or on a part of it.
-        sha256: of these weights only.
     """
     fitting = [
         record
@@ -330,10 +287,5 @@ def latest(
         and metric in record.metrics
         and record.data.complete is complete
         and not record.overridden
-        and sha256 in (None, record.checkpoint.sha256)
     ]
-    return max(
-        fitting,
-        key=lambda record: (record.precision == 'fp32', record.provenance.date),
-        default=None,
-    )
+    return max(fitting, key=lambda r: (r.precision == 'fp32', r.provenance.date), default=None)

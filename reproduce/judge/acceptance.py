@@ -2,7 +2,6 @@
 
 import getpass
 import os
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import tomlkit
 from pydantic import ValidationError
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import InlineTable, Table
+from tomlkit.items import InlineTable
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.paper import METRICS
-from reproduce.statistics import kept
 from reproduce.tasks import TASKS
 from reproduce.weights import registry, store
 from reproduce.weights.registry import Released
@@ -30,7 +28,6 @@ def accept(
     name: str | None = None,
     licence: str = '',
     weights: str | None = None,
-    keep_counts: bool = False,
 ) -> dict[str, Any]:
     """Write what the evaluation in `record` measured into `manifest`, as a reference.
 
@@ -41,7 +38,6 @@ def accept(
         name: the entry; None takes the one with these weights.
         licence, weights: of an entry to add, named `name`: its licence, and the file or URL of its
             weights. With `weights` of None no entry is added.
-        keep_counts: whether to keep the counts of each image next to the manifest, too.
 
     Returns:
         the entry's name, the manifest, the number of images, what is missing to the complete set
@@ -57,17 +53,11 @@ def accept(
             f'{evaluation.stem} was measured in {evaluation.precision}, the gate measures in fp32: '
             'evaluate again without --amp.'
         )
-    if keep_counts and not evaluation.statistics:
-        raise UserError(
-            f'{evaluation.stem} has no counts of each image, as an earlier version wrote it: '
-            'evaluate again, or leave out --keep-counts.'
-        )
     known = registry.load_manifest(manifest) if manifest.exists() or weights is None else ()
     if weights is None:
         name = _entry_of(evaluation, known, manifest, name)
     elif name in {entry.name for entry in known}:
         raise UserError(f'{manifest} has the checkpoint {name} already: give another --name.')
-    source = _source(evaluation, reason)
     try:
         document = tomlkit.parse(manifest.read_text() if manifest.exists() else '')
         entries = document.setdefault('checkpoint', tomlkit.aot())
@@ -77,27 +67,32 @@ def accept(
         checked = Released.model_validate(entry.unwrap())
         if weights is not None and checked.file is not None:
             store.obtain(checked, manifest)
-        changes, reference = _change(entry, evaluation, source)
-        reference.pop('statistics', None)  # of the earlier value
-        if keep_counts:
-            counts = (record.parent / evaluation.statistics).read_bytes()
-            reference['statistics'] = f'{name}-{evaluation.data.fingerprint}{kept.SUFFIX}'
+        place, old = _place(checked, evaluation)
+        references = entry.setdefault('reference', tomlkit.aot())
+        if place == len(references):
+            references.append(_new_reference(evaluation))
+        reference, new = references[place], evaluation.metrics
+        metrics = old or {metric: None for metric in reference['metrics']}
+        for metric in metrics:
+            reference['metrics'][metric] = new[metric]
+        subset = _subset(evaluation)
+        reference['source'] = _source(evaluation, reason, subset)
         Released.model_validate(entry.unwrap())
     except ValidationError as error:
         raise UserError(f'{manifest} cannot hold this: {error.errors()[0]["msg"]}.') from None
     except (OSError, TOMLKitError) as error:
         raise UserError(f'{manifest} cannot be edited: {error}.') from None
-    if keep_counts:
-        write_atomically(manifest.parent / reference['statistics'], counts)
     write_atomically(manifest, tomlkit.dumps(document))
     registry.load_manifest.cache_clear()
     return {
         'name': name,
         'manifest': str(manifest),
         'images': evaluation.data.images,
-        'subset': _subset(evaluation),
-        'source': source,
-        'changes': changes,
+        'subset': subset,
+        'source': reference['source'],
+        'changes': {
+            metric: {'old': value, 'new': new[metric]} for metric, value in metrics.items()
+        },
     }
 
 
@@ -109,15 +104,11 @@ def _entry_of(
     Raises:
         UserError: if there is none, or several.
     """
-    weights = evaluation.checkpoint
-    fitting = [
-        entry.name
-        for entry in known
-        if entry.sha256 == weights.sha256 and name in (None, entry.name)
-    ]
+    sha256 = evaluation.checkpoint.sha256
+    fitting = [e.name for e in known if e.sha256 == sha256 and name in (None, e.name)]
     if len(fitting) == 1:
         return fitting[0]
-    what = f'the weights of the record, {weights.file}, SHA-256 {weights.sha256[:16]}...'
+    what = f'the weights of the record, {evaluation.checkpoint.file}, SHA-256 {sha256[:16]}...'
     if fitting:
         raise UserError(f'{manifest} has {what}, as {", ".join(fitting)}: choose one with --name.')
     entry = 'no entry' if name is None else f'no entry {name}'
@@ -133,12 +124,19 @@ def _new_entry(
     where = {'url': weights}
     if '://' not in weights:
         where = {'file': os.path.relpath(Path(weights).resolve(), manifest.parent)}
+    preprocessing = {}
+    if 'preprocessing' in TASKS[evaluation.task].kind.options:
+        # What replaced the model's own, under the names of the options.
+        size = evaluation.preprocessing['input_size'][-1]
+        values = {**evaluation.preprocessing, 'img_size': size, 'use_train_size': True}
+        replaced = sorted({*evaluation.overridden, *evaluation.from_weights})
+        preprocessing = {option: values[option] for option in replaced}
     entry = {
         'name': name,
         'task': evaluation.task,
         'model': evaluation.model,
         'arguments': _inline(evaluation.arguments),
-        'preprocessing': _inline(_overrides(evaluation)),
+        'preprocessing': _inline(preprocessing),
         'multi_scale': 'ms_miou' in evaluation.metrics,
         **where,
         'sha256': evaluation.checkpoint.sha256,
@@ -147,83 +145,67 @@ def _new_entry(
     return {key: value for key, value in entry.items() if value or key == 'name'}
 
 
-def _overrides(evaluation: Evaluation) -> dict[str, Any]:
-    """Return what replaced the model's own preprocessing, under the names of the options."""
-    if 'preprocessing' not in TASKS[evaluation.task].options:
-        return {}
-    size = evaluation.preprocessing['input_size'][-1]
-    values = {**evaluation.preprocessing, 'img_size': size, 'use_train_size': True}
-    replaced = {*evaluation.overridden, *evaluation.from_weights}
-    return {name: values[name] for name in sorted(replaced)}
+def _place(entry: Released, evaluation: Evaluation) -> tuple[int, dict[str, float]]:
+    """Return the place of the reference on these images in an entry, and its metrics.
+
+    Raises:
+        UserError: if the record lacks one of these metrics.
+    """
+    for place, known in enumerate(entry.reference):
+        if known.holds_for(evaluation.data.fingerprint, evaluation.data.complete):
+            if missing := sorted(known.metrics.keys() - evaluation.metrics.keys()):
+                raise UserError(
+                    f'the record has no {", ".join(missing)}, which the reference has: evaluate '
+                    'it, too, or take it out of the manifest.'
+                )
+            return place, known.metrics
+    return len(entry.reference), {}
 
 
-def _change(
-    entry: Table, evaluation: Evaluation, source: str
-) -> tuple[dict[str, dict[str, float | None]], Table | InlineTable]:
-    """Put the reference into an entry; return each metric's value before and now, and it."""
-    data, metrics = evaluation.data, evaluation.metrics
-    references = entry.setdefault('reference', tomlkit.aot())
-    for place, known in enumerate(Released.model_validate(entry.unwrap()).reference):
-        if not known.holds_for(data.fingerprint, data.complete):
-            continue
-        if missing := known.metrics.keys() - metrics.keys():
-            raise UserError(
-                f'the record has no {", ".join(sorted(missing))}, which the reference has: '
-                'evaluate it, too, or take it out of the manifest.'
-            )
-        for metric in known.metrics:
-            references[place]['metrics'][metric] = metrics[metric]
-        references[place]['source'] = source
-        changes = {m: {'old': old, 'new': metrics[m]} for m, old in known.metrics.items()}
-        return changes, references[place]
-    chosen = {m: v for m, v in metrics.items() if m in METRICS}
+def _new_reference(evaluation: Evaluation) -> dict[str, Any]:
+    data = evaluation.data
+    metrics = _inline({m: value for m, value in evaluation.metrics.items() if m in METRICS})
     which = {} if data.complete else {'fingerprint': data.fingerprint}
-    if _is_embedded(evaluation):
-        which = {'data': 'shapes', **which}
-    references.append(
-        {**which, 'images': data.images, 'metrics': _inline(chosen), 'source': source}
-    )
-    return {metric: {'old': None, 'new': value} for metric, value in chosen.items()}, references[-1]
+    embedded = {'data': 'shapes'} if _is_embedded(evaluation) else {}
+    return {**embedded, **which, 'images': data.images, 'metrics': metrics}
+
+
+def _inline(content: dict[str, Any]) -> InlineTable:
+    table = tomlkit.inline_table()
+    table.update(content)
+    return table
 
 
 def _is_embedded(evaluation: Evaluation) -> bool:
     """Return whether the images are the embedded data, as the gate draws them."""
-    return any(
-        reference.data == 'shapes' and reference.fingerprint == evaluation.data.fingerprint
-        for entry in registry.load_manifest()
-        for reference in entry.reference
-    )
+    references = (r for entry in registry.load_manifest() for r in entry.reference)
+    known = {r.fingerprint for r in references if r.data == 'shapes'}
+    return evaluation.data.fingerprint in known
 
 
 def _subset(evaluation: Evaluation) -> str:
+    """Return what is missing to the complete set; '' if nothing is."""
     data = evaluation.data
     if data.complete or _is_embedded(evaluation):
         return ''
     return '; '.join(data.problems) or 'not the complete set'
 
 
-def _inline(content: Mapping[str, Any]) -> InlineTable:
-    table = tomlkit.inline_table()
-    table.update(content)
-    return table
-
-
-def _source(evaluation: Evaluation, reason: str) -> str:
+def _source(evaluation: Evaluation, reason: str, subset: str) -> str:
     """Return a sentence with reason, user, date, record and versions."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a user id without a name, as containers have
         user = f'user {os.getuid()}'
     p = evaluation.provenance
-    versions = [f'{name} {p.versions[name]}' for name in ('torch', 'timm') if name in p.versions]
-    parts = [
-        f'{reason.strip().rstrip(".")}; accepted by {user}',
-        f'{datetime.now(UTC):%Y-%m-%d}',
-        f'from {evaluation.stem}: {evaluation.origin}',
-        *versions,
-        *([f'commit {p.commit}'] if p.commit else []),
-        f'`{p.command}`',
-    ]
-    subset = _subset(evaluation)
     warning = f'ON A SUBSET OF {evaluation.data.images:,} IMAGES ({subset}): ' if subset else ''
-    return warning + ', '.join(parts)
+    return warning + ', '.join(
+        [
+            f'{reason.strip().rstrip(".")}; accepted by {user}',
+            f'{datetime.now(UTC):%Y-%m-%d}',
+            f'from {evaluation.stem}: {evaluation.origin}',
+            *(f'{name} {p.versions[name]}' for name in ('torch', 'timm') if name in p.versions),
+            *([f'commit {p.commit}'] if p.commit else []),
+            f'`{p.command}`',
+        ]
+    )

@@ -1,14 +1,12 @@
 """The cells of a table, assembled from what was measured, and judged."""
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from reproduce.complexity import Complexity
+from reproduce.evaluate.accuracies import NotRun
 from reproduce.evaluate.records import Evaluation
-from reproduce.evaluate.unmeasured import Accuracy, Failed
 from reproduce.judge.cells import Cell
 from reproduce.judge.known_deviations import KNOWN, KnownDeviation
 from reproduce.judge.references import check_reference
@@ -19,32 +17,13 @@ from reproduce.weights import registry
 from reproduce.weights.registry import Reference
 
 
-@dataclass(frozen=True)
-class _Target:
-    """What a cell is judged by; `deviation` is the entry of a registered one."""
-
-    row: Row
-    system: System
-    column: Column
-    tolerance: Tolerance
-    deviation: KnownDeviation | None
-
-    @property
-    def printed(self) -> Printed | None:
-        return self.row.cells[self.column.name]
-
-    def judge(self, value: float) -> Verdict:
-        known = self.deviation is not None
-        return judge(self.column.metric, value, self.printed, self.tolerance, known)
-
-
 def assemble(
     rows: Collection[Row],
     systems: Collection[System],
     complexities: Mapping[str, Complexity | str],
     tolerances: Mapping[str, Tolerance],
     known: Mapping[tuple[int, str, str], KnownDeviation],
-    accuracies: Mapping[tuple[str, str], Accuracy],
+    accuracies: Mapping[tuple[str, str], Evaluation | NotRun],
 ) -> list[Cell]:
     """Return the judged cells of `rows`, in printed order.
 
@@ -61,109 +40,104 @@ def assemble(
         of_row = []
         for system in systems:
             for column in system.columns(row.table) if system.stands_for(row) else ():
-                deviation = known.get((row.table, system.name, column.name))
-                metric = column.metric
-                target = _Target(row, system, column, tolerances[metric.name], deviation)
+                name = column.metric.name
                 if system.cited is not None:
-                    judged = {'verdict': Verdict.CITED, 'reason': system.cited}
-                elif metric.is_complexity:
-                    judged = _counted(target, complexities[system.name])
+                    found = None
+                elif column.metric.is_complexity:
+                    found = complexities[system.name]
                 else:
-                    judged = _evaluated(target, accuracies[system.name, metric.name])
-                of_row.append(_cell(target, **judged))
+                    found = accuracies[system.name, name]
+                deviation = known.get((row.table, system.name, column.name))
+                of_row.append(_cell(row, system, column, tolerances[name], deviation, found))
         cells += [_satisfied(cell, of_row) for cell in of_row]
     return cells
 
 
-def _counted(target: _Target, complexity: Complexity | str) -> dict[str, Any]:
-    """Judge parameters or FLOPs."""
-    if isinstance(complexity, str):
-        return {'verdict': Verdict.ERROR, 'reason': complexity}
-    counts, value = {}, complexity.params / 1e6
-    if target.column.metric.name == 'flops_g':
-        layer, total = complexity.layer_flops / 1e9, complexity.total_flops / 1e9
-        value = layer if target.system.convention == 'layer' else total
-        counts = {'layer_flops_g': layer, 'total_flops_g': total}
-    verdict, reason = target.judge(value), target.system.note
-    if not math.isfinite(value):
-        value, reason = None, f'the measurement is {value}'
-    elif verdict is Verdict.KNOWN:
-        reason = target.deviation.text
-    elif verdict is Verdict.ERROR:
-        reason = f'registered as a known deviation, but it matches: correct {KNOWN.name}'
-    return {'measured': value, 'verdict': verdict, 'reason': reason, **counts}
+def _cell(
+    row: Row,
+    system: System,
+    column: Column,
+    tolerance: Tolerance,
+    deviation: KnownDeviation | None,
+    found: Complexity | Evaluation | NotRun | str | None,
+) -> Cell:
+    """Return the cell of a system in a column, judged.
 
-
-def _evaluated(target: _Target, accuracy: Accuracy) -> dict[str, Any]:
-    """Judge an accuracy, against the printed value and against that of the same weights."""
-    if isinstance(accuracy, Failed):
-        return {'verdict': Verdict.ERROR, 'reason': accuracy.message}
-    system, metric = target.system, target.column.metric.name
-    if not isinstance(accuracy, Evaluation):
-        # What the authors trained is closer to the row than what others trained.
-        authors = registry.result_of_authors(system)
-        published = _published(target, authors or registry.reference_of(system))
-        reason = accuracy.sentence(system.name)
-        if published and system.protocol and authors is None:
-            reason += f'; released weights: {system.protocol}'
-        return {
-            'verdict': Verdict.NOT_RUN,
-            'reason': reason,
-            'missing': accuracy,
-            'record': accuracy.part[2] if accuracy.part else '',
-            **published,
-        }
-    value, check = accuracy.metrics[metric], check_reference(accuracy)
-    verdict, reference_verdict = target.judge(value), check.verdict(metric)
-    # Weights of another protocol are neither better nor worse than the row's: they are other
-    # weights, unless they miss even what their publisher measured with them.
-    outside = verdict in (Verdict.BETTER, Verdict.WORSE)
-    if check.protocol and reference_verdict is not Verdict.WORSE and outside:
-        verdict = Verdict.KNOWN
-    remark = f'released weights: {check.protocol}' if check.protocol else system.note
-    reasons = (target.deviation.text if target.deviation else '', remark, accuracy.origin)
-    return {
-        'measured': value,
-        'verdict': verdict,
-        'reference_verdict': reference_verdict,
-        'reason': '; '.join(filter(None, reasons)),
-        'record': accuracy.stem,
-        **_published(target, check.reference),
-    }
-
-
-def _published(target: _Target, reference: Reference | None) -> dict[str, str]:
-    """Return the fields of a cell about the value that the publisher of the weights states."""
-    value = reference and reference.metrics.get(target.column.metric.name)
-    if value is None:
-        return {}
-    printed = target.printed
-    return {
-        'reference': str(value),
-        'reference_source': reference.source,
-        'published': compare_published(value, printed, target.tolerance) if printed else '',
-    }
-
-
-def _cell(target: _Target, verdict: Verdict, measured: float | None = None, **judged: Any) -> Cell:
-    row, system, metric = target.row, target.system, target.column.metric
-    printed, tolerance = target.printed, target.tolerance
+    Args:
+        found: what was measured, or why nothing was; None for a system that is only cited.
+    """
+    metric, printed = column.metric, row.cells[column.name]
+    fields: dict[str, Any] = {'reference_verdict': Verdict.UNPRINTED}
+    if isinstance(found, Complexity | Evaluation):
+        value = found.metrics[metric.name] if isinstance(found, Evaluation) else found.params / 1e6
+        if metric.name == 'flops_g':
+            layer, total = found.layer_flops / 1e9, found.total_flops / 1e9
+            fields |= {'layer_flops_g': layer, 'total_flops_g': total}
+            value = layer if system.convention == 'layer' else total
+        verdict = judge(metric, value, printed, tolerance, deviation is not None)
+        fields |= {'measured': value, 'difference': value - printed.value if printed else None}
+    if isinstance(found, Complexity):
+        reason = system.note
+        if verdict is Verdict.KNOWN:
+            reason = deviation.text
+        elif verdict is Verdict.ERROR:
+            reason = f'registered as a known deviation, but it matches: correct {KNOWN.name}'
+    elif isinstance(found, Evaluation):
+        check = check_reference(found)
+        fields['reference_verdict'] = check.verdicts.get(metric.name, Verdict.UNPRINTED)
+        # Weights of another protocol are neither better nor worse than the row's: they are other
+        # weights, unless they miss even what their publisher measured with them.
+        outside = verdict in (Verdict.BETTER, Verdict.WORSE)
+        if check.protocol and outside and fields['reference_verdict'] is not Verdict.WORSE:
+            verdict = Verdict.KNOWN
+        remark = f'released weights: {check.protocol}' if check.protocol else system.note
+        reasons = (deviation.text if deviation else '', remark, found.origin)
+        reason = '; '.join(filter(None, reasons))
+        fields |= {'record': found.stem, **_published(column, printed, tolerance, check.reference)}
+    else:
+        if found is None:
+            verdict, reason = Verdict.CITED, system.cited
+        elif isinstance(found, str) or found.failed:
+            verdict, reason = Verdict.ERROR, found if isinstance(found, str) else found.reason
+        else:
+            # What the authors trained is closer to the row than what others trained.
+            authors = registry.result_of_authors(system)
+            reference = authors or registry.reference_of(system)
+            fields |= _published(column, printed, tolerance, reference)
+            verdict, reason = Verdict.NOT_RUN, found.sentence(system.name)
+            if 'reference' in fields and system.protocol and authors is None:
+                reason += f'; released weights: {system.protocol}'
+            fields |= {'missing': found, 'record': found.record}
+        fields |= {'measured': None, 'reference_verdict': verdict}
     return Cell(
         row=row,
         table=row.table,
         model=row.model,
         system=system.name,
-        metric=target.column.name,
+        metric=column.name,
         convention=system.convention if metric.name == 'flops_g' else '',
         paper=printed.text if printed else '',
-        measured=measured,
-        difference=measured - printed.value if measured is not None and printed else None,
         tolerance=tolerance.width(printed) if printed else None,
         verdict=verdict,
+        reason=reason,
         variant=system.variant,
         resolvable=tolerance.resolvable,
-        **{'reference_verdict': verdict if measured is None else Verdict.UNPRINTED, **judged},
+        **fields,
     )
+
+
+def _published(
+    column: Column, printed: Printed | None, tolerance: Tolerance, reference: Reference | None
+) -> dict[str, str]:
+    """Return the fields of a cell about the value that the publisher of the weights states."""
+    value = reference and reference.metrics.get(column.metric.name)
+    if value is None:
+        return {}
+    return {
+        'reference': str(value),
+        'reference_source': reference.source,
+        'published': compare_published(value, printed, tolerance) if printed else '',
+    }
 
 
 def _satisfied(cell: Cell, of_row: Collection[Cell]) -> Cell:

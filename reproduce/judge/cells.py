@@ -1,16 +1,15 @@
 """The cells of the results: what `results/tableN.csv` holds, one line a cell."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import NumberText, OptionalNumber, csv_text, read_csv, write_atomically
 from reproduce.base.folders import RESULTS
-from reproduce.evaluate.unmeasured import NotRun
+from reproduce.evaluate.accuracies import NotRun
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, Column, Row, load_table
 from reproduce.systems import load_systems
@@ -122,31 +121,26 @@ def write(cells: Sequence[Cell], folder: Path) -> list[Path]:
         UserError: if a file cannot be written; earlier files are unchanged then.
     """
     paths = []
-    for table in TABLES:
-        chosen = [cell for cell in cells if cell.table == table]
-        if not chosen:
-            continue
-        path = folder / f'table{table}.csv'
-        write_atomically(path, as_csv(chosen))
-        paths.append(path)
+    for table in sorted({cell.table for cell in cells}):
+        paths.append(folder / f'table{table}.csv')
+        write_atomically(paths[-1], as_csv(cell for cell in cells if cell.table == table))
     return paths
 
 
 def as_csv(cells: Iterable[Cell]) -> str:
     """Return cells as the text of a CSV file, one line a cell."""
-    values = [cell.model_dump(mode='json') for cell in cells]
-    return csv_text(Cell, [{name: _field(v) for name, v in of.items()} for of in values])
-
-
-def _field(value: Any) -> Any:
-    return f'{value:.6f}' if isinstance(value, float) else value
+    lines = [
+        {k: f'{v:.6f}' if isinstance(v, float) else v for k, v in c.model_dump(mode='json').items()}
+        for c in cells
+    ]
+    return csv_text(Cell, lines)
 
 
 def load_results(folder: Path = RESULTS, tables: Iterable[int] = TABLES) -> list[Cell]:
     """Return the cells of the `tables`, in the order of the files.
 
     Raises:
-        UserError: if a file is missing or malformed, or holds a cell twice.
+        UserError: as `load_cells` does.
     """
     return [cell for number in tables for cell in load_cells(folder / f'table{number}.csv', number)]
 
@@ -155,52 +149,26 @@ def load_cells(path: Path, table: int) -> list[Cell]:
     """Return the cells of one file of results, in its order, each with its printed row.
 
     Raises:
-        UserError: if it is missing or malformed, naming the line and the column, or a cell is of no
-            printed row.
+        UserError: if it is missing, empty or malformed, naming the line and the column, or a cell
+            is of no system and metric of the table, or is there twice.
     """
+    again = f'write it with `make reproduce-table{table}`.'
     if not path.is_file():
-        raise UserError(f'{path} does not exist: write it with `make reproduce-table{table}`.')
+        raise UserError(f'{path} does not exist: {again}')
     rows = {
-        (row.model, system.name): row
+        (table, row.model, system.name, column.name): row
         for row in load_table(table)
         for system in load_systems()
         if system.stands_for(row)
+        for column in system.columns(table)
     }
-    cells = []
-    for cell in read_cells(path, [table]):
-        row = rows.get((cell.model, cell.system))
-        if row is None:
-            raise UserError(
-                f'{path} holds {cell.system} as {cell.model}, which reproduce/systems does not '
-                f'know: write the file again with `make reproduce-table{table}`.'
-            )
-        cells.append(cell.model_copy(update={'row': row}))
-    return cells
-
-
-def read_cells(path: Path, tables: Collection[int]) -> list[Cell]:
-    """Return the cells of a file in the format of the results, all of them of one of `tables`.
-
-    Raises:
-        UserError: if it is empty or malformed, naming the line and the column.
-    """
-    cells = [cell for _, cell in read_csv(path, Cell)]
+    cells: dict[tuple[int, str, str, str], Cell] = {}
+    for number, cell in read_csv(path, Cell):
+        if cell.key in cells or cell.key not in rows:
+            problem = 'is there twice' if cell.key in cells else 'is no cell of the table'
+            what = '/'.join(map(str, cell.key))
+            raise UserError(f'{path}, line {number}: {what} {problem}; {again}')
+        cells[cell.key] = cell.model_copy(update={'row': rows[cell.key]})
     if not cells:
-        raise UserError(f'{path} has no rows: expected a line for each cell.')
-    found = {cell.table for cell in cells}
-    if len(found) > 1 or not found <= set(tables):
-        wrong = sorted(found - set(tables)) or sorted(found)
-        raise UserError(
-            f'{path}, column table: {", ".join(map(str, wrong))}; expected '
-            f'{" or ".join(map(str, tables))}.'
-        )
-    for cell in cells:
-        if cell.metric not in TABLES[cell.table].columns:
-            raise UserError(
-                f'{path}, column metric: {cell.metric!r} is no column of Table {cell.table}; '
-                f'expected one of {", ".join(TABLES[cell.table].columns)}.'
-            )
-    keys = Counter(cell.key for cell in cells)
-    if doubled := [key for key, n in keys.items() if n > 1]:
-        raise UserError(f'{path} holds {", ".join(doubled[0][1:])} twice: remove one line.')
-    return cells
+        raise UserError(f'{path} has no rows: {again}')
+    return list(cells.values())

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,26 +9,12 @@ import numpy as np
 
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.evaluate import records
-from reproduce.evaluate.records import Evaluation
 from reproduce.judge.lookup import find_record
-from reproduce.statistics.kept import KeptImages, file_names, read
+from reproduce.statistics.kept import KeptImages, read
 from reproduce.statistics.paired import Difference, Paired, paired
 from reproduce.statistics.significance import LEVEL, holm
-from reproduce.tasks import TASKS
+from reproduce.tasks import SEGMENTATION, TASKS, Kind
 from reproduce.weights import registry
-
-# By the kind of a task: the metrics that say which of two systems is better, and the suffixes of
-# files of predictions.
-_HEADLINES = {
-    'classification': ('top1',),
-    'detection': ('box_ap', 'mask_ap'),
-    'segmentation': ('miou', 'ms_miou'),
-}
-_SUFFIXES = {
-    'classification': ('.csv.gz', '.csv'),
-    'detection': ('.json.gz', '.json'),
-    'segmentation': ('.zip',),
-}
 
 
 @dataclass(frozen=True)
@@ -54,11 +39,8 @@ class Candidate:
 
     def as_dict(self) -> dict[str, str]:
         """Return its name, where it is from, and its attestation."""
-        return {
-            'name': self.name,
-            'predictions': str(self.predictions),
-            'attestation': self.attestation,
-        }
+        predictions = str(self.predictions)
+        return {'name': self.name, 'predictions': predictions, 'attestation': self.attestation}
 
 
 class ImageDifference(NamedTuple):
@@ -77,107 +59,85 @@ class Comparison:
     Attributes:
         paired: their differences in the metrics, and on single classes.
         images: those on which they differ most, the largest difference first.
+        corrected: the p values of the metrics that say which is better, corrected by Holm for the
+            number of systems that are compared with the first.
     """
 
     first: Candidate
     second: Candidate
     paired: Paired
     images: list[ImageDifference]
+    corrected: dict[str, float]
 
     @property
     def headlines(self) -> list[Difference]:
         """The differences that say which is better."""
-        names = _HEADLINES[TASKS[self.first.task].kind]
-        return [self.paired.metrics[name] for name in names if name in self.paired.metrics]
+        return [self.paired.metrics[name] for name in self.corrected]
 
     @property
     def worse(self) -> bool:
         """Whether the second is significantly worse in one of the headlines."""
-        return any(d.significant and d.difference < 0 for d in self.headlines)
+        return any(
+            p < LEVEL and self.paired.metrics[name].difference < 0
+            for name, p in self.corrected.items()
+        )
 
     def class_name(self, difference: Difference) -> str:
         return self.first.images.classes[difference.class_index]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
+
+        def values(d: Difference) -> dict[str, float | None]:
+            return {'first': d.first, 'second': d.second, 'difference': d.difference, 'p': d.p}
+
         return {
             'first': self.first.as_dict(),
             'second': self.second.as_dict(),
             'metrics': {
-                name: {**_values(d), 'interval': d.interval, 'significant': d.significant}
+                name: {**values(d), 'interval': d.interval, 'significant': d.significant}
                 for name, d in self.paired.metrics.items()
             },
             'classes': [
-                {'class': self.class_name(d), 'metric': d.metric, **_values(d)}
+                {'class': self.class_name(d), 'metric': d.metric, **values(d)}
                 for d in self.paired.classes
             ],
             'images': [
                 {'image': i.name, 'first': i.first, 'second': i.second} for i in self.images
             ],
+            'corrected_p': self.corrected,
             'worse': self.worse,
         }
 
 
-def _values(d: Difference) -> dict[str, float | None]:
-    return {'first': d.first, 'second': d.second, 'difference': d.difference, 'p': d.p}
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Three systems or more, each compared with each other.
-
-    Attributes:
-        pairs: the comparison of each two, by their places among the candidates.
-        corrected: the p value of each pair and headline, corrected by Holm for their number.
-    """
-
-    candidates: Sequence[Candidate]
-    pairs: dict[tuple[int, int], Comparison]
-    corrected: dict[tuple[int, int, str], float]
-
-    @property
-    def worse(self) -> bool:
-        """Whether one is significantly worse than the first in one of the headlines."""
-        return any(
-            i == 0 and p < LEVEL and self.pairs[i, j].paired.metrics[metric].difference < 0
-            for (i, j, metric), p in self.corrected.items()
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        pairs = []
-        for (i, j), pair in self.pairs.items():
-            corrected = {d.metric: self.corrected[i, j, d.metric] for d in pair.headlines}
-            pairs.append({**pair.as_dict(), 'corrected_p': corrected})
-        systems = [candidate.as_dict() for candidate in self.candidates]
-        return {'systems': systems, 'pairs': pairs, 'worse': self.worse}
-
-
-def compare(first: Candidate, second: Candidate, images: int = 5) -> Comparison:
-    """Compare two systems on the same images.
+def compare(candidates: Sequence[Candidate], images: int = 5) -> list[Comparison]:
+    """Compare the first of several systems on the same images with each of the others.
 
     Args:
-        images: how many of those on which they differ most are named.
+        images: how many of those on which two differ most are named.
     """
-    one, other = first.images.statistics, second.images.statistics
-    scores = np.nan_to_num([one.image_scores(), other.image_scores()])
+    first, *others = candidates
+    pairs = [paired(first.images.statistics, other.images.statistics) for other in others]
+    names = [n for n in TASKS[first.task].kind.headlines if n in pairs[0].metrics]
+    corrected = {name: holm([pair.metrics[name].p for pair in pairs]) for name in names}
+    return [
+        Comparison(
+            *(first, other, pair, _most_different(first, other, images)),
+            {name: ps[i] for name, ps in corrected.items()},
+        )
+        for i, (other, pair) in enumerate(zip(others, pairs, strict=True))
+    ]
+
+
+def _most_different(first: Candidate, second: Candidate, n: int) -> list[ImageDifference]:
+    systems = (first.images.statistics, second.images.statistics)
+    scores = np.nan_to_num([system.image_scores() for system in systems])
     apart = np.abs(scores[1] - scores[0])
-    most = [
+    return [
         ImageDifference(int(i), first.images.images[i], *scores[:, i].tolist())
-        for i in np.argsort(-apart, kind='stable')[:images]
+        for i in np.argsort(-apart, kind='stable')[:n]
         if apart[i]
     ]
-    return Comparison(first, second, paired(one, other), most)
-
-
-def matrix(candidates: Sequence[Candidate]) -> Matrix:
-    """Compare each of several systems with each other."""
-    pairs = {
-        (i, j): compare(candidates[i], candidates[j])
-        for i, j in combinations(range(len(candidates)), 2)
-    }
-    tests = {(*place, d.metric): d.p for place, pair in pairs.items() for d in pair.headlines}
-    return Matrix(candidates, pairs, dict(zip(tests, holm(list(tests.values())), strict=True)))
 
 
 def find_candidates(names: Sequence[str], folder: Path, data: Path | None) -> list[Candidate]:
@@ -213,66 +173,41 @@ def find_candidates(names: Sequence[str], folder: Path, data: Path | None) -> li
 def _candidate(name: str, folder: Path, data: Path | None) -> Candidate:
     path = Path(name)
     if (kind := _kind_of_predictions(path)) is not None:
-        task, fingerprint, images = _scored(path, kind, data)
-        return Candidate(name, task, fingerprint, images, path)
-    path, evaluation = _record(name, folder)
-    predictions, kept = (path.parent / n for n in (evaluation.predictions, evaluation.statistics))
-    if kept.is_file():
-        images = read(kept)
-    else:
-        wanted = evaluation.data
-        kind = TASKS[evaluation.task].kind
-        _, fingerprint, images = _scored(predictions, kind, data, wanted.images)
-        if fingerprint != wanted.fingerprint:
-            raise UserError(
-                f'{data} has other images ({fingerprint}) than {name} was evaluated on '
-                f'({wanted.fingerprint}): name the folder of those with --data.'
-            )
-    attestation = evaluation.attestation.short if evaluation.attestation else ''
-    fingerprint = evaluation.data.fingerprint
-    return Candidate(
-        evaluation.stem, evaluation.task, fingerprint, images, predictions, attestation
-    )
-
-
-def _kind_of_predictions(path: Path) -> str | None:
-    """Return the kind of task that a file or folder of predictions is of; None for anything else.
-
-    A JSON file is a list of detections, or a record, which is an object.
-    """
-    if path.is_dir():
-        return 'segmentation'
-    if not path.is_file():
-        return None
-    if path.suffix == '.json':
-        with path.open('rb') as file:
-            if file.read(1024).lstrip().startswith(b'{'):
-                return None
-    return next((kind for kind, ends in _SUFFIXES.items() if path.name.endswith(ends)), None)
-
-
-def _record(name: str, folder: Path) -> tuple[Path, Evaluation]:
-    """Return the record of that name, or the latest one of the system or weights of that name."""
+        return _scored(path, kind, data)
     weights = {entry.name: entry.sha256 for entry in registry.load_manifest()}.get(name)
     fitting = [
         e
         for e in records.load_all(folder)
         if name in (e.system, e.model) or e.checkpoint.sha256 == weights
     ]
-    if fitting and not Path(name).is_file():
+    if fitting and not path.is_file():
         latest = max(fitting, key=lambda e: (not e.overridden, e.provenance.date))
-        return folder / f'{latest.stem}.json', latest
-    return find_record(name, folder)
+        path, e = folder / f'{latest.stem}.json', latest
+    else:
+        path, e = find_record(name, folder)
+    attestation = e.attestation.short if e.attestation else ''
+    images = read(path.parent / e.statistics)
+    predictions = path.parent / e.predictions
+    return Candidate(e.stem, e.task, e.data.fingerprint, images, predictions, attestation)
 
 
-def _scored(
-    path: Path, kind: str, root: Path | None, images: int | None = None
-) -> tuple[str, str, KeptImages]:
-    """Score a file of predictions; return its task, the images' fingerprint, and the counts.
+def _kind_of_predictions(path: Path) -> Kind | None:
+    """Return the kind of task that a file or folder of predictions is of; None for anything else.
 
-    Args:
-        images: how many were predicted; None for all.
+    A JSON file is a list of detections, or a record, which is an object.
     """
+    if path.is_dir():
+        return SEGMENTATION
+    if not path.is_file():
+        return None
+    if path.suffix == '.json' and path.read_bytes()[:1024].lstrip().startswith(b'{'):
+        return None
+    kinds = (task.kind for task in TASKS.values())
+    return next((kind for kind in kinds if path.name.endswith(kind.suffixes)), None)
+
+
+def _scored(path: Path, kind: Kind, root: Path | None) -> Candidate:
+    """Score a file of predictions of whole data sets."""
     if root is None:
         raise UserError(
             f'{path} is compared by its predictions, which takes the data set: name its folder '
@@ -280,12 +215,11 @@ def _scored(
         )
     for task in (task for task in TASKS.values() if task.kind == kind):
         try:
-            data = task.load_data(root) if images is None else task.load_part(root, images)
+            data = task.load_data(root)
             break
         except DataNotFound as error:
             missing = error
     else:
         raise missing
-    scores = task.score_file(path, data)
-    kept = KeptImages(scores.statistics, file_names(data.samples), tuple(data.classes))
-    return task.name, data.fingerprint, kept
+    images = KeptImages.of(task.score_file(path, data).statistics, data)
+    return Candidate(str(path), task.name, data.fingerprint, images, path)

@@ -11,16 +11,7 @@ KNOWN = Path(__file__).parent / 'known.toml'
 
 
 class KnownDeviation(BaseModel):
-    """Cells that are outside their tolerance, and why.
-
-    Attributes:
-        tables, systems, metrics: the cells; `metrics` are columns of the paper's tables.
-        reason: a sentence. Its numbers are those of the cells themselves or have `evidence`.
-        convention: why the count of the other FLOP convention, which would match the printed
-            value, is not what the row prints; '' where neither count matches.
-        evidence: how the numbers in `reason` and `convention` are computed again, which
-            tests/test_register.py does; `known.toml` describes its entries.
-    """
+    """Cells that are outside their tolerance, and why; `known.toml` describes the fields."""
 
     model_config = ConfigDict(extra='forbid', frozen=True)
     tables: list[int]
@@ -36,11 +27,6 @@ class KnownDeviation(BaseModel):
         return '; '.join(filter(None, (self.reason, self.convention)))
 
 
-class _Register(BaseModel):
-    model_config = ConfigDict(extra='forbid')
-    known: list[KnownDeviation]
-
-
 def load_known(path: Path = KNOWN) -> dict[tuple[int, str, str], KnownDeviation]:
     """Return the entry of each registered (table, system, metric).
 
@@ -49,7 +35,7 @@ def load_known(path: Path = KNOWN) -> dict[tuple[int, str, str], KnownDeviation]
     """
     return {
         (table, system, metric): entry
-        for entry in read_toml(path, _Register).known
+        for entry in read_toml(path, dict[str, list[KnownDeviation]])['known']
         for table in entry.tables
         for system in entry.systems
         for metric in entry.metrics

@@ -5,7 +5,7 @@ With a folder of public weights, also those that are in it.
 
 import tempfile
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from datasets import shapes
 from reproduce.base.errors import CheckpointNotFound, DataNotFound, UserError
 from reproduce.base.terminal import Part, TextTable
 from reproduce.evaluate import apart, records
-from reproduce.judge.references import check_reference, compare_counts
+from reproduce.evaluate.records import Evaluation
+from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
-from reproduce.statistics.paired import Difference
 from reproduce.tasks import TASKS
 from reproduce.weights import registry, store
 from reproduce.weights.registry import Public, Reference, Released
@@ -31,11 +31,8 @@ class Check:
     reference: float
     measured: float | None
     verdict: Verdict
+    reason: str
     licence: str
-    reason: str = ''
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def check(
@@ -72,108 +69,64 @@ def check(
         raise UserError(f'{manifest} has no reference to compare with: add one.')
     checks = []
     with tempfile.TemporaryDirectory() as folder:
-        drawn, kept = Path(folder), output or Path(folder) / 'records'
+        drawn, output = Path(folder), output or Path(folder) / 'records'
         if any(reference.data == 'shapes' for _, reference in references):
             shapes.write(drawn, train=0)
         for entry, reference in references:
             root = data if reference.data == 'full' else drawn
+            where = entry.task if reference.data == 'full' else reference.data
             try:
-                path = (
-                    store.stored(entry, weights)
-                    if isinstance(entry, Public)
-                    else store.obtain(entry, manifest)
-                )
-                record = _evaluate(entry, path, root, kept, processes, workers)
-                checks += _compared(entry, reference, record, manifest)
-            except (CheckpointNotFound, DataNotFound) as error:
-                checks += _unmeasured(entry, reference, Verdict.NOT_RUN, error)
+                options = {'output': output, 'processes': processes, 'workers': workers}
+                record = _evaluate(entry, root, weights, manifest, **options)
+                found = _compare(entry, reference, records.load(record))
             except UserError as error:  # the others are still evaluated
-                checks += _unmeasured(entry, reference, Verdict.ERROR, error)
+                absent = isinstance(error, CheckpointNotFound | DataNotFound)
+                verdict = Verdict.NOT_RUN if absent else Verdict.ERROR
+                found = dict.fromkeys(reference.metrics, (None, verdict, str(error)))
+            checks += [
+                Check(entry.name, where, metric, value, *found[metric], entry.licence)
+                for metric, value in reference.metrics.items()
+            ]
     return checks
 
 
 def _evaluate(
-    entry: Released,
-    path: Path,
-    root: Path | None,
-    output: Path,
-    processes: int,
-    workers: int | None,
+    entry: Released, root: Path | None, weights: Path | None, manifest: Path, **options: Any
 ) -> Path:
     """Evaluate released weights in a process of its own; return the path of the record.
 
     Raises:
-        DataNotFound: if its data are not in the folder `root`.
+        CheckpointNotFound, DataNotFound: if the weights or the data are not there.
         UserError: if the evaluation fails.
     """
+    public = isinstance(entry, Public)
+    path = store.stored(entry, weights) if public else store.obtain(entry, manifest)
     if root is None:
         raise DataNotFound(f'it takes {TASKS[entry.task].validation_set} at --data')
     TASKS[entry.task].load_data(root)
-    return apart.evaluate(
-        *(entry.task, entry.model, path, root, entry.arguments, entry.preprocessing),
-        output=output,
-        multi_scale=entry.multi_scale,
-        processes=processes,
-        workers=workers,
-    )
+    what = (entry.task, entry.model, path, root, entry.arguments, entry.preprocessing)
+    return apart.evaluate(*what, multi_scale=entry.multi_scale, **options)
 
 
-def _unmeasured(
-    entry: Released, reference: Reference, verdict: Verdict, error: Exception
-) -> list[Check]:
-    data, reason = _data(entry, reference), f'{error}'.splitlines()[0]
-    return [
-        Check(entry.name, data, metric, value, None, verdict, entry.licence, reason)
-        for metric, value in reference.metrics.items()
-    ]
-
-
-def _data(entry: Released, reference: Reference) -> str:
-    return entry.task if reference.data == 'full' else reference.data
-
-
-def _compared(entry: Released, reference: Reference, record: Path, manifest: Path) -> list[Check]:
-    evaluation = records.load(record)
-    data, tested = evaluation.data, {}
-    verdicts = check_reference(evaluation, entry, reference).verdicts
+def _compare(
+    entry: Released, reference: Reference, evaluation: Evaluation
+) -> dict[str, tuple[float | None, Verdict, str]]:
+    """Return what was measured of each metric of a reference, the verdict, and why."""
+    data, verdicts = evaluation.data, check_reference(evaluation, entry, reference).verdicts
     reason = f'{data.images:,} images'
     if not reference.holds_for(data.fingerprint, data.complete):
-        expected = f' with {reference.fingerprint}' if reference.fingerprint else ''
         reason = (
             f'the images are not those of the reference: {data.images:,} with fingerprint '
-            f'{data.fingerprint}, expected {reference.images:,}{expected}'
+            f'{data.fingerprint}, expected {reference.images:,} {reference.fingerprint}'
         )
         verdicts = dict.fromkeys(verdicts, Verdict.ERROR)
-    elif reference.statistics:
-        tested = compare_counts(reference, record.parent / evaluation.statistics, manifest)
-        verdicts |= {name: _verdict(difference) for name, difference in tested.items()}
-    checks = []
-    for metric, target in reference.metrics.items():
-        says = reason if metric in verdicts else 'the evaluation does not give this metric'
-        if metric in tested:
-            says += f'; {_sentence(tested[metric])}'
-        measured, verdict = evaluation.metrics.get(metric), verdicts.get(metric, Verdict.ERROR)
-        where = _data(entry, reference)
-        checks.append(
-            Check(entry.name, where, metric, target, measured, verdict, entry.licence, says)
-        )
-    return checks
-
-
-def _verdict(difference: Difference) -> Verdict:
-    if not difference.significant:
-        return Verdict.MATCH
-    return Verdict.BETTER if difference.difference > 0 else Verdict.WORSE
-
-
-def _sentence(difference: Difference) -> str:
-    if difference.difference == 0:
-        return 'as the reference'
-    what = f'{difference.difference:+.2f}, p {difference.p:.3f}'
-    if difference.significant:
-        return f'{what}: significant'
-    warning = 'WARNING: ' if difference.difference < 0 else ''
-    return f'{warning}{what}: not significant'
+    missing = (None, Verdict.ERROR, 'the evaluation does not give this metric')
+    return {
+        metric: (evaluation.metrics[metric], verdicts[metric], reason)
+        if metric in verdicts
+        else missing
+        for metric in reference.metrics
+    }
 
 
 def render(checks: Collection[Check], every: bool = False) -> list[Part]:

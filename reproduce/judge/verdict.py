@@ -96,12 +96,10 @@ class Agreement(StrEnum):
     @property
     def meaning(self) -> str:
         """What it says of a published value."""
-        return {
-            Agreement.SAME: 'the same as in the paper',
-            Agreement.CLOSE: 'as close to the paper as another seed may be',
-            Agreement.HIGHER: 'higher than in the paper',
-            Agreement.LOWER: 'lower than in the paper',
-        }[self]
+        as_close = 'as close to the paper as another seed may be'
+        return {'same': 'the same as in the paper', 'close': as_close}.get(
+            self, f'{self} than in the paper'
+        )
 
 
 def exit_status(verdicts: Iterable[Verdict], strict: bool = False) -> int:
@@ -147,19 +145,14 @@ def judge(
     return Verdict.KNOWN if known else Verdict.WORSE
 
 
-def judge_reference(
-    measured: float, target: float | None, images: int, tolerance: Tolerance
-) -> Verdict:
-    """Compare an accuracy with what the same weights scored on the same images.
+def judge_reference(measured: float, target: float, images: int, tolerance: Tolerance) -> Verdict:
+    """Compare an accuracy with what the same weights scored on the same images, both in percent.
 
     Args:
-        measured, target: in percent; without a target there is nothing to compare with.
         images: how many images; on few of them one image may be more than `tolerance` allows.
     """
     if not math.isfinite(measured):
         return Verdict.ERROR
-    if target is None:
-        return Verdict.UNPRINTED
     width = max(tolerance.width(Printed(str(target))), 100 / images)
     if abs(measured - target) <= width + 1e-9:  # one image is one image, whatever its rounding
         return Verdict.MATCH

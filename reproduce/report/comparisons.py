@@ -10,7 +10,7 @@ from tabulate import tabulate
 from reproduce.base.errors import UserError
 from reproduce.base.files import first_error
 from reproduce.base.terminal import Part, TextTable
-from reproduce.judge.comparison import Comparison, Matrix
+from reproduce.judge.comparison import Comparison
 from reproduce.statistics.paired import Difference
 from reproduce.statistics.significance import LEVEL
 
@@ -149,44 +149,19 @@ def _size(d: Difference) -> float:
     return -abs(d.difference)
 
 
-def render_matrix(found: Matrix, markdown: bool = False) -> list[Part]:
-    """Return a matrix for each headline: by how much the row's system is better than the column's.
+def render_several(found: Sequence[Comparison], markdown: bool = False) -> list[Part]:
+    """Return a table for each headline: several systems, each compared with the first.
 
-    A star marks what is significant after Holm's correction for the number of comparisons.
+    p values are corrected by Holm for the number of systems.
     """
     bullet = '- ' if markdown else ''
-    names = (f'{bullet}{_letter(i)}: {c.name}' for i, c in enumerate(found.candidates))
-    parts = ['\n'.join(names)]
-    metrics = dict.fromkeys(d.metric for c in found.pairs.values() for d in c.headlines)
-    for metric in metrics:
+    first = found[0].first.name
+    parts: list[Part] = [f'{bullet}first: {first}']
+    for metric in found[0].corrected:
         rows = []
-        for i in range(len(found.candidates)):
-            cells = [_entry(found, metric, i, j) for j in range(len(found.candidates))]
-            rows.append([_letter(i), _value(found, metric, i), *cells])
-        letters = [f'- {_letter(j)}' for j in range(len(found.candidates))]
-        parts.append(_table(rows, [metric, '', *letters], markdown))
-    tests = len(found.corrected)
-    parts.append(f'* significant at {LEVEL}, corrected by Holm for {tests} tests')
+        for comparison in found:
+            _, *row = _row(comparison.paired.metrics[metric])
+            rows.append([comparison.second.name, *row[:-1], p_value(comparison.corrected[metric])])
+        heads = ['second', metric, 'second', 'difference', '95 % interval', "p (Holm's)"]
+        parts.append(_table(rows, heads, markdown))
     return parts
-
-
-def _letter(i: int) -> str:
-    return chr(ord('A') + i) if i < 26 else str(i + 1)
-
-
-def _value(found: Matrix, metric: str, i: int) -> str:
-    for (first, second), comparison in found.pairs.items():
-        difference = comparison.paired.metrics.get(metric)
-        if difference is not None and i in (first, second):
-            return f'{difference.first if i == first else difference.second:.2f}'
-    return ''
-
-
-def _entry(found: Matrix, metric: str, i: int, j: int) -> str:
-    place = (min(i, j), max(i, j))
-    difference = None if i == j else found.pairs[place].paired.metrics.get(metric)
-    if difference is None:
-        return ''
-    sign = 1 if i > j else -1
-    star = '*' if found.corrected[(*place, metric)] < LEVEL else ''
-    return f'{sign * difference.difference:+.2f}{star}'

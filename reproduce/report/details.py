@@ -29,7 +29,6 @@ def render(found: Found) -> list[str]:
             'against the reference': cell.reference_verdict,
             **cell_facts(cell),
             'record': cell.record,
-            'note': _outdated(cell, found.latest.get(cell.key)),
         }
         parts.append(_listed(address(cell), values))
     for path, evaluation in found.evaluations.items():
@@ -56,7 +55,6 @@ def as_dict(found: Found) -> dict[str, Any]:
         'evaluations': [
             {
                 'file': str(path),
-                'config_sha256': e.config_sha256,
                 **e.model_dump(mode='json'),
                 'references': _references(e),
             }
@@ -114,7 +112,6 @@ def record_facts(evaluation: Evaluation) -> dict[str, str]:
     facts = {
         'task': e.task,
         'model': e.model + ''.join(f' {name}={value}' for name, value in e.arguments.items()),
-        'config': f'SHA-256 {e.config_sha256}',
         'checkpoint': f'{e.checkpoint.file}, SHA-256 {e.checkpoint.sha256}',
         'data': f'{e.data.split}, {extent(e.data.images, e.data.complete, e.data.problems)}, '
         f'{e.data.classes} classes, fingerprint {e.data.fingerprint}',
@@ -170,18 +167,6 @@ def _weights(cell: Cell) -> str:
         return f'none are public; it takes /weights/{cell.system}.safetensors of your own'
     other = f'; {public.protocol}' if public.protocol else ''
     return f'{public.url} ({public.licence}{other})'
-
-
-def _outdated(cell: Cell, latest: Evaluation | None) -> str:
-    """Return a note if the table was written before the latest record of the cell."""
-    if latest is None or not latest.data.complete:
-        return ''
-    value = latest.metrics[cell.column.metric.name]
-    # A record that was measured again keeps its name; the tables have six decimals.
-    same = cell.measured is not None and abs(cell.measured - value) < 1e-6
-    if same and cell.record == latest.stem:
-        return ''
-    return f'the record says {value:.2f}: write the table again'
 
 
 def _references(evaluation: Evaluation) -> dict[str, dict[str, Any]]:

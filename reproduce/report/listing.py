@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 
 from reproduce.base.terminal import Part, Text, TextTable
-from reproduce.evaluate.unmeasured import NotRun
+from reproduce.evaluate.accuracies import NotRun
 from reproduce.judge.assembly import count, count_published, printed_numbers
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Agreement, Verdict

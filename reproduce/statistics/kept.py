@@ -2,9 +2,9 @@
 
 import io
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +32,14 @@ class KeptImages:
     images: tuple[str, ...]
     classes: tuple[str, ...]
 
+    @classmethod
+    def of(cls, statistics: PerImage, data: Any) -> 'KeptImages':
+        """Return the counts with the names of the images and classes of a task's data set."""
+        names = tuple(path.name for path, _ in data.samples)
+        if len(set(names)) < len(names):
+            names = tuple(f'{path.parent.name}/{path.name}' for path, _ in data.samples)
+        return cls(statistics, names, tuple(data.classes))
+
     def to_bytes(self) -> bytes:
         """Return the content of an .npz file: the same statistics give the same bytes."""
         content = io.BytesIO()
@@ -43,14 +51,6 @@ class KeptImages:
             **self.statistics.to_arrays(),
         )
         return content.getvalue()
-
-
-def file_names(samples: Sequence[tuple[Path, object]]) -> tuple[str, ...]:
-    """Return the name of each image's file, with its folder's where names repeat."""
-    names = tuple(path.name for path, _ in samples)
-    if len(set(names)) == len(names):
-        return names
-    return tuple(f'{path.parent.name}/{path.name}' for path, _ in samples)
 
 
 def read(path: Path) -> KeptImages:

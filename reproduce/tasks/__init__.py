@@ -18,30 +18,61 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What tasks have in common whose models are of one kind.
+
+    Attributes:
+        name: of the modules of this kind in `reproduce.tasks`.
+        headlines: the metrics that say which of two models is better.
+        suffixes: of files of predictions.
+        batch_size: images a batch in an evaluation, unless an option names another number.
+        options: the fields of a `Job` that only some kinds have, and this one has.
+        padded_batches: whether images of a batch are padded to the largest of them, which changes
+            what is predicted for them.
+        scope: the `default_scope` of the OpenMMLab configs of its models; '' if they have none.
+    """
+
+    name: str
+    headlines: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    batch_size: int = 1
+    options: tuple[str, ...] = ()
+    padded_batches: bool = False
+    scope: str = ''
+
+
+CLASSIFICATION = Kind(
+    'classification', ('top1',), ('.csv.gz', '.csv'), 64, ('preprocessing', 'compiled')
+)
+DETECTION = Kind(
+    *('detection', ('box_ap', 'mask_ap'), ('.json.gz', '.json')), padded_batches=True, scope='mmdet'
+)
+SEGMENTATION = Kind(
+    *('segmentation', ('miou', 'ms_miou'), ('.zip',)), options=('multi_scale',), scope='mmseg'
+)
+
+
+@dataclass(frozen=True)
 class Task:
     """A task: a data set, and the kind of model that is evaluated on it.
 
     Attributes:
         name: of the task, and of its module in `datasets`.
-        kind: 'classification', 'detection' or 'segmentation'.
+        kind: of its models.
         complete_data: what the complete validation set is called, with a place for its size.
-        batch_size: images a batch in an evaluation, unless an option names another number.
-        options: the fields of a `Job` that only some tasks have, and this one has.
-        padded_batches: whether images of a batch are padded to the largest of them, which changes
-            what is predicted for them.
-        scope: the `default_scope` of the OpenMMLab configs of its models; '' if they have none.
-        datasets: the types of data set that such configs test on, by which tasks of one scope are
-            told apart.
+        datasets: the types of data set that OpenMMLab configs of its models test on, by which tasks
+            of one scope are told apart.
     """
 
     name: str
-    kind: str
+    kind: Kind
     complete_data: str
-    batch_size: int
-    options: tuple[str, ...] = ()
-    scope: str = ''
     datasets: tuple[str, ...] = ()
-    padded_batches: bool = False
+
+    @property
+    def scope(self) -> str:
+        """See `Kind.scope`."""
+        return self.kind.scope
 
     @property
     def images(self) -> int:
@@ -77,7 +108,7 @@ class Task:
         Raises:
             UserError: if they are no predictions of that data.
         """
-        return import_module(f'reproduce.tasks.{self.kind}_scores').score_file(path, data)
+        return import_module(f'reproduce.tasks.{self.kind.name}_scores').score_file(path, data)
 
     def prepare(self, job: 'Job', device: 'torch.device') -> 'Prepared':
         """Find and check what a job needs, and build its model on `device`, with its weights.
@@ -86,18 +117,6 @@ class Task:
             UserError: if the checkpoint, the data or an option is not what it should be.
         """
         return self._module.prepare(job, device)
-
-    def identify(
-        self, model: str, arguments: dict[str, Any], preprocessing: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return what a record says of such an evaluation: model, arguments, preprocessing.
-
-        Only what follows from the arguments of this method is in it.
-
-        Raises:
-            UserError: if there is no such model.
-        """
-        return self._module.identify(model, arguments, preprocessing)
 
     def point_dataset(self, dataset: Any, data: Any) -> None:
         """Let a dataset of an OpenMMLab config read `data`, and call its classes by name.
@@ -110,36 +129,17 @@ class Task:
 
     @property
     def _module(self) -> Any:
-        return import_module(f'reproduce.tasks.{self.kind}')
+        return import_module(f'reproduce.tasks.{self.kind.name}')
 
 
 TASKS = {
     task.name: task
     for task in (
+        Task('imagenet', CLASSIFICATION, "ImageNet-1K's {:,} validation images"),
+        Task('coco', DETECTION, "COCO's {:,} images of val2017", ('CocoDataset',)),
         Task(
-            'imagenet',
-            'classification',
-            "ImageNet-1K's {:,} validation images",
-            batch_size=64,
-            options=('preprocessing', 'compiled'),
-        ),
-        Task(
-            'coco',
-            'detection',
-            "COCO's {:,} images of val2017",
-            batch_size=1,
-            scope='mmdet',
-            datasets=('CocoDataset',),
-            padded_batches=True,
-        ),
-        Task(
-            'ade20k',
-            'segmentation',
-            "ADE20K's {:,} validation images",
-            batch_size=1,
-            options=('multi_scale',),
-            scope='mmseg',
-            datasets=('ADE20KDataset', 'BaseSegDataset'),
+            *('ade20k', SEGMENTATION, "ADE20K's {:,} validation images"),
+            ('ADE20KDataset', 'BaseSegDataset'),
         ),
     )
 }

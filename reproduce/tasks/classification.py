@@ -66,14 +66,16 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         return TopClasses(classes.astype(int), probabilities)
 
     return Prepared(
-        system=system,
-        model=name,
-        arguments=arguments,
+        described={
+            'system': system,
+            'model': name,
+            'arguments': arguments,
+            'preprocessing': config,
+            'overridden': tuple(sorted(overridden)),
+            'from_weights': tuple(sorted(trained.keys() - job.preprocessing.keys())),
+        },
         checkpoint=path,
         data=data,
-        preprocessing=config,
-        overridden=tuple(sorted(overridden)),
-        from_weights=tuple(sorted(trained.keys() - job.preprocessing.keys())),
         images=_Images(data.samples, config),
         collate=torch.stack,
         predict=predict,
@@ -107,15 +109,6 @@ def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, 
         (s.name for s in systems.values() if (s.model, s.arguments) == (name, merged)), None
     )
     return system, name, merged
-
-
-def identify(
-    model: str, arguments: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> dict[str, Any]:
-    """See `Task.identify`."""
-    _, name, merged = resolve(model, arguments)
-    config = preprocessing(name, merged, overrides)
-    return {'model': name, 'arguments': merged, 'preprocessing': config}
 
 
 def preprocessing(

@@ -9,7 +9,7 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,27 +71,21 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         ]
 
     return Prepared(
-        system=system,
-        model=name,
-        arguments=dict(job.arguments),
+        described={
+            'system': system,
+            'model': name,
+            'arguments': dict(job.arguments),
+            'preprocessing': inference.described(config, config.test_dataloader.dataset.pipeline),
+            'overridden': tuple(sorted(job.arguments)),
+        },
         checkpoint=path,
         data=data,
-        preprocessing=inference.described(config, config.test_dataloader.dataset.pipeline),
-        overridden=tuple(sorted(job.arguments)),
         images=images,
         collate=pseudo_collate,
         predict=predict,
         scorer=DetectionScorer(annotations, masks=model.with_mask),
         file=DetectionsFile(),
     )
-
-
-def identify(
-    model: str, arguments: Mapping[str, Any], preprocessing: Mapping[str, Any]
-) -> dict[str, Any]:
-    """See `Task.identify`; the config decides the preprocessing."""
-    _, name, _ = inference.resolve(model, arguments, 'coco')
-    return {'model': name, 'arguments': dict(arguments)}
 
 
 def point_dataset(dataset: Any, data: COCO) -> None:

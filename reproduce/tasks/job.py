@@ -89,20 +89,17 @@ class Job:
     device: Device = None
 
     def __post_init__(self) -> None:
-        task = TASKS[self.task]
-        for option in {name for other in TASKS.values() for name in other.options}:
-            if getattr(self, option) and option not in task.options:
-                owners = [other.name for other in TASKS.values() if option in other.options]
-                raise UserError(
-                    f'an evaluation on {self.task} has no option {option}: leave it out; it is one '
-                    f'of {" and ".join(owners)}.'
-                )
+        kind = TASKS[self.task].kind
+        for option in ('preprocessing', 'compiled', 'multi_scale'):
+            if getattr(self, option) and option not in kind.options:
+                raise UserError(f'{self.task} has no option {option}: leave it out.')
         if self.batch_size is None:
-            object.__setattr__(self, 'batch_size', task.batch_size)
-        if self.batch_size < 1:
-            raise UserError(f'--batch-size must be at least 1, got {self.batch_size}.')
-        if self.workers is not None and self.workers < 0:
-            raise UserError(f'--workers must be at least 0, got {self.workers}.')
+            object.__setattr__(self, 'batch_size', kind.batch_size)
+        for name, least in (('batch_size', 1), ('workers', 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                option = name.replace('_', '-')
+                raise UserError(f'--{option} must be at least {least}, got {value}.')
         if self.amp == 'off':
             object.__setattr__(self, 'amp', None)
         if self.amp is not None and self.amp not in PRECISIONS:
@@ -114,8 +111,8 @@ class Prepared:
     """A job of which everything is checked that can be known before hours are spent.
 
     Attributes:
-        system: the system of the paper's tables that this is, if it is one.
-        model, arguments, preprocessing, overridden, from_weights: as in a record.
+        described: the fields of the record that say what is evaluated: system, model, arguments,
+            preprocessing, overridden, and from_weights where that is known.
         checkpoint: the file of the weights, which are loaded.
         data: the data set.
         images: what the model reads of each image of `data`, by index.
@@ -127,20 +124,28 @@ class Prepared:
         notes: a sentence for what of the data was left out and does not count.
     """
 
-    system: str | None
-    model: str
-    arguments: dict[str, Any]
+    described: dict[str, Any]
     checkpoint: Path
     data: DataSet
-    preprocessing: dict[str, Any]
-    overridden: tuple[str, ...]
     images: 'Dataset'
     collate: Callable[[list[Any]], Any]
     predict: Callable[[Sequence[int], Any], Any]
     scorer: 'Scorer'
     file: 'PredictionFile'
-    from_weights: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def check_finite(found: Any, what: str) -> None:
+    """Check that an array or a tensor has neither NaN nor infinity.
+
+    Raises:
+        UserError: naming `what` the model computed.
+    """
+    if not bool((abs(found) < float('inf')).all()):
+        raise UserError(
+            f'the model gives NaN or infinity for {what}: its weights are not sound, or --amp '
+            'overflows.'
+        )
 
 
 def autocast(device: 'torch.device', amp: str | None) -> 'torch.autocast':

@@ -1,4 +1,4 @@
-"""What predictions score, one module for each task; none of them needs torch or the model.
+"""What predictions score, one module for each kind; none of them needs torch or the model.
 
 A module has a `Scorer`, which the evaluation of a model and the scoring of kept predictions share,
 and a `PredictionFile`, which keeps the predictions of an evaluation. Both get the predictions batch
@@ -6,10 +6,14 @@ by batch, and what the processes of an evaluation collected is merged before the
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from reproduce.base.errors import UserError
+from reproduce.base.wording import by_number, shortened
 from reproduce.statistics import PerImage
 
 
@@ -80,3 +84,23 @@ class PredictionFile(Collector):
     @abstractmethod
     def to_bytes(self) -> bytes:
         """Return the content of the file: the same predictions give the same bytes."""
+
+
+def check_images(path: Path, predicted: Iterable[str], wanted: Iterable[str]) -> None:
+    """Check that the file or folder `path` has one prediction for each image.
+
+    Raises:
+        UserError: if an image has none or two, or is not wanted; it is named.
+    """
+    count, names = Counter(predicted), dict.fromkeys(wanted)
+    for images, problem in (
+        ([name for name in count if count[name] > 1], 'predicted more than once'),
+        ([name for name in names if name not in count], 'not predicted'),
+        (sorted(count.keys() - names.keys()), 'predicted but not there'),
+    ):
+        if images:
+            raise UserError(
+                f'the predictions {path} do not fit the {len(names):,} images: '
+                f'{shortened(images, 1)} {by_number(images, "is", "are")} {problem}; expected one '
+                'prediction for each; name the data and the --limit that they were predicted for.'
+            )

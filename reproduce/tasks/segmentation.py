@@ -64,13 +64,15 @@ def prepare(job: Job, device: torch.device) -> Prepared:
 
     label_maps = [label_map for _, label_map in data.samples]
     return Prepared(
-        system=system,
-        model=name,
-        arguments=dict(job.arguments),
+        described={
+            'system': system,
+            'model': name,
+            'arguments': dict(job.arguments),
+            'preprocessing': inference.described(config, steps),
+            'overridden': tuple(sorted(job.arguments)),
+        },
         checkpoint=path,
         data=data,
-        preprocessing=inference.described(config, steps),
-        overridden=tuple(sorted(job.arguments)),
         images=_Images(data, config, steps),
         collate=pseudo_collate,
         predict=predict,
@@ -117,14 +119,6 @@ def point_dataset(dataset: Any, data: Any) -> None:
         dataset.img_suffix = data.format.image_suffix
         dataset.seg_map_suffix = data.format.label_suffix
         dataset.reduce_zero_label = data.format.first_label == 1
-
-
-def identify(
-    model: str, arguments: Mapping[str, Any], preprocessing: Mapping[str, Any]
-) -> dict[str, Any]:
-    """See `Task.identify`; the config decides the preprocessing."""
-    _, name, _ = inference.resolve(model, arguments, 'ade20k')
-    return {'model': name, 'arguments': dict(arguments)}
 
 
 def pipeline(config: Config, multi_scale: bool) -> list[dict[str, Any]]:

@@ -30,8 +30,6 @@ class Reference(BaseModel):
         images: the number of these.
         metrics: in percent, by name.
         source: who measured it.
-        statistics: the file, relative to the manifest, of what was counted on each image, with
-            which the gate tests a difference; '' where none is kept.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -40,7 +38,6 @@ class Reference(BaseModel):
     images: int
     metrics: dict[str, float]
     source: str
-    statistics: str = ''
 
     @model_validator(mode='after')
     def _names_its_images(self) -> 'Reference':
