@@ -48,40 +48,36 @@ OWN_HUE = 0.7  # the part of a class's shapes that have the hue of the class
 ONE_RIGHT_CLASS = 1.5  # the pixels of an ImageNet image's class divided by those of the next class
 
 _ANTIALIASING = 4
+_SIDES = {'triangle': 3, 'square': 4, 'pentagon': 5, 'hexagon': 6, 'star': 10}
 
 
 @dataclass
 class Shape:
-    """A drawn shape.
+    """A drawn shape, or a crowd of small ones.
 
     Attributes:
         category: index of its class in `CLASSES`.
         polygon: its outline (N, 2) as x, y in pixels.
-        hole: the outline of its hole (N, 2), or None.
+        hollow: whether it has a hole.
         visible: (H, W) bool, its pixels that nothing covers.
         area: number of its pixels, covered ones included.
     """
 
     category: int
     polygon: np.ndarray
-    hole: np.ndarray | None
+    hollow: bool
     visible: np.ndarray
     area: int
 
     @property
     def whole(self) -> bool:
         """Whether the polygon alone describes what is visible of the shape."""
-        return self.hole is None and int(self.visible.sum()) == self.area
+        return not self.hollow and int(self.visible.sum()) == self.area
 
     def enlarged(self, scale: int) -> 'Shape':
         """Return the shape in an image of `scale` times the height and width."""
-        return Shape(
-            self.category,
-            self.polygon * scale,
-            None if self.hole is None else self.hole * scale,
-            _repeated(self.visible, scale),
-            self.area * scale**2,
-        )
+        visible, area = _repeated(self.visible, scale), self.area * scale**2
+        return Shape(self.category, self.polygon * scale, self.hollow, visible, area)
 
 
 @dataclass
@@ -93,8 +89,8 @@ class Scene:
         grey: whether the image is to be saved in grey-scale.
         ground: index of its texture in `GROUNDS`.
         shapes: the shapes in the order in which they were drawn.
-        crowds: regions of many small shapes of one class.
-        unlabelled: (H, W) bool, the pixels of a scribble, or None.
+        crowds: regions of many small shapes of one class, below the shapes.
+        unlabelled: (H, W) bool, the pixels of a scribble.
     """
 
     image: np.ndarray
@@ -112,14 +108,11 @@ class Scene:
         """Return the scene in `scale` times the height and width."""
         height, width = self.image.shape[:2]
         image = Image.fromarray(self.image).resize((width * scale, height * scale))
-        return Scene(
-            np.asarray(image),
-            self.grey,
-            self.ground,
-            [shape.enlarged(scale) for shape in self.shapes],
-            [crowd.enlarged(scale) for crowd in self.crowds],
-            None if self.unlabelled is None else _repeated(self.unlabelled, scale),
+        shapes, crowds = (
+            [one.enlarged(scale) for one in several] for several in (self.shapes, self.crowds)
         )
+        unlabelled = _repeated(self.unlabelled, scale)
+        return Scene(np.asarray(image), self.grey, self.ground, shapes, crowds, unlabelled)
 
     def to_pil(self, box: tuple[int, int, int, int] | None = None) -> Image.Image:
         """Return the image, or its part in `box`: left, top, right, bottom in pixels."""
@@ -142,10 +135,10 @@ def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene
     height, width = (int(n) for n in rng.integers(150, 225, 2))
     ground = int(rng.integers(len(GROUNDS)))
     base = _colour(rng)
-    canvas = base + _ground(rng, GROUNDS[ground], height, width)[:, :, None] * _tint(rng)
+    canvas = base + _texture(rng, GROUNDS[ground], height, width)[:, :, None] * _tint(rng)
     scene = Scene(np.empty(0), bool(rng.random() < 0.06), ground)
-    empty = rng.random() < 0.05
-    if not empty:
+    scene.unlabelled = np.zeros((height, width), bool)
+    if rng.random() >= 0.05:
         if rng.random() < 0.15:
             scene.unlabelled = _scribble(rng, canvas)
         if rng.random() < 0.15:
@@ -153,11 +146,27 @@ def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene
         for _ in range(int(rng.integers(3, 7))):
             radius = float(np.exp(rng.uniform(np.log(14), np.log(48))))
             scene.shapes.append(_shape(rng, canvas, categories(), radius, base))
-    _hide_what_is_behind(scene)
+    regions = [*scene.crowds, *scene.shapes]
+    for behind, region in enumerate(regions):
+        for front in regions[behind + 1 :]:
+            region.visible = region.visible & ~front.visible
+        scene.unlabelled &= ~region.visible
     ramp = np.linspace(-1, 1, width)[None, :, None] * rng.normal(0, 15)
     noise = rng.normal(0, rng.uniform(4, 14), canvas.shape)
     scene.image = np.clip(canvas + ramp + noise, 0, 255).astype(np.uint8)
     return scene
+
+
+def label_map(scene: Scene) -> np.ndarray:
+    """Return the label map of a scene, (H, W) in uint8.
+
+    0 is no class; the classes of shapes start at 1, and those of grounds follow.
+    """
+    labels = np.full(scene.image.shape[:2], 1 + len(CLASSES) + scene.ground, np.uint8)
+    labels[scene.unlabelled] = 0
+    for shape in (*scene.crowds, *scene.shapes):
+        labels[shape.visible] = 1 + shape.category
+    return labels
 
 
 def write(root: Path, train: int = 600, val: int = 120, seed: int = 0, scale: int = 1) -> None:
@@ -201,10 +210,9 @@ def _write_imagenet(root: Path, split: str, scenes: list[Scene], rng: np.random.
                 cuts[shape.category].append(scene.to_pil(box))
     each = min(len(cuts[category]) for category in range(len(CLASSES)))
     if not each:
-        missing = CLASSES[min(range(len(CLASSES)), key=lambda category: len(cuts[category]))]
         raise UserError(
-            f'{len(scenes)} scenes for {split} leave the class {missing} without an image: '
-            'ask for 40 or more, or for none.'
+            f'{len(scenes)} scenes for {split} leave a class without an image: ask for 40 or more, '
+            'or for none.'
         )
     number = 0
     for category, wnid in enumerate(WNIDS):
@@ -248,8 +256,9 @@ def _right_class(scene: Scene, box: tuple[int, int, int, int]) -> int | None:
 
 
 def _write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
-    folder = root / f'{split}2017'
+    folder, annotations_folder = root / f'{split}2017', root / 'annotations'
     folder.mkdir(parents=True, exist_ok=True)
+    annotations_folder.mkdir(exist_ok=True)
     images, annotations = [], []
     for number, scene in enumerate(scenes, 1):
         name = f'{number:012d}.jpg'
@@ -262,20 +271,17 @@ def _write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
             annotations.append(
                 {'id': len(annotations) + 1, 'image_id': number, **_annotation(shape, crowd)}
             )
-    categories = [
-        {'id': id, 'name': name, 'supercategory': 'shape'}
-        for id, name in zip(COCO_IDS, CLASSES, strict=True)
-    ]
-    path = root / 'annotations' / f'instances_{split}2017.json'
-    path.parent.mkdir(exist_ok=True)
     content = {
         'info': {'description': 'Drawn shapes'},
         'licenses': [],
         'images': images,
         'annotations': annotations,
-        'categories': categories,
+        'categories': [
+            {'id': id, 'name': name, 'supercategory': 'shape'}
+            for id, name in zip(COCO_IDS, CLASSES, strict=True)
+        ],
     }
-    path.write_text(json.dumps(content))
+    (annotations_folder / f'instances_{split}2017.json').write_text(json.dumps(content))
 
 
 def _annotation(shape: Shape, crowd: int) -> dict[str, Any]:
@@ -283,7 +289,12 @@ def _annotation(shape: Shape, crowd: int) -> dict[str, Any]:
     if shape.whole and not crowd:
         segmentation: Any = [shape.polygon.ravel().tolist()]
     else:
-        segmentation = {'size': list(shape.visible.shape), 'counts': _run_lengths(shape.visible)}
+        # Uncompressed run lengths: column by column, zeros first.
+        pixels = shape.visible.T.ravel().astype(np.int8)
+        changes = np.flatnonzero(np.diff(pixels)) + 1
+        runs = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()
+        counts = [0, *runs] if pixels[0] else runs
+        segmentation = {'size': list(shape.visible.shape), 'counts': counts}
     return {
         'category_id': COCO_IDS[shape.category],
         'segmentation': segmentation,
@@ -291,14 +302,6 @@ def _annotation(shape: Shape, crowd: int) -> dict[str, Any]:
         'bbox': rle.toBbox(encoded).tolist(),
         'iscrowd': crowd,
     }
-
-
-def _run_lengths(mask: np.ndarray) -> list[int]:
-    """Return COCO's uncompressed run lengths of a mask, column by column, zeros first."""
-    pixels = mask.T.ravel().astype(np.int8)
-    changes = np.flatnonzero(np.diff(pixels)) + 1
-    runs = np.diff(np.concatenate([[0], changes, [pixels.size]])).tolist()
-    return [0, *runs] if pixels[0] else runs
 
 
 def _write_ade20k(root: Path, split: str, scenes: list[Scene]) -> None:
@@ -310,64 +313,41 @@ def _write_ade20k(root: Path, split: str, scenes: list[Scene]) -> None:
         name = f'ADE_{split}_{number:08d}'
         _save_jpeg(scene.to_pil().convert('RGB'), images / f'{name}.jpg')
         Image.fromarray(label_map(scene)).save(annotations / f'{name}.png')
-    (root / 'objectInfo150.txt').write_text(_object_info())
-
-
-def _object_info() -> str:
-    """Return the classes in the form of ADE20K's list, without its columns of frequencies."""
-    rows = [('Idx', 'Stuff', 'Name')]
+    rows = [('Idx', 'Stuff', 'Name')]  # without the columns of frequencies
     rows += [(i, int(i > len(CLASSES)), name) for i, name in enumerate((*CLASSES, *GROUNDS), 1)]
-    return ''.join('\t'.join(map(str, row)) + '\n' for row in rows)
-
-
-def label_map(scene: Scene) -> np.ndarray:
-    """Return the label map of a scene, (H, W) in uint8.
-
-    0 is no class; the classes of shapes start at 1, and those of grounds follow.
-    """
-    labels = np.full(scene.image.shape[:2], 1 + len(CLASSES) + scene.ground, np.uint8)
-    if scene.unlabelled is not None:
-        labels[scene.unlabelled] = 0
-    for shape in (*scene.crowds, *scene.shapes):
-        labels[shape.visible] = 1 + shape.category
-    return labels
+    lines = ['\t'.join(map(str, row)) + '\n' for row in rows]
+    (root / 'objectInfo150.txt').write_text(''.join(lines))
 
 
 def _save_jpeg(image: Image.Image, path: Path) -> None:
     image.save(path, 'JPEG', quality=90)
 
 
-def _outline(rng: np.random.Generator, category: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _outline(rng: np.random.Generator, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the outline (N, 2) of a shape of radius 1 around the origin, and that of its hole."""
-    name = CLASSES[category]
-    hole = None
     match name:
-        case 'circle' | 'ring':
+        case 'circle':
+            return _regular(48), None
+        case 'ring':
             outline = _regular(48)
-            hole = outline * rng.uniform(0.4, 0.7) if name == 'ring' else None
+            return outline, outline * rng.uniform(0.4, 0.7)
         case 'crescent':
             outer = np.radians(np.linspace(58.16, 301.84, 32))
             inner = np.radians(np.linspace(271.85, 88.15, 24))
-            outline = np.concatenate(
-                [_on_circle(outer), _on_circle(inner) * 0.85 + np.array([0.5, 0])]
-            )
+            shifted = _on_circle(inner) * 0.85 + np.array([0.5, 0])
+            return np.concatenate([_on_circle(outer), shifted]), None
         case 'heart':
             t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
             y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-            outline = np.stack([16 * np.sin(t) ** 3, -y], 1) / 16
-        case 'star':
-            outline = _regular(10)
-            outline[1::2] *= rng.uniform(0.4, 0.55)
+            return np.stack([16 * np.sin(t) ** 3, -y], 1) / 16, None
         case 'cross':
             a = rng.uniform(0.25, 0.4)
-            arm = np.array([[1, -a], [1, a], [a, a]])
-            turns = [np.array([[0, 1], [-1, 0]]), np.array([[-1, 0], [0, -1]])]
-            turns = [np.eye(2), turns[0], turns[1], -turns[0]]
-            outline = np.concatenate([arm @ turn for turn in turns])
-        case _:
-            sides = {'triangle': 3, 'square': 4, 'pentagon': 5, 'hexagon': 6}[name]
-            outline = _regular(sides)
-    return outline, hole
+            arm, turn = np.array([[1, -a], [1, a], [a, a]]), np.array([[0, 1], [-1, 0]])
+            return np.concatenate([arm, arm @ turn, arm @ -np.eye(2), arm @ -turn]), None
+    outline = _regular(_SIDES[name])
+    if name == 'star':
+        outline[1::2] *= rng.uniform(0.4, 0.55)
+    return outline, None
 
 
 def _on_circle(angles: np.ndarray) -> np.ndarray:
@@ -383,8 +363,8 @@ def _shape(
 ) -> Shape:
     """Draw a shape at a random place of `canvas` (H, W, 3)."""
     height, width = canvas.shape[:2]
-    centre = rng.uniform(0.5, 0.95, 2) * radius
-    centre = np.array([rng.uniform(c, n - c) for c, n in zip(centre, (width, height), strict=True)])
+    margin = rng.uniform(0.5, 0.95, 2) * radius
+    centre = np.array([rng.uniform(m, n - m) for m, n in zip(margin, (width, height), strict=True)])
     return _draw(rng, canvas, category, radius, centre, _contrasting(rng, ground, category))
 
 
@@ -400,20 +380,25 @@ def _draw(
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     stretch = np.array([1.0, rng.uniform(0.75, 1.0)])
-    outline, hole = (
-        None if o is None else np.round(o * stretch @ rotation * radius + centre, 2)
-        for o in _outline(rng, category)
-    )
-    outline = np.clip(outline, 0, [width, height])
-    hole = None if hole is None else np.clip(hole, 0, [width, height])
-    mask = _rasterise(outline, height, width)
-    if hole is not None:
-        mask &= ~_rasterise(hole, height, width)
-    texture = _ground(rng, GROUNDS[int(rng.integers(len(GROUNDS)))], height, width)
+    polygons = [
+        np.clip(np.round(o * stretch @ rotation * radius + centre, 2), 0, [width, height])
+        for o in _outline(rng, CLASSES[category])
+        if o is not None
+    ]
+    # The pixels as COCO's own tools rasterise the polygons, and the part of each that is covered.
+    masks = [
+        rle.decode(rle.frPyObjects([polygon.ravel().tolist()], height, width))[:, :, 0].astype(bool)
+        for polygon in polygons
+    ]
+    mask = masks[0] & ~masks[-1] if len(masks) > 1 else masks[0]
+    large = Image.new('L', (width * _ANTIALIASING, height * _ANTIALIASING))
+    for polygon, value in zip(polygons, (255, 0), strict=False):
+        ImageDraw.Draw(large).polygon([tuple(p) for p in polygon * _ANTIALIASING], value)
+    coverage = np.asarray(large.reduce(_ANTIALIASING), np.float32)[:, :, None] / 255
+    texture = _texture(rng, GROUNDS[int(rng.integers(len(GROUNDS)))], height, width)
     fill = colour + 0.4 * texture[:, :, None] * _tint(rng)
-    alpha = _coverage(outline, hole, height, width)[:, :, None]
-    canvas += alpha * (fill - canvas)
-    return Shape(category, outline, hole, mask, int(mask.sum()))
+    canvas += coverage * (fill - canvas)
+    return Shape(category, polygons[0], len(polygons) > 1, mask, int(mask.sum()))
 
 
 def _crowd(
@@ -423,19 +408,14 @@ def _crowd(
     height, width = canvas.shape[:2]
     middle = np.array([rng.uniform(45, width - 45), rng.uniform(45, height - 45)])
     colour = _contrasting(rng, ground, category)
-    shapes = [
-        _draw(
-            rng,
-            canvas,
-            category,
-            rng.uniform(6, 10),
-            np.clip(middle + rng.normal(0, 14, 2), 10, [width - 10, height - 10]),
-            colour,
-        )
-        for _ in range(int(rng.integers(9, 16)))
-    ]
+    shapes = []
+    for _ in range(int(rng.integers(9, 16))):
+        radius = rng.uniform(6, 10)
+        centre = np.clip(middle + rng.normal(0, 14, 2), 10, [width - 10, height - 10])
+        shapes.append(_draw(rng, canvas, category, radius, centre, colour))
     mask = np.logical_or.reduce([shape.visible for shape in shapes])
-    return Shape(category, np.concatenate([s.polygon for s in shapes]), None, mask, int(mask.sum()))
+    outlines = np.concatenate([shape.polygon for shape in shapes])
+    return Shape(category, outlines, False, mask, int(mask.sum()))
 
 
 def _scribble(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
@@ -447,36 +427,6 @@ def _scribble(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     mask = np.array(stroke)
     canvas[mask] = _colour(rng)
     return mask
-
-
-def _hide_what_is_behind(scene: Scene) -> None:
-    """Remove from every visible mask the pixels that were drawn over later."""
-    regions = [*scene.crowds, *scene.shapes]
-    for behind, region in enumerate(regions):
-        for front in regions[behind + 1 :]:
-            covered = _rasterise(front.polygon, *region.visible.shape)
-            if front.hole is not None:
-                covered &= ~_rasterise(front.hole, *region.visible.shape)
-            region.visible = region.visible & ~covered
-    if scene.unlabelled is not None:
-        for region in regions:
-            scene.unlabelled &= ~region.visible
-
-
-def _rasterise(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the pixels (H, W) of a polygon, as COCO's own tools rasterise it."""
-    encoded = rle.frPyObjects([polygon.ravel().tolist()], height, width)
-    return rle.decode(encoded)[:, :, 0].astype(bool)
-
-
-def _coverage(polygon: np.ndarray, hole: np.ndarray | None, height: int, width: int) -> np.ndarray:
-    """Return the part of every pixel that the polygon covers, (H, W) in 0-1."""
-    large = Image.new('L', (width * _ANTIALIASING, height * _ANTIALIASING))
-    draw = ImageDraw.Draw(large)
-    draw.polygon([tuple(p) for p in polygon * _ANTIALIASING], 255)
-    if hole is not None:
-        draw.polygon([tuple(p) for p in hole * _ANTIALIASING], 0)
-    return np.asarray(large.reduce(_ANTIALIASING), np.float32) / 255
 
 
 def _colour(rng: np.random.Generator, hue: float | None = None) -> np.ndarray:
@@ -500,7 +450,7 @@ def _tint(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(10, 35) * rng.uniform(0.6, 1.4, 3)
 
 
-def _ground(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
+def _texture(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
     """Return a texture (H, W) of values from about -1 to 1."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     turn, period = rng.uniform(0, np.pi), rng.uniform(6, 20)

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 
 import model  # noqa: F401
 from datasets import shapes
-from datasets.imagenet import load, open_image
+from datasets.imagenet import load
+from datasets.reading import open_image
 from reproduce import cli
 from reproduce.audit.rows import find_row, number
 from reproduce.base.files import sha256_of
@@ -171,6 +172,14 @@ def embedded(tmp_path_factory):
     root = tmp_path_factory.mktemp('shapes')
     shapes.write(root, train=0, val=40)
     return root / 'imagenet'
+
+
+@pytest.fixture(scope='session')
+def both_splits(tmp_path_factory):
+    """The embedded data in the form of all three data sets; it is not to be changed."""
+    root = tmp_path_factory.mktemp('both')
+    shapes.write(root, train=40, val=40)
+    return root
 
 
 @contextmanager

@@ -13,10 +13,8 @@ from reproduce.base.errors import UserError
 
 
 @pytest.fixture(scope='module')
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp('shapes')
-    shapes.write(root, train=60, val=60, seed=3)
-    return root
+def root(both_splits):
+    return both_splits
 
 
 @pytest.fixture(scope='module')
@@ -24,21 +22,14 @@ def coco(root):
     return COCO(root / 'coco/annotations/instances_val2017.json')
 
 
-def hashes(root):
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob('*'))
-        if path.is_file()
-    }
-
-
-def test_a_seed_gives_the_same_bytes_and_another_gives_others(tmp_path):
-    for name, seed in (('a', 1), ('b', 1), ('c', 2)):
-        shapes.write(tmp_path / name, train=0, val=50, seed=seed)
-    a, b, c = (hashes(tmp_path / name) for name in 'abc')
-    assert a == b
-    same = {name for name in set(a) & set(c) if a[name] == c[name]}
-    assert same == {'ade20k/ADEChallengeData2016/objectInfo150.txt'}
+def test_a_seed_gives_the_same_pixels_and_another_gives_others(root):
+    """Those of the committed digests, with which networks were trained and references measured."""
+    rngs = (np.random.default_rng([seed, 1]) for seed in (0, 0, 1))
+    a, b, c = ([shapes.draw_scene(rng, lambda: 4) for _ in range(3)] for rng in rngs)
+    assert all(np.array_equal(x.image, y.image) for x, y in zip(a, b, strict=True))
+    assert not any(x.image.shape == y.image.shape for x, y in zip(a, c, strict=True))
+    pixels = b''.join(scene.image.tobytes() + shapes.label_map(scene).tobytes() for scene in a)
+    assert hashlib.sha256(pixels).hexdigest()[:16] == '7bef5d433f160116'
 
 
 def test_the_imagenet_view_has_as_many_images_of_every_class(root):
@@ -88,12 +79,10 @@ def test_coco_masks_areas_and_boxes_are_those_of_its_own_tools(coco):
 def test_coco_has_what_the_real_one_has(root, coco):
     images = coco.loadImgs(coco.getImgIds())
     assert any(not coco.getAnnIds(image['id']) for image in images)
-    modes = set()
     for image in images:
         with Image.open(root / 'coco/val2017' / image['file_name']) as file:
             assert file.size == (image['width'], image['height'])
-            modes.add(file.mode)
-    assert modes == {'RGB', 'L'}
+    assert {Image.open(path).mode for path in root.glob('coco/*2017/*.jpg')} == {'RGB', 'L'}
     assert coco.getCatIds() == list(shapes.COCO_IDS) != list(range(1, 11))
 
 
