@@ -12,7 +12,6 @@ ROOT may also be the folder above, with COCO in ROOT/coco. A file of fewer image
 classes is read as well, and marked as not complete.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -159,16 +158,9 @@ def _check_for_training(path: AnyPath, content: Annotations) -> None:
     """Check what matters where mmdet reads the file `path` itself, and opens its images.
 
     Raises:
-        UserError: if the file begins with a byte order mark, its categories are in another order
-            than by id, or an image is said to lie outside the folder of the images.
+        UserError: if its categories are in another order than by id, or an image is said to lie
+            outside the folder of the images.
     """
-    with path.open('rb') as file:
-        encoding = json.detect_encoding(file.read(4))
-    if encoding != 'utf-8':
-        raise UserError(
-            f'{path} is in {encoding}, which mmdet does not read: save it as UTF-8 without a byte '
-            'order mark.'
-        )
     if not content.in_class_order:
         raise UserError(
             f'{path} lists its categories in another order than by id: sort them by id; detectors '

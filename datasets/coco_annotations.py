@@ -2,29 +2,31 @@
 
 import hashlib
 import json
-import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Annotated, Any, NotRequired
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Discriminator,
     Field,
     FiniteFloat,
     NonNegativeInt,
+    Tag,
     TypeAdapter,
     ValidationError,
 )
 from typing_extensions import TypedDict
 
-from datasets.coco_masks import UnsoundMaskError, check_polygons, sound_run_lengths
+from datasets.coco_masks import check_polygons, sound_run_lengths
 from datasets.stores import AnyPath
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
-from reproduce.base.files import unzipped
+from reproduce.base.files import first_error, unzipped
 from reproduce.base.wording import by_number, shortened
 
 NUM_IMAGES = {'train': 118_287, 'val': 5_000}
@@ -41,10 +43,6 @@ def _not_negative(box: list[float]) -> list[float]:
     return box
 
 
-# x, y, width, height in pixels; a list, since pycocotools does not accept tuples.
-Box = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4), AfterValidator(_not_negative)]
-
-
 def _whole(value: object) -> object:
     """Return what JSON writes as `3.0` or `true` as the number it is, and anything else as is."""
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
@@ -52,6 +50,8 @@ def _whole(value: object) -> object:
     return value
 
 
+# x, y, width, height in pixels; a list, since pycocotools does not accept tuples.
+Box = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4), AfterValidator(_not_negative)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 # Height and width in pixels.
 MaskSize = Annotated[list[Annotated[Whole, Field(gt=0)]], Field(min_length=2, max_length=2)]
@@ -66,7 +66,10 @@ class _ImageInfo(TypedDict):
 
 class _RunLengths(TypedDict):
     size: MaskSize
-    counts: str | list[NonNegativeInt]
+    counts: Annotated[
+        Annotated[str, Tag('compressed')] | Annotated[list[NonNegativeInt], Tag('plain')],
+        Discriminator(lambda value: 'plain' if isinstance(value, list) else 'compressed'),
+    ]
 
 
 class _Instance(TypedDict):
@@ -76,7 +79,13 @@ class _Instance(TypedDict):
     bbox: Box
     area: Annotated[FiniteFloat, Field(ge=0)]
     iscrowd: Annotated[Whole, Field(ge=0, le=1)]
-    segmentation: NotRequired[_RunLengths | list[list[FiniteFloat]]]
+    segmentation: NotRequired[
+        Annotated[
+            Annotated[_RunLengths, Tag('run_lengths')]
+            | Annotated[list[list[FiniteFloat]], Tag('polygons')],
+            Discriminator(lambda value: 'polygons' if isinstance(value, list) else 'run_lengths'),
+        ]
+    ]
 
 
 class _Category(TypedDict):
@@ -136,7 +145,7 @@ class Annotations:
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over the whole content, whatever the order in the file."""
         digest = hashlib.sha256()
-        for part in (self.categories, self.images, sorted(self.instances, key=_id)):
+        for part in (self.categories, self.images, _by_id(self.instances)):
             for entry in part:
                 digest.update(json.dumps(entry, sort_keys=True).encode() + b'\n')
         return digest.hexdigest()[:16]
@@ -145,7 +154,7 @@ class Annotations:
 def read(path: AnyPath) -> Annotations:
     """Return the checked content of the instances file at `path`, without looking at its images.
 
-    It may be gzipped and begin with a byte order mark. Masks are decoded and checked.
+    It may be gzipped. Masks are decoded and checked.
 
     Raises:
         UserError: if the file cannot be read, is not in the form of COCO's instances, or
@@ -160,22 +169,19 @@ def read(path: AnyPath) -> Annotations:
         ) from error
     for contradiction in _contradictions(content):
         raise UserError(f'the annotations {path} contradict themselves: {contradiction}.')
-    images = tuple(sorted(content['images'], key=_id))
-    sizes = {image['id']: (image['height'], image['width']) for image in images}
-    try:
-        instances = _with_sound_masks(content['annotations'], sizes)
-    except UnsoundMaskError as error:
-        raise UserError(
-            f'the annotations {path} contradict themselves: the segmentation of the annotation '
-            f'{error.index} {error}; restore the file.'
-        ) from error
-    return Annotations(
-        path,
-        images,
-        tuple(instances),
-        tuple(sorted(content['categories'], key=_id)),
-        in_class_order=content['categories'] == sorted(content['categories'], key=_id),
-    )
+    images, categories = _by_id(content['images']), _by_id(content['categories'])
+    sizes = {image['id']: [image['height'], image['width']] for image in images}
+    instances = []
+    for instance in content['annotations']:
+        try:
+            instances.append(_with_sound_mask(instance, sizes[instance['image_id']]))
+        except ValueError as error:
+            raise UserError(
+                f'the annotations {path} contradict themselves: the segmentation of the annotation '
+                f'{instance["id"]} {error}; restore the file.'
+            ) from error
+    in_order = content['categories'] == list(categories)
+    return Annotations(path, images, tuple(instances), categories, in_order)
 
 
 def _contradictions(content: Mapping[str, Sequence[dict[str, Any]]]) -> Iterator[str]:
@@ -199,34 +205,16 @@ def _contradictions(content: Mapping[str, Sequence[dict[str, Any]]]) -> Iterator
             )
 
 
-def _with_sound_masks(
-    instances: Sequence[dict[str, Any]], sizes: Mapping[int, tuple[int, int]]
-) -> list[dict[str, Any]]:
-    """Return the instances; run lengths in which runs are empty are encoded again.
-
-    Args:
-        sizes: height and width of each image by its id.
-
-    Raises:
-        UnsoundMaskError: with the id of the first instance whose mask is unsound, or of another
-            size than its image.
-    """
-    checked = []
-    for instance in instances:
-        mask, size = instance.get('segmentation'), sizes[instance['image_id']]
-        try:
-            if isinstance(mask, list):
-                check_polygons([mask], [size])
-            elif mask is not None:
-                if tuple(mask['size']) != size:
-                    problem = f'has the size {mask["size"]} and its image {list(size)}'
-                    raise UnsoundMaskError(0, problem)
-                (sound,) = sound_run_lengths([mask])
-                instance = instance if sound is mask else {**instance, 'segmentation': sound}
-        except UnsoundMaskError as error:
-            raise UnsoundMaskError(instance['id'], str(error)) from error
-        checked.append(instance)
-    return checked
+def _with_sound_mask(instance: dict[str, Any], size: list[int]) -> dict[str, Any]:
+    """Return an instance, whose run lengths are encoded again if some runs are empty."""
+    mask = instance.get('segmentation')
+    if isinstance(mask, list):
+        check_polygons(mask, *size)
+    elif mask is not None:
+        if mask['size'] != size:
+            raise ValueError(f'has the size {mask["size"]} and its image {size}')
+        return {**instance, 'segmentation': sound_run_lengths(mask)}
+    return instance
 
 
 def lacks(content: Annotations, split: str = 'val') -> list[str]:
@@ -255,38 +243,18 @@ def lacks(content: Annotations, split: str = 'val') -> list[str]:
 
 
 def read_json(path: AnyPath, schema: TypeAdapter) -> Any:
-    """Return the validated content of a JSON file, gzipped or not, in any of JSON's encodings.
+    """Return the validated content of a JSON file in UTF-8, gzipped or not.
 
     Raises:
         ValueError: if it cannot be read, or does not fit; its text is the first reason.
     """
     try:
-        content = unzipped(path.read_bytes())
-        encoding = json.detect_encoding(content)
-        text = content if encoding == 'utf-8' else content.decode(encoding)
-        return schema.validate_json(text, strict=True)
+        return schema.validate_json(unzipped(path.read_bytes()), strict=True)
     except ValidationError as error:
-        raise ValueError(_first_reason(error)) from error
+        raise ValueError(': '.join(filter(None, first_error(error)))) from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(getattr(error, 'strerror', None) or str(error)) from error
 
 
-def _first_reason(error: ValidationError) -> str:
-    errors = error.errors(include_url=False, include_input=False)
-    # Of a union there is an error for each alternative: the one meant is wrong deepest inside.
-    place = _place(errors[0]['loc'])
-    same = [e for e in errors if _place(e['loc'])[: len(place)] == place]
-    first = max(same, key=lambda e: (len(_place(e['loc'])), e['type'] == 'value_error'))
-    place = '.'.join(map(str, _place(first['loc'])))
-    return f'{place}: {first["msg"]}' if place else first['msg']
-
-
-def _place(loc: Sequence[int | str]) -> list[int | str]:
-    """Return where in the file an error is: pydantic adds the names of a union's alternatives."""
-    return [
-        part for part in loc if isinstance(part, int) or re.fullmatch('(?!str$)[a-z][a-z_]*', part)
-    ]
-
-
-def _id(entry: dict[str, Any]) -> int:
-    return entry['id']
+def _by_id(entries: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    return tuple(sorted(entries, key=itemgetter('id')))

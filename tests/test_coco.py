@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from datasets import coco, coco_annotations, shapes
 from datasets.coco_annotations import CATEGORY_IDS
 from reproduce.base.errors import DataNotFound, UserError
+from reproduce.base.files import unzipped
 from reproduce.tasks.detection_scores import (
     METRICS,
     DetectionScorer,
@@ -32,10 +33,8 @@ NAMES = [name for name in METRICS if name not in ('ap_l', 'ar_l')]  # no drawn s
 
 
 @pytest.fixture(scope='module')
-def drawn(tmp_path_factory):
-    root = tmp_path_factory.mktemp('drawn')
-    shapes.write(root, train=0, val=40)
-    return root / 'coco'
+def drawn(both_splits):
+    return both_splits / 'coco'
 
 
 @pytest.fixture(scope='module')
@@ -162,29 +161,19 @@ def annotation(content, **values):
     ('change', 'message'),
     [
         (lambda c: c.pop('images'), 'are not COCO.*: images: Field required'),
-        (lambda c: c.pop('categories'), 'are not COCO.*: categories: Field required'),
         (
             lambda c: c.update(annotations=[{'id': 1, 'image_id': 1, 'caption': 'shapes'}]),
             r'are not COCO.*: annotations\.0\.category_id: Field required',
         ),
-        (lambda c: c['images'][0].pop('width'), r'images\.0\.width: Field required'),
         (lambda c: c['images'][0].update(height=0), r'images\.0\.height: .* greater than 0'),
         (lambda c: annotation(c, bbox=[1, 2, -3, 4]), r'annotations\.0\.bbox: .* negative side'),
         (lambda c: annotation(c, bbox=[1, float('nan'), 3, 4]), r'bbox\.1: .* finite number'),
-        (lambda c: annotation(c, bbox=[1, 2, 3]), r'annotations\.0\.bbox: .* at least 4 items'),
-        (lambda c: annotation(c, area=float('inf')), r'annotations\.0\.area: .* finite number'),
         (
             lambda c: annotation(c, image_id=99),
             '1 of .* annotations have no known image_id, first 1 with 99',
         ),
-        (
-            lambda c: annotation(c, category_id=4),
-            'annotations have no known category_id, first 1 with 4',
-        ),
         (lambda c: annotation(c, id=2), 'annotations have the id 2 more than once'),
-        (lambda c: c['images'][0].update(id=2), 'images have the id 2 more than once'),
         (lambda c: c['images'][0].update(height=10**9), 'has 536,870,912 pixels or more'),
-        (lambda c: c['categories'][0].update(id=2), 'categories have the id 2 more than once'),
         (lambda c: c['categories'][0].update(name='ring'), 'the name ring more than once'),
         (
             lambda c: annotation(c, segmentation={'size': [3, 4], 'counts': [12]}),
@@ -230,14 +219,8 @@ def test_bools_and_whole_floats_are_numbers(changeable, annotations):
         coco.read(instances_file(changeable, content))
 
 
-@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
-def test_annotations_in_other_encodings_or_gzipped(changeable, annotations, encoding, monkeypatch):
+def test_annotations_may_be_gzipped(changeable, annotations):
     path = changeable / 'annotations/instances_val2017.json'
-    text = path.read_text()
-    path.write_text(text, encoding=encoding)
-    assert coco.read(path).fingerprint == annotations.fingerprint
-    with pytest.raises(UserError, match=f'is in {encoding}, which mmdet does not read'):
-        coco.load(changeable)
     zipped = path.with_name('instances_val2017.json.gz')
     zipped.write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
@@ -246,18 +229,14 @@ def test_annotations_in_other_encodings_or_gzipped(changeable, annotations, enco
         coco.load(changeable)
 
 
-def test_a_gzipped_file_that_is_too_large_is_not_unpacked(tmp_path):
-    path = tmp_path / 'bomb.json.gz'
-    with gzip.open(path, 'wb', 1) as file:
-        file.write(b'[')
-        for _ in range(65):
-            file.write(bytes(2**24))
-    assert path.stat().st_size < 2**23
-    with pytest.raises(UserError, match=r'cannot be read \(it holds more than 1,073,741,824 bytes'):
-        read(path)
+def test_a_gzipped_file_that_is_too_large_is_not_unpacked():
+    content = gzip.compress(bytes(10_001))
+    assert len(unzipped(content, 10_001)) == 10_001
+    with pytest.raises(ValueError, match='more than 10,000 bytes'):
+        unzipped(content, 10_000)
 
 
-@pytest.mark.parametrize('name', ['../../secret.jpg', '/etc/secret.jpg', 'a/../../secret.jpg'])
+@pytest.mark.parametrize('name', ['../../secret.jpg', '/etc/secret.jpg'])
 def test_an_image_outside_its_folder_is_not_opened(changeable, name):
     content = content_of(changeable)
     content['images'][3]['file_name'] = name
@@ -309,8 +288,6 @@ def test_folders_without_coco(drawn, tmp_path):
     shutil.copy(drawn / 'annotations/instances_val2017.json', tmp_path / 'annotations')
     with pytest.raises(UserError, match=r'has annotations and no images: .* in val2017 or images'):
         coco.load(tmp_path)
-    with pytest.raises(UserError, match=r'no annotations/instances_train2017\.json'):
-        coco.load(drawn, 'train')
     with pytest.raises(UserError, match="no split 'test'"):
         coco.load(drawn, 'test')
     with pytest.raises(UserError, match='give 1 or more'):
@@ -485,8 +462,8 @@ def hard_case(seed):
 
 @pytest.mark.parametrize('kind', ['box', 'mask'])
 def test_the_fast_scorer_gives_the_twelve_numbers_of_pycocotools(annotations, tmp_path, kind):
-    cases = [(annotations, shifted(annotations, seed)) for seed in range(3)]
-    for seed in range(20):
+    cases = [(annotations, shifted(annotations))]
+    for seed in range(8):
         content, results = hard_case(seed)
         cases.append((coco.read(instances_file(tmp_path, content)), results))
     cases.append((annotations, []))
@@ -500,8 +477,9 @@ def test_the_fast_scorer_gives_the_twelve_numbers_of_pycocotools(annotations, tm
     assert len(set(spread)) == len(cases)
 
 
-@pytest.mark.parametrize('fast', [False, True])
-@pytest.mark.parametrize('change', [lambda i: i - 10**6, lambda i: i + 2**70])
+@pytest.mark.parametrize(
+    ('change', 'fast'), [(lambda i: i - 10**6, False), (lambda i: i + 2**70, True)]
+)
 def test_ids_may_be_any_whole_numbers(tmp_path, fast, change):
     """0, below 0, and too large for 64 bits."""
     content, results = hard_case(1)
@@ -515,20 +493,6 @@ def test_ids_may_be_any_whole_numbers(tmp_path, fast, change):
         for r in results
     ]
     assert score(found, coco.read(instances_file(tmp_path, renumbered)), fast) == expected
-
-
-def test_an_object_with_the_id_0_counts(tmp_path):
-    content, _ = hard_case(1)
-    content['annotations'] = [{**content['annotations'][0], 'iscrowd': 0}]
-    assert content['annotations'][0]['id'] == 0
-    truth = coco.read(instances_file(tmp_path, content))
-    metrics, _ = score(truth_as_results_of_run_lengths(truth), truth)
-    assert metrics['box_ap'] == pytest.approx(100)
-
-
-def truth_as_results_of_run_lengths(annotations):
-    keys = ('image_id', 'category_id', 'bbox', 'segmentation')
-    return [{**{key: i[key] for key in keys}, 'score': 0.5} for i in annotations.instances]
 
 
 def test_nothing_detected_is_zero_and_not_a_gap(annotations):
@@ -586,16 +550,9 @@ def without(key):
     [
         ({'annotations': []}, 'Input should be a valid array'),
         ([result(), without('score')], r'1\.score: Field required'),
-        ([without('image_id')], r'0\.image_id: Field required'),
         ([result(score=float('nan'))], r'0\.score: .* finite number'),
-        ([result(bbox=[1.0, float('nan'), 3.0, 4.0])], r'0\.bbox\.1: .* finite number'),
         ([result(bbox=[1.0, 2.0, -3.0, 4.0])], 'negative side'),
-        ([result(bbox=[1.0, 2.0, 3.0])], 'at least 4 items'),
-        (
-            [result(segmentation=[[1, 2, 3, 4, 5, 6]])],
-            r'0\.segmentation: .*polygons are no mask of a result',
-        ),
-        ([result(category_id='3')], r'0\.category_id: .* valid integer'),
+        ([result(segmentation=[[1, 2, 3, 4, 5, 6]])], r'0\.segmentation: .* object'),
         ([result(), result(image_id=99)], '1 detection has the image_id 99, which is not there'),
         ([result(category_id=4)] * 3, '3 detections have, first, the category_id 4'),
         ([result(), without('bbox')], 'have no bbox in 1 of 2 detections'),

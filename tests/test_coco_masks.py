@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as run_lengths
 
-from datasets.coco_masks import UnsoundMaskError, check_polygons, sound_run_lengths
+from datasets.coco_masks import check_polygons, sound_run_lengths
 
 HEIGHT, WIDTH = 100, 120
 SIZE = [HEIGHT, WIDTH]
@@ -43,15 +43,12 @@ def random_masks(rng, n):
 
 
 def test_sound_masks_of_any_kind_are_sound():
-    made = random_masks(np.random.default_rng(0), 600)
-    masks = [m for m, _ in made]
-    for one, runs in made:
-        expected = run_lengths.frPyObjects({**one, 'counts': runs}, *one['size'])
+    for one, runs in random_masks(np.random.default_rng(0), 300):
+        plain = {**one, 'counts': runs}
+        expected = run_lengths.frPyObjects(plain, *one['size'])
         assert one['counts'].encode() == expected['counts']
-    assert sound_run_lengths(masks) == masks
-    lists = [{**one, 'counts': runs} for one, runs in made]
-    assert sound_run_lengths(lists) == lists
-    assert sound_run_lengths([]) == []
+        assert sound_run_lengths(one) == one
+        assert sound_run_lengths(plain) == plain
 
 
 def test_runs_of_no_pixels_are_encoded_again():
@@ -60,8 +57,7 @@ def test_runs_of_no_pixels_are_encoded_again():
         at = int(rng.integers(1, len(runs) + 1))
         for longer in ([*runs[:at], 0, 0, *runs[at:]], [*runs, 0], [*runs, 0, 0]):
             for counts in (compressed(longer), longer):
-                (again,) = sound_run_lengths([{**one, 'counts': counts}])
-                assert again == one
+                assert sound_run_lengths({**one, 'counts': counts}) == one
         pixels = np.repeat(np.arange(len(runs)) % 2, runs).reshape(one['size'], order='F')
         assert np.array_equal(run_lengths.decode(one), pixels)
 
@@ -84,32 +80,24 @@ UNSOUND = {
 
 
 @pytest.mark.parametrize('name', UNSOUND)
-def test_the_first_unsound_mask_is_found_among_others(name):
-    good = [m for m, _ in random_masks(np.random.default_rng(2), 20)]
-    for at in (0, 7, 20):
-        with pytest.raises(UnsoundMaskError, match=r'be decoded|do not cover') as error:
-            sound_run_lengths([*good[:at], UNSOUND[name], *good[at:], UNSOUND[name]])
-        assert error.value.index == at
+def test_unsound_run_lengths(name):
+    with pytest.raises(ValueError, match=r'be decoded|do not cover'):
+        sound_run_lengths(UNSOUND[name])
 
 
 def test_the_length_of_polygons_and_where_they_are():
     triangle = [0.0, 0.0, 9.5, 0.0, 9.5, 20.0]
-    sound = [[triangle], [], [triangle, [-3.0, -2.0, 125.0, 0, 3, 101]]]
-    sizes = [(HEIGHT, WIDTH)] * 4
-    check_polygons(sound, sizes[:3])
-    check_polygons([], [])
+    check_polygons([triangle, [-3.0, -2.0, 125.0, 0, 3, 101]], *SIZE)
+    check_polygons([], *SIZE)
     for polygon, problem in (
         ([10, 12, 35, 42], 'has a polygon of 4 numbers: expected x and y of three points or more'),
-        ([], 'has a polygon of 0 numbers'),
         ([*triangle, 1.0], 'has a polygon of 7 numbers'),
-        ([*triangle, 1e9, 5], r'has a polygon with the coordinate 1e+09, far outside its image'),
         ([*triangle, 5, -1e9], r'has a polygon with the coordinate -1e+09, far outside'),
         ([*triangle, 241, 5], 'the coordinate 241, far outside its image of 120 x 100 pixels'),
         ([*triangle, 5, 221], 'the coordinate 221, far outside'),
     ):
-        with pytest.raises(UnsoundMaskError, match=re.escape(problem)) as error:
-            check_polygons([*sound, [triangle, polygon]], sizes)
-        assert error.value.index == 3
+        with pytest.raises(ValueError, match=re.escape(problem)):
+            check_polygons([triangle, polygon], *SIZE)
 
 
 @pytest.fixture
@@ -151,22 +139,19 @@ def files(tmp_path):
 
 @pytest.mark.parametrize('place', ['result', 'truth'])
 def test_an_unsound_mask_is_one_sentence(run, files, place):
-    for name, bad in UNSOUND.items():
-        code, out, err = run(*files(**{place: bad}), *(['--fast'] if 'e' in name else []))
+    for name in ('short', 'endless', 'not ASCII'):
+        code, out, err = run(*files(**{place: UNSOUND[name]}), '--fast')
         assert (code, out, err.count('\n')) == (2, '', 1)
         who = 'detection 3, on the image 2,' if place == 'result' else 'annotation 11'
-        assert f'the segmentation of the {who} ' in err or name == 'not Unicode'  # no JSON
+        assert f'the segmentation of the {who} ' in err
 
 
 @pytest.mark.parametrize(
     ('truth', 'message'),
     [
         ([[10, 12, 35, 42]], 'the annotation 11 has a polygon of 4 numbers'),
-        ([[10, 12, 35, 42, 50, 1e9]], 'the annotation 11 has a polygon with the coordinate 1e+09'),
-        ([[10, 12, 35, 42, 'x', 9]], 'annotations.1.segmentation.0.4: Input should be a valid num'),
-        ([10, 12, 35, 42, 50, 60], 'annotations.1.segmentation.0: Input should be a valid array'),
-        ({'size': SIZE}, 'annotations.1.segmentation.counts: Field required'),
-        ({'size': SIZE, 'counts': [5, -5, PIXELS]}, 'annotations.1.segmentation.counts.1: Input'),
+        ([[10, 12, 35, 42, 'x', 9]], 'annotations.1.segmentation.polygons.0.4: Input should be a'),
+        ({'size': SIZE}, 'annotations.1.segmentation.run_lengths.counts: Field required'),
         ({'size': SIZE, 'counts': [5, 10**20]}, 'has run lengths that do not cover'),
         ({'size': [50, 60], 'counts': [3000]}, 'has the size [50, 60] and its image [100, 120]'),
         ([], 'has no segmentation for 1 of its 3 objects'),

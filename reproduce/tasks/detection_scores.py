@@ -12,12 +12,12 @@ from typing import Annotated, Any, NotRequired
 import hotcoco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter
+from pydantic import BeforeValidator, FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from datasets.coco import COCO as CocoData
 from datasets.coco_annotations import Annotations, Box, MaskSize, Whole, read_json
-from datasets.coco_masks import UnsoundMaskError, sound_run_lengths
+from datasets.coco_masks import sound_run_lengths
 from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
@@ -32,30 +32,16 @@ class _Mask(TypedDict):
     counts: str
 
 
-def _no_polygon(mask: list[Any]) -> list[Any]:
-    if mask:
-        raise ValueError(
-            'polygons are no mask of a result; expected size and counts, as '
-            'pycocotools.mask.encode gives them'
-        )
-    return mask
-
-
 # As in pycocotools, an empty list is no mask and no box.
-_Empty = Annotated[list[Any], Field(max_length=0)]
+_NoneIfEmpty = BeforeValidator(lambda value: None if value == [] else value)
 
 
 class _Detection(TypedDict):
     image_id: Whole
     category_id: Whole
-    bbox: NotRequired[Annotated[Box | _Empty, Field(union_mode='left_to_right')]]
+    bbox: NotRequired[Annotated[Box | None, _NoneIfEmpty]]
     score: FiniteFloat
-    segmentation: NotRequired[
-        Annotated[
-            _Mask | Annotated[list[Any], AfterValidator(_no_polygon)],
-            Field(union_mode='left_to_right'),
-        ]
-    ]
+    segmentation: NotRequired[Annotated[_Mask | None, _NoneIfEmpty]]
 
 
 _DETECTIONS = TypeAdapter(list[_Detection])
@@ -176,7 +162,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         ) from error
     for result in results:
         for _, key in KINDS.values():
-            if result.get(key) == []:
+            if key in result and result[key] is None:
                 del result[key]
     return results
 
@@ -235,15 +221,16 @@ def checked(
             f'{wrong[0]["segmentation"]["size"]} on the image {wrong[0]["image_id"]}, which has '
             f'{sizes[wrong[0]["image_id"]]}; take the masks at the size of the images.'
         )
-    try:
-        masks = sound_run_lengths([result['segmentation'] for result in results])
-    except UnsoundMaskError as error:
-        raise UserError(
-            f'the results {path}: the segmentation of the detection {error.index + 1:,}, on the '
-            f'image {results[error.index]["image_id"]}, {error}; encode masks with '
-            'pycocotools.mask.encode.'
-        ) from error
-    return [{**result, 'segmentation': mask} for result, mask in zip(results, masks, strict=True)]
+    sound = []
+    for number, result in enumerate(results, 1):
+        try:
+            sound.append({**result, 'segmentation': sound_run_lengths(result['segmentation'])})
+        except ValueError as error:
+            raise UserError(
+                f'the results {path}: the segmentation of the detection {number:,}, on the image '
+                f'{result["image_id"]}, {error}; encode masks with pycocotools.mask.encode.'
+            ) from error
+    return sound
 
 
 def score_images(
