@@ -4,20 +4,17 @@ They are in the devkit, or in a text file of `name wnid` lines, as Kaggle's.
 """
 
 import gzip
-import shutil
+import io
+import tarfile
 import zlib
-from collections.abc import Iterable, Sequence
-from functools import partial
-from io import BytesIO
+from collections.abc import Collection, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from datasets.classes import WNID
 from datasets.reading import read_text
-from datasets.stores import AnyPath, derived_file, open_archive
+from datasets.stores import AnyPath
 from reproduce.base.errors import UserError
-from reproduce.base.wording import by_number, shortened
+from reproduce.base.wording import shortened
 
 _GROUND_TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
 _META = 'meta.mat'
@@ -27,7 +24,7 @@ _DEVKIT_ARCHIVE = 'ILSVRC2012_devkit_t12.tar.gz'
 
 
 def flat_labels(
-    places: Sequence[AnyPath], images: Sequence[str]
+    places: Sequence[AnyPath], images: Collection[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Return the WordNet id of every flat image by its name, and all ids that have a label.
 
@@ -38,83 +35,76 @@ def flat_labels(
     Raises:
         UserError: if there are no labels, they cannot be read, or they do not fit the images.
     """
-    places = list(dict.fromkeys(places))
-    if packed := _first_file(p / _DEVKIT_ARCHIVE for p in places if isinstance(p, Path)):
-        places.append(open_archive(derived_file([packed], '.tar', partial(_gunzip, packed))))
-    in_devkit = [place / folder for place in places for folder in _DEVKIT]
-    if ground_truth := _first_file(folder / _GROUND_TRUTH for folder in in_devkit):
-        meta = _first_file(folder / _META for folder in (ground_truth.parent, *in_devkit))
-        if meta is None:
-            raise UserError(
-                f"{ground_truth} numbers the classes in an order of the devkit's: expected its "
-                f"{_META} in the same folder; copy it from the devkit's data folder."
-            )
-        path, labels, wnids = ground_truth, *_devkit_labels(ground_truth, meta, len(images))
-    elif path := _first_file(place / name for place in places for name in _LABEL_FILES):
-        labels = _listed_labels(path)
-        wnids = sorted(set(labels.values()))
-    else:
+    source, labels, wnids = _find(places)
+    if source is None:
         raise UserError(
-            f'{shortened(images, 1)} are not in class folders and have '
+            f'{shortened(sorted(images), 1)} are not in class folders and have '
             f"no labels: expected the devkit's {_GROUND_TRUTH} and {_META}, or {_LABEL_FILES[0]} "
             f"of 'name wnid' lines, in {places[0]}."
         )
-    names = set(images)
-    if missing := sorted(labels.keys() - names):
+    if labels.keys() != set(images):
+        without = sorted(set(images) - labels.keys())
+        missing = sorted(labels.keys() - set(images))
+        problem = f'has no label for {shortened(without, 1)}' if without else ''
+        problem = problem or f'labels {shortened(missing, 1)}, which is not there'
         raise UserError(
-            f'{path} labels {shortened(missing, 1)}, which {by_number(missing, "is", "are")} not '
-            'there: expected an image for every label; restore the images or remove the labels.'
-        )
-    if unlabelled := sorted(names - labels.keys()):
-        raise UserError(
-            f'{path} has no label for {shortened(unlabelled, 1)}: expected one for every image; '
-            'complete it.'
+            f'{source} {problem}: expected one label for each image; restore the images, or label '
+            f"those that are there in {_LABEL_FILES[0]} of 'name wnid' lines instead."
         )
     return labels, wnids
 
 
-def _gunzip(packed: Path, target: Path) -> None:
-    try:
-        with gzip.open(packed) as source, target.open('wb') as file:
-            shutil.copyfileobj(source, file)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f'{packed} cannot be unpacked ({error}): download it again.') from error
+def _find(places: Sequence[AnyPath]) -> tuple[AnyPath | None, dict[str, str], list[str]]:
+    """Return the first file of labels, the labels by the names of the images, and the classes."""
+    for packed in (place / _DEVKIT_ARCHIVE for place in places if isinstance(place, Path)):
+        if packed.is_file():
+            try:
+                content = io.BytesIO(gzip.decompress(packed.read_bytes()))
+                with tarfile.open(fileobj=content) as tar:
+                    data = 'ILSVRC2012_devkit_t12/data'
+                    truth, meta = (
+                        tar.extractfile(f'{data}/{name}').read() for name in (_GROUND_TRUTH, _META)
+                    )
+            except (tarfile.TarError, KeyError, EOFError, OSError, zlib.error) as error:
+                raise UserError(
+                    f'{packed} cannot be unpacked ({error}): download it again.'
+                ) from error
+            return packed, *_devkit_labels(packed, truth, meta)
+    for folder in (place / name for place in places for name in _DEVKIT):
+        truth, meta = folder / _GROUND_TRUTH, folder / _META
+        if truth.is_file() and not meta.is_file():
+            raise UserError(
+                f"{truth} numbers the classes in an order of the devkit's: expected its "
+                f"{_META} in the same folder; copy it from the devkit's data folder."
+            )
+        if truth.is_file():
+            return truth, *_devkit_labels(truth, read_text(truth).encode(), meta.read_bytes())
+    for path in (place / name for place in places for name in _LABEL_FILES):
+        if path.is_file():
+            labels = _listed_labels(path)
+            return path, labels, sorted(set(labels.values()))
+    return None, {}, []
 
 
-def _devkit_labels(
-    ground_truth: AnyPath, meta: AnyPath, images: int
-) -> tuple[dict[str, str], list[str]]:
+def _devkit_labels(source: AnyPath, truth: bytes, meta: bytes) -> tuple[dict[str, str], list[str]]:
     # Only the devkit's own labels need SciPy, which takes as long to import as all the rest.
     import scipy.io
-    from scipy.io.matlab import MatReadError
 
     try:
-        synsets = np.atleast_1d(
-            scipy.io.loadmat(BytesIO(meta.read_bytes()), squeeze_me=True)['synsets']
-        )
+        synsets = scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)['synsets']
         wnids = {
-            str(int(s['ILSVRC2012_ID'])): str(s['WNID'])
-            for s in synsets
+            int(s['ILSVRC2012_ID']): str(s['WNID'])
+            for s in synsets.reshape(-1)
             if not int(s['num_children'])
         }
-    except (MatReadError, OSError, KeyError, ValueError, TypeError, NotImplementedError) as error:
+        labels = [wnids[int(line)] for line in truth.split()]
+    except Exception as error:  # whatever SciPy raises, or a label without a class
         raise UserError(
-            f'cannot read the classes in {meta}: {error}; copy it from the devkit again.'
+            f'cannot read the labels of {source} with the classes in {_META}: '
+            f'{type(error).__name__}: {error}; take both from the devkit again.'
         ) from error
-    ids = read_text(ground_truth).split()
-    if len(ids) != images:
-        raise UserError(
-            f'{ground_truth} has {len(ids):,} labels for {images:,} images: expected one for '
-            'each; complete the images, or label the ones there are in '
-            f"{_LABEL_FILES[0]} of 'name wnid' lines instead."
-        )
-    if unknown := [i for i in ids if i not in wnids]:
-        raise UserError(
-            f"{ground_truth} has the label '{unknown[0]}', which is not a class of {meta}: take "
-            'both from the same devkit.'
-        )
-    labels = {f'ILSVRC2012_val_{number:08d}.JPEG': wnids[i] for number, i in enumerate(ids, 1)}
-    return labels, sorted(wnids.values())
+    names = (f'ILSVRC2012_val_{number:08d}.JPEG' for number in range(1, len(labels) + 1))
+    return dict(zip(names, labels, strict=True)), sorted(wnids.values())
 
 
 def _listed_labels(path: AnyPath) -> dict[str, str]:
@@ -131,7 +121,3 @@ def _listed_labels(path: AnyPath) -> dict[str, str]:
         name = fields[0].rsplit('/', 1)[-1].removesuffix('.JPEG')
         labels[f'{name}.JPEG'] = fields[1]
     return labels
-
-
-def _first_file(paths: Iterable[AnyPath]) -> AnyPath | None:
-    return next((path for path in paths if path.is_file()), None)

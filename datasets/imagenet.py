@@ -31,11 +31,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from datasets.classes import NUM_CLASSES, WNID, imagenet_classes, number_classes
 from datasets.flat_labels import flat_labels
-from datasets.reading import DECODING_ERRORS, pillow_source, unreadable
 from datasets.shards import find_shards
 from datasets.stores import AnyPath, StoredPath, open_archive
 from datasets.subset import Survey, check_request, evenly_spaced
@@ -49,7 +46,7 @@ VAL_IMAGES_PER_CLASS = 50
 _NAMES = ('imagenet', 'ImageNet', 'imagenet-1k', 'ILSVRC2012')
 
 _FLAT = re.compile(r'ILSVRC2012_val_\d{8}\.JPEG')
-_SUFFIXES = {'.jpeg', '.jpg', '.png'}
+_SUFFIXES = ('.jpeg', '.jpg', '.png')
 _KAGGLE = 'ILSVRC/Data/CLS-LOC'
 
 # Archives of one split, and of several; other archives of a folder are not opened.
@@ -92,25 +89,6 @@ class ImageNet:
     notes: tuple[str, ...] = ()
 
 
-class _Entry(NamedTuple):
-    """A file or a folder in a folder.
-
-    Attributes:
-        size: the bytes of a file; -1 for a folder, and None for a link to nothing, a pipe, ...
-    """
-
-    path: AnyPath
-    size: int | None
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def is_folder(self) -> bool:
-        return self.size == -1
-
-
 class _Labelled(NamedTuple):
     """An image with its size in bytes and the name of its class."""
 
@@ -125,6 +103,11 @@ class _Found(NamedTuple):
     images: list[_Labelled]
     names: list[str]
     left_out: list[str]
+
+
+# The content of a folder by name: each path with the size of a file in bytes, -1 for a folder, and
+# None for a link to nothing, a pipe, ...
+_Entries = dict[str, tuple[AnyPath, int | None]]
 
 
 def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
@@ -192,29 +175,15 @@ def survey(root: Path, split: str = 'val') -> Survey:
     return Survey(data.samples, NUM_IMAGES[split], data.problems, (place,))
 
 
-def open_image(path: AnyPath) -> Image.Image:
-    """Return the whole image at `path`, decoded, in RGB, as its pixels are stored.
-
-    The EXIF orientation is ignored. The format is recognised by the content and not by the name:
-    ImageNet has a PNG and CMYK JPEGs under `.JPEG`.
-
-    Raises:
-        UserError: if the file is missing, truncated or not an image.
-    """
-    try:
-        with Image.open(pillow_source(path)) as image:
-            return image.convert('RGB')
-    except DECODING_ERRORS as error:
-        raise unreadable('image', path, error) from error
-
-
 def _fingerprint(images: Sequence[tuple[int, str, AnyPath, int]], classes: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for label, name, path, size in images:
         try:
             digest.update(f'{label} {classes[label]}/{name} {size}\n'.encode())
         except UnicodeEncodeError as error:
-            where = path.file if isinstance(path, StoredPath) else path.parent
+            where = path.parent
+            if isinstance(path, StoredPath):
+                where = path.store.paths[path.member.part]
             raise UserError(
                 f'the name {classes[label]}/{name!a} in {where} is not in UTF-8: rename it.'
             ) from error
@@ -239,7 +208,7 @@ def _find(root: Path, split: str) -> _Found:
         return found
     for base in bases:
         if shards := find_shards(base, split):
-            images = [_Labelled(path, path.size, name) for path, name in shards[0]]
+            images = [_Labelled(path, path.member.size, name) for path, name in shards[0]]
             return _Found(images, [name for *_, name in images], shards[1])
     flat = ' or ILSVRC2012_val_*.JPEG' if split == 'val' else ''
     raise DataNotFound(
@@ -262,22 +231,50 @@ def _first_found(
     """
     for folder, around in places:
         entries = _entries(folder)
-        if any(entry.is_folder and WNID.fullmatch(entry.name) for entry in entries):
-            return _in_wnid_folders(entries)
-        flat = [entry for entry in entries if _FLAT.fullmatch(entry.name)]
+        if any(size == -1 and WNID.fullmatch(name) for name, (_, size) in entries.items()):
+            return _in_class_folders({n: e for n, e in entries.items() if WNID.fullmatch(n)})
+        flat = {name: entry for name, entry in entries.items() if _FLAT.fullmatch(name)}
         if split == 'val' and flat:
-            names = [entry.name for entry in flat]
-            labels, wnids = flat_labels((*around, folder, folder.parent), names)
-            return _Found([_labelled(entry, labels[entry.name]) for entry in flat], wnids, [])
-    return next((found for folder in named if (found := _in_named_folders(folder))), None)
+            labels, wnids = flat_labels((*around, folder, folder.parent), flat)
+            return _Found([_labelled(e, labels[name]) for name, e in flat.items()], wnids, [])
+    for folder in named:
+        # A folder without an image is not a class, and a single folder with images is more likely
+        # the `images` of a detection data set.
+        found = _in_class_folders(
+            {n: e for n, e in _entries(folder).items() if n not in _LEFT_BY_SYSTEMS}, False
+        )
+        if len(found.names) > 1:
+            return found
+    return None
+
+
+def _in_class_folders(entries: _Entries, by_wnid: bool = True) -> _Found:
+    """Return the images in class folders.
+
+    Args:
+        entries: the folders; other files are ignored unless the names are WordNet ids.
+        by_wnid: whether they are. If not, folders without an image are not classes.
+    """
+    images, names, others = [], [], []
+    for name, (path, size) in entries.items():
+        if size is None or (by_wnid and size >= 0):
+            raise _inaccessible(path, 'it is not a class folder')
+        files = {n: e for n, e in _entries(path).items() if e[1] != -1} if size == -1 else {}
+        found = {n: e for n, e in files.items() if n.lower().endswith(_SUFFIXES)}
+        if found or (by_wnid and size == -1):
+            images += [_labelled(entry, name) for entry in found.values()]
+            names.append(name)
+            others += [f'{name}/{n}' for n in files if n not in found]
+    left_out = [f'files that are not *.jpg, *.jpeg or *.png, left out: {shortened(others)}']
+    return _Found(images, names, left_out if others and not by_wnid else [])
 
 
 def _archives(folder: Path, split: str) -> Iterator[tuple[Path, bool]]:
     """Yield the archives in `folder` that may hold the split, and whether it is all they hold."""
     of_split = re.compile(_SPLIT_ARCHIVE.format(split=split))
-    files = [entry for entry in _entries(folder) if not entry.is_folder]
-    yield from ((file.path, True) for file in files if of_split.fullmatch(file.name))
-    yield from ((file.path, False) for file in files if _ARCHIVE.fullmatch(file.name))
+    files = {name: path for name, (path, size) in _entries(folder).items() if size != -1}
+    yield from ((path, True) for name, path in files.items() if of_split.fullmatch(name))
+    yield from ((path, False) for name, path in files.items() if _ARCHIVE.fullmatch(name))
 
 
 def _tops(root: StoredPath) -> list[StoredPath]:
@@ -286,78 +283,40 @@ def _tops(root: StoredPath) -> list[StoredPath]:
     return [root, *(e for e in entries if len(entries) == 1 and e.is_dir())]
 
 
-def _entries(folder: AnyPath) -> list[_Entry]:
+def _entries(folder: AnyPath) -> _Entries:
     """Return the content of a folder by name, without what is hidden; nothing if it is none."""
     if not folder.is_dir():
-        return []
+        return {}
     if isinstance(folder, StoredPath):
-        found = [_Entry(path, -1 if path.is_dir() else path.size) for path in folder.iterdir()]
-        return [entry for entry in found if entry.name[0] != '.']
-    try:
-        with os.scandir(folder) as entries:
-            return [_entry(e) for e in sorted(entries, key=lambda e: e.name) if e.name[0] != '.']
-    except OSError as error:
-        raise _inaccessible(folder, error.strerror) from error
+        found = {e.name: (e, -1 if e.is_dir() else e.member.size) for e in folder.iterdir()}
+    else:
+        try:
+            with os.scandir(folder) as entries:
+                found = {entry.name: (Path(entry.path), _size(entry)) for entry in entries}
+        except OSError as error:
+            raise _inaccessible(folder, error.strerror) from error
+    return {name: entry for name, entry in sorted(found.items()) if name[0] != '.'}
 
 
-def _entry(entry: os.DirEntry) -> _Entry:
+def _size(entry: os.DirEntry) -> int | None:
     try:
         if entry.is_dir():
-            return _Entry(Path(entry.path), -1)
+            return -1
         status = entry.stat()
     except OSError:  # a link to nothing, or to itself
-        return _Entry(Path(entry.path), None)
-    return _Entry(Path(entry.path), status.st_size if stat.S_ISREG(status.st_mode) else None)
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _labelled(entry: _Entry, name: str) -> _Labelled:
-    if entry.size is None:
-        raise _inaccessible(entry.path, 'it is not a regular file, or is a link to nothing')
-    return _Labelled(entry.path, entry.size, name)
+def _labelled(entry: tuple[AnyPath, int | None], name: str) -> _Labelled:
+    path, size = entry
+    if size is None:
+        raise _inaccessible(path, 'it is not a regular file, or is a link to nothing')
+    return _Labelled(path, size, name)
 
 
 def _inaccessible(path: AnyPath, reason: str) -> UserError:
     return UserError(f'cannot read {path}: {reason}; make it readable, or remove it.')
-
-
-def _files(folder: _Entry) -> list[_Entry]:
-    return [entry for entry in _entries(folder.path) if not entry.is_folder]
-
-
-def _is_image(entry: _Entry) -> bool:
-    return entry.path.suffix.lower() in _SUFFIXES
-
-
-def _in_wnid_folders(entries: Sequence[_Entry]) -> _Found:
-    """Return the images in the folders that are named by a WordNet id."""
-    images, names = [], []
-    for entry in entries:
-        if WNID.fullmatch(entry.name):
-            if not entry.is_folder:
-                raise _inaccessible(entry.path, 'it is not a class folder')
-            images += [_labelled(e, entry.name) for e in _files(entry) if _is_image(e)]
-            names.append(entry.name)
-    return _Found(images, names, [])
-
-
-def _in_named_folders(folder: AnyPath) -> _Found | None:
-    """Return the images in class folders of any name; None if fewer than two folders have any.
-
-    A folder without an image is not a class: archives and file systems leave such folders behind.
-    A single folder with images is more likely the `images` of a detection data set than a class.
-    """
-    entries = [entry for entry in _entries(folder) if entry.name not in _LEFT_BY_SYSTEMS]
-    files = {entry.name: _files(entry) for entry in entries if entry.is_folder}
-    images = [_labelled(e, name) for name, found in files.items() for e in found if _is_image(e)]
-    names = sorted({image.name for image in images})
-    if len(names) < 2:
-        return None
-    for entry in entries:
-        if entry.size is None:
-            raise _inaccessible(entry.path, 'it is not a class folder')
-    others = sorted(f'{n}/{e.name}' for n in names for e in files[n] if not _is_image(e))
-    left_out = [f'files that are not *.jpg, *.jpeg or *.png, left out: {shortened(others)}']
-    return _Found(images, names, left_out if others else [])
 
 
 def _problems(split: str, classes: Sequence[str], own: bool, count: Counter[int]) -> list[str]:

@@ -2,8 +2,10 @@
 
 import csv
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cache
@@ -19,7 +21,6 @@ from datasets.stores import AnyPath, StoredPath
 from datasets.subset import Survey
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import shortened
-from reproduce.base.worker_pool import worker_pool
 
 DATA_SETS = ('imagenet', 'coco', 'ade20k')
 SPLITS = ('train', 'val')
@@ -29,8 +30,8 @@ _CHECKSUMS = Path(__file__).with_name('checksums.csv')
 # The labels of flat images may come from it.
 _DEVKIT = 'ILSVRC2012_devkit_t12.tar.gz'
 
-# Images that a process opens at a time; fewer are not worth starting processes.
-_CHUNK = 256
+# Images that wait for the threads that decode them.
+_AT_A_TIME = 4096
 
 
 class DataState(StrEnum):
@@ -164,13 +165,13 @@ def _verified(
         archives += [devkit for devkit in archives[0].parent.glob(_DEVKIT) if devkit.is_file()]
     checks = tuple(map(checked, archives))
     entry = replace(entry, archives=checks)
-    if wrong := [check for check in checks if check.published and not check.matches]:
-        check = wrong[0]
-        advice = (
-            f'{check.path} has the {check.algorithm} {check.found}, and {check.source} says '
-            f'{check.published}: download it again.'
-        )
-        return replace(entry, state=DataState.DAMAGED, advice=advice)
+    for check in checks:
+        if check.published and not check.matches:
+            advice = (
+                f'{check.path} has the {check.algorithm} {check.found}, and {check.source} says '
+                f'{check.published}: download it again.'
+            )
+            return replace(entry, state=DataState.DAMAGED, advice=advice)
     if checks and all(check.matches for check in checks):
         return entry
     try:
@@ -202,27 +203,25 @@ def _unreadable(what: str, samples: Sequence[tuple[AnyPath, ...]]) -> list[str]:
     """Return a sentence for each image that cannot be read whole."""
     paths = [path for path, *_ in samples]
     if isinstance(paths[0], StoredPath):
-        paths.sort(key=lambda path: path.location)
-    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+        paths.sort(key=lambda path: path.member)
     errors: list[str] = []
-    with tqdm(total=len(paths), desc=what, leave=False, disable=None) as bar:
-        if len(chunks) == 1:
-            return _errors(paths)
-        with worker_pool() as pool:
-            for chunk, found in zip(chunks, pool.map(_errors, chunks), strict=True):
-                errors += found
-                bar.update(len(chunk))
+    with (
+        tqdm(total=len(paths), desc=what, leave=False, disable=None) as bar,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,  # Pillow releases the GIL
+    ):
+        for start in range(0, len(paths), _AT_A_TIME):
+            part = paths[start : start + _AT_A_TIME]
+            errors += filter(None, pool.map(_error, part))
+            bar.update(len(part))
     return errors
 
 
-def _errors(paths: Sequence[AnyPath]) -> list[str]:
-    errors = []
-    for path in paths:
-        try:
-            check_whole(path)
-        except UserError as error:
-            errors.append(str(error))
-    return errors
+def _error(path: AnyPath) -> str:
+    try:
+        check_whole(path)
+    except UserError as error:
+        return str(error)
+    return ''
 
 
 def sentences(entries: Sequence[InventoryEntry]) -> list[str]:

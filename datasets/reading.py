@@ -1,6 +1,5 @@
 """Reading images and text of a data set, from folders and from archives."""
 
-import codecs
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -23,30 +22,37 @@ _TURNED = (5, 6, 7, 8)
 _HEADER = 2**16
 
 
-def pillow_source(path: AnyPath) -> Path | BytesIO:
-    """Return what Pillow opens for a file: its path, or its content if it is in an archive.
+def open_image(path: AnyPath) -> Image.Image:
+    """Return the whole image at `path`, decoded, in RGB, as its pixels are stored.
+
+    The EXIF orientation is ignored. The format is recognised by the content and not by the name:
+    ImageNet has a PNG and CMYK JPEGs under `.JPEG`.
 
     Raises:
-        OSError: if it is a pipe or another special file, which may never end.
+        UserError: if the file is missing, truncated or not an image.
     """
-    if isinstance(path, StoredPath):
-        return path.open()
-    if isinstance(path, Path) and path.exists() and not path.is_file():
-        raise OSError('it is not a regular file')
-    return path
+    try:
+        with Image.open(_source(path)) as image:
+            return image.convert('RGB')
+    except DECODING_ERRORS as error:
+        raise unreadable('image', path, error) from error
 
 
 def upright_size(path: AnyPath) -> tuple[int, int]:
     """Return the width and height in pixels that OpenCV gives the image at `path`.
 
     OpenCV, with which mmdet and mmseg read images, turns an image as its EXIF orientation says;
-    Pillow does not. Only the header of the file is read, if it has no more than 64 KiB.
+    Pillow does not.
 
     Raises:
         UserError: if the file is missing or is not an image.
     """
     try:
-        with _header(path) as image:
+        try:
+            image = Image.open(_source(path, _HEADER))
+        except DECODING_ERRORS:  # its header is longer, or it is not an image
+            image = Image.open(_source(path))
+        with image:
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
             return image.size[::-1] if turned else image.size
     except DECODING_ERRORS as error:
@@ -60,7 +66,7 @@ def check_whole(path: AnyPath) -> None:
         UserError: if the file is missing, truncated or not an image.
     """
     try:
-        decode_to_end(pillow_source(path))
+        decode_to_end(_source(path))
     except DECODING_ERRORS as error:
         raise unreadable('image', path, error) from error
 
@@ -77,20 +83,15 @@ def decode_to_end(source: Path | BytesIO) -> None:
 
 
 def read_text(path: AnyPath) -> str:
-    """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark.
+    """Return the text of a file in UTF-8.
 
     Raises:
         UserError: if it cannot be read, or is not such text.
     """
     try:
-        content = path.read_bytes()
-        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode('utf-16' if is_utf16 else 'utf-8-sig')
-        if '\0' in text:
-            raise ValueError('it holds zero bytes')
-    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+        return path.read_bytes().decode('utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path} is not text ({error}): save it in UTF-8.') from error
-    return text
 
 
 def unreadable(kind: str, path: object, error: Exception) -> UserError:
@@ -101,10 +102,10 @@ def unreadable(kind: str, path: object, error: Exception) -> UserError:
     )
 
 
-def _header(path: AnyPath) -> Image.Image:
+def _source(path: AnyPath, first: int | None = None) -> Path | BytesIO:
+    """Return what Pillow opens: the path of a file, or its first bytes if it is in an archive."""
     if isinstance(path, StoredPath):
-        try:
-            return Image.open(BytesIO(path.read_bytes(_HEADER)))
-        except DECODING_ERRORS:
-            pass  # its header is longer, or it is not an image
-    return Image.open(pillow_source(path))
+        return BytesIO(path.read_bytes(first))
+    if path.exists() and not path.is_file():
+        raise OSError('it is not a regular file')  # a pipe may never end
+    return path

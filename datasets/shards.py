@@ -5,43 +5,39 @@
 
 The files of a split are in one folder, perhaps one of the split's name. Their labels are numbers.
 What class a number is, the names of the images say (`n01440764_10026`,
-`ILSVRC2012_val_00000001_n01751748`), or the names of the classes in a parquet file, or the shards
-of train for those of val; and 1,000 classes without names are ImageNet's in sorted order. Otherwise
-the number is the name of the class.
+`ILSVRC2012_val_00000001_n01751748`), or the names of the classes in a parquet file; and 1,000
+classes without names are ImageNet's in sorted order. Otherwise the number is the name of the class.
 """
 
 import json
 import os
 import re
 import tarfile
-from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from datasets.classes import (
-    MOST_CLASSES,
-    NUM_CLASSES,
-    WNID,
-    imagenet_classes,
-    names_of_numbers,
-)
-from datasets.stores import Member, Store, StoredPath, check_end, derived_file
+from datasets.classes import MOST_CLASSES, NUM_CLASSES, WNID, imagenet_classes, names_of_numbers
+from datasets.stores import Member, Store, StoredPath, derived_file
 from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number, shortened
 
-_WORDS = {'train': ('train',), 'val': ('val', 'validation')}
+_WORDS = {'train': 'train', 'val': 'val|validation'}
 _NUMBERED = re.compile(r'(?P<set>.*?)[-_.]?(?P<number>\d+)(?:-of-(?P<of>\d+))?(?:-[0-9a-f]+)?')
 # A file of ImageNet, with the WordNet id that the Hub's data sets add to its name.
-_NAME = re.compile(r'(?P<stem>ILSVRC2012_val_\d{8}|(?P<own>n\d{8})_\d+)(?:_(?P<added>n\d{8}))?')
+_NAME = re.compile(
+    r'(?P<stem>ILSVRC2012_val_\d{8}|(?P<own>n\d{8})_\d+)(?:_(?P<added>n\d{8}))?\.\w+'
+)
 _IMAGES = ('jpg', 'jpeg', 'png')
+# A file of a sample: what comes before the first dot of its name is common to all of them.
+_SAMPLE = re.compile(r'(?i)(?P<key>(?:.*/)?[^./]+)\.(?P<extension>jpe?g|png|cls|json)')
 # Row groups of parquet files that a process keeps: of 100 images, about 11 MB, in the Hub's files.
 _ROW_GROUPS_KEPT = 16
+_ROWS = 2**32  # more than a row group has
 
 
 class _Image(NamedTuple):
@@ -65,44 +61,38 @@ def find_shards(folder: Path, split: str) -> tuple[list[tuple[StoredPath, str]],
         UserError: if they cannot be read, a sample has no image or no label, or is there twice, or
             the labels contradict the names of the images.
     """
-    found = _find_store(folder, split)
-    if found is None:
-        return None
-    store, missing = found
+    words = _WORDS[split]
+    own = re.compile(rf'(?:.*[-_.])?(?:{words})(?:[-_.].*)?')
+    places = [(folder, own), (folder / 'data', own)]
+    places += [(folder / word, re.compile('.*')) for word in words.split('|')]
+    for place, pattern in places:
+        for kind in (WebDatasetShards, ParquetShards):
+            shards = {}
+            for path in sorted(place.glob(f'[!.]*{kind.suffix}')):
+                match = _NUMBERED.fullmatch(path.stem)
+                if match and pattern.fullmatch(match['set']) and not WNID.fullmatch(path.stem):
+                    shards[path] = match
+            if shards:
+                return _labelled(kind(tuple(shards))), _missing(shards.values())
+    return None
+
+
+def _labelled(store: '_Shards') -> list[tuple[StoredPath, str]]:
     images = store.images()
     if not images:
         raise UserError(
             f'{store.name} has no labelled images: expected {store.expected}; name another folder.'
         )
-    names = _class_names(store, images, folder if split == 'val' else None)
-    labelled = []
+    names, labelled = _class_names(store, images), []
     for image in images:
-        match = _NAME.fullmatch(image.name.rpartition('.')[0])
+        match = _NAME.fullmatch(image.name)
         name = f'{match["stem"]}.JPEG' if match else image.name
         path = StoredPath(store, f'{names[image.label]}/{name}', Member(*image[:3]))
         labelled.append((path, names[image.label]))
-    return labelled, missing
+    return labelled
 
 
-def _find_store(folder: Path, split: str) -> tuple['_Shards', list[str]] | None:
-    words = '|'.join(_WORDS[split])
-    own = re.compile(rf'(?:.*[-_.])?(?:{words})(?:[-_.].*)?')
-    places = [(folder, own), (folder / 'data', own)]
-    places += [(folder / word, re.compile('.*')) for word in _WORDS[split]]
-    for place, pattern in places:
-        for suffix, kind in (('.tar', WebDatasetShards), ('.parquet', ParquetShards)):
-            shards = {}
-            for path in sorted(place.glob(f'*{suffix}')) if place.is_dir() else ():
-                match = _NUMBERED.fullmatch(path.stem)
-                hidden_or_class = path.name.startswith('.') or WNID.fullmatch(path.stem)
-                if match and not hidden_or_class and pattern.fullmatch(match['set']):
-                    shards[path] = match
-            if shards:
-                return kind(tuple(shards)), _missing(shards.values())
-    return None
-
-
-def _missing(shards: Iterable[re.Match]) -> list[str]:
+def _missing(shards: Collection[re.Match]) -> list[str]:
     numbers = {int(shard['number']) for shard in shards}
     of = next((int(shard['of']) for shard in shards if shard['of']), None)
     # Without a total in the names, the first has the number 0, or 1 where there is no 0.
@@ -114,32 +104,31 @@ def _missing(shards: Iterable[re.Match]) -> list[str]:
     return [f'of the shards, {shortened(missing)} {verb} missing'] if missing else []
 
 
-def _class_names(
-    store: '_Shards', images: Sequence[_Image], train: Path | None
-) -> Mapping[int, str]:
+def _class_names(store: '_Shards', images: Sequence[_Image]) -> Mapping[int, str]:
     """Return the name of each class by its number.
-
-    Args:
-        train: a folder whose training shards may name the classes.
 
     Raises:
         UserError: if names of images contradict the numbers.
     """
-    found = _names_in_images(store, images)
+    found: dict[int, str] = {}
+    for image in images:
+        match = _NAME.fullmatch(image.name)
+        wnid = match and (match['added'] or match['own'])
+        if wnid and found.setdefault(image.label, wnid) != wnid:
+            raise UserError(
+                f'{store.name} labels images of {found[image.label]} and of {wnid} with the '
+                f'number {image.label}: expected one class; take shards with right labels.'
+            )
     labels = {image.label for image in images}
     if labels <= found.keys():
         return found
     declared = store.class_names()
-    if declared is not None and max(labels) < len(declared):
-        # The Hub's ImageNet names its classes in English, in the order of their WordNet ids.
-        english = len(declared) == NUM_CLASSES and not all(map(WNID.fullmatch, declared))
-        names = imagenet_classes() if english else [n.replace('/', '_') for n in declared]
-    else:
-        if train is not None and (shards := _find_store(train, 'train')):
-            in_train = _names_in_images(shards[0], shards[0].images())
-            if labels <= in_train.keys():
-                return in_train
+    if declared is None or max(labels) >= len(declared):
         names = names_of_numbers(labels)
+    elif len(declared) == NUM_CLASSES and not all(map(WNID.fullmatch, declared)):
+        names = imagenet_classes()  # the Hub's names are English, in the order of the WordNet ids
+    else:
+        names = [name.replace('/', '_') for name in declared]
     if any(names[label] != name for label, name in found.items()):
         raise UserError(
             f'the labels of {store.name} are in another order than the classes: expected them '
@@ -148,28 +137,12 @@ def _class_names(
     return dict(enumerate(names))
 
 
-def _names_in_images(store: '_Shards', images: Sequence[_Image]) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for image in images:
-        match = _NAME.fullmatch(image.name.rpartition('.')[0])
-        wnid = match and (match['added'] or match['own'])
-        if wnid and found.setdefault(image.label, wnid) != wnid:
-            raise UserError(
-                f'{store.name} labels images of {found[image.label]} and of {wnid} with the '
-                f'number {image.label}: expected one class; take shards with right labels.'
-            )
-    return found
-
-
 class _Shards(Store):
-    """The shards of a split, in the order of their names.
-
-    Attributes:
-        expected: what is in a shard, for messages.
-    """
+    """The shards of a split, in the order of their names."""
 
     form: str
-    expected: str
+    suffix: str
+    expected: str  # what is in a shard, for messages
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__(paths, self.form)
@@ -179,7 +152,7 @@ class _Shards(Store):
 
     def images(self) -> list[_Image]:
         """Return the images, from a list in the cache folder that is written the first time."""
-        path = derived_file(self.paths, '.json', self._write_list)
+        path = derived_file(self.paths, '.images.json', self._write_list)
         return [_Image(*image) for image in json.loads(path.read_bytes())]
 
     def class_names(self) -> list[str] | None:
@@ -193,14 +166,13 @@ class _Shards(Store):
     def _images_of(self, part: int) -> Iterator[_Image]:
         raise NotImplementedError
 
-    def checked_label(self, label: object, part: int, sample: str) -> int:
-        """Return the label of an image, or raise the error that it has none."""
+    def _image(self, member: Member, name: str, label: object, sample: str) -> _Image:
+        """Return an image, after a check of its label."""
         if not isinstance(label, int) or not 0 <= label < MOST_CLASSES:
-            raise self.unlabelled(part, sample, f'its label is {label!r}'[:80])
-        return int(label)
+            raise self._unlabelled(member.part, sample, f'its label is {label!r}'[:80])
+        return _Image(*member, PurePosixPath(name).name, int(label))
 
-    def unlabelled(self, part: int, sample: str, reason: str) -> UserError:
-        """Return the error that names a sample and the file that it is in."""
+    def _unlabelled(self, part: int, sample: str, reason: str) -> UserError:
         return UserError(
             f'{sample} in {self.paths[part]} is not a labelled image ({reason}): expected '
             f'{self.expected}, with labels from 0 to {MOST_CLASSES - 1:,}.'
@@ -211,51 +183,42 @@ class WebDatasetShards(_Shards):
     """Tar files of NAME.jpg, each with its label in NAME.cls, or in NAME.json as `label`."""
 
     form = 'WebDataset shards'
+    suffix = '.tar'
     expected = 'each NAME.jpg once, with its number in NAME.cls or in NAME.json as label'
 
     def _images_of(self, part: int) -> Iterator[_Image]:
-        samples: dict[str, dict[str, Member]] = defaultdict(dict)
+        samples: dict[str, dict[str, Any]] = defaultdict(dict)
         end = 0
         try:
             with tarfile.open(self.paths[part], 'r:') as tar:
-                while (entry := tar.next()) is not None:
-                    tar.members = []  # it keeps every member otherwise
+                for entry in tar:
                     end = entry.offset_data + entry.size
-                    folder, slash, base = entry.name.rpartition('/')
-                    if not entry.isreg() or base.startswith('.'):
+                    match = _SAMPLE.fullmatch(entry.name)
+                    if not match or not entry.isreg():
                         continue
-                    key, _, extension = base.partition('.')
-                    sample = samples[folder + slash + key]
-                    if extension.lower() in sample:
-                        raise self.unlabelled(part, repr(entry.name), 'it is there twice')
-                    sample[extension.lower()] = Member(part, entry.offset_data, entry.size)
+                    key, extension = match['key'], match['extension'].lower()
+                    if extension in samples[key]:
+                        raise self._unlabelled(part, repr(entry.name), 'it is there twice')
+                    if extension in _IMAGES:
+                        samples[key][extension] = Member(part, entry.offset_data, entry.size)
+                    else:
+                        samples[key][extension] = tar.extractfile(entry).read()
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise self.damaged(part, str(error)) from error
-        check_end(self, part, end)
+            raise self.damaged(part, error) from error
+        self.check_end(part, end)
         for key, sample in samples.items():
-            kinds = sample.keys() & {*_IMAGES, 'cls', 'json'}
-            if not kinds:
-                continue
             extension = next((e for e in _IMAGES if e in sample), None)
             if extension is None:
-                raise self.unlabelled(part, repr(key), 'it has no image')
-            name, label = self._label(part, key, sample)
-            name = name or f'{key.rpartition("/")[2]}.{extension}'
-            yield _Image(*sample[extension], name, label)
-
-    def _label(self, part: int, key: str, sample: Mapping[str, Member]) -> tuple[str | None, int]:
-        """Return the original name of an image, if it is there, and its label."""
-        name = label = None
-        try:
-            if 'json' in sample:
-                content = json.loads(self.read(key, sample['json']))
-                label, name = content.get('label'), content.get('filename')
-            if 'cls' in sample:
-                label = int(self.read(key, sample['cls']))
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise self.unlabelled(part, repr(key), f'its label cannot be read: {error}') from error
-        name = PurePosixPath(name).name if isinstance(name, str) else None
-        return name, self.checked_label(label, part, repr(key))
+                raise self._unlabelled(part, repr(key), 'it has no image')
+            try:
+                facts = json.loads(sample.get('json', b'{}'))
+                label = int(sample['cls']) if 'cls' in sample else facts.get('label')
+                name = facts.get('filename')
+            except (ValueError, AttributeError, RecursionError) as error:
+                reason = f'its label cannot be read: {error}'
+                raise self._unlabelled(part, repr(key), reason) from error
+            name = name if isinstance(name, str) else f'{key}.{extension}'
+            yield self._image(sample[extension], name, label, repr(key))
 
 
 class ParquetShards(_Shards):
@@ -265,24 +228,26 @@ class ParquetShards(_Shards):
     """
 
     form = 'parquet shards'
+    suffix = '.parquet'
     expected = 'columns image (a struct with bytes and path) and label (whole numbers)'
 
     def _images_of(self, part: int) -> Iterator[_Image]:
-        file, row = _parquet_file(self, part, os.getpid()), 0
+        before, groups = 0, _parquet_file(self, part, os.getpid()).num_row_groups
         import pyarrow.compute as pc
 
-        for group in range(file.num_row_groups):
+        for group in range(groups):
             table = _row_group(self, part, group, 'image', 'label')
             contents = table['image'].combine_chunks()
             sizes = pc.binary_length(contents.field('bytes')).to_pylist()
             paths = contents.field('path').to_pylist()
-            for size, path, label in zip(sizes, paths, table['label'].to_pylist(), strict=True):
+            rows = zip(sizes, paths, table['label'].to_pylist(), strict=True)
+            for row, (size, path, label) in enumerate(rows):
+                number = before + row
                 if not size:
-                    raise self.unlabelled(part, f'row {row}', 'it has no image')
-                label = self.checked_label(label, part, f'row {row}')
-                name = PurePosixPath(path or f'{part:05d}_{row:06d}.JPEG').name
-                yield _Image(part, row, size, name, label)
-                row += 1
+                    raise self._unlabelled(part, f'row {number}', 'it has no image')
+                name, member = path or f'{part:05d}_{number:06d}.JPEG', (part, group * _ROWS + row)
+                yield self._image(Member(*member, size), name, label, f'row {number}')
+            before += len(sizes)
 
     def class_names(self) -> list[str] | None:
         metadata = _parquet_file(self, 0, os.getpid()).schema_arrow.metadata or {}
@@ -293,20 +258,15 @@ class ParquetShards(_Shards):
             return None
 
     def read(self, name: str, member: Member, first: int | None = None) -> bytes:
-        self.bytes_at(member.part, 0, 0)  # it is still the file that was listed
-        metadata = _parquet_file(self, member.part, os.getpid()).metadata
-        rows = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        starts = list(accumulate(rows, initial=0))
-        group = bisect_right(starts, member.offset) - 1
-        contents = _contents(self, member.part, group, os.getpid())
-        content = contents[member.offset - starts[group]].as_py()
+        group, row = divmod(member.offset, _ROWS)
+        content = _contents(self, member.part, group, os.getpid())[row].as_py()
         if content is None or len(content) != member.size:
             raise self.damaged(member.part, f'{name} has another size than before')
         return content[:first]
 
 
 @lru_cache(maxsize=64)
-def _parquet_file(store: ParquetShards, part: int, _process: int) -> Any:
+def _parquet_file(store: ParquetShards, part: int, process: int) -> Any:
     path = store.paths[part]
     try:
         from pyarrow import ArrowException
@@ -326,7 +286,7 @@ def _parquet_file(store: ParquetShards, part: int, _process: int) -> Any:
 
 
 @lru_cache(maxsize=_ROW_GROUPS_KEPT)
-def _contents(store: ParquetShards, part: int, group: int, _process: int) -> Any:
+def _contents(store: ParquetShards, part: int, group: int, process: int) -> Any:
     """Return the bytes of the images in a row group, as an array of Arrow."""
     return _row_group(store, part, group, 'image.bytes')['image'].combine_chunks().field('bytes')
 

@@ -64,22 +64,19 @@ _FOLDER = Member(0, 0, -1)
 
 
 class Store:
-    """Files that hold the files of a data set.
-
-    Args:
-        paths: the files, such as one archive or several shards.
-        form: their kind for messages, such as 'tar'.
+    """Files that hold the files of a data set: an archive, or several shards.
 
     Attributes:
+        paths: the files.
+        form: their kind for messages, such as 'tar'.
         name: the file, or the first and the last one, for messages.
     """
 
     def __init__(self, paths: Sequence[Path], form: str) -> None:
         self.paths, self.form = tuple(paths), form
-        self.versions = tuple(version(path) for path in paths)
-        self.name = str(paths[0])
-        if len(paths) > 1:
-            self.name = str(paths[0].with_name(f'{paths[0].stem}..{paths[-1].name}'))
+        self.versions = tuple(map(_version, paths))
+        several = len(paths) > 1
+        self.name = f'{paths[0].with_suffix("")}..{paths[-1].name}' if several else str(paths[0])
 
     def read(self, name: str, member: Member, first: int | None = None) -> bytes:
         """Return the content of a file, or its first bytes.
@@ -90,7 +87,7 @@ class Store:
             first: the number of bytes; None for all.
 
         Raises:
-            UserError: if it is damaged, or the store changed since it was opened.
+            UserError: if it is damaged.
         """
         count = member.size if first is None else min(first, member.size)
         content = self.bytes_at(member.part, member.offset, count)
@@ -99,28 +96,33 @@ class Store:
         return content
 
     def bytes_at(self, part: int, offset: int, count: int) -> bytes:
-        """Return `count` bytes of one of the store's files, or fewer at its end; see `read`."""
+        """Return `count` bytes of one of the store's files, or fewer at its end."""
         path = self.paths[part]
         try:
             file = _opened(path, self.versions[part])
-            status = os.fstat(file.fileno())
-            if (status.st_size, status.st_mtime_ns) != self.versions[part]:
+            if _version(file.fileno()) != self.versions[part]:
                 raise UserError(f'{path} changed since it was opened: start again.')
             return os.pread(file.fileno(), count, offset)
         except OSError as error:
             raise UserError(f'cannot read {path}: {error.strerror}; make it readable.') from error
 
-    def damaged(self, part: int, reason: str) -> UserError:
+    def damaged(self, part: int, reason: object) -> UserError:
         """Return the error that one of the files is damaged."""
         return UserError(f'{self.paths[part]} is damaged ({reason}): download it again.')
 
+    def check_end(self, part: int, end: int) -> None:
+        """Check that a tar file is whole: libraries take a damaged header for its end.
+
+        Args:
+            end: the byte at which its last member ends.
+        """
+        end = -(-end // _BLOCK) * _BLOCK
+        if self.bytes_at(part, end, _BLOCK) != bytes(_BLOCK):
+            raise self.damaged(part, f'it has no mark of its end at byte {end:,}')
+
 
 class Archive(Store):
-    """A tar or zip file with folders.
-
-    Raises:
-        UserError: if the file cannot be read, is neither, is damaged, or is compressed as a whole.
-    """
+    """A tar or zip file with folders."""
 
     def __init__(self, path: Path) -> None:
         super().__init__([path], 'tar')
@@ -135,7 +137,7 @@ class Archive(Store):
         self.index = derived_file(self.paths, '.sqlite', self._write_index)
 
     def __reduce__(self) -> tuple:
-        return _archive, (self.paths[0], *self.versions)
+        return _archive, (self.paths[0], self.versions[0])
 
     def list(self, folder: str) -> dict[str, Member]:
         """Return the content of a folder by name."""
@@ -193,27 +195,21 @@ class Archive(Store):
 
     def _write_index(self, index: Path) -> None:
         path, options = str(self.paths[0]), {'indexFilePath': str(index), 'writeIndex': True}
+        tar = {'recursive': True, 'stripRecursiveTarExtension': True, 'isGnuIncremental': False}
         try:
             with contextlib.redirect_stdout(sys.stderr):  # it reports its progress
                 if self.form == 'zip':
                     ZipMountSource(path, **options).close()
                     return
-                tar = SQLiteIndexedTar(
-                    tarFileName=path,
-                    recursive=True,
-                    stripRecursiveTarExtension=True,
-                    isGnuIncremental=False,
-                    parallelization=1,
-                    **options,
-                )
+                source = SQLiteIndexedTar(path, parallelization=1, **tar, **options)
                 query = 'SELECT MAX(offset + size) FROM files'
-                ((end,),) = tar.index.get_connection().execute(query)
-                tar.close()
+                ((end,),) = source.index.get_connection().execute(query)
+                source.close()
         except Exception as error:  # whatever its readers of archives raise
             raise UserError(
                 f'{path} cannot be read as a {self.form} file ({error}): download it again.'
             ) from error
-        check_end(self, 0, end)
+        self.check_end(0, end)
 
 
 class StoredPath:
@@ -249,7 +245,7 @@ class StoredPath:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return self.inner.rpartition('/')[2] or PurePosixPath(self.store.name).name
+        return PurePosixPath(str(self)).name
 
     @property
     def stem(self) -> str:
@@ -267,19 +263,16 @@ class StoredPath:
         return StoredPath(self.store, self.inner.rpartition('/')[0])
 
     @property
-    def file(self) -> Path:
-        """The file that holds it: the archive, or the shard."""
-        return self.store.paths[self.location[0]]
+    def member(self) -> Member:
+        """Where the file is.
 
-    @property
-    def location(self) -> tuple[int, int]:
-        """The index of the store's file that holds it, and the offset there."""
-        return self._existing()[:2]
-
-    @property
-    def size(self) -> int:
-        """The number of bytes of a file."""
-        return self._existing().size
+        Raises:
+            UserError: if there is no such file.
+        """
+        member = self._found()
+        if member is None or member.size < 0:
+            raise UserError(f'{self.store.name} has no file {self.inner}: restore the archive.')
+        return member
 
     def is_file(self) -> bool:
         """Return whether it is a file of the store."""
@@ -303,7 +296,7 @@ class StoredPath:
         Raises:
             UserError: if there is no such file, or the store is damaged.
         """
-        return self.store.read(self.inner, self._existing(), first)
+        return self.store.read(self.inner, self.member, first)
 
     def open(self, mode: str = 'rb') -> BinaryIO:
         """Return the content of the file as a file in memory, open for reading."""
@@ -313,12 +306,6 @@ class StoredPath:
         if self._member is None:
             self._member = self.store.find(self.inner)
         return self._member
-
-    def _existing(self) -> Member:
-        member = self._found()
-        if member is None or member.size < 0:
-            raise UserError(f'{self.store.name} has no file {self.inner}: restore the archive.')
-        return member
 
 
 # A file or a folder of a data set, in a folder or in an archive.
@@ -332,20 +319,7 @@ def open_archive(path: Path) -> StoredPath:
         UserError: if it cannot be read, is neither, is damaged, or is compressed as a whole.
     """
     path = path.absolute()
-    return StoredPath(_archive(path, version(path)), '')
-
-
-def version(path: Path) -> Version:
-    """Return the size and the time of change of a file.
-
-    Raises:
-        UserError: if there is no such file, or it cannot be read.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise UserError(f'cannot read {path}: {error.strerror}.') from error
-    return status.st_size, status.st_mtime_ns
+    return StoredPath(_archive(path, _version(path)), '')
 
 
 def derived_file(sources: Sequence[Path], suffix: str, make: Callable[[Path], None]) -> Path:
@@ -359,21 +333,19 @@ def derived_file(sources: Sequence[Path], suffix: str, make: Callable[[Path], No
     Raises:
         UserError: if the cache folder cannot be written to; and what `make` raises.
     """
-    versions = [(str(path.absolute()), version(path)) for path in sources]
+    versions = [(str(path.absolute()), _version(path)) for path in sources]
     digest = hashlib.sha256(repr(versions).encode('utf-8', 'surrogateescape')).hexdigest()
     folder = user_cache_path('maformer-reproduction')
     file = folder / f'{sources[0].name}.{digest[:16]}{suffix}'
-    unfinished = file.with_name(f'{file.name}.unfinished')
     if file.exists():
         return file
+    unfinished = file.with_name(f'{file.name}.unfinished')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{file}.lock'):
             if not file.exists():
                 unfinished.unlink(missing_ok=True)
                 make(unfinished)
-                if versions != [(str(path.absolute()), version(path)) for path in sources]:
-                    raise UserError(f'{sources[0]} changed while it was read: start again.')
                 os.replace(unfinished, file)
     except OSError as error:
         raise UserError(
@@ -383,32 +355,27 @@ def derived_file(sources: Sequence[Path], suffix: str, make: Callable[[Path], No
     return file
 
 
-def check_end(store: Store, part: int, end: int) -> None:
-    """Check that a tar file is whole: libraries take a damaged header for its end.
-
-    Args:
-        end: the byte at which its last member ends.
-
-    Raises:
-        UserError: if its last member is not followed by the mark of the end.
-    """
-    end = -(-end // _BLOCK) * _BLOCK
-    if store.bytes_at(part, end, _BLOCK) != bytes(_BLOCK):
-        raise store.damaged(part, f'it has no mark of its end at byte {end:,}')
+def _version(file: Path | int) -> Version:
+    """Return the version of a file, given its path or its open descriptor."""
+    try:
+        status = os.stat(file)
+    except OSError as error:
+        raise UserError(f'cannot read {file}: {error.strerror}.') from error
+    return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=64)
-def _archive(path: Path, _version: Version) -> Archive:
+def _archive(path: Path, version: Version) -> Archive:
     return Archive(path)
 
 
 @lru_cache(maxsize=64)
-def _opened(path: Path, _version: Version) -> BinaryIO:
+def _opened(path: Path, version: Version) -> BinaryIO:
     """Return the file, open for as long as a caller keeps it."""
     return path.open('rb', buffering=0)
 
 
 @lru_cache(maxsize=64)
-def _listing(index: Path, _process: int, _thread: int) -> SQLiteIndexMountSource:
+def _listing(index: Path, process: int, thread: int) -> SQLiteIndexMountSource:
     """Return the open index of an archive: each process and thread has a connection of its own."""
     return SQLiteIndexMountSource(str(index))

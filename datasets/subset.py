@@ -36,11 +36,10 @@ class Survey:
     @property
     def form(self) -> str:
         """Such as 'folder', 'zip', or 'folder, with a zip'."""
-        form, *others = [
+        forms = [
             path.store.form if isinstance(path, StoredPath) else 'folder' for path in self.sources
         ]
-        different = sorted(set(others) - {form})
-        return f'{form}, with a {" and a ".join(different)}' if different else form
+        return ', with a '.join(dict.fromkeys(forms))
 
     @property
     def archives(self) -> tuple[Path, ...]:
@@ -65,22 +64,12 @@ def check_request(
     """
     if split not in splits:
         raise UserError(f"{name} has no split '{split}': name {' or '.join(splits)}.")
-    check_limit(limit)
+    evenly_spaced((), limit)
     if not root.is_dir():
         raise UserError(
             f'{root} is not a folder: expected {name} with {layout} in it; name the folder that '
             'holds it.'
         )
-
-
-def check_limit(limit: int | None) -> None:
-    """Check a number of images that is asked for; None stands for all.
-
-    Raises:
-        UserError: if it is below 1.
-    """
-    if limit is not None and limit < 1:
-        raise UserError(f'a limit of {limit} images leaves nothing: give 1 or more.')
 
 
 def evenly_spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -91,7 +80,8 @@ def evenly_spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     Raises:
         UserError: if the limit is below 1.
     """
-    check_limit(limit)
+    if limit is not None and limit < 1:
+        raise UserError(f'a limit of {limit} images leaves nothing: give 1 or more.')
     if limit is None or limit >= len(items):
         return items
     return [items[i * len(items) // limit] for i in range(limit)]

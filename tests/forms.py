@@ -127,11 +127,11 @@ def webdataset(root, to, shards=3):
         for shard in range(shards):
             members = []
             for wnid, name, content in found[shard::shards]:
-                key = name.removesuffix('.JPEG')
-                label = str(number[wnid]).encode()
+                key, label = name.removesuffix('.JPEG'), str(number[wnid]).encode()
                 if split == 'train':
                     members.append((f'{key}.json', b'{"label": %s}' % label))
                 else:
+                    key = f'{key}_{wnid}'
                     members.append((f'{key}.cls', label))
                 members.append((f'{key}.jpg', content))
             tar(to / f'imagenet-{split}-{shard:04d}.tar', members)

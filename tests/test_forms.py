@@ -9,7 +9,7 @@ import torch
 from conftest import weights
 from ranks import in_ranks
 
-from datasets import ade20k, coco, shapes
+from datasets import ade20k, coco
 from reproduce.base.errors import UserError
 from reproduce.evaluate.harness import evaluate
 from reproduce.openmmlab import models
@@ -29,30 +29,25 @@ LOAD = {'coco': coco.load, 'ade20k': ade20k.load}
 
 
 @pytest.fixture(scope='module')
-def places(tmp_path_factory):
+def places(both_splits, tmp_path_factory):
     """The folders, and each form packed from them, by name."""
     root = tmp_path_factory.mktemp('places')
-    shapes.write(root / 'shapes', train=40, val=40)
-    found = {'folders': root / 'shapes/imagenet'}
+    found = {'folders': both_splits / 'imagenet'}
     for name, pack in forms.FORMS.items():
-        if name == 'parquet':
-            try:
-                import pyarrow  # noqa: F401
-            except ImportError:
-                continue
         found[name] = root / name
         found[name].mkdir()
         pack(found['folders'], found[name])
-    (root / 'zips/coco').mkdir(parents=True)
-    forms.coco_zips(root / 'shapes/coco', root / 'zips/coco')
-    forms.ade20k_zip(root / 'shapes/ade20k/ADEChallengeData2016', root / 'zips')
     return found
 
 
 @pytest.fixture(scope='module')
-def zips(places):
+def zips(both_splits, tmp_path_factory):
     """The folder of COCO and ADE20K in the zip files of their releases."""
-    return places['folders'].parents[1] / 'zips'
+    root = tmp_path_factory.mktemp('zips')
+    (root / 'coco').mkdir()
+    forms.coco_zips(both_splits / 'coco', root / 'coco')
+    forms.ade20k_zip(both_splits / 'ade20k/ADEChallengeData2016', root)
+    return root
 
 
 @pytest.fixture(scope='module')

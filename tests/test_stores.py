@@ -18,7 +18,7 @@ from forms import files_below, read_all
 from test_imagenet import REAL, devkit
 
 from datasets import imagenet, shapes
-from datasets.imagenet import open_image
+from datasets.reading import open_image
 from datasets.stores import open_archive
 from reproduce.base.errors import UserError
 
@@ -32,10 +32,8 @@ PACKED = {
 
 
 @pytest.fixture(scope='module')
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp('folders')
-    shapes.write(root, train=40, val=40)
-    return root / 'imagenet'
+def folders(both_splits):
+    return both_splits / 'imagenet'
 
 
 @pytest.mark.parametrize('kind', PACKED)
@@ -43,7 +41,7 @@ def test_an_archive_has_the_files_that_were_packed(kind, tmp_path):
     path = PACKED[kind](tmp_path / 'archive')
     assert read_all(path) == CONTENT
     root = open_archive(path)
-    assert {file.inner: file.size for file in files_below(root)} == {
+    assert {file.inner: file.member.size for file in files_below(root)} == {
         name: len(content) for name, content in CONTENT.items()
     }
     assert [folder.name for folder in root.iterdir()] == ['folder0', 'folder1', 'folder2']
@@ -137,7 +135,7 @@ def test_an_index_is_built_once_in_the_cache(folders, tmp_path, monkeypatch):
         imagenet.load(data, 'train')
 
 
-@pytest.mark.parametrize(('method', 'kind'), [('fork', 'tar'), ('fork', 'zip'), ('spawn', 'tar')])
+@pytest.mark.parametrize(('method', 'kind'), [('fork', 'zip'), ('spawn', 'tar')])
 def test_processes_and_threads_index_and_read_together(method, kind, tmp_path):
     path = PACKED[kind](tmp_path / 'archive')
     with get_context(method).Pool(2) as pool, ThreadPoolExecutor(2) as threads:
@@ -216,11 +214,6 @@ def test_what_cannot_be_read_in_place_says_so(tmp_path):
     assert 'gunzip' in message(path)
 
 
-def test_of_members_with_one_name_the_last_counts(tmp_path):
-    path = forms.tar(tmp_path / 'a.tar', [('a', b'1'), ('b', b'2'), ('a', b'3'), ('b', b'4')])
-    assert read_all(path) == {'a': b'3', 'b': b'4'}
-
-
 def test_shards_that_are_missing_are_named(folders, tmp_path):
     forms.webdataset(folders, tmp_path, shards=4)
     whole = imagenet.load(tmp_path)
@@ -235,9 +228,7 @@ def test_shards_that_are_missing_are_named(folders, tmp_path):
     [
         ({'a.jpg': b'x', 'a.cls': b'cat'}, r"'a' in .*train-00\.tar .*: invalid literal"),
         ({'a.jpg': b'x'}, r"'a' in .*train-00\.tar .*its label is None"),
-        ({'a.jpg': b'x', 'a.json': b'[]'}, r"'a' in .*train-00\.tar .*label cannot be read"),
         ({'a.jpg': b'x', 'a.cls': b'2000000000'}, r"'a' in .* is 2000000000\): .* 0 to 99,999"),
-        ({'a.jpg': b'x', 'a.cls': b'-1'}, r"'a' in .*train-00\.tar .*its label is -1"),
         ({'a.jpg': b'x', 'a.cls': b'1', 'b.cls': b'1'}, r"'b' in .*train-00\.tar .*has no image"),
         ({'a.txt': b'x'}, 'has no labelled images'),
         ({'\udce9.jpg': b'x', '\udce9.cls': b'1'}, r'in .*train-00\.tar is not in UTF-8: rename'),

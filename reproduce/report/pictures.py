@@ -11,7 +11,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from datasets.imagenet import open_image
+from datasets.reading import open_image
 from datasets.segmented import SegmentationData
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError

@@ -13,7 +13,7 @@ from timm.data import create_transform, resolve_data_config
 from torch.utils.data import Dataset
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from datasets.imagenet import open_image
+from datasets.reading import open_image
 from datasets.stores import AnyPath
 from reproduce.base.errors import UserError
 from reproduce.systems import load_systems, timm_names

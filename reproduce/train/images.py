@@ -18,7 +18,8 @@ from timm.data.auto_augment import RandAugment
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.utils.data import Dataset, Sampler
 
-from datasets.imagenet import ImageNet, open_image
+from datasets.imagenet import ImageNet
+from datasets.reading import open_image
 from datasets.stores import AnyPath
 from reproduce.base.errors import UserError
 from reproduce.train.augmentation import TracedImage, make_legal

@@ -21,7 +21,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from datasets.imagenet import ImageNet, load, open_image
+from datasets.imagenet import ImageNet, load
+from datasets.reading import open_image
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
 from reproduce.base.loading import Loader, check_workers, default_workers
