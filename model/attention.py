@@ -10,19 +10,42 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
-from timm.models import register_notrace_module
 
 
-@register_notrace_module
-class SelfAttention(nn.Module):
+class Attention(nn.Module):
+    """Base of attentions: the heads, and the dropout of the weights."""
+
+    def __init__(self, num_heads: int, attn_drop: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attn_drop = attn_drop
+
+    def heads(self, x: torch.Tensor) -> torch.Tensor:
+        """Split (..., N, C) into (..., heads, N, d)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return softmax(q k^T / sqrt(d) + bias) v, from (..., heads, N, d) to (..., N, C)."""
+        if bias is not None:
+            bias = bias.to(q.dtype)
+        dropout = self.attn_drop if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout).transpose(-3, -2).flatten(-2)
+
+
+def small_random(*shape: int) -> nn.Parameter:
+    """Return a parameter, such as a table of biases, with a standard deviation of 0.02."""
+    return nn.Parameter(trunc_normal_(torch.zeros(shape), std=0.02))
+
+
+class SelfAttention(Attention):
     """Multi-head attention over all tokens of the map."""
 
     def __init__(
         self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.attn_drop = attn_drop
+        super().__init__(num_heads, attn_drop)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
@@ -35,14 +58,10 @@ class SelfAttention(nn.Module):
         B, H, W, C = x.shape
         qkv = self.qkv(x).view(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, H*W, d) each
-        out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.attn_drop if self.training else 0.0
-        )
-        return out.transpose(1, 2).reshape(B, H, W, C), v
+        return self.attend(q, k, v).view(B, H, W, C), v
 
 
-@register_notrace_module
-class CrossShapedAttention(nn.Module):
+class CrossShapedAttention(Attention):
     """Cross-shaped window attention with LePE, as in CSWin's released code.
 
     The first half of the heads attends inside stripes of full height and `stripe_width` columns,
@@ -62,12 +81,10 @@ class CrossShapedAttention(nn.Module):
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_heads, attn_drop)
         if num_heads % 2:
             raise ValueError(f'cross-shaped attention needs an even num_heads, got {num_heads}')
-        self.num_heads = num_heads
         self.stripe_width = stripe_width
-        self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.lepe = nn.ModuleList(
             nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2) for _ in range(2)
@@ -99,11 +116,7 @@ class CrossShapedAttention(nn.Module):
             qkv = F.pad(qkv, (0, 0, 0, 0, 0, 0, pad // 2, pad - pad // 2))
         N = (R + pad) // S
         q, k, v = qkv.reshape(B * N, S * L, 3, heads, c // heads).permute(2, 0, 3, 1, 4).unbind(0)
-        out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.attn_drop if self.training else 0.0
-        )
-        # (B*N, heads, S*L, d)
-        out = out.transpose(1, 2).reshape(B * N, S, L, c)
+        out = self.attend(q, k, v).view(B * N, S, L, c)
 
         values = v.transpose(1, 2).reshape(B * N, S, L, c)
         values = F.conv2d(values.permute(0, 3, 1, 2), weight, bias, padding=1, groups=c)
@@ -142,8 +155,7 @@ def from_windows(x: torch.Tensor, window_size: int, H: int, W: int) -> torch.Ten
     return x.view(B, H // w, W // w, w, w, c).transpose(2, 3).reshape(B, H, W, c)
 
 
-@register_notrace_module
-class RelativePositionBias(nn.Module):
+class RelativePositionBias(Attention):
     """Base of window attentions with Swin's relative position bias.
 
     The bias table has a row for each of the (2 * window_size - 1)**2 differences between the
@@ -152,10 +164,7 @@ class RelativePositionBias(nn.Module):
 
     def add_bias_table(self, num_heads: int, window_size: int) -> None:
         """Add the table as a parameter; a constructor calls this where its parameters need it."""
-        self.relative_position_bias_table = nn.Parameter(
-            torch.zeros((2 * window_size - 1) ** 2, num_heads)
-        )
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.relative_position_bias_table = small_random((2 * window_size - 1) ** 2, num_heads)
         side = torch.arange(window_size)
         y, x = torch.meshgrid(side, side, indexing='ij')
         dy, dx = (a.reshape(-1, 1) - a.reshape(1, -1) + window_size - 1 for a in (y, x))
@@ -183,11 +192,9 @@ class ShiftedWindowAttention(RelativePositionBias):
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
+        super().__init__(num_heads, attn_drop)
         self.window_size = window_size
         self.shift_size = shift_size
-        self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.add_bias_table(num_heads, window_size)
@@ -225,9 +232,8 @@ class ShiftedWindowAttention(RelativePositionBias):
         _, Hp, Wp, _ = x.shape
         qkv = to_windows(self.qkv(x), w).view(B, -1, w * w, 3, heads, C // heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, n, d) each
-        bias = self._bias(Hp, Wp, down, right).to(q.dtype)
-        x = F.scaled_dot_product_attention(q, k, v, bias, self.attn_drop if self.training else 0.0)
-        x = from_windows(x.transpose(2, 3).reshape(B, -1, w * w, C), w, Hp, Wp)[:, :H, :W]
+        x = self.attend(q, k, v, self._bias(Hp, Wp, down, right))
+        x = from_windows(x, w, Hp, Wp)[:, :H, :W]
         if shifted:
             x = x.roll((down, right), (1, 2))
         return self.proj(x)

@@ -7,30 +7,53 @@ import torch
 import torch.nn as nn
 
 
-class AuxiliaryHead(nn.Linear):
-    """Linear classifier of every token, in addition to the head that classifies the image."""
+class TokenLabeling:
+    """Mixin of timm's networks: a linear classifier of every token, `aux_head`."""
+
+    def add_auxiliary_head(self, token_labeling: bool, add_token_max: bool) -> None:
+        """Add the head, if `token_labeling`.
+
+        Args:
+            add_token_max: whether to add half of the maximum of the token logits over the tokens to
+                the logits in evaluation mode, as LV-ViT's released code does.
+        """
+        self.token_labeling = token_labeling
+        self.add_token_max = add_token_max
+        self._make_auxiliary_head()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the heads by new ones; without `global_pool` the pooling stays."""
+        super().reset_classifier(num_classes, global_pool)
+        self._make_auxiliary_head()
+
+    def _make_auxiliary_head(self) -> None:
+        self.aux_head = None
+        if self.token_labeling and self.num_classes:
+            like = next(self.parameters())
+            self.aux_head = nn.Linear(
+                self.num_features, self.num_classes, device=like.device, dtype=like.dtype
+            )
 
     def combine(
-        self, logits: torch.Tensor, tokens: torch.Tensor, training: bool, add_token_max: bool
-    ) -> torch.Tensor:  # TorchScript has evaluation mode only
-        """Return the output of a network from its class logits and its tokens.
+        self, logits: torch.Tensor, tokens: torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Return the output of the network from its class logits and its tokens.
 
         Args:
             logits: (B, K), or of a higher rank where the tokens were not pooled; such logits belong
                 to single tokens already, and nothing is added to them.
             tokens: (B, H, W, C).
-            training: whether the network is in training mode.
-            add_token_max: whether to add half of the maximum of the token logits over the tokens in
-                evaluation mode, as LV-ViT's released code does.
 
         Returns:
             in training mode `logits` and the token logits (B, H, W, K), otherwise logits alone.
         """
-        if training and not torch.jit.is_scripting():
-            return logits, self(tokens)
-        if not add_token_max or logits.ndim > 2:
+        if self.aux_head is None:
             return logits
-        return logits + 0.5 * self.forward(tokens).amax((1, 2))
+        if self.training:
+            return logits, self.aux_head(tokens)
+        if not self.add_token_max or logits.ndim > 2:
+            return logits
+        return logits + 0.5 * self.aux_head(tokens).amax((1, 2))
 
 
 def fit_auxiliary_head(

@@ -37,7 +37,6 @@ NUMPY: tuple[Allowed, ...] = (
 
 # What a file of PaddlePaddle calls besides NumPy's.
 _PADDLE: tuple[Allowed, ...] = ((codecs.encode, '_codecs.encode'), (tuple, 'builtins.tuple'))
-PADDLE_SUFFIX = '.pdparams'
 
 # A file that uses one of these modules, which run commands or import others, is refused.
 _COMMANDS = {
@@ -63,7 +62,7 @@ class CheckpointError(ValueError):
 
 
 class _Unread:
-    """Replaces a class that only objects beside the parameters need, such as a config.
+    """Replaces a class that only other objects than parameters need, such as a config.
 
     An object becomes an empty dictionary, the only kind of object that torch's safe unpickler fills
     with items and attributes alike.
@@ -86,44 +85,86 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
         CheckpointError: if the file is missing, does not hold parameters, or would run commands.
     """
     path = Path(path)
-    unpickle = _read_paddle if path.suffix == PADDLE_SUFFIX else _unpickled
-    state = _parameters(_reading(path, lambda: unpickle(path)))
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        strange = [f'{name} ({type(v).__name__})' for name, v in state.items()][:3]
+    state = _reading(path, _read_paddle if path.suffix == '.pdparams' else _unpickled)
+    while inner := [state[w] for w in _WRAPPERS if isinstance(state.get(w), dict) and state[w]]:
+        state = inner[0]
+    others = [
+        f'{name} ({type(value).__name__})'
+        for name, value in state.items()
+        if not (isinstance(name, str) and torch.is_tensor(value))
+    ]
+    if others or not state:
         raise CheckpointError(
             f'the checkpoint {path} does not hold parameters by name, the state_dict() of a model; '
-            f'it holds {", ".join(strange) or "nothing"}'
+            f'it holds {", ".join(others[:3]) or "nothing"}'
         )
     for name, value in state.items():
-        if kind := _unusual(value):
+        is_plain = value.layout == torch.strided and not (value.is_nested or value.is_meta)
+        if not is_plain or value.dtype not in _DTYPES:
             raise CheckpointError(
-                f'the checkpoint {path} holds {name} as a {kind} tensor: expected ordinary ones; '
-                'convert it, or take the weights that it was made from'
+                f'the checkpoint {path} holds {name} as a tensor of {value.dtype}, '
+                f'{value.layout} on {value.device}: expected ordinary numbers; convert it, or take '
+                'the weights that it was made from'
             )
-    # torch's AveragedModel stores the number of averaged models beside the parameters.
+    # torch's AveragedModel stores the number of averaged models with the parameters.
     return {k: v for k, v in clean_state_dict(state).items() if k != 'n_averaged'}
 
 
-def _parameters(content: Any) -> dict[str, Any]:
-    """Return what a training checkpoint wraps its parameters in, or the content itself."""
-    while isinstance(content, Mapping):
-        wrapped = (content[name] for name in _WRAPPERS if name in content)
-        inner = next((value for value in wrapped if isinstance(value, Mapping) and value), None)
-        if inner is None:
-            return {str(name): value for name, value in content.items()}
-        content = inner
-    return {'': content}
+def read_whole(
+    path: str | Path, allowed: Iterable[Allowed], map_location: Any = 'cpu'
+) -> dict[str, Any]:
+    """Return the whole content of a checkpoint: parameters, and the state of the training.
+
+    Args:
+        allowed: functions and classes that the file may use besides those of torch and NumPy.
+        map_location: the device for the tensors, in one of the forms of `torch.load`.
+
+    Raises:
+        CheckpointError: if the file is missing, is not a checkpoint, or would run code.
+    """
+
+    def load(path: Path) -> Any:
+        with safe_globals([*NUMPY, *allowed]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+    return _reading(Path(path), load)
 
 
-def _unusual(value: torch.Tensor) -> str | None:
-    """Return what makes this another tensor than parameters are, if something does."""
-    if value.is_quantized:
-        return 'quantized'
-    if value.layout != torch.strided or value.is_nested:
-        return 'sparse'
-    if value.is_meta:
-        return 'meta'
-    return None if value.dtype in _DTYPES else str(value.dtype).removeprefix('torch.')
+def _reading(path: Path, unpickle: Callable[[Path], Any]) -> dict[str, Any]:
+    """Return the content of a file: of one in safetensors, or what `unpickle` returns."""
+    if not path.is_file():
+        raise CheckpointError(f'the checkpoint {path} does not exist')
+    try:
+        if _is_safetensors(path):
+            return safetensors.torch.load_file(path)
+        with warnings.catch_warnings(action='ignore'):  # torch warns of pickles that it refuses
+            content = unpickle(path)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's advice would be to load it unsafely
+        raise CheckpointError(
+            f'the checkpoint {path} is refused: it is damaged, was not written by torch.save, or '
+            'reading it would run code; get it as safetensors, or convert it where you trust it'
+        ) from error
+    except Exception as error:  # torch, pickle and safetensors raise many kinds for a bad file
+        raise CheckpointError(
+            f'the checkpoint {path} is truncated, damaged or not a file of tensors '
+            f'({type(error).__name__}): fetch it again'
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f'the checkpoint {path} does not hold parameters by name; it holds a '
+            f'{type(content).__name__}'
+        )
+    return content
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether the content is in safetensors, or the name says so and it is not a pickle."""
+    with path.open('rb') as file:
+        head = file.read(9)
+    is_pickle = head.startswith((b'PK', b'\x80\x02'))
+    return head[8:] == b'{' or (path.suffix == '.safetensors' and not is_pickle)
 
 
 def _unpickled(path: Path) -> Any:
@@ -133,8 +174,7 @@ def _unpickled(path: Path) -> Any:
     are replaced by a class that does nothing; files from before torch 1.6 must have none.
     """
     with safe_globals([*NUMPY]):
-        is_legacy = not zipfile.is_zipfile(path)
-        unknown = [] if is_legacy else get_unsafe_globals_in_checkpoint(path)
+        unknown = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
     for name in unknown:
         module, _, attribute = name.rpartition('.')
         # mmengine's logs name their statistics by getattr, which is not called either.
@@ -150,74 +190,14 @@ def _unpickled(path: Path) -> Any:
         return torch.load(file, map_location='cpu', weights_only=True)
 
 
-def read_whole(
-    path: str | Path, allowed: Iterable[Allowed], map_location: Any = 'cpu'
-) -> dict[str, Any]:
-    """Return the whole content of a checkpoint: parameters, and the state of the training.
-
-    Args:
-        allowed: functions and classes that the file may use besides those of torch and NumPy.
-        map_location: the device for the tensors, in one of the forms of `torch.load`.
-
-    Raises:
-        CheckpointError: if the file is missing, is not a checkpoint, or would run code.
-    """
-    path = Path(path)
-
-    def load() -> Any:
-        with safe_globals([*NUMPY, *allowed]):
-            return torch.load(path, map_location=map_location, weights_only=True)
-
-    content = _reading(path, load)
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f'the checkpoint {path} does not hold parameters by name; it holds a '
-            f'{type(content).__name__}'
-        )
-    return content
-
-
-def _reading(path: Path, unpickle: Callable[[], Any]) -> Any:
-    """Return the content of a file: of one in safetensors, or what `unpickle` returns."""
-    if not path.is_file():
-        raise CheckpointError(f'the checkpoint {path} does not exist')
-    if path.stat().st_size == 0:
-        raise CheckpointError(f'the checkpoint {path} is empty: fetch it again')
-    try:
-        if _is_safetensors(path):
-            return safetensors.torch.load_file(path)
-        with warnings.catch_warnings(action='ignore'):  # torch warns of pickles that it refuses
-            return unpickle()
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError as error:  # torch's advice would be to load it unsafely
-        raise CheckpointError(
-            f'the checkpoint {path} is refused: it is damaged, was not written by torch.save, or '
-            'reading it would run code; get it as safetensors, or convert it where you trust it'
-        ) from error
-    except Exception as error:  # torch, pickle and safetensors raise many kinds for a bad file
-        raise CheckpointError(
-            f'the checkpoint {path} is truncated, damaged or not a file of tensors '
-            f'({type(error).__name__}): fetch it again'
-        ) from error
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Return whether the content is in safetensors, or the name says so and it is not a pickle."""
-    with path.open('rb') as file:
-        head = file.read(9)
-    is_pickle = head.startswith((b'PK', b'\x80\x02'))
-    return head[8:] == b'{' or (path.suffix == '.safetensors' and not is_pickle)
-
-
 class _PaddleUnpickler(pickle.Unpickler):
     """Reads arrays and their containers; anything else is refused before it is called."""
 
     def find_class(self, module: str, name: str) -> Any:
-        for value, allowed in (*NUMPY, *_PADDLE):
-            if f'{module}.{name}' == allowed:
-                return value
-        raise pickle.UnpicklingError(f'{module}.{name} is not allowed')
+        allowed = {full: value for value, full in (*NUMPY, *_PADDLE)}
+        if f'{module}.{name}' not in allowed:
+            raise pickle.UnpicklingError(f'{module}.{name} is not allowed')
+        return allowed[f'{module}.{name}']
 
 
 def _read_paddle(path: Path) -> dict[str, torch.Tensor]:
@@ -228,33 +208,32 @@ def _read_paddle(path: Path) -> dict[str, torch.Tensor]:
     """
     with path.open('rb') as file:
         content = _PaddleUnpickler(file).load()
+    content.pop('StructuredToParameterName@@', None)  # PaddlePaddle's internal names of the same
     state = {}
     for name, value in content.items():
-        if name == 'StructuredToParameterName@@':  # PaddlePaddle's internal names of the same
-            continue
         array = value[1] if isinstance(value, tuple) else value  # of a tensor, its name and array
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f'{name} is a {type(array).__name__}')
         tensor = torch.from_numpy(array.copy())
         if tensor.dim() == 2 and name.endswith('.weight'):
             tensor = tensor.T.contiguous()
-        if name.endswith('._variance'):
-            seen = f'{name.removesuffix("._variance")}.num_batches_tracked'
-            state[seen] = torch.zeros((), dtype=torch.long)
-        state[name.replace('._mean', '.running_mean').replace('._variance', '.running_var')] = (
-            tensor
-        )
+        module, _, kind = name.rpartition('.')
+        kind = {'_mean': 'running_mean', '_variance': 'running_var'}.get(kind, kind)
+        if kind == 'running_var':
+            state[f'{module}.num_batches_tracked'] = torch.zeros((), dtype=torch.long)
+        state[f'{module}.{kind}' if module else kind] = tensor
     return state
 
 
 def renamed(
     state: Mapping[str, torch.Tensor],
+    model: torch.nn.Module | None = None,
+    *,
     names: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]],
     without: str = r'(?!)',
 ) -> dict[str, torch.Tensor]:
-    """Return the parameters under other names.
+    """Return the parameters under other names; those that already have them stay.
 
     Args:
+        model: unused; timm gives it to a network's `checkpoint_filter_fn`.
         names: regular expressions and their replacements, as `re.sub` takes them, which are applied
             to every name one after the other.
         without: a regular expression of the original names that are left out; none by default.
@@ -268,28 +247,30 @@ def renamed(
     return result
 
 
-def differences(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return a phrase for each parameter whose name, shape or kind of number differs.
+def mismatch(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
+    """Return which parameters differ in name, shape or kind of number; '' if none does.
 
     Args:
         state: the parameters in a file.
         wanted: the parameters of the model.
     """
-    return [
-        f'{name} is {_shape(state, name)} in the file and {_shape(wanted, name)} in the model'
-        for name in sorted(wanted.keys() | state.keys())
-        if _shape(state, name) != _shape(wanted, name)
-    ] + [
-        f'{name} is {state[name].dtype} in the file and {wanted[name].dtype} in the model'
-        for name in sorted(wanted.keys() & state.keys())
-        if state[name].is_floating_point() != wanted[name].is_floating_point()
+
+    def described(parameters: Mapping[str, torch.Tensor], name: str) -> str:
+        if name not in parameters:
+            return 'absent'
+        value = parameters[name]
+        kind = '' if value.is_floating_point() else ' of integers'
+        return f'{tuple(value.shape)}{kind}'
+
+    names = sorted(wanted.keys() | state.keys())
+    found = [(name, described(state, name), described(wanted, name)) for name in names]
+    differing = [
+        f'{name} is {there} in the file and {here} in the model'
+        for name, there, here in found
+        if there != here
     ]
-
-
-def listed(differing: list[str], most: int = 3) -> str:
-    """Return the first `most` of the phrases of `differences`, and how many more there are."""
-    more = f'; and {len(differing) - most} more' if len(differing) > most else ''
-    return '; '.join(differing[:most]) + more
+    more = f'; and {len(differing) - 3} more' if len(differing) > 3 else ''
+    return '; '.join(differing[:3]) + more
 
 
 def failure(error: Exception) -> str:
@@ -297,8 +278,3 @@ def failure(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return 'it is damaged, or holds more than tensors'
     return str(error).partition('\n')[0] or type(error).__name__
-
-
-def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...] | str:
-    value = state.get(name)
-    return 'absent' if value is None else tuple(value.shape)

@@ -5,16 +5,16 @@ with attention over all tokens and LePE in stage 4. What the paper leaves open f
 code. `checkpoint_filter_fn` renames the parameters of the released weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn as nn
-from timm.layers import calculate_drop_path_rates
 
 from .attention import CrossShapedAttention, LePEAttention
 from .checkpoint import renamed
-from .pyramid import Pyramid, Stage, TransformerBlock, init_weights
+from .pyramid import Pyramid, TransformerBlock, init_weights, make_stages
 from .registration import describe, register
 
 
@@ -25,7 +25,9 @@ class ConvDownsample(nn.Module):
     ceil(s / 2), as in the released code.
     """
 
-    def __init__(self, in_dim: int, dim: int, kernel_size: int, stride: int, padding: int) -> None:
+    def __init__(
+        self, in_dim: int, dim: int, kernel_size: int = 3, stride: int = 2, padding: int = 1
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride, padding)
         self.norm = nn.LayerNorm(dim)
@@ -39,15 +41,11 @@ class ConvDownsample(nn.Module):
 class CSWin(Pyramid):
     """CSWin as a classifier, and as a feature pyramid through `forward_intermediates`.
 
+    `Pyramid` has the arguments that are common to the networks.
+
     Args:
-        in_chans: channels of the input image.
-        embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
         stripe_widths: stripe width of the cross-shaped attention in stages 1 to 3, in tokens.
-        mlp_ratio: hidden width of every MLP divided by the width of its input.
         qkv_bias: whether the projections to queries, keys and values have biases.
-        attn_drop_rate: dropout of the weights of every attention.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
 
     def __init__(
@@ -63,12 +61,7 @@ class CSWin(Pyramid):
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        def downsample(stage: int) -> nn.Module:
-            if stage == 0:
-                return nn.Identity()
-            return ConvDownsample(embed_dims[stage - 1], embed_dims[stage], 3, 2, padding=1)
-
-        def block(stage: int, drop_path: float) -> nn.Module:
+        def block(stage: int, index: int, drop_path: float) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
             if stage < 3:
                 attention = CrossShapedAttention(
@@ -78,13 +71,11 @@ class CSWin(Pyramid):
                 attention = LePEAttention(dim, heads, qkv_bias, attn_drop_rate)
             return TransformerBlock(dim, attention, mlp_ratio, drop_path)
 
-        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
         super().__init__(
             stem=ConvDownsample(in_chans, embed_dims[0], 7, 4, padding=2),
-            stages=[
-                Stage(downsample(i), [block(i, rate) for rate in rates[i]], mlp_ratio)
-                for i in range(4)
-            ],
+            stages=make_stages(
+                embed_dims, depths, drop_path_rate, block, ConvDownsample, mlp_ratio
+            ),
             embed_dims=embed_dims,
             in_chans=in_chans,
             **kwargs,
@@ -108,11 +99,7 @@ _RELEASED_NAMES = (
 )
 
 
-def checkpoint_filter_fn(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
-) -> dict[str, torch.Tensor]:
-    """Return released parameters under the names of this module; names of this module stay."""
-    return renamed(state_dict, _RELEASED_NAMES)
+checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES)
 
 
 SMALL: dict[str, Any] = {'depths': (2, 4, 32, 2)}

@@ -7,22 +7,22 @@ network: that of SteveTsui/DS-Net, and PaddleClas'. `checkpoint_filter_fn` renam
 either release.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import DropPath
-from timm.models import register_notrace_module
 
+from .attention import Attention
 from .checkpoint import renamed
-from .pyramid import Downsample, Pyramid, Stage, init_weights
+from .pyramid import Downsample, Pyramid, init_weights, make_stages
 from .registration import describe, register
 
 
-@register_notrace_module
-class DualStreamBlock(nn.Module):
+class DualStreamBlock(Attention):
     """Convolution and self-attention side by side, co-attention between them, and an MLP.
 
     Args:
@@ -44,11 +44,9 @@ class DualStreamBlock(nn.Module):
         attn_drop: float,
         drop_path: float,
     ) -> None:
-        super().__init__()
+        super().__init__(num_heads, attn_drop)
         half = dim // 2
-        self.num_heads = num_heads
         self.reduction = reduction
-        self.attn_drop = attn_drop
         self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.norm1 = nn.BatchNorm2d(dim)
         self.conv1 = nn.Conv2d(dim, dim, 1)
@@ -85,55 +83,43 @@ class DualStreamBlock(nn.Module):
         h, w = max(H // self.reduction, 1), max(W // self.reduction, 1)
         whole = F.interpolate(whole, [h, w], mode='bilinear')
         tokens = whole.flatten(2).mT  # (B, n, c)
-        q, k, v = self._heads(self.channel_up(self.norm_sa1(tokens))).unbind(0)
-        tokens = tokens + self._attend(q, k, v)
+        q, k, v = self._qkv(self.channel_up(self.norm_sa1(tokens)))
+        tokens = tokens + self.attend(q, k, v)
 
         local_qkv = self.cross_channel_up_conv(self.norm_conv2(local)).flatten(2).mT
-        q_local, k_local, v_local = self._heads(local_qkv).unbind(0)
-        q, k, v = self._heads(self.cross_channel_up_sa(self.norm_sa2(tokens))).unbind(0)
-        to_local = self.fuse_channel_conv(self._attend(q_local, k, v))  # (B, H*W, c)
+        q_local, k_local, v_local = self._qkv(local_qkv)
+        q, k, v = self._qkv(self.cross_channel_up_sa(self.norm_sa2(tokens)))
+        to_local = self.fuse_channel_conv(self.attend(q_local, k, v))  # (B, H*W, c)
         local = local + to_local.mT.unflatten(2, (H, W))
-        tokens = tokens + self.fuse_channel_sa(self._attend(q, k_local, v_local))
+        tokens = tokens + self.fuse_channel_sa(self.attend(q, k_local, v_local))
 
         whole = F.interpolate(tokens.mT.unflatten(2, (h, w)), [H, W], mode='bilinear')
         return torch.cat([local, whole], dim=1)
 
-    def _heads(self, qkv: torch.Tensor) -> torch.Tensor:
-        """Split (B, N, 3*c) into q, k and v of shape (B, heads, N, c / heads), stacked."""
-        return qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-
-    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        dropout = self.attn_drop if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
+    def _qkv(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Split (B, N, 3*c) into q, k and v, (B, heads, N, d)."""
+        q, k, v = x.chunk(3, dim=-1)
+        return self.heads(q), self.heads(k), self.heads(v)
 
 
-@register_notrace_module
 class _MapBatchNorm(nn.BatchNorm2d):
     """Batch norm of a channels-last map."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.permute(0, 3, 1, 2)
-        if torch.jit.is_scripting():  # which has no super(), and evaluation mode only
-            mean, variance = self.running_mean, self.running_var
-            x = F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
-        else:
-            x = super().forward(x)
-        return x.permute(0, 2, 3, 1)
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class DSNet(Pyramid):
     """DS-Net as a classifier, and as a feature pyramid.
 
+    `Pyramid` has the arguments that are common to the networks. Half of the channels are those of
+    the attention heads.
+
     Args:
-        in_chans: channels of the input image.
-        embed_dims, depths, num_heads: channels, blocks and heads of the four stages. The heads
-            share half of the channels.
         reductions: `reduction` of the blocks in the four stages.
-        mlp_ratio: hidden width of every MLP divided by the width of its input.
         attn_drop_rate: dropout of the weights of every attention; the released code always has 0.1.
         drop_path_rate: stochastic depth that the last of all blocks would have if it rose linearly
             from 0. As in the released code, each stage starts again from 0, so none reaches it.
-        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
 
     def __init__(
@@ -149,22 +135,17 @@ class DSNet(Pyramid):
         **kwargs: Any,
     ) -> None:
         step = drop_path_rate / max(sum(depths) - 1, 1)
-        widths = (in_chans, *embed_dims)
 
-        def stage(i: int) -> Stage:
-            merging = Downsample(widths[i], widths[i + 1], 2, nn.Identity) if i else nn.Identity()
-            blocks = [
-                DualStreamBlock(
-                    *(embed_dims[i], num_heads[i], reductions[i], mlp_ratio, attn_drop_rate),
-                    drop_path=step * j,
-                )
-                for j in range(depths[i])
-            ]
-            return Stage(merging, blocks, expansion=None)
+        def block(i: int, index: int, _: float) -> nn.Module:
+            return DualStreamBlock(
+                *(embed_dims[i], num_heads[i], reductions[i], mlp_ratio, attn_drop_rate),
+                drop_path=step * index,
+            )
 
+        downsample = partial(Downsample, norm_layer=nn.Identity)
         super().__init__(
-            stem=Downsample(in_chans, embed_dims[0], 4, nn.Identity),
-            stages=[stage(i) for i in range(4)],
+            stem=downsample(in_chans, embed_dims[0], 4),
+            stages=make_stages(embed_dims, depths, 0.0, block, downsample, expansion=None),
             embed_dims=embed_dims,
             in_chans=in_chans,
             norm_layer=_MapBatchNorm,
@@ -183,11 +164,7 @@ _RELEASED_NAMES = (
 )
 
 
-def checkpoint_filter_fn(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
-) -> dict[str, torch.Tensor]:
-    """Return released parameters under the names of this module; names of this module stay."""
-    return renamed(state_dict, _RELEASED_NAMES)
+checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

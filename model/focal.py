@@ -5,17 +5,17 @@ windows around it, each pooled to one token. What the paper leaves open follows 
 `checkpoint_filter_fn` renames the parameters of the released weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import calculate_drop_path_rates, trunc_normal_
 
-from .attention import RelativePositionBias, from_windows, to_windows
+from .attention import RelativePositionBias, from_windows, small_random, to_windows
 from .checkpoint import renamed
-from .pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
+from .pyramid import Downsample, Pyramid, TransformerBlock, init_weights, make_stages
 from .registration import describe, register
 
 
@@ -46,30 +46,25 @@ class FocalAttention(RelativePositionBias):
         focal_window: int,
         attn_drop: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
+        super().__init__(num_heads, attn_drop)
         self.window_size = w = window_size
-        self.expand_size = expand_size
-        self.attn_drop = attn_drop
         self.focal_window = focal_window
         self.pool = nn.Linear(w * w, 1)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
         self.add_bias_table(num_heads, window_size)
-        self.relative_position_bias_table_to_windows = nn.Parameter(
-            torch.zeros(num_heads, (w + focal_window - 1) ** 2)
+        self.relative_position_bias_table_to_windows = small_random(
+            num_heads, (w + focal_window - 1) ** 2
         )
-        trunc_normal_(self.relative_position_bias_table_to_windows, std=0.02)
         index = _index_to_windows(w, focal_window)
         self.register_buffer('index_to_windows', index, persistent=False)
         self.shifts, tokens = _around(w, expand_size)
         self.register_buffer('around', tokens if expand_size else None, persistent=False)
         if expand_size:
-            self.relative_position_bias_table_to_neighbors = nn.Parameter(
-                torch.zeros(1, num_heads, w * w, len(tokens))
+            self.relative_position_bias_table_to_neighbors = small_random(
+                1, num_heads, w * w, len(tokens)
             )
-            trunc_normal_(self.relative_position_bias_table_to_neighbors, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
@@ -91,16 +86,10 @@ class FocalAttention(RelativePositionBias):
         biases.append(self.relative_position_bias_table_to_windows[:, self.index_to_windows])
 
         k, v = torch.cat(seen, dim=2).chunk(2, dim=-1)
-        q, k, v = self._heads(q), self._heads(k), self._heads(v)
+        q, k, v = self.heads(q), self.heads(k), self.heads(v)
         bias = torch.cat(biases, dim=-1) + self._outside(rows, columns, k)
-        dropout = self.attn_drop if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout)
-        x = x.transpose(2, 3).reshape(B, rows * columns, w * w, C)
+        x = self.attend(q, k, v, bias)
         return self.proj(from_windows(x, w, rows * w, columns * w)[:, :H, :W])
-
-    def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Split (B, windows, N, C) into (B, windows, heads, N, d)."""
-        return x.unflatten(3, (self.num_heads, -1)).transpose(2, 3)
 
     def _squares(self, x: torch.Tensor) -> torch.Tensor:
         """Return the square around every token of (B, h, w, c) as (B, h*w, square, c).
@@ -145,17 +134,13 @@ def _around(window_size: int, expand_size: int) -> tuple[list[tuple[int, int]], 
 class Focal(Pyramid):
     """Focal Transformer as a classifier, and as a feature pyramid.
 
+    `Pyramid` has the arguments that are common to the networks.
+
     Args:
-        in_chans: channels of the input image.
-        embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
         window_size: side of the windows of the attention, in tokens.
         expand_sizes: `expand_size` of the attention in the four stages; 0 in stage 4, which has a
             single window at 224 x 224.
         focal_windows: `focal_window` of the attention in the four stages.
-        mlp_ratio: hidden width of every MLP divided by the width of its input.
-        attn_drop_rate: dropout of the weights of every attention.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
 
     def __init__(
@@ -172,7 +157,7 @@ class Focal(Pyramid):
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        def block(i: int, drop_path: float) -> nn.Module:
+        def block(i: int, index: int, drop_path: float) -> nn.Module:
             attention = FocalAttention(
                 embed_dims[i],
                 num_heads[i],
@@ -183,18 +168,11 @@ class Focal(Pyramid):
             )
             return TransformerBlock(embed_dims[i], attention, mlp_ratio, drop_path)
 
-        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        # Queries, keys and values, and the keys and values of four shifted maps.
+        expansion = max(mlp_ratio, 3 + 4 * 2)
         super().__init__(
             stem=Downsample(in_chans, embed_dims[0], stride=4),
-            stages=[
-                Stage(
-                    Downsample(embed_dims[i - 1], embed_dims[i], stride=2) if i else nn.Identity(),
-                    [block(i, rate) for rate in rates[i]],
-                    # Queries, keys and values, and the keys and values of four shifted maps.
-                    expansion=max(mlp_ratio, 3 + 4 * 2 * (expand_sizes[i] > 0)),
-                )
-                for i in range(4)
-            ],
+            stages=make_stages(embed_dims, depths, drop_path_rate, block, expansion=expansion),
             embed_dims=embed_dims,
             in_chans=in_chans,
             **kwargs,
@@ -217,11 +195,7 @@ _RELEASED_NAMES = (
 _RELEASED_BUFFERS = r'\.(relative_position_index(_0)?|valid_ind_rolled)$'
 
 
-def checkpoint_filter_fn(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
-) -> dict[str, torch.Tensor]:
-    """Return released parameters under the names of this module; names of this module stay."""
-    return renamed(state_dict, _RELEASED_NAMES, without=_RELEASED_BUFFERS)
+checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES, without=_RELEASED_BUFFERS)
 
 
 SMALL: dict[str, Any] = {'depths': (2, 2, 18, 2)}

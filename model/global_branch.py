@@ -8,13 +8,14 @@ from functools import lru_cache
 
 import torch
 import torch.nn as nn
-from timm.models import register_notrace_module
+
+from .workspace import recorded
 
 Ratio = float | Sequence[float]  # of both sides, or of height and width
 
 
 def resize_weights(
-    side: int, grids: list[int], dtype: torch.dtype, device: torch.device
+    side: int, grids: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     """Return the weights that resize a side, linearly and with antialiasing: (sum of grids, side).
 
@@ -40,23 +41,9 @@ def resize_weights(
 def _kept_weights(
     side: int, grids: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    # Made in an inference, they have to serve a training too.
-    with torch.inference_mode(False), torch.no_grad():
-        return resize_weights(side, list(grids), dtype, device)
+    return resize_weights(side, grids, dtype, device)
 
 
-def _kept_tensors(x: torch.Tensor) -> bool:
-    """Return whether tensors that a pass on `x` makes are real ones, which a later pass can use."""
-    return not (
-        type(x) is not torch.Tensor
-        or x.is_meta
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-    )
-
-
-@register_notrace_module
 class AntialiasedResize(nn.Module):
     """Resize channels-last maps to fixed grids, bilinearly and with antialiasing.
 
@@ -83,9 +70,8 @@ class AntialiasedResize(nn.Module):
         return [columns[i] @ maps[i] for i in range(len(maps))]
 
     def _weights(self, side: int, grids: list[int], x: torch.Tensor) -> torch.Tensor:
-        if torch.jit.is_scripting():
-            return resize_weights(side, grids, x.dtype, x.device)
-        if not _kept_tensors(x):
+        # A pass that is recorded, and a subclass of tensors, may make weights of its own kind.
+        if recorded() or type(x) is not torch.Tensor:
             return resize_weights(side, grids, x.dtype, x.device)
         return _kept_weights(side, tuple(grids), x.dtype, x.device)
 

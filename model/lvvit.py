@@ -16,8 +16,9 @@ import torch.nn as nn
 from timm.layers import PatchEmbed, resample_abs_pos_embed, trunc_normal_
 from timm.models.vision_transformer import Block, VisionTransformer
 
-from .auxiliary_head import AuxiliaryHead
+from .auxiliary_head import TokenLabeling, fit_auxiliary_head
 from .checkpoint import renamed
+from .pyramid import init_weights
 from .registration import describe, register
 
 
@@ -71,7 +72,7 @@ class ScaledBlock(Block):
         self.ls2 = Divide(skip_lam)
 
 
-class LVViT(VisionTransformer):
+class LVViT(TokenLabeling, VisionTransformer):
     """LV-ViT, which classifies by its class token.
 
     Args:
@@ -111,28 +112,13 @@ class LVViT(VisionTransformer):
             **kwargs,
         )
         trunc_normal_(self.cls_token, std=0.02)
-        self.token_labeling = token_labeling
-        self.add_token_max = add_token_max
-        self.aux_head = self._aux_head()
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        super().reset_classifier(num_classes, global_pool)
-        self.aux_head = self._aux_head()
-
-    def _aux_head(self) -> AuxiliaryHead | None:
-        if not (self.token_labeling and self.num_classes):
-            return None
-        like = self.cls_token
-        head = AuxiliaryHead(
-            self.num_features, self.num_classes, device=like.device, dtype=like.dtype
-        )
-        trunc_normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        return head
+        self.add_auxiliary_head(token_labeling, add_token_max)
+        if self.aux_head is not None:
+            init_weights(self.aux_head)
 
     def forward_head(
         self, x: torch.Tensor, pre_logits: bool = False
-    ) -> torch.Tensor:  # TorchScript has evaluation mode only
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Map tokens (B, 1 + H*W, C) to logits (B, K), in training mode with token logits.
 
         With `pre_logits` pooled features (B, C) are returned.
@@ -140,11 +126,8 @@ class LVViT(VisionTransformer):
         pooled = self.head_drop(self.fc_norm(self.pool(x)))
         if pre_logits:
             return pooled
-        logits = self.head(pooled)
-        if self.aux_head is None:
-            return logits
         tokens = x[:, self.num_prefix_tokens :].unflatten(1, self.patch_embed.grid_size)
-        return self.aux_head.combine(logits, tokens, self.training, self.add_token_max)
+        return self.combine(self.head(pooled), tokens)
 
 
 def checkpoint_filter_fn(
@@ -156,7 +139,7 @@ def checkpoint_filter_fn(
     without antialiasing, the class token's entry left alone.
     """
     stem = r'^patch_embed\.((?:conv|bn)\d|proj)\.(\w+)$', r'patch_embed.proj.\1.\2'
-    state = renamed(state_dict, [stem])
+    state = renamed(state_dict, names=[stem])
     table = state.get('pos_embed')
     if model is not None and table is not None and table.shape != model.pos_embed.shape:
         state['pos_embed'] = resample_abs_pos_embed(
@@ -195,4 +178,11 @@ default_cfgs = describe(
     license='apache-2.0',
 )
 
-register(LVViT, VARIANTS, out_indices=3, filter_fn=checkpoint_filter_fn)
+
+def _pretrained(
+    state_dict: Mapping[str, torch.Tensor], model: nn.Module
+) -> dict[str, torch.Tensor]:
+    return fit_auxiliary_head(checkpoint_filter_fn(state_dict, model), model)
+
+
+register(LVViT, VARIANTS, out_indices=3, filter_fn=_pretrained)

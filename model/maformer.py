@@ -13,25 +13,24 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 
-from .attention import CrossShapedAttention, SelfAttention, ShiftedWindowAttention
-from .auxiliary_head import AuxiliaryHead
+from .attention import Attention, CrossShapedAttention, SelfAttention, ShiftedWindowAttention
+from .auxiliary_head import TokenLabeling, fit_auxiliary_head
 from .global_branch import GLOBAL_BRANCHES
 from .pyramid import (
     Downsample,
     Mlp,
     Pyramid,
-    Stage,
     TransformerBlock,
     check_choice,
     init_weights,
+    make_stages,
 )
 from .registration import describe, register
 
 
-class FusionAttention(nn.Module):
+class FusionAttention(Attention):
     """softmax(Q_L K_G^T / sqrt(d)) V_G (eqs. 3 and 4), multi-head, without output projection.
 
     Queries come from the local tokens x_l (B, H, W, C), keys and values from the global tokens x_g
@@ -41,23 +40,14 @@ class FusionAttention(nn.Module):
     def __init__(
         self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.attn_drop = attn_drop
+        super().__init__(num_heads, attn_drop)
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.k = nn.Linear(dim, dim, bias=qkv_bias)
         self.v = nn.Linear(dim, dim, bias=qkv_bias)
 
     def forward(self, x_l: torch.Tensor, x_g: torch.Tensor) -> torch.Tensor:
-        B, H, W, C = x_l.shape
-        q, k, v = self._heads(self.q(x_l)), self._heads(self.k(x_g)), self._heads(self.v(x_g))
-        dropout = self.attn_drop if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, heads, H*W, d)
-        return x.transpose(1, 2).reshape(B, H, W, C)
-
-    def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Split (B, h, w, C) into (B, heads, h*w, d)."""
-        return x.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        q, k, v = (t.flatten(1, 2) for t in (self.q(x_l), self.k(x_g), self.v(x_g)))
+        return self.attend(self.heads(q), self.heads(k), self.heads(v)).view(x_l.shape)
 
 
 class MAFBlock(nn.Module):
@@ -114,15 +104,14 @@ class MAFBlock(nn.Module):
         return self.mlp(x)
 
 
-class MAFormer(Pyramid):
+class MAFormer(TokenLabeling, Pyramid):
     """MAFormer as a classifier, and as a feature pyramid through `forward_intermediates`.
 
+    `Pyramid` has the arguments that are common to the networks.
+
     Args:
-        in_chans: channels of the input image.
         patch_size: side of the stem's patches in pixels; the paper's is 4, a smaller one suits
             small images.
-        embed_dims, depths, num_heads: channels, blocks and heads of the four stages (Table 1).
-        mlp_ratio: hidden width of every MLP divided by the width of its input (Table 1: 4).
         qkv_bias: whether the projections to queries, keys and values have biases.
         local_attention: 'cross_shaped' (default) or 'shifted_window' (Table 2).
         stripe_widths: stripe width of the cross-shaped attention in stages 1 and 2, in tokens.
@@ -133,13 +122,10 @@ class MAFormer(Pyramid):
         gld_ratio: N of Section 3.2, taken per side; or the ratios of height and width, such as
             (1, 0.5) for half of the tokens.
         fusion: 'multi_scale' (Fig. 2c, default) or 'local_enhanced' (Fig. 2b, Table 3).
-        attn_drop_rate: dropout of the weights of every attention.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         token_labeling: whether to add the auxiliary head that classifies every token. In training
             mode the output is then (logits (B, K), token logits (B, H, W, K)).
         add_token_max: with `token_labeling`, whether to add half of the maximum over tokens of the
             token logits to the logits in evaluation mode, as LV-ViT's released code does.
-        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
 
     Raises:
         ValueError: if `local_attention`, `global_branch` or `fusion` is none of the above.
@@ -200,50 +186,26 @@ class MAFormer(Pyramid):
                 attn_drop=attn_drop_rate,
             )
 
-        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
         super().__init__(
             stem=Downsample(in_chans, embed_dims[0], stride=patch_size),
-            stages=[
-                Stage(
-                    Downsample(embed_dims[i - 1], embed_dims[i], stride=2) if i else nn.Identity(),
-                    [block(i, j, rate) for j, rate in enumerate(rates[i])],
-                    mlp_ratio,
-                )
-                for i in range(4)
-            ],
+            stages=make_stages(embed_dims, depths, drop_path_rate, block, expansion=mlp_ratio),
             embed_dims=embed_dims,
             stem_stride=patch_size,
             in_chans=in_chans,
             **kwargs,
         )
-        self.add_token_max = add_token_max
-        self.token_labeling = token_labeling
-        self.aux_head = self._aux_head()
+        self.add_auxiliary_head(token_labeling, add_token_max)
         self.apply(init_weights)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        super().reset_classifier(num_classes, global_pool)
-        self.aux_head = self._aux_head()
-
-    def _aux_head(self) -> AuxiliaryHead | None:
-        if not (self.token_labeling and self.num_classes):
-            return None
-        like = self.stem.proj.weight
-        return AuxiliaryHead(
-            self.num_features, self.num_classes, device=like.device, dtype=like.dtype
-        )
 
     def forward_head(
         self, x: torch.Tensor, pre_logits: bool = False
-    ) -> torch.Tensor:  # TorchScript has evaluation mode only
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Map features (B, H, W, C) to logits (B, K), in training mode with token logits.
 
         With `pre_logits` pooled features (B, C) are returned.
         """
         logits = self.head(x, pre_logits=pre_logits)
-        if pre_logits or self.aux_head is None:
-            return logits
-        return self.aux_head.combine(logits, x, self.training, self.add_token_max)
+        return logits if pre_logits else self.combine(logits, x)
 
 
 SMALL = {'embed_dims': (64, 128, 320, 512), 'depths': (3, 5, 8, 3), 'num_heads': (2, 4, 10, 16)}
@@ -280,4 +242,4 @@ default_cfgs = describe(
     VARIANTS, first_conv='stem.proj', classifier='head.fc', license='apache-2.0'
 )
 
-register(MAFormer, VARIANTS)
+register(MAFormer, VARIANTS, filter_fn=fit_auxiliary_head)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, calculate_drop_path_rates
+from timm.layers import ClassifierHead
 
-from .attention import RelativePositionBias
-from .pyramid import BatchNormDownsample, Pyramid, Stage, TransformerBlock, init_weights
+from .attention import RelativePositionBias, from_windows, to_windows
+from .pyramid import BatchNormDownsample, Pyramid, TransformerBlock, init_weights, make_stages
 from .registration import describe, register
 
 
@@ -26,11 +26,9 @@ class MixingAttention(RelativePositionBias):
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int, attn_drop: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(num_heads, attn_drop)
         half = dim // 2
-        self.num_heads = num_heads
         self.window_size = window_size
-        self.attn_drop = attn_drop
         self.attention_in = nn.Sequential(nn.Linear(dim, half), nn.LayerNorm(half))
         self.convolution_in = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
         self.convolution = nn.Sequential(
@@ -74,19 +72,11 @@ class MixingAttention(RelativePositionBias):
 
     def _attention(self, x: torch.Tensor, channel_weights: torch.Tensor) -> torch.Tensor:
         """Attend in the windows of (B, H, W, c), with values multiplied by weights (B, c)."""
-        B, H, W, c = x.shape
-        w, heads = self.window_size, self.num_heads
-        qkv = self.qkv(x).view(B, H // w, w, W // w, w, 3, heads, c // heads)
-        q, k, v = (
-            qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)
-            .reshape(3, B, -1, heads, w * w, c // heads)
-            .unbind(0)
-        )
-        v = v * channel_weights.view(B, 1, heads, 1, c // heads)
-        dropout = self.attn_drop if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, self.position_bias().to(q.dtype), dropout)
-        x = x.view(B, H // w, W // w, heads, w, w, c // heads)
-        return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(B, H, W, c)
+        _, H, W, _ = x.shape
+        q, k, v = to_windows(self.qkv(x), self.window_size).chunk(3, dim=-1)
+        v = v * channel_weights[:, None, None]
+        x = self.attend(self.heads(q), self.heads(k), self.heads(v), self.position_bias())
+        return from_windows(x, self.window_size, H, W)
 
 
 class MixFormerStem(nn.Module):
@@ -115,16 +105,11 @@ class MixFormerStem(nn.Module):
 class MixFormer(Pyramid):
     """MixFormer as a classifier, and as a feature pyramid through `forward_intermediates`.
 
+    `Pyramid` has the arguments that are common to the networks.
+
     Args:
-        in_chans: channels of the input image.
-        num_classes, global_pool, drop_rate: as for `Pyramid`.
-        embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
         window_size: side of the windows of the attention, in tokens.
-        mlp_ratio: hidden width of every MLP divided by the width of its input.
         head_width: width of the layer between the last stage and the classifier.
-        attn_drop_rate: dropout of the weights of every attention.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        kwargs: `img_size` of `Pyramid`.
     """
 
     def __init__(
@@ -143,21 +128,16 @@ class MixFormer(Pyramid):
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
-
-        def block(i: int, drop_path: float) -> nn.Module:
-            attention = MixingAttention(embed_dims[i], num_heads[i], window_size, attn_drop_rate)
-            return TransformerBlock(embed_dims[i], attention, mlp_ratio, drop_path)
-
-        def stage(i: int) -> Stage:
-            merging = nn.Identity()
-            if i:
-                merging = BatchNormDownsample(embed_dims[i - 1], embed_dims[i], bias=True)
-            return Stage(merging, [block(i, rate) for rate in rates[i]], expansion=None)
+        def block(stage: int, index: int, drop_path: float) -> nn.Module:
+            dim, heads = embed_dims[stage], num_heads[stage]
+            attention = MixingAttention(dim, heads, window_size, attn_drop_rate)
+            return TransformerBlock(dim, attention, mlp_ratio, drop_path)
 
         super().__init__(
             stem=MixFormerStem(in_chans, embed_dims[0]),
-            stages=[stage(i) for i in range(4)],
+            stages=make_stages(
+                embed_dims, depths, drop_path_rate, block, BatchNormDownsample, expansion=None
+            ),
             embed_dims=embed_dims,
             in_chans=in_chans,
             num_classes=num_classes,

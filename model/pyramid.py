@@ -9,9 +9,14 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, DropPath, trunc_normal_
+from timm.layers import (
+    ClassifierHead,
+    DropPath,
+    calculate_drop_path_rates,
+    to_2tuple,
+    trunc_normal_,
+)
 from timm.models import checkpoint_seq
-from timm.models._features import feature_take_indices
 
 from .workspace import in_pieces, recorded
 
@@ -35,20 +40,12 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, H, W, C) to the same shape."""
-        tokens = x.reshape(-1, x.shape[-1])
-        if torch.jit.is_scripting():
-            update = self._update(tokens)
-        else:
-            update = in_pieces(self._update, tokens, self.expansion)
+        update = in_pieces(self._update, x.reshape(-1, x.shape[-1]), self.expansion)
         return x + self.drop_path(update.view(x.shape))
 
     def _update(self, x: torch.Tensor) -> torch.Tensor:
         x = self.fc1(self.norm(x))
-        if torch.jit.is_scripting():
-            return self.fc2(F.gelu(x))
-        if recorded(x):
-            return self.fc2(F.gelu(x))
-        return self.fc2(torch.ops.aten.gelu_(x))
+        return self.fc2(F.gelu(x) if recorded() else torch.ops.aten.gelu_(x))
 
 
 class TransformerBlock(nn.Module):
@@ -71,16 +68,13 @@ class Downsample(nn.Module):
     """Convolution of stride = kernel size, and a norm: the stem (4) and the patch merging (2).
 
     A side that the stride does not divide is padded with zeros at its end: no pixel is lost.
-
-    Args:
-        norm_layer: makes the norm from the number of channels.
     """
 
     def __init__(
         self,
         in_dim: int,
         dim: int,
-        stride: int,
+        stride: int = 2,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
     ) -> None:
         super().__init__()
@@ -99,7 +93,7 @@ class Downsample(nn.Module):
 class BatchNormDownsample(nn.Module):
     """Batch norm and a 2x2 convolution of stride 2; an odd side is padded by one at its end."""
 
-    def __init__(self, in_dim: int, dim: int, bias: bool) -> None:
+    def __init__(self, in_dim: int, dim: int, bias: bool = True) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(in_dim)
         self.reduction = nn.Conv2d(in_dim, dim, 2, 2, bias=bias)
@@ -123,7 +117,7 @@ class Stage(nn.Module):
     """
 
     def __init__(
-        self, downsample: nn.Module, blocks: Sequence[nn.Module], expansion: float | None = 4.0
+        self, downsample: nn.Module, blocks: Sequence[nn.Module], expansion: float | None
     ) -> None:
         super().__init__()
         self.downsample = downsample
@@ -133,13 +127,39 @@ class Stage(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.downsample(x)
-        if torch.jit.is_scripting():
-            return self.blocks(x)
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint_seq(self.blocks, x)
         if self.expansion is None:
             return self.blocks(x)
         return in_pieces(self.blocks, x, self.expansion)
+
+
+def make_stages(
+    embed_dims: Sequence[int],
+    depths: Sequence[int],
+    drop_path_rate: float,
+    block: Callable[[int, int, float], nn.Module],
+    downsample: Callable[[int, int], nn.Module] = Downsample,
+    expansion: float | None = 4.0,
+) -> list[Stage]:
+    """Return the stages of a `Pyramid`.
+
+    Args:
+        embed_dims, depths: channels and blocks of each stage.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        block: makes a block from its stage, its place in the stage and its stochastic depth.
+        downsample: makes a patch merging from the channels before and after it.
+        expansion: of every stage, see `Stage`.
+    """
+    rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+    return [
+        Stage(
+            downsample(embed_dims[i - 1], embed_dims[i]) if i else nn.Identity(),
+            [block(i, j, rate) for j, rate in enumerate(rates[i])],
+            expansion,
+        )
+        for i in range(len(depths))
+    ]
 
 
 class Pyramid(nn.Module):
@@ -148,18 +168,24 @@ class Pyramid(nn.Module):
     It is a classifier, and through `forward_intermediates` a feature pyramid. Its methods are those
     that timm expects of a network.
 
+    The constructors of the networks have the arguments `embed_dims`, `depths` and `num_heads`, the
+    channels, blocks and attention heads of the four stages; `mlp_ratio`, the hidden width of every
+    MLP divided by the width of its input; `attn_drop_rate`, the dropout of the weights of every
+    attention; `drop_path_rate`, the stochastic depth of the last block, which rises linearly from
+    0; and those of this class from `img_size` on.
+
     Args:
         stem: maps images (B, H, W, in_chans) to the input of the first stage.
         stages: the four stages.
         embed_dims: channels of the stages' outputs.
+        norm_layer: makes the norm after the last stage from the number of channels.
+        stem_stride: of the stem, in pixels.
         img_size: size of the images in pixels. It is kept as an attribute only: images of any size
             from 32 x 32 can be processed.
-        stem_stride: of the stem, in pixels.
         in_chans: channels of the input image.
         num_classes: classes of the head; 0 for features only.
         global_pool: pooling of the head, 'avg' or '' for none.
         drop_rate: dropout before the head.
-        norm_layer: makes the norm after the last stage from the number of channels.
     """
 
     output_fmt = 'NHWC'  # of the maps, for timm's wrappers
@@ -169,13 +195,13 @@ class Pyramid(nn.Module):
         stem: nn.Module,
         stages: Sequence[Stage],
         embed_dims: Sequence[int],
-        img_size: int | tuple[int, int] = 224,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         stem_stride: int = 4,
+        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
-        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
     ) -> None:
         super().__init__()
         self.in_chans = in_chans
@@ -186,7 +212,7 @@ class Pyramid(nn.Module):
             {'num_chs': dim, 'reduction': stem_stride * 2**i, 'module': f'stages.{i}'}
             for i, dim in enumerate(embed_dims)
         ]
-        self.set_input_size(img_size)
+        self.img_size = to_2tuple(img_size)
         self.stem = stem
         self.stages = nn.Sequential(*stages)
         self.norm = norm_layer(embed_dims[-1])
@@ -194,36 +220,25 @@ class Pyramid(nn.Module):
             embed_dims[-1], num_classes, global_pool, drop_rate, input_fmt='NHWC'
         )
 
-    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Set the attribute `img_size`, in pixels; no parameter depends on it."""
-        self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters without weight decay besides biases and norms."""
-        return {n for n, _ in self.named_parameters() if 'relative_position_bias_table' in n}
+        words = ('relative_position_bias', 'cls_token')
+        return {n for n, _ in self.named_parameters() if any(word in n for word in words)}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return the patterns by which timm groups parameters by depth, for layer-wise rates."""
-        return {
-            'stem': r'^stem',
-            'blocks': r'^stages\.(\d+)'
-            if coarse
-            else [
-                (r'^stages\.(\d+)\.downsample', (0,)),
-                (r'^stages\.(\d+)\.blocks\.(\d+)', None),
-                (r'^norm', (99999,)),
-            ],
-        }
+        blocks = [
+            (r'^stages\.(\d+)\.downsample', (0,)),
+            (r'^stages\.(\d+)\.blocks\.(\d+)', None),
+            (r'^norm', (99999,)),
+        ]
+        return {'stem': r'^stem', 'blocks': r'^stages\.(\d+)' if coarse else blocks}
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in the backward pass instead of keeping its activations."""
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """Return the linear layer of the head."""
         return self.head.fc
@@ -233,6 +248,13 @@ class Pyramid(nn.Module):
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
 
+    def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Return the stages that timm's argument `indices` selects."""
+        stages = range(len(self.stages))
+        if indices is None or isinstance(indices, int):
+            return list(stages[-indices:] if indices else stages)
+        return [stages[i] for i in indices]
+
     def forward_intermediates(
         self,
         x: torch.Tensor,
@@ -241,9 +263,8 @@ class Pyramid(nn.Module):
         stop_early: bool = False,
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
-        output_dict: bool = False,
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]] | dict[str, Any]:
-        """Return the maps after some of the stages.
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the final features (B, H, W, C) and the maps after some of the stages.
 
         Args:
             x: images (B, in_chans, H, W).
@@ -251,30 +272,22 @@ class Pyramid(nn.Module):
             norm: whether to apply the final norm to the last stage's map.
             stop_early: whether to skip the stages after the last one in `indices`.
             output_fmt: layout of the maps, 'NCHW' or 'NHWC'.
-            intermediates_only: whether to return the list of maps alone, instead of the final
-                features (B, H, W, C) and the list.
-            output_dict: whether to return a dictionary: the list as `image_intermediates` and,
-                unless `intermediates_only`, the final features as `image_features`.
-
-        Raises:
-            ValueError: if `output_fmt` is neither of the two.
+            intermediates_only: whether to return the list of maps alone.
         """
         check_choice('output_fmt', output_fmt, ('NCHW', 'NHWC'))
-        take, last = feature_take_indices(len(self.stages), indices)
-        stages = self.stages[: last + 1] if stop_early else self.stages
+        taken = self._taken(indices)
+        stages = self.stages[: max(taken) + 1] if stop_early else self.stages
         maps = []
         x = self.stem(x.permute(0, 2, 3, 1))
         for i, stage in enumerate(stages):
             x = stage(x)
-            if i in take:
+            if i in taken:
                 out = self.norm(x) if norm and i == len(self.stages) - 1 else x
                 maps.append(out.permute(0, 3, 1, 2).contiguous() if output_fmt == 'NCHW' else out)
-        if len(stages) == len(self.stages):
-            x = self.norm(x)  # it has the channels of the last stage
-        if output_dict:
-            features = {} if intermediates_only else {'image_features': x}
-            return {'image_intermediates': maps, **features}
-        return maps if intermediates_only else (x, maps)
+        if intermediates_only:
+            return maps
+        # The norm has the channels of the last stage.
+        return self.norm(x) if len(stages) == len(self.stages) else x, maps
 
     def prune_intermediate_layers(
         self,
@@ -284,22 +297,15 @@ class Pyramid(nn.Module):
     ) -> list[int]:
         """Remove what `forward_intermediates` does not need for the stages in `indices`.
 
-        Args:
-            indices: as for `forward_intermediates`.
-            prune_norm: whether to remove the final norm; it goes with the last stage anyway.
-            prune_head: whether to remove the head.
-
-        Returns:
-            the stages as a list.
+        The norm is removed with the last stage, and with `prune_norm`. The stages are returned.
         """
-        take, last = feature_take_indices(len(self.stages), indices)
-        pruned = last + 1 < len(self.stages)
-        self.stages = self.stages[: last + 1]
-        if prune_norm or pruned:  # the norm has the channels of the last stage
+        taken = self._taken(indices)
+        if prune_norm or max(taken) + 1 < len(self.stages):
             self.norm = nn.Identity()
+        self.stages = self.stages[: max(taken) + 1]
         if prune_head:
             self.reset_classifier(0, '')
-        return take
+        return taken
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Map images (B, in_chans, H, W) to features (B, ceil(H/32), ceil(W/32), C)."""
@@ -316,11 +322,7 @@ class Pyramid(nn.Module):
 
 
 def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Check an argument of a constructor or method.
-
-    Raises:
-        ValueError: naming the argument, if its value is not one of `choices`.
-    """
+    """Raise a ValueError that names the argument if its value is not one of `choices`."""
     if value not in choices:
         raise ValueError(f'{name} must be one of {choices}, got {value!r}')
 

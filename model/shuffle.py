@@ -6,7 +6,8 @@ and of a column. What the paper leaves open follows the released code. `checkpoi
 renames the parameters of the released weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from timm.layers import DropPath, trunc_normal_
 
 from .attention import RelativePositionBias
 from .checkpoint import renamed
-from .pyramid import BatchNormDownsample, Pyramid, Stage
+from .pyramid import BatchNormDownsample, Pyramid, make_stages
 from .registration import describe, register
 
 
@@ -31,11 +32,9 @@ class ShuffledWindowAttention(RelativePositionBias):
     def __init__(
         self, dim: int, num_heads: int, window_size: int, shuffle: bool, attn_drop: float = 0.0
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
+        super().__init__(num_heads, attn_drop)
         self.window_size = window_size
         self.shuffle = shuffle
-        self.attn_drop = attn_drop
         self.to_qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
         self.proj = nn.Conv2d(dim, dim, 1)
         self.add_bias_table(num_heads, window_size)
@@ -53,11 +52,9 @@ class ShuffledWindowAttention(RelativePositionBias):
             qkv = qkv.view(B, 3, heads, C // heads, rows, w, columns, w)
             qkv = qkv.permute(1, 0, 4, 6, 2, 5, 7, 3)
         q, k, v = qkv.reshape(3, B * rows * columns, heads, w * w, C // heads).unbind(0)
-        bias = self.position_bias()[None].to(q.dtype)
-        dropout = self.attn_drop if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, bias, dropout)
-        out = out.reshape(B, rows, columns, heads, w, w, C // heads)
-        order = (0, 3, 6, 4, 1, 5, 2) if self.shuffle else (0, 3, 6, 1, 4, 2, 5)
+        out = self.attend(q, k, v, self.position_bias()[None])
+        out = out.view(B, rows, columns, w, w, C)
+        order = (0, 5, 3, 1, 4, 2) if self.shuffle else (0, 5, 1, 3, 2, 4)
         out = out.permute(order).reshape(B, C, Hp, Wp)[:, :, :H, :W]
         return self.proj(out)
 
@@ -124,17 +121,14 @@ class ShuffleStem(nn.Module):
 class Shuffle(Pyramid):
     """Shuffle Transformer as a classifier, and as a feature pyramid.
 
+    `Pyramid` has the arguments that are common to the networks.
+
     Args:
-        in_chans: channels of the input image.
-        embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
         stem_width: channels between the stem's convolutions.
         window_size: side of the windows of the attention, in tokens, and of the kernels of the
             depthwise convolutions.
-        mlp_ratio: hidden width of every MLP divided by the width of its input.
-        attn_drop_rate: dropout of the weights of every attention.
         drop_path_rate: stochastic depth of the last stage; all blocks of a stage have the same, as
             in the released code.
-        kwargs: `img_size`, `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
 
     def __init__(
@@ -150,27 +144,21 @@ class Shuffle(Pyramid):
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        def stage(i: int) -> Stage:
-            merging = nn.Identity()
-            if i:
-                merging = BatchNormDownsample(embed_dims[i - 1], embed_dims[i], bias=False)
-            blocks = [
-                ShuffleBlock(
-                    embed_dims[i],
-                    num_heads[i],
-                    window_size,
-                    shuffle=j % 2 == 1,
-                    mlp_ratio=mlp_ratio,
-                    drop_path=drop_path_rate * i / 3,
-                    attn_drop=attn_drop_rate,
-                )
-                for j in range(depths[i])
-            ]
-            return Stage(merging, blocks, expansion=None)
+        def block(stage: int, index: int, _: float) -> nn.Module:
+            return ShuffleBlock(
+                embed_dims[stage],
+                num_heads[stage],
+                window_size,
+                shuffle=index % 2 == 1,
+                mlp_ratio=mlp_ratio,
+                drop_path=drop_path_rate * stage / 3,
+                attn_drop=attn_drop_rate,
+            )
 
+        downsample = partial(BatchNormDownsample, bias=False)
         super().__init__(
             stem=ShuffleStem(in_chans, stem_width, embed_dims[0]),
-            stages=[stage(i) for i in range(4)],
+            stages=make_stages(embed_dims, depths, 0.0, block, downsample, expansion=None),
             embed_dims=embed_dims,
             in_chans=in_chans,
             norm_layer=nn.Identity,
@@ -200,11 +188,9 @@ _RELEASED_NAMES = (
 )
 
 
-def checkpoint_filter_fn(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
-) -> dict[str, torch.Tensor]:
-    """Return released parameters under the names of this module; names of this module stay."""
-    return renamed(state_dict, _RELEASED_NAMES, without=r'\.relative_position_index$')
+checkpoint_filter_fn = partial(
+    renamed, names=_RELEASED_NAMES, without=r'\.relative_position_index$'
+)
 
 
 SMALL: dict[str, Any] = {'depths': (2, 2, 18, 2)}

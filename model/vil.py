@@ -15,17 +15,17 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import calculate_drop_path_rates, trunc_normal_
-from timm.models import register_notrace_module
+from timm.layers import calculate_drop_path_rates, to_2tuple
 from torch.utils.checkpoint import checkpoint
 
+from .attention import Attention, from_windows, small_random, to_windows
 from .checkpoint import renamed
 from .pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
 from .registration import describe, register
 from .workspace import in_pieces
 
 
-class _GlobalTokenAttention(nn.Module):
+class _GlobalTokenAttention(Attention):
     """Base of attentions over the tokens of a map (H, W) behind `num_global` global tokens.
 
     The bias of a query and a key of the map is the entry of a table for the difference between
@@ -47,27 +47,15 @@ class _GlobalTokenAttention(nn.Module):
         grid: tuple[int, int],
         attn_drop: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.attn_drop = attn_drop
-        self.num_heads = num_heads
+        super().__init__(num_heads, attn_drop)
         self.num_global = num_global
         self.grid = grid
         self.proj = nn.Linear(dim, dim)
         entries = math.prod(2 * side - 1 for side in grid)
-        self.local_relative_position_bias_table = nn.Parameter(torch.zeros(entries, num_heads))
-        trunc_normal_(self.local_relative_position_bias_table, std=0.02)
-        self.g2l_relative_position_bias = self.g2g_relative_position_bias = None
+        self.local_relative_position_bias_table = small_random(entries, num_heads)
         if num_global:
-            self.g2l_relative_position_bias = nn.Parameter(torch.zeros(2, num_heads, num_global))
-            self.g2g_relative_position_bias = nn.Parameter(
-                torch.zeros(num_heads, num_global, num_global)
-            )
-            trunc_normal_(self.g2l_relative_position_bias, std=0.02)
-            trunc_normal_(self.g2g_relative_position_bias, std=0.02)
-
-    def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Split (B, N, C) into (B, heads, N, C / heads)."""
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            self.g2l_relative_position_bias = small_random(2, num_heads, num_global)
+            self.g2g_relative_position_bias = small_random(num_heads, num_global, num_global)
 
     def _bias_to_global(self, queries: int) -> torch.Tensor:
         """Return the bias of `queries` tokens of the map to global ones, (heads, queries, g)."""
@@ -85,24 +73,14 @@ class GlobalTokenFullAttention(_GlobalTokenAttention):
     The table has entries for maps of the size `grid`; for others it is resized, bilinearly.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        num_global: int,
-        grid: tuple[int, int],
-        attn_drop: float = 0.0,
-    ) -> None:
-        super().__init__(dim, num_heads, num_global, grid, attn_drop)
+    def __init__(self, dim: int, *args: Any) -> None:
+        super().__init__(dim, *args)
         self.qkv = nn.Linear(dim, 3 * dim)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q, k, v = self._heads(q), self._heads(k), self._heads(v)
-        bias = self._bias(size[0], size[1])[None].to(q.dtype)
-        dropout = self.attn_drop if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, bias, dropout)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        bias = self._bias(size[0], size[1])[None]
+        return self.proj(self.attend(self.heads(q), self.heads(k), self.heads(v), bias))
 
     def _bias(self, H: int, W: int) -> torch.Tensor:
         """Return the bias of all pairs of tokens, (heads, g + H*W, g + H*W)."""
@@ -110,15 +88,11 @@ class GlobalTokenFullAttention(_GlobalTokenAttention):
         h, w = self.grid
         if (h, w) != (H, W):
             table = _resized(table, (2 * h - 1, 2 * w - 1), (2 * H - 1, 2 * W - 1))
-        y, x = torch.meshgrid(
-            torch.arange(H, device=table.device),
-            torch.arange(W, device=table.device),
-            indexing='ij',
-        )
-        dy = y.reshape(-1, 1) - y.reshape(1, -1)
-        dx = x.reshape(-1, 1) - x.reshape(1, -1)
+        tokens = torch.arange(H * W, device=table.device)
+        y, x = tokens // W, tokens % W
+        dy, dx = y[:, None] - y[None], x[:, None] - x[None]
         bias = table[(dy + H - 1) * (2 * W - 1) + dx + W - 1].permute(2, 0, 1)
-        if self.g2l_relative_position_bias is None:
+        if not self.num_global:
             return bias
         bias = torch.cat([self._bias_to_global(H * W), bias], dim=2)
         return torch.cat([self._bias_of_global(H * W), bias], dim=1)
@@ -153,14 +127,12 @@ class SlidingChunkAttention(_GlobalTokenAttention):
         g = self.num_global
         q, kv = self.query(x), self.kv(x)
         out = self._slide(q[:, g:], kv, size)
-        if self.g2l_relative_position_bias is not None:
+        if g:
             # The same again, as the released code computes it, for the count of its FLOPs.
             k, v = self.kv(x).chunk(2, dim=-1)
-            k, v = self._heads(k), self._heads(v)
-            bias = self._bias_of_global(size[0] * size[1])[None].to(q.dtype)
-            dropout = self.attn_drop if self.training else 0.0
-            first = F.scaled_dot_product_attention(self._heads(q[:, :g]), k, v, bias, dropout)
-            out = torch.cat([first.transpose(1, 2).flatten(2), out], dim=1)
+            bias = self._bias_of_global(size[0] * size[1])[None]
+            first = self.attend(self.heads(q[:, :g]), self.heads(k), self.heads(v), bias)
+            out = torch.cat([first, out], dim=1)
         return self.proj(out)
 
     def _slide(self, q: torch.Tensor, kv: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -170,30 +142,21 @@ class SlidingChunkAttention(_GlobalTokenAttention):
         g, w = self.num_global, self.window_size
         bottom, right = -H % w, -W % w
         rows, columns = (H + bottom) // w, (W + right) // w
-        q = F.pad(q.view(B, H, W, C), (0, 0, 0, right, 0, bottom))
-        q = q.view(B, rows, w, columns, w, C).transpose(2, 3).reshape(B, rows * columns, w * w, C)
+        q = to_windows(F.pad(q.view(B, H, W, C), (0, 0, 0, right, 0, bottom)), w)
         seen = self._around(kv[:, g:].view(B, H, W, 2 * C)).expand(B, -1, -1, -1)
         inside = self._around(q.new_ones(1, H, W, 1, dtype=torch.bool))[0, :, :, 0]
-        if self.g2l_relative_position_bias is not None:
+        bias = self.local_relative_position_bias_table[self.index].permute(2, 0, 1)
+        if g:
             first = kv[:, None, :g].expand(-1, rows * columns, -1, -1)
             seen = torch.cat([first, seen], dim=2)
             inside = F.pad(inside, (g, 0), value=True)
-        k, v = seen.chunk(2, dim=-1)
-        # (B, chunks, heads, tokens, d) each
-        q, k, v = self._chunk_heads(q), self._chunk_heads(k), self._chunk_heads(v)
-        bias = self.local_relative_position_bias_table[self.index].permute(2, 0, 1)
-        if self.g2l_relative_position_bias is not None:
             bias = torch.cat([self._bias_to_global(w * w), bias], dim=2)
+        k, v = seen.chunk(2, dim=-1)
         # (chunks, heads, w*w, g + 9*w*w)
-        mask = bias.to(q.dtype).masked_fill(~inside[:, None, None], -math.inf)
-        dropout = self.attn_drop if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(2, 3)
-        out = out.reshape(B, rows, columns, w, w, C).transpose(2, 3)
-        return out.reshape(B, rows * w, columns * w, C)[:, :H, :W].reshape(B, H * W, C)
-
-    def _chunk_heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Split (B, chunks, N, C) into (B, chunks, heads, N, C / heads)."""
-        return x.unflatten(3, (self.num_heads, -1)).transpose(2, 3)
+        bias = bias.masked_fill(~inside[:, None, None], -math.inf)
+        out = self.attend(self.heads(q), self.heads(k), self.heads(v), bias)
+        out = from_windows(out, w, rows * w, columns * w)
+        return out[:, :H, :W].reshape(B, H * W, C)
 
     def _around(self, x: torch.Tensor) -> torch.Tensor:
         """Return the nine chunks around every chunk of (B, H, W, c): (B, chunks, 9*w*w, c).
@@ -207,7 +170,6 @@ class SlidingChunkAttention(_GlobalTokenAttention):
         return x.flatten(4).flatten(1, 2).mT
 
 
-@register_notrace_module
 class GlobalTokenBlock(TransformerBlock):
     """Pre-norm transformer block over the global tokens and those of the map."""
 
@@ -233,14 +195,9 @@ class GlobalTokenStage(Stage):
         super().__init__(downsample, blocks, expansion)
         self.blocks = nn.ModuleList(blocks)  # which take the size of the map, too
         self.num_global = num_global
-        self.cls_token = None
-        if num_global:
-            self.cls_token = nn.Parameter(torch.zeros(1, num_global, dim))
-            trunc_normal_(self.cls_token, std=0.02)
+        self.cls_token = small_random(1, num_global, dim) if num_global else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.jit.is_scripting():
-            return self._blocks(self.downsample(x))
         return in_pieces(self._blocks, self.downsample(x), self.expansion)
 
     def _blocks(self, x: torch.Tensor) -> torch.Tensor:
@@ -249,9 +206,7 @@ class GlobalTokenStage(Stage):
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(B, -1, -1), x], dim=1)
         for block in self.blocks:
-            if torch.jit.is_scripting():
-                x = block(x, (H, W))
-            elif self.grad_checkpointing and torch.is_grad_enabled():
+            if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, (H, W), use_reentrant=False)
             else:
                 x = block(x, (H, W))
@@ -264,18 +219,14 @@ class ViL(Pyramid):
     The released classifiers were trained with one random chunk of the eight around a token; here
     training sees all of them, as inference and the released detectors do.
 
+    `Pyramid` has the arguments that are common to the networks.
+
     Args:
-        in_chans: channels of the input image.
         img_size: size of the images in pixels, for which attention over all tokens has its table.
             Images of any size from 32 x 32 can be processed: the table is resized.
-        embed_dims, depths, num_heads: channels, blocks and heads of the four stages.
         num_global: global tokens of the four stages.
         full_attention: the stages with attention over all tokens instead of sliding windows.
         window_size: side of the chunks of the sliding windows, in tokens.
-        mlp_ratio: hidden width of every MLP divided by the width of its input.
-        attn_drop_rate: dropout of the weights of every attention.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        kwargs: `num_classes`, `global_pool` and `drop_rate` of `Pyramid`.
     """
 
     def __init__(
@@ -293,13 +244,12 @@ class ViL(Pyramid):
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
 
         def attention(i: int) -> nn.Module:
             dim, heads, g = embed_dims[i], num_heads[i], num_global[i]
             if full_attention[i]:
-                grid = tuple(math.ceil(side / (4 * 2**i)) for side in sides)
+                grid = tuple(math.ceil(side / (4 * 2**i)) for side in to_2tuple(img_size))
                 return GlobalTokenFullAttention(dim, heads, g, grid, attn_drop_rate)
             return SlidingChunkAttention(dim, heads, g, window_size, attn_drop_rate)
 
@@ -321,15 +271,6 @@ class ViL(Pyramid):
             **kwargs,
         )
         self.apply(_init_weights)
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of the parameters without weight decay besides biases and norms."""
-        return {
-            name
-            for name, _ in self.named_parameters()
-            if 'relative_position_bias' in name or 'cls_token' in name
-        }
 
 
 def _init_weights(module: nn.Module) -> None:
@@ -373,7 +314,7 @@ def checkpoint_filter_fn(
     Where `model` has sliding windows in stages that had attention over all tokens, its queries are
     separated from keys and values, and tables of biases are resized, as in the released code.
     """
-    state = renamed(state_dict, _RELEASED_NAMES, without=r'\.relative_position_index$')
+    state = renamed(state_dict, names=_RELEASED_NAMES, without=r'\.relative_position_index$')
     if model is None:
         return state
     wanted = model.state_dict()

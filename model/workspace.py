@@ -16,24 +16,14 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.fx import Proxy
 
 CPU_WORKSPACE = 2**21  # elements of the widest intermediate, 8 MiB in float32
 ACCELERATOR_WORKSPACE = 2**26
 
 
-def recorded(x: torch.Tensor) -> bool:
-    """Return whether the pass is recorded, for gradients or as a graph, and has to stay whole.
-
-    Args:
-        x: a tensor of the pass, or what torch.fx traces in its place.
-    """
-    return (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or isinstance(x, Proxy)
-    )
+def recorded() -> bool:
+    """Return whether the pass is recorded, for gradients or as a graph, and has to stay whole."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def in_pieces(
@@ -46,7 +36,7 @@ def in_pieces(
         x: (N, ...).
         expansion: size of the widest intermediate that `function` makes, divided by that of `x`.
     """
-    if recorded(x):
+    if recorded():
         return function(x)
     workspace = CPU_WORKSPACE if x.device.type == 'cpu' else ACCELERATOR_WORKSPACE
     entries = max(1, int(workspace / (expansion * math.prod(x.shape[1:]))))

@@ -11,9 +11,7 @@ from mmengine.config import DictAction
 from datasets import shapes
 from reproduce.base.errors import UserError
 from reproduce.commands import evaluate, train
-from reproduce.openmmlab import cfg_options, configs, inference, models
-from reproduce.train.config_training import prepare
-from reproduce.train.jobs import ConfigJob
+from reproduce.openmmlab import cfg_options, configs, models
 
 FPN = 'fpn_maformer-micro_shapes.py'
 ENTRIES = [
@@ -41,11 +39,8 @@ def test_values_are_those_of_openmmlabs_tools():
 @pytest.mark.parametrize(
     ('entry', 'message'),
     [
-        ('epochs', "'epochs' is no KEY=VALUE: write for example --model-kwargs"),
-        ('=3', "'=3' is no KEY=VALUE"),
-        ('a..b=3', 'is no KEY=VALUE'),
-        ('a=(1,2', 'cannot be read: Imbalanced brackets'),
-        ('a.b={"c":1}', r'is a dictionary: write .* --model-kwargs a\.b\.NAME=VALUE'),
+        ('epochs', "'epochs' is not KEY=VALUE .*: write for example --model-kwargs"),
+        ('a=(1,2', 'is not KEY=VALUE .Imbalanced brackets'),
     ],
 )
 def test_entries_that_are_none(entry, message):
@@ -67,15 +62,6 @@ def test_a_value_read_back_from_json_is_the_same_value():
     cfg_options.merge(second, json.loads(json.dumps(values)))
     assert first.model == second.model
     assert second.model.decode_head.sizes == [(1, 2), (3, 4)]
-
-
-def test_evaluation_and_training_agree(tmp_path):
-    shapes.write(tmp_path, train=40, val=40)
-    data = tmp_path / 'ade20k'
-    _, _, evaluated = inference.resolve(FPN, cfg_options.parse(ENTRIES), 'ade20k')
-    trained = prepare(ConfigJob(FPN, data, tmp_path / 'output', options=ENTRIES))[0]
-    assert trained.model == evaluated.model != configs.load_config(FPN).model
-    assert trained.model.test_cfg.crop_size == (512, 2048)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +101,6 @@ def test_several_entries_after_one_flag(app, command, option, others):
         given = context.params.get(option, context.params.get('options'))
         assert given == ['a.b=1', 'c=(2,3)']
         assert {str(value) for value in context.params.values()} >= {'c'}
-
-
-def test_a_position_after_the_entries_is_not_one_of_them():
-    command = typer.main.get_command(train.app).commands['config']
-    written = ['--data', 'c', '--output', 'd', '--cfg-options', 'a=1', 'b=2', 'runs/lr=3/own.py']
-    context = command.make_context('test', written)
-    assert context.params['options'] == ['a=1', 'b=2']
-    assert context.params['config'] == 'runs/lr=3/own.py'
 
 
 def test_what_was_set_is_in_the_record_as_json(run, tmp_path):

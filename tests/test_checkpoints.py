@@ -6,7 +6,6 @@ import hashlib
 import pickle
 import sys
 import types
-import warnings
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -26,8 +25,8 @@ from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.safe_loading import read_checkpoint
 from reproduce.weights import registry
 from reproduce.weights.parameters import load
-from reproduce.weights.registry import Reference, load_manifest
-from reproduce.weights.store import find, obtain
+from reproduce.weights.registry import load_manifest
+from reproduce.weights.store import obtain
 
 
 def micro(name='maformer_micro', **kwargs):
@@ -156,12 +155,11 @@ def test_a_segmenter_without_its_auxiliary_head(tmp_path):
 @pytest.mark.parametrize(
     ('change', 'what'),
     [
-        (lambda w: w.to_sparse(), 'as a sparse tensor'),
-        (lambda w: w.to('meta'), 'as a meta tensor'),
-        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), 'as a quantized tensor'),
-        (lambda w: w.to(torch.complex64), 'as a complex64 tensor'),
-        (lambda w: w.to(torch.float8_e4m3fn), 'as a float8_e4m3fn tensor'),
-        (lambda w: w.to(torch.int8), r'is torch.int8 in the file and torch.float32 in the model'),
+        (lambda w: w.to_sparse(), 'torch.sparse_coo'),
+        (lambda w: w.to('meta'), 'on meta'),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), 'torch.qint8'),
+        (lambda w: w.to(torch.float8_e4m3fn), 'torch.float8_e4m3fn'),
+        (lambda w: w.to(torch.int8), 'is (3, 128) of integers in the file and (3, 128) in the'),
     ],
 )
 def test_tensors_of_another_kind_are_named(tmp_path, change, what):
@@ -207,7 +205,7 @@ def refusal(path, into=None):
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
-@pytest.mark.parametrize('kept', [0, 9, 20_000, -100])
+@pytest.mark.parametrize('kept', [0, 20_000, -100])
 def test_a_truncated_file_is_one_sentence(tmp_path, suffix, kept):
     path = saved(micro().state_dict(), tmp_path / f'x{suffix}')
     path.write_bytes(path.read_bytes()[:kept])
@@ -234,12 +232,6 @@ def test_a_file_that_wants_to_run_code_is_refused(tmp_path, protocol):
     assert 'would run code' in message
     assert protocol or 'setattr' in message
     assert not Malicious.ran
-
-
-def test_what_holds_no_parameters(tmp_path):
-    assert 'holds nothing' in refusal(saved({}, tmp_path / 'x.pth')).replace('it holds', 'holds')
-    message = refusal(saved({'epoch': 3, 'best': 80.1}, tmp_path / 'y.pth'))
-    assert 'epoch (int)' in message
 
 
 def test_parameters_of_another_model_are_named(tmp_path):
@@ -273,18 +265,6 @@ def test_names_of_the_first_release_are_translated(tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in wanted.state_dict().items())
 
 
-def test_safetensors_go_first_in_a_folder(tmp_path):
-    pth = saved(micro().state_dict(), tmp_path / 'maformer_micro.pth')
-    assert find(tmp_path, 'maformer_micro') == pth
-    safe = saved(micro().state_dict(), tmp_path / 'maformer_micro.safetensors')
-    assert find(tmp_path, 'maformer_micro') == safe
-    assert find(pth, 'anything') == pth
-    with pytest.raises(UserError, match=r'maformer_base\.safetensors does not exist'):
-        find(tmp_path, 'maformer_base')
-    with pytest.raises(UserError, match='expected a file, a folder with maformer_base'):
-        find(tmp_path / 'nowhere', 'maformer_base')
-
-
 def manifest(path, sha256, source='file = "x.safetensors"', fingerprint='abc'):
     path.write_text(f"""
 [[checkpoint]]
@@ -303,14 +283,15 @@ source = "me"
     return path
 
 
-def test_released_weights_are_verified(tmp_path):
+def test_released_weights_are_verified(tmp_path, monkeypatch):
     path = saved(micro().state_dict(), tmp_path / 'x.safetensors')
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     listed = manifest(tmp_path / 'm.toml', sha256)
     (entry,) = load_manifest(listed)
     assert obtain(entry, listed) == path
-    assert registry.released(sha256, register=[entry]) == entry
-    assert registry.released('0' * 64, register=[entry]) is None
+    monkeypatch.setattr(registry, 'registered', lambda: (entry,))
+    assert registry.released(sha256) == entry
+    assert registry.released('0' * 64) is None
     assert entry.reference_on('abc', False).metrics == {'top1': 50.0}
     assert entry.reference_on('other', True) is None
     other = load_file(path)
@@ -321,14 +302,6 @@ def test_released_weights_are_verified(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match='does not exist'):
         obtain(entry, listed)
-
-
-def test_a_reference_holds_for_its_own_images_only():
-    whole = Reference(images=50_000, metrics={'top1': 80.0}, source='x')
-    assert whole.holds_for('anything', complete=True)
-    assert not whole.holds_for('anything', complete=False)
-    with pytest.raises(ValueError, match='needs a fingerprint'):
-        Reference(data='shapes', images=17, metrics={'top1': 80.0}, source='x')
 
 
 @pytest.mark.parametrize('entry', load_manifest(), ids=lambda entry: entry.name)
@@ -387,14 +360,6 @@ def test_other_classes_are_fine_tuned(name, file, token_labeling):
     logits, *tokens = outputs if token_labeling else (outputs,)
     assert logits.shape == (2, 10)
     assert [t.shape[-1] for t in tokens] == [10] * token_labeling
-
-
-@each
-def test_a_features_only_model_needs_no_remark(name, file):
-    with warnings.catch_warnings():
-        warnings.filterwarnings('error', 'the weights have an auxiliary head')
-        network = pretrained(name, file, num_classes=0)
-    assert network(torch.randn(1, 3, 64, 64)).ndim == 2
 
 
 @pytest.mark.parametrize('name', ['lvvit_small'])

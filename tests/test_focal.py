@@ -178,7 +178,3 @@ def test_outputs_equal_a_loop_over_queries(size, window, expand, windows, tmp_pa
     model = tiny(window_size=window, expand_sizes=expand, focal_windows=windows)
     model = load_release(model, {'model': state}, tmp_path / 'focal.pth')
     check_outputs(model, size, lambda image: slow_focal(image, state, window, expand, windows))
-
-
-def test_bias_tables_have_no_weight_decay():
-    assert len(tiny().no_weight_decay()) == 3 * 4 + 2  # stage 4 has no neighbours to look at

@@ -1,7 +1,6 @@
 """The adapter between MAFormer and OpenMMLab, and what builds and counts its models."""
 
 import pickle
-import tomllib
 
 import pytest
 import safetensors.torch
@@ -14,26 +13,19 @@ pytest.importorskip('mmseg')
 import mmdet.registry
 import mmseg.registry
 
-from model.openmmlab import CheckpointError, PyramidBackbone
+from model.openmmlab import Backbone, CheckpointError
 from reproduce.base.errors import UserError
 from reproduce.complexity import counts
 from reproduce.openmmlab import configs
-from reproduce.openmmlab.configs import CONFIGS, load_config
-from reproduce.openmmlab.models import build, load_backbone
+from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
 
 STRIDES = (4, 8, 16, 32)
 
-SYSTEMS = [
-    system
-    for name in ('coco', 'ade20k')
-    for system in tomllib.loads((CONFIGS.parent / 'systems' / f'{name}.toml').read_text())['system']
-]
-
 
 def micro(**kwargs):
     torch.manual_seed(0)
-    return PyramidBackbone('maformer_micro', **kwargs)
+    return Backbone('maformer_micro', **kwargs)
 
 
 def images(size=(70, 93)):
@@ -61,7 +53,7 @@ def test_registered_for_mmdet_and_mmseg(name, arch):
     }
     for registry in (mmdet.registry.MODELS, mmseg.registry.MODELS):
         backbone = registry.build(settings)
-        assert isinstance(backbone, PyramidBackbone)
+        assert isinstance(backbone, Backbone)
         assert type(backbone.network).__name__ == name
         maps = backbone(torch.randn(2, 3, 64, 96))
         expected = [
@@ -95,12 +87,6 @@ def test_outputs_are_the_timm_models_maps_and_a_norm(out_indices):
         torch.testing.assert_close(output, (features - mean) / std * weight + bias)
 
 
-def test_every_parameter_is_used():
-    backbone = micro()
-    sum(output.sum() for output in backbone(images())).backward()
-    assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
-
-
 @pytest.mark.parametrize(
     ('frozen_stages', 'frozen'),
     [
@@ -120,18 +106,6 @@ def test_frozen_stages_have_no_gradient_and_stay_in_evaluation_mode(frozen_stage
     for name, module in backbone.named_modules():
         if name not in ('', 'network', 'network.stages', 'norms'):
             assert module.training != f'{name}.'.startswith(frozen)
-
-
-def test_with_cp_changes_memory_and_nothing_else():
-    results = []
-    for with_cp in (False, True):
-        backbone = micro(with_cp=with_cp, drop_path_rate=0.2).train()
-        torch.manual_seed(2)
-        outputs = backbone(images())
-        sum((output**3).sum() for output in outputs).backward()
-        results.append([*outputs, *(p.grad for p in backbone.parameters())])
-    for plain, checkpointed in zip(*results, strict=True):
-        torch.testing.assert_close(plain, checkpointed)
 
 
 def classifier(arch='maformer_micro', **kwargs):
@@ -154,13 +128,6 @@ def test_loads_a_classification_checkpoint_without_its_head(save, tmp_path):
     assert len(loaded) > 50
     for name, value in loaded.items():
         torch.testing.assert_close(value, state[name])
-
-
-def test_without_a_checkpoint_the_weights_stay():
-    backbone = micro(init_cfg={'type': 'Pretrained', 'checkpoint': None})
-    before = {name: p.clone() for name, p in backbone.named_parameters()}
-    backbone.init_weights()
-    assert all(torch.equal(p, before[name]) for name, p in backbone.named_parameters())
 
 
 def load_error(content, tmp_path):
@@ -202,17 +169,6 @@ def test_checkpoint_errors_are_one_line(tmp_path):
     assert not Malicious.ran
 
 
-def test_backbone_checkpoint_of_a_detector(tmp_path):
-    model = build(load_config('mask-rcnn_maformer-small_fpn_1x_coco.py'), 'cpu')
-    torch.save(classifier('maformer_small'), tmp_path / 'small.pth')
-    torch.save(classifier('maformer_small_3383'), tmp_path / 'other.pth')
-    load_backbone(model, tmp_path / 'small.pth')
-    expected = classifier('maformer_small')['stages.3.blocks.2.mlp.fc2.weight']
-    assert torch.equal(model.backbone.network.stages[3].blocks[2].mlp.fc2.weight, expected)
-    with pytest.raises(UserError, match=r'stages\.1\.blocks\.3\..* absent in the file'):
-        load_backbone(model, tmp_path / 'other.pth')
-
-
 def test_wrong_arguments_are_one_line():
     with pytest.raises(ValueError, match=r"'maformer_smal' is not .* nearest are maformer_small,"):
         mmdet.registry.MODELS.build({'type': 'MAFormer', 'arch': 'maformer_smal'})
@@ -227,7 +183,7 @@ def test_wrong_arguments_are_one_line():
     [
         ('mask-rcnn_maformer-smal_fpn_1x_coco.py', 'mask-rcnn_maformer-small_fpn_1x_coco.py'),
         ('mmdet::swin/mask-rcnn_swin-t_fpn_1x.py', 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_co'),
-        ('mmcls::resnet.py', "expected mmdet or mmseg before '::'"),
+        ('mmcls::resnet.py', "one of 'mmdet::' or 'mmseg::'"),
     ],
 )
 def test_a_config_that_does_not_exist(name, expected):
@@ -244,7 +200,7 @@ def test_a_package_that_is_not_installed(package, monkeypatch):
     monkeypatch.setattr(
         configs, 'find_spec', lambda name: None if name == package else find_spec(name)
     )
-    with pytest.raises(UserError, match=r'pip install') as error:
+    with pytest.raises(UserError, match=f'need {package}, ') as error:
         load_config('mask-rcnn_maformer-small_fpn_1x_coco.py')
     assert '\n' not in str(error.value)
 
@@ -286,31 +242,3 @@ def test_parameters_and_flops(kept_counts):
         complexity = found[system.name]
         assert complexity.params / 1e6 == pytest.approx(params, rel=1e-3)
         assert getattr(complexity, f'{system.flops}_flops') / 1e9 == pytest.approx(flops, rel=1e-3)
-
-
-def test_meta_and_cpu_build_the_same_model():
-    config = load_config('fpn_maformer-small_8xb2-80k_ade20k-512x512.py')
-    shapes = []
-    for device in ('meta', 'cpu'):
-        model = build(config, device)
-        assert not model.training
-        assert not any(p.requires_grad for p in model.parameters())
-        assert {t.device.type for t in model.state_dict().values()} == {device}
-        shapes.append({name: t.shape for name, t in model.state_dict().items()})
-    assert shapes[0] == shapes[1]
-
-
-def test_systems_name_their_config_and_every_config_has_a_system():
-    built = [system for system in SYSTEMS if 'config' in system]
-    for system in built:
-        stem = system['config'].rpartition('/')[2].removesuffix('.py')
-        assert system['name'] == stem
-        assert system['flops'] in ('layer', 'total')
-    assert all(system['cited'] for system in SYSTEMS if system not in built)
-    assert len({system['name'] for system in SYSTEMS}) == len(SYSTEMS)
-    ours = {
-        p.relative_to(CONFIGS).as_posix()
-        for p in CONFIGS.rglob('*.py')
-        if '_base_' not in p.parts and not p.stem.endswith('_shapes')  # those are of no row
-    }
-    assert ours == {system['config'] for system in built if '::' not in system['config']}

@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / 'model').glob('*.py'))
 
-# The installed package alone; then the checkout's beside it.
+# The installed package alone.
 USE = """
-import sys, warnings
+import sys
 import timm, torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -37,16 +37,6 @@ assert installed.shape == (2, 7)
 maps = MODELS.build(config.model)(images)
 assert [tuple(m.shape[1:]) for m in maps] == [(32, 18, 16), (64, 9, 8), (96, 5, 4), (128, 3, 2)]
 
-sys.path.append(sys.argv[2])
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter('always')
-    import model.openmmlab
-mine = [str(w.message) for w in caught if 'timm' in str(w.message)]
-assert len(mine) == 1 and 'import only one of the two packages' in mine[0], mine
-assert timm.models.model_entrypoint('maformer_micro').__module__ == 'model.maformer'
-assert timm.list_models(module='maformer') == names
-assert torch.equal(outputs('maformer_micro', num_classes=7), installed)
-assert MODELS.build(config.model).network.__class__ is model.maformer.MAFormer
 print('used', len(names))
 """
 CONFIG = """
@@ -116,7 +106,7 @@ def test_the_wheel_requires_what_its_modules_import(installed):
 def test_the_installed_package_works_outside_of_the_checkout(installed, tmp_path):
     (tmp_path / 'config.py').write_text(CONFIG)
     done = subprocess.run(
-        [sys.executable, '-c', USE, installed, ROOT],
+        [sys.executable, '-c', USE, installed],
         cwd=tmp_path,
         env=os.environ | {'PYTHONPATH': str(installed)},
         capture_output=True,

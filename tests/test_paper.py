@@ -116,10 +116,3 @@ def test_damaged_files_are_refused_by_place(folder, file, before, after, message
     with pytest.raises(UserError, match=message):
         paper.load_table(1, folder)
         paper.load_tolerances(folder)
-
-
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(UserError, match=r'table3\.csv'):
-        paper.load_table(3, tmp_path)
-    with pytest.raises(UserError, match=r'tolerances\.toml'):
-        paper.load_tolerances(tmp_path)

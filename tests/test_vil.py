@@ -74,7 +74,6 @@ def released_shapes(dims, depths, heads, full, window=7, image=224, classes=1000
     ('name', 'dim', 'depths', 'heads'),
     [
         ('vil_tiny', 48, (1, 1, 9, 1), (1, 3, 3, 6)),
-        ('vil_small', 96, (1, 2, 8, 1), (3, 3, 6, 12)),
         ('vil_medium', 96, (1, 4, 16, 1), (3, 3, 6, 12)),
         ('vil_base', 96, (1, 8, 24, 1), (3, 3, 6, 12)),
     ],
@@ -189,7 +188,7 @@ def test_a_classifier_becomes_the_backbone_of_a_detector(tmp_path):
     state = released_shapes((96, 192, 384, 768), (1, 2, 8, 1), (3, 3, 6, 12), CLASSIFIER)
     state = {name: torch.randn(shape) for name, shape in state.items()}
     torch.save({'net': state}, tmp_path / 'vil.pth')
-    backbone = openmmlab.PyramidBackbone(
+    backbone = openmmlab.Backbone(
         'vil_small',
         full_attention=DETECTOR,
         output_norms=False,
@@ -301,8 +300,3 @@ def test_a_released_detector_loads(tmp_path):
         maps = detector.double().backbone(image[None])
     for ours, theirs in zip(maps, expected, strict=True):
         torch.testing.assert_close(ours[0].permute(1, 2, 0), theirs)
-
-
-def test_no_weight_decay():
-    names = tiny(CLASSIFIER).no_weight_decay()
-    assert len(names) == 5 + 2 * 4 + 3  # tables, both biases of the global tokens, the tokens

@@ -20,16 +20,13 @@ from torch import Tensor
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Return the boxes that greedy non-maximum suppression keeps.
+    """Return the boxes that greedy non-maximum suppression keeps: (K,) by falling scores.
 
     Args:
         boxes: (N, 4), as x1, y1, x2, y2 in pixels.
         scores: (N,).
         iou_threshold: a box is removed if its IoU with a kept box is larger than this.
         offset: mmcv's convention for the side of a box, x2 - x1 + offset; 0 or 1.
-
-    Returns:
-        (K,) int64, the indices of the kept boxes in the order of falling scores.
     """
     # torchvision expects one dtype; under autocast mmdet passes fp32 boxes and fp16 scores.
     dtype = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
@@ -54,22 +51,13 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Write the average-pooled RoIAlign of `input` into `output`; the argument names are mmcv's.
+    """Write the RoIAlign of `input` (N, C, H, W) into `output`; the argument names are mmcv's.
 
     Args:
-        input: (N, C, H, W).
         rois: (K, 5), as image index, x1, y1, x2, y2.
         output: (K, C, aligned_height, aligned_width).
         argmax_y, argmax_x: unused; they belong to pooling by the maximum.
-        aligned_height, aligned_width: number of bins along each side of a region.
-        spatial_scale: pixels of `input` per pixel of `rois`.
-        sampling_ratio: samples along each side of a bin, 0 for one per pixel of `input`.
-        pool_mode: 1 for pooling by the average.
-        aligned: whether coordinates are shifted by half a pixel, so that they refer to the centres
-            of pixels.
-
-    Raises:
-        NotImplementedError: for pooling by the maximum.
+        pool_mode: 1 for pooling by the average; by the maximum is not implemented.
     """
     if pool_mode != 1:
         _missing("roi_align_forward with pool_mode='max'")
@@ -114,9 +102,7 @@ def get_compiler_version() -> str:
     return 'none (torchvision stand-in)'
 
 
-def get_compiling_cuda_version() -> str:
-    """Return what mmcv's environment report prints as the CUDA version of its operators."""
-    return 'none (torchvision stand-in)'
+get_compiling_cuda_version = get_compiler_version
 
 
 def __getattr__(name: str) -> Callable[..., NoReturn]:

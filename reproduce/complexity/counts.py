@@ -45,10 +45,6 @@ class _Line(BaseModel):
     layer_flops: int = Field(ge=0)
     total_flops: int = Field(ge=0)
 
-    @property
-    def complexity(self) -> Complexity:
-        return Complexity(self.params, self.layer_flops, self.total_flops)
-
 
 def count(systems: Collection[System], path: Path = COUNTS) -> dict[str, Complexity | str]:
     """Return the complexity of every system that is not only cited, by name, or why it has none.
@@ -70,8 +66,14 @@ def count(systems: Collection[System], path: Path = COUNTS) -> dict[str, Complex
         failures = {name: found for name, found in counted.items() if isinstance(found, str)}
         for name in counted.keys() - failures.keys():
             kept[name] = _Line(name=name, key=keys[name], **counted[name])
-        _write(path, kept)
-    return {name: failures.get(name) or kept[name].complexity for name in wanted}
+        try:
+            write_csv(path, _Line, [kept[name].model_dump() for name in sorted(kept)])
+        except UserError as error:  # as in a checkout that is read-only: nothing is lost but time
+            print(f'note: the counts are not kept: {error}', file=sys.stderr)
+    return {
+        name: failures.get(name) or Complexity(**kept[name].model_dump(exclude={'name', 'key'}))
+        for name in wanted
+    }
 
 
 def key(system: System, checkout: Path = CHECKOUT) -> str:
@@ -98,10 +100,3 @@ def _read(path: Path) -> dict[str, _Line]:
         return {line.name: line for _, line in read_csv(path, _Line)}
     except UserError:  # missing, damaged or of an earlier version: it is written again
         return {}
-
-
-def _write(path: Path, lines: dict[str, _Line]) -> None:
-    try:
-        write_csv(path, _Line, [lines[name].model_dump() for name in sorted(lines)])
-    except UserError as error:  # as in a checkout that is read-only: nothing is lost but time
-        print(f'note: the counts are not kept: {error}', file=sys.stderr)

@@ -9,75 +9,40 @@ channels = _base_.detector_channels
 small_head = dict(
     in_channels=channels, conv_out_channels=channels, fc_out_channels=128, num_classes=10
 )
+bbox_heads = [{**head, **small_head} for head in _base_.model.roi_head.bbox_head]
 model = dict(
-    backbone=_base_.micro_backbone,
-    neck=_base_.micro_neck,
-    rpn_head=_base_.micro_rpn_head,
-    roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels),
-        bbox_head=[{**head, **small_head} for head in _base_.model.roi_head.bbox_head],
-        mask_roi_extractor=dict(out_channels=channels),
-        mask_head=_base_.micro_mask_head,
-    ),
+    **_base_.detector,
+    roi_head=dict(**_base_.detector_roi_head, bbox_head=bbox_heads),
     train_cfg=dict(
-        **_base_.micro_rpn_training,
+        **_base_.detector_rpn_training,
         rcnn=[
             {**stage, 'sampler': {**stage['sampler'], 'num': 32, 'pos_fraction': 0.25}}
             for stage in _base_.model.train_cfg.rcnn
         ],
     ),
-    test_cfg=_base_.micro_rpn_testing,
 )
 
-scales = [(side, 256) for side in (128, 144, 160, 176)]
-resize = dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)
+resize = {**_base_.resize, 'scales': [(side, 256) for side in (128, 144, 160, 176)]}
+resize_before = {**_base_.resize, 'scales': [(side, 256) for side in (128, 160, 192)]}
+crop = {**_base_.crop, 'crop_size': (96, 144)}
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    *_base_.object_loading,
     dict(type='RandomFlip', prob=0.5),
-    dict(
-        type='RandomChoice',
-        transforms=[
-            [resize],
-            [
-                dict(
-                    type='RandomChoiceResize',
-                    scales=[(128, 256), (160, 256), (192, 256)],
-                    keep_ratio=True,
-                ),
-                dict(
-                    type='RandomCrop',
-                    crop_type='absolute_range',
-                    crop_size=(96, 144),
-                    allow_negative_crop=True,
-                ),
-                resize,
-            ],
-        ],
-    ),
+    dict(type='RandomChoice', transforms=[[resize], [resize_before, crop, resize]]),
     dict(type='PackDetInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(256, 160), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+load, annotations = _base_.object_loading
+test_resize = dict(type='Resize', scale=(256, 160), keep_ratio=True)
+test_pipeline = [load, test_resize, annotations, _base_.object_packing]
 train_dataloader = dict(
     batch_size=4, num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=train_pipeline)
 )
 val_dataloader = dict(num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_epochs = 8
-train_cfg = dict(max_epochs=max_epochs, val_interval=4)
+train_cfg = dict(max_epochs=8, val_interval=4)
 optim_wrapper = _base_.detector_optimizer
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=100),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=max_epochs, milestones=[5, 7], gamma=0.1),
-]
+warm_up, steps = _base_.param_scheduler
+param_scheduler = [{**warm_up, 'end': 100}, {**steps, 'end': 8, 'milestones': [5, 7]}]
 auto_scale_lr = dict(base_batch_size=4)
-default_hooks = _base_.detector_hooks
+default_hooks = _base_.micro_hooks

@@ -2,50 +2,27 @@
 
 _base_ = ['./mask-rcnn_maformer-small_fpn_1x_coco.py', './_base_/datasets/shapes.py']
 
-channels = _base_.detector_channels
+bbox_head = dict(in_channels=_base_.detector_channels, fc_out_channels=256, num_classes=10)
 model = dict(
-    backbone=_base_.micro_backbone,
-    neck=_base_.micro_neck,
-    rpn_head=_base_.micro_rpn_head,
-    roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels),
-        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=10),
-        mask_roi_extractor=dict(out_channels=channels),
-        mask_head=_base_.micro_mask_head,
-    ),
-    train_cfg=dict(**_base_.micro_rpn_training, rcnn=dict(sampler=dict(num=32))),
-    test_cfg=_base_.micro_rpn_testing,
+    **_base_.detector,
+    roi_head=dict(**_base_.detector_roi_head, bbox_head=bbox_head),
+    train_cfg=dict(**_base_.detector_rpn_training, rcnn=dict(sampler=dict(num=32))),
 )
 
-scale = (192, 192)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+resize = dict(type='Resize', scale=(192, 192), keep_ratio=True)
+flip, pack = dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')
+train_pipeline = [*_base_.object_loading, resize, flip, pack]
+load, annotations = _base_.object_loading
+test_pipeline = [load, resize, annotations, _base_.object_packing]
 train_dataloader = dict(
     batch_size=4, num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=train_pipeline)
 )
 val_dataloader = dict(num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_epochs = 9
-train_cfg = dict(max_epochs=max_epochs, val_interval=3)
+train_cfg = dict(max_epochs=9, val_interval=3)
 optim_wrapper = _base_.detector_optimizer
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=100),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=max_epochs, milestones=[6, 8], gamma=0.1),
-]
+warm_up, steps = _base_.param_scheduler
+param_scheduler = [{**warm_up, 'end': 100}, {**steps, 'end': 9, 'milestones': [6, 8]}]
 auto_scale_lr = dict(base_batch_size=4)
-default_hooks = _base_.detector_hooks
+default_hooks = _base_.micro_hooks

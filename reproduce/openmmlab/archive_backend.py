@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmengine.fileio import BaseStorageBackend, register_backend
 
@@ -35,18 +36,10 @@ class ArchiveBackend(BaseStorageBackend):
         """Return the path of something below `filepath`."""
         return '/'.join([filepath.rstrip('/'), *filepaths])
 
-    def list_dir_or_file(
-        self,
-        dir_path: str,
-        list_dir: bool = True,
-        list_file: bool = True,
-        suffix: str | None = None,
-        recursive: bool = False,
-    ) -> Iterator[str]:
+    def list_dir_or_file(self, dir_path: str, suffix: str = '', **options: Any) -> Iterator[str]:
         """Yield the names of the files in a folder; those of ADE20K hold no folders."""
-        for entry in _stored(dir_path).iterdir():
-            if entry.is_file() and entry.name.endswith(suffix or ''):
-                yield entry.name
+        names = (entry.name for entry in _stored(dir_path).iterdir() if entry.is_file())
+        return (name for name in names if name.endswith(suffix or ''))
 
     @contextmanager
     def get_local_path(self, filepath: str) -> Iterator[str]:

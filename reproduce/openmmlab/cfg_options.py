@@ -25,21 +25,14 @@ def parse(entries: Iterable[str], option: str = '--cfg-options') -> dict[str, An
     parser.add_argument('--values', nargs='+', action=DictAction)
     values: dict[str, Any] = {}
     for entry in entries:
-        key, equals, value = entry.partition('=')
-        if not equals or not all(part for part in key.split('.')):
-            raise UserError(
-                f"{option} '{entry}' is no KEY=VALUE: write for example {option} a.b=0.1 c=(2,3)."
-            )
-        if value.strip().startswith('{'):
-            raise UserError(
-                f"{option} '{entry}' is a dictionary: write an entry for each of its values, as in "
-                f'{option} {key}.NAME=VALUE.'
-            )
         try:
             # With `=`, so that no key is taken for an option.
             values |= parser.parse_args([f'--values={entry}']).values
-        except AssertionError as error:  # brackets that do not match
-            raise UserError(f"{option} '{entry}' cannot be read: {error}.") from error
+        except (ValueError, AssertionError) as error:  # no `=`, or brackets that do not match
+            raise UserError(
+                f"{option} '{entry}' is not KEY=VALUE ({error}): write for example "
+                f'{option} a.b=0.1 c=(2,3).'
+            ) from error
     return values
 
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from datasets.coco import COCO
     from datasets.segmented import SegmentationData
 
-Loader = Literal['train', 'val', 'test']
-
 # Parts of a model whose number of classes is not the data's.
 _OTHER_CLASSES = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'loss_decode')
 
 
-def point_at(config: 'Config', data: 'COCO | SegmentationData', loader: Loader) -> None:
+def point_at(
+    config: 'Config', data: 'COCO | SegmentationData', loader: Literal['train', 'val', 'test']
+) -> None:
     """Let a loader of `config`, and its evaluator, read `data`, and call its classes by name.
 
     Args:
@@ -33,8 +33,17 @@ def point_at(config: 'Config', data: 'COCO | SegmentationData', loader: Loader) 
             another number of classes than the data.
     """
     check_classes(config, data)
-    TASKS[task_of(config)].point_dataset(_dataset(config, loader), data)
-    for evaluator in _listed(config.get(f'{loader}_evaluator')):
+    dataset = (config.get(f'{loader}_dataloader') or {}).get('dataset')
+    while isinstance(dataset, dict) and 'dataset' in dataset:  # what repeats or mixes its images
+        dataset = dataset['dataset']
+    if not isinstance(dataset, dict) or 'datasets' in dataset:
+        raise UserError(
+            f'{config.filename} has no {loader}_dataloader with one dataset: expected one that can '
+            'be pointed at --data.'
+        )
+    TASKS[task_of(config)].point_dataset(dataset, data)
+    evaluators = config.get(f'{loader}_evaluator') or []
+    for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
         if 'ann_file' in evaluator:
             evaluator.ann_file = location(data.annotations)
 
@@ -55,30 +64,10 @@ def check_classes(config: 'Config', data: 'COCO | SegmentationData') -> None:
 
 def _num_classes(part: Any, path: str) -> Iterator[tuple[str, int]]:
     if isinstance(part, list | tuple):
-        for i, item in enumerate(part):
-            yield from _num_classes(item, f'{path}.{i}')
-    elif isinstance(part, dict):
+        part = dict(enumerate(part))
+    if isinstance(part, dict):
         for key, value in part.items():
             if key == 'num_classes':
                 yield f'{path}.{key}', value
             elif key not in _OTHER_CLASSES:
                 yield from _num_classes(value, f'{path}.{key}')
-
-
-def _dataset(config: 'Config', loader: Loader) -> Any:
-    """Return the dataset of the loader, inside what repeats or mixes its images."""
-    dataset = (config.get(f'{loader}_dataloader') or {}).get('dataset')
-    while isinstance(dataset, dict) and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    if not isinstance(dataset, dict) or 'datasets' in dataset:
-        raise UserError(
-            f'{config.filename} has no {loader}_dataloader with one dataset: expected one that can '
-            'be pointed at --data.'
-        )
-    return dataset
-
-
-def _listed(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]

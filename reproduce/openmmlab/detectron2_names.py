@@ -10,7 +10,6 @@ import torch
 import torch.nn as nn
 
 from model.checkpoint import renamed
-from model.pyramid import Pyramid
 
 _BACKBONE = 'backbone.bottom_up.'
 
@@ -21,18 +20,13 @@ _NAMES = (
     (r'^proposal_generator\.rpn_head\.conv\.', 'rpn_head.rpn_conv.'),
     (r'^proposal_generator\.rpn_head\.objectness_logits\.', 'rpn_head.rpn_cls.'),
     (r'^proposal_generator\.rpn_head\.anchor_deltas\.', 'rpn_head.rpn_reg.'),
-    (
-        r'^roi_heads\.box_head\.fc(\d)\.',
-        lambda m: f'roi_head.bbox_head.shared_fcs.{int(m[1]) - 1}.',
-    ),
-    (r'^roi_heads\.box_predictor\.cls_score\.', 'roi_head.bbox_head.fc_cls.'),
-    (r'^roi_heads\.box_predictor\.bbox_pred\.', 'roi_head.bbox_head.fc_reg.'),
-    (
-        r'^roi_heads\.mask_head\.mask_fcn(\d)\.',
-        lambda m: f'roi_head.mask_head.convs.{int(m[1]) - 1}.conv.',
-    ),
-    (r'^roi_heads\.mask_head\.deconv\.', 'roi_head.mask_head.upsample.'),
-    (r'^roi_heads\.mask_head\.predictor\.', 'roi_head.mask_head.conv_logits.'),
+    (r'^roi_heads\.', 'roi_head.'),
+    (r'\.box_head\.fc(\d)\.', lambda m: f'.bbox_head.shared_fcs.{int(m[1]) - 1}.'),
+    (r'\.box_predictor\.cls_score\.', '.bbox_head.fc_cls.'),
+    (r'\.box_predictor\.bbox_pred\.', '.bbox_head.fc_reg.'),
+    (r'\.mask_head\.mask_fcn(\d)\.', lambda m: f'.mask_head.convs.{int(m[1]) - 1}.conv.'),
+    (r'\.mask_head\.deconv\.', '.mask_head.upsample.'),
+    (r'\.mask_head\.predictor\.', '.mask_head.conv_logits.'),
 )
 _BUFFERS = r'^pixel_(mean|std)$|\.cell_anchors\.\d$'
 
@@ -45,14 +39,12 @@ def renamed_for(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str
         state: the parameters of a checkpoint.
     """
     network = getattr(model.backbone, 'network', None)
-    if not isinstance(network, Pyramid) or not any(n.startswith(_BACKBONE) for n in state):
-        return dict(state)
     backbone = {n.removeprefix(_BACKBONE): v for n, v in state.items() if n.startswith(_BACKBONE)}
-    translate = getattr(sys.modules[type(network).__module__], 'checkpoint_filter_fn', None)
-    if translate is not None:
-        backbone = translate(backbone, network)
+    if network is None or not backbone:
+        return dict(state)
     rest = {n: v for n, v in state.items() if not n.startswith(_BACKBONE)}
-    return {
-        **{f'backbone.network.{name}': value for name, value in backbone.items()},
-        **renamed(rest, _NAMES, without=_BUFFERS),
-    }
+    module = sys.modules[type(network).__module__]
+    if translate := getattr(module, 'checkpoint_filter_fn', None):
+        backbone = translate(backbone, network)
+    backbone = {f'backbone.network.{name}': value for name, value in backbone.items()}
+    return backbone | renamed(rest, names=_NAMES, without=_BUFFERS)

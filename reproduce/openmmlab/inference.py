@@ -13,9 +13,8 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
-from timm.models import is_model
 
-from model.checkpoint import CheckpointError, differences, listed, read
+from model.checkpoint import CheckpointError, mismatch, read
 from reproduce.base.errors import UserError
 from reproduce.openmmlab import cfg_options, configs, detectron2_names, models
 from reproduce.systems import load_systems
@@ -28,20 +27,16 @@ def resolve(model: str, arguments: Mapping[str, Any], task: str) -> tuple[str | 
     """Return the system of the tables that this is, or None; the name of its config; the config.
 
     Args:
-        model: a system of `task`, or a config as `configs.load_config` finds it.
+        model: a system, or a config as `configs.load_config` finds it.
         arguments: values that replace some of the config's, by dotted name.
 
     Raises:
         UserError: if there is no such system or config, it is only cited, or of another task.
     """
-    systems = {s.name: s for s in load_systems() if s.task == task}
-    if model in systems:
-        if systems[model].cited is not None:
-            raise UserError(f'{model} cannot be evaluated, only cited: {systems[model].cited}.')
-        name = systems[model].evaluated_config
-    else:
-        _check_is_no_classifier(model, task)
-        name = configs.config_name(model)
+    systems = {s.name: s for s in load_systems() if s.task != 'imagenet'}
+    if model in systems and systems[model].cited is not None:
+        raise UserError(f'{model} cannot be evaluated, only cited: {systems[model].cited}.')
+    name = systems[model].evaluated_config if model in systems else configs.config_name(model)
     config = configs.load_config(name)
     if (found := configs.task_of(config)) != task:
         raise UserError(f'{name} is a config for {found}, not for {task}: evaluate it there.')
@@ -50,32 +45,18 @@ def resolve(model: str, arguments: Mapping[str, Any], task: str) -> tuple[str | 
     return None if arguments else system, name, config
 
 
-def _check_is_no_classifier(model: str, task: str) -> None:
-    """Raise a `UserError` if `model` is a system of another task, or a classifier of timm."""
-    other = next((s.task for s in load_systems() if s.name == model and s.task != task), None)
-    if other is None and is_model(model):
-        other = 'imagenet'
-    if other is not None:
-        flag = '' if other == 'imagenet' else '--config '
-        raise UserError(
-            f'{model} is a model for {other}, not for {task}: evaluate it with '
-            f'`python -m reproduce evaluate {other} {flag}{model} ...`.'
-        )
-
-
 def build(config: Config, path: Path) -> nn.Module:
     """Return the model of `config` with the weights in `path`, on the CPU.
 
     Raises:
         UserError: if the file cannot be read safely, or its parameters are not those of the model.
     """
+    name = Path(config.filename).name
     try:
         model = models.build(_without_pretraining(config), 'cpu')
     except Exception as error:  # whatever a foreign constructor raises
-        raise UserError(
-            f'the model of {Path(config.filename).name} cannot be built: {type(error).__name__}: '
-            f'{error}'.splitlines()[0]
-        ) from error
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise UserError(f'the model of {name} cannot be built: {reason}') from error
     try:
         state = read(path)
     except CheckpointError as error:
@@ -83,10 +64,8 @@ def build(config: Config, path: Path) -> nn.Module:
     state = detectron2_names.renamed_for(model, state)
     wanted = model.state_dict()
     fill(state, wanted, unread=('auxiliary_head.',))
-    if differ := differences(state, wanted):
-        raise UserError(
-            f'the checkpoint {path} is not one of {Path(config.filename).name}: {listed(differ)}.'
-        )
+    if differing := mismatch(state, wanted):
+        raise UserError(f'the checkpoint {path} is not one of {name}: {differing}.')
     check_finite(state, path)
     model.load_state_dict(state)
     return model
@@ -126,18 +105,16 @@ def checkpoint_name(system: str | None, name: str) -> str:
 
 def _without_pretraining(config: Config) -> Config:
     """Return the config without the weights that its backbone would start its training from."""
+
+    def stripped(part: Any) -> Any:
+        if isinstance(part, list | tuple):
+            return [stripped(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        loads = isinstance(init := part.get('init_cfg'), dict) and init.get('type') == 'Pretrained'
+        left_out = ('pretrained', 'init_cfg') if loads else ('pretrained',)
+        return {key: stripped(value) for key, value in part.items() if key not in left_out}
+
     config = config.copy()
-    config.model = _stripped(config.model.to_dict())
+    config.model = stripped(config.model.to_dict())
     return config
-
-
-def _stripped(part: Any) -> Any:
-    if isinstance(part, dict):
-        return {k: _stripped(v) for k, v in part.items() if not _is_pretraining(k, v)}
-    return [_stripped(item) for item in part] if isinstance(part, list | tuple) else part
-
-
-def _is_pretraining(key: str, value: Any) -> bool:
-    if key == 'init_cfg':
-        return isinstance(value, dict) and value.get('type') == 'Pretrained'
-    return key == 'pretrained'

@@ -1,24 +1,19 @@
 """mmdet's detectors and mmseg's segmenters, built from config files, and what their FLOPs count."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
 from torch.overrides import TorchFunctionMode
 
-from reproduce.base.errors import UserError
 from reproduce.paper import DETECTION_SIZE, SEGMENTATION_SIZE
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 # RoIs per image, of the FLOPs that papers print.
-BOX_PROPOSALS = 1000
-
-MASK_PROPOSALS = 100
+BOX_PROPOSALS, MASK_PROPOSALS = 1000, 100
 
 
 def build(config: 'Config', device: str | torch.device = 'meta') -> nn.Module:
@@ -26,29 +21,15 @@ def build(config: 'Config', device: str | torch.device = 'meta') -> nn.Module:
 
     On the `meta` device, the default, it has shapes but no numbers: no time, no memory.
     """
-    # Imported here, so that Tables 1-4 do not wait for them, and a missing package is the error of
-    # `configs.load_config`.
+    # Imported here, so that Tables 1-4 do not wait for them.
     import mmdet.models  # noqa: F401
     import mmseg.models  # noqa: F401
     from mmengine.registry import MODELS, DefaultScope
 
-    with _constructed_on(device), DefaultScope.overwrite_default_scope(config.default_scope):
+    scope = DefaultScope.overwrite_default_scope(config.default_scope)
+    with torch.device(device), _LinspaceOnCpu(), scope:
         model = MODELS.build(config.model)
     return model.eval().requires_grad_(False).to(device)
-
-
-def load_backbone(model: nn.Module, checkpoint: str | Path) -> None:
-    """Load a classification checkpoint into the MAFormer of a detector or segmenter.
-
-    Raises:
-        UserError: if the file is missing, cannot be read safely, or is not for this backbone.
-    """
-    from model.openmmlab import CheckpointError, load_classifier  # here, as in `build`
-
-    try:
-        load_classifier(model.backbone.network, checkpoint, model.backbone.arch)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
 
 
 def extract_regions_in_fp32(model: nn.Module) -> None:
@@ -57,7 +38,6 @@ def extract_regions_in_fp32(model: nn.Module) -> None:
     mmdet rounds the corners of the regions to the type of the feature maps: in fp16 to half a pixel
     or one, in bf16 to up to eight.
     """
-    # Importing mmdet needs mmcv's operators, which `load_config` looks for.
     from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
 
     def in_fp32(extractor: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -114,13 +94,5 @@ class _LinspaceOnCpu(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.linspace:
-            kwargs.setdefault('device', 'cpu')
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def _constructed_on(device: str | torch.device) -> Iterator[None]:
-    with torch.device(device), _LinspaceOnCpu():
-        yield
+        defaults = {'device': 'cpu'} if func is torch.linspace else {}
+        return func(*args, **(defaults | (kwargs or {})))

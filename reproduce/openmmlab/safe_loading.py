@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import (
@@ -25,8 +24,6 @@ from mmengine.runner.checkpoint import (
 from model.checkpoint import CheckpointError, read_whole
 from reproduce.base.errors import UserError
 from reproduce.weights import download
-
-Loader = Callable[..., dict[str, Any]]
 
 
 def _statistic(owner: Any, name: str) -> Callable:
@@ -40,7 +37,6 @@ _LOGS = (
     (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_statistic, 'builtins.getattr'),
 )
-
 
 # Storages of mmengine that are not read, as it registers them.
 _REFUSED = ('pavi://', 'mmcls://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
@@ -82,9 +78,6 @@ def install() -> None:
         CheckpointLoader.register_scheme(prefix, loader, force=True)
 
 
-# mmengine's log calls a loader by what follows `load_from_` in its name.
-
-
 def load_from_file(name: str, map_location: Any = None) -> dict[str, Any]:
     """Read a local file; see `read_checkpoint`."""
     return read_checkpoint(name, map_location)
@@ -92,28 +85,18 @@ def load_from_file(name: str, map_location: Any = None) -> dict[str, Any]:
 
 def load_from_web(url: str, map_location: Any = None) -> dict[str, Any]:
     """Read a checkpoint from the web, fetched once into torch's cache and checked by its hash."""
-    name = Path(urlparse(url).path).name
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
-    if get_rank() == 0:
-        _fetch(url, path)
-    barrier()
-    _fetch(url, path)  # on the other machines
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
+    digest = re.search(r'-([0-9a-f]{8,64})\.', path.name)
+    download.fetch(url, path, digest[1] if digest else '')  # of several processes, one does it
     return read_checkpoint(path, map_location)
 
 
-def _fetch(url: str, path: Path) -> None:
-    if not path.is_file():
-        digest = re.search(r'-([0-9a-f]{8,64})\.', path.name)
-        download.fetch(url, path, digest[1] if digest else '')
+def load_from_elsewhere(name: str, map_location: Any = None) -> dict[str, Any]:
+    """Refuse a storage that only mmengine knows how to read."""
+    raise UserError(f'the checkpoint {name} cannot be read from there: fetch it and name the file.')
 
 
-def _openmmlab_models() -> dict[str, str]:
-    models = get_external_models()
-    renamed = get_deprecated_model_names()
-    return models | {old: models[new] for old, new in renamed.items() if new in models}
-
-
-def _listed(models: Callable[[], Mapping[str, str]]) -> Loader:
+def _listed(models: Callable[[], Mapping[str, str]]) -> Callable[..., dict[str, Any]]:
     def load_from_list(name: str, map_location: Any = None) -> dict[str, Any]:
         address = models().get(name.partition('://')[2], '')
         if not address.startswith(('http://', 'https://')):
@@ -123,6 +106,7 @@ def _listed(models: Callable[[], Mapping[str, str]]) -> Loader:
     return load_from_list
 
 
-def load_from_elsewhere(name: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuse a storage that only mmengine knows how to read."""
-    raise UserError(f'the checkpoint {name} cannot be read from there: fetch it and name the file.')
+def _openmmlab_models() -> dict[str, str]:
+    models = get_external_models()
+    renamed = get_deprecated_model_names()
+    return models | {old: models[new] for old, new in renamed.items() if new in models}

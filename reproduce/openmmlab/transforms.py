@@ -13,6 +13,12 @@ from PIL import Image
 from datasets.reading import decode_to_end
 from reproduce.base.errors import UserError
 
+# What mmengine, Pillow and OpenCV raise for a damaged image.
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, AssertionError, cv2.error),
+    Image.DecompressionBombError,
+)
+
 
 @TRANSFORMS.register_module()
 class LoadWholeImage(LoadImageFromFile):
@@ -31,10 +37,7 @@ class LoadWholeImage(LoadImageFromFile):
         try:
             decode_to_end(BytesIO(fileio.get(path)))
             return super().transform(results)
-        except (
-            *(OSError, SyntaxError, ValueError, EOFError, AssertionError, cv2.error),
-            Image.DecompressionBombError,
-        ) as error:
+        except _DAMAGED as error:
             reason = 'it does not exist' if isinstance(error, FileNotFoundError) else error
             raise UserError(
                 f'cannot read the image {path}: {str(reason).splitlines()[0]}; restore it from the '
@@ -45,10 +48,7 @@ class LoadWholeImage(LoadImageFromFile):
 def with_whole_images(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a copy of `pipeline` in which `LoadWholeImage` reads the images."""
     whole = {'type': LoadWholeImage.__name__}
-    return [
-        {**step, **whole} if kind(step) == LoadImageFromFile.__name__ else dict(step)
-        for step in pipeline
-    ]
+    return [{**s, **whole} if kind(s) == LoadImageFromFile.__name__ else dict(s) for s in pipeline]
 
 
 def kind(step: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What the paper prints: its seven tables, tolerances for them, its claims and its misprints."""
 
-from reproduce.paper.metrics import METRICS, Direction, Metric, MetricKind
+from reproduce.paper.metrics import METRICS, Direction, Metric
 from reproduce.paper.printed import (
     FOLDER,
     FRAMEWORKS,
@@ -30,7 +30,6 @@ __all__ = [
     'Direction',
     'Framework',
     'Metric',
-    'MetricKind',
     'Printed',
     'Row',
     'Table',

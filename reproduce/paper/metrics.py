@@ -4,13 +4,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class MetricKind(StrEnum):
-    """What a metric is about."""
-
-    COMPLEXITY = 'complexity'  # parameters and FLOPs, which take neither weights nor data
-    ACCURACY = 'accuracy'  # takes an evaluation
-
-
 class Direction(StrEnum):
     """Which measured values are better than their target."""
 
@@ -25,30 +18,24 @@ class Metric:
     Attributes:
         name: as in records and CSVs.
         heading, latex_heading: of its column in plain text and in LaTeX.
-        kind, direction: see there.
+        is_complexity: whether it is counted from the network alone, without weights and data.
     """
 
     name: str
     heading: str
     latex_heading: str
-    kind: MetricKind = MetricKind.ACCURACY
-    direction: Direction = Direction.HIGHER
+    is_complexity: bool = False
 
     @property
-    def is_complexity(self) -> bool:
-        """Whether it is counted from the network alone."""
-        return self.kind is MetricKind.COMPLEXITY
-
-
-def _complexity(name: str, heading: str) -> Metric:
-    return Metric(name, heading, heading, MetricKind.COMPLEXITY, Direction.NEITHER)
+    def direction(self) -> Direction:
+        return Direction.NEITHER if self.is_complexity else Direction.HIGHER
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        _complexity('params_m', 'Params (M)'),
-        _complexity('flops_g', 'FLOPs (G)'),
+        Metric('params_m', 'Params (M)', 'Params (M)', is_complexity=True),
+        Metric('flops_g', 'FLOPs (G)', 'FLOPs (G)', is_complexity=True),
         Metric('top1', 'Top-1 (%)', r'Top-1 (\%)'),
         Metric('box_ap', 'APᵇ', 'AP$^{b}$'),
         Metric('box_ap50', 'APᵇ₅₀', 'AP$^{b}_{50}$'),

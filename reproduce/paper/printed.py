@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -19,8 +20,7 @@ from reproduce.paper.metrics import METRICS, Metric
 FOLDER = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Framework:
+class Framework(BaseModel):
     """What a backbone works in.
 
     Attributes:
@@ -31,11 +31,12 @@ class Framework:
         short_heading: the same where space is scarce.
     """
 
+    model_config = ConfigDict(extra='forbid', frozen=True)
     name: str
     task: str
     image: tuple[int, int]
-    heading: str
-    short_heading: str
+    heading: str = ''
+    short_heading: str = ''
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,6 @@ class Row:
         return self.description['model']
 
 
-class _Framework(BaseModel):
-    model_config = ConfigDict(extra='forbid')
-    task: str
-    image: tuple[int, int]
-    heading: str = ''
-    short_heading: str = ''
-
-
 class _Table(BaseModel):
     model_config = ConfigDict(extra='forbid')
     title: str
@@ -142,34 +135,27 @@ class _Table(BaseModel):
 
     def columns(self) -> dict[str, Column]:
         """Return the columns with numbers; one framework's heading is above its accuracies only."""
-        several = len(self.metrics) > 1
-        columns = [
-            Column(
-                name=f'{framework}_{name}' if several else name,
-                metric=METRICS[name],
-                framework=FRAMEWORKS[framework],
-                group=FRAMEWORKS[framework].heading
-                if several or not METRICS[name].is_complexity
-                else '',
-            )
-            for framework, names in self.metrics.items()
-            for name in names
-        ]
-        return {column.name: column for column in columns}
+        several, columns = len(self.metrics) > 1, {}
+        for framework, names in self.metrics.items():
+            for name in names:
+                unique = f'{framework}_{name}' if several else name
+                is_grouped = several or not METRICS[name].is_complexity
+                group = FRAMEWORKS[framework].heading if is_grouped else ''
+                columns[unique] = Column(unique, METRICS[name], FRAMEWORKS[framework], group)
+        return columns
 
 
 class _Tables(BaseModel):
     model_config = ConfigDict(extra='forbid')
     own: frozenset[str]
-    framework: dict[str, _Framework]
+    framework: dict[str, dict[str, Any]]
     table: dict[int, _Table]
 
 
 _DESCRIBED = read_toml(FOLDER / 'tables.toml', _Tables)
 
 FRAMEWORKS = {
-    name: Framework(name, **framework.model_dump())
-    for name, framework in _DESCRIBED.framework.items()
+    name: Framework(name=name, **framework) for name, framework in _DESCRIBED.framework.items()
 }
 
 TABLES = {

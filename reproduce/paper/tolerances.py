@@ -23,7 +23,7 @@ class Sampling(BaseModel):
             of the difference times the square root of the number of images.
         images: of the data set.
         source: where the deviation is from.
-        estimate: whether it is none that was measured on these tables' networks.
+        estimate: whether it was measured on other networks than these tables'.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -44,7 +44,7 @@ class Seeds(BaseModel):
     Attributes:
         width: half the width of the range of 95 % of the seeds, in percent.
         source: where that is from.
-        estimate: whether it is none that was measured on these tables' networks.
+        estimate: whether it was measured on other networks than these tables'.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -105,9 +105,6 @@ def load_tolerances(folder: Path = FOLDER) -> dict[str, Tolerance]:
     if missing := sorted({*METRICS, 'reference'} - tolerances.keys()):
         raise UserError(f'{path} has no tolerance for {", ".join(missing)}: add an entry for each.')
     for name, metric in METRICS.items():
-        tolerance = tolerances[name]
-        if not metric.is_complexity and None in (tolerance.sampling, tolerance.seeds):
-            raise UserError(
-                f'{path} has no sampling or no seeds for {name}: an accuracy takes both.'
-            )
+        if not metric.is_complexity and None in (tolerances[name].sampling, tolerances[name].seeds):
+            raise UserError(f'{path} has no sampling or no seeds for {name}: add both.')
     return tolerances

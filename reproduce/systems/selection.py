@@ -41,11 +41,10 @@ def select(
             if system.stands_for(row) and name in (row.model, system.name, system.model)
         }
         if not found:
-            existing = {row.model for row in rows} | {s.name for s in systems}
-            near = nearest(name, existing)
+            near = nearest(name, {row.model for row in rows} | {s.name for s in systems})
             raise UserError(
                 f"no row or system of these tables is called '{name}'; the nearest are "
-                f'{", ".join(near or sorted(existing))}.'
+                f'{", ".join(near) or "none"}.'
             )
         chosen |= found
     return (

@@ -19,11 +19,10 @@ def check(name: str, others: tuple[str, ...] = ()) -> None:
     """
     architecture, _, tag = name.partition('.')
     # A former name is not listed: timm builds it under its new name, with a warning only.
-    if not timm.is_model(name) or architecture not in timm.list_models():
-        former = ' under this name any more' if timm.is_model(name) else ''
+    if architecture not in timm.list_models():
         near = [*nearest(name, others, 2), *nearest(name, timm.list_models(), 3)]
         listed = ', '.join(dict.fromkeys(near)) or 'listed by timm.list_models()'
-        raise UserError(f"there is no model '{name}'{former}; the nearest are {listed}.")
+        raise UserError(f"there is no model '{name}'; the nearest are {listed}.")
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError:

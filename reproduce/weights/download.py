@@ -1,6 +1,5 @@
 """Downloads over http and https, verified by SHA-256 before the file gets its name."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
 
 _HUB = 'https://huggingface.co'
-_TIMEOUT = 30  # seconds without a byte
 
 
 class Receipt(BaseModel):
@@ -18,6 +16,10 @@ class Receipt(BaseModel):
 
     url: str
     sha256: str
+
+
+def _receipt_path(path: Path) -> Path:
+    return path.with_name(f'{path.name}.receipt.json')
 
 
 def receipt(path: Path) -> Receipt | None:
@@ -57,22 +59,25 @@ def fetch(url: str, path: Path, sha256: str = '') -> None:
 
 def _download(url: str, path: Path, sha256: str) -> None:
     # Imported here: most commands need weights that are there, or none.
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_hf_file_metadata
     from pooch import HTTPDownloader
-    from requests import RequestException
 
-    source = url
-    if url.startswith(_HUB):
-        source = url.replace(_HUB, constants.ENDPOINT, 1)  # HF_ENDPOINT names a mirror
-        sha256 = sha256 or _hub_sha256(source)
+    source = url.replace(_HUB, constants.ENDPOINT, 1)  # HF_ENDPOINT names a mirror
     part = path.with_name(f'{path.name}.part')
     part.unlink(missing_ok=True)  # of a process that was killed
-    downloader = HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 20, timeout=_TIMEOUT)
     try:
         try:
+            if url.startswith(_HUB) and not sha256:
+                sha256 = get_hf_file_metadata(source).etag or 'unknown'
+            # It raises an error, too, where a connection breaks off.
+            downloader = HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 20, timeout=30)
             downloader(source, str(part), None)
-        except (RequestException, ValueError) as error:  # it also breaks off when cut short
-            raise _unreachable(source, error) from error
+        except Exception as error:  # of the hub's client, and of two HTTP libraries
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f'{source} cannot be downloaded ({reason}): check the network, or put the file '
+                'there another way.'
+            ) from error
         digest = sha256_of(part)
         if not digest.startswith(sha256):
             raise UserError(
@@ -85,27 +90,3 @@ def _download(url: str, path: Path, sha256: str) -> None:
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _hub_sha256(url: str) -> str:
-    from huggingface_hub import get_hf_file_metadata
-
-    try:
-        etag = get_hf_file_metadata(url).etag or ''
-    except Exception as error:  # of the hub's client and of the HTTP library that it uses
-        raise _unreachable(url, error) from error
-    if not re.fullmatch('[0-9a-f]{64}', etag):
-        raise UserError(f'{url} cannot be verified: the server does not provide its SHA-256.')
-    return etag
-
-
-def _unreachable(url: str, error: Exception) -> UserError:
-    reason = ' '.join(str(error).split()) or type(error).__name__
-    return UserError(
-        f'{url} cannot be downloaded ({reason}): check the network, or put the file there another '
-        'way.'
-    )
-
-
-def _receipt_path(path: Path) -> Path:
-    return path.with_name(f'{path.name}.receipt.json')

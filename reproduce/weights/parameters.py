@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from safetensors import SafetensorError, safe_open
 
-from model.checkpoint import CheckpointError, differences, listed, read
+from model.checkpoint import CheckpointError, mismatch, read
 from reproduce.base.errors import UserError
 
 # The sizes of training images, in pixels a side, that a file of weights can state.
@@ -42,8 +42,7 @@ def trained_preprocessing(path: Path) -> dict[str, Any]:
     if not is_sound:
         raise UserError(
             f'the checkpoint {path} says that it was trained with {found}: expected a size of '
-            f'{_TRAINED_SIZES[0]} to {_TRAINED_SIZES[-1]} pixels and a crop ratio in (0, 1]; fetch '
-            'it again, or train again.'
+            f'{_TRAINED_SIZES[0]} to {_TRAINED_SIZES[-1]} pixels and a crop ratio in (0, 1].'
         )
     return stated
 
@@ -62,16 +61,16 @@ def load(model: nn.Module, path: Path) -> None:
     except CheckpointError as error:
         raise UserError(f'{error}.') from error
     wanted = model.state_dict()
-    forms = [state, _translated(state, model)]
-    for form in forms:
-        fill(form, wanted)
-    state = min(forms, key=lambda form: len(differences(form, wanted)))
-    if differ := differences(state, wanted):
+    fill(state, wanted)
+    if mismatch(state, wanted):
+        state = _translated(state, model)
+        fill(state, wanted)
+    if differing := mismatch(state, wanted):
         hint, labeled = '', 'aux_head.weight' in state
         if labeled != ('aux_head.weight' in wanted):
             hint = f'; build the model with --model-kwargs token_labeling={labeled}'
         name = model.pretrained_cfg['architecture']
-        raise UserError(f'the checkpoint {path} is not one of {name}: {listed(differ)}{hint}.')
+        raise UserError(f'the checkpoint {path} is not one of {name}: {differing}{hint}.')
     check_finite(state, path)
     model.load_state_dict(state)
 
@@ -90,7 +89,7 @@ def fill(
     """
     lacking = tuple(p for p in unread if not any(name.startswith(p) for name in state))
     for name in wanted.keys() - state.keys():
-        if name.endswith('.num_batches_tracked') or (lacking and name.startswith(lacking)):
+        if name.endswith('.num_batches_tracked') or name.startswith(lacking):
             state[name] = wanted[name]
 
 
@@ -121,8 +120,5 @@ def _translated(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, t
         translated = dict(translate(dict(state), model))
     except Exception:  # it is for that model's own releases, and these may be anything
         return state
-    return state if _sizes(translated) - _sizes(state) else translated
-
-
-def _sizes(state: Mapping[str, torch.Tensor]) -> Counter[int]:
-    return Counter(value.numel() for value in state.values())
+    before, after = (Counter(v.numel() for v in each.values()) for each in (state, translated))
+    return state if after - before else translated

@@ -5,9 +5,8 @@ SHA-256, its licence, and what it scores according to whoever released it. `publ
 same of the public weights of the paper's other systems, which `systems/*.toml` name.
 """
 
-from collections.abc import Iterable
+from collections import Counter
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from reproduce.base.errors import UserError
 from reproduce.base.files import read_toml
 from reproduce.systems import System, load_systems
+from reproduce.tasks import TASKS
 
 MANIFEST = Path(__file__).parent / 'manifest.toml'
 PUBLISHED = Path(__file__).parent / 'published.toml'
 
 
-class Reference(BaseModel):
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
+
+class Reference(_Entry):
     """What released weights score according to whoever released them.
 
     Attributes:
@@ -32,25 +36,18 @@ class Reference(BaseModel):
         source: who measured it.
     """
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     data: Literal['full', 'shapes'] = 'full'
     fingerprint: str = ''
     images: int
     metrics: dict[str, float]
     source: str
 
-    @model_validator(mode='after')
-    def _names_its_images(self) -> 'Reference':
-        if self.data != 'full' and not self.fingerprint:
-            raise ValueError('a reference on the embedded data needs a fingerprint')
-        return self
-
     def holds_for(self, fingerprint: str, complete: bool) -> bool:
         """Return whether it is about these images: the whole set, or those of its fingerprint."""
         return self.fingerprint == fingerprint if self.fingerprint else complete
 
 
-class Released(BaseModel):
+class Released(_Entry):
     """Released weights: one entry of the manifest.
 
     Attributes:
@@ -65,7 +62,6 @@ class Released(BaseModel):
         protocol: how their training or evaluation differs from that of the paper's row.
     """
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     name: str
     task: Literal['imagenet', 'coco', 'ade20k'] = 'imagenet'
     model: str
@@ -80,12 +76,13 @@ class Released(BaseModel):
     protocol: str = ''
 
     @model_validator(mode='after')
-    def _is_somewhere(self) -> 'Released':
+    def _check(self) -> 'Released':
         if (self.file is None) == (self.url is None):
             raise ValueError(f'{self.name} needs either file or url')
-        complete = _validation_images(self.task)
+        complete = TASKS[self.task].images
         for reference in self.reference:
-            if not reference.fingerprint and reference.images != complete:
+            is_complete = (reference.data, reference.images) == ('full', complete)
+            if not (is_complete or reference.fingerprint):
                 raise ValueError(
                     f'{self.name} has a reference on {reference.images} images: one on less than '
                     f"all {complete} of {self.task}'s needs a fingerprint"
@@ -120,13 +117,11 @@ class Public(Released):
         return f'{self.system}{Path(self.url).suffix}'
 
 
-class _Manifest(BaseModel):
-    model_config = ConfigDict(extra='forbid')
+class _Manifest(_Entry):
     checkpoint: list[Released] = []
 
 
-class _Result(BaseModel):
-    model_config = ConfigDict(extra='forbid')
+class _Result(_Entry):
     metrics: dict[str, float]
     source: str
 
@@ -137,14 +132,9 @@ class _Weights(_Result):
     licence: str
 
 
-class _Published(BaseModel):
-    model_config = ConfigDict(extra='forbid')
+class _Published(_Entry):
     weights: dict[str, _Weights]
     results: dict[str, _Result]
-
-
-def _validation_images(task: str) -> int:
-    return import_module(f'datasets.{task}').NUM_IMAGES['val']
 
 
 @cache
@@ -155,38 +145,26 @@ def load_manifest(path: Path = MANIFEST) -> tuple[Released, ...]:
         UserError: if the file is malformed or a name occurs twice.
     """
     entries = tuple(read_toml(path, _Manifest).checkpoint)
-    names = [entry.name for entry in entries]
-    if doubled := [name for name in names if names.count(name) > 1]:
-        raise UserError(f'{path} has the checkpoint {doubled[0]} twice: remove one.')
+    for name, count in Counter(entry.name for entry in entries).items():
+        if count > 1:
+            raise UserError(f'{path} has the checkpoint {name} twice: remove one.')
     return entries
 
 
 @cache
-def load_published(path: Path = PUBLISHED) -> _Published:
-    """Return what is published about weights and by releases.
-
-    Raises:
-        UserError: if the file is malformed.
-    """
-    return read_toml(path, _Published)
+def load_published() -> _Published:
+    """Return what is published about weights and by releases."""
+    return read_toml(PUBLISHED, _Published)
 
 
 @cache
 def load_public() -> tuple[Public, ...]:
-    """Return the public weights of the paper's systems, in the order of the systems.
-
-    Raises:
-        UserError: if a system names weights that are not in `published.toml`.
-    """
+    """Return the public weights of the paper's systems, in the order of the systems."""
     return tuple(_public(system) for system in load_systems() if system.weights is not None)
 
 
 def _public(system: System) -> Public:
-    published = load_published().weights.get(system.weights)
-    if published is None:
-        raise UserError(
-            f"{PUBLISHED} has no weights '{system.weights}' of {system.name}: add them."
-        )
+    published = load_published().weights[system.weights]
     return Public(
         name=system.weights,
         system=system.name,
@@ -203,7 +181,7 @@ def _public(system: System) -> Public:
 
 
 def _reference(system: System, published: _Result) -> Reference:
-    images = _validation_images(system.task)
+    images = TASKS[system.task].images
     return Reference(images=images, metrics=published.metrics, source=published.source)
 
 
@@ -211,9 +189,6 @@ def reference_of(system: System) -> Reference | None:
     """Return what the public weights of a system score according to whoever released them.
 
     Where a system has no public weights, it is what its authors print, if they do.
-
-    Raises:
-        UserError: if the system names weights that are not in `published.toml`.
     """
     return result_of_authors(system) if system.weights is None else _public(system).reference[0]
 
@@ -229,16 +204,14 @@ def registered() -> tuple[Released, ...]:
     return (*load_manifest(), *load_public())
 
 
-def released(
-    sha256: str, name: str = '', register: Iterable[Released] | None = None
-) -> Released | None:
+def released(sha256: str, name: str = '') -> Released | None:
     """Return the released weights with this SHA-256, if there are any.
 
     Args:
-        name: what they were called when the file was verified, see `released_name`: the only way to
-            identify weights whose publisher gives no hash.
+        name: what they were called when the file was verified, see `store.released_name`: the only
+            way to identify weights whose publisher gives no hash.
     """
-    for entry in registered() if register is None else register:
+    for entry in registered():
         if sha256.startswith(entry.sha256) if entry.sha256 else entry.name == name:
             return entry
     return None

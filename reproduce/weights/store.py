@@ -1,11 +1,11 @@
 """Files of weights: found by name, downloaded where they are public, and verified by their hash."""
 
-from difflib import get_close_matches
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from reproduce.base.errors import CheckpointNotFound, UserError
 from reproduce.base.files import sha256_of
+from reproduce.base.wording import nearest
 from reproduce.weights import download, registry
 from reproduce.weights.registry import MANIFEST, Public, Released
 
@@ -55,18 +55,16 @@ def find(where: str | Path, name: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        found = in_folder(path, name)
-        if found is None:
-            raise UserError(f'{expected(path, name)} does not exist: put the weights there.')
-        return found
+        if found := in_folder(path, name):
+            return found
+        raise UserError(f'{expected(path, name)} does not exist: put the weights there.')
     entries = {entry.name: entry for entry in registry.registered()}
     if str(where) in entries:
         return obtain(entries[str(where)])
-    near = get_close_matches(str(where), entries, n=3)
-    known = ', '.join(near) or '`python -m reproduce checkpoints` lists them'
+    known = ', '.join(nearest(str(where), entries, 3))
     raise UserError(
         f'the checkpoint {where} does not exist: expected a file, a folder with {name}.safetensors '
-        f'in it, or a released checkpoint ({known}).'
+        f'in it, or a released checkpoint, such as {known or "`reproduce checkpoints` lists"}.'
     )
 
 
@@ -89,20 +87,14 @@ def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = Non
         download.fetch(entry.url, path, entry.sha256)
         return _verified(entry, path)
     path = manifest.parent / entry.file
-    if not is_below(entry.file):
+    if not path.resolve().is_relative_to(manifest.parent.resolve()):
         raise UserError(
             f"{manifest} has the file '{entry.file}' for {entry.name}: expected one below the "
-            "manifest's folder, without '..'."
+            "manifest's folder."
         )
     if not path.is_file():
         raise UserError(f'the released checkpoint {path} does not exist: restore the checkout.')
     return _verified(entry, path)
-
-
-def is_below(file: str) -> bool:
-    """Return whether a relative path stays below the folder that it is relative to."""
-    path = PurePosixPath(file)
-    return not path.is_absolute() and '..' not in path.parts
 
 
 def stored(entry: Public, folder: Path | None) -> Path:
@@ -118,32 +110,30 @@ def stored(entry: Public, folder: Path | None) -> Path:
     return _verified(entry, path)
 
 
-def state(entry: Public, path: Path | None) -> FileState:
+def state(entry: Released, path: Path | None) -> FileState:
     """Return whether the file at `path`, which may be none, is the published one."""
-    return FileState.ABSENT if path is None else _state(entry, path, sha256_of(path))
-
-
-def _state(entry: Released, path: Path, digest: str) -> FileState:
+    if path is None:
+        return FileState.ABSENT
     known = {entry.sha256} - {''}
     if (kept := download.receipt(path)) and kept.url == entry.url:
         known.add(kept.sha256)
     if not known:
         return FileState.UNVERIFIED
+    digest = sha256_of(path)
     return FileState.PRESENT if all(map(digest.startswith, known)) else FileState.BAD_HASH
 
 
 def _verified(entry: Released, path: Path) -> Path:
-    digest = sha256_of(path)
-    match _state(entry, path, digest):
-        case FileState.PRESENT:
-            return path
-        case FileState.UNVERIFIED:
-            raise UserError(
-                f'{path} may be another file than the released {entry.name}, whose publisher gives '
-                'no hash: move it away and download it with `python -m reproduce checkpoints`.'
-            )
-    wanted = f'{entry.sha256[:16]}...' if entry.sha256 else 'that of its receipt'
-    raise UserError(
-        f'{path} is not the released {entry.name}: its SHA-256 is {digest[:16]}..., expected '
-        f'{wanted}; remove it and download it again.'
-    )
+    found = state(entry, path)
+    if found is FileState.UNVERIFIED:
+        raise UserError(
+            f'{path} may be another file than the released {entry.name}, whose publisher gives no '
+            'hash: move it away and download it with `python -m reproduce checkpoints`.'
+        )
+    if found is FileState.BAD_HASH:
+        wanted = f'{entry.sha256[:16]}...' if entry.sha256 else 'that of its receipt'
+        raise UserError(
+            f'{path} is not the released {entry.name}: its SHA-256 is '
+            f'{sha256_of(path)[:16]}..., expected {wanted}; remove it and download it again.'
+        )
+    return path

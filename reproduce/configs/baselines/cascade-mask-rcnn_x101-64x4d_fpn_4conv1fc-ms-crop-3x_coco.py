@@ -1,13 +1,6 @@
 """Cascade Mask R-CNN with ResNeXt-101-64x4d and Swin's box heads and schedule, 3x (Table 6)."""
 
-_base_ = './cascade-mask-rcnn_r50_fpn_4conv1fc-ms-crop-3x_coco.py'
+_base_ = './cascade-mask-rcnn_x101-32x4d_fpn_4conv1fc-ms-crop-3x_coco.py'
 
-model = dict(
-    backbone=dict(
-        type='ResNeXt',
-        depth=101,
-        groups=64,
-        base_width=4,
-        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnext101_64x4d'),
-    )
-)
+init_cfg = dict(checkpoint='open-mmlab://resnext101_64x4d')
+model = dict(backbone=dict(groups=64, init_cfg=init_cfg))

@@ -4,15 +4,59 @@ mmdet's own tools find annotations by these class names; mmseg's name and colour
 label map by them.
 """
 
+micro_backbone = dict(
+    arch='maformer_micro',
+    drop_path_rate=0.0,
+    init_cfg=dict(
+        checkpoint='{{fileDirname}}/../../../weights/released/maformer_micro_shapes.safetensors'
+    ),
+)
+micro_channels = [32, 64, 96, 128]
+micro_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
+
+# Of detectors.
 metainfo = dict(
     classes=(
         *('circle', 'ring', 'crescent', 'heart', 'star'),
         *('triangle', 'square', 'pentagon', 'hexagon', 'cross'),
     )
 )
+detector_channels = 48
+detector = dict(
+    backbone=micro_backbone,
+    neck=dict(in_channels=micro_channels, out_channels=detector_channels),
+    rpn_head=dict(
+        in_channels=detector_channels,
+        feat_channels=detector_channels,
+        anchor_generator=dict(scales=[4]),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
+)
+detector_roi_head = dict(
+    bbox_roi_extractor=dict(out_channels=detector_channels),
+    mask_roi_extractor=dict(out_channels=detector_channels),
+    mask_head=dict(
+        num_convs=2,
+        in_channels=detector_channels,
+        conv_out_channels=detector_channels,
+        num_classes=10,
+    ),
+)
+detector_rpn_training = dict(
+    rpn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=300, max_per_img=100)
+)
+detector_optimizer = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
+object_loading = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+]
+object_packing = dict(
+    type='PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+)
 
-# A map has the classes of the shapes and those of the grounds; mmseg's ADE20KDataset takes no other
-# classes than its own.
+# Of segmenters. A map has the classes of the shapes and those of the grounds; mmseg's ADE20KDataset
+# takes no other classes than its own.
 map_dataset = dict(
     type='BaseSegDataset',
     metainfo=dict(
@@ -28,38 +72,6 @@ map_dataset = dict(
     seg_map_suffix='.png',
     reduce_zero_label=True,
 )
-
-micro_backbone = dict(
-    arch='maformer_micro',
-    drop_path_rate=0.0,
-    init_cfg=dict(
-        checkpoint='{{fileDirname}}/../../../weights/released/maformer_micro_shapes.safetensors'
-    ),
-)
-micro_channels = [32, 64, 96, 128]
-
-# Of detectors.
-detector_channels = 48
-micro_neck = dict(in_channels=micro_channels, out_channels=detector_channels)
-micro_rpn_head = dict(
-    in_channels=detector_channels,
-    feat_channels=detector_channels,
-    anchor_generator=dict(scales=[4]),
-)
-micro_mask_head = dict(
-    num_convs=2,
-    in_channels=detector_channels,
-    conv_out_channels=detector_channels,
-    num_classes=10,
-)
-micro_rpn_training = dict(
-    rpn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=300, max_per_img=100)
-)
-micro_rpn_testing = dict(rpn=dict(nms_pre=300, max_per_img=100))
-detector_optimizer = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
-detector_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
-
-# Of segmenters.
 map_crop_size = (128, 128)
 map_scale = (640, 160)  # the shorter side is 160
 map_train_loader = dict(
@@ -90,5 +102,3 @@ map_test_loader = dict(
         ],
     ),
 )
-map_iterations = 3000
-map_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=100, max_keep_ckpts=2))
