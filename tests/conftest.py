@@ -1,10 +1,11 @@
 """What several test files use."""
 
 import io
+import json
 import os
 import re
 import shutil
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import SimpleNamespace
 
 # Tests run side by side, a process a core; more threads than cores would wait for each other.
@@ -190,6 +191,17 @@ def restored(path):
         yield
     finally:
         path.write_bytes(whole)
+
+
+def logged(folder):
+    """The rows that mmengine logged into `folder`, validations last, the later of two of a step."""
+    rows = {}
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            with suppress(ValueError):  # the training was killed within the line
+                row = json.loads(line)
+                rows['loss' not in row, row['step']] = row
+    return [rows[key] for key in sorted(rows)]
 
 
 def weights(path, name='maformer_micro', **kwargs):

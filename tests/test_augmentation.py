@@ -58,7 +58,7 @@ def colours(side=6):
 
 
 @pytest.mark.parametrize('policy', POLICIES)
-def test_5000_images_pass_every_policy_of_the_recipes(policy, folder, config):
+def test_images_pass_every_policy_of_the_recipes(policy, folder, config):
     """33 of 20,000 drawn levels ask m9 to keep no bits of a pixel, which Pillow 13 refuses."""
     name = next(name for name, recipe in RECIPES.items() if recipe.rand_augment == policy)
     recipe = RECIPES[name]
@@ -68,7 +68,7 @@ def test_5000_images_pass_every_policy_of_the_recipes(policy, folder, config):
     for operation in augment.ops:
         operation.aug_fn = Recorded(operation.aug_fn, asked)
     seed_everything(7)
-    for i in range(5000):
+    for i in range(2000):
         image = augment(noise(24, 16, i))
         assert (image.size, image.mode) == ((24, 16), 'RGB')
     bits = [argument for function, argument in asked if function is NAME_TO_OP['Posterize']]
@@ -86,28 +86,16 @@ class Recorded:
         return self.legal(image, *arguments, **options)
 
 
-@pytest.mark.parametrize('policy', POLICIES)
-def test_images_of_the_real_size_pass(policy, folder, config):
-    recipe = next(r for r in RECIPES.values() if r.rand_augment == policy)
-    images = TrainingImages(imagenet.load(folder, 'train'), recipe, config, None)
-    for epoch in range(20):
-        item = images[epoch, epoch % 2, 0]
-        assert item['image'].shape == (3, recipe.img_size, recipe.img_size)
-        assert torch.isfinite(item['image']).all()
-
-
-@pytest.mark.parametrize('name', sorted(NAME_TO_OP))
-def test_every_operation_is_legal_at_every_level(name):
-    levels = [*np.linspace(0, 10, 101), 9.999, 15.0, 20.0]  # beyond 10 with timm's 'mmax'
+def test_every_operation_is_legal_at_every_level():
     image = noise(24, 16)
-    operation = LegalOperation(NAME_TO_OP[name])
-    options = AugmentOp(name).kwargs
-    for level in levels:
-        for sign in (0, 1):
-            random.seed(sign)
-            to_arguments = LEVEL_TO_ARG[name] or (lambda level, options: ())
-            arguments = to_arguments(float(level), {'translate_const': 100})
-            assert operation(image, *arguments, **options).size == image.size
+    for name in NAME_TO_OP:
+        operation, options = LegalOperation(NAME_TO_OP[name]), AugmentOp(name).kwargs
+        to_arguments = LEVEL_TO_ARG[name] or (lambda level, options: ())
+        for level in (*np.linspace(0, 10, 41), 9.999, 15.0, 20.0):  # beyond 10 with timm's 'mmax'
+            for sign in (0, 1):
+                random.seed(sign)
+                arguments = to_arguments(float(level), {'translate_const': 100})
+                assert operation(image, *arguments, **options).size == image.size
 
 
 def test_no_bits_are_a_black_image_as_on_older_releases_of_pillow():
@@ -139,7 +127,7 @@ def map_of(image, grid):
 MOVING_NAMES = sorted(name for name, function in NAME_TO_OP.items() if function in MOVING)
 
 
-@pytest.mark.parametrize('size', [(500, 375), (375, 500), (224, 224)])
+@pytest.mark.parametrize('size', [(500, 375), (224, 224)])
 @pytest.mark.parametrize('sign', [0, 1])
 @pytest.mark.parametrize('name', MOVING_NAMES)
 def test_a_map_of_an_image_s_own_colours_still_fits_it_when_it_is_moved(name, sign, size):

@@ -6,7 +6,7 @@ from pathlib import Path
 import forms
 import pytest
 import torch
-from conftest import weights
+from conftest import logged, weights
 from ranks import in_ranks
 
 from datasets import ade20k, coco
@@ -17,7 +17,6 @@ from reproduce.openmmlab.configs import load_config
 from reproduce.tasks.job import Job
 from reproduce.train.classifier import train
 from reproduce.train.config_training import train as train_config
-from reproduce.train.curve import read_logged
 from reproduce.train.jobs import ConfigJob, TrainingJob
 from reproduce.train.recipes import recipe_for
 
@@ -151,7 +150,7 @@ def test_detectors_and_segmenters_train_and_validate_the_same_from_zips(
     def rows(data, output):
         train_config(ConfigJob(CONFIGS[task], data, output, options=options))
         times = {'time', 'data_time'}
-        return [{k: v for k, v in row.items() if k not in times} for row in read_logged(output)]
+        return [{k: v for k, v in row.items() if k not in times} for row in logged(output)]
 
     expected = rows(places['folders'].parent, tmp_path / 'folders')
     assert len([row for row in expected if 'loss' in row]) == 2

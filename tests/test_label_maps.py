@@ -40,9 +40,7 @@ def make(data, output, weights, **options):
     return make_labels('test_resnet', data, output, weights, 96, workers=0, device='cpu', **options)
 
 
-@pytest.mark.parametrize(
-    'name', ['test_resnet', 'test_convnext', 'maformer_micro', 'vit_tiny_patch16_224']
-)
+@pytest.mark.parametrize('name', ['test_resnet', 'maformer_micro', 'vit_tiny_patch16_224'])
 def test_a_label_map_is_the_classifier_at_every_position(name):
     """Heads that are affine after pooling: the maps' mean is the prediction of the whole image."""
     size = {'img_size': 64} if 'vit' in name or 'maformer' in name else {}
@@ -79,7 +77,7 @@ def test_every_training_image_has_a_map_of_it_in_the_chosen_way(data, weights, t
             pixels = TF.normalize(TF.to_tensor(pixels), settings['mean'], settings['std'])
         with torch.inference_mode():
             expected = label_maps(annotator, pixels[None])[0]
-        found = load_label_map(tmp_path / images.classes[label] / f'{path.stem}.pt')
+        found = load_label_map(tmp_path / images.classes[label] / f'{path.stem}.pt', 10)
         assert found.shape == (2, 5, 3, 3)
         torch.testing.assert_close(found[0], expected[0], atol=1e-2, rtol=1e-2)
     assert len(list(tmp_path.rglob('*.pt'))) == len(images.samples)
@@ -123,52 +121,40 @@ def test_maps_of_two_kinds_are_not_mixed(data, weights, tmp_path):
     (tmp_path / 'labels.json').unlink()
     with pytest.raises(UserError, match=r'holds label maps and no labels\.json'):
         make(data, tmp_path, weights)
-    with pytest.raises(UserError, match="'stretch' is unknown: name one of squash, crop"):
-        make(data, tmp_path / 'new', weights, resize='stretch')
-    assert not (tmp_path / 'new').exists()
 
 
 @pytest.mark.parametrize(
-    ('content', 'what'),
+    'content',
     [
-        ({'map': torch.zeros(2, 5, 4, 4)}, 'holds dict'),
-        (torch.zeros(3, 5, 4, 4), r'holds \[3, 5, 4, 4\]'),
-        (torch.zeros(2, 5, 4, 4, dtype=torch.uint8), r'holds torch\.uint8'),
-        (torch.full((2, 5, 4, 4), torch.nan), 'holds NaN or infinity'),
-        (torch.full((2, 5, 4, 4), 0.5), 'holds class indices that are no whole numbers'),
-        (torch.full((2, 5, 4, 4), -1.0), 'holds class indices that are no whole numbers'),
-        (torch.full((2, 5, 4, 4), 10.0), 'names class 10, and there are 10'),
+        {'map': torch.zeros(2, 5, 4, 4)},
+        torch.zeros(5, 3),
+        torch.zeros(3, 5, 4, 4),
+        torch.zeros(2, 5, 4, 4, dtype=torch.uint8),
+        torch.full((2, 5, 4, 4), torch.nan),
+        torch.full((2, 5, 4, 4), 0.5),
+        torch.full((2, 5, 4, 4), -1.0),
+        torch.full((2, 5, 4, 4), 10.0),
     ],
 )
-def test_label_maps_of_another_format_are_named(tmp_path, content, what):
+def test_label_maps_of_another_format_are_refused(tmp_path, content):
     path = tmp_path / 'x.pt'
     torch.save(content, path)
-    with pytest.raises(UserError, match=rf'x\.pt {what}.*: expected a tensor \[2, 5, H, W\]'):
+    with pytest.raises(UserError, match=r'x\.pt \(.*: expected a tensor \[2, 5, H, W\]'):
+        load_label_map(path, 10)
+    path.write_bytes(b'nothing')
+    with pytest.raises(UserError, match=r'cannot read the label map .*x\.pt'):
         load_label_map(path, 10)
 
 
 def test_a_record_of_another_form_is_named(tmp_path):
     (tmp_path / 'labels.json').write_text('[1, 2]')
-    with pytest.raises(UserError, match=r'labels\.json holds a list: expected how'):
+    with pytest.raises(UserError, match=r'labels\.json cannot be read'):
         origin(tmp_path)
 
 
-def test_annotators_that_cannot_be_built_are_explained(data, weights, tmp_path, monkeypatch):
-    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-    monkeypatch.setenv('HF_HOME', str(tmp_path / 'empty'))
+def test_an_annotator_that_cannot_be_built_is_explained(data, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path / 'empty'))
-
-    def refused(match, name='test_resnet', checkpoint=weights, **options):
-        with pytest.raises(UserError, match=match) as error:
-            arguments = {'workers': 0, 'device': 'cpu', **options}
-            make_labels(name, data, tmp_path / 'maps', checkpoint, **arguments)
-        assert '\n' not in str(error.value)
-        assert not (tmp_path / 'maps').exists()
-
-    refused(r'test_resnet cannot be built \(.*name a file of its weights', checkpoint=None)
-    refused("'tv_resnet50' under this name any more", 'tv_resnet50')
-    refused("resnet50 has no weights 'nope'", 'resnet50.nope')
-    refused('--workers must be at least 0, got -1', workers=-1)
-    refused('--batch-size 0', batch_size=0)
-    refused('--img-size 0', img_size=0)
+    match = r'test_resnet cannot be built \(.*name a file of its weights'
+    with pytest.raises(UserError, match=match):
+        make_labels('test_resnet', data, tmp_path / 'maps', None, workers=0, device='cpu')

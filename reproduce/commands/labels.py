@@ -24,8 +24,9 @@ def labels(
     img_size: Annotated[
         int | None,
         typer.Option(
+            min=1,
             help='Side of the images in pixels.  [default: what the file of the weights says, or '
-            "the model's]"
+            "the model's]",
         ),
     ] = None,
     resize: Annotated[
@@ -35,7 +36,7 @@ def labels(
             "cuts the centre out, as LV-ViT's code does."
         ),
     ] = 'squash',
-    batch_size: Annotated[int, typer.Option(help='Images a batch, in each process.')] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help='Images a batch, in each process.')] = 32,
     processes: options.Processes = 1,
     workers: Workers = None,
     device: Device = None,

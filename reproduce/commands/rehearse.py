@@ -40,9 +40,8 @@ def rehearse(
     evaluated, by the commands `train` and `evaluate`. Ends with status 1 if one fails.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.base.files import check_writable, write_atomically
-    from reproduce.train import rehearsal_report
-    from reproduce.train.rehearsal import rehearse
+    from reproduce.base.files import check_writable
+    from reproduce.train.rehearsal import as_text, device, rehearse, write_page
 
     request = RehearsalRequest(names=names or (), **given)
     if report is not None:
@@ -53,12 +52,12 @@ def rehearse(
     rows = []
     for row in rehearse(request):
         rows.append(row)
-        print(f'{row.name}: {row.failure or "passes"}', file=sys.stderr, flush=True)
+        print(f'{row["name"]}: {row["failure"] or "passes"}', file=sys.stderr, flush=True)
         if report is not None:
-            path = report / rehearsal_report.file_name()
-            write_atomically(path, rehearsal_report.as_page(rows))
+            write_page(rows, report)
+    passes = not any(row['failure'] for row in rows)
     if format is OutputFormat.JSON:
-        print_json(rehearsal_report.as_dict(rows))
+        print_json({'device': device(), 'passes': passes, 'trainings': rows})
     else:
-        print(rehearsal_report.as_text(rows))
-    raise typer.Exit(any(row.failure for row in rows))
+        print(as_text(rows))
+    raise typer.Exit(not passes)

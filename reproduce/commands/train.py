@@ -11,7 +11,7 @@ from reproduce.base.job_options import with_fields_of
 from reproduce.base.processes import start_again
 from reproduce.commands import options
 from reproduce.commands.options import SETTINGS, KeyValueCommand
-from reproduce.train.jobs import Accumulation, ConfigJob, GradCheckpointing, TrainingJob
+from reproduce.train.jobs import ConfigJob, TrainingJob
 from reproduce.train.recipes import recipe_for
 
 
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 # The fields of the jobs that are options.
 IMAGENET = (
-    *('data', 'output', 'labels', 'resume', 'until', 'workers', 'amp', 'device'),
+    *('data', 'output', 'labels', 'resume', 'workers', 'amp', 'device'),
     *('tensorboard', 'checkpoint_steps', 'max_steps'),
 )
 CONFIG = (
@@ -64,8 +64,6 @@ def train_imagenet(
         list[str] | None,
         typer.Option('--set', help='NAME=VALUE: another value of the recipe, e.g. batch_size=512.'),
     ] = None,
-    grad_checkpointing: GradCheckpointing = False,
-    accumulation: Accumulation = 1,
     processes: options.Processes = 1,
     **given: Any,
 ) -> None:
@@ -79,10 +77,6 @@ def train_imagenet(
     from reproduce.train.classifier import train
 
     chosen = recipe_for(model, token_labeling, recipe).changed(**_parse(changes or []))
-    if grad_checkpointing:
-        chosen = chosen.changed(grad_checkpointing=True)
-    if accumulation != 1:
-        chosen = chosen.changed(accumulation=accumulation)
     train(TrainingJob(chosen, **given))
 
 

@@ -1,12 +1,10 @@
 """timm's RandAugment, made legal on every Pillow and able to say where each pixel went.
 
-timm's own tables decide which operations there are, which levels they are drawn at and what they
-do to an image; only the function that each operation calls is wrapped here. The wrapper does two
-things more:
+Only the function that each of timm's operations calls is wrapped:
 
 * Posterizing to no bits at all, which `PosterizeIncreasing` asks for at level 10, is an error in
-  recent releases of Pillow. Older ones kept no bit of any pixel and gave a black image, which the
-  published trainings have seen. It is a black image here, on every release.
+  recent releases of Pillow. Older ones gave a black image, which the published trainings have seen.
+  It is a black image here, on every release.
 * The operations that move pixels are applied to a map of cells as well (`TracedImage`), so that
   labels of parts of an image can follow it.
 """
@@ -77,7 +75,7 @@ class TracedImage:
 
 
 class LegalOperation:
-    """A function of timm's operation tables with the two additions that this module describes."""
+    """A function of timm's operation tables, on images and `TracedImage`s, at any level."""
 
     def __init__(self, function: Callable[..., Image.Image]) -> None:
         self.function = function

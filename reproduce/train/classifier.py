@@ -10,39 +10,29 @@ An output folder holds
     best.safetensors    the averaged weights of the epoch in which they scored best
     model.safetensors   the averaged weights of the last epoch, when the training is over
     summary.json        the Top-1 of both, at each of the recipe's test crops
-    curve.png           loss and accuracy over the epochs
-    tensorboard/        the same scalars and those of single steps, if they were asked for
+    tensorboard/        the same scalars, if they were asked for
 """
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import timm
 import torch
-import torch.nn as nn
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import hash_of, write_atomically
+from reproduce.base.files import write_atomically
 from reproduce.base.loading import check_workers
-from reproduce.base.processes import join
+from reproduce.base.processes import Group, join
 from reproduce.train.classifier_steps import ClassifierTraining
-from reproduce.train.curve import Panel, draw
 from reproduce.train.jobs import TrainingJob
-from reproduce.train.output_folder import claimed
+from reproduce.train.output_folder import StepMeter, check_tensorboard, claimed, weights_file
 from reproduce.train.recipes import Recipe
-from reproduce.train.step_meter import MaxStepsReached, StepMeter
 from reproduce.train.stopping import StopRequests, TrainingStopped
-from reproduce.train.tensorboard import check_installed, open_writer
-from reproduce.train.weights_file import to_bytes
+from reproduce.weights import parameters
 
 # The device is waited for every so many steps, to see how it stands and to write a log.
 LOG_STEPS = 50
@@ -62,34 +52,6 @@ def train(job: TrainingJob) -> list[dict[str, float]]:
             an image or a label map cannot be read, or the gradients are no longer finite.
         TrainingStopped: if SIGTERM or SIGUSR1 asked for it.
     """
-    _check_options(job)
-    with (
-        join(job.device) as group,
-        claimed(job.output, group),
-        StopRequests(group, job.output) as stop,
-    ):
-        _check_output(job)
-        group.check_same(lambda: _facts(job))
-        training = ClassifierTraining(job, group)
-        with suppress(MaxStepsReached):
-            _Run(job, training, stop).run()
-        return training.history
-
-
-def _facts(job: TrainingJob) -> dict[str, Any]:
-    """Return what the command decides, by name; `ClassifierTraining` checks the rest."""
-    return {
-        'command': 'train imagenet',
-        'resume': job.resume,
-        'until': job.until,
-        'checkpoint_steps': job.checkpoint_steps,
-        'last.pth': hash_of(job.output / 'last.pth') if job.resume else None,
-        'max_steps': job.max_steps,
-    }
-
-
-def _check_options(job: TrainingJob) -> None:
-    """Check that the options of the job are consistent."""
     if job.recipe.token_labeling and job.labels is None:
         raise UserError(
             "token labeling needs the annotator's label maps: give their folder, or an archive of "
@@ -99,33 +61,37 @@ def _check_options(job: TrainingJob) -> None:
         raise UserError('--labels is for token labeling only: add --token-labeling or leave it.')
     check_workers(job.workers)
     if job.tensorboard:
-        check_installed()
-
-
-def _check_output(job: TrainingJob) -> None:
-    """Check that the output folder is empty, or holds what is to be resumed."""
-    last = job.output / 'last.pth'
-    if last.exists() and not job.resume:
-        raise UserError(
-            f'{job.output} holds a training already: add --resume to continue it, or name another '
-            'folder.'
-        )
-    if job.resume and not last.exists():
-        raise UserError(f'there is no {last} to resume: leave out --resume to begin.')
+        check_tensorboard()
+    with (
+        join(job.device) as group,
+        claimed(job.output, group),
+        StopRequests(group, job.output) as stop,
+    ):
+        run = _Run(job, group, stop)
+        run.run()
+        return run.training.history
 
 
 class _Run:
     """The epochs of a training, and the files that they leave behind."""
 
-    def __init__(self, job: TrainingJob, training: ClassifierTraining, stop: StopRequests) -> None:
-        self.job, self.training, self.stop = job, training, stop
-        self.group, self.recipe = training.group, training.recipe
+    def __init__(self, job: TrainingJob, group: Group, stop: StopRequests) -> None:
+        self.job, self.recipe, self.group, self.stop = job, job.recipe, group, stop
         self.last_checkpoint = job.output / 'last.pth'
+        if self.last_checkpoint.exists() != job.resume:
+            raise UserError(
+                f'there is no {self.last_checkpoint} to resume: leave out --resume to begin.'
+                if job.resume
+                else f'{job.output} holds a training already: add --resume to continue it, or name '
+                'another folder.'
+            )
+        self.training = ClassifierTraining(job, group)
+        self.meter = job.max_steps and StepMeter(group.device, self.recipe.batch_size)
         self.writer = None
-        self.meter = job.max_steps and StepMeter(self.group.device, self.recipe.batch_size)
 
     def run(self) -> None:
-        training, last = self.training, self.recipe.total_epochs
+        """Train until the last epoch or step, and write what the folder gets at the end."""
+        training, output = self.training, self.job.output
         if self.job.resume:
             training.restore(self.last_checkpoint)
             self._log(
@@ -135,33 +101,27 @@ class _Run:
         else:
             self._begin()
         if self.job.tensorboard and self.group.rank == 0:
-            done = training.epoch * training.steps_per_epoch + training.step
-            self.writer = open_writer(self.job.output / 'tensorboard', done)
-        stop = min(last, self.job.until or last)
-        while training.epoch < stop:
-            row = self._run_epoch()
-            training.history.append(row)
-            self._keep_best()
-            training.next_epoch()
-            self._save()
-            skipped = f', {row["skipped"]} steps skipped' if row['skipped'] else ''
-            left = timedelta(seconds=round(row['seconds'] * (stop - training.epoch)))
-            self._log(
-                f'epoch {training.epoch}/{last}: loss {row["loss"]:.4f}{skipped}, '
-                f'top-1 {row["top1"]:.2f} %, averaged weights {row["ema_top1"]:.2f} %, '
-                f'{row["seconds"]:.1f} s, {left} left'
-            )
-        if self.group.rank == 0:
-            plot(training.history, self.job.output / 'curve.png')
-        if training.epoch == last:
-            self._finish()
+            # Not every installation has it, and it takes seconds to import.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(output / 'tensorboard', purge_step=training.steps_done)
+        while training.epoch < self.recipe.total_epochs:
+            self._take_steps()
+            if self.meter and training.steps_done >= self.job.max_steps:
+                self._save()
+                loss = training.mean_loss()
+                if self.group.rank == 0:
+                    self._write_weights('model.safetensors')
+                    self.meter.write(output, loss)
+                return
+            self._end_epoch()
+        self._summarize()
         if self.writer is not None:
             self.writer.close()
 
-    def _run_epoch(self) -> dict[str, float]:
-        """Train what is left of the epoch, and return its row of the log."""
+    def _take_steps(self) -> None:
+        """Take the steps that are left of the epoch, or until `max_steps`."""
         training = self.training
-        begun = time.perf_counter() - training.seconds
         bar = tqdm(
             desc=f'epoch {training.epoch + 1}/{self.recipe.total_epochs}',
             total=training.steps_per_epoch,
@@ -171,54 +131,51 @@ class _Run:
         )
         with bar:
             for batch in training.batches():
-                self._stop_if_asked(begun)
+                self._stop_if_asked()
                 if self.meter:
-                    self.meter.begin()
+                    self.meter.tick()
                 training.take_step(batch)
                 bar.update()
                 if self.meter:
-                    self._measure(training.epoch * training.steps_per_epoch + training.step)
+                    self.meter.tick()
+                    if training.steps_done >= self.job.max_steps:
+                        return
                 if training.step % LOG_STEPS == 0:
-                    self._look()
+                    self._check_steps()
                 more = training.step < training.steps_per_epoch
                 if more and training.step % self.job.checkpoint_steps == 0:
-                    training.seconds = time.perf_counter() - begun
                     self._save()
-        skipped = self._look()
-        loss = training.mean_loss()
-        evaluate = training.top1
 
-        def stop_if_asked() -> None:
-            self._stop_if_asked(begun)
-
+    def _end_epoch(self) -> None:
+        """Evaluate the epoch, log it, and save."""
+        training, total = self.training, self.recipe.total_epochs
         row = {
             'epoch': training.epoch + 1,
             'lr': training.optimizer.param_groups[0]['lr'],
-            'loss': loss,
-            'top1': evaluate(training.model, after_batch=stop_if_asked),
-            'ema_top1': evaluate(training.ema.module, after_batch=stop_if_asked),
-            'skipped': skipped,
-            'seconds': round(time.perf_counter() - begun, 2),
+            'loss': training.mean_loss(),
+            'skipped': self._check_steps(),
+            'top1': training.top1(training.model, after_batch=self._stop_if_asked),
+            'ema_top1': training.top1(training.ema.module, after_batch=self._stop_if_asked),
+            'seconds': round(time.perf_counter() - training.begun, 2),
         }
         if self.writer is not None:
-            step = (training.epoch + 1) * training.steps_per_epoch
-            for name in ('loss', 'top1', 'ema_top1', 'skipped'):
-                self.writer.add_scalar(f'epoch/{name}', row[name], step)
+            for name, value in row.items():
+                self.writer.add_scalar(f'epoch/{name}', value, training.steps_done)
             self.writer.flush()
-        return row
+        training.history.append(row)
+        if self.group.rank == 0 and best_epoch(training.history) == row['epoch']:
+            self._write_weights('best.safetensors')
+        training.next_epoch()
+        self._save()
+        skipped = f', {row["skipped"]} steps skipped' if row['skipped'] else ''
+        left = timedelta(seconds=round(row['seconds'] * (total - training.epoch)))
+        self._log(
+            f'epoch {training.epoch}/{total}: loss {row["loss"]:.4f}{skipped}, '
+            f'top-1 {row["top1"]:.2f} %, averaged weights {row["ema_top1"]:.2f} %, '
+            f'{row["seconds"]:.1f} s, {left} left'
+        )
 
-    def _measure(self, done: int) -> None:
-        """Measure a step, and end the training if it is the last of `max_steps`."""
-        total, count = self.training.losses
-        self.meter.end(total / count)
-        if done >= self.job.max_steps:
-            self._save()
-            if self.group.rank == 0:
-                self._write_weights('model.safetensors')
-                self.meter.write(self.job.output)
-            raise MaxStepsReached
-
-    def _look(self) -> int:
+    def _check_steps(self) -> int:
         """Wait for the device, and return the number of skipped steps of the epoch.
 
         Raises:
@@ -232,34 +189,27 @@ class _Run:
                 f'{training.epoch + 1}: the last good state is in {self.last_checkpoint}; begin '
                 'anew with a lower lr, or with --amp off.'
             )
-        if self.writer is not None:
-            step = training.epoch * training.steps_per_epoch + training.step
-            total, count = training.losses.tolist()
-            if count:
-                self.writer.add_scalar('step/mean_loss_of_epoch', total / count, step)
-            self.writer.add_scalar('step/lr', training.optimizer.param_groups[0]['lr'], step)
-            self.writer.add_scalar('step/loss_scale', training.scaler.get_scale(), step)
-            self.writer.add_scalar('step/skipped', skipped, step)
         return skipped
 
-    def _stop_if_asked(self, begun: float) -> None:
+    def _stop_if_asked(self) -> None:
         number = self.stop.agreed()
         if number is None:
             return
         training = self.training
-        training.seconds = time.perf_counter() - begun
         self._save()
         self.group.barrier()  # no rank ends before it is written
         sentence = (
             f'{number.name} came after {training.step} of {training.steps_per_epoch} steps of '
-            f'epoch {training.epoch + 1}; {self.last_checkpoint} holds the state: go on with the '
-            'same command and --resume.'
+            f'epoch {training.epoch + 1}; {self.last_checkpoint} holds the state: continue with '
+            'the same command and --resume.'
         )
         self._log(f'stopped: {sentence}')
-        raise TrainingStopped(sentence).by(number)
+        raise TrainingStopped(sentence, number)
 
     def _begin(self) -> None:
+        """Write and log what is trained, and on what."""
         training = self.training
+        splits = (training.train_data, training.val_data)
         if self.group.rank == 0:
             (self.job.output / 'train.log').write_text('')
             record = {
@@ -272,7 +222,7 @@ class _Run:
                         'fingerprint': data.fingerprint,
                         'problems': data.problems,
                     }
-                    for data in (training.train_data, training.val_data)
+                    for data in splits
                 },
                 'labels': training.origin_of_labels,
                 'processes': self.group.size,
@@ -280,55 +230,36 @@ class _Run:
                 'torch': torch.__version__,
                 'timm': timm.__version__,
             }
-            text = json.dumps(record, indent=2)
-            write_atomically(self.job.output / 'recipe.json', text + '\n')
-        for data in (training.train_data, training.val_data):
+            self._write_json('recipe.json', record)
+        for data in splits:
             state = 'complete' if data.complete else f'not ImageNet-1K: {"; ".join(data.problems)}'
             self._log(f'{data.split}: {len(data.samples):,} images, {state}')
         self._log(f'{scaling(self.recipe, self.group.size)}; {training.precision}')
+
+    def _summarize(self) -> None:
+        """Write the last weights, and evaluate them and the best ones at every test crop."""
+        training, summary = self.training, {}
+        if self.group.rank == 0:
+            self._write_weights('model.safetensors')
+        last, best = training.history[-1]['epoch'], best_epoch(training.history)
+        for name, file, epoch in (('last', 'model', last), ('best', 'best', best)):
+            if epoch != last:
+                parameters.load(training.ema.module, self.job.output / f'{file}.safetensors')
+            top1 = {
+                str(crop): training.top1(training.ema.module, crop)
+                for crop in self.recipe.test_crops
+            }
+            summary[name] = {'file': f'{file}.safetensors', 'epoch': epoch, 'top1': top1}
+            scores = ', '.join(f'{score:.2f} % at crop {crop}' for crop, score in top1.items())
+            self._log(f'averaged weights of the {name} epoch, {epoch}: top-1 {scores}')
+        if self.group.rank == 0:
+            self._write_json('summary.json', summary)
 
     def _save(self) -> None:
         self.training.save(self.last_checkpoint)
         if self.group.rank == 0 and self.training.history:
             text = pd.DataFrame(self.training.history).to_csv(index=False)
             write_atomically(self.job.output / 'log.csv', text)
-
-    def _keep_best(self) -> None:
-        """Write the averaged weights if they scored best in the epoch that has just ended."""
-        history = self.training.history
-        if self.group.rank == 0 and best_epoch(history) == history[-1]['epoch']:
-            self._write_weights('best.safetensors')
-
-    def _finish(self) -> None:
-        """Write the last weights, and evaluate them and the best ones at every test crop."""
-        training = self.training
-        epoch, best = training.history[-1]['epoch'], best_epoch(training.history)
-        if self.group.rank == 0:
-            self._write_weights('model.safetensors')
-        crops = self.recipe.test_crops
-        model = training.ema.module
-        summary = {'last': _summary('model.safetensors', epoch, crops, training.top1, model)}
-        if best != epoch:
-            path = self.job.output / 'best.safetensors'
-            if not path.is_file():
-                raise UserError(
-                    f'{path} is gone, so its weights cannot be evaluated: the last ones are in '
-                    f'{path.with_name("model.safetensors")}.'
-                )
-            try:
-                model.load_state_dict(load_file(path))
-            except (OSError, RuntimeError, SafetensorError) as error:
-                raise UserError(
-                    f'{path} is damaged, so its weights cannot be evaluated: the last ones are in '
-                    f'{path.with_name("model.safetensors")}.'
-                ) from error
-        summary['best'] = _summary('best.safetensors', best, crops, training.top1, model)
-        for name, weights in summary.items():
-            scores = ', '.join(f'{top1:.2f} % at crop {c}' for c, top1 in weights['top1'].items())
-            self._log(f'averaged weights of the {name} epoch, {weights["epoch"]}: top-1 {scores}')
-        if self.group.rank == 0:
-            text = json.dumps(summary, indent=2)
-            write_atomically(self.job.output / 'summary.json', text + '\n')
 
     def _write_weights(self, name: str) -> None:
         """Write the averaged weights, and in the file's metadata what makes their model."""
@@ -343,8 +274,10 @@ class _Run:
             'epoch': str(len(training.history)),
             'recipe': self.recipe.model_dump_json(),
         }
-        path = self.job.output / name
-        write_atomically(path, to_bytes(weights, metadata))
+        write_atomically(self.job.output / name, weights_file(weights, metadata))
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self.job.output / name, json.dumps(content, indent=2) + '\n')
 
     def _log(self, line: str) -> None:
         if self.group.rank == 0:
@@ -358,36 +291,11 @@ def best_epoch(history: list[dict[str, float]]) -> int:
     return max(history, key=lambda row: row['ema_top1'])['epoch']
 
 
-def _summary(
-    file: str,
-    epoch: int,
-    crops: tuple[float, ...],
-    top1: Callable[[nn.Module, float], float],
-    model: nn.Module,
-) -> dict[str, Any]:
-    return {'file': file, 'epoch': epoch, 'top1': {str(crop): top1(model, crop) for crop in crops}}
-
-
 def scaling(recipe: Recipe, processes: int) -> str:
     """Return a sentence on the batch and the learning rate, and how they were scaled."""
     share = recipe.batch_size // (processes * recipe.accumulation)
     parts = f' x {recipe.accumulation} parts' if recipe.accumulation > 1 else ''
-    batch = f'batch {recipe.batch_size} = {processes} x {share}{parts}'
-    rate = f'learning rate {recipe.scaled_lr:.4g}'
-    if recipe.batch_size == recipe.lr_batch_size:
-        return f"{batch}, {rate}: the recipe's own, nothing was scaled"
     return (
-        f'{batch}, {rate}: scaled with the batch from {recipe.lr:.4g} at {recipe.lr_batch_size} '
-        f'(x {recipe.batch_size / recipe.lr_batch_size:.4g})'
+        f'batch {recipe.batch_size} = {processes} x {share}{parts}, learning rate '
+        f'{recipe.scaled_lr:.4g}: {recipe.lr:.4g} at a batch of {recipe.lr_batch_size}'
     )
-
-
-def plot(history: list[dict[str, float]], path: Path) -> None:
-    """Draw loss and accuracy over the epochs into the picture at `path`."""
-    log = pd.DataFrame(history)
-    accuracies = {'weights': log['top1'], 'averaged weights': log['ema_top1']}
-    panels = [
-        Panel('epoch', 'training loss', {'loss': (log['epoch'], log['loss'])}),
-        Panel('epoch', 'Top-1 (%)', {name: (log['epoch'], y) for name, y in accuracies.items()}),
-    ]
-    draw(panels, path)

@@ -1,60 +1,46 @@
-"""A classifier's training in pieces: build it, take steps, evaluate, save, and go on from a save.
+"""A classifier's training in pieces: build it, take steps, evaluate, save and resume.
 
 Everything random is seeded anew from (seed, epoch, step, process) before each step, and from
 (seed, epoch, image, repeat) for each image. A saved training therefore needs no generator's state
-to go on exactly as if it had not stopped, in the middle of an epoch too.
+to continue exactly as if it had not stopped, in the middle of an epoch too.
 """
 
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
-from timm.data import Mixup, resolve_data_config
-from timm.data.mixup import mixup_target
+from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
-import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import ImageNet, load
 from model.checkpoint import failure
 from reproduce.base.errors import UserError
-from reproduce.base.files import write_atomically
+from reproduce.base.files import hash_of, write_atomically
 from reproduce.base.gpus import check_precision
 from reproduce.base.loading import Loader, default_workers
 from reproduce.base.processes import Group
 from reproduce.base.versions import code_facts
 from reproduce.evaluate.harness import data_facts
-from reproduce.systems import timm_names
 from reproduce.tasks.job import autocast
+from reproduce.train.building import Batch, build, targets_of
 from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
 from reproduce.train.jobs import TrainingJob
 from reproduce.train.recipes import Recipe
 from reproduce.train.seeds import seed_everything
 from reproduce.train.stopping import survive_signals
-from reproduce.train.token_labeling import (
-    dense_labels,
-    mix_tokens,
-    open_label_maps,
-    origin,
-    token_grid,
-    token_labeling_loss,
-)
+from reproduce.train.token_labeling import open_label_maps, origin
 
-# A training may go on with other values of these: they decide what fits into memory.
+# A training may be resumed with other values of these: they decide what fits into memory.
 _OF_THE_MACHINE = ('grad_checkpointing', 'accumulation')
-
-Batch = dict[str, torch.Tensor]
-Loss = Callable[[Any], torch.Tensor]
-Targets = Callable[[Batch], tuple[torch.Tensor, Loss]]
 
 
 class ClassifierTraining:
@@ -66,12 +52,13 @@ class ClassifierTraining:
 
     Attributes:
         epoch, step: the epoch that is being trained, from 0, and its steps that are done.
+        begun: when the epoch was begun, on the clock of `time.perf_counter`; a resumed training
+            counts the time that it took before.
         history: what was measured at the end of each epoch; kept here so that it is saved.
-        seconds: the time that the epoch has taken before it was resumed.
 
     Raises:
-        UserError: if recipe, data and processes do not go together, or the recipe's model cannot be
-            built.
+        UserError: if recipe, data and processes do not fit each other, or the recipe's model cannot
+            be built.
     """
 
     def __init__(self, job: TrainingJob, group: Group) -> None:
@@ -82,13 +69,11 @@ class ClassifierTraining:
         self.precision = 'fp32' if precision == 'off' else precision
         check_precision(group.device, self.precision)
         maps = job.labels and open_label_maps(job.labels)
-        self.train_data, self.val_data = (
-            load(job.data, 'train', job.train_images),
-            load(job.data, 'val', job.val_images),
-        )
+        self.train_data = load(job.data, 'train', job.train_images)
+        self.val_data = load(job.data, 'val', job.val_images)
         self.origin_of_labels = maps and origin(maps, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
-        group.check_same(self._facts)
+        group.check_same(lambda: self._facts(job))
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.
         torch.backends.cudnn.benchmark = True
@@ -97,10 +82,7 @@ class ClassifierTraining:
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay)
         self.network: nn.Module = self.model
         if group.size > 1:
-            ids = [group.device.index] if group.device.type == 'cuda' else None
-            self.network = DistributedDataParallel(
-                self.model, device_ids=ids, gradient_as_bucket_view=True
-            )
+            self.network = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         # The fused optimizer skips a step whose gradients are not finite without asking the host.
         self.optimizer = create_optimizer_v2(
             self.model, 'adamw', lr=recipe.scaled_lr, weight_decay=recipe.weight_decay, fused=True
@@ -113,14 +95,8 @@ class ClassifierTraining:
             'input_size': (3, recipe.img_size, recipe.img_size),
         }
         self.targets = targets_of(recipe, self.model, num_classes)
-        self.order = TrainingBatches(
-            len(self.train_data.samples),
-            recipe.batch_size,
-            group.rank,
-            group.size,
-            recipe.seed,
-            recipe.repeats,
-        )
+        images = len(self.train_data.samples)
+        self.order = TrainingBatches(images, recipe, group.rank, group.size)
         self.steps_per_epoch = len(self.order)
         self.scheduler, _ = create_scheduler_v2(
             self.optimizer,
@@ -139,16 +115,17 @@ class ClassifierTraining:
         )
         self.val_loaders: dict[float, Loader] = {}
         self.epoch = self.step = 0
-        self.seconds = 0.0
+        self.begun = time.perf_counter()
         self.history: list[dict[str, float]] = []
         # The sum of this process's finite losses in the epoch, and their number.
         self.losses = torch.zeros(2, dtype=torch.float64, device=group.device)
         # The steps of the epoch that were skipped, and how many of them were the last in a row.
         self.skipped = torch.zeros(2, dtype=torch.int64, device=group.device)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, job: TrainingJob) -> dict[str, Any]:
         """Return what decides the numbers of a training, by name."""
         return {
+            'command': 'train imagenet',
             **code_facts(),
             **self.recipe.model_dump(),
             'precision': self.precision,
@@ -156,7 +133,15 @@ class ClassifierTraining:
             **data_facts(self.train_data),
             **data_facts(self.val_data),
             'origin of the label maps': self.origin_of_labels,
+            'resumed checkpoint': job.resume and hash_of(job.output / 'last.pth'),
+            '--checkpoint-steps': job.checkpoint_steps,
+            '--max-steps': job.max_steps,
         }
+
+    @property
+    def steps_done(self) -> int:
+        """The number of steps of all epochs that are done."""
+        return self.epoch * self.steps_per_epoch + self.step
 
     def batches(self) -> Iterator[Batch]:
         """Yield this process's share of the batches that are left of the epoch.
@@ -172,10 +157,10 @@ class ClassifierTraining:
 
         A step whose gradients are not finite changes nothing but the scale of the loss: in fp16
         that is how a scale that is too large is found. `mean_loss` and `skipped_steps` say how
-        often.
+        often. Nothing here waits for the device.
         """
         seed_everything(self.recipe.seed, self.epoch, self.step, self.group.rank)
-        self.scheduler.step_update(self.epoch * self.steps_per_epoch + self.step)
+        self.scheduler.step_update(self.steps_done)
         if not self.model.training:
             self.network.train()
         self.optimizer.zero_grad()
@@ -221,7 +206,7 @@ class ClassifierTraining:
 
     def next_epoch(self) -> None:
         """Begin the next epoch."""
-        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.epoch, self.step, self.begun = self.epoch + 1, 0, time.perf_counter()
         self.losses.zero_()
         self.skipped[0] = 0
 
@@ -230,8 +215,7 @@ class ClassifierTraining:
         self,
         model: nn.Module,
         crop: float | None = None,
-        batches: int | None = None,
-        after_batch: Callable[[], None] | None = None,
+        after_batch: Callable[[], None] = lambda: None,
     ) -> float:
         """Return the Top-1 of `model` on the validation images in percent, each exactly once.
 
@@ -239,35 +223,35 @@ class ClassifierTraining:
             model: this training's model, or its average `ema.module`.
             crop: side of the centre crop over the image's short side; None takes the first of the
                 recipe's.
-            batches: evaluate that many batches of each process only.
             after_batch: called after each batch that all processes have.
 
         Raises:
             UserError: if an image cannot be read.
         """
         model.eval()
-        size = max(1, self.recipe.batch_size // (self.group.size * self.recipe.accumulation))
-        images = len(self.val_data.samples)
-        loader = self._val_loader(crop or self.recipe.test_crops[0], size)
-        common = -(-(images // self.group.size) // size)
-        correct = torch.zeros(2, dtype=torch.int64, device=self.group.device)
-        for number, (inputs, labels) in enumerate(loader):
-            if number == batches:
-                break
+        crop = crop or self.recipe.test_crops[0]
+        images, processes, device = len(self.val_data.samples), self.group.size, self.group.device
+        size = max(1, self.recipe.batch_size // (processes * self.recipe.accumulation))
+        if crop not in self.val_loaders:
+            self.val_loaders[crop] = self._loader(
+                ValidationImages(self.val_data, {**self.config, 'crop_pct': crop}),
+                batch_size=size,
+                sampler=range(self.group.rank, images, processes),
+            )
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        for number, (inputs, labels) in enumerate(self.val_loaders[crop], 1):
             with self._autocast():
-                logits = model(inputs.to(self.group.device, non_blocking=True))
-            right = logits.argmax(1) == labels.to(self.group.device, non_blocking=True)
-            correct += torch.stack([right.sum(), torch.ones_like(right).sum()])
-            if after_batch is not None and number < common:
+                logits = model(inputs.to(device, non_blocking=True))
+            correct += (logits.argmax(1) == labels.to(device, non_blocking=True)).sum()
+            if number <= images // processes // size:
                 after_batch()
-        right, seen = self.group.add(correct).tolist()
-        return 100 * right / seen
+        return 100 * self.group.add(correct).item() / images
 
     def save(self, path: Path) -> None:
         """Write all that a resumed training needs to `path`; all processes call it.
 
         Raises:
-            UserError: if it cannot be written; what stood there is as it was.
+            UserError: if it cannot be written; an earlier file at `path` is unchanged then.
         """
         losses = self.group.add(self.losses.clone())
         if self.group.rank:
@@ -280,7 +264,7 @@ class ClassifierTraining:
             'scaler': self.scaler.state_dict(),
             'epoch': self.epoch,
             'step': self.step,
-            'seconds': self.seconds,
+            'seconds': time.perf_counter() - self.begun,
             'losses': losses,
             'skipped': self.skipped.cpu(),
             'history': self.history,
@@ -302,27 +286,15 @@ class ClassifierTraining:
         try:
             state = torch.load(path, map_location='cpu', weights_only=True)
             before = Recipe.model_validate_json(state['recipe']).model_dump(mode='json')
-        except Exception as error:  # torch raises half a dozen types here
-            raise UserError(
-                f'{path} cannot be resumed: {failure(error)}; begin anew in another folder.'
-            ) from error
-        now = self.recipe.model_dump(mode='json')
-        names = [name for name in now if name not in _OF_THE_MACHINE and now[name] != before[name]]
-        if names:
-            raise UserError(
-                f'{path} was trained with {names[0]} = {before[names[0]]}, not {now[names[0]]}: '
-                'resume with the same recipe, or begin in another folder.'
-            )
-        for what, saved, own in (
-            ('images', state['data'], self.train_data.fingerprint),
-            ('label maps', json.loads(state['labels']), self.origin_of_labels),
-        ):
-            if saved != own:
-                raise UserError(
-                    f'{path} was trained with other {what}: resume with the same, or begin in '
-                    'another folder.'
-                )
-        try:
+            before |= {'images': state['data'], 'label maps': json.loads(state['labels'])}
+            now = self.recipe.model_dump(mode='json')
+            now |= {'images': self.train_data.fingerprint, 'label maps': self.origin_of_labels}
+            for name in now:
+                if name not in _OF_THE_MACHINE and now[name] != before[name]:
+                    raise UserError(
+                        f'{path} was trained with {name} = {before[name]}, not {now[name]}: resume '
+                        'with the same, or begin in another folder.'
+                    )
             self.model.load_state_dict(state['model'])
             self.ema.module.load_state_dict(state['ema'])
             self.optimizer.load_state_dict(state['optimizer'])
@@ -332,24 +304,26 @@ class ClassifierTraining:
             # One process keeps the sum over all of them.
             self.losses.copy_(state['losses'] if self.group.rank == 0 else torch.zeros(2))
             self.skipped.copy_(state['skipped'])
-            self.epoch, self.step, self.seconds = state['epoch'], state['step'], state['seconds']
-            self.history = state['history']
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            self.epoch, self.step, self.history = state['epoch'], state['step'], state['history']
+            self.begun = time.perf_counter() - state['seconds']
+        except UserError:
+            raise
+        except Exception as error:  # torch raises half a dozen types here
             raise UserError(
                 f'{path} cannot be resumed: {failure(error)}; begin anew in another folder.'
             ) from error
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """Move a batch to the device, and divide it into the parts of gradient accumulation."""
-        batch = {
-            name: value.to(self.group.device, non_blocking=True) for name, value in batch.items()
+        divided = {
+            name: value.to(self.group.device, non_blocking=True).chunk(self.recipe.accumulation)
+            for name, value in batch.items()
         }
-        divided = {name: value.chunk(self.recipe.accumulation) for name, value in batch.items()}
         return [
             dict(zip(divided, part, strict=True)) for part in zip(*divided.values(), strict=True)
         ]
 
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> torch.autocast:
         return autocast(self.group.device, None if self.precision == 'fp32' else self.precision)
 
     def _loader(self, images: Any, **options: Any) -> Loader:
@@ -362,15 +336,6 @@ class ClassifierTraining:
             **options,
         )
 
-    def _val_loader(self, crop: float, batch_size: int) -> Loader:
-        if crop not in self.val_loaders:
-            self.val_loaders[crop] = self._loader(
-                ValidationImages(self.val_data, {**self.config, 'crop_pct': crop}),
-                batch_size=batch_size,
-                sampler=range(self.group.rank, len(self.val_data.samples), self.group.size),
-            )
-        return self.val_loaders[crop]
-
 
 def default_precision(device: torch.device) -> str:
     """Return the precision that a device trains fastest in: bf16, or fp16 on GPUs without it."""
@@ -378,104 +343,6 @@ def default_precision(device: torch.device) -> str:
         return 'fp32'
     # V100 has no bf16; torch would emulate it.
     return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
-
-
-def build(recipe: Recipe, num_classes: int) -> nn.Module:
-    """Return the recipe's model with fresh weights.
-
-    Raises:
-        UserError: if timm has no such model, or it cannot be trained as the recipe says.
-    """
-    arguments = dict(recipe.arguments)
-    if recipe.token_labeling:
-        if not recipe.model.startswith('maformer'):
-            raise UserError(
-                f"'{recipe.model}' has no auxiliary head on its tokens: token labeling trains "
-                'MAFormers only; leave out --token-labeling.'
-            )
-        arguments['token_labeling'] = True
-    timm_names.check(recipe.model)
-    arguments |= timm_names.size_argument(recipe.model, recipe.img_size)
-    if recipe.model.startswith('maformer'):
-        arguments['img_size'] = recipe.img_size
-    network = _create(recipe, num_classes, arguments)
-    if recipe.initial_arguments is not None:
-        seed_everything(recipe.seed)
-        _take_weights(network, _create(recipe, num_classes, recipe.initial_arguments))
-    if recipe.grad_checkpointing:
-        try:
-            network.set_grad_checkpointing()
-        except (AssertionError, AttributeError) as error:
-            raise UserError(
-                f"'{recipe.model}' has no gradient checkpointing: train it without "
-                '--grad-checkpointing.'
-            ) from error
-    return network
-
-
-def _create(recipe: Recipe, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
-    try:
-        return timm.create_model(
-            recipe.model,
-            num_classes=num_classes,
-            drop_path_rate=recipe.drop_path or None,
-            **arguments,
-        )
-    except Exception as error:  # whatever a foreign constructor raises
-        raise UserError(
-            f'{recipe.model} cannot be built for images of {recipe.img_size} pixels: '
-            f'{type(error).__name__}: {error}'.splitlines()[0]
-        ) from error
-
-
-def _take_weights(network: nn.Module, other: nn.Module) -> None:
-    """Give `network` the weights of `other` that have the same name and shape."""
-    own, state = network.state_dict(), other.state_dict()
-    network.load_state_dict(
-        own | {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    )
-
-
-def targets_of(recipe: Recipe, model: nn.Module, num_classes: int) -> Targets:
-    """Return a function from a batch to the mixed images and the loss of the model's output."""
-    if not recipe.token_labeling:
-        mixup = Mixup(
-            mixup_alpha=recipe.mixup_alpha,
-            cutmix_alpha=recipe.cutmix_alpha,
-            prob=recipe.mix_prob,
-            label_smoothing=recipe.label_smoothing,
-            num_classes=num_classes,
-        )
-
-        def plain(batch: Batch) -> tuple[torch.Tensor, Loss]:
-            images, labels = mixup(batch['image'], batch['label'])
-            return images, lambda output: F.cross_entropy(output.float(), labels)
-
-        return plain
-
-    stride = model.feature_info[-1]['reduction']
-
-    def dense(batch: Batch) -> tuple[torch.Tensor, Loss]:
-        images = batch['image']
-        labels, tokens = dense_labels(
-            batch['map'],
-            batch['box'],
-            num_classes,
-            token_grid(images, stride),
-            recipe.label_smoothing,
-            recipe.label_map_crop,
-        )
-        true = mixup_target(batch['label'], num_classes, smoothing=recipe.label_smoothing)
-        labels = labels.lerp(true, recipe.true_class_share)
-        if torch.rand(()) < recipe.mix_prob:
-            images, labels, tokens = mix_tokens(
-                images, labels, tokens, stride, recipe.mix_token_alpha
-            )
-        return images, lambda output: token_labeling_loss(
-            output, labels, tokens, recipe.token_loss_weight
-        )
-
-    return dense
 
 
 def _check_data(train: ImageNet, val: ImageNet, recipe: Recipe, processes: int) -> None:
@@ -491,8 +358,7 @@ def _check_data(train: ImageNet, val: ImageNet, recipe: Recipe, processes: int) 
         )
     pairs = 2 * processes * recipe.accumulation
     if recipe.batch_size % pairs:
-        parts = f' in {recipe.accumulation} parts' if recipe.accumulation > 1 else ''
         raise UserError(
-            f'a batch of {recipe.batch_size} cannot be mixed in pairs on {processes} '
-            f'processes{parts}: choose a batch_size that {pairs} divides.'
+            f'a batch of {recipe.batch_size} cannot be mixed in pairs on {processes} processes in '
+            f'{recipe.accumulation} parts: choose a batch_size that {pairs} divides.'
         )

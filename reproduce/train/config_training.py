@@ -5,10 +5,9 @@ as iter_N.pth), and
 
     run.json            the config, the data and the weights that it starts from
     model.safetensors   the last weights, when the training is over
-    curve.png           the loss over the iterations, and what validation measured
 
 mmengine's hooks save and resume. A training that is resumed within an epoch continues with the
-batches of that epoch that are left, with random numbers other than an uninterrupted training has.
+batches of that epoch that are left, and draws other random numbers than an uninterrupted one.
 """
 
 import json
@@ -43,14 +42,11 @@ from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import extract_regions_in_fp32
 from reproduce.openmmlab.transforms import kind
 from reproduce.tasks.detection_scores import check_masks
-from reproduce.train.curve import draw_logged, read_logged
+from reproduce.tasks.job import PRECISIONS
 from reproduce.train.jobs import ConfigJob
-from reproduce.train.output_folder import claimed
+from reproduce.train.output_folder import StepMeter, check_tensorboard, claimed, weights_file
 from reproduce.train.seeds import seed_everything
-from reproduce.train.step_meter import MaxStepsReached, StepMeter
 from reproduce.train.stopping import StopRequests, TrainingStopped, survive_signals
-from reproduce.train.tensorboard import check_installed
-from reproduce.train.weights_file import to_bytes
 from reproduce.weights import store
 
 FUNCTIONS.register_module(module=survive_signals)
@@ -83,13 +79,12 @@ def train(job: ConfigJob) -> None:
         if group.rank == 0 and not job.resume:
             write_atomically(job.output / 'run.json', json.dumps(record, indent=2) + '\n')
         try:
-            with suppress(MaxStepsReached):
+            with suppress(_MaxStepsReached):
                 runner.train()
         except CheckpointError as error:
             raise UserError(str(error)) from error
         if group.rank == 0:
             _export(job, runner)
-            draw_logged(read_logged(job.output), job.output / 'curve.png')
 
 
 def prepare(
@@ -107,14 +102,13 @@ def prepare(
         UserError: if they do not go together; nothing has been written.
     """
     if job.tensorboard:
-        check_installed()
-    if job.amp and not torch.cuda.is_available():
+        check_tensorboard()
+    if job.amp != 'off' and not torch.cuda.is_available():
         raise UserError(f'--amp {job.amp} needs a GPU, and there is none: leave it out.')
     config = load_config(job.config)
-    cfg_options.merge(config, cfg_options.parse(job.options))
+    cfg_options.merge(config, cfg_options.parse(job.options or ()))
     record = {
         'config': job.config,
-        'options': job.options,
         'model': config.model.to_dict(),
         'data': _point_at_data(config, job.data, checks_masks),
         'batch': processes * config.train_dataloader.batch_size,
@@ -124,16 +118,16 @@ def prepare(
     record = json.loads(json.dumps(record, default=str))
     record['model'].get('backbone', {}).pop('init_cfg', None)
     newest = _newest_checkpoint(job.output)
-    if job.resume and newest is None:
-        raise UserError(f'{job.output} holds no checkpoint: leave out --resume to begin.')
+    if (newest is not None) != job.resume:
+        raise UserError(
+            f'{job.output} holds no checkpoint: leave out --resume to begin.'
+            if job.resume
+            else f'{job.output} holds a training already: add --resume to continue it, or name '
+            'another folder.'
+        )
     if job.resume:
         _check_record(job.output / 'run.json', record)
         config.load_from = str(newest)
-    elif newest is not None:
-        raise UserError(
-            f'{job.output} holds a training already: add --resume to continue it, or name another '
-            'folder.'
-        )
     config.resume = job.resume
     _set_up_runner(config, job)
     return config, record
@@ -205,9 +199,9 @@ def _set_up_runner(config: Config, job: ConfigJob) -> None:
     # mmengine counts the images of one iteration, of however many a step is made.
     base /= config.optim_wrapper.get('accumulative_counts', 1)
     config.auto_scale_lr = {'enable': job.scale_lr and base > 0, 'base_batch_size': base}
-    if job.amp:
+    if job.amp != 'off':
         config.optim_wrapper.type = 'AmpOptimWrapper'
-        config.optim_wrapper.dtype = {'fp16': 'float16', 'bf16': 'bfloat16'}[job.amp]
+        config.optim_wrapper.dtype = PRECISIONS[job.amp]
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     saving = config.default_hooks.checkpoint
     own = -1 if saving.get('by_epoch', True) else saving.get('interval', -1)
@@ -271,8 +265,6 @@ class _Runner(Runner):
         try:
             return super().load_checkpoint(filename, *args, strict=self.cfg.resume, **options)
         except RuntimeError as error:
-            if 'do not match exactly' not in str(error):
-                raise
             raise UserError(
                 f'{filename} does not fit this model: remove it to resume from an earlier one, or '
                 'begin in another folder.'
@@ -285,21 +277,24 @@ class _Runner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
 
+class _MaxStepsReached(Exception):
+    """Ends a training whose `max_steps` are done."""
+
+
 class _SafeEnd(Hook):
     """Lets mmengine's CheckpointHook save wherever the training may end, and ends it there."""
 
     def __init__(self, job: ConfigJob, group: Group, stop: StopRequests) -> None:
         self.job, self.group, self.stop = job, group, stop
-        self.meter: StepMeter | None = None
+        self.last = job.max_steps or float('inf')
 
     def before_train(self, runner: Runner) -> None:
         self.saving = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
         self.interval = self.saving.interval
         # Data-loading workers are seeded from it: others in each process and after each resumption.
         seed_everything(runner.seed, runner.iter, runner.rank)
-        if self.job.max_steps is not None:
-            images = runner.train_dataloader.batch_sampler.batch_size * self.group.size
-            self.meter = StepMeter(self.group.device, images)
+        images = runner.train_dataloader.batch_sampler.batch_size * self.group.size
+        self.meter = self.job.max_steps and StepMeter(self.group.device, images)
 
     def before_train_epoch(self, runner: Runner) -> None:
         batches = runner.train_dataloader.batch_sampler
@@ -312,31 +307,32 @@ class _SafeEnd(Hook):
             len(loop.dataloader) if isinstance(loop, EpochBasedTrainLoop) else loop.val_interval
         )
         self.signal = self.stop.agreed()
-        self.is_last = self.job.max_steps is not None and done >= self.job.max_steps
-        saves = self.is_last or self.signal is not None or done % period == 0
+        saves = done >= self.last or self.signal is not None or done % period == 0
         self.saving.interval = 1 if saves else self.interval
         if self.meter:
-            self.meter.begin()
+            self.meter.tick()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
+        done = runner.iter + 1
         # mmdet's CheckInvalidLossHook does this with an AssertionError that says nothing.
-        if self.every_n_train_iters(runner, CHECKED_ITERATIONS):
+        if done % CHECKED_ITERATIONS == 0:
             self._check_finite('loss', outputs['loss'])
         if self.meter:
-            self.meter.end(outputs['loss'])
-        if self.is_last or self.signal is not None:
+            self.meter.tick()
+        if self.signal is not None or done >= self.last:
             self.group.barrier()  # no rank ends before the checkpoint is written
         if self.signal is not None:
             raise TrainingStopped(
-                f'{self.signal.name} came after {runner.iter + 1} iterations; {self.job.output} '
-                'holds a checkpoint: continue with the same command and --resume.'
-            ).by(self.signal)
-        if self.is_last:
+                f'{self.signal.name} came after {done} iterations; {self.job.output} holds a '
+                'checkpoint: continue with the same command and --resume.',
+                self.signal,
+            )
+        if done >= self.last:
             if self.group.rank == 0:
-                self.meter.write(self.job.output)
-            raise MaxStepsReached
+                self.meter.write(self.job.output, outputs['loss'].item())
+            raise _MaxStepsReached
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Check the weights: a checkpoint of NaN would replace a good one."""
@@ -358,5 +354,5 @@ def _export(job: ConfigJob, runner: Runner) -> None:
     classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
     path = job.output / 'model.safetensors'
     metadata = {'config': job.config, 'classes': json.dumps(list(classes))}
-    write_atomically(path, to_bytes(weights, metadata))
+    write_atomically(path, weights_file(weights, metadata))
     runner.logger.info(f'written: {path}')

@@ -75,7 +75,7 @@ class TrainingImages(Dataset):
         labels: AnyPath | None,
         in_memory: bool = False,
     ) -> None:
-        self.data, self.seed, self.labels, self.hflip = data, recipe.seed, labels, recipe.hflip
+        self.data, self.recipe, self.labels = data, recipe, labels
         self.crop = RememberedCrop(
             recipe.img_size,
             recipe.crop_scale,
@@ -119,7 +119,7 @@ class TrainingImages(Dataset):
         path, label = self.data.samples[index]
         image = self.opened(path)
         label_map = None if self.labels is None else self.label_map(index)
-        with seeded(self.seed, epoch, index, repeat):
+        with seeded(self.recipe.seed, epoch, index, repeat):
             if label_map is None:
                 return {'image': self._cropped_first(image), 'label': label}
             image, label_map, box = self._cropped_last(image, label_map)
@@ -127,7 +127,7 @@ class TrainingImages(Dataset):
 
     def _cropped_first(self, image: Image.Image) -> torch.Tensor:
         image = self.crop(image)
-        if random.random() < self.hflip:
+        if random.random() < self.recipe.hflip:
             image = ImageOps.mirror(image)
         for step in self.augment:
             image = step(image)
@@ -137,7 +137,7 @@ class TrainingImages(Dataset):
         self, image: Image.Image, label_map: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]:
         traced = TracedImage.of(image, tuple(label_map.shape[-2:]))
-        if random.random() < self.hflip:
+        if random.random() < self.recipe.hflip:
             traced = traced.mirrored()
         for step in self.augment:
             if isinstance(step, RandAugment):
@@ -160,69 +160,49 @@ class TrainingImages(Dataset):
 
 
 class ValidationImages(Dataset):
-    """(image (3, S, S), label) as the model's evaluation crops it.
-
-    Args:
-        data: the images.
-        config: timm's data config of the model.
-    """
+    """(image (3, S, S), label) as timm's data config of a model crops it."""
 
     def __init__(self, data: ImageNet, config: dict[str, Any]) -> None:
-        self.data = data
-        self.transform = create_transform(**config)
+        self.samples, self.transform = data.samples, create_transform(**config)
 
     def __len__(self) -> int:
-        return len(self.data.samples)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        path, label = self.data.samples[index]
+        path, label = self.samples[index]
         return self.transform(open_image(path)), label
 
 
 class TrainingBatches(Sampler):
     """The keys of one process's share of every batch of an epoch.
 
-    Every epoch is a permutation of the images, cut into whole batches of `batch_size`. With
-    repeats, each image of the permutation comes several times in a row, and the epoch ends when it
-    has as many batches as without. Batches are dealt to the processes one image each in turn, so
-    that the repeats of an image meet different processes, and are the same batches on any number
-    of them.
+    Every epoch is a permutation of the images, cut into whole batches. With the recipe's repeats,
+    each image of the permutation comes several times in a row, and the epoch ends when it has as
+    many batches as without. Batches are dealt to the processes one image each in turn, so that the
+    repeats of an image meet different processes, and are the same batches on any number of them.
 
     Args:
         images: the number of images.
-        batch_size: images of a batch, of all processes together.
+        recipe: has the batch size of all processes together, the repeats and the seed.
         rank, size: the rank of this process, and the world size.
-        seed: of the permutations.
-        repeats: how often each image is seen in a row.
 
     Attributes:
         epoch: the epoch whose batches are given.
         first: the number of its batches that are left out, which a resumed training has done.
     """
 
-    def __init__(
-        self,
-        images: int,
-        batch_size: int,
-        rank: int,
-        size: int,
-        seed: int,
-        repeats: int = 1,
-    ) -> None:
-        self.images, self.batch_size, self.seed, self.repeats = images, batch_size, seed, repeats
-        self.share = slice(rank, batch_size, size)
+    def __init__(self, images: int, recipe: Recipe, rank: int, size: int) -> None:
+        self.images, self.recipe = images, recipe
+        self.share = slice(rank, recipe.batch_size, size)
         self.epoch = self.first = 0
 
     def __len__(self) -> int:
-        return self.images // self.batch_size - self.first
+        return self.images // self.recipe.batch_size - self.first
 
     def __iter__(self) -> Iterator[list[Key]]:
-        generator = np.random.default_rng([self.seed, self.epoch])
+        batch, repeats = self.recipe.batch_size, self.recipe.repeats
+        generator = np.random.default_rng([self.recipe.seed, self.epoch])
         order = generator.permutation(self.images)
-        total = self.images // self.batch_size
-        for i in range(self.first, total):
-            places = range(i * self.batch_size, (i + 1) * self.batch_size)[self.share]
-            yield [
-                (self.epoch, int(order[place // self.repeats]), place % self.repeats)
-                for place in places
-            ]
+        for i in range(self.first, self.images // batch):
+            places = range(i * batch, (i + 1) * batch)[self.share]
+            yield [(self.epoch, int(order[place // repeats]), place % repeats) for place in places]

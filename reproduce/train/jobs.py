@@ -10,7 +10,7 @@ import typer
 from reproduce.base.job_options import KEY_VALUES, Amp, Device, Workers
 from reproduce.train.recipes import Recipe
 
-Output = Annotated[Path, typer.Option('--output', help='Folder for weights, log and curve.')]
+Output = Annotated[Path, typer.Option('--output', help='Folder for weights and log.')]
 Resume = Annotated[bool, typer.Option('--resume', help='Continue the training in --output.')]
 TensorBoard = Annotated[
     bool, typer.Option('--tensorboard', help='Write scalars for TensorBoard, too.')
@@ -44,15 +44,6 @@ GradCheckpointing = Annotated[
         help='Save memory by recomputing activations in the backward pass.',
     ),
 ]
-Accumulation = Annotated[
-    int,
-    typer.Option(
-        '--accumulation',
-        min=1,
-        help="Parts that each process computes its share of a recipe's batch in, one after the "
-        'other.',
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -74,9 +65,6 @@ class TrainingJob:
     output: Output
     labels: Labels = None
     resume: Resume = False
-    until: Annotated[
-        int | None, typer.Option('--until', min=1, help='Stop after this epoch, to be resumed.')
-    ] = None
     workers: Workers = None
     amp: AmpOrDefault = None
     device: Device = None
@@ -101,8 +89,7 @@ class ConfigJob:
 
     Attributes:
         config: as `reproduce.openmmlab.configs.load_config` takes it.
-        amp: 'off' becomes None, which computes in fp32.
-        options: a tuple, empty if there is none.
+        amp: 'off' computes in fp32.
     """
 
     config: str
@@ -133,11 +120,6 @@ class ConfigJob:
     ] = True
     tensorboard: TensorBoard = False
     max_steps: MaxSteps = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, 'options', tuple(self.options or ()))
-        if self.amp == 'off':
-            object.__setattr__(self, 'amp', None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +159,6 @@ class RehearsalRequest:
         ),
     ] = None
     grad_checkpointing: GradCheckpointing = False
-    accumulation: Accumulation = 1
     processes: Annotated[
         int | None,
         typer.Option(

@@ -21,12 +21,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from datasets.imagenet import ImageNet, load
+from datasets.imagenet import load
 from datasets.reading import open_image
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
 from reproduce.base.loading import Loader, check_workers, default_workers
-from reproduce.base.processes import Group, join
+from reproduce.base.processes import join
 from reproduce.base.versions import code_facts
 from reproduce.systems import timm_names
 from reproduce.train.output_folder import claimed
@@ -34,11 +34,6 @@ from reproduce.train.token_labeling import RECORD, label_map_path, origin
 from reproduce.weights import parameters
 
 TOP = 5
-
-# How an image is brought to the annotator's square. 'squash' changes its aspect ratio, so that the
-# map covers the whole image. 'crop' is what LV-ViT's released code does: the short side is resized
-# and the centre is cut out, as for an evaluation. Training takes either for the whole image.
-RESIZES = ('squash', 'crop')
 
 
 def make_labels(
@@ -61,13 +56,15 @@ def make_labels(
         data: the folder of ImageNet, or of data in its form.
         output: the folder of the maps.
         checkpoint: the model's weights; None takes those that timm publishes.
-        img_size: side in pixels of the square that images are brought to; None takes the one that
-            the checkpoint says it was trained at, or the model's.
+        img_size: side in pixels of the square that images are brought to; None takes the one in
+            the file of the weights, or the model's.
         batch_size: images of a batch, in each process.
         workers: processes that read images, for each process that computes; None takes 8, or as
             many as it has cores.
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
-        resize: one of `RESIZES`.
+        resize: 'squash' changes the aspect ratio, so that the map covers the whole image. 'crop' is
+            what LV-ViT's released code does: the short side is resized and the centre is cut out,
+            as for an evaluation. Training takes either for the whole image.
 
     Returns:
         how many maps were written, and how many were there already; in the first process only.
@@ -77,14 +74,6 @@ def make_labels(
             can number, or others than the data; an image or the checkpoint cannot be read; or the
             folder holds maps that were made in another way.
     """
-    if resize not in RESIZES:
-        raise UserError(f"--resize '{resize}' is unknown: name one of {', '.join(RESIZES)}.")
-    for option, value in (
-        ('--batch-size', batch_size),
-        ('--img-size', img_size),
-    ):
-        if value is not None and value < 1:
-            raise UserError(f'{option} {value} is out of range: give 1 or more.')
     check_workers(workers)
     timm_names.check(model)
     with join(device) as group, claimed(output, group):
@@ -93,11 +82,20 @@ def make_labels(
             raise UserError(
                 f'{data} has {len(images.classes)} classes: a label map numbers {TOP} to 2048.'
             )
-        trained = parameters.trained_preprocessing(checkpoint) if checkpoint is not None else {}
+        trained = {} if checkpoint is None else parameters.trained_preprocessing(checkpoint)
         if img_size is not None:
             trained['img_size'] = img_size
         size = timm_names.size_argument(model, trained.get('img_size'))
-        annotator = _build(model, checkpoint is None, len(images.classes), size)
+        try:
+            annotator = timm.create_model(
+                model, pretrained=checkpoint is None, num_classes=len(images.classes), **size
+            )
+        except Exception as error:  # whatever timm, the hub's client or a constructor raises
+            reason = str(error).partition('\n')[0] or type(error).__name__
+            raise UserError(
+                f'the annotator {model} cannot be built ({reason}): name a file of its weights '
+                "with --checkpoint, or check the network, where timm's are fetched from."
+            ) from error
         if checkpoint is not None:
             parameters.load(annotator, checkpoint)
         annotator.eval().to(group.device)
@@ -114,37 +112,37 @@ def make_labels(
         _check_origin(output, record)
         group.check_same(lambda: {'command': 'labels', **code_facts(), **record})
         if group.rank == 0:
-            _write_record(output, record, complete=False)
-        missing = _ImagesWithoutMap(images, output, settings, record, group)
-        _annotate(annotator, missing, group, batch_size, workers)
+            _write_record(output, {**record, 'complete': False})
+        paths = [
+            (path, label_map_path(output, path, images.classes[label]))
+            for path, label in images.samples[group.rank :: group.size]
+        ]
+        missing = [(image, target) for image, target in paths if not target.exists()]
+        workers = default_workers() if workers is None else workers
+        loader = Loader(
+            _Images(missing, settings, record), batch_size=batch_size, num_workers=workers
+        )
+        for batch, indices in tqdm(loader, 'label maps', disable=group.rank > 0 or None):
+            with torch.inference_mode():
+                maps = label_maps(annotator, batch.to(group.device)).cpu()
+            for label_map, index in zip(maps, indices.tolist(), strict=True):
+                _write_map(missing[index][1], label_map)
         written = group.gather([len(missing)])
         if group.rank:
             return None
-        _write_record(output, record, complete=True)
+        _write_record(output, {**record, 'complete': True})
         return sum(written), len(images.samples) - sum(written)
 
 
-def _build(name: str, pretrained: bool, num_classes: int, size: dict[str, int]) -> nn.Module:
-    """Return the annotator.
-
-    Raises:
-        UserError: if timm's weights are asked for and there are none, or cannot be fetched; or the
-            model cannot be built like this.
-    """
-    try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **size)
-    except Exception as error:  # whatever timm, the hub's client or a foreign constructor raises
-        reason = str(error).partition('\n')[0] or type(error).__name__
-        advice = (
-            "name a file of its weights with --checkpoint, or check the network, where timm's "
-            'are fetched from'
-            if pretrained
-            else 'take another annotator or --img-size'
-        )
-        raise UserError(f'the annotator {name} cannot be built ({reason}): {advice}.') from error
+def _write_map(path: Path, label_map: torch.Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(label_map.clone(), buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def _check_origin(output: Path, record: dict[str, Any]) -> None:
+    """Check that the maps in the folder, if any, were made in the same way."""
     before = origin(output)
     if before is None and next(output.glob('*/*.pt'), None):
         raise UserError(
@@ -159,32 +157,8 @@ def _check_origin(output: Path, record: dict[str, Any]) -> None:
             )
 
 
-def _write_record(output: Path, record: dict[str, Any], complete: bool) -> None:
-    text = json.dumps({**record, 'complete': complete}, indent=2)
-    write_atomically(output / RECORD, text + '\n')
-
-
-def _annotate(
-    annotator: nn.Module,
-    images: '_ImagesWithoutMap',
-    group: Group,
-    batch_size: int,
-    workers: int | None,
-) -> None:
-    workers = default_workers() if workers is None else workers
-    loader = Loader(images, batch_size=batch_size, num_workers=workers)
-    hidden = True if group.rank else None
-    with tqdm(total=len(images), desc='label maps', disable=hidden, leave=False) as bar:
-        for batch, indices in loader:
-            with torch.inference_mode():
-                maps = label_maps(annotator, batch.to(group.device)).cpu()
-            for label_map, index in zip(maps, indices.tolist(), strict=True):
-                path = images.path(index)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                buffer = io.BytesIO()
-                torch.save(label_map.clone(), buffer)
-                write_atomically(path, buffer.getvalue())
-            bar.update(len(batch))
+def _write_record(output: Path, record: dict[str, Any]) -> None:
+    write_atomically(output / RECORD, json.dumps(record, indent=2) + '\n')
 
 
 def label_maps(annotator: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -202,7 +176,8 @@ def label_maps(annotator: nn.Module, images: torch.Tensor) -> torch.Tensor:
         H = W = math.isqrt(features.shape[1])
         if features.shape[1] != H * W:
             raise UserError(
-                f'{features.shape[1]} tokens are no square map: take an annotator whose tokens are.'
+                f'the {features.shape[1]} tokens of the annotator are not a square map: choose '
+                'another one.'
             )
         positions = features.flatten(0, 1)[:, None]
     elif features.shape[1] == annotator.num_features:  # (B, C, H, W)
@@ -216,20 +191,13 @@ def label_maps(annotator: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.stack([values.half(), classes.half()], 1).permute(0, 1, 4, 2, 3)
 
 
-class _ImagesWithoutMap(Dataset):
-    """(image, index) of one process's share of the training images that have no map yet."""
+class _Images(Dataset):
+    """(image, index) of the images of `missing`, pairs of an image and the file of its map."""
 
     def __init__(
-        self,
-        data: ImageNet,
-        output: Path,
-        settings: dict[str, Any],
-        record: dict[str, Any],
-        group: Group,
+        self, missing: list[tuple[Any, Path]], settings: dict[str, Any], record: dict[str, Any]
     ) -> None:
-        self.data, self.output = data, output
-        share = range(group.rank, len(data.samples), group.size)
-        self.indices = [index for index in share if not self.path(index).exists()]
+        self.missing = missing
         self.transform = create_transform(
             (3, record['img_size'], record['img_size']),
             interpolation=settings['interpolation'],
@@ -239,13 +207,8 @@ class _ImagesWithoutMap(Dataset):
             crop_pct=record['crop_pct'],
         )
 
-    def path(self, index: int) -> Path:
-        path, label = self.data.samples[index]
-        return label_map_path(self.output, path, self.data.classes[label])
-
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.missing)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        index = self.indices[i]
-        return self.transform(open_image(self.data.samples[index][0])), index
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(open_image(self.missing[index][0])), index

@@ -1,53 +1,117 @@
-"""The folder that a training writes into: one at a time, and nothing is left of a refused one."""
+"""The output folder of a training: claiming it, and writing weights and times."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors.torch import save
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import check_writable
+from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.processes import Group
 
-LOCK = '.lock'
+# What a training with `--max-steps` measured.
+STEPS = 'steps.json'
 
 
 @contextmanager
 def claimed(folder: Path, group: Group) -> Iterator[None]:
     """Keep `folder` for these processes alone, from before anything is read until all is written.
 
-    A folder that did not exist, and into which nothing has been written, is removed at the end.
+    A folder into which nothing was written is removed at the end.
 
     Raises:
-        UserError: if files cannot be made in it, or another process writes into it; in all
-            processes.
+        UserError: if files cannot be made in it, or another process writes into it.
     """
-    if group.rank:
+    lock = folder / '.lock'
+    with ExitStack() as stack:
+        if group.rank == 0:
+            check_writable(folder)
+            try:
+                stack.enter_context(FileLock(lock, timeout=0))
+            except OSError as error:
+                raise UserError(
+                    f'{lock} cannot be locked: wait for the end of the process that writes into '
+                    'this folder, or name another one with --output.'
+                ) from error
+            stack.callback(_remove_if_empty, lock)
         group.barrier()
         yield
-        return
-    is_new = not os.path.exists(folder)  # False also where that may not be known
-    check_writable(folder)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f'another process writes into {folder}: wait for its end, or name another folder with '
-            '--output.'
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f'{folder / LOCK} cannot be locked ({error.strerror}): name a folder of your own with '
-            '--output.'
-        ) from None
-    try:
-        group.barrier()
-        yield
-    finally:
-        if is_new and [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
-            folder.rmdir()
-        lock.release()
+
+
+def _remove_if_empty(lock: Path) -> None:
+    lock.unlink(missing_ok=True)
+    with suppress(OSError):
+        lock.parent.rmdir()
+
+
+def weights_file(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return a file of safetensors with its metadata sorted by key.
+
+    The library writes metadata in an order that differs from one process to the next, and with it
+    the file's hash, by which records name weights.
+    """
+    content = save(dict(weights), dict(metadata))
+    length = int.from_bytes(content[:8], 'little')
+    header = json.loads(content[8 : 8 + length])
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+    text += b' ' * (-len(text) % 8)  # the tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, 'little') + text + content[8 + length :]
+
+
+def check_tensorboard() -> None:
+    """Check that TensorBoard, which is an optional dependency, is installed.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if find_spec('tensorboard') is None:
+        raise UserError('--tensorboard needs TensorBoard: run `pip install tensorboard`.')
+
+
+class StepMeter:
+    """Measures the steps of one process, which waits for its device before and after each.
+
+    Args:
+        device: what the steps are computed on.
+        images: images of a step in all processes.
+    """
+
+    def __init__(self, device: torch.device, images: int) -> None:
+        self.device, self.images = device, images
+        self.times = [time.perf_counter()]
+
+    def tick(self) -> None:
+        """Note the time; called when the batch of a step has been read, and after the step."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        self.times.append(time.perf_counter())
+
+    def write(self, folder: Path, loss: float) -> None:
+        """Write means over the steps but the first, in which workers and devices start.
+
+        The file has the seconds of a step and those of them spent waiting for data, images of a
+        step in all processes, the peak memory of this process in bytes, and the last loss.
+        """
+        spans = np.diff(self.times).reshape(-1, 2)
+        waited, computed = spans[min(1, len(spans) - 1) :].mean(0).tolist()
+        if self.device.type == 'cuda':
+            peak = torch.cuda.max_memory_reserved(self.device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        measured = {
+            'images': self.images,
+            'seconds': waited + computed,
+            'waiting_seconds': waited,
+            'peak_bytes': peak,
+            'loss': loss,
+        }
+        write_atomically(folder / STEPS, json.dumps(measured, indent=2) + '\n')

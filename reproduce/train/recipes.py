@@ -1,17 +1,15 @@
-"""The recipes that classifiers are trained by, and how one is chosen and changed.
+"""The recipes of `recipes.toml`, which train classifiers: how one is chosen and changed."""
 
-Where the paper (Section 4.2) gives a value, it is the paper's. It refers to LV-ViT (Jiang et al.,
-2021) for the rest of token labeling, and is silent on training without it; there the settings are
-those of CSWin-T. `docs/recipes.md` lists every setting of every recipe with its source.
-"""
-
-import difflib
 import json
+import tomllib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from reproduce.base.errors import UserError
+from reproduce.base.files import first_error
+from reproduce.base.wording import nearest
 
 TOKEN_LABELING = '_token_labeling'
 
@@ -21,10 +19,8 @@ def _split(value: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
     try:
-        return json.loads(value)
+        return json.loads(value) if isinstance(value, str) else value
     except ValueError:
         raise ValueError('write it as JSON, such as {"global_branch": "none"}') from None
 
@@ -34,7 +30,6 @@ Range = Annotated[tuple[float, float], BeforeValidator(_split)]
 Shares = Annotated[
     tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split), Field(min_length=1)
 ]
-
 Arguments = Annotated[dict[str, Any], BeforeValidator(_parsed)]
 OptionalArguments = Annotated[dict[str, Any] | None, BeforeValidator(_parsed)]
 
@@ -54,15 +49,11 @@ class Recipe(BaseModel):
         cooldown_epochs: passes at `min_lr` that follow.
         warmup_epochs: passes in which the learning rate rises from `warmup_lr`.
         batch_size: images of a step, of all processes together.
-        lr: peak learning rate for a batch of `lr_batch_size`.
-        lr_batch_size: the batch that `lr` is for; another batch scales it in proportion.
-        warmup_lr, min_lr: learning rate at the beginning, and at the end of the cosine.
+        lr: peak learning rate for a batch of `lr_batch_size`; another batch scales it in
+            proportion.
         weight_decay: of AdamW, on all parameters but biases and norms.
         drop_path: stochastic depth of the last block, rising linearly from 0.
-        label_smoothing: share of the target that is spread over all classes.
         crop_scale, crop_ratio: area over the image's, and width over height, of the random crop.
-        hflip: probability of a flip left to right.
-        interpolation: 'random' (bilinear or bicubic), 'bilinear' or 'bicubic'.
         rand_augment: timm's name of a RandAugment; empty for none.
         color_jitter: of brightness, contrast and saturation; only where there is no RandAugment.
         random_erasing: probability of erasing a box, with random pixels.
@@ -139,71 +130,21 @@ class Recipe(BaseModel):
         Raises:
             UserError: if there is no such setting or a value is out of range.
         """
-        if unknown := set(changes) - set(Recipe.model_fields):
-            name = sorted(unknown)[0]
-            near = difflib.get_close_matches(name, Recipe.model_fields, 3, 0.3)
-            raise UserError(
-                f"a recipe has no '{name}': did you mean {', '.join(near or Recipe.model_fields)}?"
-            )
+        for name in set(changes) - set(Recipe.model_fields):
+            near = nearest(name, Recipe.model_fields) or Recipe.model_fields
+            raise UserError(f"a recipe has no '{name}': did you mean {', '.join(near)}?")
         try:
             return Recipe.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
-            wrong = error.errors()[0]
-            raise UserError(
-                f"'{wrong['input']}' is no {wrong['loc'][0]} of a recipe: {wrong['msg'].lower()}."
-            ) from error
-
-
-# Learning rate and stochastic depth of the three sizes are the paper's (Section 4.2).
-_SMALL = Recipe(model='maformer_small')
-_BASE = _SMALL.changed(model='maformer_base', drop_path=0.3, test_crops=(0.9, 1.0))
-_LARGE = _BASE.changed(model='maformer_large', drop_path=0.4, lr=1.2e-3)
-# For small images by the hundred, not for ImageNet: what the released checkpoint is trained by.
-_MICRO = _SMALL.changed(
-    model='maformer_micro',
-    img_size=64,
-    epochs=50,
-    cooldown_epochs=0,
-    warmup_epochs=2,
-    batch_size=32,
-    lr=1e-3,
-    lr_batch_size=32,
-    drop_path=0.0,
-    crop_scale=(0.5, 1.0),
-    rand_augment='rand-m5-mstd0.5-inc1',
-    random_erasing=0.1,
-    mix_prob=0.2,
-    true_class_share=0.5,  # its annotator is no better than it is
-    ema_decay=0.98,
-)
-
-_CSWIN = {'warmup_epochs': 20}
-_DEIT = {
-    'lr': 1e-3,
-    'cooldown_epochs': 0,
-    'interpolation': 'bicubic',
-    'repeats': 3,
-    'ema_decay': 0.99996,
-}
-# LV-ViT's M and L are tested on the whole image, and its L is trained with three operations.
-_LVVIT_M = {'test_crops': (1.0, 0.9)}
-_LVVIT_L = {**_LVVIT_M, 'rand_augment': 'rand-n3-m9-mstd0.5-inc1'}
-# Where LV-ViT's released code differs from its paper or from what it means to do.
-_LVVIT_CODE = {'token_loss_weight': 1.0, 'label_map_crop': 'lvvit'}
+            place, reason = first_error(error)
+            raise UserError(f"a recipe's {place} is wrong: {reason.lower()}.") from error
 
 
 def _recipes() -> dict[str, Recipe]:
-    recipes = {'maformer_micro': _MICRO}
-    recipes['maformer_micro' + TOKEN_LABELING] = _MICRO.changed(token_labeling=True)
-    for size, lvvit in ((_SMALL, {}), (_BASE, _LVVIT_M), (_LARGE, _LVVIT_L)):
-        labeled = size.changed(token_labeling=True, **lvvit)
-        recipes[size.model] = size.changed(**_CSWIN)
-        recipes[f'{size.model}_deit'] = size.changed(**_DEIT)
-        recipes[size.model + TOKEN_LABELING] = labeled
-        recipes[f'{size.model}_lvvit_code{TOKEN_LABELING}'] = labeled.changed(**_LVVIT_CODE)
-    recipes[f'maformer_large_two_operations{TOKEN_LABELING}'] = recipes[
-        'maformer_large' + TOKEN_LABELING
-    ].changed(rand_augment=_LARGE.rand_augment)
+    recipes: dict[str, Recipe] = {}
+    for name, settings in tomllib.loads(Path(__file__).with_suffix('.toml').read_text()).items():
+        like = settings.pop('like', None)
+        recipes[name] = recipes[like].changed(**settings) if like else Recipe(**settings)
     return recipes
 
 
@@ -221,24 +162,20 @@ def recipe_for(model: str, token_labeling: bool = False, name: str | None = None
     Raises:
         UserError: if there is no recipe of that name, or none named and none of that size.
     """
-    suffix = TOKEN_LABELING if token_labeling else ''
     names = [
         key.removesuffix(TOKEN_LABELING)
         for key, recipe in RECIPES.items()
         if recipe.token_labeling == token_labeling
     ]
     if name is None:
-        sizes = [size for size in names if model == size or model.startswith(f'{size}_')]
-        if not sizes:
-            raise UserError(
-                f"there is no recipe of its own for '{model}': name one of {', '.join(names)} "
-                'with --recipe.'
-            )
-        name = max(sizes, key=len)
-    name = name.removesuffix(TOKEN_LABELING)
-    if name not in names:
+        fitting = [size for size in names if model == size or model.startswith(f'{size}_')]
+        chosen = max(fitting, key=len, default=None)
+    else:
+        chosen = name.removesuffix(TOKEN_LABELING)
+    if chosen not in names:
         kind = 'with' if token_labeling else 'without'
         raise UserError(
-            f"there is no recipe '{name}' {kind} token labeling: name one of {', '.join(names)}."
+            f"there is no recipe '{name or model}' {kind} token labeling: name one of "
+            f'{", ".join(names)} with --recipe.'
         )
-    return RECIPES[name + suffix].changed(model=model)
+    return RECIPES[chosen + (TOKEN_LABELING if token_labeling else '')].changed(model=model)

@@ -7,30 +7,36 @@ be killed where memory is short.
 import fnmatch
 import json
 import math
+import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from datasets import imagenet
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable
 from reproduce.base.processes import end_with_parent, in_group
-from reproduce.base.versions import CHECKOUT
+from reproduce.base.versions import CHECKOUT, libraries
 from reproduce.base.wording import nearest
+from reproduce.evaluate.records import device_name
 from reproduce.openmmlab.configs import CONFIGS, load_config, task_of
-from reproduce.train import drawn_data, step_meter, token_labeling
+from reproduce.train import drawn_data
 from reproduce.train.jobs import RehearsalRequest
+from reproduce.train.output_folder import STEPS
 from reproduce.train.recipes import RECIPES, Recipe
+from reproduce.train.token_labeling import label_map_path, load_label_map, open_label_maps
 
 # Images that are evaluated.
 _EVALUATED = 2
@@ -41,25 +47,15 @@ _MOST_IMAGES_OF_A_CONFIG = 8
 # Label maps that are compared with the classes of their images.
 _SAMPLE = 256
 
-
-@dataclass(frozen=True)
-class RehearsalRow:
-    """What a rehearsal found about one training.
-
-    Attributes:
-        name: of the recipe or config.
-        failure: why it will not run; '' if it passes.
-        measured: what `StepMeter` wrote, and `days` of the whole training on complete data, with
-            no evaluation, and `disk_bytes` that it writes at most; None where it did not get there.
-    """
-
-    name: str
-    failure: str = ''
-    measured: dict[str, float] | None = None
+_COLUMNS = ('peak GiB', 's a step', 'images/s', 'waits for data', 'days', 'disk GiB')
 
 
-def rehearse(request: RehearsalRequest) -> Iterator[RehearsalRow]:
+def rehearse(request: RehearsalRequest) -> Iterator[dict[str, Any]]:
     """Rehearse the trainings of a request one after the other, and yield a row for each.
+
+    A row has the `name` of the recipe or config and its `failure`, '' if it passes. One that passes
+    also has what `StepMeter` wrote, the `days` of the whole training on complete data without
+    evaluations, and `disk_bytes`, the most that it writes.
 
     Raises:
         UserError: if the request cannot be carried out. What is wrong with a training is in its
@@ -78,19 +74,20 @@ def rehearse(request: RehearsalRequest) -> Iterator[RehearsalRow]:
         data = request.data and request.data.absolute()
         labels = request.labels and request.labels.absolute()
         if data is None:
-            data = place / 'drawn'
-            labels = _draw(data, recipes.values(), request, processes)
+            data, labels = place / 'drawn', place / 'drawn/labels'
+            _draw(data, recipes, request, processes)
         for number, (name, recipe) in enumerate(recipes.items(), 1):
             folder = place / str(number)
+            train = _train_command(name, recipe, request, processes, labels)
+            train += ['--data', data, '--processes', processes]
+            row = {'name': name, 'failure': ''}
             try:
                 if recipe is not None and recipe.token_labeling:
-                    _check_labels(data, labels)
-                train = _train_command(name, recipe, request, processes, labels)
-                train += ['--data', data, '--processes', processes]
-                measured = _measure(name, recipe, train, request.steps, folder)
-                yield RehearsalRow(name, measured=measured)
+                    check_labels(data, labels)
+                row |= _measure(name, recipe, train, data, request.steps, folder)
             except UserError as error:
-                yield RehearsalRow(name, str(error))
+                row['failure'] = str(error)
+            yield row
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -120,37 +117,44 @@ def select(names: Sequence[str]) -> dict[str, Recipe | None]:
 
 
 def _draw(
-    root: Path, trained: Iterable[Recipe | None], request: RehearsalRequest, processes: int
-) -> Path | None:
-    """Draw data that last for the steps of all trainings; return the folder of the label maps."""
-    recipes = [recipe for recipe in trained if recipe is not None]
+    root: Path, trained: dict[str, Recipe | None], request: RehearsalRequest, processes: int
+) -> None:
+    """Draw data that last for the steps of all trainings, and label maps if one needs them."""
+    recipes = [recipe for recipe in trained.values() if recipe is not None]
     batch = request.batch_size and request.batch_size * processes
     of_recipes = max((batch or recipe.batch_size for recipe in recipes), default=0)
-    of_configs = batch or _MOST_IMAGES_OF_A_CONFIG * processes
-    images = {'imagenet': of_recipes, 'coco': of_configs, 'ade20k': of_configs}
+    of_configs = (batch or _MOST_IMAGES_OF_A_CONFIG * processes) if None in trained.values() else 0
     # The first step is not measured, one follows the resumption, and one in twenty images of COCO
     # has no object.
-    images = {task: (request.steps + 3) * images for task, images in images.items()}
+    steps = request.steps + 3
     labels = any(recipe.token_labeling for recipe in recipes)
-    drawn_data.write(root, images, labels)
-    return root / 'labels' if labels else None
+    drawn_data.write(root, steps * of_configs, steps * of_recipes, labels)
 
 
-def _check_labels(data: Path, labels: Path | None) -> None:
+def check_labels(data: Path, labels: Path | None) -> None:
     """Check that label maps are of these images, and of classes in their order.
 
     A good annotator names the class of nine in ten of its images, others do as chance does.
+
+    Raises:
+        UserError: if they are not, or there are none.
     """
     if labels is None:
         raise UserError('token labeling needs label maps: name their folder with --labels.')
-    images = imagenet.load(data, 'train')
-    sample = evenly_spaced(range(len(images.samples)), _SAMPLE)
-    share = token_labeling.agreement(images, token_labeling.open_label_maps(labels), sample)
-    if share < 0.05 + 2 / len(images.classes):
+    images, maps, agree = imagenet.load(data, 'train'), open_label_maps(labels), 0
+    sample = evenly_spaced(images.samples, _SAMPLE)
+    for path, label in sample:
+        found = load_label_map(
+            label_map_path(maps, path, images.classes[label]), len(images.classes)
+        )
+        logits = torch.zeros(len(images.classes), *found.shape[2:])
+        logits.scatter_(0, found[1].long(), found[0].float())
+        agree += int(logits.mean((1, 2)).argmax()) == label
+    if agree / len(sample) < 0.05 + 2 / len(images.classes):
         raise UserError(
-            f'{100 * share:.1f} % of {len(sample)} label maps in {labels} name the class of their '
-            'image: expected maps of these images, with classes in the order of their folders; '
-            "make them with 'python -m reproduce labels'."
+            f'{agree} of {len(sample)} label maps in {labels} name the class of their image: '
+            'expected maps of these images, with classes in the order of their folders; make them '
+            "with 'python -m reproduce labels'."
         )
 
 
@@ -163,29 +167,25 @@ def _train_command(
 ) -> list[Any]:
     """Return the command of a training, but for its data, output and processes."""
     batch, workers = request.batch_size, request.workers
-    amp = ['--amp', request.amp] if request.amp else []
+    command = [] if request.amp is None else ['--amp', request.amp]
     if recipe is None:
         changes = {
             'train_dataloader.batch_size': batch,
             'train_dataloader.num_workers': workers,
             'model.backbone.with_cp': request.grad_checkpointing or None,
         }
-        options = [f'{key}={value}' for key, value in changes.items() if value is not None]
-        return ['train', 'config', name, *amp, *_each('--cfg-options', options)]
-    command = ['train', 'imagenet', recipe.model, '--recipe', name, *amp]
-    command += ['--accumulation', request.accumulation]
-    command += _each('--set', [f'batch_size={batch * processes}'] if batch else [])
-    command += _each('--workers', [] if workers is None else [workers])
-    command += ['--grad-checkpointing'] * request.grad_checkpointing
-    return command + (['--token-labeling', '--labels', labels] if recipe.token_labeling else [])
-
-
-def _each(flag: str, values: Sequence[Any]) -> list[Any]:
-    return [argument for value in values for argument in (flag, value)]
+        for key, value in changes.items():
+            command += [] if value is None else ['--cfg-options', f'{key}={value}']
+        return ['train', 'config', name, *command]
+    command += [] if batch is None else ['--set', f'batch_size={batch * processes}']
+    command += [] if workers is None else ['--workers', workers]
+    command += ['--set', 'grad_checkpointing=true'] * request.grad_checkpointing
+    command += ['--token-labeling', '--labels', labels] if recipe.token_labeling else []
+    return ['train', 'imagenet', recipe.model, '--recipe', name, *command]
 
 
 def _measure(
-    name: str, recipe: Recipe | None, train: list[Any], steps: int, folder: Path
+    name: str, recipe: Recipe | None, train: list[Any], data: Path, steps: int, folder: Path
 ) -> dict[str, float]:
     """Train, resume and evaluate in `folder`; return what was measured.
 
@@ -198,9 +198,9 @@ def _measure(
     run = folder / 'run'
     train = [*train, '--output', run, '--max-steps']
     _call(*train, steps + 1)
-    measured = json.loads((run / step_meter.FILE).read_text())
+    measured = json.loads((run / STEPS).read_text())
     _call(*train, steps + 2, '--resume')
-    resumed = json.loads((run / step_meter.FILE).read_text())
+    resumed = json.loads((run / STEPS).read_text())
     if not math.isfinite(measured['loss'] + resumed['loss']):
         raise UserError('the loss is not finite; fp16 may take more --steps to find its scale.')
     task = 'imagenet' if recipe is not None else task_of(load_config(name))
@@ -208,7 +208,6 @@ def _measure(
     if recipe is not None and recipe.token_labeling:
         model += ['--model-kwargs', 'token_labeling=True']
     model += ['--checkpoint', run / 'model.safetensors', '--limit', _EVALUATED]
-    data = train[train.index('--data') + 1]
     _call('evaluate', task, *model, '--data', data, '--output', folder / 'record')
     complete = import_module(f'datasets.{task}').NUM_IMAGES['train']
     if recipe is not None:
@@ -247,3 +246,52 @@ def _call(*arguments: Any) -> None:
         if done.returncode == -signal.SIGKILL:
             last = 'it was killed, as happens when the memory of the machine is full.'
         raise UserError(f'{arguments[0]} ended with status {done.returncode}: {last}')
+
+
+def device() -> str:
+    """Return the name of the device that trainings run on, and the number of GPUs."""
+    gpus = torch.cuda.device_count()
+    name = device_name(torch.device('cuda' if gpus else 'cpu'))
+    return f'{gpus} x {name}' if gpus > 1 else name
+
+
+def as_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table of a rehearsal in Markdown, and why trainings fail."""
+    # Numbers are set as they are: tabulate would drop the zeros at their end.
+    table = tabulate(
+        [(row['name'], *_cells(row), 'fails' if row['failure'] else 'passes') for row in rows],
+        ('training', *_COLUMNS, 'verdict'),
+        'github',
+        colalign=('left', *['right'] * len(_COLUMNS), 'left'),
+        disable_numparse=True,
+    )
+    failures = [f'* {row["name"]}: {row["failure"]}' for row in rows if row['failure']]
+    return '\n\n'.join(filter(None, [table, '\n'.join(failures)]))
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    if row['failure']:
+        return ('',) * len(_COLUMNS)
+    return (
+        f'{row["peak_bytes"] / 2**30:.1f}',
+        f'{row["seconds"]:.3g}',
+        f'{row["images"] / row["seconds"]:.3g}',
+        f'{row["waiting_seconds"] / row["seconds"]:.0%}',
+        f'{row["days"]:,.1f}',
+        f'{row["disk_bytes"] / 2**30:.1f}',
+    )
+
+
+def write_page(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Write the table to a page of Markdown named after the device, with its command."""
+    versions = libraries()
+    names = ', '.join(f'{name} {versions[name]}' for name in ('python', 'torch', 'timm'))
+    path = folder / (re.sub('[^A-Za-z0-9.]+', '-', device()).strip('-') + '.md')
+    path.write_text(
+        f'# A rehearsal on {device()}\n\n'
+        f'Measured by `python -m reproduce {shlex.join(sys.argv[1:])}` with '
+        f'{len(os.sched_getaffinity(0))} cores, a load of {os.getloadavg()[0]:.1f}, and {names}. '
+        '`peak GiB` is the memory of a GPU, or of a process on a CPU; `days` is what the whole '
+        'training on complete data takes at this batch, without its evaluations, and `disk GiB` '
+        f'what it writes.\n\n{as_text(rows)}\n'
+    )

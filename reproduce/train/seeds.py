@@ -1,4 +1,4 @@
-"""Random numbers that depend on where a training stands, and on nothing that came before."""
+"""Random numbers that depend on where a training is, and on nothing that came before."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 def seed_everything(*key: int) -> None:
     """Seed Python's, NumPy's and torch's generators, on all devices, from the numbers in `key`."""
-    first, second, third = _seeds(key)
+    first, second, third = np.random.SeedSequence(key).generate_state(3).tolist()
     random.seed(first)
     np.random.seed(second)
     torch.manual_seed(third)
@@ -18,19 +18,12 @@ def seed_everything(*key: int) -> None:
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's CPU generators from `key`, and restore them afterwards."""
-    python, numpy, state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    first, second, third = _seeds(key)
+    """Seed everything from the numbers in `key`, and restore the CPU's generators afterwards."""
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
-        random.seed(first)
-        np.random.seed(second)
-        torch.default_generator.manual_seed(third)
+        seed_everything(*key)
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(state)
-
-
-def _seeds(key: tuple[int, ...]) -> list[int]:
-    return np.random.SeedSequence(key).generate_state(3).tolist()
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])

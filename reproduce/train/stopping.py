@@ -6,7 +6,6 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,10 +30,9 @@ class TrainingStopped(UserError):
     label = 'stopped'
     everywhere = True
 
-    def by(self, number: int) -> 'TrainingStopped':
-        """Set the exit status of the signal `number`, and return the exception."""
+    def __init__(self, sentence: str, number: int) -> None:
+        super().__init__(sentence)
         self.status = 128 + number
-        return self
 
 
 class StopRequests:
@@ -48,22 +46,20 @@ class StopRequests:
         folder: where `MARKER` is left if the training is stopped; it is removed at the beginning.
     """
 
-    def __init__(self, group: Group, folder: Path | None = None) -> None:
-        self.group, self.folder = group, folder
+    def __init__(self, group: Group, folder: Path) -> None:
+        self.group, self.marker = group, folder / MARKER
         self.received = 0
         self.steps = 0
         # The all-reduce that is under way: its work, and the largest number of a signal.
         self.pending: tuple[dist.Work, torch.Tensor] | None = None
-        self.handlers: dict[int, Any] = {}
 
     def __enter__(self) -> 'StopRequests':
-        if self.folder is not None and self.group.rank == 0:
-            (self.folder / MARKER).unlink(missing_ok=True)
+        if self.group.rank == 0:
+            self.marker.unlink(missing_ok=True)
         if self.group.size > 1:
             # On CPUs, so that reading the result does not wait for a GPU.
             self.on_cpus = dist.new_group(backend='gloo')
-        if threading.current_thread() is threading.main_thread():
-            self.handlers = {n: signal.signal(n, self._receive) for n in STOP_SIGNALS}
+        self.handlers = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
         return self
 
     def __exit__(
@@ -76,8 +72,8 @@ class StopRequests:
             signal.signal(number, handler)
         if kind is None and self.pending is not None:
             self.pending[0].wait()
-        if isinstance(error, TrainingStopped) and self.folder is not None and not self.group.rank:
-            (self.folder / MARKER).touch()
+        if isinstance(error, TrainingStopped) and self.group.rank == 0:
+            self.marker.touch()
         if self.received and self.group.size > 1 and isinstance(error, RuntimeError):
             # The launcher has asked this rank to end, because another one has failed.
             os.kill(os.getpid(), self.received)
@@ -117,11 +113,11 @@ def survive_signals(worker: int) -> None:
         worker: its number, as `DataLoader` passes it.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
-
-
-def _end_when_the_parent_asks() -> None:
     parent = multiprocessing.parent_process().pid
-    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
-        pass
-    os._exit(0)
+
+    def end_when_the_parent_asks() -> None:
+        while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=end_when_the_parent_asks, daemon=True).start()

@@ -15,8 +15,6 @@ of the crop are not exchanged, unless a recipe asks for it, and smoothed labels 
 """
 
 import json
-import pickle
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,7 @@ import torch.nn.functional as F
 from timm.data.mixup import rand_bbox
 from torchvision.ops import roi_align
 
-from datasets.imagenet import ImageNet
-from datasets.stores import AnyPath, StoredPath, open_archive
+from datasets.stores import AnyPath, open_archive
 from model.checkpoint import failure
 from reproduce.base.errors import UserError
 
@@ -49,7 +46,7 @@ def open_label_maps(path: Path) -> AnyPath:
         return path
     if not path.is_file():
         raise UserError(
-            f'{path} is not a folder, nor an archive: expected label maps CLASS/NAME.pt in it; '
+            f'{path} is neither a folder of label maps CLASS/NAME.pt nor an archive of it: '
             "'python -m reproduce labels' makes them."
         )
     root = open_archive(path)
@@ -62,12 +59,12 @@ def open_label_maps(path: Path) -> AnyPath:
 
 
 def label_map_path(root: AnyPath, image: AnyPath, class_name: str) -> AnyPath:
-    """Return where the label map of the file `image` lies under `root`: CLASS/NAME.pt."""
+    """Return where the label map of the file `image` is under `root`: CLASS/NAME.pt."""
     return root / class_name / f'{image.stem}.pt'
 
 
 def origin(folder: AnyPath, complete: bool = False) -> dict[str, Any] | None:
-    """Return what `folder` says about how its label maps were made; None if it says nothing.
+    """Return the record in `folder` of how its label maps were made; None if there is none.
 
     Args:
         complete: whether all maps have to be there.
@@ -79,14 +76,9 @@ def origin(folder: AnyPath, complete: bool = False) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        record = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f'{path} cannot be read ({error}): make the label maps again.') from error
-    if not isinstance(record, dict):
-        raise UserError(
-            f'{path} holds a {type(record).__name__}: expected how the label maps were made; make '
-            'them again.'
-        )
     if not record.pop('complete', True) and complete:
         raise UserError(
             f'{folder} does not have all label maps, because they were interrupted: repeat the '
@@ -95,50 +87,36 @@ def origin(folder: AnyPath, complete: bool = False) -> dict[str, Any] | None:
     return record
 
 
-def load_label_map(path: AnyPath, num_classes: int | None = None) -> torch.Tensor:
+def load_label_map(path: AnyPath, num_classes: int) -> torch.Tensor:
     """Return the map [2, k, H, W] at `path`, in half precision.
 
     Args:
-        num_classes: of the data, which its class indices are below; None for any number.
+        num_classes: of the data, which its class indices are below.
 
     Raises:
         UserError: if it is missing, broken or of another form.
     """
-    missing = UserError(
-        f'there is no label map {path}: expected one for every training image; '
-        "make them with 'python -m reproduce labels'."
-    )
-    if isinstance(path, StoredPath) and not path.is_file():
-        raise missing
+    if not path.is_file():
+        raise UserError(
+            f'there is no label map {path}: expected one for every training image; '
+            "make them with 'python -m reproduce labels'."
+        )
     try:
         with path.open('rb') as file:
             label_map = torch.load(file, map_location='cpu', weights_only=True)
-    except FileNotFoundError as error:
-        raise missing from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        classes = label_map[1]
+        is_sound = label_map.ndim == 4 and len(label_map) == 2 and label_map.is_floating_point()
+        is_sound &= bool(torch.isfinite(label_map).all() and (classes == classes.round()).all())
+        is_sound &= bool((classes >= 0).all() and (classes < num_classes).all())
+        problem = '' if is_sound else 'its content is of another form'
+    except Exception as error:  # torch raises half a dozen types here
+        problem = failure(error)
+    if problem:
         raise UserError(
-            f'cannot read the label map {path}: {failure(error)}; make it again.'
-        ) from error
-    if not isinstance(label_map, torch.Tensor) or label_map.ndim != 4 or label_map.shape[0] != 2:
-        shape = list(getattr(label_map, 'shape', [])) or type(label_map).__name__
-        raise _no_label_map(path, f'holds {shape}')
-    if not label_map.is_floating_point() or label_map.layout != torch.strided:
-        raise _no_label_map(path, f'holds {label_map.dtype}')
-    if not torch.isfinite(label_map).all():
-        raise _no_label_map(path, 'holds NaN or infinity')
-    classes = label_map[1]
-    if (classes < 0).any() or (classes != classes.round()).any():
-        raise _no_label_map(path, 'holds class indices that are no whole numbers of 0 or more')
-    if num_classes is not None and (classes >= num_classes).any():
-        raise _no_label_map(path, f'names class {int(classes.max())}, and there are {num_classes}')
+            f'cannot read the label map {path} ({problem}): expected a tensor [2, 5, H, W] of '
+            f'finite logits and of class indices below {num_classes}; make it again.'
+        )
     return label_map.half()
-
-
-def _no_label_map(path: AnyPath, what: str) -> UserError:
-    return UserError(
-        f'{path} {what}: expected a tensor [2, 5, H, W] of logits and class indices, in half '
-        'precision; make it again.'
-    )
 
 
 def move_label_map(label_map: torch.Tensor, sources: np.ndarray) -> torch.Tensor:
@@ -190,29 +168,6 @@ def dense_labels(
     )
     image, tokens = (t * (1 - smoothing) + smoothing / num_classes for t in (image, tokens))
     return image.flatten(1), tokens.permute(0, 2, 3, 1)
-
-
-def agreement(data: ImageNet, root: AnyPath, indices: Sequence[int]) -> float:
-    """Return the share of images whose label map has their class as its largest label.
-
-    Maps of other images, or of classes in another order, agree hardly more often than by chance.
-
-    Args:
-        data: the training images.
-        root: the folder of their label maps.
-        indices: the images that are looked at.
-
-    Raises:
-        UserError: if a map is missing or broken.
-    """
-    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    agree = 0
-    for index in indices:
-        path, label = data.samples[index]
-        label_map = load_label_map(label_map_path(root, path, data.classes[label]))
-        labels, _ = dense_labels(label_map[None], whole, len(data.classes), (1, 1))
-        agree += int(labels.argmax()) == label
-    return agree / len(indices)
 
 
 def mix_tokens(
@@ -274,7 +229,7 @@ def token_grid(images: torch.Tensor, stride: int) -> tuple[int, int]:
     height, width = images.shape[-2:]
     if height % stride or width % stride:
         raise UserError(
-            f'images of {height} x {width} are no whole number of tokens of {stride} pixels: '
+            f'images of {height} x {width} cannot be divided into tokens of {stride} pixels: '
             f'choose an img_size that {stride} divides.'
         )
     return height // stride, width // stride
