@@ -25,7 +25,7 @@ import torch
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets import shapes
-from datasets.imagenet import NUM_CLASSES, load
+from datasets.imagenet import load
 from reproduce.ablation.outcomes import CurveLine, Outcomes, RunLine, TimeLine, VariantLine
 from reproduce.ablation.single_run import RESULT, Execution
 from reproduce.ablation.study import Study
@@ -52,21 +52,13 @@ def plan_execution(
     Raises:
         UserError: if one is missing, or does not fit the study.
     """
-    if study.drawn is not None and data is not None:
-        raise UserError(f'the study {study.name} draws its own images: leave out --data.')
-    if study.drawn is None and data is None:
-        raise UserError(
-            f'the study {study.name} needs data: name its folder with --data. {study.data}'
-        )
-    if study.annotator is not None and labels is not None:
-        raise UserError(
-            f'the annotator of the study {study.name} makes the label maps: leave out --labels.'
-        )
-    if study.annotator is None and study.labels_tokens and labels is None:
-        raise UserError(
-            f'the study {study.name} trains with token labeling: name the folder of the '
-            "annotator's label maps with --labels; 'python -m reproduce labels' makes them."
-        )
+    if (study.drawn is None) == (data is None):
+        needs = 'needs data: name its folder with' if data is None else 'draws its images: omit'
+        raise UserError(f'the study {study.name} {needs} --data. {study.data}'.strip())
+    needs_labels = study.annotator is None and any(v.token_labeling for v in study.variant)
+    if needs_labels != (labels is not None):
+        needs = 'needs label maps: name their folder with' if needs_labels else 'needs no'
+        raise UserError(f'the study {study.name} {needs} --labels.')
     if seeds is not None and seeds > len(study.seeds):
         raise UserError(
             f'--seeds must be at most {len(study.seeds)}, the number that was fixed before the '
@@ -100,30 +92,31 @@ def execute(execution: Execution, output: Path) -> Outcomes:
     with join('cpu') as group, claimed(work, group):
         _check_earlier(study, work / 'study.toml')
         if study.drawn is not None and not (work / 'data').exists():
-            _draw(study, work)
+            unfinished = work / 'data.unfinished'
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shapes.write(unfinished, study.drawn.train, study.drawn.val)
+            unfinished.rename(work / 'data')
         train, val = load(execution.data, 'train', study.train_images), load(execution.data, 'val')
         variants = measure_variants(study, len(val.classes))
         for run in collect(execution, variants).runs:
             if (run.train_data, run.val_data) != (train.fingerprint, val.fingerprint):
                 raise UserError(
-                    f'the run {run.variant}, seed {run.seed}, saw other images than '
+                    f'the run {run.variant}, seed {run.seed}, was of other images than '
                     f'{execution.data} holds: continue with the same data, or name another folder '
                     'with --work.'
                 )
         write_atomically(work / 'execution.json', execution.model_dump_json(indent=2) + '\n')
+        if study.annotator:
+            for _, error in _run_all(execution, {work / 'annotator': ('annotator',)}):
+                if error:
+                    raise UserError(f'the annotator could not be trained: {error}')
         runs = {
             execution.folder(variant, seed): (variant.name, str(seed))
             for seed in study.seeds[: execution.seeds]
             for variant in study.variant
         }
-        pending = {f: run for f, run in runs.items() if not (f / RESULT).is_file()}
-        _print(f'{len(pending)} of {len(runs)} runs of the study {study.name} are to be done')
-        if pending and study.annotator and not (work / 'annotator' / RESULT).is_file():
-            for _, error in _run_all(execution, {work / 'annotator': ('annotator',)}):
-                if error:
-                    raise UserError(f'the annotator could not be trained: {error}')
         failed = []
-        for done, (folder, error) in enumerate(_run_all(execution, pending), 1):
+        for folder, error in _run_all(execution, runs):
             name = ', seed '.join(runs[folder])
             if error:
                 failed.append(f'{name}: {error}')
@@ -131,7 +124,7 @@ def execute(execution: Execution, output: Path) -> Outcomes:
                 continue
             collect(execution, variants).save(work)
             top1 = json.loads((folder / RESULT).read_text())['run']['top1']
-            _print(f'{done} of {len(pending)}: {name}: top-1 {top1:.2f} %')
+            _print(f'{name}: top-1 {top1:.2f} %')
         if failed:
             raise UserError(
                 f'{len(failed)} runs of the study {study.name} failed, the first of them '
@@ -158,13 +151,6 @@ def collect(execution: Execution, variants: tuple[VariantLine, ...]) -> Outcomes
     return Outcomes(study, tuple(runs), tuple(curves), variants, tuple(times))
 
 
-def number_of_classes(study: Study, data: Path | None) -> int:
-    """Return the number of classes of the images, those of ImageNet if no data is given."""
-    if study.drawn is not None:
-        return len(shapes.CLASSES)
-    return len(load(data, 'val').classes) if data else NUM_CLASSES
-
-
 def measure_variants(study: Study, num_classes: int) -> tuple[VariantLine, ...]:
     """Return the parameters and FLOPs of each variant, of one image of the study's size.
 
@@ -174,14 +160,16 @@ def measure_variants(study: Study, num_classes: int) -> tuple[VariantLine, ...]:
     size = recipe_for(study.model, name=study.recipe).changed(**study.settings).img_size
     found = []
     for variant in study.variant:
+        network = study.network(variant)
         try:
             counted = complexity.count_classifier(
-                study.model, size, num_classes=num_classes, **study.network(variant)
+                study.model, size, num_classes=num_classes, **network
             )
         except Exception as error:  # whatever a constructor raises
             raise UserError(
-                f'the variant {variant.name} cannot be built with {study.network(variant)}: '
-                f'{error}'.splitlines()[0]
+                f'the variant {variant.name} cannot be built with {network}: {error}'.splitlines()[
+                    0
+                ]
             ) from error
         counts = {name: getattr(counted, name) for name in ('params', 'layer_flops', 'total_flops')}
         found.append(VariantLine(variant=variant.name, says=variant.says, **counts))
@@ -200,27 +188,20 @@ def _check_earlier(study: Study, path: Path) -> None:
     write_atomically(path, study.to_toml())
 
 
-def _draw(study: Study, work: Path) -> None:
-    _print('drawing the images')
-    unfinished = work / 'data.unfinished'
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shapes.write(unfinished, study.drawn.train, study.drawn.val)
-    unfinished.rename(work / 'data')
-
-
 def _run_all(execution: Execution, runs: dict[Path, tuple[str, ...]]) -> Iterator[tuple[Path, str]]:
-    """Yield the folder of each run as it ends, with its error; an empty one if it succeeded.
+    """Carry out the runs that have no result yet; yield the folder of each as it ends.
 
     Args:
         runs: the arguments of `single_run` after the work folder, by the folder of the run.
+
+    Yields:
+        the folder, and the error; an empty one if the run succeeded.
     """
-    gpus = (os.environ.get('CUDA_VISIBLE_DEVICES') or '').split(',')
-    if gpus == ['']:
-        gpus = list(map(str, range(torch.cuda.device_count())))
+    gpus = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
+    gpus = gpus or [str(gpu) for gpu in range(torch.cuda.device_count())]
     places: queue.SimpleQueue[int] = queue.SimpleQueue()
     for place in range(execution.jobs):
         places.put(place)
-    running: set[subprocess.Popen] = set()
 
     def run(folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,37 +209,24 @@ def _run_all(execution: Execution, runs: dict[Path, tuple[str, ...]]) -> Iterato
         environment = {**os.environ, 'OMP_NUM_THREADS': str(execution.study.threads)}
         if execution.device == 'cuda':
             environment['CUDA_VISIBLE_DEVICES'] = gpus[place % len(gpus)]
+        command = ['-m', 'reproduce.ablation.single_run', execution.work, *runs[folder]]
         with (folder / 'output.log').open('ab') as log:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    '-m',
-                    'reproduce.ablation.single_run',
-                    execution.work,
-                    *runs[folder],
-                ],
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C ends the study, which ends its runs
+            done = subprocess.run(
+                [sys.executable, *command], stdout=log, stderr=log, env=environment
             )
-        running.add(process)
-        status = process.wait()
-        running.remove(process)
         places.put(place)
         lines = (folder / 'output.log').read_text(errors='replace').strip().splitlines()
-        return (lines or ['it printed nothing.'])[-1].removeprefix('error: ') if status else ''
+        return (lines or ['no output.'])[-1].removeprefix('error: ') if done.returncode else ''
 
-    pool = ThreadPoolExecutor(execution.jobs)
-    try:
-        folders = {pool.submit(run, folder): folder for folder in runs}
-        for future in as_completed(folders):
-            yield folders[future], future.result()
-    finally:  # also on Ctrl-C: each run saves and ends
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(running):
-            process.terminate()
-        pool.shutdown()
+    pending = [folder for folder in runs if not (folder / RESULT).is_file()]
+    _print(f'{len(pending)} of {len(runs)} runs of the study {execution.study.name} are to be done')
+    with ThreadPoolExecutor(execution.jobs) as pool:
+        folders = {pool.submit(run, folder): folder for folder in pending}
+        try:
+            for future in as_completed(folders):
+                yield folders[future], future.result()
+        finally:  # also on Ctrl-C, which reaches the runs, too
+            pool.shutdown(cancel_futures=True)
 
 
 def _print(line: str) -> None:

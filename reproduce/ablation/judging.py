@@ -87,13 +87,12 @@ def _measured(claim: DesignClaim, top1: Mapping[tuple[str, int], float]) -> dict
     import numpy as np
     from scipy import stats
 
-    seeds = sorted({seed for _, seed in top1})
-    pairs = [(top1.get((claim.better, seed)), top1.get((claim.worse, seed))) for seed in seeds]
-    differences = np.array([a - b for a, b in pairs if a is not None and b is not None])
-    numbers = {'pairs': len(differences)}
-    if len(differences):
+    seeds = sorted(s for v, s in top1 if v == claim.better and (claim.worse, s) in top1)
+    differences = np.array([top1[claim.better, s] - top1[claim.worse, s] for s in seeds])
+    numbers = {'pairs': len(seeds)}
+    if len(seeds):
         numbers['mean'] = float(differences.mean())
-    if len(differences) > 1:
+    if len(seeds) > 1:
         numbers['spread'] = float(differences.std(ddof=1))
         if numbers['spread'] == 0:
             low = high = numbers['mean']

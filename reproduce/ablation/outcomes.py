@@ -34,11 +34,8 @@ class _Line(BaseModel):
 class RunLine(_Line):
     """A run: Top-1 and Top-5 on all validation images, in percent, of the last averaged weights.
 
-    Attributes:
-        train_data, val_data: fingerprints of the images.
-        labels: of the label maps: the SHA-256 of the annotator's weights; empty without them.
-        weights: SHA-256 of the trained weights.
-        record: the stem of the evaluation record.
+    `train_data` and `val_data` are fingerprints of the images, `weights` and `labels` SHA-256 of
+    the trained weights and of the annotator's, and `record` is the stem of the evaluation record.
     """
 
     variant: str

@@ -1,4 +1,4 @@
-"""A study's plan as text, and its outcomes as text, Markdown and LaTeX."""
+"""A study's plan as text, and its outcomes as Markdown and LaTeX."""
 
 from collections.abc import Sequence
 
@@ -30,14 +30,12 @@ _VERDICTS = {
 }
 
 
-def signed(value: float | None) -> str:
-    """Return a difference with its sign and two digits; a dash for None."""
+def _signed(value: float | None) -> str:
     return '–' if value is None else f'{value:+.2f}'.replace('-', '−')
 
 
-def interval(judged: Judgement) -> str:
-    """Return the 95 % interval of a claim."""
-    return '–' if judged.low is None else f'{signed(judged.low)} to {signed(judged.high)}'
+def _interval(judged: Judgement) -> str:
+    return '–' if judged.low is None else f'{_signed(judged.low)} to {_signed(judged.high)}'
 
 
 def sentence(judged: Judgement) -> str:
@@ -45,9 +43,9 @@ def sentence(judged: Judgement) -> str:
     says = f'{judged.says[0].upper()}{judged.says[1:]}'
     if judged.pairs < 2:
         return f'{says}: {judged.pairs} pairs of runs are too few.'
-    printed = f' (paper {signed(float(judged.paper))})' if judged.paper else ''
+    printed = f' (paper {_signed(float(judged.paper))})' if judged.paper else ''
     text = (
-        f'{says}: {signed(judged.mean)} ({interval(judged)}) over {judged.pairs} seeds{printed}, '
+        f'{says}: {_signed(judged.mean)} ({_interval(judged)}) over {judged.pairs} seeds{printed}, '
         f'{_VERDICTS[judged.verdict]}'
     )
     if judged.verdict is DesignVerdict.UNRESOLVED:
@@ -75,9 +73,9 @@ def rows(outcomes: Outcomes) -> list[list[str]]:
     return [
         [
             judged.says,
-            signed(float(judged.paper)) if judged.paper else '–',
-            signed(judged.mean),
-            interval(judged),
+            _signed(float(judged.paper)) if judged.paper else '–',
+            _signed(judged.mean),
+            _interval(judged),
             '–' if judged.p_holm is None else f'{judged.p_holm:.3f}',
             '–' if judged.resolvable is None else f'{judged.resolvable:.2f}',
             str(judged.pairs),
@@ -118,19 +116,6 @@ def about(outcomes: Outcomes) -> str:
         f'{len(runs)} runs with {of_all} seeds, which were fixed before any was run, on '
         f'{" and ".join(kinds)}. {study.data}'
     ).strip()
-
-
-def text(outcomes: Outcomes) -> list[Part]:
-    """Return the outcomes for a terminal."""
-    accuracies, heads = _accuracies(outcomes)
-    return [
-        f'Study {outcomes.study.name}: {about(outcomes)}',
-        TextTable(heads, accuracies),
-        TextTable(HEADINGS, rows(outcomes)),
-        '\n'.join(map(sentence, outcomes.judgements)),
-        METHOD,
-        outcomes.study.limits.strip(),
-    ]
 
 
 def plan(study: Study, variants: Sequence[VariantLine], seeds: int) -> list[Part]:
@@ -175,14 +160,3 @@ def latex(outcomes: Outcomes) -> str:
 
 def _table(rows: Sequence[Sequence[str]], headings: Sequence[str], format: str) -> str:
     return tabulate(rows, headings, format, disable_numparse=True)
-
-
-def as_dict(outcomes: Outcomes) -> dict[str, object]:
-    """Return the judged claims as JSON takes them, with what they rest on."""
-    return {
-        'study': outcomes.study.name,
-        'about': about(outcomes),
-        'claims': [judged.model_dump(mode='json') for judged in outcomes.judgements],
-        'method': METHOD,
-        'limits': outcomes.study.limits.strip(),
-    }

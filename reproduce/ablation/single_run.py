@@ -35,11 +35,9 @@ class Execution(BaseModel):
 
     Attributes:
         work: the folder of trainings and of what has been measured so far.
-        data: the folder of the data set.
         labels: the folder of the label maps; None where no variant needs them.
         seeds: the number of the study's seeds that are run.
         jobs: the number of runs at a time.
-        device: 'cpu' or 'cuda'.
         workers: data-loading processes of each run.
     """
 
@@ -60,22 +58,19 @@ class Execution(BaseModel):
         """
         study = self.study
         chosen = recipe_for(study.model, variant.token_labeling, study.recipe)
-        return chosen.changed(
-            **{
-                **study.settings,
-                **variant.settings,
-                'arguments': study.network(variant),
-                'initial_arguments': study.network(study.variant[0]),
-                'seed': seed + variant.seed_offset,
-            }
-        )
+        networks = {
+            'arguments': study.network(variant),
+            'initial_arguments': study.network(study.variant[0]),
+        }
+        seed += variant.seed_offset
+        return chosen.changed(**{**study.settings, **variant.settings, **networks, 'seed': seed})
 
     def folder(self, variant: Design, seed: int) -> Path:
         """Return the folder of a run."""
         return self.work / 'runs' / variant.name / str(seed)
 
     def job(self, recipe: Recipe, folder: Path, labels: Path | None = None) -> TrainingJob:
-        """Return a training into `folder`, which resumes what is there."""
+        """Return a training into `folder`, which resumes an earlier one there."""
         return TrainingJob(
             recipe=recipe,
             data=self.data,
@@ -111,31 +106,19 @@ def train_annotator(execution: Execution) -> None:
 
 def train_variant(execution: Execution, variant: Design, seed: int) -> None:
     """Train a variant, evaluate it on all validation images, and write the result."""
-    folder = execution.folder(variant, seed)
-    recipe = execution.recipe(variant, seed)
+    folder, recipe = execution.folder(variant, seed), execution.recipe(variant, seed)
     job = execution.job(recipe, folder, execution.labels if variant.token_labeling else None)
     begun = time.process_time()
     history = train(job)
     cpu_seconds = None if job.resume else round(time.process_time() - begun, 1)
-    weights = folder / 'model.safetensors'
-    network = execution.study.network(variant)
-    preprocessing = {'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]}
-    # The record says by which command the evaluation is repeated.
-    sys.argv = evaluate_command(
-        'imagenet', recipe.model, weights, execution.data, network, preprocessing
-    )
-    outcome = harness.evaluate(
-        harness.Job(
-            task='imagenet',
-            model=recipe.model,
-            checkpoint=weights,
-            data=execution.data,
-            arguments=network,
-            preprocessing=preprocessing,
-            workers=execution.workers,
-            device=execution.device,
-        )
-    )
+    what = ('imagenet', recipe.model, folder / 'model.safetensors', execution.data)
+    options = {
+        'arguments': execution.study.network(variant),
+        'preprocessing': {'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]},
+    }
+    sys.argv = evaluate_command(*what, **options)  # the record has the command that repeats it
+    workers, device = execution.workers, execution.device
+    outcome = harness.evaluate(harness.Job(*what, **options, workers=workers, device=device))
     evaluation, record = outcome.evaluation, outcome.save(folder / 'evaluation')
     trained_on = json.loads((folder / 'recipe.json').read_text())
     result = {

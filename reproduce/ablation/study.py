@@ -32,13 +32,12 @@ class DesignClaim(_Entry):
 
     Attributes:
         says: what is claimed, as a phrase.
-        better, worse: the names of the variants.
         paper: the difference in Top-1 that the paper prints, in percent; empty where it prints
             none.
         cells: the printed cells that `paper` is the difference of.
         place: where the paper says so.
         note: how the comparison here differs from the paper's.
-        control: whether it is a check of the study itself, and no claim of the paper.
+        control: whether it is a check of the study itself, and not a claim of the paper.
     """
 
     name: Name
@@ -59,7 +58,6 @@ class Design(_Entry):
         says: what it is, as a phrase.
         arguments: constructor arguments, after those of the study.
         settings: what replaces settings of the recipe, after those of the study.
-        token_labeling: whether it is trained with token labeling.
         seed_offset: added to each of the study's seeds: the same network with other random numbers.
     """
 
@@ -79,13 +77,7 @@ class DrawnData(_Entry):
 
 
 class Annotator(_Entry):
-    """The classifier that is trained first, by the study's recipe, and labels every token.
-
-    Attributes:
-        model: a timm model.
-        img_size: side of its images in pixels.
-        epochs: how long it is trained.
-    """
+    """The timm model that is trained first, by the study's recipe, and labels every token."""
 
     model: str
     img_size: Count
@@ -148,11 +140,6 @@ class Study(_Entry):
             raise ValueError(f'the variant {min(doubled)} is defined twice')
         return self
 
-    @property
-    def labels_tokens(self) -> bool:
-        """Whether a variant needs label maps."""
-        return any(variant.token_labeling for variant in self.variant)
-
     def network(self, variant: Design) -> dict[str, Any]:
         """Return the constructor arguments of a variant."""
         labeling = {'token_labeling': True} if variant.token_labeling else {}
@@ -178,15 +165,6 @@ class _Shared(_Entry):
     claim: tuple[DesignClaim, ...]
 
 
-def load_design_claims(folder: Path = paper.FOLDER) -> tuple[DesignClaim, ...]:
-    """Return the paper's claims about its design.
-
-    Raises:
-        UserError: if the file is missing or malformed.
-    """
-    return tuple(claim for _, claim in read_csv(folder / 'design_claims.csv', DesignClaim))
-
-
 def load_study(name: str) -> Study:
     """Return the study called `name`, or the one in that TOML file, with its variants and claims.
 
@@ -204,30 +182,24 @@ def load_study(name: str) -> Study:
             'TOML file.'
         )
     study = read_toml(path, Study)
+    variants, claims = study.variant, study.claim
     if study.paper_claims:
         shared = read_toml(FOLDER / 'variants.toml', _Shared)
-        own = {variant.name for variant in study.variant}
-        study = study.model_copy(
-            update={
-                'variant': (*(v for v in shared.variant if v.name not in own), *study.variant),
-                'claim': (*load_design_claims(), *shared.claim, *study.claim),
-            }
-        )
+        own = {variant.name for variant in variants}
+        variants = (*(v for v in shared.variant if v.name not in own), *variants)
+        of_paper = read_csv(paper.FOLDER / 'design_claims.csv', DesignClaim)
+        claims = (*(claim for _, claim in of_paper), *shared.claim, *claims)
+    if missing := set(study.only) - {claim.name for claim in claims}:
+        raise UserError(f"{path}: 'only' names {min(missing)}, which is not a claim of the study.")
     if study.only:
-        claims = [claim for claim in study.claim if claim.name in study.only]
-        if missing := set(study.only) - {claim.name for claim in claims}:
-            raise UserError(
-                f"{path}: 'only' names {min(missing)}, which is not a claim: expected some of "
-                f'{", ".join(claim.name for claim in study.claim)}.'
-            )
-        names = {study.variant[0].name} | {n for c in claims for n in (c.better, c.worse)}
-        variants = tuple(variant for variant in study.variant if variant.name in names)
-        study = study.model_copy(update={'variant': variants, 'claim': tuple(claims), 'only': ()})
-    names = {variant.name for variant in study.variant}
-    for claim in study.claim:
+        claims = tuple(claim for claim in claims if claim.name in study.only)
+        names = {variants[0].name} | {n for c in claims for n in (c.better, c.worse)}
+        variants = tuple(variant for variant in variants if variant.name in names)
+    names = {variant.name for variant in variants}
+    for claim in claims:
         if missing := {claim.better, claim.worse} - names:
             raise UserError(
                 f'{path}: the claim {claim.name} compares {min(missing)}, which is not a variant: '
                 f'expected two of {", ".join(sorted(names))}.'
             )
-    return study
+    return study.model_copy(update={'variant': variants, 'claim': claims, 'only': ()})

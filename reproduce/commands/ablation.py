@@ -72,21 +72,26 @@ def ablation(
     pairs. A study that was interrupted continues with the same command.
     """
     # Imported here, so that `--help` does not wait for torch.
+    from datasets import shapes
+    from datasets.imagenet import NUM_CLASSES
     from reproduce.ablation import execution, rendering
     from reproduce.ablation.study import load_study
 
     chosen = load_study(study)
     if dry_run:
-        variants = execution.measure_variants(chosen, execution.number_of_classes(chosen, data))
+        classes = len(shapes.CLASSES) if chosen.drawn else NUM_CLASSES
+        variants = execution.measure_variants(chosen, classes)
         terminal.show(*rendering.plan(chosen, variants, seeds or len(chosen.seeds)))
         return
     work = work or Path('work_dirs/ablations') / chosen.name
     output = output or ABLATIONS / chosen.name
     planned = execution.plan_execution(chosen, work, data, labels, seeds, jobs, device, workers)
     outcomes = execution.execute(planned, output)
-    write_atomically(output / 'claims.md', rendering.markdown(outcomes))
+    text = rendering.markdown(outcomes)
+    write_atomically(output / 'claims.md', text)
     write_atomically(output / 'claims.tex', rendering.latex(outcomes))
     if format is OutputFormat.JSON:
-        print_json(rendering.as_dict(outcomes))
+        claims = [judged.model_dump(mode='json') for judged in outcomes.judgements]
+        print_json({'study': chosen.name, 'claims': claims})
     else:
-        terminal.show('', *rendering.text(outcomes), f'Written: {output}')
+        print(f'{text}\nWritten: {output}')
