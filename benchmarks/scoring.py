@@ -34,7 +34,7 @@ def _main() -> None:
 def draw(images: int, detections: int, seed: int = 0) -> tuple[Annotations, list[dict]]:
     """Return as many objects an image as COCO has, and detections, a third of them near one.
 
-    Objects are wobbly ellipses, log-uniform in size.
+    Objects are ellipses with rough outlines, log-uniform in size.
     """
     rng = np.random.default_rng(seed)
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -44,9 +44,9 @@ def draw(images: int, detections: int, seed: int = 0) -> tuple[Annotations, list
         radius = np.exp(rng.uniform(np.log(8), np.log(HEIGHT / 2)))
         return np.array([*rng.uniform(0, (WIDTH, HEIGHT)), *(radius * rng.uniform(0.6, 1.4, 2))])
 
-    def instance(shape: np.ndarray, image_id: int, category: int) -> dict:
-        wobble = shape[2:, None] * rng.uniform(0.85, 1.15, turn.size)
-        points = shape[:2, None] + wobble * np.stack([np.cos(turn), np.sin(turn)])
+    def instance(shape: np.ndarray, category: int) -> dict:
+        radii = shape[2:, None] * rng.uniform(0.85, 1.15, turn.size)
+        points = shape[:2, None] + radii * np.stack([np.cos(turn), np.sin(turn)])
         points = points.clip(0, [[WIDTH], [HEIGHT]]).T
         mask = run_lengths.frPyObjects([points.ravel().tolist()], HEIGHT, WIDTH)[0]
         return {
@@ -58,21 +58,19 @@ def draw(images: int, detections: int, seed: int = 0) -> tuple[Annotations, list
         }
 
     infos, objects, results = [], [], []
+    mean = NUM_ANNOTATIONS['val'] / NUM_IMAGES['val']
     for image_id in range(images):
         infos.append({'id': image_id, 'file_name': '', 'height': HEIGHT, 'width': WIDTH})
-        truth = [
-            (ellipse(), int(rng.choice(CATEGORY_IDS)))
-            for _ in range(rng.poisson(NUM_ANNOTATIONS['val'] / NUM_IMAGES['val']))
-        ]
-        for shape, category in truth:
+        truth = [(ellipse(), int(rng.choice(CATEGORY_IDS))) for _ in range(rng.poisson(mean))]
+        for one in truth:
             crowd = {'id': len(objects) + 1, 'iscrowd': int(rng.random() < 0.01)}
-            objects.append(instance(shape, image_id, category) | crowd)
+            objects.append(instance(*one) | crowd)
         for _ in range(detections):
             shape, category, score = ellipse(), int(rng.choice(CATEGORY_IDS)), rng.beta(2, 5)
             if truth and rng.random() < 1 / 3:
                 shape, category = truth[rng.integers(len(truth))]
                 shape, score = shape * rng.normal(1, 0.05, 4), rng.beta(2, 2)
-            results.append(instance(shape, image_id, category) | {'score': float(score)})
+            results.append(instance(shape, category) | {'score': float(score)})
     categories = tuple({'id': i, 'name': str(i)} for i in CATEGORY_IDS)
     return Annotations(Path('drawn'), tuple(infos), tuple(objects), categories), results
 

@@ -12,7 +12,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -48,17 +48,11 @@ DEFAULT = (
 )
 WARM_UP = {'cpu': 1, 'cuda': 5}
 MATRIX = {'cpu': 1024, 'cuda': 8192}  # side of the matrices whose product shows the peak
-PRODUCT = 'product of matrices'
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network and the pass that is measured.
-
-    Attributes:
-        system: how it is built.
-        size: height and width of the images in pixels.
-    """
+    """A network, and the height and width in pixels of the images that it is measured with."""
 
     system: System
     size: tuple[int, int]
@@ -83,20 +77,20 @@ class Subject:
         with torch.device(device):
             return timm.create_model(system.model, **{**system.arguments, **arguments}).eval()
 
-    def forward(self) -> Callable[[nn.Module, torch.Tensor], Any]:
-        """Return the function that passes images (B, 3, H, W) through the network.
+    def forward(self, network: nn.Module, images: torch.Tensor) -> Any:
+        """Pass `images` (B, 3, H, W) through the network.
 
         A detector's and a segmenter's pass is the one whose FLOPs are published: cropping RoIs, NMS
         and pasting masks are left out.
         """
         if self.is_classifier:
-            return lambda network, images: network(images)
-        return models.published_forward(configs.load_config(self.system.config))
+            return network(images)
+        return models.published_forward(configs.load_config(self.system.config))(network, images)
 
     def flops(self) -> int:
         """Return the multiply-adds of the pass of one image, those of attention included."""
-        forward, image = self.forward(), torch.empty(1, 3, *self.size, device='meta')
-        return measure(self.build('meta'), lambda network: forward(network, image)).total_flops
+        image = torch.empty(1, 3, *self.size, device='meta')
+        return measure(self.build('meta'), partial(self.forward, images=image)).total_flops
 
 
 def subject(name: str, size: tuple[int, int] | None = None) -> Subject:
@@ -132,12 +126,12 @@ def passes(
     """
     network = of.build(device)
     images = torch.randn(batch_size, 3, *of.size, device=device)
-    forward = partial(of.forward(), torch.compile(network) if compiled else network)
+    forward = partial(of.forward, torch.compile(network) if compiled else network, images)
     if not train:
 
         def infer() -> None:
             with inference(torch.device(device), amp):
-                forward(images)
+                forward()
 
         return infer
     network.train()
@@ -147,7 +141,7 @@ def passes(
 
     def step() -> None:
         with autocast(torch.device(device), amp):
-            loss = F.cross_entropy(forward(images), classes)
+            loss = F.cross_entropy(forward(), classes)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -173,22 +167,6 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     begin = clock()
     work()
     return clock() - begin
-
-
-def in_turn(
-    works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Return the seconds of each of `works` in each round, after a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        for _ in range(WARM_UP[device.type]):
-            work()
-    with progress('timing, round', rounds) as shown:
-        for number in range(rounds):
-            for name, work in works.items():
-                seconds[name].append(seconds_of(work, device))
-            shown(str(number + 1))
-    return seconds
 
 
 def noise(seconds: list[float]) -> float:
@@ -267,13 +245,13 @@ def main(
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     place, precision = torch.device(device), None if amp == 'off' else amp
-    if place.type == 'cuda' and not torch.cuda.is_available():
+    if device == 'cuda' and not torch.cuda.is_available():
         raise UserError('torch finds no GPU on this machine: measure with --device cpu.')
     check_writable(output)
+    if table is not None:
+        systems = rows_and_systems([table])[1]
+        names = [*(names or ()), *(s.name for s in systems if s.cited is None)]
     with quiet_libraries():
-        if table is not None:
-            systems = rows_and_systems([table])[1]
-            names = [*(names or ()), *(s.name for s in systems if s.cited is None)]
         subjects = {name: subject(name, size) for name in names or DEFAULT}
         others = [name for name, one in subjects.items() if not one.is_classifier]
         if train and others:
@@ -281,34 +259,44 @@ def main(
                 f'--train measures classifiers only, and {others[0]} is a detector or segmenter: '
                 '`rehearse` measures the training of a config.'
             )
-        batch_size = batch_size or (1 if others else 16 if place.type == 'cpu' else 64)
+        batch_size = batch_size or (1 if others else 16 if device == 'cpu' else 64)
         dtype = getattr(torch, PRECISIONS[precision]) if precision else torch.float32
-        side = MATRIX[place.type]
+        side = MATRIX[device]
         a, b = (torch.randn(side, side, device=place, dtype=dtype) for _ in range(2))
-        works: dict[str, Callable[[], object]] = {
-            name: passes(one, batch_size, train, precision, compiled, place.type)
+        works = {
+            name: passes(one, batch_size, train, precision, compiled, device)
             for name, one in subjects.items()
         }
-        seconds = in_turn({**works, PRODUCT: lambda: a @ b}, rounds, place)
+        works[''] = lambda: a @ b
+        for work in works.values():
+            for _ in range(WARM_UP[device]):
+                work()
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        with progress('timing, round', rounds) as shown:
+            for number in range(rounds):
+                for name, work in works.items():
+                    seconds[name].append(seconds_of(work, place))
+                shown(str(number + 1))
         del works
-        flops = {name: one.flops() for name, one in subjects.items()}
         memory = {}
         spawn = multiprocessing.get_context('spawn')
-        with progress('measuring memory', len(subjects)) as shown:
-            for name, one in subjects.items():
-                with ProcessPoolExecutor(1, spawn) as process:  # a new one for each network
-                    work = process.submit(
-                        added_memory, one, train, precision, place.type, batch_size
-                    )
-                    memory[name] = work.result()
-                shown(name)
+        for name, one in subjects.items():
+            with ProcessPoolExecutor(1, spawn) as process:  # a new one for each network
+                given = (one, train, precision, device, batch_size)
+                memory[name] = process.submit(added_memory, *given).result()
     where = device_name(place)
-    if place.type == 'cpu':
+    if device == 'cpu':
         where += ', 1 thread (CPU time)' if threads == 1 else f', {threads} threads'
-    lines = {
-        name: Speed(
+    peak = side**3 / statistics.median(seconds.pop(''))
+    lines, rows = [], []
+    base = next((n for n in subjects if 'swin_tiny' in n or '_swin-t' in n), next(iter(subjects)))
+    for name, one in subjects.items():
+        median, flops = statistics.median(seconds[name]), one.flops()
+        # A backward pass has twice the multiply-adds of a forward pass.
+        share = batch_size * flops * (3 if train else 1) / median / peak
+        line = Speed(
             model=name,
-            images_per_s=float(f'{batch_size / statistics.median(seconds[name]):.4g}'),
+            images_per_s=float(f'{batch_size / median:.4g}'),
             peak_memory_mib=round(memory[name], 1),
             device=where,
             precision=precision or 'fp32',
@@ -317,19 +305,12 @@ def main(
             size=f'{one.size[0]} x {one.size[1]}',
             compiled=compiled,
         )
-        for name, one in subjects.items()
-    }
-    peak = side**3 / statistics.median(seconds[PRODUCT])
-    base = next((n for n in lines if 'swin_tiny' in n or '_swin-t' in n), next(iter(lines)))
-    rows = []
-    for name, line in lines.items():
-        # A backward pass has twice the multiply-adds of a forward pass.
-        rate = line.images_per_s * flops[name] * (3 if train else 1)
+        lines.append(line)
         rows.append(
             [
-                *(name, line.size, f'{flops[name] / 1e9:.2f}', f'{line.images_per_s:.4g}'),
-                *(f'{noise(seconds[name]):.0%}', f'{rate / peak:.0%}'),
-                f'{line.images_per_s / lines[base].images_per_s:.2f}',
+                *(name, line.size, f'{flops / 1e9:.2f}', f'{line.images_per_s:.4g}'),
+                *(f'{noise(seconds[name]):.0%}', f'{share:.0%}'),
+                f'{statistics.median(seconds[base]) / median:.2f}',
                 *(f'{memory[name]:,.0f}', f'{memory[name] / memory[base]:.2f}'),
             ]
         )
@@ -341,7 +322,7 @@ def main(
         f'{peak / 1e9:,.0f} G multiply-adds/s; ratios to {base}; torch {torch.__version__}'
     )
     if not train:
-        print(f'Written: {keep_speeds(output, list(lines.values()))}.')
+        print(f'Written: {keep_speeds(output, lines)}.')
 
 
 if __name__ == '__main__':

@@ -12,25 +12,23 @@ from reproduce.report.speeds import Speed, conditions, keep_speeds, load_speeds
 MICRO = 'maformer_micro'
 
 
-@pytest.mark.parametrize('train', [False, True])
-def test_a_run_measures_speed_and_memory(train, tmp_path, capsys, monkeypatch):
+def test_a_run_measures_speed_and_memory(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(speed, 'MATRIX', {'cpu': 256})
-    speed.main([MICRO], train=train, batch_size=2, rounds=2, threads=1, output=tmp_path)
+    speed.main([MICRO], batch_size=2, rounds=2, threads=1, output=tmp_path)
     text = capsys.readouterr().out
     row = text.splitlines()[2].split()
-    # The share of the peak follows from the printed rates: a step has three passes' FLOPs.
+    # The share of the peak follows from the printed rates.
     peak = float(re.search(r'peak ([0-9,]+) G', text)[1].replace(',', ''))
     flops = speed.subject(MICRO).flops() / 1e9
     assert float(row[4]) == pytest.approx(flops, abs=0.01)
-    share = float(row[5]) * flops * (3 if train else 1) / peak
+    share = float(row[5]) * flops / peak
     assert float(row[7].rstrip('%')) / 100 == pytest.approx(share, abs=0.02)
     found = load_speeds(tmp_path)
-    assert list(found) == ([] if train else [MICRO])
-    if not train:
-        assert found[MICRO].images_per_s == float(row[5])
-        assert ', 1 thread (CPU time)' in conditions(found.values())
-        # One map of the first stage alone has 32 channels at 200 x 320, in four bytes each.
-        assert 32 * 200 * 320 * 4 / 2**20 < found[MICRO].peak_memory_mib < 200
+    assert list(found) == [MICRO]
+    assert found[MICRO].images_per_s == float(row[5])
+    assert ', 1 thread (CPU time)' in conditions(found.values())
+    # One map of the first stage alone has 32 channels at 200 x 320, in four bytes each.
+    assert 32 * 200 * 320 * 4 / 2**20 < found[MICRO].peak_memory_mib < 200
 
 
 def test_a_training_step_changes_the_weights(monkeypatch):
