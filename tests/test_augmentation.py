@@ -86,18 +86,6 @@ class Recorded:
         return self.legal(image, *arguments, **options)
 
 
-def test_every_operation_is_legal_at_every_level():
-    image = noise(24, 16)
-    for name in NAME_TO_OP:
-        operation, options = LegalOperation(NAME_TO_OP[name]), AugmentOp(name).kwargs
-        to_arguments = LEVEL_TO_ARG[name] or (lambda level, options: ())
-        for level in (*np.linspace(0, 10, 41), 9.999, 15.0, 20.0):  # beyond 10 with timm's 'mmax'
-            for sign in (0, 1):
-                random.seed(sign)
-                arguments = to_arguments(float(level), {'translate_const': 100})
-                assert operation(image, *arguments, **options).size == image.size
-
-
 def test_no_bits_are_a_black_image_as_on_older_releases_of_pillow():
     image = noise(24, 16)
     legal = LegalOperation(NAME_TO_OP['PosterizeIncreasing'])
@@ -127,12 +115,11 @@ def map_of(image, grid):
 MOVING_NAMES = sorted(name for name, function in NAME_TO_OP.items() if function in MOVING)
 
 
-@pytest.mark.parametrize('size', [(500, 375), (224, 224)])
 @pytest.mark.parametrize('sign', [0, 1])
 @pytest.mark.parametrize('name', MOVING_NAMES)
-def test_a_map_of_an_image_s_own_colours_still_fits_it_when_it_is_moved(name, sign, size):
+def test_a_map_of_an_image_s_own_colours_still_fits_it_when_it_is_moved(name, sign):
     grid = (18, 18)
-    image = gradient(*size)
+    image = gradient(500, 375)
     label_map = map_of(image, grid)
     options = {'fillcolor': (0, 0, 0), 'resample': Image.Resampling.BICUBIC}
     for level in (3, 9, 10):

@@ -1,19 +1,14 @@
 """Rehearsals: a few steps of each training by the real commands, and the table of them."""
 
 import json
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
 from datasets import ade20k, coco, imagenet, shapes
 from reproduce.base.errors import UserError
-from reproduce.base.versions import CHECKOUT
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.data_paths import check_classes
 from reproduce.train import drawn_data, rehearsal
@@ -160,16 +155,6 @@ def test_the_table_has_a_row_for_each_training(tmp_path, monkeypatch):
     assert "`python -m reproduce rehearse 'maformer_b*'`" in page.read_text()
 
 
-def test_a_request_that_does_not_go_together_is_explained(run):
-    for arguments, message in (
-        (('--labels', '.'), '--labels are of the images in --data'),
-        (('maformer_bass',), "there is no recipe or config 'maformer_bass'"),
-    ):
-        code, out, err = run('rehearse', *arguments)
-        assert (code, out, err.count('\n')) == (2, '', 1)
-        assert message in err
-
-
 # ------------------------------------------------------------------------------------------------
 # The whole
 
@@ -189,25 +174,3 @@ def test_a_recipe_and_a_config_are_rehearsed(run, data, tmp_path):
     assert list((tmp_path / 'out').iterdir()) == []
     (page,) = (tmp_path / 'pages').iterdir()
     assert '| maformer_micro ' in page.read_text()
-
-
-@pytest.mark.slow
-def test_a_rehearsal_that_is_ended_leaves_nothing_behind(data, tmp_path):
-    arguments = ('rehearse', 'maformer_micro', '--data', data, '--output', tmp_path)
-    task = subprocess.Popen(
-        [sys.executable, '-m', 'reproduce', *map(str, arguments), '--steps', '999'],
-        cwd=CHECKOUT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    end = time.monotonic() + 120
-    while not list(tmp_path.glob('rehearsal-*/1')) and time.monotonic() < end:
-        time.sleep(0.1)
-    children = psutil.Process(task.pid).children(recursive=True)
-    assert children
-    task.send_signal(signal.SIGTERM)
-    _, err = task.communicate(timeout=60)
-    assert task.returncode == 128 + signal.SIGTERM
-    assert 'Traceback' not in err
-    assert psutil.wait_procs(children, timeout=20)[1] == []
-    assert list(tmp_path.iterdir()) == []

@@ -6,12 +6,10 @@ import zipfile
 import forms
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 
 from datasets import imagenet, shapes
-from reproduce.base.errors import UserError
 from reproduce.train.building import build, targets_of
 from reproduce.train.images import TrainingImages
 from reproduce.train.recipes import recipe_for
@@ -21,7 +19,6 @@ from reproduce.train.token_labeling import (
     mix_tokens,
     open_label_maps,
     origin,
-    token_grid,
     token_labeling_loss,
 )
 
@@ -114,18 +111,6 @@ def test_mixtoken_against_the_written_out_formula():
     assert len(shares) > 3
 
 
-def test_cutting_pixels_is_cutting_tokens_of_the_patch_embedding():
-    """The stem sees every patch by itself: MixToken may work on pixels."""
-    stem = timm.create_model('maformer_micro').stem
-    images = torch.rand(2, 3, 64, 64)
-    np.random.seed(3)
-    mixed, _, _ = mix_tokens(images, torch.rand(2, 5), torch.rand(2, 2, 2, 5), 32)
-    whole, cut = (stem(x.permute(0, 2, 3, 1)) for x in (images, mixed))
-    changed = (mixed != images).any(1)[:, ::4, ::4]
-    assert 0 < changed.float().mean() < 1
-    torch.testing.assert_close(cut, torch.where(changed[..., None], whole.flip(0), whole))
-
-
 def test_the_loss_against_the_written_out_formula():
     logits, token_logits = torch.randn(2, 5), torch.randn(2, 3, 2, 5)
     labels, tokens = torch.rand(2, 5).softmax(1), torch.rand(2, 3, 2, 5).softmax(3)
@@ -140,12 +125,6 @@ def test_the_loss_against_the_written_out_formula():
     )
     found = token_labeling_loss((logits, token_logits), labels, tokens, 0.5)
     assert found.item() == pytest.approx(image_part + 0.5 * token_part, rel=1e-5)
-
-
-def test_images_that_are_no_whole_number_of_tokens_are_refused():
-    assert token_grid(torch.empty(1, 3, 64, 96), 32) == (2, 3)
-    with pytest.raises(UserError, match='80 x 64 cannot be divided into tokens'):
-        token_grid(torch.empty(1, 3, 80, 64), 32)
 
 
 def test_the_published_crop_exchanges_the_axes():
@@ -188,14 +167,6 @@ def test_label_maps_are_read_from_their_archive(tmp_path, release):
         expected, found = folder[0, index, 0], packed[0, index, 0]
         assert expected.keys() == found.keys() == {'image', 'label', 'map', 'box'}
         assert all(np.array_equal(expected[key], found[key]) for key in expected)
-
-
-def test_what_holds_no_label_maps_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match='is neither a folder'):
-        open_label_maps(tmp_path / 'nowhere')
-    (tmp_path / 'text').write_text('no archive')
-    with pytest.raises(UserError, match='cannot be read as a tar file'):
-        open_label_maps(tmp_path / 'text')
 
 
 def test_the_true_class_has_its_share_of_the_target():
