@@ -12,6 +12,7 @@ from timm.data import create_transform, resolve_data_config
 from torchvision.transforms import functional as TF
 
 from datasets import imagenet, shapes
+from datasets.reading import open_image
 from reproduce.base.errors import UserError
 from reproduce.train.label_maps import label_maps, make_labels
 from reproduce.train.token_labeling import load_label_map, origin
@@ -69,7 +70,7 @@ def test_every_training_image_has_a_map_of_it_in_the_chosen_way(data, weights, t
     evaluation = create_transform(**{**settings, 'input_size': (3, 96, 96)})
     images = imagenet.load(data, 'train')
     for path, label in images.samples:
-        image = imagenet.open_image(path)
+        image = open_image(path)
         if resize == 'crop':  # LV-ViT's code takes timm's transform of an evaluation
             pixels = evaluation(image)
         else:

@@ -58,7 +58,8 @@ def test_the_document_has_every_full_size_config():
 
 
 @pytest.mark.parametrize(
-    'name', [pytest.param(n, marks=() if '-base_' in n else pytest.mark.slow) for n in sorted(FULL_SIZE)]
+    'name',
+    [pytest.param(n, marks=() if '-base_' in n else pytest.mark.slow) for n in sorted(FULL_SIZE)],
 )
 def test_the_document_has_the_settings_of_every_full_size_config(name):
     config = load_config(name)
