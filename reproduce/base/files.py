@@ -7,7 +7,6 @@ import io
 import math
 import os
 import tempfile
-import time
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,10 +15,6 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
 from reproduce.base.errors import UserError
-
-# The suffix of a file that is being written.
-_UNFINISHED = '.unfinished'
-_DAY = 86_400  # seconds
 
 Schema = TypeVar('Schema')
 Line = TypeVar('Line', bound=BaseModel)
@@ -43,10 +38,6 @@ OptionalNumber = Annotated[
 ]
 
 
-# The most bytes that a gzipped file of predictions may hold.
-_MOST_UNZIPPED = 2**30
-
-
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, 64 hex digits."""
     with path.open('rb') as file:
@@ -58,7 +49,7 @@ def hash_of(path: str | Path | None) -> str:
     return sha256_of(Path(path))[:16] if path and Path(path).is_file() else 'none'
 
 
-def unzipped(content: bytes, most: int = _MOST_UNZIPPED) -> bytes:
+def unzipped(content: bytes, most: int = 2**30) -> bytes:
     """Return the content of a gzipped file, or of one that is not gzipped as it is.
 
     Args:
@@ -99,15 +90,14 @@ def read_csv(path: Path, schema: type[Line]) -> list[tuple[int, Line]]:
         with path.open(newline='') as file:
             reader = csv.DictReader(file, restval=None)
             header = reader.fieldnames or []
-            required = {name for name in expected if schema.model_fields[name].is_required()}
-            if len(header) != len(set(header)) or not required <= set(header) <= set(expected):
-                raise UserError(
-                    f'{path}, line 1: the columns are {",".join(header)}; '
-                    f'expected {",".join(expected)}.'
-                )
             records = [(reader.line_num, record) for record in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f'{path} cannot be read as CSV: {error}.') from None
+    required = {name for name in expected if schema.model_fields[name].is_required()}
+    if len(header) != len(set(header)) or not required <= set(header) <= set(expected):
+        raise UserError(
+            f'{path}, line 1: the columns are {",".join(header)}; expected {",".join(expected)}.'
+        )
     lines = []
     for number, record in records:
         if None in record or None in record.values():
@@ -147,15 +137,14 @@ def read_toml(path: Path, schema: type[Schema]) -> Schema:
         UserError: if the file cannot be read or does not fit, naming the first offending entry.
     """
     try:
-        content = tomllib.loads(path.read_text())
-        return TypeAdapter(schema).validate_python(content)
+        return TypeAdapter(schema).validate_python(tomllib.loads(path.read_text()))
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror}): name a TOML file.') from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f'{path} cannot be read as TOML: {error}.') from None
-    except ValidationError as error:
+    except ValidationError as error:  # a ValueError, as those of other content are
         place, reason = first_error(error)
         raise UserError(f'{path}, entry {place}: {reason}.') from None
+    except ValueError as error:
+        raise UserError(f'{path} cannot be read as TOML: {error}.') from None
 
 
 def first_error(error: ValidationError) -> tuple[str, str]:
@@ -171,8 +160,6 @@ def first_error(error: ValidationError) -> tuple[str, str]:
 def check_writable(folder: Path) -> None:
     """Make `folder` and check that files can be made in it, before hours are spent.
 
-    Files that a killed process left unfinished are removed once they are a day old.
-
     Raises:
         UserError: if files cannot be made in it.
     """
@@ -180,9 +167,6 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        for path in folder.glob(f'.*{_UNFINISHED}'):
-            if time.time() - path.stat().st_mtime > _DAY:
-                path.unlink()
     except OSError as error:
         raise UserError(
             f'{folder} cannot hold results ({error.strerror}): name a writable folder with '
@@ -201,7 +185,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f'.{path.name}.', suffix=_UNFINISHED, delete=False
+            dir=path.parent, prefix=f'.{path.name}.', suffix='.unfinished', delete=False
         ) as file:
             temporary = Path(file.name)
             file.write(content.encode() if isinstance(content, str) else content)

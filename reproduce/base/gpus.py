@@ -47,11 +47,11 @@ def _has_kernels(architectures: list[str], major: int, minor: int) -> bool:
     """Return whether binaries or PTX of these architectures run on a compute capability."""
     for name in architectures:
         found = re.fullmatch(r'(sm|compute)_(\d+)(\d)[a-z]?', name)
-        if found is None:
-            return True  # ROCm names its architectures differently
-        kind, version = found[1], (int(found[2]), int(found[3]))
+        if found is None:  # ROCm names its architectures differently
+            return True
+        version = (int(found[2]), int(found[3]))
         # Binaries run on later GPUs of the same generation, PTX on all later ones.
-        if version <= (major, minor) and (kind == 'compute' or version[0] == major):
+        if version <= (major, minor) and (found[1] == 'compute' or version[0] == major):
             return True
     return False
 

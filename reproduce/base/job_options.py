@@ -12,33 +12,27 @@ KEY_VALUES = 'KEY=VALUE ...'
 
 Limit = Annotated[
     int | None,
-    typer.Option(
-        '--limit', help='Use only that many images: a subset, never compared with the paper.'
-    ),
+    typer.Option(help='Use only that many images: a subset, never compared with the paper.'),
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        '--batch-size',
-        help='Images per batch, in each process.  [default: 64 for ImageNet, 1 for COCO and '
-        'ADE20K]',
+        help='Images per batch, in each process.  [default: 64 for ImageNet, 1 for COCO and ADE20K]'
     ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        '--workers',
         help='Data-loading workers, for each of the processes.  [default: one for each core of a '
-        'process, at most 8]',
+        'process, at most 8]'
     ),
 ]
 Amp = Annotated[
     Literal['fp16', 'bf16', 'off'],
-    typer.Option('--amp', help='Compute in mixed precision; off is fp32 throughout.'),
+    typer.Option(help='Compute in mixed precision; off is fp32 throughout.'),
 ]
 Device = Annotated[
-    Literal['cpu', 'cuda'] | None,
-    typer.Option('--device', help='[default: cuda where there is one]'),
+    Literal['cpu', 'cuda'] | None, typer.Option(help='[default: cuda where there is one]')
 ]
 
 
@@ -51,28 +45,24 @@ def with_fields_of(job: type, *names: str) -> Callable[[Callable[..., Any]], Cal
         job: a dataclass whose fields are annotated as typer expects it.
         names: those of its fields that are options of the command.
     """
-    empty = inspect.Parameter.empty
+    empty, keyword = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
     hints = get_type_hints(job, include_extras=True)
-    taken = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(job)
-        if field.name in names
-    ]
+    taken = []
+    for field in fields(job):
+        if field.name in names:
+            default = empty if field.default is MISSING else field.default
+            annotation = hints[field.name]
+            taken.append(
+                inspect.Parameter(field.name, keyword, default=default, annotation=annotation)
+            )
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         own = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            parameter.replace(kind=keyword)
             for parameter in inspect.signature(command).parameters.values()
             if parameter.kind is not parameter.VAR_KEYWORD
         ]
-        required = [parameter for parameter in own if parameter.default is empty]
-        optional = [parameter for parameter in own if parameter.default is not empty]
-        parameters = [*required, *taken, *optional]
+        parameters = [*taken, *own]
         command.__signature__ = inspect.Signature(parameters)
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command

@@ -44,10 +44,9 @@ def default_workers() -> int:
 
 
 class Loader(DataLoader):
-    """torch's `DataLoader`, which raises a `UserError` of the data set as the data set raised it.
+    """torch's `DataLoader`, which raises a `UserError` of a worker as the data set raised it.
 
-    torch's own turns an exception of a worker into text. Here a worker returns it as the batch, and
-    this process raises it.
+    torch's own turns it into text. Here a worker returns it as the batch.
 
     Args:
         dataset: a data set with indices.
@@ -85,11 +84,7 @@ class Loader(DataLoader):
             del batches  # left to the garbage collector, workers take five seconds to end
 
     def _check_shared_memory(self) -> None:
-        """Check that /dev/shm holds the batches that the workers of this machine read ahead.
-
-        Raises:
-            UserError: if it does not; torch's workers would hang or die.
-        """
+        """Check that /dev/shm holds what the workers read ahead; torch's would hang or die."""
         self.checked = True
         first = next(iter(self.batch_sampler), None)
         one = first and self.dataset.__getitems__(first[:1])

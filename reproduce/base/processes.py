@@ -120,7 +120,17 @@ def start(processes: int, *arguments: str) -> int:
             elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
         failed, failure = error.get_first_failure()
-        return _status(f'rank {failed} of {processes}', failure.exitcode)
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        number = -failure.exitcode
+        if number in STOP_SIGNALS:
+            return 128 + number
+        name = f'rank {failed} of {processes}'
+        if number == signal.SIGKILL:
+            raise OutOfMemory(
+                f'{name} was killed, as happens when the memory of the machine is full.'
+            ) from None
+        raise UserError(f'{name} was ended by {signal.Signals(number).name}.') from None
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -193,12 +203,8 @@ class Group:
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.size
-        own = {
-            name: value
-            if isinstance(value, str)
-            else json.dumps(value, sort_keys=True, default=str)
-            for name, value in facts().items()
-        }
+        own = facts().items()
+        own = {name: json.dumps(value, sort_keys=True, default=str) for name, value in own}
         dist.all_gather_object(found, own)
         if sentence := difference(found):
             error = UserError(sentence)
@@ -250,33 +256,27 @@ def join(device: str | None = None) -> Iterator[Group]:
 
     from reproduce.base import gpus
 
-    kind = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    on_cpu = device == 'cpu' or (device is None and not torch.cuda.is_available())
     size, local_rank, local_size = 1, 0, 1
     if in_group():
         names = ('WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
         size, local_rank, local_size = (int(os.environ[name]) for name in names)
-    chosen = torch.device(kind) if kind == 'cpu' else gpus.take(local_rank, local_size)
+    chosen = torch.device('cpu') if on_cpu else gpus.take(local_rank, local_size)
     group = Group(rank(), size, local_size, chosen)
     try:
         if not in_group():
             yield group
             return
-        if kind == 'cpu' and 'OMP_NUM_THREADS' not in os.environ:
+        if on_cpu and 'OMP_NUM_THREADS' not in os.environ:
             # The number of threads decides the order of sums, and with it the last digits.
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-        dist.init_process_group(
-            'gloo' if kind == 'cpu' else 'nccl',
-            timeout=_TIMEOUT,
-            device_id=None if kind == 'cpu' else chosen,
-        )
+        backend = {'backend': 'gloo'} if on_cpu else {'backend': 'nccl', 'device_id': chosen}
+        dist.init_process_group(timeout=_TIMEOUT, **backend)
         try:
             yield group
         except BaseException:
             # NCCL would wait for the other ranks here, which may never come.
-            if kind == 'cuda':
-                dist.group.WORLD.abort()
-            else:
-                dist.destroy_process_group()
+            dist.destroy_process_group() if on_cpu else dist.group.WORLD.abort()
             raise
         dist.destroy_process_group()
     except (RuntimeError, MemoryError) as error:
@@ -307,21 +307,6 @@ def _explained(error: Exception, group: Group) -> UserError | None:
     return None
 
 
-def _status(name: str, code: int) -> int:
-    """Return the exit status for a rank's exit code, which is negative if a signal ended it.
-
-    Raises:
-        UserError: if it was another signal than those that ask it to stop.
-    """
-    if code >= 0:
-        return code
-    if -code in STOP_SIGNALS:
-        return 128 - code
-    if -code == signal.SIGKILL:
-        raise OutOfMemory(f'{name} was killed, as happens when the memory of the machine is full.')
-    raise UserError(f'{name} was ended by {signal.Signals(-code).name}.')
-
-
 def difference(found: list[dict[str, str]]) -> str:
     """Return a sentence on the first fact that not all ranks share, '' if they share all.
 
@@ -329,17 +314,13 @@ def difference(found: list[dict[str, str]]) -> str:
         found: the facts of each rank.
     """
     for name in dict.fromkeys(name for facts in found for name in facts):
-        values = [facts.get(name, 'nothing') for facts in found]
-        if len(set(values)) == 1:
-            continue
-        columns = enumerate(zip(*values, strict=False))
-        begin = max(0, next((i for i, column in columns if len(set(column)) > 1), 0) - 20)
-        ranks: dict[str, list[int]] = {}
-        for i, value in enumerate(values):
-            ranks.setdefault(value[begin : begin + 60], []).append(i)
-        listed = '; '.join(f'{value} on rank {shortened(same)}' for value, same in ranks.items())
-        return (
-            f'the ranks do not have the same {name}: {listed}. Start all of them with the same '
-            'code, command, weights and data.'
-        )
+        ranks: dict[str | None, list[int]] = {}
+        for i, facts in enumerate(found):
+            ranks.setdefault(facts.get(name), []).append(i)
+        if len(ranks) > 1:
+            sides = ' and '.join(f'rank {shortened(same)}' for same in ranks.values())
+            return (
+                f'the ranks do not have the same {name}: {sides} differ. Start all of them with '
+                'the same code, command, weights and data.'
+            )
     return ''

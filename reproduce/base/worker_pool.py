@@ -51,7 +51,7 @@ def in_processes(
     Raises:
         UserError: if one is raised, or a process is killed.
     """
-    results: dict[str, Mapping[str, Any] | str] = {}
+    results = {}
     with progress(what, len(arguments)) as step_done, worker_pool() as pool:
         started = {pool.submit(_tried, compute, *a): name for name, a in arguments.items()}
         for done in as_completed(started):
