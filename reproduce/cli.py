@@ -10,10 +10,11 @@ from importlib import import_module
 
 import click
 import typer
+from typer.core import TyperGroup
 
 from reproduce.base.errors import UserError
 from reproduce.base.processes import in_group, leave, speaks
-from reproduce.commands.options import CommandGroup
+from reproduce.commands.options import SETTINGS
 
 # What `--help` says of each command, by what they are for, the most used first: the first sentence
 # of the command's own help.
@@ -53,8 +54,11 @@ SECTIONS = {
 COMMANDS = {name: says for section in SECTIONS.values() for name, says in section.items()}
 
 
-class _Commands(CommandGroup):
-    """The commands by name, each imported when it is asked for."""
+class _Commands(TyperGroup):
+    """The commands by name, each imported when it is asked for.
+
+    A module has a function of the command's name, or an `app` of several commands.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -62,7 +66,11 @@ class _Commands(CommandGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = typer.main.get_command(import_module(f'reproduce.commands.{cmd_name}').app)
+        module = import_module(f'reproduce.commands.{cmd_name}')
+        if (of_several := getattr(module, 'app', None)) is None:
+            of_several = typer.Typer(**SETTINGS)
+            of_several.command()(getattr(module, cmd_name))
+        command = typer.main.get_command(of_several)
         command.name = cmd_name
         return command
 
@@ -74,15 +82,7 @@ class _Commands(CommandGroup):
                 formatter.write_dl([(name.ljust(widest), says) for name, says in commands.items()])
 
 
-app = typer.Typer(
-    cls=_Commands,
-    help="Does the number in the paper's table hold? Reproduces Tables 1-7 of MAFormer.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={'help_option_names': ['-h', '--help']},
-)
+app = typer.Typer(**SETTINGS, cls=_Commands, no_args_is_help=True)
 
 
 @app.callback()

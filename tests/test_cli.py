@@ -195,9 +195,6 @@ def test_help_says_of_each_command_what_the_command_says_itself():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (('tabel',), "there is no command 'tabel': the nearest are table"),
-        (('train', 'imagenett'), "there is no command 'imagenett': the nearest are imagenet"),
-        (('evaluate', 'cocoo'), "there is no command 'cocoo': the nearest are coco"),
         (
             ('evaluate', 'coco', '--config', DEIT, '--checkpoint', 'x', '--data', '.'),
             f'{DEIT} is a model for imagenet, not for coco: evaluate it with `python -m reproduce '

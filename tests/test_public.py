@@ -309,8 +309,8 @@ def test_the_command_lists_them(run, tmp_path):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (['deit_small_patch'], 'the nearest with public weights are deit_small_patch16_224'),
-        (['maformer_small'], 'maformer_small has no public weights'),
+        (['deit_small_patch'], 'the nearest are deit_small_patch16_224'),
+        (['maformer_small'], 'maformer_small: no weights are public'),
         (['--table', 8], 'the paper has no Table 8'),
         (['--checkpoints', 'nowhere'], 'nowhere is not a folder'),
         (['--download', '--table', 4], '--download needs a folder'),

@@ -10,18 +10,14 @@ from reproduce.base.files import write_atomically
 from reproduce.base.folders import ABLATIONS
 from reproduce.base.job_options import Device
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-
-app = typer.Typer(**SETTINGS)
 
 
-@app.command()
 def ablation(
     study: Annotated[
         str, typer.Argument(help='micro, small, medium or paper, or a TOML file of your own.')
     ] = 'micro',
     data: Annotated[
-        Path | None, typer.Option('--data', help='Folder of the images; micro draws its own.')
+        Path | None, typer.Option(help='Folder of the images; micro draws its own.')
     ] = None,
     labels: Annotated[
         Path | None,
@@ -42,9 +38,7 @@ def ablation(
     workers: Annotated[
         int | None,
         typer.Option(
-            '--workers',
-            min=0,
-            help='Data-loading workers, for each run.  [default: 0 on CPUs, 4 on GPUs]',
+            min=0, help='Data-loading workers, for each run.  [default: 0 on CPUs, 4 on GPUs]'
         ),
     ] = None,
     device: Device = None,
@@ -60,11 +54,9 @@ def ablation(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            '--output', help='Folder of the CSVs and tables.  [default: results/ablations/STUDY]'
-        ),
+        typer.Option(help='Folder of the CSVs and tables.  [default: results/ablations/STUDY]'),
     ] = None,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
 ) -> None:
     """Train variants of the design side by side, and judge the paper's claims about it.
 
@@ -90,8 +82,8 @@ def ablation(
     text = rendering.markdown(outcomes)
     write_atomically(output / 'claims.md', text)
     write_atomically(output / 'claims.tex', rendering.latex(outcomes))
-    if format is OutputFormat.JSON:
+    if format == 'json':
         claims = [judged.model_dump(mode='json') for judged in outcomes.judgements]
-        print_json({'study': chosen.name, 'claims': claims})
+        options.print_json({'study': chosen.name, 'claims': claims})
     else:
         print(f'{text}\nWritten: {output}')

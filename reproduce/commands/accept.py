@@ -7,32 +7,24 @@ import typer
 from reproduce.base.errors import UserError
 from reproduce.base.folders import EVALUATIONS, RESULTS
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.commands.options import print_json
 from reproduce.judge.lookup import find
 
-app = typer.Typer(**SETTINGS)
 
-
-@app.command()
 def accept(
     names: options.Names,
-    reason: Annotated[
-        str, typer.Option('--reason', help='Why the new value is right. [required]')
-    ] = '',
+    reason: Annotated[str, typer.Option(help='Why the new value is right. [required]')] = '',
     manifest: options.Manifest = None,
     name: Annotated[
-        str | None,
-        typer.Option('--name', help='The entry.  [default: the one with these weights]'),
+        str | None, typer.Option(help='The entry.  [default: the one with these weights]')
     ] = None,
     licence: Annotated[
-        str | None, typer.Option('--licence', help='Of weights that get an entry of their own.')
+        str | None, typer.Option(help='Of weights that get an entry of their own.')
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option('--weights', help='File or URL of such weights.')
-    ] = None,
+    weights: Annotated[str | None, typer.Option(help='File or URL of such weights.')] = None,
     results: options.Results = RESULTS,
     evaluations: options.Evaluations = EVALUATIONS,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
 ) -> None:
     """Make a measured result the reference of its weights for the regression gate.
 
@@ -56,7 +48,7 @@ def accept(
     accepted = acceptance.accept(
         *(*found, reason, manifest or MANIFEST, name, licence or '', weights)
     )
-    if format is OutputFormat.JSON:
+    if format == 'json':
         print_json(accepted)
         return
     print(f'{accepted["name"]}, {accepted["images"]:,} images')

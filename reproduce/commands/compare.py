@@ -1,9 +1,8 @@
 """`python -m reproduce compare`: is the difference between two results real?"""
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,22 +11,11 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, print_json
+from reproduce.commands.options import print_json
 from reproduce.judge import comparison
 from reproduce.report import comparisons
 
-app = typer.Typer(**SETTINGS)
 
-
-class ComparisonFormat(StrEnum):
-    """How a comparison is printed."""
-
-    TEXT = 'text'
-    JSON = 'json'
-    MARKDOWN = 'markdown'
-
-
-@app.command()
 def compare(
     names: Annotated[
         list[str],
@@ -38,14 +26,10 @@ def compare(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(
-            '--data',
-            help="The data set's folder: for files of predictions, and for --pictures.",
-        ),
+        typer.Option(help="The data set's folder: for files of predictions, and for --pictures."),
     ] = None,
     pictures: Annotated[
-        Path | None,
-        typer.Option('--pictures', help='Folder for a PNG of the images on which two differ most.'),
+        Path | None, typer.Option(help='Folder for a PNG of the images on which two differ most.')
     ] = None,
     fail_if_worse: Annotated[
         bool,
@@ -56,16 +40,15 @@ def compare(
     save: Annotated[
         Path | None,
         typer.Option(
-            '--save',
             help='Keep the comparison as JSON in this file; `report` shows those that lie in '
-            'results/comparisons.',
+            'results/comparisons.'
         ),
     ] = None,
     evaluations: options.Evaluations = EVALUATIONS,
     format: Annotated[
-        ComparisonFormat,
-        typer.Option('--format', help='json prints one JSON object, nothing else.'),
-    ] = ComparisonFormat.TEXT,
+        Literal['text', 'json', 'markdown'],
+        typer.Option(help='json prints one JSON object, nothing else.'),
+    ] = 'text',
 ) -> None:
     """Compare two results on the same images, or several: is the difference real?
 
@@ -85,7 +68,7 @@ def compare(
     if save is not None:
         check_writable(save.parent)
     candidates = comparison.find_candidates(names, evaluations, data)
-    markdown = format is ComparisonFormat.MARKDOWN
+    markdown = format == 'markdown'
     found = comparison.compare(candidates)
     worse = any(pair.worse for pair in found)
     if len(found) > 1:
@@ -94,7 +77,7 @@ def compare(
     else:
         result = found[0].as_dict()
         parts = comparisons.render(found[0], markdown)
-    if format is ComparisonFormat.JSON:
+    if format == 'json':
         print_json(result)
     elif markdown:
         print('\n\n'.join(parts))
@@ -108,6 +91,6 @@ def compare(
 
         path = pictures / 'differences.png'
         write_atomically(path, differences(found[0], data))
-        if format is not ComparisonFormat.JSON:
+        if format != 'json':
             print(f'\nWritten: {path}.')
     raise typer.Exit(int(fail_if_worse and worse))

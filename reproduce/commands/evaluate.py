@@ -12,15 +12,7 @@ from reproduce.base.job_options import KEY_VALUES, with_fields_of
 from reproduce.base.processes import start_again
 from reproduce.base.wording import extent
 from reproduce.commands import options
-from reproduce.commands.options import (
-    SETTINGS,
-    KeyValueCommand,
-    OutputFormat,
-    print_json,
-    print_metrics,
-    print_warnings,
-)
-from reproduce.evaluate.records import Evaluation, in_one_line
+from reproduce.evaluate.records import in_one_line
 from reproduce.tasks.job import Job
 
 if TYPE_CHECKING:
@@ -30,36 +22,32 @@ PICTURED = 5  # images in a picture of predictions
 
 # The fields of a job that are options for every task.
 COMMON = ('checkpoint', 'data', 'limit', 'batch_size', 'workers', 'amp', 'device')
+_PREPROCESSING = ('img_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
 
 app = typer.Typer(
-    **SETTINGS,
-    cls=options.CommandGroup,
+    **options.SETTINGS,
     help='Measure the accuracy of a model, and keep it as a record.',
     no_args_is_help=True,
 )
 
-Output = Annotated[
-    Path, typer.Option('--output', help='Folder for the record and the predictions.')
-]
+Output = Annotated[Path, typer.Option(help='Folder for the record and the predictions.')]
 Config = Annotated[
     str,
     typer.Option(
-        '--config',
         help='A file, one of reproduce/configs, mmdet::... or mmseg::... for one that the package '
-        "ships, or a system's name.",
+        "ships, or a system's name."
     ),
 ]
 ConfigOptions = Annotated[
     list[str] | None,
     typer.Option(
-        '--cfg-options',
         metavar=KEY_VALUES,
         help="Values in place of the config's, such as model.test_cfg.rcnn.score_thr=0.01.",
     ),
 ]
 
 
-@app.command('imagenet', cls=KeyValueCommand)
+@app.command(cls=options.KeyValueCommand)
 @with_fields_of(Job, *COMMON, 'compiled')
 def imagenet(
     model: Annotated[
@@ -93,66 +81,57 @@ def imagenet(
     model_kwargs: Annotated[
         list[str] | None,
         typer.Option(
-            '--model-kwargs',
-            metavar=KEY_VALUES,
-            help='Constructor arguments, such as token_labeling=True.',
+            metavar=KEY_VALUES, help='Constructor arguments, such as token_labeling=True.'
         ),
     ] = None,
     processes: options.Processes = 1,
     output: Output = EVALUATIONS,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
     **given: Any,
 ) -> None:
-    """Measure Top-1 and Top-5 on ImageNet-1K's validation images, every image exactly once.
+    """Measure Top-1 and Top-5 on ImageNet-1K's validation images.
 
     Images are prepared as timm's own validation does it for the model: its config says size, crop,
     interpolation, mean and standard deviation, those for testing where it has such. Weights of
     `train imagenet` say the size and the crop that they were trained for. The options of
     preprocessing replace single values; the record keeps all of them, and which were replaced.
     """
-    overrides = {
-        'img_size': img_size,
-        'crop_pct': crop_pct,
-        'crop_mode': crop_mode,
-        'interpolation': interpolation,
-        'mean': mean,
-        'std': std,
-        'use_train_size': use_train_size or None,
-    }
-    given['preprocessing'] = {k: v for k, v in overrides.items() if v is not None}
-    arguments = ('--model-kwargs', model_kwargs)
-    _run('imagenet', model, arguments, given, processes, output, format)
+    values = (img_size, crop_pct, crop_mode, interpolation, mean, std)
+    replaced = zip(_PREPROCESSING, values, strict=True)
+    given['preprocessing'] = {name: value for name, value in replaced if value is not None}
+    if use_train_size:
+        given['preprocessing']['use_train_size'] = True
+    _run('imagenet', model, ('--model-kwargs', model_kwargs), given, processes, output, format)
 
 
-@app.command('coco', cls=KeyValueCommand)
+@app.command(cls=options.KeyValueCommand)
 @with_fields_of(Job, *COMMON)
 def coco(
     config: Config,
     cfg_options: ConfigOptions = None,
     processes: options.Processes = 1,
     output: Output = EVALUATIONS,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
     **given: Any,
 ) -> None:
-    """Measure box and mask AP and AR on COCO's val2017, every image exactly once."""
+    """Measure box and mask AP and AR on COCO's val2017."""
     _run('coco', config, ('--cfg-options', cfg_options), given, processes, output, format)
 
 
-@app.command('ade20k', cls=KeyValueCommand)
+@app.command(cls=options.KeyValueCommand)
 @with_fields_of(Job, *COMMON, 'multi_scale')
 def ade20k(
     config: Config,
     picture: Annotated[
-        Path | None,
-        typer.Option('--picture', help='A PNG of some images with their labels and predictions.'),
+        Path | None, typer.Option(help='A PNG of some images with their labels and predictions.')
     ] = None,
     cfg_options: ConfigOptions = None,
     processes: options.Processes = 1,
     output: Output = EVALUATIONS,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
     **given: Any,
 ) -> None:
-    """Measure mIoU on ADE20K's validation images, every image exactly once."""
+    """Measure mIoU on ADE20K's validation images."""
     if picture is not None:
         files.check_writable(picture.parent)
     arguments = ('--cfg-options', cfg_options)
@@ -174,7 +153,7 @@ def _run(
     given: dict[str, Any],
     processes: int,
     output: Path,
-    format: OutputFormat,
+    format: str,
 ) -> Path | None:
     """Evaluate and report; return the record's path, or None in all ranks but the first.
 
@@ -191,64 +170,50 @@ def _run(
     job = Job(task, model, arguments=parse(entries or [], option), **given)
     files.check_writable(output)
     outcome = evaluate(job)
-    if outcome is None:
-        return None
-    return _report_and_save(outcome, output, format)
+    return None if outcome is None else _save_and_report(outcome, output, format)
 
 
-def _report_and_save(outcome: 'Outcome', output: Path, format: OutputFormat) -> Path:
-    """Print what was measured, then write it; return the record's path.
+def _save_and_report(outcome: 'Outcome', output: Path, format: str) -> Path:
+    """Write what was measured, and print it; return the record's path.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if it cannot be written; the metrics are in its sentence.
     """
     # Imported here, so that `--help` does not wait for the register of weights.
     from reproduce.judge.references import check_reference
 
-    if format is OutputFormat.JSON:
-        return _save_as_json(outcome, output)
     e = outcome.evaluation
-    print(f'{e.system or e.model}, {extent(e.data.images, e.data.complete, e.data.problems)}')
-    print_metrics(e.metrics, e.intervals)
-    print_warnings(e.warnings)
-    if e.from_weights:
-        stated = {**e.preprocessing, 'img_size': e.preprocessing['input_size'][-1]}
-        listed = ', '.join(f'{name} {stated[name]}' for name in e.from_weights)
-        print(f'{listed}: what the weights were trained with, by their file')
-    sys.stdout.flush()
+    if format == 'text':
+        print(f'{e.system or e.model}, {extent(e.data.images, e.data.complete, e.data.problems)}')
+        options.print_metrics(e.metrics, e.intervals, e.warnings)
+        if e.from_weights:
+            stated = {**e.preprocessing, 'img_size': e.preprocessing['input_size'][-1]}
+            listed = ', '.join(f'{name} {stated[name]}' for name in e.from_weights)
+            print(f'{listed}: what the weights were trained with, by their file')
+        sys.stdout.flush()
+    else:
+        print(f'measured: {in_one_line(e.metrics)}', file=sys.stderr, flush=True)
     path = outcome.save(output)
+    predictions = path.with_name(f'{path.stem}{e.predictions}')
     check = check_reference(e)
+    if format == 'json':
+        options.print_json(
+            {
+                **e.model_dump(mode='json'),
+                'predictions': str(predictions),
+                'written': str(path),
+                'reference': check.reference and check.reference.model_dump(),
+                'reference_verdicts': check.verdicts,
+            }
+        )
+        return path
     for metric, verdict in check.verdicts.items():
         source = check.reference.source
         print(f'{metric}: reference {check.value(metric):.2f}: {verdict} ({source})')
-    rate = e.data.images / e.provenance.seconds
+    done = e.provenance
     print(
-        f'{e.precision} on {e.provenance.processes} x {e.provenance.device}, '
-        f'{e.provenance.seconds:.1f} s, {rate:.1f} images/s'
+        f'{e.precision} on {done.processes} x {done.device}, {done.seconds:.1f} s, '
+        f'{e.data.images / done.seconds:.1f} images/s'
     )
-    print(f'Written: {path}, {_predictions(path, e)}.')
+    print(f'Written: {path}, {predictions}.')
     return path
-
-
-def _save_as_json(outcome: 'Outcome', output: Path) -> Path:
-    """Write the outcome, and print one JSON object, also where it could not be written."""
-    from reproduce.judge.references import check_reference  # as above
-
-    e = outcome.evaluation
-    result = {**e.model_dump(mode='json'), 'predictions': None, 'written': None}
-    result |= {'reference': None, 'reference_verdicts': {}}
-    # A second place has the numbers before the disk is touched.
-    print(f'measured: {in_one_line(e.metrics)}', file=sys.stderr, flush=True)
-    try:
-        path = outcome.save(output)
-        result |= {'predictions': str(_predictions(path, e)), 'written': str(path)}
-        check = check_reference(e)
-        result['reference'] = check.reference and check.reference.model_dump()
-        result['reference_verdicts'] = check.verdicts
-    finally:
-        print_json(result)
-    return path
-
-
-def _predictions(path: Path, evaluation: Evaluation) -> Path:
-    return path.with_name(f'{path.stem}{evaluation.predictions}')

@@ -7,29 +7,23 @@ import typer
 
 from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS
 from reproduce.judge.lookup import find_record
 
-app = typer.Typer(**SETTINGS)
 
-
-@app.command()
 def export(
-    record: Annotated[str, typer.Argument(help='A record, by its file, its stem or its key.')],
-    output: Annotated[Path, typer.Option('--output', help='A new folder.')],
+    record: options.Record,
+    output: Annotated[Path, typer.Option(help='A new folder.')],
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            '--checkpoint',
             help='The weights: a file, or a folder with SYSTEM.safetensors.  [default: the '
-            'released ones that were measured]',
+            'released ones that were measured]'
         ),
     ] = None,
     licence: Annotated[
         str | None,
         typer.Option(
-            '--licence',
-            help="The weights' licence, such as Apache-2.0.  [default: that of released ones]",
+            help="The weights' licence, such as Apache-2.0.  [default: that of released ones]"
         ),
     ] = None,
     onnx: Annotated[bool, typer.Option('--onnx', help='Also write model.onnx.')] = False,

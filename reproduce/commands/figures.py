@@ -1,50 +1,37 @@
 """`python -m reproduce figures`: the figures as PDF and PNG."""
 
 import io
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import RESULTS
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS
 from reproduce.evaluate.records import load_all
 from reproduce.judge.cells import load_results
 
-app = typer.Typer(**SETTINGS)
 
-
-class Convention(StrEnum):
-    """Which FLOPs the models are drawn over."""
-
-    TOTAL = 'total'
-    LAYER = 'layer'
-
-
-@app.command()
 def figures(
     output: Annotated[
-        Path, typer.Option('--output', help='Folder for the figures, each as PDF and PNG.')
+        Path, typer.Option(help='Folder for the figures, each as PDF and PNG.')
     ] = RESULTS / 'figures',
     results: options.Results = RESULTS,
     flops: Annotated[
-        Convention,
+        Literal['total', 'layer'],
         typer.Option(
-            '--flops',
             help="FLOPs that all models are drawn over: total includes attention's products, layer "
-            'is convolutions and linear layers only, in figures called NAME-layer.',
+            'is convolutions and linear layers only, in figures called NAME-layer.'
         ),
-    ] = Convention.TOTAL,
+    ] = 'total',
 ) -> None:
     """Draw accuracy over cost, the deviations from the paper, and results by class."""
     # Imported here, so that `--help` does not wait for matplotlib.
     from reproduce.report import plots
 
     check_writable(output)
-    drawn = plots.figures(load_results(results), load_all(results / 'evaluations'), flops.value)
+    drawn = plots.figures(load_results(results), load_all(results / 'evaluations'), flops)
     for name, drawing in drawn.items():
         figure = drawing.draw(drawing.panels)
         for format in ('pdf', 'png'):

@@ -8,12 +8,8 @@ import typer
 from reproduce.base.job_options import Device, Workers
 from reproduce.base.processes import start_again
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS
-
-app = typer.Typer(**SETTINGS)
 
 
-@app.command()
 def labels(
     model: Annotated[str, typer.Argument(help='The annotator: any timm model.')],
     data: options.Data,
@@ -46,17 +42,8 @@ def labels(
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.train.label_maps import make_labels
 
-    made = make_labels(
-        model,
-        data,
-        output,
-        checkpoint,
-        img_size,
-        batch_size,
-        workers,
-        device,
-        resize,
-    )
+    where = (model, data, output, checkpoint)
+    made = make_labels(*where, img_size, batch_size, workers, device, resize)
     if made is not None:
         written, earlier = made
         there = f', beside {earlier:,} that were there' if earlier else ''

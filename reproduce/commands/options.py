@@ -2,27 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from enum import StrEnum
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import click
 import typer
 from tabulate import tabulate
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
-from reproduce.base.errors import UserError
+from reproduce.base import terminal
 from reproduce.base.job_options import KEY_VALUES
-from reproduce.base.wording import nearest
-
-
-class OutputFormat(StrEnum):
-    """How the result is printed."""
-
-    TEXT = 'text'
-    JSON = 'json'
-
+from reproduce.base.terminal import Part
 
 # The settings that every command and group of commands has.
 SETTINGS: dict[str, Any] = {
@@ -55,81 +46,34 @@ class KeyValueCommand(TyperCommand):
         return super().parse_args(ctx, spelled_out)
 
 
-class CommandGroup(TyperGroup):
-    """Commands of which `--help` says the whole first sentence; a misspelt one is corrected."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is called, as click does.
-
-        Raises:
-            UserError: if there is none of that name.
-        """
-        known = self.list_commands(ctx)
-        if args[0] not in known and not args[0].startswith('-'):
-            raise UserError(
-                f"there is no command '{args[0]}': {suggestion(args[0], known)}; "
-                f'`{ctx.command_path} --help` lists them all.'
-            )
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands with their first sentences, which click would cut short."""
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section('Commands'):
-            formatter.write_dl([(name, first_paragraph(command)) for name, command in commands])
-
-
-def first_paragraph(command: click.Command) -> str:
-    """Return what `--help` says first of a command, on one line."""
-    return ' '.join((command.help or '').partition('\n\n')[0].split())
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return which of the `known` names `name` may stand for, as a phrase."""
-    near = nearest(name, known)
-    return f'the nearest are {", ".join(near)}' if near else f'it is one of {", ".join(known)}'
-
-
 Tables = Annotated[
     list[int] | None, typer.Argument(help='Tables of the paper, 1-7; all if none is named.')
 ]
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        '--models',
         help="Only these: printed names ('Swin-T') or systems ('maformer_base'), comma-separated "
-        'or repeated.',
+        'or repeated.'
     ),
 ]
 SomeData = Annotated[
     Path | None,
-    typer.Option(
-        '--data',
-        help='Folder of ImageNet, COCO or ADE20K, or of several of them, to evaluate on.',
-    ),
+    typer.Option(help='Folder of ImageNet, COCO or ADE20K, or of several of them, to evaluate on.'),
 ]
 Checkpoints = Annotated[
-    Path | None,
-    typer.Option(
-        '--checkpoints', help='Folder with the weights of each system, as SYSTEM.safetensors.'
-    ),
+    Path | None, typer.Option(help='Folder with the weights of each system, as SYSTEM.safetensors.')
 ]
-Data = Annotated[
-    Path, typer.Option('--data', help="The data set's folder, or the one that it lies in.")
-]
+Data = Annotated[Path, typer.Option(help="The data set's folder, or the one that it lies in.")]
 Processes = Annotated[
     int,
     typer.Option(
-        '--processes',
         help='Processes on this machine, one for each GPU. Under torchrun, as on several nodes, '
-        'this option is ignored.',
+        'this option is ignored.'
     ),
 ]
 Format = Annotated[
-    OutputFormat,
-    typer.Option('--format', help='json prints one JSON object, nothing else, to standard output.'),
+    Literal['text', 'json'],
+    typer.Option(help='json prints one JSON object, nothing else, to standard output.'),
 ]
 Names = Annotated[
     list[str],
@@ -138,15 +82,12 @@ Names = Annotated[
         'stem.'
     ),
 ]
+Record = Annotated[str, typer.Argument(help='A record, by its file, its stem or its key.')]
 Results = Annotated[
-    Path, typer.Option('--results', help='Folder with table1.csv ... table7.csv and evaluations/.')
+    Path, typer.Option(help='Folder with table1.csv ... table7.csv and evaluations/.')
 ]
-Evaluations = Annotated[
-    Path, typer.Option('--evaluations', help='Folder of the evaluation records.')
-]
-Manifest = Annotated[
-    Path | None, typer.Option('--manifest', help='Another manifest than the released one.')
-]
+Evaluations = Annotated[Path, typer.Option(help='Folder of the evaluation records.')]
+Manifest = Annotated[Path | None, typer.Option(help='Another manifest than the released one.')]
 
 
 def split_names(entries: list[str] | None) -> list[str]:
@@ -159,25 +100,29 @@ def print_json(result: dict[str, Any]) -> None:
     print(json.dumps(result, indent=2, ensure_ascii=False))
 
 
+def show(format: str, result: dict[str, Any], *parts: Part) -> None:
+    """Print a result as one JSON object, or its `parts` as text; see `terminal.show`."""
+    if format == 'json':
+        print_json(result)
+    else:
+        terminal.show(*parts)
+
+
 def print_metrics(
-    metrics: dict[str, float], intervals: dict[str, tuple[float, float]] | None = None
+    metrics: dict[str, float],
+    intervals: dict[str, tuple[float, float]],
+    warnings: Iterable[str] = (),
+    per_class: dict[str, dict[str, float]] | None = None,
 ) -> None:
     """Print a line for each metric, in percent, with its 95 % interval where it has one."""
     width = max(map(len, metrics))
     for name, value in metrics.items():
-        low, high = (intervals or {}).get(name, (None, None))
+        low, high = intervals.get(name, (None, None))
         interval = '' if low is None else f'  (95 %: {low:.2f} to {high:.2f})'
         print(f'{name:{width}}  {value:6.2f} %{interval}')
-
-
-def print_warnings(warnings: Iterable[str]) -> None:
-    """Print a line for each of the sentences."""
     for sentence in warnings:
         print(f'warning: {sentence}')
-
-
-def print_classes(per_class: dict[str, dict[str, float]]) -> None:
-    """Print a table of the metrics of single classes, in percent."""
-    rows = [{'class': name, **values} for name, values in per_class.items()]
-    print()
-    print(tabulate(rows, 'keys', 'simple', floatfmt='.2f', missingval=''))
+    if per_class:
+        rows = [{'class': name, **values} for name, values in per_class.items()]
+        print()
+        print(tabulate(rows, 'keys', 'simple', floatfmt='.2f', missingval=''))

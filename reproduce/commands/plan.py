@@ -5,17 +5,12 @@ from typing import Annotated
 
 import typer
 
-from reproduce.base import terminal
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.job_options import Limit
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.systems.selection import rows_and_systems, select
 
-app = typer.Typer(**SETTINGS)
 
-
-@app.command()
 def plan(
     tables: options.Tables = None,
     models: options.Models = None,
@@ -26,7 +21,7 @@ def plan(
     systems: Annotated[
         bool, typer.Option('--systems', help='List every system: its cells and what they need.')
     ] = False,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
 ) -> None:
     """Say what `table` with the same options would evaluate, and what is missing for the rest.
 
@@ -41,9 +36,5 @@ def plan(
         rows, chosen = select(rows, chosen, models)
     inputs = find_inputs(chosen, data, checkpoints, limit)
     cells = planning.plan(rows, chosen, inputs, records.load_all(evaluations))
-    if format is OutputFormat.JSON:
-        print_json({'cells': [asdict(cell) for cell in cells]})
-    elif systems:
-        terminal.show(planning.by_system(cells))
-    else:
-        terminal.show(*planning.by_table(cells, inputs))
+    parts = [planning.by_system(cells)] if systems else planning.by_table(cells, inputs)
+    options.show(format, {'cells': [asdict(cell) for cell in cells]}, *parts)

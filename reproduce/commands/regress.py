@@ -6,41 +6,34 @@ from typing import Annotated
 
 import typer
 
-from reproduce.base import terminal
 from reproduce.base.job_options import Workers
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json
-
-app = typer.Typer(**SETTINGS)
 
 
-@app.command()
 def regress(
     processes: options.Processes = 1,
     workers: Workers = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            '--data',
             help='Folder of a full data set, or of several, for references on them; those on what '
-            'is not there are left out.',
+            'is not there are left out.'
         ),
     ] = None,
     checkpoints: Annotated[
         Path | None,
         typer.Option(
-            '--checkpoints',
-            help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.',
+            help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.'
         ),
     ] = None,
     manifest: options.Manifest = None,
     output: Annotated[
-        Path | None, typer.Option('--output', help='Folder for the records; kept nowhere without.')
+        Path | None, typer.Option(help='Folder for the records; kept nowhere without.')
     ] = None,
     every: Annotated[
         bool, typer.Option('--all', help='List also what was not run, with the reason.')
     ] = False,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
 ) -> None:
     """Evaluate every released checkpoint and compare it with its reference.
 
@@ -54,9 +47,6 @@ def regress(
 
     checks = check(processes, workers, data, manifest, output, checkpoints)
     code = exit_status(check.verdict for check in checks)
-    if format is OutputFormat.JSON:
-        result = {'checks': [asdict(c) for c in checks], 'exit_code': code}
-        print_json(result)
-    else:
-        terminal.show(*render(checks, every))
+    result = {'checks': [asdict(one) for one in checks], 'exit_code': code}
+    options.show(format, result, *render(checks, every))
     raise typer.Exit(code)

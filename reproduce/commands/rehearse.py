@@ -10,13 +10,10 @@ import typer
 
 from reproduce.base.job_options import with_fields_of
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json
+from reproduce.commands.options import print_json
 from reproduce.train.jobs import RehearsalRequest
 
-app = typer.Typer(**SETTINGS)
 
-
-@app.command()
 @with_fields_of(RehearsalRequest, *(field.name for field in fields(RehearsalRequest)[1:]))
 def rehearse(
     names: Annotated[
@@ -31,7 +28,7 @@ def rehearse(
         Path | None,
         typer.Option(help='Write DEVICE.md into this folder, anew after each training.'),
     ] = None,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
     **given: Any,
 ) -> None:
     """Take a few steps of the real trainings on this machine, before days are spent.
@@ -56,7 +53,7 @@ def rehearse(
         if report is not None:
             write_page(rows, report)
     passes = not any(row['failure'] for row in rows)
-    if format is OutputFormat.JSON:
+    if format == 'json':
         print_json({'device': device(), 'passes': passes, 'trainings': rows})
     else:
         print(as_text(rows))

@@ -9,18 +9,13 @@ import typer
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import RESULTS
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS
 from reproduce.evaluate.records import commit_of_checkout, load_all
 from reproduce.judge.cells import load_results
 from reproduce.paper import TABLES
 
-app = typer.Typer(**SETTINGS)
 
-
-@app.command()
 def report(
-    output: Annotated[Path, typer.Option('--output', help='The HTML file to write.')] = RESULTS
-    / 'report.html',
+    output: Annotated[Path, typer.Option(help='The HTML file to write.')] = RESULTS / 'report.html',
     results: options.Results = RESULTS,
 ) -> None:
     """Write one HTML page with all tables, figures and the origin of each number.

@@ -1,4 +1,7 @@
-"""`python -m reproduce score`: kept predictions, scored without the model."""
+"""`python -m reproduce score`: kept predictions, scored without the model.
+
+What scores is imported in each command, so that `--help` does not wait for it.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,37 +11,29 @@ import typer
 from reproduce.base.job_options import Limit
 from reproduce.base.wording import extent
 from reproduce.commands import options
-from reproduce.commands.options import (
-    SETTINGS,
-    OutputFormat,
-    print_classes,
-    print_json,
-    print_metrics,
-    print_warnings,
-)
 
 app = typer.Typer(
-    **SETTINGS,
-    cls=options.CommandGroup,
+    **options.SETTINGS,
     help='Score kept predictions again, without the model.',
     no_args_is_help=True,
 )
 
 
-@app.command('imagenet')
+@app.command()
 def imagenet(
     predictions: Annotated[Path, typer.Argument(help='The .csv.gz (or .csv) of an evaluation.')],
     data: options.Data,
     limit: Limit = None,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
 ) -> None:
-    """Compute Top-1 and Top-5 of kept predictions from the labels that the data has."""
-    # Imported here, so that `--help` does not wait for pandas and timm.
-    from datasets.imagenet import load
-    from reproduce.tasks.classification_scores import TOP, changed_labels, read, score_predictions
+    """Compute Top-1 and Top-5 of kept predictions.
 
-    stored = read(predictions)
-    images = load(data, limit=limit)
+    The labels are those of the data.
+    """
+    from datasets.imagenet import load
+    from reproduce.tasks.classification_scores import changed_labels, read, score_predictions
+
+    stored, images = read(predictions), load(data, limit=limit)
     scores = score_predictions(stored, images, predictions)
     changed = changed_labels(stored, images)
     facts = {
@@ -50,14 +45,11 @@ def imagenet(
         'labels_changed': changed,
     }
     _report(predictions, scores, facts, format)
-    if format is OutputFormat.TEXT:
-        if 'top5' not in scores.metrics:
-            print(f'No Top-5: the file has fewer than {TOP} classes for each image.')
-        if changed:
-            print(f'{changed:,} labels are not those that the predictions were made with.')
+    if changed and format == 'text':
+        print(f'{changed:,} labels are not those that the predictions were made with.')
 
 
-@app.command('coco')
+@app.command()
 def coco(
     results: Annotated[
         Path, typer.Argument(help="Detections in COCO's result format, .json or .json.gz.")
@@ -72,13 +64,13 @@ def coco(
         ),
     ] = False,
     limit: Limit = None,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
 ) -> None:
-    """Compute COCO's twelve numbers of kept detections by pycocotools, and the AP of each class.
+    """Compute COCO's twelve numbers of kept detections by pycocotools.
 
     Every image of the annotations counts, also one without detections.
     """
-    from datasets.coco_annotations import lacks, read  # here, as in `imagenet`
+    from datasets.coco_annotations import lacks, read
     from reproduce.tasks.detection_scores import checked, of_images, score_images
     from reproduce.tasks.detection_scores import read as read_results
 
@@ -97,7 +89,7 @@ def coco(
     _report(results, score_images(found, truth, fast), facts, format)
 
 
-@app.command('ade20k')
+@app.command()
 def ade20k(
     predictions: Annotated[
         Path,
@@ -109,24 +101,20 @@ def ade20k(
         Path, typer.Option(help='Folder of label maps, as annotations/validation.')
     ],
     limit: Limit = None,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
 ) -> None:
-    """Compute mIoU, mAcc and aAcc of kept label maps, and the IoU of each class.
+    """Compute mIoU, mAcc and aAcc of kept label maps.
 
     In a label map 0 is ignored and 1 the first class.
     """
-    from reproduce.tasks.segmentation_scores import score_folder  # here, as in `imagenet`
+    from reproduce.tasks.segmentation_scores import score_folder
 
     scored = score_folder(predictions, annotations, limit)
-    facts = {
-        'images': scored.images,
-        'complete': not scored.problems,
-        'problems': scored.problems,
-    }
+    facts = {'images': scored.images, 'complete': not scored.problems, 'problems': scored.problems}
     _report(predictions, scored, facts, format)
 
 
-def _report(predictions: Path, scores: Any, facts: dict[str, Any], format: OutputFormat) -> None:
+def _report(predictions: Path, scores: Any, facts: dict[str, Any], format: str) -> None:
     """Print the scores of a file of predictions.
 
     Args:
@@ -134,13 +122,10 @@ def _report(predictions: Path, scores: Any, facts: dict[str, Any], format: Outpu
         facts: what else the JSON object has; images, complete and problems among it.
     """
     facts = {'warnings': scores.warnings, **facts}
-    if format is OutputFormat.JSON:
+    if format == 'json':
         per_class = {'per_class': scores.per_class} if scores.per_class else {}
         measured = {'metrics': scores.metrics, 'intervals': scores.intervals, **per_class}
-        print_json({**measured, **facts})
+        options.print_json({**measured, **facts})
         return
     print(f'{predictions}, {extent(facts["images"], facts["complete"], facts["problems"])}')
-    print_metrics(scores.metrics, scores.intervals)
-    print_warnings(facts['warnings'])
-    if scores.per_class:
-        print_classes(scores.per_class)
+    options.print_metrics(scores.metrics, scores.intervals, facts['warnings'], scores.per_class)

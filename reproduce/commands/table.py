@@ -1,22 +1,18 @@
 """`python -m reproduce table`: measure, judge and write the cells of the paper's tables."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from reproduce.base import files, terminal
+from reproduce.base import files
 from reproduce.base.folders import EVALUATIONS, RESULTS
 from reproduce.base.job_options import Amp, BatchSize, Limit, Workers
 from reproduce.base.quiet import quiet_libraries
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.systems.selection import rows_and_systems, select
 
-app = typer.Typer(**SETTINGS)
 
-
-@app.command()
 def table(
     tables: options.Tables = None,
     models: options.Models = None,
@@ -26,7 +22,6 @@ def table(
     output: Annotated[
         Path | None,
         typer.Option(
-            '--output',
             help=f'Folder for the CSVs.  [default: {RESULTS}; with --models none is written]',
             show_default=False,
         ),
@@ -39,7 +34,7 @@ def table(
     workers: Workers = None,
     amp: Amp = 'off',
     evaluations: options.Evaluations = EVALUATIONS,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
 ) -> None:
     """Measure, judge and write every cell of the paper's tables.
 
@@ -65,27 +60,23 @@ def table(
         if models:
             rows, systems = select(rows, systems, models)
         complexities = counts.count(systems)
-        options = {'processes': processes, 'limit': limit, 'batch_size': batch_size}
-        options |= {'workers': workers, 'amp': amp}
-        measured = accuracies.measure(systems, data, checkpoints, evaluations, **options)
+        how = {'processes': processes, 'limit': limit, 'batch_size': batch_size}
+        how |= {'workers': workers, 'amp': amp}
+        measured = accuracies.measure(systems, data, checkpoints, evaluations, **how)
         judged = assembly.assemble(rows, systems, complexities, tolerances, known, measured)
         written = cells.write(judged, folder) if folder is not None else []
 
     code = assembly.exit_code(judged, strict)
-    if format is OutputFormat.JSON:
-        numbers = sorted({row.table for row in rows})
-        print_json(
-            {
-                'tables': {
-                    n: [c.model_dump(mode='json') for c in judged if c.table == n] for n in numbers
-                },
-                'summary': assembly.count(judged),
-                'published': assembly.count_published(judged),
-                'written': [str(path) for path in written],
-                'exit_code': code,
-            }
-        )
-    else:
-        names = ', '.join(map(str, written)) or 'nothing; name a folder with --output'
-        terminal.show(*listing.render(judged), f'Written: {names}.')
+    by_table: dict[int, list[Any]] = {number: [] for number in sorted({r.table for r in rows})}
+    for cell in judged:
+        by_table[cell.table].append(cell.model_dump(mode='json'))
+    result = {
+        'tables': by_table,
+        'summary': assembly.count(judged),
+        'published': assembly.count_published(judged),
+        'written': [str(path) for path in written],
+        'exit_code': code,
+    }
+    names = ', '.join(result['written']) or 'nothing; name a folder with --output'
+    options.show(format, result, *listing.render(judged), f'Written: {names}.')
     raise typer.Exit(code)

@@ -1,9 +1,7 @@
 """`python -m reproduce tables`: the tables in Markdown and LaTeX."""
 
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,59 +9,36 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import EVALUATIONS, RESULTS
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, split_names
+from reproduce.commands.options import split_names
 from reproduce.judge.cells import load_results
 from reproduce.paper import table_numbers
 from reproduce.report import layout, markup, own_rows, speeds
 
-app = typer.Typer(**SETTINGS)
+_WRITE = {'markdown': (markup.markdown, 'md'), 'latex': (markup.latex, 'tex')}
 
 
-class Markup(StrEnum):
-    """What a table is written in."""
-
-    MARKDOWN = 'markdown'
-    LATEX = 'latex'
-
-
-class Show(StrEnum):
-    """Which value a cell shows."""
-
-    MEASURED = 'measured'
-    PRINTED = 'printed'
-    BOTH = 'both'
-
-
-@app.command()
 def tables(
     tables: options.Tables = None,
     format: Annotated[
-        Markup | None,
-        typer.Option(
-            '--format',
-            help='markdown or latex (booktabs).  [default: markdown; both with --output]',
-        ),
+        Literal['markdown', 'latex'] | None,
+        typer.Option(help='markdown or latex (booktabs).  [default: markdown; both with --output]'),
     ] = None,
     show: Annotated[
-        Show,
+        Literal['measured', 'printed', 'both'],
         typer.Option(
-            '--show',
             help='measured: in place of the printed value, where there is one; both: the printed '
-            'one in parentheses beside it.',
+            'one in parentheses beside it.'
         ),
-    ] = Show.BOTH,
+    ] = 'both',
     rows: Annotated[
         list[str] | None,
         typer.Option(
-            '--rows',
-            help="Only these: printed names ('Swin-T') or systems, comma-separated or repeated.",
+            help="Only these: printed names ('Swin-T') or systems, comma-separated or repeated."
         ),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(
-            '--columns', help='Only these, such as params_m,top1; comma-separated or repeated.'
-        ),
+        typer.Option(help='Only these, such as params_m,top1; comma-separated or repeated.'),
     ] = None,
     extras: Annotated[
         list[str] | None,
@@ -77,11 +52,10 @@ def tables(
     add: Annotated[
         list[str] | None,
         typer.Option(
-            '--add',
             help='A row of your own: an evaluation record by its file, stem or key, released '
             'weights by their name, with Ours= before it to name the row; parameters and FLOPs are '
             'counted. Or a CSV with columns of one table (model, params_m, ..., and block for the '
-            'MAFormer at the end of whose block the row is put). Repeat for more.',
+            'MAFormer at the end of whose block the row is put). Repeat for more.'
         ),
     ] = None,
     marks: Annotated[
@@ -93,9 +67,8 @@ def tables(
     output: Annotated[
         Path | None,
         typer.Option(
-            '--output',
             help='Folder for tableN.md, tableN.tex and a tables.tex that compiles those; without, '
-            'standard output.',
+            'standard output.'
         ),
     ] = None,
     results: options.Results = RESULTS,
@@ -108,19 +81,31 @@ def tables(
     measured_speeds = speeds.load_speeds(results)
     found = load_results(results, numbers)
     lines = {number: layout.lines(found, number, measured_speeds) for number in numbers}
-    if show is Show.PRINTED:
+    if show == 'printed':
         lines = {n: [x for x in of_table if not x.variant] for n, of_table in lines.items()}
     for what in add or []:
         lines = own_rows.add(lines, what, results / EVALUATIONS.name, measured_speeds)
     lines = markup.select_rows(lines, split_names(rows))
     shown = markup.select_columns(numbers, split_names(columns), split_names(extras))
-    style = markup.Style(show.value, marks, _speed_note(results, lines, shown, measured_speeds))
-    written = {Markup.MARKDOWN: (markup.markdown, 'md'), Markup.LATEX: (markup.latex, 'tex')}
-    if format is not None or output is None:
-        written = {way: written[way] for way in [format or Markup.MARKDOWN]}
+    note = ''
+    if {c.extra for of_table in shown.values() for c in of_table} & {
+        'images_per_s',
+        'peak_memory_mib',
+    }:
+        if not measured_speeds:
+            raise UserError(
+                f'{results / speeds.FILE} does not exist: write it with `make benchmark` on the '
+                'device whose speed is to be shown.'
+            )
+        systems = {s for of_table in lines.values() for line in of_table for s in line.systems}
+        used = filter(None, (layout.speed_of(system, measured_speeds) for system in systems))
+        used = sorted(used, key=lambda speed: speed.size)
+        note = speeds.conditions(used) if used else ''
+    style = markup.Style(show, marks, note)
+    formats = [format] if format or output is None else list(_WRITE)
     texts = {
         f'table{number}.{suffix}': write(lines[number], shown[number], style)
-        for write, suffix in written.values()
+        for write, suffix in (_WRITE[name or 'markdown'] for name in formats)
         for number in numbers
         if lines[number] and shown[number]
     }
@@ -130,30 +115,10 @@ def tables(
         print('\n'.join(texts.values()), end='')
         return
     check_writable(output)
-    if Markup.LATEX in written:
+    if format != 'markdown':
         names = {path.stem for path in output.glob('table[1-7].tex')}
         names |= {Path(name).stem for name in texts if name.endswith('.tex')}
         texts['tables.tex'] = markup.document(sorted(names))
     for name, text in texts.items():
         write_atomically(output / name, text)
     print(f'Written: {", ".join(str(output / name) for name in texts)}.')
-
-
-def _speed_note(
-    results: Path,
-    lines: Mapping[int, Sequence[layout.Line]],
-    shown: Mapping[int, Sequence[layout.ShownColumn]],
-    measured: Mapping[str, speeds.Speed],
-) -> str:
-    """Return how the speeds that are shown were measured; '' where none are."""
-    names = {c.extra for of_table in shown.values() for c in of_table}
-    if not names & {'images_per_s', 'peak_memory_mib'}:
-        return ''
-    if not measured:
-        raise UserError(
-            f'{results / speeds.FILE} does not exist: write it with `make benchmark` on the device '
-            'whose speed is to be shown.'
-        )
-    systems = {name for of_table in lines.values() for line in of_table for name in line.systems}
-    used = [speed for name in systems if (speed := layout.speed_of(name, measured))]
-    return speeds.conditions(sorted(used, key=lambda s: s.size)) if used else ''

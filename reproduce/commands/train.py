@@ -1,34 +1,29 @@
 """`python -m reproduce train`: classifiers, detectors and segmenters."""
 
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from reproduce.base.errors import UserError
 from reproduce.base.job_options import with_fields_of
 from reproduce.base.processes import start_again
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, KeyValueCommand
 from reproduce.train.jobs import ConfigJob, TrainingJob
 from reproduce.train.recipes import recipe_for
 
 
-class _ConfigUnlessNamed(options.CommandGroup):
+class _ConfigUnlessNamed(TyperGroup):
     """`train CONFIG` is short for `train config CONFIG`."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        known = (*self.commands, *self.get_help_option_names(ctx))
-        # A word like a command's name, and unlike that of a file, is a misspelt command.
-        misspelt = args and get_close_matches(args[0], self.commands, cutoff=0.75)
-        if args and args[0] not in known and not (misspelt and Path(args[0]).suffix == ''):
+        if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
             args = ['config', *args]
         return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
-    **SETTINGS,
+    **options.SETTINGS,
     cls=_ConfigUnlessNamed,
     help='Train a classifier, or a detector or segmenter from its config file. '
     '`train CONFIG` is short for `train config CONFIG`.',
@@ -76,11 +71,15 @@ def train_imagenet(
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.train.classifier import train
 
-    chosen = recipe_for(model, token_labeling, recipe).changed(**_parse(changes or []))
-    train(TrainingJob(chosen, **given))
+    values = {}
+    for change in changes or []:
+        name, equals, values[name] = change.partition('=')
+        if not equals:
+            raise UserError(f"--set '{change}' is not NAME=VALUE: write e.g. --set epochs=100.")
+    train(TrainingJob(recipe_for(model, token_labeling, recipe).changed(**values), **given))
 
 
-@app.command('config', cls=KeyValueCommand)
+@app.command('config', cls=options.KeyValueCommand)
 @with_fields_of(ConfigJob, *CONFIG)
 def train_config(
     config: Annotated[
@@ -92,7 +91,9 @@ def train_config(
     processes: options.Processes = 1,
     **given: Any,
 ) -> None:
-    """Train a detector or segmenter: any config of this project, mmdet or mmseg.
+    """Train a detector or segmenter by a config.
+
+    The config is one of this project, of mmdet or of mmseg, or your own.
 
     SIGTERM and SIGUSR1 stop it after the current iteration: it writes a checkpoint for --resume and
     ends with status 143 or 138.
@@ -101,10 +102,3 @@ def train_config(
     from reproduce.train.config_training import train  # here, as in `train_imagenet`
 
     train(ConfigJob(config, **given))
-
-
-def _parse(changes: list[str]) -> dict[str, str]:
-    for change in changes:
-        if '=' not in change:
-            raise UserError(f"--set '{change}' is not NAME=VALUE: write e.g. --set epochs=100.")
-    return dict(change.split('=', 1) for change in changes)

@@ -6,28 +6,24 @@ from typing import Annotated
 
 import typer
 
-from reproduce.base import terminal
 from reproduce.base.folders import EVALUATIONS
+from reproduce.base.terminal import TextTable
 from reproduce.commands import options
-from reproduce.commands.options import SETTINGS, OutputFormat, print_json
 from reproduce.evaluate.attestation import State
 from reproduce.evaluate.attestation import verify as verify_record
 from reproduce.judge.lookup import find_record
 
-app = typer.Typer(**SETTINGS)
 
-
-@app.command()
 def verify(
-    record: Annotated[str, typer.Argument(help='A record, by its file, its stem or its key.')],
+    record: options.Record,
     checkpoint: Annotated[
-        Path | None, typer.Option('--checkpoint', help='The file of the weights, to check it, too.')
+        Path | None, typer.Option(help='The file of the weights, to check it, too.')
     ] = None,
     data: Annotated[
-        Path | None, typer.Option('--data', help="The data set's folder, to check it, too.")
+        Path | None, typer.Option(help="The data set's folder, to check it, too.")
     ] = None,
     evaluations: options.Evaluations = EVALUATIONS,
-    format: options.Format = OutputFormat.TEXT,
+    format: options.Format = 'text',
 ) -> None:
     """Check a record against its attestation: which part of it differs, if one does.
 
@@ -38,16 +34,12 @@ def verify(
     path, evaluation = find_record(record, evaluations)
     checked = verify_record(path, checkpoint, data)
     code = int(any(one.state is State.DIFFERS for one in checked))
-    if format is OutputFormat.JSON:
-        print_json(
-            {
-                'record': str(path),
-                'attestation': evaluation.attestation.sha256,
-                'parts': [asdict(one) for one in checked],
-                'exit_code': code,
-            }
-        )
-    else:
-        rows = [[one.part, one.state, one.reason] for one in checked]
-        terminal.show(str(path), terminal.TextTable([], rows))
+    result = {
+        'record': str(path),
+        'attestation': evaluation.attestation.sha256,
+        'parts': [asdict(one) for one in checked],
+        'exit_code': code,
+    }
+    rows = [[one.part, one.state, one.reason] for one in checked]
+    options.show(format, result, str(path), TextTable([], rows))
     raise typer.Exit(code)
