@@ -43,8 +43,6 @@ def export(
 
     wanted = {'onnx': onnx, 'torch-export': torch_export}
     formats = [name for name, asked in wanted.items() if asked]
-    written = export(path, evaluation, output, checkpoint, licence, formats)
-    same = 'the evaluated file' if written.same_file else 'the evaluated parameters'
-    print(f'model.safetensors: {same}, SHA-256 {written.sha256}')
+    files = export(path, evaluation, output, checkpoint, licence, formats)
     print(f"Load it: timm.create_model('local-dir:{output}', pretrained=True)")
-    print(f'Written: {output}, with {", ".join(written.files)}.')
+    print(f'Written: {output}, with {", ".join(files)}.')

@@ -1,43 +1,43 @@
-"""A folder with a measured classifier that timm loads: weights, config, model card, record."""
+"""A folder with a measured classifier that timm loads: weights, config, model card, record.
+
+The metadata of the model card state the metrics as the Hub reads them.
+"""
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import timm
 import torch
 import torch.nn as nn
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment
 from safetensors import safe_open
-from timm.models import save_for_hf
+from timm.models import model_entrypoint, save_for_hf
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
+from reproduce.evaluate.apart import evaluate_command
 from reproduce.evaluate.records import Evaluation
-from reproduce.report import exchange
-from reproduce.report.model_card import model_card
 from reproduce.systems import timm_names
 from reproduce.tasks import TASKS, classification
 from reproduce.weights import parameters, registry, store
 
 WEIGHTS = 'model.safetensors'  # the name that timm looks for first
 
+# The files of the formats that run without timm.
+FORMATS = {'onnx': 'model.onnx', 'torch-export': 'model.pt2'}
 
-@dataclass(frozen=True)
-class Exported:
-    """What was written.
+_ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
-    Attributes:
-        files: the names of the files in the folder, in order.
-        sha256: of the weights' file.
-        same_file: whether that is the evaluated file to the byte; others hold the same parameters.
-    """
+# Outputs of an exported network and of the original differ by less, relative to the largest.
+_TOLERANCE = 1e-4
 
-    files: tuple[str, ...]
-    sha256: str
-    same_file: bool
+_HEADINGS = {'top1': 'Top-1 accuracy (%)', 'top5': 'Top-5 accuracy (%)'}
 
 
 def export(
@@ -47,7 +47,7 @@ def export(
     checkpoint: str | Path | None = None,
     licence: str | None = None,
     formats: Sequence[str] = (),
-) -> Exported:
+) -> list[str]:
     """Write a measured classifier as a folder for `timm.create_model('local-dir:FOLDER')`.
 
     The folder appears whole or not at all, after timm has loaded it and computed what the evaluated
@@ -58,31 +58,31 @@ def export(
         folder: a new folder, or an empty one.
         checkpoint: the weights, in one of the forms of `store.find`; None for released ones.
         licence: of the weights; None for that of released ones, if they are.
-        formats: the names of exchange formats, keys of `exchange.FORMATS`.
+        formats: keys of `FORMATS`; their files take images of the measured size.
+
+    Returns:
+        the names of the files in the folder.
 
     Raises:
-        UserError: if the record is not that of a classifier, its weights are not there or are
-            others than the evaluated ones, a package that a format needs is missing, or `folder`
-            holds something or cannot be written.
+        UserError: if the record is not that of a classifier, its weights are missing or are others
+            than the evaluated ones, a package that a format needs is missing, or `folder` is not
+            empty or cannot be written.
     """
     e = evaluation
     if e.task != 'imagenet':
         raise UserError(
             f'{e.stem} is a record of {TASKS[e.task].scope}, whose models timm does not load: '
-            f'share the file of the weights with its config {Path(e.model).name}, which '
-            f'`evaluate {e.task} --config CONFIG --checkpoint FILE` and the test tools of mmdet '
-            'and mmseg take.'
+            f'share the file of the weights with its config {Path(e.model).name}.'
         )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(
-            f'{folder} holds something already: name a new folder with --output, or an empty one.'
-        )
-    for name in formats:
-        exchange.check(name)
+        raise UserError(f'{folder} is not empty: name a new folder with --output, or an empty one.')
+    if 'onnx' in formats and not all(map(find_spec, _ONNX_PACKAGES)):
+        raise UserError(f'--onnx needs packages: run `pip install {" ".join(_ONNX_PACKAGES)}`.')
     path = _weights(e, checkpoint)
     network = _network(e, path)
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn(2, *e.preprocessing['input_size'], generator=generator)
+    example = torch.randn(
+        2, *e.preprocessing['input_size'], generator=torch.Generator().manual_seed(0)
+    )
     if licence is None and (entry := registry.released(e.checkpoint.sha256)):
         licence = entry.licence
     measured = {k: tuple(v) if isinstance(v, list) else v for k, v in e.preprocessing.items()}
@@ -93,24 +93,127 @@ def export(
         ) as name:
             made = Path(name) / folder.name
             save_for_hf(network, str(made), safe_serialization=True, data_config=measured)
-            same_file = _has_the_parameters(path, network)
-            if same_file:
+            if _has_the_parameters(path, network):
                 shutil.copyfile(path, made / WEIGHTS)
             _check_with_timm(network, example, made)
             for extra in formats:
-                exchange.write(extra, network, example, made)
+                write_format(extra, network, example, made / FORMATS[extra])
             shutil.copy(record, made / 'record.json')
             for file in (record.with_name(name) for name in (e.predictions, e.statistics)):
                 if file.is_file():
                     shutil.copy(file, made)
             digest = sha256_of(made / WEIGHTS)
-            card = model_card(e, network, licence, None if same_file else digest, formats)
-            (made / 'README.md').write_text(card)
-            files = tuple(sorted(file.name for file in made.iterdir()))
+            (made / 'README.md').write_text(_model_card(e, network, licence, digest))
+            files = sorted(file.name for file in made.iterdir())
             os.replace(made, folder)
     except OSError as error:
         raise UserError(f'{folder} cannot be written: {error.strerror}.') from error
-    return Exported(files, digest, same_file)
+    return files
+
+
+def write_format(name: str, network: nn.Module, example: torch.Tensor, path: Path) -> None:
+    """Write a network in a format, for batches of any size of images as large as the example.
+
+    Args:
+        name: a key of `FORMATS`.
+        network: a classifier in evaluation mode.
+        example: images (B, 3, H, W), normalised, B > 1.
+
+    Raises:
+        UserError: if the network cannot be exported, or what was exported computes something else.
+    """
+    try:
+        with torch.no_grad():
+            batch = ({0: torch.export.Dim('batch')},)
+            program = torch.export.export(network, (example,), dynamic_shapes=batch, strict=False)
+        if name == 'torch-export':
+            torch.export.save(program, path)
+            compute = torch.export.load(path).module()
+        else:
+            # Imported here: it is not among the packages that the suite needs.
+            import onnxruntime
+
+            names = {'input_names': ['images'], 'output_names': ['logits']}
+            torch.onnx.export(program, dynamo=True, verbose=False, **names).save(path)
+            session = onnxruntime.InferenceSession(path)
+
+            def compute(images: torch.Tensor) -> torch.Tensor:
+                return torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
+    except Exception as error:  # whatever torch's exporter cannot do with a foreign network
+        reason = str(error).strip().partition('\n')[0]
+        raise UserError(
+            f'{type(network).__name__} cannot be exported with torch {torch.__version__} '
+            f'({type(error).__name__}: {reason}): leave out --{name}.'
+        ) from error
+    for images in (example, example[:1]):
+        with torch.inference_mode():
+            expected, found = network(images), compute(images)
+        if (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
+            raise UserError(f'{path.name} computes other outputs: leave out --{name}.')
+
+
+def _model_card(e: Evaluation, network: nn.Module, licence: str | None, digest: str) -> str:
+    """Return the README.md of exported weights, whose file has this SHA-256."""
+    ours = model_entrypoint(e.model.partition('.')[0]).__module__.startswith('model.')
+    metadata = ModelCardData(
+        license=licence and licence.lower(),
+        library_name='timm',
+        pipeline_tag='image-classification',
+        tags=['image-classification', 'timm', *(['maformer', 'arxiv:2209.01620'] if ours else [])],
+        model_name=e.model,
+        eval_results=results(e),
+    )
+    # What neither timm's config nor the file of the weights says of the preprocessing.
+    by_hand = sorted(set(e.overridden) - set(e.from_weights))
+    stated = e.preprocessing | {'img_size': e.preprocessing['input_size'][-1]}
+    command = evaluate_command(
+        *('imagenet', e.model, WEIGHTS, 'DATA', e.arguments),
+        {name: stated.get(name, True) for name in by_hand},  # use_train_size is a flag
+        amp=None if e.precision == 'fp32' else e.precision,
+    )
+    template = Path(__file__).with_name('model_card.md.j2').read_text()
+    return (
+        Environment(keep_trailing_newline=True)
+        .from_string(template)
+        .render(
+            e=e,
+            metadata=metadata.to_yaml(),
+            parameters=sum(p.numel() for p in network.parameters()) / 1e6,
+            headings=_HEADINGS,
+            images=_images(e),
+            ours=ours,
+            command=shlex.join(['python', '-m', *command]),
+            by_hand=by_hand,
+            digest=digest,
+            licence=licence or 'not stated',
+        )
+    )
+
+
+def results(evaluation: Evaluation) -> list[EvalResult]:
+    """Return the metrics as the Hub's `model-index` takes them, in percent."""
+    data = evaluation.data
+    return [
+        EvalResult(
+            task_type='image-classification',
+            task_name='Image classification',
+            dataset_type='imagenet-1k' if data.complete else 'custom',
+            dataset_name='ImageNet-1K' if data.complete else _images(evaluation),
+            dataset_split='validation' if data.split == 'val' else data.split,
+            dataset_args={'images': data.images, 'fingerprint': data.fingerprint},
+            metric_type='accuracy',
+            metric_name=_HEADINGS[name],
+            metric_value=value,
+        )
+        for name, value in evaluation.metrics.items()
+    ]
+
+
+def _images(evaluation: Evaluation) -> str:
+    data = evaluation.data
+    if data.complete:
+        return TASKS[evaluation.task].validation_set
+    return f'{data.images:,} images of {data.classes} classes, not the ImageNet-1K validation set'
 
 
 def _weights(evaluation: Evaluation, checkpoint: str | Path | None) -> Path:
@@ -126,8 +229,7 @@ def _weights(evaluation: Evaluation, checkpoint: str | Path | None) -> Path:
     if (digest := sha256_of(path)) != recorded.sha256:
         raise UserError(
             f'{path} is not the file that {evaluation.stem} was measured with: its SHA-256 is '
-            f'{digest[:16]}..., expected {recorded.sha256[:16]}... of {recorded.file}; name that '
-            'file, or evaluate this one and export its record.'
+            f'{digest[:16]}..., expected {recorded.sha256[:16]}... of {recorded.file}.'
         )
     return path
 
