@@ -81,9 +81,7 @@ class ShuffleBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(dim)
         self.attn = ShuffledWindowAttention(dim, num_heads, window_size, shuffle, attn_drop)
         self.norm2 = nn.BatchNorm2d(dim)
-        self.local = nn.Conv2d(
-            dim, dim, window_size, padding=window_size // 2, groups=dim, bias=False
-        )
+        self.local = nn.Conv2d(dim, dim, window_size, padding=window_size // 2, groups=dim)
         self.norm3 = nn.BatchNorm2d(dim)
         self.mlp = nn.Sequential(
             nn.Conv2d(dim, hidden, 1), nn.ReLU6(inplace=True), nn.Conv2d(hidden, dim, 1)

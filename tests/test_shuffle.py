@@ -55,7 +55,7 @@ def released_shapes(dims, depths, heads, window=7, stem=32, classes=1000):
             table = ((2 * window - 1) ** 2, heads[stage - 1])
             shapes[f'{block}.attn.relative_position_bias_table'] = table
             shapes[f'{block}.attn.relative_position_index'] = (window**2, window**2)
-            shapes.layer(f'{block}.local', (c, 1, window, window), False)
+            shapes.layer(f'{block}.local', (c, 1, window, window))
             shapes.layer(f'{block}.mlp.fc1', (4 * c, c, 1, 1))
             shapes.layer(f'{block}.mlp.fc2', (c, 4 * c, 1, 1))
     shapes.layer('head', (classes, dims[3]))
