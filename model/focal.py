@@ -210,6 +210,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = describe(VARIANTS, first_conv='stem.proj', classifier='head.fc', license='mit')
+default_cfgs = describe(
+    VARIANTS, first_conv='stem.proj', classifier='head.fc', crop_pct=0.875, license='mit'
+)
 
 register(Focal, VARIANTS, filter_fn=checkpoint_filter_fn)

@@ -203,6 +203,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = describe(VARIANTS, first_conv='stem.conv1.0', classifier='head.fc')
+default_cfgs = describe(VARIANTS, first_conv='stem.conv1.0', classifier='head.fc', crop_pct=0.875)
 
 register(Shuffle, VARIANTS, filter_fn=checkpoint_filter_fn)
