@@ -1,6 +1,6 @@
-"""Detectron2's Mask R-CNN under mmdet's names: ViL's detectors were released as such.
+"""Released detectors under mmdet's names: ViL's, of Detectron2, and PVT's and Swin's own.
 
-Both have the same layers, anchors, order of classes and normalisation of boxes.
+They have the same layers, anchors, order of classes and normalisation of boxes.
 """
 
 import sys
@@ -32,7 +32,7 @@ _BUFFERS = r'^pixel_(mean|std)$|\.cell_anchors\.\d$'
 
 
 def renamed_for(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return Detectron2's parameters under the names of a detector of mmdet; others stay.
+    """Return released parameters under the names of a detector of mmdet; others stay.
 
     Args:
         model: a detector; its backbone's own release names are those of the network's module.
@@ -41,10 +41,21 @@ def renamed_for(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str
     network = getattr(model.backbone, 'network', None)
     backbone = {n.removeprefix(_BACKBONE): v for n, v in state.items() if n.startswith(_BACKBONE)}
     if network is None or not backbone:
-        return dict(state)
+        return _converted(model, dict(state))
     rest = {n: v for n, v in state.items() if not n.startswith(_BACKBONE)}
     module = sys.modules[type(network).__module__]
     if translate := getattr(module, 'checkpoint_filter_fn', None):
         backbone = translate(backbone, network)
     backbone = {f'backbone.network.{name}': value for name, value in backbone.items()}
     return backbone | renamed(rest, names=_NAMES, without=_BUFFERS)
+
+
+def _converted(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename PVT's and Swin's parameters with the function that mmdet has for their classifiers."""
+    module = sys.modules[type(model.backbone).__module__]
+    convert = getattr(module, 'pvt_convert', getattr(module, 'swin_converter', None))
+    if convert is None or not any('.patch_embed' in n and '.proj.' in n for n in state):
+        return state
+    own = [name for name in state if name.startswith('backbone.')]
+    parts = convert({name.removeprefix('backbone.'): state.pop(name) for name in own})
+    return state | {f'backbone.{n.removeprefix("backbone.")}': v for n, v in parts.items()}
