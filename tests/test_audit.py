@@ -26,7 +26,7 @@ from reproduce.base.errors import UserError
 from reproduce.complexity.flops import measure
 from reproduce.judge.assembly import printed_numbers
 from reproduce.systems import load_systems
-from reproduce.weights.registry import result_of_authors
+from reproduce.weights.registry import reference_of
 
 RESULTS = Path(__file__).parents[1] / 'results'
 
@@ -372,7 +372,7 @@ def test_what_the_findings_say_of_published_accuracies(data):
     other = {
         cell.key: cell.published.agrees
         for cell in published
-        if systems[cell.system].protocol and result_of_authors(systems[cell.system]) is None
+        if reference_of(systems[cell.system]).protocol
     }
     page = ' '.join((RESULTS.parent / 'docs/findings.md').read_text().split())
     assert (

@@ -8,9 +8,11 @@ import typer
 
 from reproduce.base import terminal
 from reproduce.base.errors import UserError
+from reproduce.base.files import sha256_of
 from reproduce.commands import options
 from reproduce.systems.selection import rows_and_systems, select
 from reproduce.weights import registry
+from reproduce.weights.download import receipt, write_receipt
 from reproduce.weights.store import in_folder, obtain, state, stored
 
 
@@ -59,7 +61,10 @@ def checkpoints(
     for public in chosen:
         if download:
             try:  # an existing file is never replaced, whatever it is
-                if in_folder(folder, public.system) is None:
+                path = in_folder(folder, public.system)
+                if path is not None and public.by_hand and receipt(path) is None:
+                    write_receipt(public.url, path, sha256_of(path))
+                if path is None:
                     obtain(public, folder=folder)
                 else:
                     stored(public, folder)
@@ -84,6 +89,7 @@ def checkpoints(
                 'file': path and str(path),
                 'size': path and path.stat().st_size,
                 'url': public.url,
+                'by_hand': public.by_hand,
                 'sha256': public.sha256,
                 'licence': public.licence,
                 'published': reference.metrics,

@@ -100,13 +100,11 @@ def _cell(
         elif isinstance(found, str) or found.failed:
             verdict, reason = Verdict.ERROR, found if isinstance(found, str) else found.reason
         else:
-            # What the authors trained is closer to the row than what others trained.
-            authors = registry.result_of_authors(system)
-            reference = authors or registry.reference_of(system)
+            reference = registry.reference_of(system)
             fields |= _published(column, printed, tolerance, reference)
             verdict, reason = Verdict.NOT_RUN, found.sentence(system.name)
-            if 'reference' in fields and system.protocol and authors is None:
-                reason += f'; released weights: {system.protocol}'
+            if 'reference' in fields and reference.protocol:
+                reason += f'; released weights: {reference.protocol}'
             fields |= {'missing': found, 'record': found.record}
         fields |= {'measured': None, 'reference_verdict': verdict}
     return Cell(

@@ -30,6 +30,12 @@ def receipt(path: Path) -> Receipt | None:
         return None
 
 
+def write_receipt(url: str, path: Path, sha256: str) -> None:
+    """Write where the file at `path` is from, and its hash, which is to stay the same."""
+    kept = Receipt(url=url, sha256=sha256).model_dump_json(indent=2)
+    write_atomically(_receipt_path(path), kept + '\n')
+
+
 def fetch(url: str, path: Path, sha256: str = '') -> None:
     """Download `url` to `path`, unless that file exists; its folder is made.
 
@@ -85,8 +91,7 @@ def _download(url: str, path: Path, sha256: str) -> None:
                 f'{digest[:16]}..., expected {sha256[:16]}; it was deleted.'
             )
         # The receipt first: without it a file without a published hash cannot be identified.
-        kept = Receipt(url=url, sha256=digest).model_dump_json(indent=2)
-        write_atomically(_receipt_path(path), kept + '\n')
+        write_receipt(url, path, digest)
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)

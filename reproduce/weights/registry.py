@@ -34,6 +34,7 @@ class Reference(_Entry):
         images: the number of these.
         metrics: in percent, by name.
         source: who measured it.
+        protocol: how the training or the evaluation differs from that of the paper's row.
     """
 
     data: Literal['full', 'shapes'] = 'full'
@@ -41,6 +42,7 @@ class Reference(_Entry):
     images: int
     metrics: dict[str, float]
     source: str
+    protocol: str = ''
 
     def holds_for(self, fingerprint: str, complete: bool) -> bool:
         """Return whether it is about these images: the whole set, or those of its fingerprint."""
@@ -58,6 +60,7 @@ class Released(_Entry):
         preprocessing: what replaces a timm model's own: img_size, crop_pct, ...
         multi_scale: whether a segmenter is evaluated at several scales, too.
         file, url: the file, relative to the manifest, or where it is downloaded from.
+        by_hand: whether the URL is a page or a server for which a browser or an account is needed.
         sha256: of the file, 64 hex digits.
         protocol: how their training or evaluation differs from that of the paper's row.
     """
@@ -70,6 +73,7 @@ class Released(_Entry):
     multi_scale: bool = False
     file: str | None = None
     url: str | None = None
+    by_hand: bool = False
     sha256: Annotated[str, Field(pattern='^[0-9a-f]{64}$')]
     licence: str
     reference: list[Reference] = []
@@ -114,7 +118,8 @@ class Public(Released):
 
     @property
     def filename(self) -> str:
-        return f'{self.system}{Path(self.url).suffix}'
+        torchs = self.by_hand or self.url.endswith('.tar')  # such as model.pth.tar
+        return f'{self.system}{".pth" if torchs else Path(self.url).suffix}'
 
 
 class _Manifest(_Entry):
@@ -124,10 +129,12 @@ class _Manifest(_Entry):
 class _Result(_Entry):
     metrics: dict[str, float]
     source: str
+    protocol: str = ''
 
 
 class _Weights(_Result):
     url: str
+    by_hand: bool = False
     sha256: str = ''
     licence: str
 
@@ -172,31 +179,25 @@ def _public(system: System) -> Public:
         model=system.name,
         # Only the UPerNet rows have a multi-scale column, and it costs twelve times the time.
         multi_scale='ms_miou' in system.accuracies,
-        url=published.url,
-        sha256=published.sha256,
-        licence=published.licence,
-        reference=[_reference(system, published)],
+        reference=[_reference(system, published, system.protocol)],
         protocol=system.protocol,
+        **published.model_dump(include={'url', 'by_hand', 'sha256', 'licence'}),
     )
 
 
-def _reference(system: System, published: _Result) -> Reference:
-    images = TASKS[system.task].images
-    return Reference(images=images, metrics=published.metrics, source=published.source)
+def _reference(system: System, published: _Result, protocol: str) -> Reference:
+    values = {'metrics': published.metrics, 'source': published.source, 'protocol': protocol}
+    return Reference(images=TASKS[system.task].images, **values)
 
 
 def reference_of(system: System) -> Reference | None:
-    """Return what the public weights of a system score according to whoever released them.
+    """Return what is published about a system, if anything is.
 
-    Where a system has no public weights, it is what its authors print, if they do.
+    What its authors trained is closer to the paper's row than public weights of others.
     """
-    return result_of_authors(system) if system.weights is None else _public(system).reference[0]
-
-
-def result_of_authors(system: System) -> Reference | None:
-    """Return what the authors of a system print for weights that are not in the register."""
-    published = load_published().results.get(system.name)
-    return published and _reference(system, published)
+    if (result := load_published().results.get(system.name)) is not None:
+        return _reference(system, result, result.protocol)
+    return None if system.weights is None else _public(system).reference[0]
 
 
 def registered() -> tuple[Released, ...]:

@@ -84,6 +84,11 @@ def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = Non
 
             folder = Path(torch.hub.get_dir()) / 'checkpoints'
         path = folder / entry.filename
+        if entry.by_hand and not path.is_file():
+            raise UserError(
+                f'{entry.name} cannot be downloaded by a program: get it from {entry.url} and put '
+                f'it at {path}.'
+            )
         download.fetch(entry.url, path, entry.sha256)
         return _verified(entry, path)
     path = manifest.parent / entry.file
