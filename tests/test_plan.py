@@ -68,11 +68,11 @@ def test_the_short_answer_fits_a_terminal(run, tmp_path, monkeypatch):
     assert (code, err) == (0, '')
     assert max(map(len, out.splitlines())) <= 80
     (line,) = (line.split() for line in out.splitlines() if line.startswith('4 '))
-    assert line == ['4', '96', '64', '1', '11', '20', '102']
+    assert line == ['4', '96', '64', '1', '22', '9', '102']
     text = ' '.join(out.split())
     assert '0 systems would be evaluated.' in text
     assert "COCO's 5,000 images of val2017 are missing: --data FOLDER." in text
-    assert '33 systems have public weights: `make checkpoints TABLE=N' in text
+    assert '50 systems have public weights: `make checkpoints TABLE=N' in text
     code, out, _ = run('plan', 4, '--checkpoints', 'weights', '--systems')
     text = ' '.join(out.split())
     assert f'{SWIN}, T4 top1: public, timm:{SWIN}.ms_in1k ' in text
