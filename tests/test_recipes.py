@@ -8,7 +8,6 @@ import pytest
 
 from reproduce.base.errors import UserError
 from reproduce.openmmlab.configs import CONFIGS, load_config
-from reproduce.train.classifier import scaling
 from reproduce.train.recipes import RECIPES, TOKEN_LABELING, Recipe, recipe_for
 
 DOCUMENT = Path(__file__).parents[1] / 'docs/recipes.md'
@@ -107,14 +106,6 @@ def test_what_sources_disagree_on_is_there_by_name():
     assert (deit.ema_decay, deit.repeats, deit.lr) == (0.99996, 3, 1e-3)
     with pytest.raises(UserError, match="no recipe 'maformer_small_deit' with token labeling"):
         recipe_for('maformer_small', True, 'maformer_small_deit')
-
-
-def test_batch_and_learning_rate_scale_together_and_the_log_has_both():
-    recipe = recipe_for('maformer_small').changed(batch_size='256', accumulation=4)
-    assert recipe.scaled_lr == pytest.approx(4e-4)
-    assert scaling(recipe, 8) == (
-        'batch 256 = 8 x 8 x 4 parts, learning rate 0.0004: 0.0016 at a batch of 1024'
-    )
 
 
 def test_a_wrong_change_of_a_recipe_is_explained():

@@ -28,45 +28,28 @@ class _Entry(BaseModel):
 
 
 class DesignClaim(_Entry):
-    """A claim that one variant is more accurate than another.
-
-    Attributes:
-        says: what is claimed, as a phrase.
-        paper: the difference in Top-1 that the paper prints, in percent; empty where it prints
-            none.
-        cells: the printed cells that `paper` is the difference of.
-        place: where the paper says so.
-        note: how the comparison here differs from the paper's.
-        control: whether it is a check of the study itself, and not a claim of the paper.
-    """
+    """A claim that one variant is more accurate than another."""
 
     name: Name
-    says: str
+    says: str  # what is claimed, as a phrase
     better: Name
     worse: Name
-    paper: NumberText = ''
-    cells: str = ''
-    place: str = ''
-    note: str = ''
-    control: bool = False
+    paper: NumberText = ''  # the difference in Top-1 that the paper prints, in percent
+    cells: str = ''  # the printed cells that it is the difference of
+    place: str = ''  # where the paper says so
+    note: str = ''  # how the comparison here differs from the paper's
+    control: bool = False  # a check of the study itself, and not a claim of the paper
 
 
 class Design(_Entry):
-    """A network of a study.
-
-    Attributes:
-        says: what it is, as a phrase.
-        arguments: constructor arguments, after those of the study.
-        settings: what replaces settings of the recipe, after those of the study.
-        seed_offset: added to each of the study's seeds: the same network with other random numbers.
-    """
+    """A network of a study."""
 
     name: Name
-    says: str
-    arguments: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
+    says: str  # what it is, as a phrase
+    arguments: dict[str, Any] = {}  # of the constructor, after those of the study
+    settings: dict[str, Any] = {}  # in place of the recipe's, after those of the study
     token_labeling: bool = True
-    seed_offset: int = Field(0, ge=0)
+    seed_offset: int = Field(0, ge=0)  # added to each seed: the same network with other randomness
 
 
 class DrawnData(_Entry):
@@ -85,48 +68,31 @@ class Annotator(_Entry):
 
 
 class Study(_Entry):
-    """Which networks are trained, how, and what is claimed of them.
-
-    Attributes:
-        about, limits: what it is, and what it can and cannot show; a sentence or two each.
-        model, recipe: a timm model, and whose recipe trains it.
-        settings: what replaces the recipe's settings.
-        arguments: constructor arguments of all variants.
-        seeds: every variant is trained once with each. They are fixed before the study is run.
-        threads: of each run, for computing on CPUs. They decide the last digits.
-        spread: the standard deviation of paired differences in percent of Top-1 that is planned
-            with.
-        drawn: the embedded data; None for data that the user names.
-        data: a sentence on how to get the data.
-        train_images, val_images: the number of images used of each split, evenly over the classes;
-            `val_images` those that the learning curves are of. The final accuracy is that of all
-            validation images.
-        in_memory: whether each run keeps the training images in memory.
-        annotator: makes the label maps; None where the user has them.
-        paper_claims: whether the shared variants and claims, those of the paper among them, belong
-            to it.
-        only: the names of the claims that are tested; all if it is empty. Of the variants, the
-            first one and those of the claims are trained.
-        variant, claim: further ones.
-    """
+    """Which networks are trained, how, and what is claimed of them."""
 
     name: Name
-    about: str
-    limits: str
-    model: str
-    recipe: str
-    settings: dict[str, Any] = {}
-    arguments: dict[str, Any] = {}
+    about: str  # what it is, in a sentence or two
+    limits: str  # what it can and cannot show
+    model: str  # a timm model
+    recipe: str  # whose recipe trains it
+    settings: dict[str, Any] = {}  # in place of the recipe's
+    arguments: dict[str, Any] = {}  # of the constructor, of all variants
+    # Every variant is trained once with each. They are fixed before the study is run.
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    threads: Count = 1
+    threads: Count = 1  # of each run, for computing on CPUs; they decide the last digits
+    # The standard deviation of paired differences, in percent of Top-1, that is planned with.
     spread: float = Field(gt=0)
-    drawn: DrawnData | None = None
-    data: str = ''
-    train_images: Count | None = None
-    val_images: Count | None = None
-    in_memory: bool = False
-    annotator: Annotator | None = None
-    paper_claims: bool = True
+    drawn: DrawnData | None = None  # None for data that the user names
+    data: str = ''  # a sentence on how to get the data
+    train_images: Count | None = None  # of them, evenly over the classes
+    val_images: Count | None = None  # for the learning curves; the final accuracy is of all
+    in_memory: bool = False  # whether each run keeps the training images in memory
+    annotator: Annotator | None = None  # makes the label maps; None where the user has them
+    paper_claims: bool = (
+        True  # the shared variants and claims, those of the paper too, belong to it
+    )
+    # The claims that are tested; all if there is none. Of the variants, the first one and those of
+    # the claims are trained.
     only: tuple[Name, ...] = ()
     variant: tuple[Design, ...] = ()
     claim: tuple[DesignClaim, ...] = ()

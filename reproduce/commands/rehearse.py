@@ -3,7 +3,6 @@
 import signal
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,10 +23,6 @@ def rehearse(
             show_default=False,
         ),
     ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help='Write DEVICE.md into this folder, anew after each training.'),
-    ] = None,
     format: options.Format = 'text',
     **given: Any,
 ) -> None:
@@ -37,21 +32,14 @@ def rehearse(
     evaluated, by the commands `train` and `evaluate`. Ends with status 1 if one fails.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.base.files import check_writable
-    from reproduce.train.rehearsal import as_text, device, rehearse, write_page
-
-    request = RehearsalRequest(names=names or (), **given)
-    if report is not None:
-        check_writable(report)
+    from reproduce.train.rehearsal import as_text, device, rehearse
 
     # As Ctrl-C does, it ends the training under way and removes what was written.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     rows = []
-    for row in rehearse(request):
+    for row in rehearse(RehearsalRequest(names=names or (), **given)):
         rows.append(row)
         print(f'{row["name"]}: {row["failure"] or "passes"}', file=sys.stderr, flush=True)
-        if report is not None:
-            write_page(rows, report)
     passes = not any(row['failure'] for row in rows)
     if format == 'json':
         print_json({'device': device(), 'passes': passes, 'trainings': rows})

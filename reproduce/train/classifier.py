@@ -30,7 +30,6 @@ from reproduce.base.processes import Group, join
 from reproduce.train.classifier_steps import ClassifierTraining
 from reproduce.train.jobs import TrainingJob
 from reproduce.train.output_folder import StepMeter, check_tensorboard, claimed, weights_file
-from reproduce.train.recipes import Recipe
 from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.weights import parameters
 
@@ -234,7 +233,14 @@ class _Run:
         for data in splits:
             state = 'complete' if data.complete else f'not ImageNet-1K: {"; ".join(data.problems)}'
             self._log(f'{data.split}: {len(data.samples):,} images, {state}')
-        self._log(f'{scaling(self.recipe, self.group.size)}; {training.precision}')
+        recipe, processes = self.recipe, self.group.size
+        share = recipe.batch_size // (processes * recipe.accumulation)
+        parts = f' x {recipe.accumulation} parts' if recipe.accumulation > 1 else ''
+        self._log(
+            f'batch {recipe.batch_size} = {processes} x {share}{parts}, learning rate '
+            f'{recipe.scaled_lr:.4g}: {recipe.lr:.4g} at a batch of {recipe.lr_batch_size}; '
+            f'{training.precision}'
+        )
 
     def _summarize(self) -> None:
         """Write the last weights, and evaluate them and the best ones at every test crop."""
@@ -289,13 +295,3 @@ class _Run:
 def best_epoch(history: list[dict[str, float]]) -> int:
     """Return the first epoch whose averaged weights scored best, counted from 1."""
     return max(history, key=lambda row: row['ema_top1'])['epoch']
-
-
-def scaling(recipe: Recipe, processes: int) -> str:
-    """Return a sentence on the batch and the learning rate, and how they were scaled."""
-    share = recipe.batch_size // (processes * recipe.accumulation)
-    parts = f' x {recipe.accumulation} parts' if recipe.accumulation > 1 else ''
-    return (
-        f'batch {recipe.batch_size} = {processes} x {share}{parts}, learning rate '
-        f'{recipe.scaled_lr:.4g}: {recipe.lr:.4g} at a batch of {recipe.lr_batch_size}'
-    )

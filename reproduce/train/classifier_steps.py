@@ -65,15 +65,33 @@ class ClassifierTraining:
         recipe = job.recipe
         self.recipe, self.group = recipe, group
         self.workers = default_workers() if job.workers is None else job.workers
-        precision = job.amp or default_precision(group.device)
-        self.precision = 'fp32' if precision == 'off' else precision
+        default = 'off'
+        if group.device.type == 'cuda':
+            # V100 has no bf16; torch would emulate it.
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            default = 'bf16' if native else 'fp16'
+        self.precision = (job.amp or default).replace('off', 'fp32')
         check_precision(group.device, self.precision)
         maps = job.labels and open_label_maps(job.labels)
         self.train_data = load(job.data, 'train', job.train_images)
         self.val_data = load(job.data, 'val', job.val_images)
         self.origin_of_labels = maps and origin(maps, complete=True)
         _check_data(self.train_data, self.val_data, recipe, group.size)
-        group.check_same(lambda: self._facts(job))
+        group.check_same(
+            lambda: {
+                'command': 'train imagenet',
+                **code_facts(),
+                **recipe.model_dump(),
+                'precision': self.precision,
+                'device': group.device.type,
+                **data_facts(self.train_data),
+                **data_facts(self.val_data),
+                'origin of the label maps': self.origin_of_labels,
+                'resumed checkpoint': job.resume and hash_of(job.output / 'last.pth'),
+                '--checkpoint-steps': job.checkpoint_steps,
+                '--max-steps': job.max_steps,
+            }
+        )
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.
         torch.backends.cudnn.benchmark = True
@@ -121,22 +139,6 @@ class ClassifierTraining:
         self.losses = torch.zeros(2, dtype=torch.float64, device=group.device)
         # The steps of the epoch that were skipped, and how many of them were the last in a row.
         self.skipped = torch.zeros(2, dtype=torch.int64, device=group.device)
-
-    def _facts(self, job: TrainingJob) -> dict[str, Any]:
-        """Return what decides the numbers of a training, by name."""
-        return {
-            'command': 'train imagenet',
-            **code_facts(),
-            **self.recipe.model_dump(),
-            'precision': self.precision,
-            'device': self.group.device.type,
-            **data_facts(self.train_data),
-            **data_facts(self.val_data),
-            'origin of the label maps': self.origin_of_labels,
-            'resumed checkpoint': job.resume and hash_of(job.output / 'last.pth'),
-            '--checkpoint-steps': job.checkpoint_steps,
-            '--max-steps': job.max_steps,
-        }
 
     @property
     def steps_done(self) -> int:
@@ -335,14 +337,6 @@ class ClassifierTraining:
             persistent_workers=self.workers > 0,
             **options,
         )
-
-
-def default_precision(device: torch.device) -> str:
-    """Return the precision that a device trains fastest in: bf16, or fp16 on GPUs without it."""
-    if device.type == 'cpu':
-        return 'fp32'
-    # V100 has no bf16; torch would emulate it.
-    return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
 
 
 def _check_data(train: ImageNet, val: ImageNet, recipe: Recipe, processes: int) -> None:

@@ -63,8 +63,8 @@ def train(job: ConfigJob) -> None:
     """Train in this process, or in the ranks that it is one of.
 
     Raises:
-        UserError: if config, data, weights and output folder do not go together, or the loss is no
-            longer finite.
+        UserError: if config, data, weights and output folder do not fit each other, or the loss is
+            no longer finite.
         TrainingStopped: if SIGTERM or SIGUSR1 asked for it.
     """
     safe_loading.install()
@@ -74,7 +74,8 @@ def train(job: ConfigJob) -> None:
         config, record = prepare(job, group.size, checks_masks=group.rank == 0)
         text = {'text of the config': config.text, '--resume': job.resume}
         group.check_same(lambda: {**code_facts(), **text, **record})
-        runner = _build_runner(config, group)
+        runner = _Runner.from_cfg(config)
+        extract_regions_in_fp32(runner.model)
         runner.register_hook(_SafeEnd(job, group, stop), 'LOWEST')
         if group.rank == 0 and not job.resume:
             write_atomically(job.output / 'run.json', json.dumps(record, indent=2) + '\n')
@@ -99,7 +100,7 @@ def prepare(
         what the Runner is built from, and the content of run.json.
 
     Raises:
-        UserError: if they do not go together; nothing has been written.
+        UserError: if they do not fit each other; nothing has been written.
     """
     if job.tensorboard:
         check_tensorboard()
@@ -126,7 +127,14 @@ def prepare(
             'another folder.'
         )
     if job.resume:
-        _check_record(job.output / 'run.json', record)
+        path = job.output / 'run.json'
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        for name in ('model', 'data', 'batch'):
+            if before.get(name) != record[name]:
+                raise UserError(
+                    f'{path} has another {name}: resume with the same config, data and number of '
+                    'images in a batch of all processes, or begin in another folder.'
+                )
         config.load_from = str(newest)
     config.resume = job.resume
     _set_up_runner(config, job)
@@ -169,17 +177,6 @@ def _choose_backbone(config: Config, checkpoint: str | None) -> str | None:
     return sha256_of(path)
 
 
-def _check_record(path: Path, record: dict[str, Any]) -> None:
-    """Check that the training to be resumed has the model, the data and the batch of this one."""
-    before = json.loads(path.read_text()) if path.is_file() else {}
-    for name in ('model', 'data', 'batch'):
-        if before.get(name) != record[name]:
-            raise UserError(
-                f'{path} has another {name}: resume with the same config, data and number of '
-                'images in a batch of all processes, or begin in another folder.'
-            )
-
-
 def _newest_checkpoint(folder: Path) -> Path | None:
     numbered = {int(path.stem.removeprefix('iter_')): path for path in folder.glob('iter_*.pth')}
     return numbered[max(numbered)] if numbered else None
@@ -188,6 +185,14 @@ def _newest_checkpoint(folder: Path) -> Path | None:
 def _set_up_runner(config: Config, job: ConfigJob) -> None:
     """Set what does not depend on the model: folder, loggers, precision, checkpoints, loaders."""
     config.work_dir = str(job.output.absolute())
+    if in_group():
+        config.launcher = 'pytorch'
+        if not torch.cuda.is_available():
+            config.model_wrapper_cfg = {
+                'type': 'MMDistributedDataParallel',
+                'device_ids': None,
+                'find_unused_parameters': config.get('find_unused_parameters', False),
+            }
     visualizer = config.get('visualizer') or {'type': 'Visualizer'}
     backends = list(visualizer.get('vis_backends') or [{'type': 'LocalVisBackend'}])
     if job.tensorboard:
@@ -237,20 +242,6 @@ class RestOfEpoch(BatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         done, self.done = self.done, 0
         return islice(self.batches, done, None)
-
-
-def _build_runner(config: Config, group: Group) -> Runner:
-    if in_group():
-        config.launcher = 'pytorch'
-        if group.device.type == 'cpu':
-            config.model_wrapper_cfg = {
-                'type': 'MMDistributedDataParallel',
-                'device_ids': None,
-                'find_unused_parameters': config.get('find_unused_parameters', False),
-            }
-    runner = _Runner.from_cfg(config)
-    extract_regions_in_fp32(runner.model)
-    return runner
 
 
 class _Runner(Runner):

@@ -53,15 +53,9 @@ def make_labels(
 
     Args:
         model: a timm model.
-        data: the folder of ImageNet, or of data in its form.
-        output: the folder of the maps.
         checkpoint: the model's weights; None takes those that timm publishes.
         img_size: side in pixels of the square that images are brought to; None takes the one in
             the file of the weights, or the model's.
-        batch_size: images of a batch, in each process.
-        workers: processes that read images, for each process that computes; None takes 8, or as
-            many as it has cores.
-        device: 'cpu' or 'cuda'; None takes GPUs where there are some.
         resize: 'squash' changes the aspect ratio, so that the map covers the whole image. 'crop' is
             what LV-ViT's released code does: the short side is resized and the centre is cut out,
             as for an evaluation. Training takes either for the whole image.
@@ -144,12 +138,9 @@ def _write_map(path: Path, label_map: torch.Tensor) -> None:
 def _check_origin(output: Path, record: dict[str, Any]) -> None:
     """Check that the maps in the folder, if any, were made in the same way."""
     before = origin(output)
-    if before is None and next(output.glob('*/*.pt'), None):
-        raise UserError(
-            f'{output} holds label maps and no {RECORD} that says how they were made: name another '
-            'folder with --output.'
-        )
-    for name, value in (before or record).items():
+    if before is None:
+        before = {'images': 'unknown'} if next(output.glob('*/*.pt'), None) else record
+    for name, value in before.items():
         if record.get(name) != value:
             raise UserError(
                 f'{output} holds label maps of {name} = {value}, not {record.get(name)}: make the '

@@ -35,84 +35,52 @@ OptionalArguments = Annotated[dict[str, Any] | None, BeforeValidator(_parsed)]
 
 
 class Recipe(BaseModel):
-    """Everything that decides a training but its data.
-
-    Attributes:
-        model: the timm model that is trained.
-        arguments: constructor arguments that make a variant of the model.
-        initial_arguments: constructor arguments of the network whose initial weights, as `seed`
-            draws them, are taken where name and shape agree; None for those of the model itself.
-            So variants of one network begin with the same weights.
-        token_labeling: whether the target is an annotator's label of every token (LV-ViT).
-        img_size: side of the images in pixels.
-        epochs: passes over the data, the warm-up included and the cool-down not.
-        cooldown_epochs: passes at `min_lr` that follow.
-        warmup_epochs: passes in which the learning rate rises from `warmup_lr`.
-        batch_size: images of a step, of all processes together.
-        lr: peak learning rate for a batch of `lr_batch_size`; another batch scales it in
-            proportion.
-        weight_decay: of AdamW, on all parameters but biases and norms.
-        drop_path: stochastic depth of the last block, rising linearly from 0.
-        crop_scale, crop_ratio: area over the image's, and width over height, of the random crop.
-        rand_augment: timm's name of a RandAugment; empty for none.
-        color_jitter: of brightness, contrast and saturation; only where there is no RandAugment.
-        random_erasing: probability of erasing a box, with random pixels.
-        repeats: number of times that an image is seen in a row, augmented anew, while the other
-            images wait for a later epoch (DeiT's repeated augmentation).
-        mix_prob: probability that a batch is mixed.
-        mix_token_alpha: of MixToken's beta distribution; with token labeling only.
-        mixup_alpha, cutmix_alpha: of mixup's and CutMix's beta distributions, of which each is
-            chosen for half of the batches; without token labeling only.
-        token_loss_weight: weight of the mean loss of the tokens; that of the image has 1.
-        true_class_share: of the true class in the image's target; the rest is the annotator's.
-        label_map_crop: 'exact', or 'lvvit' for the crop of LV-ViT's released code, which exchanges
-            the axes.
-        ema_decay: of the averaged weights, in a step.
-        test_crops: sides of the centre crop over the image's short side, in validation; the first
-            decides which epoch is the best, the others are measured when the training is over.
-        grad_checkpointing: keep less in memory, and compute it again in the backward pass.
-        accumulation: parts that each process computes its share of a batch in, one after the other.
-        seed: of everything random.
-    """
+    """Everything that decides a training but its data."""
 
     model_config = ConfigDict(frozen=True, extra='forbid')
 
-    model: str
-    arguments: Arguments = {}
+    model: str  # a timm model
+    arguments: Arguments = {}  # of its constructor
+    # Constructor arguments of the network whose initial weights, as `seed` draws them, are taken
+    # where name and shape agree, so that variants of a network begin alike; None for `arguments`.
     initial_arguments: OptionalArguments = None
-    token_labeling: bool = False
-    img_size: int = Field(224, ge=32)
-    epochs: int = Field(300, ge=1)
-    cooldown_epochs: int = Field(10, ge=0)
-    warmup_epochs: int = Field(5, ge=0)
-    batch_size: int = Field(1024, ge=2)
-    lr: float = Field(1.6e-3, gt=0)
+    token_labeling: bool = False  # the target is an annotator's label of every token (LV-ViT)
+    img_size: int = Field(224, ge=32)  # side in pixels
+    epochs: int = Field(300, ge=1)  # the warm-up included, and the cool-down not
+    cooldown_epochs: int = Field(10, ge=0)  # at `min_lr`
+    warmup_epochs: int = Field(5, ge=0)  # the learning rate rises from `warmup_lr`
+    batch_size: int = Field(1024, ge=2)  # images of a step, of all processes together
+    lr: float = Field(1.6e-3, gt=0)  # the peak, in proportion to `batch_size` / `lr_batch_size`
     lr_batch_size: int = Field(1024, ge=1)
     warmup_lr: float = Field(1e-6, ge=0)
     min_lr: float = Field(1e-5, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    drop_path: float = Field(0.1, ge=0, lt=1)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    crop_scale: Range = (0.08, 1.0)
-    crop_ratio: Range = (3 / 4, 4 / 3)
-    hflip: Share = 0.5
-    interpolation: Literal['random', 'bilinear', 'bicubic'] = 'random'
-    rand_augment: str = 'rand-m9-mstd0.5-inc1'
-    color_jitter: float = Field(0.4, ge=0)
-    random_erasing: Share = 0.25
+    weight_decay: float = Field(0.05, ge=0)  # of AdamW, on all parameters but biases and norms
+    drop_path: float = Field(0.1, ge=0, lt=1)  # of the last block, rising linearly from 0
+    label_smoothing: float = Field(0.1, ge=0, lt=1)  # share that is spread over all classes
+    crop_scale: Range = (0.08, 1.0)  # area of the random crop over the image's
+    crop_ratio: Range = (3 / 4, 4 / 3)  # width of the crop over its height
+    hflip: Share = 0.5  # probability
+    interpolation: Literal['random', 'bilinear', 'bicubic'] = 'random'  # of the two
+    rand_augment: str = 'rand-m9-mstd0.5-inc1'  # as timm calls it; empty for none
+    color_jitter: float = Field(0.4, ge=0)  # only where there is no RandAugment
+    random_erasing: Share = 0.25  # probability; the box gets random pixels
+    # An image is seen so many times in a row, augmented anew, while others wait for a later epoch
+    # (DeiT's repeated augmentation).
     repeats: int = Field(1, ge=1)
-    mix_prob: Share = 1.0
-    mix_token_alpha: float = Field(1.0, gt=0)
-    mixup_alpha: float = Field(0.8, gt=0)
-    cutmix_alpha: float = Field(1.0, gt=0)
-    token_loss_weight: float = Field(0.5, ge=0)
-    true_class_share: Share = 0.0
-    label_map_crop: Literal['exact', 'lvvit'] = 'exact'
-    ema_decay: float = Field(0.99992, ge=0, lt=1)
+    mix_prob: Share = 1.0  # probability that a batch is mixed
+    mix_token_alpha: float = Field(1.0, gt=0)  # of MixToken; with token labeling only
+    mixup_alpha: float = Field(0.8, gt=0)  # of half of the batches; without token labeling only
+    cutmix_alpha: float = Field(1.0, gt=0)  # of the other half
+    token_loss_weight: float = Field(0.5, ge=0)  # of the tokens' mean loss; the image's has 1
+    true_class_share: Share = 0.0  # in the image's target; the rest is the annotator's
+    label_map_crop: Literal['exact', 'lvvit'] = 'exact'  # LV-ViT's code exchanges the axes
+    ema_decay: float = Field(0.99992, ge=0, lt=1)  # of the averaged weights, in a step
+    # Sides of the centre crop over the image's short side, in validation; the first decides which
+    # epoch is the best, the others are measured when the training is over.
     test_crops: Shares = (0.9,)
     grad_checkpointing: bool = False
-    accumulation: int = Field(1, ge=1)
-    seed: int = 42
+    accumulation: int = Field(1, ge=1)  # parts of the share of a batch of each process
+    seed: int = 42  # of everything random
 
     @property
     def total_epochs(self) -> int:

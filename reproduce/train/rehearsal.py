@@ -8,7 +8,6 @@ import fnmatch
 import json
 import math
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -21,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tabulate import tabulate
 
-from datasets import imagenet
-from datasets.subset import evenly_spaced
+from datasets import ade20k, coco_annotations, shapes
+from datasets.classes import imagenet_classes
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable
 from reproduce.base.processes import end_with_parent, in_group
@@ -32,11 +32,11 @@ from reproduce.base.versions import CHECKOUT, libraries
 from reproduce.base.wording import nearest
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab.configs import CONFIGS, load_config, task_of
-from reproduce.train import drawn_data
 from reproduce.train.jobs import RehearsalRequest
+from reproduce.train.label_maps import make_labels
 from reproduce.train.output_folder import STEPS
 from reproduce.train.recipes import RECIPES, Recipe
-from reproduce.train.token_labeling import label_map_path, load_label_map, open_label_maps
+from reproduce.weights import store
 
 # Images that are evaluated.
 _EVALUATED = 2
@@ -44,8 +44,11 @@ _EVALUATED = 2
 # A config's batch of one process is 2 or 4 images: this many of them are drawn for each step.
 _MOST_IMAGES_OF_A_CONFIG = 8
 
-# Label maps that are compared with the classes of their images.
-_SAMPLE = 256
+# 150 to 224 pixels become 450 to 672: COCO's images are 640 x 480, most of ADE20K's 683 x 512.
+SCALE = 3
+
+# With fewer scenes a class might have no image.
+_SCENES = 40
 
 _COLUMNS = ('peak GiB', 's a step', 'images/s', 'waits for data', 'days', 'disk GiB')
 
@@ -75,15 +78,16 @@ def rehearse(request: RehearsalRequest) -> Iterator[dict[str, Any]]:
         labels = request.labels and request.labels.absolute()
         if data is None:
             data, labels = place / 'drawn', place / 'drawn/labels'
-            _draw(data, recipes, request, processes)
+            labeled = any(
+                recipe is not None and recipe.token_labeling for recipe in recipes.values()
+            )
+            draw(data, *_images_needed(recipes, request, processes), labeled)
         for number, (name, recipe) in enumerate(recipes.items(), 1):
             folder = place / str(number)
             train = _train_command(name, recipe, request, processes, labels)
             train += ['--data', data, '--processes', processes]
             row = {'name': name, 'failure': ''}
             try:
-                if recipe is not None and recipe.token_labeling:
-                    check_labels(data, labels)
                 row |= _measure(name, recipe, train, data, request.steps, folder)
             except UserError as error:
                 row['failure'] = str(error)
@@ -116,46 +120,64 @@ def select(names: Sequence[str]) -> dict[str, Recipe | None]:
     return chosen
 
 
-def _draw(
-    root: Path, trained: dict[str, Recipe | None], request: RehearsalRequest, processes: int
-) -> None:
-    """Draw data that last for the steps of all trainings, and label maps if one needs them."""
+def draw(root: Path, scenes: int, images: int, labels: bool = False) -> None:
+    """Draw data in the sizes and with the classes of ImageNet, COCO and ADE20K under `root`.
+
+    The scenes are those of `datasets.shapes`, enlarged to the size of photographs. The classes that
+    have no shape are named and have no object, so that every head is as large as for the real data.
+
+    Args:
+        root: the folder, which does not exist or is empty.
+        scenes: the training images of COCO and ADE20K, at least.
+        images: those of ImageNet, at least; drawn ones are linked under several names.
+        labels: whether to make label maps of ImageNet's training images, in `root/labels`.
+    """
+    shapes.write(root, max(scenes, _SCENES), _SCENES, scale=SCALE)
+    if labels:
+        # The released classifier of the drawn classes makes them. It was trained with token
+        # labeling, and has a head for it that an annotator does not need.
+        trained = load_file(store.find('maformer_micro_shapes', 'maformer_micro'))
+        weights = root / 'annotator.safetensors'
+        save_file({k: v for k, v in trained.items() if not k.startswith('aux_head.')}, weights)
+        arguments = ('maformer_micro', root / 'imagenet', root / 'labels', weights, 64)
+        make_labels(*arguments, workers=0, device='cpu')
+    # The drawn classes get the names of the first of ImageNet-1K's, whose indices are then theirs.
+    folders = [root / 'imagenet/train', root / 'imagenet/val', root / 'labels']
+    for old, new in zip(shapes.WNIDS, imagenet_classes(), strict=False):
+        for folder in folders:
+            if (folder / old).is_dir():
+                (folder / old).rename(folder / new)
+    drawn = sorted(path.relative_to(folders[0]) for path in folders[0].glob('*/*.JPEG'))
+    for number in range(len(drawn), images):
+        name = drawn[number % len(drawn)]
+        for file in (folders[0] / name, folders[2] / name.with_suffix('.pt')):
+            if file.exists():
+                os.link(file, file.with_stem(f'{file.stem}_{number}'))
+    for path in (root / 'coco/annotations').glob('instances_*.json'):
+        content = json.loads(path.read_text())
+        known = {category['id']: category for category in content['categories']}
+        content['categories'] = [
+            known.get(id, {'id': id, 'name': f'category {id}', 'supercategory': 'none'})
+            for id in coco_annotations.CATEGORY_IDS
+        ]
+        path.write_text(json.dumps(content))
+    names = root / 'ade20k/ADEChallengeData2016' / ade20k.CLASS_FILE
+    lines = names.read_text().splitlines()
+    lines += [f'{i}\t0\tclass {i}' for i in range(len(lines), ade20k.NUM_CLASSES + 1)]
+    names.write_text('\n'.join(lines) + '\n')
+
+
+def _images_needed(
+    trained: dict[str, Recipe | None], request: RehearsalRequest, processes: int
+) -> tuple[int, int]:
+    """Return the scenes for the steps of the configs, and the images for those of the recipes."""
     recipes = [recipe for recipe in trained.values() if recipe is not None]
     batch = request.batch_size and request.batch_size * processes
-    of_recipes = max((batch or recipe.batch_size for recipe in recipes), default=0)
     of_configs = (batch or _MOST_IMAGES_OF_A_CONFIG * processes) if None in trained.values() else 0
+    of_recipes = max((batch or recipe.batch_size for recipe in recipes), default=0)
     # The first step is not measured, one follows the resumption, and one in twenty images of COCO
     # has no object.
-    steps = request.steps + 3
-    labels = any(recipe.token_labeling for recipe in recipes)
-    drawn_data.write(root, steps * of_configs, steps * of_recipes, labels)
-
-
-def check_labels(data: Path, labels: Path | None) -> None:
-    """Check that label maps are of these images, and of classes in their order.
-
-    A good annotator names the class of nine in ten of its images, others do as chance does.
-
-    Raises:
-        UserError: if they are not, or there are none.
-    """
-    if labels is None:
-        raise UserError('token labeling needs label maps: name their folder with --labels.')
-    images, maps, agree = imagenet.load(data, 'train'), open_label_maps(labels), 0
-    sample = evenly_spaced(images.samples, _SAMPLE)
-    for path, label in sample:
-        found = load_label_map(
-            label_map_path(maps, path, images.classes[label]), len(images.classes)
-        )
-        logits = torch.zeros(len(images.classes), *found.shape[2:])
-        logits.scatter_(0, found[1].long(), found[0].float())
-        agree += int(logits.mean((1, 2)).argmax()) == label
-    if agree / len(sample) < 0.05 + 2 / len(images.classes):
-        raise UserError(
-            f'{agree} of {len(sample)} label maps in {labels} name the class of their image: '
-            'expected maps of these images, with classes in the order of their folders; make them '
-            "with 'python -m reproduce labels'."
-        )
+    return (request.steps + 3) * of_configs, (request.steps + 3) * of_recipes
 
 
 def _train_command(
@@ -180,7 +202,8 @@ def _train_command(
     command += [] if batch is None else ['--set', f'batch_size={batch * processes}']
     command += [] if workers is None else ['--workers', workers]
     command += ['--set', 'grad_checkpointing=true'] * request.grad_checkpointing
-    command += ['--token-labeling', '--labels', labels] if recipe.token_labeling else []
+    command += ['--token-labeling'] * recipe.token_labeling
+    command += ['--labels', labels] if recipe.token_labeling and labels else []
     return ['train', 'imagenet', recipe.model, '--recipe', name, *command]
 
 
@@ -256,7 +279,9 @@ def device() -> str:
 
 
 def as_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the table of a rehearsal in Markdown, and why trainings fail."""
+    """Return a page of Markdown: the command and the machine, the table, and why trainings fail."""
+    versions = libraries()
+    names = ', '.join(f'{name} {versions[name]}' for name in ('python', 'torch', 'timm'))
     # Numbers are set as they are: tabulate would drop the zeros at their end.
     table = tabulate(
         [(row['name'], *_cells(row), 'fails' if row['failure'] else 'passes') for row in rows],
@@ -266,7 +291,14 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
         disable_numparse=True,
     )
     failures = [f'* {row["name"]}: {row["failure"]}' for row in rows if row['failure']]
-    return '\n\n'.join(filter(None, [table, '\n'.join(failures)]))
+    return (
+        f'# A rehearsal on {device()}\n\n'
+        f'Measured by `python -m reproduce {shlex.join(sys.argv[1:])}` with '
+        f'{len(os.sched_getaffinity(0))} cores, a load of {os.getloadavg()[0]:.1f}, and {names}. '
+        '`peak GiB` is the memory of a GPU, or of a process on a CPU; `days` is what the whole '
+        'training on complete data takes at this batch, without its evaluations, and `disk GiB` '
+        f'what it writes.\n\n{table}\n' + '\n'.join(['', *failures])
+    )
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -279,19 +311,4 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f'{row["waiting_seconds"] / row["seconds"]:.0%}',
         f'{row["days"]:,.1f}',
         f'{row["disk_bytes"] / 2**30:.1f}',
-    )
-
-
-def write_page(rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Write the table to a page of Markdown named after the device, with its command."""
-    versions = libraries()
-    names = ', '.join(f'{name} {versions[name]}' for name in ('python', 'torch', 'timm'))
-    path = folder / (re.sub('[^A-Za-z0-9.]+', '-', device()).strip('-') + '.md')
-    path.write_text(
-        f'# A rehearsal on {device()}\n\n'
-        f'Measured by `python -m reproduce {shlex.join(sys.argv[1:])}` with '
-        f'{len(os.sched_getaffinity(0))} cores, a load of {os.getloadavg()[0]:.1f}, and {names}. '
-        '`peak GiB` is the memory of a GPU, or of a process on a CPU; `days` is what the whole '
-        'training on complete data takes at this batch, without its evaluations, and `disk GiB` '
-        f'what it writes.\n\n{as_text(rows)}\n'
     )
