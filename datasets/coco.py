@@ -20,7 +20,7 @@ from typing import Any
 from datasets.coco_annotations import NUM_IMAGES, Annotations, lacks, read
 from datasets.reading import upright_size
 from datasets.stores import AnyPath, open_archive
-from datasets.subset import Survey, check_request
+from datasets.subset import Split, check_request, left_out
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import by_number, shortened
 
@@ -30,35 +30,22 @@ _ANNOTATIONS = 'annotations_trainval2017.zip'
 
 
 @dataclass(frozen=True)
-class COCO:
-    """One split: its images with their ids, and why it is not the complete one.
+class COCO(Split):
+    """One split: its images with their ids, ordered by id.
+
+    The fingerprint is that of `Annotations`.
 
     Attributes:
-        root: the folder that holds `annotations/`, or their archive.
-        split: 'val' or 'train'.
         annotations: the instances file.
         content: all that is in it, also of images that a limit leaves out.
         images: the folder of the images.
-        samples: the file and the image id of each image, ordered by id.
-        classes: the names of the categories, ordered by category id.
-        category_ids: the category ids in the same order.
-        complete: whether this is all of COCO 2017's split.
-        problems: a phrase for each thing that is missing, extra or left out; none when complete.
-        fingerprint: that of `Annotations`. It depends neither on where the files lie nor on how
-            the JPEGs are encoded.
+        category_ids: the ids of the classes, in the same order.
     """
 
-    root: Path
-    split: str
     annotations: AnyPath
     content: Annotations = field(repr=False)
     images: AnyPath
-    samples: tuple[tuple[AnyPath, int], ...]
-    classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    complete: bool
-    problems: tuple[str, ...]
-    fingerprint: str
 
 
 def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
@@ -81,9 +68,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
     base, path, folder = _find(root, split)
     whole = read(path)
     _check_for_training(path, whole)
-    content, problems = whole.take(limit), lacks(whole, split)
-    if len(content.images) < len(whole.images):
-        problems.append(f'{len(content.images):,} of {len(whole.images):,} images were asked for')
+    content = whole.take(limit)
     if not any(not instance['iscrowd'] for instance in content.instances):
         raise UserError(
             f'{path} has no object in the {len(content.images):,} images that were asked for: '
@@ -93,19 +78,19 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
     return COCO(
         root=base,
         split=split,
+        samples=tuple((folder / image['file_name'], image['id']) for image in content.images),
+        classes=tuple(category['name'] for category in content.categories),
+        problems=(*lacks(whole, split), *left_out(len(content.images), len(whole.images))),
+        fingerprint=content.fingerprint,
+        sources=(folder, path),
         annotations=path,
         content=whole,
         images=folder,
-        samples=tuple((folder / image['file_name'], image['id']) for image in content.images),
-        classes=tuple(category['name'] for category in content.categories),
         category_ids=tuple(category['id'] for category in content.categories),
-        complete=not problems,
-        problems=tuple(problems),
-        fingerprint=content.fingerprint,
     )
 
 
-def survey(root: Path, split: str = 'val') -> Survey:
+def survey(root: Path, split: str = 'val') -> Split:
     """Return what lies there of `split`; neither annotations nor images are read.
 
     Raises:
@@ -114,11 +99,11 @@ def survey(root: Path, split: str = 'val') -> Survey:
     """
     root = Path(root)
     check_request('COCO', root, f'annotations/instances_{split}2017.json', split, NUM_IMAGES, None)
-    _, path, folder = _find(root, split)
-    images = [(entry,) for entry in folder.iterdir() if entry.suffix.lower() == '.jpg']
+    base, path, folder = _find(root, split)
+    images = [(entry, None) for entry in folder.iterdir() if entry.suffix.lower() == '.jpg']
     expected = NUM_IMAGES[split]
-    problems = (f'{len(images):,} images instead of {expected:,}',)
-    return Survey(images, expected, problems * (len(images) != expected), (folder, path))
+    problems = (f'{len(images):,} images instead of {expected:,}',) * (len(images) != expected)
+    return Split(base, split, images, (), problems, '', (folder, path))
 
 
 def _find(root: Path, split: str) -> tuple[Path, AnyPath, AnyPath]:

@@ -35,7 +35,7 @@ from datasets.classes import NUM_CLASSES, WNID, imagenet_classes, number_classes
 from datasets.flat_labels import flat_labels
 from datasets.shards import find_shards
 from datasets.stores import AnyPath, StoredPath, open_archive
-from datasets.subset import Survey, check_request, evenly_spaced
+from datasets.subset import Split, check_request, evenly_spaced, left_out
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import by_number, shortened
 
@@ -64,28 +64,16 @@ _LEFT_BY_SYSTEMS = {
 
 
 @dataclass(frozen=True)
-class ImageNet:
-    """One split: its images with their class indices, and why it is not the complete one.
+class ImageNet(Split):
+    """One split of a classification data set; its samples are ordered by class and name.
+
+    The names of the classes are WordNet ids, or the names of the class folders. The fingerprint
+    covers the class, the name and the size in bytes of every image.
 
     Attributes:
-        root: the folder that was asked for.
-        split: 'val' or 'train'.
-        samples: the file and the class index of each image, ordered by class and name.
-        classes: the name of every class in order: WordNet ids, or the names of the class folders.
-        complete: whether this is all of ImageNet-1K's split.
-        problems: a phrase for each thing that is missing, extra or left out; none when complete.
-        fingerprint: 16 hex digits of a SHA-256 over every image's class, name and size in bytes.
-            It does not depend on where the files are, on their layout, or on their archive.
         notes: sentences that a record of an evaluation shows as warnings.
     """
 
-    root: Path
-    split: str
-    samples: Sequence[tuple[AnyPath, int]]
-    classes: tuple[str, ...]
-    complete: bool
-    problems: tuple[str, ...]
-    fingerprint: str
     notes: tuple[str, ...] = ()
 
 
@@ -141,8 +129,7 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
             raise UserError(f'{path} and {other} have one name: expected each image once.')
     problems += _problems(split, classes, own, Counter(label for label, *_ in found))
     taken = evenly_spaced(found, limit)
-    if len(taken) < len(found):
-        problems.append(f'{len(taken):,} of {len(found):,} images were asked for')
+    problems += left_out(len(taken), len(found))
     notes = ()
     if own and len(classes) == NUM_CLASSES:
         notes = (
@@ -150,29 +137,21 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
             "which is not ImageNet-1K's order: for that, name their folders by WordNet ids or by "
             f'numbers from 0 to {NUM_CLASSES - 1}.',
         )
+    label, _, first, _ = taken[0]
+    in_class = not isinstance(first, StoredPath) and first.parent.name == classes[label]
     return ImageNet(
         root=root,
         split=split,
         samples=[(path, label) for label, _, path, _ in taken],
         classes=classes,
-        complete=not problems,
         problems=tuple(problems),
         fingerprint=_fingerprint(taken, classes),
+        sources=(first.parent.parent if in_class else first.parent,),
         notes=notes,
     )
 
 
-def survey(root: Path, split: str = 'val') -> Survey:
-    """Return what is there of `split`, as `load` finds it; no image is opened.
-
-    Raises:
-        DataNotFound, UserError: as `load` does.
-    """
-    data = load(root, split)
-    first, label = data.samples[0]
-    in_class = not isinstance(first, StoredPath) and first.parent.name == data.classes[label]
-    place = first.parent.parent if in_class else first.parent
-    return Survey(data.samples, NUM_IMAGES[split], data.problems, (place,))
+survey = load
 
 
 def _fingerprint(images: Sequence[tuple[int, str, AnyPath, int]], classes: Sequence[str]) -> str:

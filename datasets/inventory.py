@@ -4,9 +4,9 @@ import csv
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from importlib import import_module
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from datasets import load
 from datasets.reading import check_whole
 from datasets.stores import AnyPath, StoredPath
-from datasets.subset import Survey
+from datasets.subset import Split
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import shortened
 
@@ -45,30 +45,6 @@ class DataState(StrEnum):
 
 
 @dataclass(frozen=True)
-class ArchiveCheck:
-    """A file of an archive and its checksum.
-
-    Attributes:
-        path: the file.
-        algorithm: of the published checksum, in hashlib's terms; None if none is published.
-        published: the published checksum in hex digits.
-        source: where it is published.
-        found: the checksum of the file.
-    """
-
-    path: str
-    algorithm: str | None = None
-    published: str | None = None
-    source: str | None = None
-    found: str | None = None
-
-    @property
-    def matches(self) -> bool:
-        """Whether it is the file that was published."""
-        return self.published is not None and self.found == self.published
-
-
-@dataclass(frozen=True)
 class InventoryEntry:
     """A split of a data set in a folder.
 
@@ -76,44 +52,51 @@ class InventoryEntry:
         data_set: one of `DATA_SETS`.
         split: one of `SPLITS`.
         state: what is known of it.
-        survey: what is there; None if that is nothing, or unusable.
+        listed: what is there; None if that is nothing, or unusable.
         advice: a sentence on what to do, or on what a part is good for; '' if all is well.
-        archives: the archives' checksums, if they were verified.
+        archives: if they were verified, for each file of its archives a dictionary with its path,
+            the algorithm of the published checksum, the published digest, its source, and the
+            digest found; None where no checksum is published.
         opened: the number of images that were opened and decoded, if they were.
     """
 
     data_set: str
     split: str
     state: DataState
-    survey: Survey | None = None
+    listed: Split | None = None
     advice: str = ''
-    archives: tuple[ArchiveCheck, ...] = ()
+    archives: tuple[dict[str, str | None], ...] = ()
     opened: int | None = None
+
+    @property
+    def expected(self) -> int:
+        """The number of images of the complete split."""
+        return import_module(f'datasets.{self.data_set}').NUM_IMAGES[self.split]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry as JSON has it."""
-        survey = self.survey
+        listed = self.listed
         return {
             'data_set': self.data_set,
             'split': self.split,
             'state': self.state.value,
-            'form': survey and survey.form,
-            'place': survey and survey.place,
-            'images': survey and len(survey.samples),
-            'expected': survey and survey.expected,
-            'problems': list(survey.problems) if survey else [],
+            'form': listed and listed.form,
+            'place': listed and listed.place,
+            'images': listed and len(listed.samples),
+            'expected': listed and self.expected,
+            'problems': list(listed.problems) if listed else [],
             'advice': self.advice,
-            'archives': [asdict(check) for check in self.archives],
+            'archives': list(self.archives),
             'opened': self.opened,
         }
 
     def verification(self) -> str:
         """Return what the verification did, as a phrase; '' if there was none."""
-        matching = [Path(check.path).name for check in self.archives if check.matches]
+        matching = [Path(file['path']).name for file in self.archives if file['published']]
         done = [f'{shortened(matching)} as published'] if matching else []
         if self.opened is not None:
             done.append(f'{self.opened:,} images opened')
-        return ', '.join(done)
+        return ', '.join(done) if self.state is not DataState.DAMAGED else ''
 
 
 @cache
@@ -139,64 +122,63 @@ def take_inventory(root: Path, verify: bool = False) -> list[InventoryEntry]:
     entries = [_look(root, data_set, split) for data_set in DATA_SETS for split in SPLITS]
     if all(entry.state is DataState.MISSING for entry in entries):
         raise DataNotFound(' '.join(e.advice for e in entries if e.split == 'val'))
-    checked = cache(_checked)  # an archive may hold both splits
-    return [_verified(root, e, checked) if verify and e.survey else e for e in entries]
+    _checksum.cache_clear()
+    return [_verified(root, entry) if verify and entry.listed else entry for entry in entries]
 
 
 def _look(root: Path, data_set: str, split: str) -> InventoryEntry:
     try:
-        survey = import_module(f'datasets.{data_set}').survey(root, split)
+        listed = import_module(f'datasets.{data_set}').survey(root, split)
     except DataNotFound as error:
         return InventoryEntry(data_set, split, DataState.MISSING, advice=str(error))
     except UserError as error:
         return InventoryEntry(data_set, split, DataState.UNUSABLE, advice=str(error))
-    if not survey.problems:
-        return InventoryEntry(data_set, split, DataState.COMPLETE, survey)
-    advice = f'{"; ".join(survey.problems)}: what is measured on it is marked as of a subset.'
-    return InventoryEntry(data_set, split, DataState.INCOMPLETE, survey, advice)
+    if listed.complete:
+        return InventoryEntry(data_set, split, DataState.COMPLETE, listed)
+    advice = f'{"; ".join(listed.problems)}: what is measured on it is marked as of a subset.'
+    return InventoryEntry(data_set, split, DataState.INCOMPLETE, listed, advice)
 
 
-def _verified(
-    root: Path, entry: InventoryEntry, checked: Callable[[Path], ArchiveCheck]
-) -> InventoryEntry:
+def _verified(root: Path, entry: InventoryEntry) -> InventoryEntry:
     """Return the entry with the results of its verification."""
-    archives = list(entry.survey.archives)
+    archives = list(entry.listed.archives)
     if archives and entry.data_set == 'imagenet':
         archives += [devkit for devkit in archives[0].parent.glob(_DEVKIT) if devkit.is_file()]
-    checks = tuple(map(checked, archives))
-    entry = replace(entry, archives=checks)
-    for check in checks:
-        if check.published and not check.matches:
+    entry = replace(entry, archives=tuple(_checksum(path) for path in archives))
+    for file in entry.archives:
+        if file['found'] != file['published']:
             advice = (
-                f'{check.path} has the {check.algorithm} {check.found}, and {check.source} says '
-                f'{check.published}: download it again.'
+                f'{file["path"]} has the {file["algorithm"]} {file["found"]}, and {file["source"]} '
+                f'says {file["published"]}: download it again.'
             )
             return replace(entry, state=DataState.DAMAGED, advice=advice)
-    if checks and all(check.matches for check in checks):
+    if archives and all(file['published'] for file in entry.archives):
         return entry
     try:
         load(entry.data_set, root, entry.split)
     except UserError as error:
         return replace(entry, state=DataState.DAMAGED, advice=str(error))
-    unreadable = _unreadable(f'opening {entry.data_set} {entry.split}', entry.survey.samples)
-    entry = replace(entry, opened=len(entry.survey.samples))
+    unreadable = _unreadable(f'opening {entry.data_set} {entry.split}', entry.listed.samples)
+    entry = replace(entry, opened=len(entry.listed.samples))
     if not unreadable:
         return entry
     advice = f'{len(unreadable):,} of {entry.opened:,} images cannot be read: {unreadable[0]}'
     return replace(entry, state=DataState.DAMAGED, advice=advice)
 
 
-def _checked(path: Path) -> ArchiveCheck:
+@cache  # an archive may hold both splits
+def _checksum(path: Path) -> dict[str, str | None]:
     known = published_checksums().get(path.name)
     if known is None:
-        return ArchiveCheck(str(path))
+        return dict.fromkeys(('algorithm', 'published', 'source', 'found')) | {'path': str(path)}
     print(f'computing the {known["algorithm"]} of {path} ...', file=sys.stderr)
     try:
         with path.open('rb') as file:
             found = hashlib.file_digest(file, known['algorithm']).hexdigest()
     except OSError as error:
         raise UserError(f'cannot read {path}: {error.strerror}; make it readable.') from error
-    return ArchiveCheck(str(path), known['algorithm'], known['digest'], known['source'], found)
+    expected = {'algorithm': known['algorithm'], 'published': known['digest']}
+    return {'path': str(path), **expected, 'source': known['source'], 'found': found}
 
 
 def _unreadable(what: str, samples: Sequence[tuple[AnyPath, ...]]) -> list[str]:

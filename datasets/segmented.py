@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
@@ -20,35 +20,22 @@ from PIL import Image
 
 from datasets.reading import DECODING_ERRORS, unreadable, upright_size
 from datasets.stores import AnyPath, open_archive
-from datasets.subset import Survey, check_request, evenly_spaced
+from datasets.subset import Split, check_request, evenly_spaced, left_out
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import by_number, shortened
 
 
 @dataclass(frozen=True)
-class SegmentationData:
-    """One split: its images with their label maps, and why it is not the complete one.
+class SegmentationData(Split):
+    """One split: its images with their label maps, ordered by name.
+
+    The fingerprint covers the name, the size in pixels and the labels of every image.
 
     Attributes:
         format: of the data set.
-        root: the folder that holds the folders of images and label maps.
-        split: 'val' or 'train'.
-        samples: the files of each image and its label map, ordered by name.
-        classes: the names of the K classes.
-        complete: whether this is the complete split.
-        problems: a phrase for each thing that is missing, extra or left out; none when complete.
-        fingerprint: 16 hex digits of a SHA-256 over every image's name, size in pixels and labels.
-            It does not depend on where the files lie or on how the images are compressed.
     """
 
     format: 'SegmentationFormat'
-    root: AnyPath
-    split: str
-    samples: tuple[tuple[AnyPath, AnyPath], ...]
-    classes: tuple[str, ...]
-    complete: bool
-    problems: tuple[str, ...]
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -104,35 +91,22 @@ class SegmentationFormat:
                 label map or a label map no image, a label map has another size than its image or a
                 label without a class, or a file cannot be read.
         """
+        listed = self.survey(root, split, limit)
+        digest = hashlib.sha256()
+        described = partial(self._described, classes=len(listed.classes))
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for content in pool.map(described, listed.samples):
+                digest.update(content)
+        return replace(listed, fingerprint=digest.hexdigest()[:16])
+
+    def survey(self, root: Path, split: str = 'val', limit: int | None = None) -> SegmentationData:
+        """Return what lies there of `split`, as `load` does; images and label maps are not read."""
         folder, samples = self._find(Path(root), split, limit)
         classes = self.class_names(folder)
-        taken = evenly_spaced(samples, limit)
-        problems = self.incomplete(split, classes, [self._key(i) for i, _ in samples], len(taken))
-        digest = hashlib.sha256()
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            for described in pool.map(partial(self._described, classes=len(classes)), taken):
-                digest.update(described)
-        return SegmentationData(
-            format=self,
-            root=folder,
-            split=split,
-            samples=tuple(taken),
-            classes=classes,
-            complete=not problems,
-            problems=problems,
-            fingerprint=digest.hexdigest()[:16],
-        )
-
-    def survey(self, root: Path, split: str = 'val') -> Survey:
-        """Return what lies there of `split`; images and label maps are paired and not read.
-
-        Raises:
-            DataNotFound, UserError: as `load` does.
-        """
-        folder, pairs = self._find(Path(root), split, None)
-        names = [self._key(image) for image, _ in pairs]
-        problems = self.incomplete(split, self.class_names(folder), names, len(pairs))
-        return Survey(pairs, self.num_images[split], problems, (folder,))
+        taken = tuple(evenly_spaced(samples, limit))
+        names = [self._key(image) for image, _ in samples]
+        problems = self.incomplete(split, classes, names, len(taken))
+        return SegmentationData(folder, split, taken, classes, problems, '', (folder,), self)
 
     def incomplete(
         self, split: str, classes: Sequence[str], names: Sequence[str], taken: int
@@ -159,9 +133,7 @@ class SegmentationFormat:
                 problems.append(
                     f'{shortened(missing, 1)} {by_number(missing, "is", "are")} missing'
                 )
-        if taken < len(names):
-            problems.append(f'{taken:,} of {len(names):,} images were asked for')
-        return tuple(problems)
+        return (*problems, *left_out(taken, len(names)))
 
     def label_maps(
         self, folder: AnyPath | ZipPath, nested: bool = True

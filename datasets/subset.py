@@ -1,9 +1,9 @@
-"""What is asked for of a data set, and what is there of it."""
+"""A split of a data set, and the part of it that is asked for."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from datasets.stores import AnyPath, StoredPath
 from reproduce.base.errors import UserError
@@ -12,20 +12,33 @@ Item = TypeVar('Item')
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What is there of one split. No image was decoded.
+class Split:
+    """One split of a data set: its images, and why it is not the complete one.
 
     Attributes:
-        samples: a tuple for each image that begins with its file.
-        expected: how many the complete split has.
-        problems: a phrase for each thing that is seen to be missing, extra or left out.
+        root: the folder of the data set.
+        split: 'val' or 'train'.
+        samples: for each image, in a fixed order, its file and what belongs to it: the index of its
+            class, its id, or the file of its label map.
+        classes: the names of the classes, in the order of their indices.
+        problems: a phrase for each thing that is missing, extra or left out; none when complete.
+        fingerprint: 16 hex digits of a SHA-256 over what decides the numbers. It does not depend on
+            where the files are, or on how they are packed. '' if the files were only listed.
         sources: the folder of the images, and that of what belongs to them.
     """
 
-    samples: Sequence[tuple[AnyPath, ...]]
-    expected: int
+    root: AnyPath
+    split: str
+    samples: Sequence[tuple[AnyPath, Any]]
+    classes: tuple[str, ...]
     problems: tuple[str, ...]
+    fingerprint: str
     sources: tuple[AnyPath, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether this is the complete split as it was released."""
+        return not self.problems
 
     @property
     def place(self) -> str:
@@ -85,3 +98,8 @@ def evenly_spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     if limit is None or limit >= len(items):
         return items
     return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def left_out(taken: int, found: int) -> list[str]:
+    """Return a phrase that says that a limit left images out; none if it did not."""
+    return [f'{taken:,} of {found:,} images were asked for'] if taken < found else []

@@ -196,11 +196,6 @@ def test_help_says_of_each_command_what_the_command_says_itself():
     ('arguments', 'message'),
     [
         (
-            ('evaluate', 'coco', '--config', DEIT, '--checkpoint', 'x', '--data', '.'),
-            f'{DEIT} is a model for imagenet, not for coco: evaluate it with `python -m reproduce '
-            f'evaluate imagenet {DEIT} ...`',
-        ),
-        (
             (
                 'evaluate',
                 'imagenet',

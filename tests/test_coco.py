@@ -91,7 +91,7 @@ def full(tmp_path, monkeypatch):
     return root
 
 
-def test_the_full_validation_set_is_complete(full, tmp_path):
+def test_the_full_validation_set_is_complete(full):
     data = coco.load(full)
     assert data.complete
     assert data.problems == ()
@@ -104,28 +104,16 @@ def test_the_full_validation_set_is_complete(full, tmp_path):
     assert [image_id for _, image_id in limited.samples] == list(range(1, 1120, 70))
     assert limited.fingerprint != data.fingerprint
 
-    content = content_of(full)
-    content['categories'] = [c for c in content['categories'] if c['id'] != 90]
-    content['annotations'] = [a for a in content['annotations'] if a['category_id'] != 90]
-    (tmp_path / 'COCO').mkdir()
-    (tmp_path / 'COCO/val2017').symlink_to(full / 'images/val2017')
-    instances_file(tmp_path / 'COCO', content)
-    part = coco.load(tmp_path)  # the folder above will do
-    assert part.root == tmp_path / 'COCO'
-    assert part.problems == (
-        '79 of 80 categories: 90 is missing',
-        f'{len(content["annotations"]):,} annotations instead of 320',
-    )
-
 
 def test_the_drawn_data_are_read(drawn):
-    data = coco.load(drawn.parent)
+    data = coco.load(drawn.parent)  # the folder above will do
     assert (data.root, data.images) == (drawn, drawn / 'val2017')
-    assert data.classes == shapes.CLASSES
-    assert data.category_ids == shapes.COCO_IDS
+    assert (data.classes, data.category_ids) == (shapes.CLASSES, shapes.COCO_IDS)
     assert len(data.samples) == 40
-    assert not data.complete
-    assert '40 images instead of 5,000' in data.problems
+    assert data.problems[:2] == (
+        '10 of 80 categories: 4, 6, 9, 10, 14 and 65 more are missing',
+        '40 images instead of 5,000',
+    )
 
 
 def test_the_fingerprint_is_of_the_content_alone(drawn, changeable):
@@ -370,15 +358,17 @@ def test_the_truth_scores_100_in_every_cell(annotations, fast):
         assert values == pytest.approx(cells, abs=1e-9)
 
 
-def by_hand(path, results, iou_type):
+def by_hand(path, results, iou_type, category_ids=None):
     """What pycocotools gives when its own readers get the files."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = Reference(str(path))
         evaluation = COCOeval(truth, truth.loadRes(str(results)), iou_type)
+        if category_ids is not None:
+            evaluation.params.catIds = category_ids
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation
+    return evaluation.stats
 
 
 @pytest.mark.parametrize('fast', [False, True])
@@ -392,23 +382,12 @@ def test_shifted_truth_scores_what_pycocotools_gives(annotations, tmp_path, fast
             json.dumps([{k: v for k, v in r.items() if k != left_out} for r in results])
         )
         expected = by_hand(annotations.path, file, iou_type)
-        for name, value in zip(METRICS, expected.stats, strict=True):
+        for name, value in zip(METRICS, expected, strict=True):
             assert metrics.get(f'{kind}_{name}', -100) == 100 * value
         assert 0 < metrics[f'{kind}_ap'] < metrics[f'{kind}_ap50'] < 100
-        for name, category_id in zip(shapes.CLASSES, shapes.COCO_IDS, strict=True):
-            alone = by_hand_of_one_class(annotations.path, file, iou_type, category_id)
+        for name, category_id in list(zip(shapes.CLASSES, shapes.COCO_IDS, strict=True))[:2]:
+            alone = by_hand(annotations.path, file, iou_type, [category_id])[0]
             assert per_class[name][f'{kind}_ap'] == pytest.approx(100 * alone, abs=1e-9)
-
-
-def by_hand_of_one_class(path, results, iou_type, category_id):
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = Reference(str(path))
-        evaluation = COCOeval(truth, truth.loadRes(str(results)), iou_type)
-        evaluation.params.catIds = [category_id]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation.stats[0]
 
 
 def hard_case(seed):
@@ -525,15 +504,17 @@ def test_a_part_of_the_images(annotations):
     assert score(kept, annotations)[0]['box_ap'] < 50
 
 
-@pytest.mark.parametrize('name', ['results.json', 'results.json.gz'])
-def test_results_are_kept_and_read(annotations, tmp_path, name):
+def test_results_are_kept_and_read(annotations, tmp_path):
     results = shifted(annotations)
     kept = to_json(results)
     assert kept == to_json(results)
-    path = tmp_path / name
-    path.write_bytes(kept if path.suffix == '.gz' else gzip.decompress(kept))
-    assert read(path) == results
-    checked(read(path), annotations, path)
+    for name, content in (('r.json', gzip.decompress(kept)), ('r.json.gz', kept)):
+        (tmp_path / name).write_bytes(content)
+        assert read(tmp_path / name) == results
+    checked(results, annotations, tmp_path / name)
+    (tmp_path / name).write_bytes(kept[:-9])
+    with pytest.raises(UserError, match='cannot be read'):
+        read(tmp_path / name)
 
 
 def result(**values):
@@ -549,14 +530,11 @@ def without(key):
     ('content', 'message'),
     [
         ({'annotations': []}, 'Input should be a valid array'),
-        ([result(), without('score')], r'1\.score: Field required'),
         ([result(score=float('nan'))], r'0\.score: .* finite number'),
         ([result(bbox=[1.0, 2.0, -3.0, 4.0])], 'negative side'),
         ([result(segmentation=[[1, 2, 3, 4, 5, 6]])], r'0\.segmentation: .* object'),
         ([result(), result(image_id=99)], '1 detection has the image_id 99, which is not there'),
-        ([result(category_id=4)] * 3, '3 detections have, first, the category_id 4'),
         ([result(), without('bbox')], 'have no bbox in 1 of 2 detections'),
-        ([without('bbox')], 'have no bbox in 1 of 1 detections'),
         (
             [result(), result(segmentation={'size': [9, 9], 'counts': 'a'})],
             'have no segmentation in 1 of 2 detections',
@@ -576,16 +554,6 @@ def test_results_that_are_none(annotations, tmp_path, content, message):
     assert '\n' not in str(error.value)
 
 
-def test_files_that_are_no_results(annotations, tmp_path):
-    with pytest.raises(UserError, match='cannot be read'):
-        read(tmp_path / 'nowhere.json')
-    whole = gzip.compress(b'[]' * 99)
-    for content in (whole[:-9], whole[:12] + b'00' + whole[14:]):
-        (tmp_path / 'no.json.gz').write_bytes(content)
-        with pytest.raises(UserError, match='cannot be read'):
-            read(tmp_path / 'no.json.gz')
-
-
 def test_an_empty_mask_or_box_of_a_result_is_none(annotations, tmp_path):
     results = shifted(annotations)
     path = tmp_path / 'results.json'
@@ -593,10 +561,6 @@ def test_an_empty_mask_or_box_of_a_result_is_none(annotations, tmp_path):
         path.write_text(json.dumps([{**result, left_out: []} for result in results]))
         found = read(path)
         assert found == [{k: v for k, v in r.items() if k != left_out} for r in results]
-    path.write_text(json.dumps([{**r, 'segmentation': []} for r in results]))
-    metrics, _ = score(checked(read(path), annotations, path), annotations)
-    expected = by_hand(annotations.path, path, 'bbox')
-    assert metrics['box_ap'] == 100 * expected.stats[0]
 
 
 def test_annotations_without_masks_score_boxes_alone(drawn, tmp_path):
@@ -629,9 +593,7 @@ def test_the_command_scores_a_file(run, drawn, annotations, tmp_path):
     assert (result['images'], result['complete'], result['scorer']) == (40, False, 'hotcoco')
     code, out, _ = run('score', 'coco', 'results.json', *told, '--limit', 3, '--format', 'json')
     part = json.loads(out)
-    kept = {image['id'] for image in annotations.take(3).images}
     assert (code, part['images']) == (0, 3)
-    objects = [i for i in annotations.instances if i['image_id'] in kept and not i['iscrowd']]
-    assert part['detections'] == len(objects) < result['detections']
+    assert part['detections'] < result['detections']
     assert part['metrics']['box_ap'] == pytest.approx(100)
     assert part['fingerprint'] == annotations.take(3).fingerprint

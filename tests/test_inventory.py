@@ -43,11 +43,11 @@ def by_name(entries):
 def test_a_folder_of_all_data_sets_is_listed(drawn):
     found = by_name(take_inventory(drawn))
     assert list(found) == [f'{d} {s}' for d in ('imagenet', 'coco', 'ade20k') for s in SPLITS]
-    counts = {name: len(entry.survey.samples) for name, entry in found.items()}
+    counts = {name: len(entry.listed.samples) for name, entry in found.items()}
     for split in SPLITS:
         assert counts[f'coco {split}'] == len([*drawn.glob(f'coco/{split}2017/*.jpg')])
         assert counts[f'imagenet {split}'] == len([*drawn.glob(f'imagenet/{split}/*/*')])
-    assert {entry.survey.form for entry in found.values()} == {'folder'}
+    assert {entry.listed.form for entry in found.values()} == {'folder'}
     assert all(entry.state is DataState.INCOMPLETE for entry in found.values())
     assert found['coco val'].advice.startswith('10 images instead of 5,000')
 
@@ -60,10 +60,10 @@ def test_the_form_of_imagenet_is_named(drawn, tmp_path, name):
     forms.FORMS[name](drawn / 'imagenet', tmp_path)
     found = by_name(take_inventory(tmp_path))
     for split in SPLITS:
-        survey = found[f'imagenet {split}'].survey
-        assert survey.form == FORMS[name]
-        assert len(survey.samples) == len([*drawn.glob(f'imagenet/{split}/*/*')])
-        assert all(path.is_file() for path in survey.archives)
+        listed = found[f'imagenet {split}'].listed
+        assert listed.form == FORMS[name]
+        assert len(listed.samples) == len([*drawn.glob(f'imagenet/{split}/*/*')])
+        assert all(path.is_file() for path in listed.archives)
     assert found['coco val'].state is DataState.MISSING
 
 
@@ -72,7 +72,7 @@ def test_a_split_of_which_only_the_annotations_are_there_is_missing(zips):
     found = by_name(take_inventory(zips))
     assert found['coco train'].state is DataState.MISSING
     assert 'has annotations and no images' in found['coco train'].advice
-    assert found['coco val'].survey is not None
+    assert found['coco val'].listed is not None
 
 
 def test_verification_names_what_is_damaged(data):
@@ -121,14 +121,14 @@ def test_an_archive_is_held_to_its_published_checksum(zips, monkeypatch):
     monkeypatch.setattr(inventory, 'published_checksums', lambda: known)
     found = by_name(take_inventory(zips, verify=True))
     # That of the annotations is not known here, so images are opened, too.
-    assert [check.matches for check in found['coco val'].archives] == [True, False]
+    assert [bool(file['published']) for file in found['coco val'].archives] == [True, False]
     assert found['coco val'].opened == 10
     assert found['coco val'].verification() == f'{name} as published, 10 images opened'
     digest = hashlib.md5((zips / 'annotations_trainval2017.zip').read_bytes()).hexdigest()
     name = 'annotations_trainval2017.zip'
     known[name] = {'algorithm': 'md5', 'digest': digest, 'source': 'the test'}
     entry = by_name(take_inventory(zips, verify=True))['coco val']
-    assert all(check.matches for check in entry.archives) and entry.opened is None
+    assert all(file['published'] for file in entry.archives) and entry.opened is None
     (zips / 'ADEChallengeData2016.zip').write_bytes(b'PK')
     with (zips / name).open('ab') as file:
         file.write(b'\0')

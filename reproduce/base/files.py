@@ -143,7 +143,7 @@ def read_toml(path: Path, schema: type[Schema]) -> Schema:
     except ValidationError as error:  # a ValueError, as those of other content are
         place, reason = first_error(error)
         raise UserError(f'{path}, entry {place}: {reason}.') from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{path} cannot be read as TOML: {error}.') from None
 
 

@@ -39,9 +39,9 @@ def data(
     rows = []
     for entry in entries:
         found = ['', '', '']
-        if survey := entry.survey:
-            images = f'{len(survey.samples):,} of {survey.expected:,}'
-            found = [images, survey.form, survey.place]
+        if listed := entry.listed:
+            images = f'{len(listed.samples):,} of {entry.expected:,}'
+            found = [images, listed.form, listed.place]
         rows.append([f'{entry.data_set} {entry.split}', entry.state.value, *found])
         if verify:
             rows[-1].append(entry.verification())
