@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,9 @@ from model.maformer import VARIANTS
 from reproduce import paper
 from reproduce.audit.claims import ClaimVerdict, judge_claim, load_claims
 from reproduce.audit.closed_form import BUILT, OPTIONS, count
-from reproduce.audit.counted_findings import flop_cells, total_ratios
-from reproduce.audit.findings import Certainty, Extent, Finding, ranked
-from reproduce.audit.readings import widths_that_fit
-from reproduce.audit.run import audit
-from reproduce.audit.sources import SourceVerdict, load_sources
+from reproduce.audit.findings import audit, flop_cells, total_ratios
+from reproduce.audit.readings import flops_in_windows, widths_that_fit
+from reproduce.audit.sources import load_sources
 from reproduce.base.errors import UserError
 from reproduce.complexity.flops import measure
 from reproduce.judge.assembly import printed_numbers
@@ -41,11 +38,6 @@ def data(audited):
     return audited[0]
 
 
-@pytest.fixture(scope='module')
-def findings(audited):
-    return {finding.title: finding for finding in audited[1]}
-
-
 @pytest.fixture
 def folder(tmp_path):
     return Path(shutil.copytree(paper.FOLDER, tmp_path / 'paper'))
@@ -62,67 +54,49 @@ def text(finding):
     return ' '.join([finding.sentence, *finding.evidence])
 
 
-def test_findings_are_ranked_by_certainty_and_extent(audited):
-    """The strongest ones need no model, and lead."""
-    first = [finding.title for finding in audited[1][:4]]
-    assert first == [
-        'Table 7 leaves out CSWin',
-        'Leads of token labeling',
-        'Parameters are not similar',
-        'FLOPs of two kinds',
-    ]
-    made = [
-        Finding('', f'{c}, {e}', (), c, e) for e in reversed(Extent) for c in reversed(Certainty)
-    ]
-    order = [finding.sentence for finding in ranked(made)]
-    assert order[:3] == [
-        'certain, main result',
-        'counted, main result',
-        'certain, comparison',
-    ]
-    assert order[-1] == 'likely, number'
-    assert len({finding.title for finding in audited[1]}) == len(audited[1]) == 15
-
-
 # Parts of findings, each of which the transcription of the paper or of a source says.
-@pytest.mark.parametrize(
-    ('title', 'part'),
-    [
-        ('Table 7 leaves out CSWin', "48.2, 49.3 and 50.7 mIoU"),
-        ('Table 7 leaves out CSWin', "MAFormer-S's 47.9, 48.3 and 48.6"),
-        ('Table 7 leaves out CSWin', 'leads it by 0.6, 0.7 and 0.1'),
-        ('Leads of token labeling', '1.7 over CSWin-B (abstract) and of 1.0 for GLD'),
-        ('Leads of token labeling', 'the lead of GLD, is 0.3'),
-        ('Parameters are not similar', 'MAFormer-B has 71 M, CSWin-S 54 M and Swin-S 69 M'),
-        ('Parameters are not similar', 'MAFormer-B has 31 % and MAFormer-L 26 % more'),
-        ("CaiT-M36's row is of two models", 'have 86.1 % at that size, above the 85.9 %'),
-        ('FLOPs of CSWin-S', "9.8 G are 42 % more, and not 10 %"),
-        ('Statements that the tables contradict', '6 numbers and 2 comparisons'),
-        ('Statements that the tables contradict', '49.8 in the text, 48.3 by Table 7'),
-        ('Statements that the tables contradict', 'box_ap50 is 71.3, and CSWin-T has 71.5'),
-        ('Statements that the tables contradict', 'MAFormer-S has 4.5 and DS-Net-S 3.5'),
-        ('Claims without numbers', 'No experiment trains with less data'),
-        ('FLOPs of two kinds', '1.00, 1.18 and 1.31 times the layer FLOPs'),
-        ('FLOPs of two kinds', 'where 0.92, 1.04 and 1.16 times are printed'),
-        ('FLOPs of two kinds', 'total 1.25, 1.70 and 1.87 if stages 3 and 4 attend to the whole'),
-        ('FLOPs of two kinds', 'and 0.97, 1.12 and 1.25 with windows of 14 x 14'),
-        ('FLOPs of two kinds', 'total 1.09, 1.29 and 1.46 if'),
-        ('FLOPs of two kinds', 'and 0.99, 1.05 and 1.13 with'),
-        ('FLOPs of two kinds', 'grow by 481, 484 and 486 G for Swin-T, -S and -B'),
-        ('Depths or widths of MAFormer-S', 'needs 5.1 G, and 4.5 are printed'),
-        ('Depths or widths of MAFormer-S', 'meets 21. With two MAF blocks fewer, such as 3-3-8-3'),
-        ('Depths or widths of MAFormer-S', '12 sets of other widths'),
-        ('The layer of GLD', 'add 16 M parameters to the printed 23 M'),
-        ('Baselines unlike their sources', 'Shuffle-S, top1: 83.5; 83.6 in'),
-        ('Differences within chance', 'MAFormer-S, box_ap: 0.1 over CSWin-T'),
-        ('Baselines that count otherwise', 'MixFormer-B4, flops_g: unresolved'),
-        ('Probable misprints', 'TwinsP-S, mask_ap 40.4, probably 40.0'),
-        ('Probable misprints', 'Swin-B, upernet_ms_miou 49.1, probably 49.7'),
-        ('Probable misprints', 'CSWin-B, flops_g 1005, probably 1004'),
+KNOWN = {
+    'Table 7 leaves out CSWin': [
+        "MAFormer-S's 47.9, 48.3 and 48.6",
+        'leads it by 0.6, 0.7 and 0.1',
     ],
-)  # fmt: skip
-def test_what_is_known_is_found(findings, title, part):
-    assert part in text(findings[title])
+    'Leads of token labeling': ['1.7 over CSWin-B (abstract) and of 1.0 for GLD', 'of GLD, is 0.3'],
+    'Parameters are not similar': ['MAFormer-B has 71 M, CSWin-S 54 M and Swin-S 69 M', '31 % and'],
+    'FLOPs of two kinds': [
+        '1.00, 1.18 and 1.31 times the layer FLOPs',
+        'where 0.92, 1.04 and 1.16 times are printed',
+        'total 1.25, 1.70 and 1.87 if stages 3 and 4 attend to the whole',
+        'and 0.97, 1.12 and 1.25 with windows of 14 x 14',
+        'total 1.09, 1.29 and 1.46 if',
+        'and 0.99, 1.05 and 1.13 with',
+        'grow by 481, 484 and 486 G for Swin-T, -S and -B',
+    ],
+    "CaiT-M36's row is of two models": ['have 86.1 % at that size, above the 85.9 %'],
+    'FLOPs of CSWin-S': ['9.8 G are 42 % more, and not 10 %'],
+    'Statements that the tables contradict': [
+        '6 numbers and 2 comparisons',
+        '49.8 in the text, 48.3 by Table 7',
+        'box_ap50 is 71.3, and CSWin-T has 71.5',
+    ],
+    'Claims without numbers': ['No experiment trains with less data'],
+    'Depths or widths of MAFormer-S': [
+        'needs 5.1 G, and 4.5 are printed',
+        'meets 21. With two MAF blocks fewer, such as 3-3-8-3',
+        '12 sets of other widths',
+    ],
+    'The layer of GLD': ['add 16 M parameters to the printed 23 M'],
+    'The block is not identified': ['1,472 of 7,200 readings'],
+    'Baselines unlike their sources': ['Shuffle-S, top1: 83.5; 83.6 in'],
+    'Differences within chance': ['MAFormer-S, box_ap: 0.1 over CSWin-T'],
+    'Baselines that count otherwise': ['MixFormer-B4, flops_g: unresolved'],
+    'Probable misprints': ['TwinsP-S, mask_ap 40.4, probably 40.0'],
+}
+
+
+def test_what_is_known_is_found(audited):
+    assert [finding.title for finding in audited[1]] == list(KNOWN)
+    for finding in audited[1]:
+        assert all(part in text(finding) for part in KNOWN[finding.title]), finding
 
 
 # ------------------------------------------------------------------------------------------------
@@ -144,43 +118,23 @@ def test_claims_are_recomputed(data):
                  'sufficient'] is ClaimVerdict.UNCHECKED  # fmt: skip
 
 
-# A printed cell before and after, and the claim that comes to hold with it, or ceases to.
-COME_TO_HOLD = [
-    ('table7.csv', '929,48.3', '929,49.8', '4.4 Results, 3', 'mIoU, UPerNet, S'),
-    ('table6.csv', '45.7,68.9', '45.6,68.9', '4.3 Results, 9', 'mask AP over CSWin, S'),
-    ('table6.csv', '52.6,71.3', '52.6,71.6', '4.3 Results, 7', 'MAFormer-S leads its group'),
-    ('table5.csv', 'S,54,342', 'S,72,342', '4.3 Results, 5', 'far less parameters than CSWin-S'),
-    ('table4.csv', 'L,true,224', 'L,false,224', 'Abstract, 7', 'MAFormer-L over CSWin-B'),
-]
-CEASE_TO_HOLD = [
-    ('table5.csv', '354,49.6', '354,49.7', '4.3 Results, 3', 'box AP of MAFormer-B'),
-    ('table2.csv', 'n,83.4', 'n,83.3', '4.1 Global, 4', 'GLD over convolution'),
-    ('table4.csv', '6,85.9', '6,85.3', '4.2 Results, 3', 'MAFormer-L leads its group'),
-]
-
-
+# A printed cell before and after, and the claim that comes to hold with it, or no longer holds.
 @pytest.mark.parametrize(
     ('name', 'before', 'after', 'place', 'says', 'verdict'),
     [
-        *((*of, ClaimVerdict.HOLDS) for of in COME_TO_HOLD),
-        *((*of, ClaimVerdict.FAILS) for of in CEASE_TO_HOLD),
+        ('table7', '929,48.3', '929,49.8', '4.4 Results, 3', 'mIoU, UPerNet, S', 'holds'),
+        ('table6', '71.3', '71.6', '4.3 Results, 7', 'MAFormer-S leads its group', 'holds'),
+        ('table5', 'S,54', 'S,72', '4.3 Results, 5', 'far less parameters than CSWin-S', 'holds'),
+        ('table4', 'r-L,true', 'r-L,false', 'Abstract, 7', 'MAFormer-L over CSWin-B', 'holds'),
+        ('table2', 'n,83.4', 'n,83.3', '4.1 Global, 4', 'GLD over convolution', 'does not hold'),
     ],
 )
 def test_a_claim_follows_its_cells(folder, data, name, before, after, place, says, verdict):
     assert verdicts(data)[place, says] != verdict
-    change(folder, name, before, after)
+    change(folder, f'{name}.csv', before, after)
     tables = {number: paper.load_table(number, folder) for number in paper.TABLES}
     (changed,) = (c for c in load_claims(folder) if (c.place, c.says) == (place, says))
     assert judge_claim(changed, tables).verdict == verdict
-
-
-def test_differences_are_decimal(data):
-    (judged,) = (
-        j
-        for j in data.claims
-        if j.claim.says == 'MAFormer-L over CSWin-B' and 'Abs' in j.claim.place
-    )
-    assert Decimal(judged.computed) == Decimal('1.7') != 85.9 - 84.2
 
 
 def test_sources_are_compared_cell_by_cell(data):
@@ -200,9 +154,9 @@ def test_sources_are_compared_cell_by_cell(data):
         '81.3',
         '81.2',
     ]
-    assert cells[4, 'Swin-T', 'top1'].verdict is SourceVerdict.PARTLY
-    assert cells[4, 'Shuffle-T', 'top1'].verdict is SourceVerdict.DIFFERS
-    assert cells[4, 'DS-Net-B', 'top1'].verdict is SourceVerdict.UNSOURCED
+    assert cells[4, 'Swin-T', 'top1'].agreement == [True, True, True, False]
+    assert cells[4, 'Shuffle-T', 'top1'].agreement == [False]
+    assert cells[4, 'DS-Net-B', 'top1'].agreement == []
 
 
 def test_a_source_has_the_address_of_a_fixed_version():
@@ -210,7 +164,6 @@ def test_a_source_has_the_address_of_a_fixed_version():
         assert re.search(
             r'/blob/[0-9a-f]{40}/\S+\.md$|/arxiv.org/abs/\d{4}\.\d{5}$', source.address
         )
-        assert source.headings.keys() == source.tables.keys()
 
 
 # ------------------------------------------------------------------------------------------------
@@ -220,11 +173,9 @@ def test_a_source_has_the_address_of_a_fixed_version():
 @pytest.mark.parametrize(
     ('variant', 'arguments', 'changes', 'image'),
     [
-        ('maformer_small', {}, {}, (224, 224)),
         ('maformer_small', {'depths': (1, 5, 8, 3)}, {}, (800, 1280)),
         ('maformer_large', {}, {}, (250, 190)),
         ('maformer_small', {'grid_size': 28}, {'gld': '28x28 to 14x14'}, (224, 224)),
-        ('maformer_base', {}, {}, (512, 2048)),
     ],
 )
 def test_the_closed_form_counts_what_the_model_has(variant, arguments, changes, image):
@@ -233,32 +184,25 @@ def test_the_closed_form_counts_what_the_model_has(variant, arguments, changes, 
     dims, depths = net.embed_dims, arguments.get('depths', VARIANTS[variant]['depths'])
     reading = BUILT | {'auxiliary head': 'not counted'} | changes
     counted = count(reading, 'classifier', dims, depths, image)
-    assert counted.measures == (measured.params, measured.layer_flops, measured.total_flops)
+    assert list(counted) == [measured.params, measured.layer_flops, measured.total_flops]
 
 
 def test_what_a_framework_adds_is_the_same_for_all_sizes_and_depths(data):
     """In every measured cell of MAFormer, with the closed form subtracted."""
     rests = {}
     for cell in data.cells:
-        if not cell.model.startswith('MAFormer') or not cell.column.metric.is_complexity:
-            continue
-        if cell.table not in (1, 5, 6, 7):
-            continue
-        dims, depths = data.search.variants[cell.model]
-        if cell.variant:
-            depths = tuple(map(int, cell.variant.split('-')))
-        framework = cell.column.framework
-        own = count(BUILT, framework.name, dims, depths, framework.image)
-        if cell.column.metric.name == 'params_m':
-            rests.setdefault((framework.name, 'params'), []).append(
-                cell.measured - own.params / 1e6
-            )
-        else:
-            layer, total = (x / 1e9 for x in own.measures[1:])
-            key = framework.name, 'flops'
-            rests.setdefault(key, []).extend(
-                [cell.layer_flops_g - layer, cell.total_flops_g - total]
-            )
+        column = cell.column
+        if cell.row.own and column.metric.is_complexity and cell.table in (1, 5, 6, 7):
+            dims, depths = data.search.variants[cell.model]
+            if cell.variant:
+                depths = tuple(map(int, cell.variant.split('-')))
+            framework = column.framework
+            own = count(BUILT, framework.name, dims, depths, framework.image)
+            of_cell = rests.setdefault((framework.name, column.metric.name), [])
+            if column.metric.name == 'params_m':
+                of_cell.append(cell.measured - own[0] / 1e6)
+            else:
+                of_cell += [cell.layer_flops_g - own[1] / 1e9, cell.total_flops_g - own[2] / 1e9]
     assert len(rests) == 10
     for values in rests.values():
         assert len(values) >= 3
@@ -282,7 +226,7 @@ def test_readings_that_fit(data):
             if cell.model == 'MAFormer-S':
                 depths = search.depths[search.best_depths[index]]
             counted = count(search.readings[index], cell.framework, dims, depths, cell.image)
-            value = counted.measures[cell.measure] + cell.rest
+            value = counted[cell.measure] + cell.rest
             met += abs(value - cell.printed) <= cell.width
         assert met == search.met[index]
 
@@ -291,6 +235,8 @@ def test_total_flops_depend_on_what_stages_3_and_4_attend_to(data):
     """The model as built has what was measured; every other choice of a best reading has less."""
     for framework in ('mask_rcnn', 'cascade_mask_rcnn'):
         ratios = total_ratios(data, framework)
+        windows = [flops_in_windows(a) / b.total_flops_g for a, b in flop_cells(data, framework)]
+        assert windows == pytest.approx([ratio for ratio, *_ in ratios['windows of 14']], rel=1e-6)
         built = [ratio for ratio, *_ in ratios['all tokens']]
         assert built == pytest.approx(
             [a.total_flops_g / b.total_flops_g for a, b in flop_cells(data, framework)], rel=1e-6
@@ -304,14 +250,6 @@ def test_total_flops_depend_on_what_stages_3_and_4_attend_to(data):
 def test_other_widths_fit_the_printed_depths(data):
     found = widths_that_fit(data.search)
     assert (56, 112, 320, 512) in found and (64, 128, 320, 512) not in found
-
-
-def test_the_readings_follow_what_is_printed(folder, data):
-    """With the FLOPs of the printed depths in Table 1, these meet one cell more."""
-    change(folder, 'table1.csv', '23,4.5,83.7', '23,5.1,83.7')
-    search = audit(RESULTS, folder)[0].search
-    built = search.readings.index(BUILT)
-    assert search.met_as_printed[built] == data.search.met_as_printed[built] + 1
 
 
 # ------------------------------------------------------------------------------------------------
@@ -423,49 +361,37 @@ def test_every_number_of_the_readme_s_result_is_computed(audited, data):
     ('name', 'before', 'after', 'message'),
     [
         ('claims.csv', '50.7,is,5,MAFormer-L,box_ap', '50.7,is,5,MAFormer-L,ap', "prints no 'ap'"),
-        ('claims.csv', '1.6e-3,,,,,,No table prints it.', '1.6e-3,,,,,,', 'a note that says why'),
-        ('claims.csv', 'place,says', 'where,says', 'claims.csv, line 1'),
-        ('misprints.csv', '1,MAFormer-S', '8,MAFormer-S', 'there is no Table 8'),
-        ('table1.csv', '3-8-20-7', '3-8-20', "depths is '3-8-20'"),
-        ('sources/sources.toml', 'paper = "UniFormer', 'pages = "UniFormer', 'uniformer'),
+        ('misprints.csv', '1,MAFormer-S', '8,MAFormer-S', 'less than or equal to 7'),
         ('sources/cswin/table5.csv', '46.7,68.6', '46.7,many', 'column box_ap50'),
     ],
-)  # fmt: skip
+)
 def test_damaged_files_are_one_line(folder, name, before, after, message):
     change(folder, name, before, after)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=message):
         audit(RESULTS, folder)
-    assert message in str(error.value)
-    assert '\n' not in str(error.value)
 
 
 def test_the_command_prints_findings_and_details(run, audited):
     data, findings = audited
     code, short, _ = run('audit', '--results', RESULTS)
-    assert code == 0
     plain = ' '.join(short.split())
+    assert code == 0 and len(short.splitlines()) < 60
     assert all(finding.sentence in plain for finding in findings)
-    assert len(short.splitlines()) < 60
     code, long, _ = run('audit', '--results', RESULTS, '--details')
     plain = ' '.join(long.split())
     assert code == 0
     assert all(part in plain for finding in findings for part in finding.evidence)
     code, out, _ = run('audit', '--results', RESULTS, '--format', 'json')
     result = json.loads(out)
-    assert code == 0
     assert [f['title'] for f in result['findings']] == [f.title for f in findings]
     assert len(result['claims']) == len(data.claims)
     assert result['readings']['by_cells_met']['25'] == len(data.search.best)
 
 
-def test_results_that_are_missing_or_damaged_are_one_line(run, tmp_path):
-    code, out, err = run('audit')
-    assert (code, out) == (2, '')
-    assert err.startswith('error: results/table1.csv does not exist')
+def test_a_missing_measurement_is_one_line(run, tmp_path):
     shutil.copytree(RESULTS, tmp_path / 'results', dirs_exist_ok=True)
     path = tmp_path / 'results' / 'table5.csv'
     path.write_text(path.read_text().replace(',71.201911,', ',,'))
     code, out, err = run('audit')
-    assert (code, out) == (2, '')
+    assert (code, out, err.count('\n')) == (2, '', 1)
     assert 'no measured params_m of MAFormer-B in Table 5' in err
-    assert err.count('\n') == 1

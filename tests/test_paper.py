@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from reproduce import paper
-from reproduce.audit.misprints import load_misprints
+from reproduce.audit.sources import load_misprints
 from reproduce.base.errors import UserError
 from reproduce.systems import load_systems
 

@@ -16,8 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from model.maformer import VARIANTS
 from reproduce import paper
-from reproduce.audit.misprints import load_misprints
-from reproduce.audit.sources import load_sources
+from reproduce.audit.sources import load_misprints, load_sources
 from reproduce.complexity.flops import measure_system
 from reproduce.judge.known_deviations import load_known
 from reproduce.openmmlab import configs, models

@@ -15,7 +15,7 @@ import pytest
 from conftest import record
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from reproduce.audit.run import audit
+from reproduce.audit.findings import audit
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge import cells

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reproduce.audit import text as audit_text
-from reproduce.audit.run import audit
+from reproduce.audit.findings import audit
 from reproduce.base.terminal import TextTable, as_text
 from reproduce.base.wording import by_number, shortened
 from reproduce.judge.cells import load_results

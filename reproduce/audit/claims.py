@@ -41,7 +41,7 @@ class Claim(BaseModel):
         place: section or caption, and the sentence in it.
         says: what it is about.
         printed: the number in the text; '' for a comparison in words.
-        relation: what the text says of the row's metric: that it 'is' the number, that it is so
+        relation: what the text says of the row's metric: that it 'is' the number, that it is that
             much 'over' the rival's, or that it is 'above', 'below', 'at most' or 'similar' to (at
             most 10 % more than) the rival's. A row that 'leads' is better than all rivals of its
             group in every accuracy. '' where no table has the number.
@@ -110,7 +110,7 @@ def judge_claim(claim: Claim, tables: Tables) -> JudgedClaim:
     verdict = ClaimVerdict.HOLDS if all(held) else ClaimVerdict.PARTLY
     if not any(held):
         verdict = ClaimVerdict.FAILS
-    elif {True, False} <= {has_token_labeling(each, tables) for each in (row, *rivals)}:
+    elif {True, False} <= {_has_token_labeling(each, tables) for each in (row, *rivals)}:
         verdict = ClaimVerdict.UNLIKE
     return JudgedClaim(claim, verdict, ' or '.join(computed), '; '.join(evidence))
 
@@ -141,7 +141,7 @@ def _rounds_to(value: Decimal, printed: str) -> bool:
     return abs(value - Decimal(printed)) <= Decimal(str(Printed(printed).half_unit))
 
 
-def has_token_labeling(row: Row, tables: Tables) -> bool | None:
+def _has_token_labeling(row: Row, tables: Tables) -> bool | None:
     """Return whether a row is of a model that was trained with token labeling.
 
     Outside Table 4, that of the same model and Top-1 in it; None where there is none.

@@ -2,10 +2,11 @@
 
 The text leaves the block open in several places. A reading has one of `OPTIONS` for each of them.
 What a framework has in common for all backbones is not counted.
+
+A count is an array (3, ...): parameters, layer multiply-adds, total multiply-adds.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from math import ceil
@@ -37,6 +38,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     'auxiliary head': ('counted', 'not counted'),
 }
 BUILT: Reading = {name: options[0] for name, options in OPTIONS.items()}
+WINDOWS: Reading = BUILT | {'attention': 'windows of 14'}  # for dense tasks, no cell excludes it
 
 _STRIPES = {
     'stripes of 1 and 2': (1, 2),
@@ -53,60 +55,37 @@ _GLD = {
 _CLASSES = 1000
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Parameters, multiply-adds of layers, and multiply-adds of the products of attention.
-
-    They may be arrays of one shape.
-    """
-
-    params: int = 0
-    layer: int = 0
-    products: int = 0
-
-    def __add__(self, other: 'Cost') -> 'Cost':
-        return Cost(
-            self.params + other.params, self.layer + other.layer, self.products + other.products
-        )
-
-    def __mul__(self, times: int) -> 'Cost':
-        return Cost(self.params * times, self.layer * times, self.products * times)
-
-    @property
-    def measures(self) -> tuple[int, int, int]:
-        """Parameters, layer and total multiply-adds."""
-        return self.params, self.layer, self.layer + self.products
-
-
-def count(reading: Reading, framework: str, dims: Dims, depths: Dims, image: Dims) -> Cost:
-    """Cost one reading.
+def count(reading: Reading, framework: str, dims: Dims, depths: Dims, image: Dims) -> np.ndarray:
+    """Count one reading.
 
     Args:
         framework: a name of `paper.FRAMEWORKS`.
-        dims, depths: channels and blocks of the four stages; channels may be arrays of one shape,
-            which are counted at once.
+        dims, depths: channels and blocks of the four stages; channels may be arrays (N,), which are
+            counted at once.
         image: height and width.
+
+    Returns:
+        (3,), or (3, N).
     """
-    total = Cost()
-    for names, part, stage in _parts(framework, dims, image):
-        total += part(*(reading[name] for name in names)) * (1 if stage is None else depths[stage])
-    return total
+    return sum(
+        part(*(reading[name] for name in names)) * (1 if stage is None else depths[stage])
+        for names, part, stage in _parts(framework, dims, image)
+    )
 
 
 def count_all(framework: str, dims: Dims, depths: np.ndarray, image: Dims) -> np.ndarray:
-    """Cost all combinations of the options.
+    """Count all combinations of the options.
 
     Args:
         depths: (D, 4), those that each reading is counted with.
 
     Returns:
-        (3, readings, D): the measures of each reading, in the order of `itertools.product` over the
-        options.
+        (3, readings, D), the readings in the order of `itertools.product` over the options.
     """
     shape = [len(options) for options in OPTIONS.values()]
     total = np.zeros([3, *shape, len(depths)])
     for names, part, stage in _parts(framework, dims, image):
-        counts = [part(*chosen).measures for chosen in product(*(OPTIONS[name] for name in names))]
+        counts = [part(*chosen) for chosen in product(*(OPTIONS[name] for name in names))]
         of_names = [n if name in names else 1 for name, n in zip(OPTIONS, shape, strict=True)]
         of_part = np.reshape(np.transpose(counts), [3, *of_names, 1])
         total += of_part * (1 if stage is None else depths[:, stage])
@@ -115,10 +94,8 @@ def count_all(framework: str, dims: Dims, depths: np.ndarray, image: Dims) -> np
 
 def _parts(
     framework: str, dims: Dims, image: Dims
-) -> Iterator[tuple[tuple[str, ...], Callable[..., Cost], int | None]]:
-    """Yield the parts of a network: the names of the options that a part depends on, how it is
-    counted with them, and the stage whose blocks it is one of (None for a part that is there once).
-    """
+) -> Iterator[tuple[tuple[str, ...], Callable[..., np.ndarray], int | None]]:
+    """Yield each part's options, its count as a function of them, and the stage of a block."""
     yield ('stem', 'merging'), partial(_stem, dims, image), None
     for stage, C in enumerate(dims):
         H, W = _size(image, stage)
@@ -139,47 +116,51 @@ def _size(image: Dims, stage: int) -> Dims:
     return height, width
 
 
-def _linear(inputs: int, outputs: int, tokens: int, bias: bool = True) -> Cost:
-    """Cost a linear layer, or a convolution with as many inputs for each output."""
-    return Cost(inputs * outputs + bias * outputs, inputs * outputs * tokens)
+def _count(params: int = 0, layer: int = 0, products: int = 0) -> np.ndarray:
+    return np.stack(np.broadcast_arrays(params, layer, layer + products))
 
 
-def _norm(C: int) -> Cost:
-    return Cost(2 * C)
+def _linear(inputs: int, outputs: int, tokens: int, bias: bool = True) -> np.ndarray:
+    """Count a linear layer, or a convolution with as many inputs for each output."""
+    return _count(inputs * outputs + bias * outputs, inputs * outputs * tokens)
 
 
-def _products(C: int, queries: int, keys: int, windows: int = 1) -> Cost:
-    """Cost the two matrix products of attention."""
-    return Cost(products=2 * C * queries * keys * windows)
+def _norm(C: int) -> np.ndarray:
+    return _count(2 * C)
 
 
-def _attention(C: int, tokens: int) -> Cost:
-    """Cost the norm and the projections of an attention layer, without its products."""
+def _products(C: int, queries: int, keys: int, windows: int = 1) -> np.ndarray:
+    """Count the two matrix products of attention."""
+    return _count(products=2 * C * queries * keys * windows)
+
+
+def _attention(C: int, tokens: int) -> np.ndarray:
+    """Count the norm and the projections of an attention layer, without its products."""
     return _norm(C) + _linear(C, 3 * C, tokens) + _linear(C, C, tokens)
 
 
-def _mlp(C: int, tokens: int) -> Cost:
+def _mlp(C: int, tokens: int) -> np.ndarray:
     return _norm(C) + _linear(C, 4 * C, tokens) + _linear(4 * C, C, tokens)
 
 
-def _stem(dims: Dims, image: Dims, stem: str, merging: str) -> Cost:
+def _stem(dims: Dims, image: Dims, stem: str, merging: str) -> np.ndarray:
     H, W = _size(image, 0)
     C = dims[0]
     if stem == '3x3 twice':
         total = _linear(27, C // 2, 4 * H * W) + _norm(C // 2) + _linear(9 * C // 2, C, H * W)
     else:
         total = _linear(48 if stem == '4x4' else 147, C, H * W)
-    total += _norm(C)
+    total = total + _norm(C)
     for stage in (1, 2, 3):
         H, W = _size(image, stage)
         inputs = (4 if merging == '2x2' else 9) * dims[stage - 1]
-        total += _linear(inputs, dims[stage], H * W) + _norm(dims[stage])
+        total = total + _linear(inputs, dims[stage], H * W) + _norm(dims[stage])
     return total
 
 
 def _maf_block(
     stage: int, C: int, H: int, W: int, local: str, lepe: str, positions: str, gld: str
-) -> Cost:
+) -> np.ndarray:
     n = H * W
     total = _attention(C, n) + _mlp(C, n)  # eq. 1
     if local in _STRIPES:
@@ -195,7 +176,7 @@ def _maf_block(
     # at 224 x 224, since it has a fixed size.
     at_224 = (56 // 2**stage) ** 2
     read, written = _GLD.get(gld, (at_224, at_224 // 2))
-    total += _linear(read, written, C)
+    total += _count(read * written + written, read * written * C)
     # Fusion, eqs. 3 and 4, and its MLP.
     total += _norm(C) * 2 + _linear(C, C, n) + _linear(C, C, written) * 2
     total += _products(C, n, written) + _mlp(C, n)
@@ -204,7 +185,7 @@ def _maf_block(
 
 def _vit_block(
     stage: int, C: int, H: int, W: int, lepe: str, positions: str, attention: str
-) -> Cost:
+) -> np.ndarray:
     n = H * W
     total = _attention(C, n) + _mlp(C, n)
     side = {'windows of 14': 14, 'windows of 7': 7}.get(attention)
@@ -218,24 +199,20 @@ def _vit_block(
     return total + _linear(9, C, n) * ((lepe == 'all stages') + (positions != 'none'))
 
 
-def _frame(framework: str, dims: Dims, image: Dims, auxiliary_head: str) -> Cost:
-    """Cost what a framework adds in proportion to the channels of the backbone."""
+def _frame(framework: str, dims: Dims, image: Dims, auxiliary_head: str) -> np.ndarray:
+    """Count what a framework adds in proportion to the channels of the backbone."""
     tokens = [H * W for H, W in (_size(image, stage) for stage in range(4))]
     if framework == 'classifier':
         heads = _linear(dims[3], _CLASSES, 1)
         if auxiliary_head == 'counted':
-            heads += _linear(dims[3], _CLASSES, tokens[3])
+            heads = heads + _linear(dims[3], _CLASSES, tokens[3])
         return _norm(dims[3]) + heads
-    total = Cost()
-    for stage, C in enumerate(dims):
-        total += _norm(C)
-        if framework != 'upernet':
-            total += _linear(C, 256, tokens[stage])
-        elif stage < 3:
-            total += _linear(C, 512, tokens[stage], bias=False)
-    if framework == 'upernet':
-        for side in (1, 2, 3, 6):
-            total += _linear(dims[3], 512, side**2, bias=False)
-        total += _linear(9 * dims[3], 512, tokens[3], bias=False)
-        total += Cost(9 * dims[2] * 256)  # of the auxiliary head, which is not run at inference
-    return total
+    total = sum(map(_norm, dims))
+    if framework != 'upernet':
+        return total + sum(_linear(C, 256, n) for C, n in zip(dims, tokens, strict=True))
+    for C, n in zip(dims[:3], tokens, strict=False):
+        total = total + _linear(C, 512, n, bias=False)
+    for side in (1, 2, 3, 6):
+        total = total + _linear(dims[3], 512, side**2, bias=False)
+    total = total + _linear(9 * dims[3], 512, tokens[3], bias=False)
+    return total + _count(9 * dims[2] * 256)  # the auxiliary head, which inference does not run

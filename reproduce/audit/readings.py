@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reproduce.audit.closed_form import BUILT, OPTIONS, Dims, Reading, count, count_all
+from reproduce.audit.closed_form import BUILT, OPTIONS, WINDOWS, Dims, Reading, count, count_all
 from reproduce.audit.rows import Tables
 from reproduce.base.errors import UserError
 from reproduce.judge.cells import Cell
-from reproduce.paper import TABLES, Row, Tolerance
+from reproduce.paper import TABLES, Tolerance, load_table
 
 _PRINTED_IN = (1, 5, 6, 7)  # the tables with parameters and FLOPs of all sizes
 _SMALL = 'MAFormer-S'
@@ -32,8 +32,7 @@ class Variant(NamedTuple):
     depths: Dims
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A printed cell of MAFormer, in parameters or multiply-adds.
 
     Attributes:
@@ -101,54 +100,84 @@ class Search:
     def flops(self, model: str, framework: str, convention: str) -> np.ndarray:
         """Return FLOPs in G of a size in a framework for every reading; S has its best depths."""
         target = next(t for t in self.targets if t.framework == framework and t.measure)
-        variant = self.variants[model]
-        depths = self.depths if model == _SMALL else np.array([variant.depths])
-        counted = count_all(framework, variant.dims, depths, target.image)
-        counted = counted[{'layer': 1, 'total': 2}[convention]]
-        chosen = self.best_depths if model == _SMALL else 0
-        return (counted[np.arange(len(counted)), chosen] + target.rest) / 1e9
+        dims, depths = self.variants[model]
+        small = model == _SMALL
+        counted = count_all(
+            framework, dims, self.depths if small else np.array([depths]), target.image
+        )[{'layer': 1, 'total': 2}[convention]]
+        chosen = counted[np.arange(len(counted)), self.best_depths if small else 0]
+        return (chosen + target.rest) / 1e9
 
 
 def variants(tables: Tables) -> dict[str, Variant]:
-    """Return the widths and depths that Table 1 prints for each size.
+    """Return the widths and depths that Table 1 prints for each size."""
+    return {
+        row.model: Variant(*(_numbers(row.description[name]) for name in ('embed_dims', 'depths')))
+        for row in tables[1]
+    }
+
+
+def _numbers(text: str) -> Dims:
+    return tuple(map(int, text.split('-')))
+
+
+def flops_in_windows(cell: Cell) -> float:
+    """Return the total FLOPs (G) of a measured MAFormer with windows of 14 x 14 in stages 3, 4.
+
+    No printed cell excludes these windows in dense tasks; as built, attention is over the whole
+    map. Both are the same for images of 224 x 224.
+    """
+    dims, depths = variants({1: load_table(1)})[cell.model]
+    depths = _numbers(cell.variant) if cell.variant else depths
+    framework = cell.column.framework
+    whole, windows = (
+        count(reading, framework.name, dims, depths, framework.image)
+        for reading in (BUILT, WINDOWS)
+    )
+    return cell.total_flops_g - (whole[2] - windows[2]) / 1e9
+
+
+def search(tables: Tables, cells: Sequence[Cell], tolerances: Mapping[str, Tolerance]) -> Search:
+    """Count the cells that each reading meets.
+
+    B and L have the printed depths. S is counted with the printed ones, and with all that have up
+    to two blocks fewer in each stage; of those that meet the most, the ones with the most blocks
+    are taken.
 
     Raises:
-        UserError: if they are not four numbers each.
+        UserError: if a printed cell of MAFormer is not measured.
     """
-    return {row.model: Variant(_four(row, 'embed_dims'), _four(row, 'depths')) for row in tables[1]}
+    sizes = variants(tables)
+    targets = _targets(tables, cells, tolerances)
+    printed = sizes[_SMALL].depths
+    fewer = [range(d, max(d - _FEWER, 1) - 1, -1) for d in printed]
+    grid = np.array(sorted(product(*fewer), key=lambda depths: sum(printed) - sum(depths)))
+    readings = [dict(zip(OPTIONS, chosen, strict=True)) for chosen in product(*OPTIONS.values())]
+    met, in_total = np.zeros([2, len(readings), len(grid)], int)
+    for cell in targets:
+        dims, depths = sizes[cell.model]
+        tried = grid if cell.model == _SMALL else np.array([depths])
+        counted = count_all(cell.framework, dims, tried, cell.image) + cell.rest
+        met += abs(counted[cell.measure] - cell.printed) <= cell.width
+        in_total += abs(counted[2 if cell.measure else 0] - cell.printed) <= cell.width
+    return Search(
+        *(sizes, targets, readings, met.max(1), met[:, 0], in_total.max(1), grid, met.argmax(1))
+    )
 
 
-def _four(row: Row, column: str) -> Dims:
-    numbers = row.description[column].split('-')
-    if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
-        raise UserError(
-            f"Table 1, {row.model}: {column} is '{row.description[column]}', expected four numbers "
-            'such as 3-5-8-3.'
-        )
-    return tuple(map(int, numbers))
-
-
-def targets(
+def _targets(
     tables: Tables, cells: Sequence[Cell], tolerances: Mapping[str, Tolerance]
 ) -> list[Target]:
-    """Return the printed parameters and FLOPs of MAFormer in Tables 1, 5, 6 and 7.
-
-    Raises:
-        UserError: if one of them is not measured.
-    """
+    """Return the printed parameters and FLOPs of MAFormer in Tables 1, 5, 6 and 7."""
     sizes, found = variants(tables), []
-    measured = {
-        (cell.table, cell.model, cell.metric): cell
-        for cell in cells
-        if not cell.variant and cell.measured is not None
-    }
+    measured = {(c.table, c.model, c.metric): c for c in cells if not c.variant}
     for row in (row for table in _PRINTED_IN for row in tables[table] if row.own):
         for column in TABLES[row.table].columns.values():
             printed, metric = row.cells[column.name], column.metric.name
             if not column.metric.is_complexity or printed is None:
                 continue
             cell = measured.get((row.table, row.model, column.name))
-            if cell is None or row.model not in sizes:
+            if cell is None or cell.measured is None:
                 raise UserError(
                     f'the results have no measured {column.name} of {row.model} in Table '
                     f'{row.table}: write them with `make reproduce`.'
@@ -156,46 +185,11 @@ def targets(
             unit = 1e6 if metric == 'params_m' else 1e9
             measure = {'': 0, 'layer': 1, 'total': 2}[cell.convention]
             framework = column.framework.name, TABLES[row.table].image
-            own = count(BUILT, framework[0], *sizes[row.model], framework[1]).measures[measure]
+            own = count(BUILT, framework[0], *sizes[row.model], framework[1])[measure]
             width = tolerances[metric].width(printed)
-            found.append(
-                Target(
-                    *(row.model, *framework, measure),
-                    *(printed.value * unit, width * unit, cell.measured * unit - own),
-                )
-            )
+            of_cell = printed.value * unit, width * unit, cell.measured * unit - own
+            found.append(Target(row.model, *framework, measure, *of_cell))
     return found
-
-
-def search(sizes: Mapping[str, Variant], cells: Sequence[Target]) -> Search:
-    """Count the cells that each reading meets.
-
-    B and L have the printed depths. S is counted with the printed ones, and with all that have up
-    to two blocks fewer in each stage; of those that meet the most, the ones with the most blocks
-    are taken.
-    """
-    printed = sizes[_SMALL].depths
-    fewer = [range(d, max(d - _FEWER, 1) - 1, -1) for d in printed]
-    grid = np.array(sorted(product(*fewer), key=lambda depths: sum(printed) - sum(depths)))
-    readings = [dict(zip(OPTIONS, chosen, strict=True)) for chosen in product(*OPTIONS.values())]
-    met, in_total = np.zeros([2, len(readings), len(grid)], int)
-    for cell in cells:
-        variant = sizes[cell.model]
-        depths = grid if cell.model == _SMALL else np.array([variant.depths])
-        counted = count_all(cell.framework, variant.dims, depths, cell.image)
-        met += abs(counted[cell.measure] + cell.rest - cell.printed) <= cell.width
-        total = counted[2 if cell.measure else 0]
-        in_total += abs(total + cell.rest - cell.printed) <= cell.width
-    return Search(
-        variants=sizes,
-        targets=cells,
-        readings=readings,
-        met=met.max(1),
-        met_as_printed=met[:, 0],
-        met_in_total=in_total.max(1),
-        depths=grid,
-        best_depths=met.argmax(1),
-    )
 
 
 def widths_that_fit(search: Search) -> list[Dims]:
@@ -207,7 +201,7 @@ def widths_that_fit(search: Search) -> list[Dims]:
         if cell.model == _SMALL:
             depths = search.variants[_SMALL].depths
             counted = count(BUILT, cell.framework, widths.T, depths, cell.image)
-            off = counted.measures[cell.measure] + cell.rest - cell.printed
+            off = counted[cell.measure] + cell.rest - cell.printed
             missed += abs(off) > cell.width
     fit = missed <= len(search.targets) - search.met[search.readings.index(BUILT)]
     return [tuple(dims) for dims in widths[fit].tolist()]

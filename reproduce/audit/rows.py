@@ -41,31 +41,21 @@ def number(row: Row, column: str) -> Decimal:
     return Decimal(printed.text)
 
 
-def accuracies(row: Row) -> dict[str, Decimal]:
-    """Return the printed accuracies of a row, by column."""
-    return {
-        name: number(row, name)
-        for name, column in TABLES[row.table].columns.items()
-        if not column.metric.is_complexity and row.cells[name]
-    }
-
-
-def rivals(tables: Tables, row: Row) -> list[Row]:
-    """Return the baselines of the block of `row`, without those of its own family."""
-    return [
-        other
-        for other in tables[row.table]
-        if other.block == row.block and not other.own and family(other) != family(row)
-    ]
-
-
 def best_rivals(tables: Tables, row: Row) -> dict[str, Row]:
-    """Return the best of the rivals of `row` in each accuracy that both print, by column."""
+    """Return the best baseline of the block of `row` in each accuracy that both print, by column.
+
+    Models of the row's own family are not among them.
+    """
     best = {}
-    for column in accuracies(row):
-        printed = [rival for rival in rivals(tables, row) if rival.cells[column]]
-        if printed:
-            best[column] = max(printed, key=lambda rival: number(rival, column))
+    for name, column in TABLES[row.table].columns.items():
+        rivals = [
+            other
+            for other in tables[row.table]
+            if other.block == row.block and not other.own and family(other) != family(row)
+        ]
+        printed = [rival for rival in rivals if rival.cells[name]]
+        if printed and row.cells[name] and not column.metric.is_complexity:
+            best[name] = max(printed, key=lambda rival: number(rival, name))
     return best
 
 

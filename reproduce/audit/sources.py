@@ -1,71 +1,77 @@
-"""The paper's baselines compared with other publications that print them."""
+"""The paper's baselines compared with other publications, and the register of misprints."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from reproduce import paper
 from reproduce.audit.rows import Tables, same_model
-from reproduce.base.files import read_toml
+from reproduce.base.files import read_csv, read_toml
 from reproduce.paper import Printed, Row
 
 FOLDER = paper.FOLDER / 'sources'
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra='forbid')
-    paper: str
-    address: str
-    tables: dict[int, str]
-    note: str = ''
+class Misprint(BaseModel):
+    """A line of `misprints.csv`: a printed value that is probably another."""
+
+    model_config = ConfigDict(frozen=True)
+    table: int = Field(ge=min(paper.TABLES), le=max(paper.TABLES))
+    model: str
+    metric: str
+    printed: str
+    likely: str
+    reason: str
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        """The cell: table, model and metric."""
+        return self.table, self.model, self.metric
 
 
-@dataclass(frozen=True)
-class Source:
-    """A publication: its name and title, the address of the version that was read, and its tables.
+def load_misprints(folder: Path = paper.FOLDER) -> list[Misprint]:
+    """Return the registered misprints.
 
-    `tables` are under the numbers of the paper's tables, and so is what it calls them, `headings`.
+    Raises:
+        UserError: if the file is missing or malformed.
+    """
+    return [misprint for _, misprint in read_csv(folder / 'misprints.csv', Misprint)]
+
+
+class Source(BaseModel):
+    """A publication that prints rows of the paper's baselines.
+
+    Attributes:
+        paper: its title.
+        address: where the version is that was read.
+        headings: what it calls its tables, under the numbers of the paper's tables.
+        tables: the rows of these.
     """
 
-    name: str
-    title: str
+    model_config = ConfigDict(extra='forbid', arbitrary_types_allowed=True)
+    paper: str
     address: str
-    tables: Tables
-    headings: Mapping[int, str]
+    headings: dict[int, str]
+    note: str = ''
+    tables: dict[int, tuple[Row, ...]] = {}
 
 
-class SourceVerdict(StrEnum):
-    """How a printed cell compares with the publications that also print it, up to rounding."""
-
-    AGREES = 'all agree'
-    PARTLY = 'some agree'
-    DIFFERS = 'none agrees'
-    UNSOURCED = 'no source'
-
-
-@dataclass(frozen=True)
-class SourcedCell:
+class SourcedCell(NamedTuple):
     """A printed cell and what the sources print for it: the title of each, and the text."""
 
     table: int
     model: str
     field: str
     printed: str
-    sources: tuple[tuple[str, str], ...]
+    sources: list[tuple[str, str]]
 
     @property
-    def verdict(self) -> SourceVerdict:
-        """How the cell compares with its sources."""
-        agree = [_same(self.printed, text) for _, text in self.sources]
-        if not agree:
-            return SourceVerdict.UNSOURCED
-        if all(agree):
-            return SourceVerdict.AGREES
-        return SourceVerdict.PARTLY if any(agree) else SourceVerdict.DIFFERS
+    def agreement(self) -> list[bool]:
+        """Whether each source prints the same, up to rounding."""
+        return [_same(self.printed, text) for _, text in self.sources]
 
     def __str__(self) -> str:
         theirs = ', '.join(f'{text} in {title}' for title, text in self.sources)
@@ -78,10 +84,9 @@ def load_sources(folder: Path = FOLDER) -> dict[str, Source]:
     Raises:
         UserError: if a file is missing or malformed.
     """
-    found = {}
-    for name, entry in read_toml(folder / 'sources.toml', dict[str, _Entry]).items():
-        tables = {number: paper.load_table(number, folder / name) for number in entry.tables}
-        found[name] = Source(name, entry.paper, entry.address, tables, entry.tables)
+    found = read_toml(folder / 'sources.toml', dict[str, Source])
+    for name, source in found.items():
+        source.tables = {n: paper.load_table(n, folder / name) for n in source.headings}
     return found
 
 
@@ -93,29 +98,18 @@ def compare_sources(tables: Tables, sources: Mapping[str, Source]) -> list[Sourc
     cells = []
     for row in (row for rows in tables.values() for row in rows if not row.own):
         twins = [
-            (source.title, twin)
+            (source.paper, twin)
             for source in sources.values()
             # Tables 2 and 3 repeat rows of Table 4, where the sources have them.
             for twin in source.tables.get(4 if row.table in (2, 3) else row.table, ())
             if same_model(twin, row)
         ]
         for field in (*row.description, *row.cells):
-            theirs = tuple((t, text) for t, twin in twins if (text := _text(twin, field)))
+            theirs = [(title, text) for title, twin in twins if (text := _text(twin, field))]
             ours = _text(row, field)
             if ours and field != 'model' and (theirs or field in row.cells):
                 cells.append(SourcedCell(row.table, row.model, field, ours, theirs))
     return cells
-
-
-def without_accuracy(cells: Sequence[SourcedCell]) -> list[str]:
-    """Return the rows of which no source prints an accuracy, such as 'Table 4, CrossViT-15'."""
-    sourced: dict[str, bool] = {}
-    for cell in cells:
-        column = paper.TABLES[cell.table].columns.get(cell.field)
-        if column is not None and not column.metric.is_complexity:
-            row = f'Table {cell.table}, {cell.model}'
-            sourced[row] = sourced.get(row, False) or bool(cell.sources)
-    return [row for row, found in sourced.items() if not found]
 
 
 def _text(row: Row, field: str) -> str:

@@ -2,13 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
-from reproduce.audit.audit_data import AuditData
 from reproduce.audit.claims import ClaimVerdict
-from reproduce.audit.findings import Finding
+from reproduce.audit.findings import AuditData, Finding
 from reproduce.base.terminal import Part, TextTable
 
 
@@ -19,11 +17,15 @@ def render(data: AuditData, findings: Sequence[Finding], details: bool = False) 
         details: whether the evidence of each finding, the claims and the options of the readings
             follow.
     """
-    rows = [
-        [str(i), finding.certainty, finding.extent, finding.sentence]
-        for i, finding in enumerate(findings, 1)
-    ]
-    parts: list[Part] = [TextTable(['', 'sure', 'extent', 'finding'], rows), summary(data)]
+    verdicts = Counter(judged.verdict for judged in data.claims)
+    summary = (
+        f'{len(data.claims)} claims of the text, of which '
+        f'{len(data.claims) - verdicts[ClaimVerdict.UNCHECKED]} can be compared with a table and '
+        f'{verdicts[ClaimVerdict.HOLDS]} hold, {len(data.sourced)} cells of baselines and '
+        f'{len(data.search.readings):,} readings of the block were checked.'
+    )
+    rows = [[str(i), f.certainty, f.extent, f.sentence] for i, f in enumerate(findings, 1)]
+    parts: list[Part] = [TextTable(['', 'sure', 'extent', 'finding'], rows), summary]
     if not details:
         return [*parts, 'With --details the evidence follows.']
     for i, finding in enumerate(findings, 1):
@@ -44,22 +46,13 @@ def render(data: AuditData, findings: Sequence[Finding], details: bool = False) 
     ]
 
 
-def summary(data: AuditData) -> str:
-    """Return one sentence on what was checked."""
-    counts = Counter(judged.verdict for judged in data.claims)
-    return (
-        f'{len(data.claims)} claims of the text, of which '
-        f'{len(data.claims) - counts[ClaimVerdict.UNCHECKED]} can be compared with a table and '
-        f'{counts[ClaimVerdict.HOLDS]} hold, {len(data.sourced)} cells of baselines and '
-        f'{len(data.search.readings):,} readings of the block were checked.'
-    )
-
-
 def as_json(data: AuditData, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return findings, claims and readings for JSON."""
     return {
-        'findings': to_jsonable_python(findings),
-        'claims': to_jsonable_python(data.claims),
+        'findings': [finding.model_dump() for finding in findings],
+        'claims': [
+            {**asdict(judged), 'claim': judged.claim.model_dump()} for judged in data.claims
+        ],
         'readings': {
             'number': len(data.search.readings),
             'by_cells_met': data.search.histogram,

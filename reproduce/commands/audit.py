@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reproduce.audit import text
-from reproduce.audit.run import audit as run_audit
+from reproduce.audit.findings import audit as run_audit
 from reproduce.base.folders import RESULTS
 from reproduce.commands import options
 

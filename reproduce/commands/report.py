@@ -23,7 +23,7 @@ def report(
     The page needs no other file. The audit's findings are on it where all seven tables are.
     """
     # Imported here, so that `--help` does not wait for matplotlib and scipy.
-    from reproduce.audit.run import audit
+    from reproduce.audit.findings import audit
     from reproduce.report import page
     from reproduce.report.comparisons import load_comparisons
     from reproduce.report.speeds import load_speeds

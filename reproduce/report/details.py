@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from reproduce.audit.misprints import load_misprints
+from reproduce.audit.sources import load_misprints
 from reproduce.base.wording import extent
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell

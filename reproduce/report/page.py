@@ -14,7 +14,7 @@ from markupsafe import Markup
 from reproduce.ablation import rendering
 from reproduce.ablation.judging import DesignVerdict
 from reproduce.ablation.outcomes import Outcomes
-from reproduce.audit.findings import Extent, Finding
+from reproduce.audit.findings import Finding
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.assembly import count, count_published, printed_numbers
 from reproduce.judge.cells import Cell, as_csv
@@ -142,7 +142,7 @@ def _leads(
     found = [
         (finding.sentence.rstrip('.'), f'#finding-{number}')
         for number, finding in enumerate(findings, 1)
-        if finding.extent is Extent.RESULT
+        if finding.extent == 'main result'
     ]
     if n := sum(
         bool(cell.published) and not cell.published.agrees for cell in printed_numbers(cells)

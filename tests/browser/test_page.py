@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from reproduce.ablation.outcomes import load_outcomes
-from reproduce.audit.run import audit
+from reproduce.audit.findings import audit
 from reproduce.judge import cells
 from reproduce.report import page
 
