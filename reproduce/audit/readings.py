@@ -134,7 +134,7 @@ def flops_in_windows(cell: Cell) -> float:
         count(reading, framework.name, dims, depths, framework.image)
         for reading in (BUILT, WINDOWS)
     )
-    return cell.total_flops_g - (whole[2] - windows[2]) / 1e9
+    return cell.total_flops_g - float(whole[2] - windows[2]) / 1e9
 
 
 def search(tables: Tables, cells: Sequence[Cell], tolerances: Mapping[str, Tolerance]) -> Search:

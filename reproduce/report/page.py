@@ -1,7 +1,7 @@
 """One self-contained HTML page: every table, the origin of every cell, the figures."""
 
+import base64
 import io
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from reproduce.ablation import rendering
-from reproduce.ablation.judging import DesignVerdict
 from reproduce.ablation.outcomes import Outcomes
 from reproduce.audit.findings import Finding
 from reproduce.evaluate.records import Evaluation
@@ -89,7 +87,7 @@ def render(
         differing=[c for c in cells if c.published and not c.published.agrees],
         systems=systems_by_name(),
         figures={
-            section: [_panels(name, drawing) for name, drawing in of_section.items()]
+            section: [(drawing, _images(drawing)) for drawing in of_section.values()]
             for section, of_section in drawn.items()
         },
         missing=_missing(cells),
@@ -113,23 +111,27 @@ def _numbers(cells: Sequence[Cell]) -> list[tuple[int, int, str, str, str]]:
     numbers = printed_numbers(cells)
     costs = [cell for cell in numbers if cell.column.metric.is_complexity]
     accuracies = [cell for cell in numbers if not cell.column.metric.is_complexity]
+    counted = [cell for cell in costs if cell.measured is not None]
     measured = [cell for cell in accuracies if cell.measured is not None]
     published = [c.published for c in accuracies if c.published and c.measured is None]
     agreeing = f'{sum(p.agrees for p in published)} agree with the paper' if published else ''
+    marked = _phrases(measured) or 'the tables mark printed ones that are not measured'
+    stated = 'accuracies published with public weights, but not measured here'
+    deviating = '#deviations' if any(cell.deviates for cell in cells) else '#tables'
     return [
         (
-            sum(cell.measured is not None for cell in costs),
-            *(len(costs), 'parameter counts and FLOPs measured', _phrases(costs)),
-            '#deviations' if any(cell.deviates for cell in cells) else '#tables',
+            len(counted),
+            len(costs),
+            'parameter counts and FLOPs measured',
+            _phrases(costs),
+            deviating,
         ),
+        (len(measured), len(accuracies), 'accuracies measured', marked, '#evaluations'),
         (
-            *(len(measured), len(accuracies), 'accuracies measured'),
-            _phrases(measured) or 'the tables mark printed ones that are not measured',
-            '#evaluations' if measured else '#missing',
-        ),
-        (
-            *(len(published), len(accuracies)),
-            *('accuracies published with public weights, but not measured here', agreeing),
+            len(published),
+            len(accuracies),
+            stated,
+            agreeing,
             '#published' if published else '#missing',
         ),
     ]
@@ -144,17 +146,15 @@ def _leads(
         for number, finding in enumerate(findings, 1)
         if finding.extent == 'main result'
     ]
-    if n := sum(
-        bool(cell.published) and not cell.published.agrees for cell in printed_numbers(cells)
-    ):
+    if n := sum(bool(c.published) and not c.published.agrees for c in printed_numbers(cells)):
         text = f'{n} accuracies differ from those that the publishers of the weights state'
         found.append((text, '#published'))
     for outcomes in studies:
-        claims = [judged for judged in outcomes.judgements if not judged.control]
-        verdicts = Counter(judged.verdict for judged in claims)
-        counts = ', '.join(f'{verdicts[v]} {v}' for v in DesignVerdict)
-        text = f'{len(claims)} claims about the design in the study “{outcomes.study.name}”'
-        found.append((f'{text}: {counts}', '#ablations'))
+        verdicts = Counter(judged.verdict for judged in outcomes.judgements if not judged.control)
+        counts = ', '.join(f'{n} {verdict}' for verdict, n in verdicts.items())
+        found.append(
+            (f'Claims about the design, study {outcomes.study.name}: {counts}', '#ablations')
+        )
     if findings:
         found.append((f'All {len(findings)} findings about the paper', '#audit'))
     return found
@@ -176,36 +176,15 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
     keys += [(DAGGER, 'with token labeling')] * any(line.is_labeled for line in of_table)
     if variants := sorted({line.variant for line in of_table if line.variant}):
         keys.append((f'({", ".join(variants)})', 'depths that fit the paper’s own FLOPs better'))
-    # The space of the printed values next to the measured ones, in characters.
-    printed = {
-        column.name: max(
-            (len(c.printed) for c in cells if c.metric == column.name and c.measured is not None),
-            default=0,
-        )
-        for column in shown
-    }
     return {
         'number': number,
         'title': TABLES[number].title,
         'columns': shown,
         'spans': spans if any(name for name, _ in spans) else [],
-        'lines': list(zip(_ids(number, of_table), of_table, strict=True)),
+        'lines': [(f't{number}-{i}', line) for i, line in enumerate(of_table, 1)],
         'keys': keys,
-        'printed': printed,
         'conventions': CONVENTION_MARKS,
     }
-
-
-def _ids(number: int, of_table: Iterable[Line]) -> list[str]:
-    """Return the place of each row on the page, such as 't5-swin-t'."""
-    used: Counter[str] = Counter()
-    found = []
-    for line in of_table:
-        words = re.findall('[a-z0-9]+', line.label.replace(DAGGER, ' tl').lower())
-        name = '-'.join([f't{number}', *words])
-        used[name] += 1
-        found.append(name if used[name] == 1 else f'{name}-{used[name]}')
-    return found
 
 
 def _missing(cells: Iterable[Cell]) -> list[dict[str, Any]]:
@@ -279,28 +258,12 @@ def _number(value: float | None) -> str:
     return '' if value is None else f'{value:.2f}'
 
 
-def _panels(name: str, drawing: Drawing) -> dict[str, Any]:
-    """Return a figure as SVG elements, one for each panel, which narrow screens stack."""
-    svgs = [_svg(drawing, panel, f'{name}-{panel}') for panel in drawing.panels]
-    return {'title': drawing.title, 'says': drawing.says, 'svgs': svgs}
-
-
-def _svg(drawing: Drawing, panel: str, name: str) -> Markup:
-    """Return a panel as an SVG element in the page's colours, with ids of its own."""
-    figure, buffer = drawing.draw((panel,)), io.BytesIO()
-    figure.patch.set_alpha(0)
-    for axes in figure.axes:
-        axes.patch.set_alpha(0)
-    plots.save(figure, buffer, 'svg')
-    text = buffer.getvalue().decode()
-    text = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>', '', text, flags=re.DOTALL)
-    # matplotlib's measures are for print; on the page a panel is as wide as its column.
-    opening = re.compile(r'.*?<svg[^>]*(viewBox="[^"]*")[^>]*>', re.DOTALL)
-    label = Markup.escape(f'{drawing.title}: {panel}')
-    text = opening.sub(rf'<svg role="img" aria-label="{label}" \1>', text, count=1)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'url\(#', f'url(#{name}-', text)
-    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
-    for colour, value in plots.COLOURS.items():
-        text = re.sub(value, f'var(--{colour})', text, flags=re.IGNORECASE)
-    return Markup(text)
+def _images(drawing: Drawing) -> list[tuple[str, str]]:
+    """Return each panel of a figure, which narrow screens stack: its name, and its data URI."""
+    images = []
+    for panel in drawing.panels:
+        buffer = io.BytesIO()
+        plots.save(drawing.draw((panel,)), buffer, 'svg')
+        content = base64.b64encode(buffer.getvalue()).decode()
+        images.append((panel, f'data:image/svg+xml;base64,{content}'))
+    return images

@@ -1,13 +1,12 @@
 """Figures of the cells: accuracy over cost, deviations from the paper, results by class.
 
-Colours are close to Okabe and Ito's. Shapes and hatches say the same, for prints in grey.
+Colours are close to Okabe and Ito's. Markers say the same, for prints in grey.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any, BinaryIO
@@ -19,20 +18,19 @@ matplotlib.use('agg')
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
+from reproduce.audit.readings import flops_in_windows
+from reproduce.audit.rows import family
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import METRICS, TABLES, Column
-from reproduce.report.layout import Line, all_lines, line_of_cells, off_by
-from reproduce.report.placement import place
+from reproduce.report.layout import DAGGER, Line, all_lines, line_of_cells, off_by
 
-# The colours of figures and of the page, which are in light and in dark; figures are in light. The
-# colours of verdicts are among them, by the names that terminals have for them.
+# The colours of figures and of the page, in light and in dark; figures are in light. The colours of
+# verdicts are among them, by the names that terminals have for them.
 PALETTE = {
     'surface': ('#ffffff', '#16171a'),
     'raised': ('#f6f6f4', '#1f2125'),
@@ -49,26 +47,17 @@ PALETTE = {
     'white': ('#d8d8dc', '#44464d'),
 }
 COLOURS = {name: light for name, (light, _) in PALETTE.items()}
-INK, FAINT, SURFACE = COLOURS['ink'], COLOURS['faint'], COLOURS['surface']
-OWN, BASELINE = COLOURS['red'], COLOURS['blue']
+INK, FAINT, SURFACE, OWN = (COLOURS[name] for name in ('ink', 'faint', 'surface', 'red'))
 
 STYLE: dict[str, Any] = {
-    'font.family': 'DejaVu Sans',
     'font.size': 9,
     'axes.spines.top': False,
     'axes.spines.right': False,
-    'axes.edgecolor': INK,
-    'axes.labelcolor': INK,
-    'text.color': INK,
-    'xtick.color': INK,
-    'ytick.color': INK,
-    'axes.linewidth': 0.6,
     'axes.grid': True,
-    'grid.color': FAINT,
-    'grid.alpha': 0.25,
-    'grid.linewidth': 0.5,
+    'grid.alpha': 0.3,
     'axes.axisbelow': True,
     'legend.frameon': False,
+    'legend.fontsize': 7,
     'pdf.fonttype': 42,
     'svg.fonttype': 'none',
     'svg.hashsalt': 'maformer',
@@ -85,17 +74,10 @@ _ACCURACIES = {
     'upernet_miou': (7, 'upernet', 'miou'),
 }
 _COSTS = ('flops_g', 'params_m')
-_FLOPS = {
-    'total': "FLOPs (G), all total: attention's products included",
-    'layer': 'FLOPs (G), all of layers only: without the products of attention',
-}
-# Where an accuracy comes from: its marker and the meaning of that.
-_KINDS = {
-    'measured': ('o', 'measured'),
-    'printed': ('o', 'accuracy as printed'),
-    'cited': ('^', 'cited: no implementation here'),
-}
-_BAR = {'edgecolor': INK, 'linewidth': 0.4}
+_LOOKS = [  # the marker and colour of a family of models
+    *(('o', COLOURS['blue']), ('s', COLOURS['green']), ('D', COLOURS['yellow'])),
+    *(('^', COLOURS['cyan']), ('v', COLOURS['magenta']), ('P', INK), ('X', FAINT)),
+]
 
 
 @dataclass(frozen=True)
@@ -107,12 +89,14 @@ class Drawing:
         says: what it shows, in one or two sentences.
         panels: the names of its panels.
         draw: returns a figure with those of its panels that are named, from left to right.
+        names: of the models that it shows.
     """
 
     title: str
     says: str
     panels: tuple[str, ...]
     draw: Callable[[Sequence[str]], Figure]
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -121,20 +105,19 @@ class Point:
 
     Attributes:
         line: the line of its table whose cost it is.
-        label: its name.
-        kind: where its accuracy is from, a key of `_KINDS`.
         fits: whether it is the variant of its row whose cost is nearest to the printed one.
         x, y: its cost and its accuracy.
-        printed: the printed accuracy where `y` is a measured one.
+        low: its total FLOPs with attention in windows of 14 x 14 in stages 3 and 4 of MAFormer,
+            which the tables do not exclude in dense tasks; elsewhere the same as `x`.
+        measured: whether the accuracy is measured, not printed.
     """
 
     line: Line
-    label: str
-    kind: str
     fits: bool
     x: float
     y: float
-    printed: float | None = None
+    low: float
+    measured: bool
 
 
 def figures(
@@ -155,16 +138,16 @@ def figures(
             found = {c: points(tables[number], column, c, convention) for c in _COSTS}
             drawn[name if convention == 'total' else f'{name}-{convention}'] = Drawing(
                 f'{what}: {column.metric.heading}',
-                _of_accuracy(found, column, convention),
+                _of_accuracy(found, convention),
                 _COSTS,
                 partial(_accuracy, found, column, convention),
+                [point.line.label for point in found['params_m']],
             )
-    labels = {key: line.label for key, line in line_of_cells(tables).items()}
     drawn['deviations'] = Drawing(
         'Deviations from the paper, all cells',
-        _of_deviations(cells, labels),
-        tuple(_DEVIATIONS),
-        partial(_deviations, cells, labels),
+        _of_deviations(cells, tables),
+        ('distances',),
+        partial(_deviations, cells),
     )
     for record in records:
         for metric, values in by_class(record).items():
@@ -179,11 +162,11 @@ def figures(
     return drawn
 
 
-@matplotlib.rc_context(STYLE)
 def save(figure: Figure, path: Path | BinaryIO, format: str) -> None:
     """Write `figure` as 'pdf', 'png' or 'svg'; the same figure gives the same bytes."""
     undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}
-    figure.savefig(path, format=format, dpi=200, metadata=undated.get(format))
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, format=format, dpi=200, metadata=undated.get(format))
 
 
 def by_class(record: Evaluation) -> dict[str, dict[str, float]]:
@@ -201,52 +184,36 @@ def points(
     """Return the models of a table that have both the accuracy in `column` and the cost `cost`.
 
     A printed accuracy is drawn once: of the variants of its row, at the cost of the one that is
-    nearest to the printed cost. The others have a point only where their accuracy was measured.
+    nearest to the printed FLOPs. The others have a point only where their accuracy was measured.
 
     Args:
         convention: which FLOPs are the cost, 'total' or 'layer'; all models are counted alike.
     """
+    table = TABLES[of_table[0].row.table]
+    name, flops = (table.column(column.framework.name, metric).name for metric in (cost, 'flops_g'))
+
+    def misfit(line: Line) -> float:
+        cell = line.cells.get(flops)
+        return np.inf if cell is None or cell.difference is None else abs(cell.difference)
+
     found = []
     for _, members in groupby(of_table, key=lambda line: line.row):
         of_row = list(members)
-        printed = of_row[0].cells.get(column.name)
-        value = float(printed.paper) if printed and printed.paper else None
-        fitting = min(of_row, key=lambda line: _misfit(line, column))
+        fitting = min(of_row, key=misfit)
         for line in of_row:
-            x, cell = _cost(line, column, cost, convention), line.cells.get(column.name)
-            is_measured = cell is not None and cell.measured is not None
-            if x is None or not (is_measured or (line is fitting and value is not None)):
+            cell, of_cost = line.cells.get(column.name), line.cells.get(name)
+            if cell is None or of_cost is None:
                 continue
-            if is_measured:
-                own = value if line is fitting else None
-                found.append(
-                    Point(line, line.label, 'measured', line is fitting, x, cell.measured, own)
-                )
-            else:
-                kind = 'cited' if cell and cell.verdict is Verdict.CITED else 'printed'
-                found.append(Point(line, of_row[0].label, kind, True, x, value))
+            y = cell.measured
+            if y is None and line is fitting and cell.paper:
+                y = float(cell.paper)
+            # A printed value alone does not say which FLOPs it counts.
+            x = of_cost.flops(convention) if cost == 'flops_g' else of_cost.value
+            if x is not None and y is not None:
+                windows = line.row.own and (cost, convention) == ('flops_g', 'total')
+                low = flops_in_windows(of_cost) if windows else x
+                found.append(Point(line, line is fitting, x, y, low, cell.measured is not None))
     return found
-
-
-def _misfit(line: Line, column: Column) -> float:
-    """Return the distance of the cost of a line from the printed one, in tolerances."""
-    return sum(
-        abs(cell.difference) / cell.tolerance
-        for cell in line.cells.values()
-        if cell.column.framework is column.framework
-        and cell.column.metric.is_complexity
-        and cell.difference is not None
-        and cell.tolerance
-    )
-
-
-def _cost(line: Line, column: Column, cost: str, convention: str) -> float | None:
-    found = TABLES[line.row.table].column(column.framework.name, cost)
-    cell = found and line.cells.get(found.name)
-    if cell is None:
-        return None
-    # A printed value alone does not say which FLOPs it counts.
-    return cell.flops(convention) if cost == 'flops_g' else cell.value
 
 
 def frontier(found: Iterable[Point]) -> list[Point]:
@@ -258,127 +225,94 @@ def frontier(found: Iterable[Point]) -> list[Point]:
     return edge
 
 
-def _of_accuracy(found: Mapping[str, Sequence[Point]], column: Column, convention: str) -> str:
+def in_windows(found: Iterable[Point]) -> list[Point]:
+    """Return the points with the lower cost of MAFormer; an empty list where it is no other."""
+    found = list(found)
+    lower = [replace(point, x=point.low) for point in found]
+    return lower if lower != found else []
+
+
+def _of_accuracy(found: Mapping[str, Sequence[Point]], convention: str) -> str:
     """Return what the figure of an accuracy shows: the models on the frontier."""
-    parts = [
-        f'{name} {", ".join(point.label for point in edge)}'
-        for cost, name in (('flops_g', f'by {convention} FLOPs'), ('params_m', 'by parameters'))
-        if (edge := frontier(found[cost]))
-    ]
-    if not parts:
+
+    def names(points: Iterable[Point]) -> str:
+        return ', '.join(point.line.label for point in frontier(points))
+
+    if not found['params_m']:
         return 'No model has both a cost and an accuracy.'
-    drawn = found['params_m']
-    measured = sum(point.kind == 'measured' for point in drawn)
-    assumed = ''
-    if convention == 'total' and column.framework.task != 'imagenet':
-        assumed = ' MAFormer is counted with attention over the whole map in stages 3 and 4.'
-    return (
-        f'On the efficient frontier are, {"; ".join(parts)}. {measured or "None"} of the '
-        f'{len(drawn)} accuracies {"are" if measured > 1 else "is"} measured here.{assumed}'
+    measured = sum(point.measured for point in found['params_m'])
+    says = (
+        f'On the efficient frontier are, by {convention} FLOPs, {names(found["flops_g"])}; by '
+        f'parameters, {names(found["params_m"])}. {measured or "None"} of the '
+        f'{len(found["params_m"])} accuracies {"are" if measured > 1 else "is"} measured here.'
     )
+    if lower := in_windows(found['flops_g']):
+        says += (
+            ' The FLOPs of MAFormer are those of attention over the whole map in stages 3 and 4; '
+            f'with windows of 14 x 14, where its bars end, the frontier is {names(lower)}.'
+        )
+    return says
 
 
 @matplotlib.rc_context(STYLE)
 def _accuracy(
     found: Mapping[str, Sequence[Point]], column: Column, convention: str, panels: Sequence[str]
 ) -> Figure:
-    """Draw accuracies over costs, a panel for each cost."""
-    rows = max(map(len, found.values()))
-    height = 4.9 + 0.1 * max(0, rows - 20)
-    figure, every = _empty((5 * len(panels), height), panels, left=0.6, bottom=0.7)
+    """Draw accuracies over costs, a panel for each cost, with a line for each family of models."""
+    figure = Figure((5 * len(panels), 5.4), layout='constrained')
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     every[0].set_ylabel(column.metric.heading)
+    others = ({'color': c, 'marker': m, 'ms': 5, 'ls': ls} for ls in ('-', ':') for m, c in _LOOKS)
+    looks = {
+        _family_name(p): {'color': OWN, 'marker': '*', 'ms': 9} if p.line.row.own else next(others)
+        for p in {_family_name(p): p for p in found['params_m']}.values()
+    }
     for axes, cost in zip(every, panels, strict=True):
-        axes.set_xlabel(_FLOPS[convention] if cost == 'flops_g' else METRICS[cost].heading)
-        values = [point.x for point in found[cost]]
-        if values and max(values) > 10 * min(values):
-            axes.set_xscale('log')
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(ScalarFormatter())
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(0.17, 0.08)
-        _scatter(axes, found[cost])
-    shown = [point for cost in panels for point in found[cost]]
-    used = {p.kind for p in shown} | {'printed' for p in shown if p.printed is not None}
-    handles = [
-        Line2D([], [], color=OWN, lw=1, label='MAFormer'),
-        *(
-            Line2D([], [], label=text, **_marker(k, INK))
-            for k, (_, text) in _KINDS.items()
-            if k in used
-        ),
-        Line2D([], [], color=FAINT, lw=0.8, ls='--', label='efficient frontier'),
-    ]
-    figure.legend(handles=handles, loc='upper center', ncols=3 if len(panels) == 1 else 5)
-    if remark := _remark(found, panels):
-        figure.text(0.99, 0.012, remark, ha='right', fontsize=7, color=COLOURS['soft'])
-    for axes, cost in zip(every, panels, strict=True):
-        texts = [
-            axes.text(
-                *(point.x, point.y, point.label),
-                fontsize=7,
-                fontweight='bold' if point.line.row.own else 'normal',
-                color=OWN if point.line.row.own else INK,
-            )
-            for point in found[cost]
-        ]
-        spots = [(p.x, p.y) for p in found[cost]]
-        spots += [(p.x, p.printed) for p in found[cost] if p.printed is not None]
-        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
-        lines = [line.get_xydata() for line in axes.lines if line.get_marker() == 'None']
-        place(axes, texts, spots, lines, FAINT)
+        flops = f'FLOPs (G), all {convention}'
+        axes.set_xlabel(flops if cost == 'flops_g' else METRICS[cost].heading)
+        axes.set_xscale('log')
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+        for name, look in looks.items():
+            _family(axes, [p for p in found[cost] if _family_name(p) == name], name, look)
+        for edge, style, label in (
+            (frontier(found[cost]), '--', 'efficient frontier'),
+            (frontier(in_windows(found[cost])), ':', 'the same, MAFormer in windows of 14 x 14'),
+        ):
+            if edge:
+                steps = [p.x for p in edge], [p.y for p in edge]
+                axes.step(*steps, where='post', color=FAINT, lw=0.9, ls=style, label=label)
+    handles = {}
+    for axes in every:
+        handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    handles['filled: measured'] = Line2D([], [], color=INK, marker='o', ls='')
+    handles['hollow: as printed'] = Line2D([], [], color=INK, marker='o', mfc=SURFACE, ls='')
+    figure.legend(
+        handles.values(), handles, loc='outside lower center', ncols=3 if len(panels) == 1 else 6
+    )
     return figure
 
 
-def _remark(found: Mapping[str, Sequence[Point]], panels: Sequence[str]) -> str:
-    """Return which variants are drawn, and which models have no FLOPs."""
-    parts = [
-        f'{p.line.row.model}: at the cost of depths {p.line.variant}, which fits the printed cost'
-        for p in found['params_m']
-        if p.fits and p.line.variant
-    ]
-    counted = {point.line.row.model for point in found['flops_g']}
-    left = {p.line.row.model for p in found['params_m']} - counted
-    if left and 'flops_g' in panels:
-        parts.append(f'FLOPs not counted: {", ".join(sorted(left))}')
-    return '; '.join(dict.fromkeys(parts))
+def _family_name(point: Point) -> str:
+    return family(point.line.row) + DAGGER * point.line.is_labeled
 
 
-def _marker(kind: str, colour: str) -> dict[str, Any]:
-    fill = colour if kind == 'measured' else SURFACE
-    return {'ls': '', 'marker': _KINDS[kind][0], 'mfc': fill, 'mec': colour, 'mew': 1.2, 'ms': 6}
-
-
-def _scatter(axes: Axes, found: Sequence[Point]) -> None:
+def _family(axes: Axes, found: Sequence[Point], name: str, look: Mapping[str, Any]) -> None:
+    """Draw a line through the sizes of a family of models, of which MAFormer's are named."""
+    found = sorted(found, key=lambda point: point.x)
+    line = np.reshape([(p.x, p.y) for p in found if p.fits], (-1, 2))
+    axes.plot(*line.T, **look, mfc=SURFACE, lw=0.8, label=name)
     for point in found:
-        colour = OWN if point.line.row.own else BASELINE
-        if point.printed is not None:
-            axes.plot([point.x] * 2, [point.printed, point.y], color=colour, lw=0.7, ls=':')
-            axes.plot(point.x, point.printed, **_marker('printed', colour))
-        axes.plot(point.x, point.y, **_marker(point.kind, colour))
-    # A line through the sizes of the own model, with token labeling where there are both.
-    sizes = {p.line.row.model: (p.x, p.y) for p in found if p.line.row.own and p.fits}
-    axes.plot(*zip(*sorted(sizes.values()), strict=True), color=OWN, lw=1, zorder=1)
-    # The frontier is level up to the next model.
-    x, y = np.transpose([(point.x, point.y) for point in frontier(found)])
-    steps = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
-    axes.plot(*steps, color=FAINT, lw=0.8, ls='--', zorder=0)
+        axes.plot(point.x, point.y, **look, mfc=None if point.measured else SURFACE, zorder=3)
+        if point.low < point.x:
+            axes.plot([point.low, point.x], [point.y] * 2, color=OWN, lw=3, alpha=0.4)
+        if point.line.row.own:
+            size, place = point.line.label.partition('-')[2], {'textcoords': 'offset points'}
+            axes.annotate(size, (point.x, point.y), (5, -9), **place, color=OWN, fontsize=7)
 
 
-def _empty(
-    size: tuple[float, float], panels: Sequence[str], left: float, bottom: float, **grid: Any
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure and the axes of its panels; sizes and margins are in inches."""
-    figure = Figure(size)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, **grid)[0]
-    width, height = size
-    figure.subplots_adjust(
-        **{'left': left / width, 'right': 1 - 0.1 / width, 'wspace': 0.04},
-        **{'bottom': bottom / height, 'top': 1 - 0.45 / height},
-    )
-    return figure, list(axes)
-
-
-def _of_deviations(cells: Iterable[Cell], labels: Mapping[tuple, str]) -> str:
+def _of_deviations(cells: Iterable[Cell], tables: Mapping[int, Sequence[Line]]) -> str:
     """Return what the figure of the deviations shows: how many cells match, and the farthest."""
     judged = [cell for cell in cells if cell.difference is not None and cell.tolerance]
     if not judged:
@@ -387,124 +321,53 @@ def _of_deviations(cells: Iterable[Cell], labels: Mapping[tuple, str]) -> str:
     farthest = max(judged, key=lambda cell: abs(cell.difference) / cell.tolerance)
     return (
         f'Of {len(judged)} measured cells {inside} are within the tolerance; farthest from it is '
-        f'{labels[farthest.key]} in Table {farthest.table}, {farthest.column.metric.heading}: '
-        f'{off_by(farthest)}.'
+        f'{line_of_cells(tables)[farthest.key].label} in Table {farthest.table}, '
+        f'{farthest.column.metric.heading}: {off_by(farthest)}.'
     )
 
 
 @matplotlib.rc_context(STYLE)
-def _deviations(
-    cells: Sequence[Cell], labels: Mapping[tuple, str], panels: Sequence[str]
-) -> Figure:
-    """Draw every cell: how far it is from the printed value, and how many have which verdict."""
-    kinds = list(dict.fromkeys((cell.table, cell.metric) for cell in cells))
-    rows = {kind: index for index, kind in enumerate(kinds)}
-    size = (6 if len(panels) == 1 else 10, 1.3 + 0.21 * len(kinds))
-    ratios = [{'distances': 3, 'counts': 1}[name] for name in panels]
-    figure, every = _empty(size, panels, left=1.6, bottom=0.55, width_ratios=ratios)
-    every[0].set_yticks(range(len(kinds)), [_row_name(*kind) for kind in kinds], fontsize=7)
-    every[0].set_ylim(len(kinds) - 0.4, -0.6)
-    for axes in every:
-        for earlier, later in pairwise(kinds):
-            if earlier[0] != later[0]:
-                axes.axhline(rows[later] - 0.5, color=FAINT, lw=0.6)
-    used = list(dict.fromkeys(v for v in Verdict if any(cell.verdict is v for cell in cells)))
-    figure.legend(
-        [_handle(verdict) for verdict in used],
-        map(str, used),
-        loc='upper center',
-        ncols=len(used),
-        handler_map={tuple: HandlerTuple(ndivide=None)},
-    )
-    for axes, name in zip(every, panels, strict=True):
-        _DEVIATIONS[name](axes, cells, rows, labels)
-    return figure
-
-
-def _distances(
-    axes: Axes, cells: Iterable[Cell], rows: Mapping[tuple, int], labels: Mapping[tuple, str]
-) -> None:
+def _deviations(cells: Sequence[Cell], panels: Sequence[str]) -> Figure:
     """Draw how far each measured cell is from the printed value, in tolerances."""
-    judged = [
-        (cell, (cell.difference / cell.tolerance, rows[cell.table, cell.metric]))
-        for cell in cells
-        if cell.difference is not None and cell.tolerance
-    ]
+    judged = [cell for cell in cells if cell.difference is not None and cell.tolerance]
+    kinds = list(dict.fromkeys((cell.table, cell.column) for cell in judged))
+    figure = Figure((7, 1.5 + 0.2 * len(kinds)), layout='constrained')
+    axes = figure.subplots()
     axes.axvspan(-1, 1, color=COLOURS['green'], alpha=0.12, lw=0)
-    axes.axvline(0, color=FAINT, lw=0.6)
     for verdict in Verdict:
-        if spots := [spot for cell, spot in judged if cell.verdict is verdict]:
-            axes.plot(*zip(*spots, strict=True), **_dot(verdict))
-    limit = 1.3 * max([2.0, *(abs(x) for _, (x, _) in judged)])
-    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick < limit]
+        spots = [
+            (cell.difference / cell.tolerance, kinds.index((cell.table, cell.column)))
+            for cell in judged
+            if cell.verdict is verdict
+        ]
+        if spots:
+            colour = COLOURS.get(verdict.about.colour, SURFACE)
+            style = {'color': colour, 'mec': INK, 'mew': 0.4, 'ms': 4.5, 'ls': '', 'alpha': 0.9}
+            axes.plot(*np.transpose(spots), marker=verdict.about.marker, label=verdict, **style)
+    names = [
+        f'Table {table} {column.framework.short_heading} {column.metric.heading}'
+        for table, column in kinds
+    ]
+    axes.set_yticks(range(len(kinds)), names, fontsize=7)
+    axes.set_ylim(len(kinds) - 0.4, -0.6)
     axes.set_xscale('symlog', linthresh=2)
-    axes.set_xticks([*(-tick for tick in ticks[::-1]), 0, *ticks])
+    axes.set_xticks([-20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(-limit, limit)
     axes.set_xlabel('measured − printed, in tolerances; in the band a cell matches')
-    texts = [
-        axes.text(*spot, labels[cell.key], fontsize=6)
-        for cell, spot in judged
-        if cell.verdict not in (Verdict.MATCH, Verdict.BETTER)
-    ]
-    place(axes, texts, [spot for _, spot in judged], colour=FAINT)
-
-
-def _counts(
-    axes: Axes, cells: Iterable[Cell], rows: Mapping[tuple, int], labels: Mapping[tuple, str]
-) -> None:
-    """Draw how many cells of each row have which verdict."""
-    counts = Counter((cell.table, cell.metric, cell.verdict) for cell in cells)
-    start = np.zeros(len(rows))
-    for verdict in Verdict:
-        widths = np.array([counts[*kind, verdict] for kind in rows])
-        if widths.any():
-            axes.barh(range(len(rows)), widths, 0.7, start, **_bar(verdict))
-            start += widths
-    axes.set_xlim(0, 1.05 * max(start))
-    axes.set_xlabel('cells')
-    axes.tick_params(axis='y', length=0)
-    axes.grid(axis='y', visible=False)
-
-
-_DEVIATIONS = {'distances': _distances, 'counts': _counts}
-
-
-def _bar(verdict: Verdict) -> dict[str, Any]:
-    colour = COLOURS.get(verdict.about.colour, SURFACE)
-    return {'facecolor': colour, 'hatch': verdict.about.hatch, **_BAR}
-
-
-def _dot(verdict: Verdict) -> dict[str, Any]:
-    colour = COLOURS.get(verdict.about.colour, SURFACE)
-    style = {'ms': 4.5, 'mfc': colour, 'mec': INK, 'mew': 0.4, 'ls': '', 'alpha': 0.9}
-    return {'marker': verdict.about.marker, **style}
-
-
-def _handle(verdict: Verdict) -> tuple[Any, ...]:
-    patch = Patch(**_bar(verdict))
-    return (patch, Line2D([], [], **_dot(verdict))) if verdict.about.marker else (patch,)
-
-
-def _row_name(table: int, name: str) -> str:
-    column = TABLES[table].columns[name]
-    parts = (f'Table {table} ', column.framework.short_heading, column.metric.heading)
-    return ' '.join(filter(None, parts))
+    figure.legend(loc='outside upper center', ncols=len(Verdict))
+    return figure
 
 
 @matplotlib.rc_context(STYLE)
 def _classes(values: Mapping[str, float], metric: str, panels: Sequence[str]) -> Figure:
     """Draw one bar a class, the best on top."""
-    ordered = sorted(values.items(), key=lambda item: (-item[1], item[0]))
-    size = (5 if len(ordered) < 20 else 10, 1.1 + 0.16 * len(ordered))
-    figure, (axes,) = _empty(size, panels, left=1.6, bottom=0.5)
-    places = range(len(ordered))
-    axes.barh(places, [value for _, value in ordered], 0.7, color=BASELINE)
-    for spot, (_, value) in zip(places, ordered, strict=True):
-        axes.text(value + 0.5, spot, f'{value:.1f}', va='center', fontsize=6)
-    axes.set_yticks(places, [name for name, _ in ordered], fontsize=7)
-    axes.set(xlim=(0, 105), ylim=(len(ordered) - 0.4, -0.6))
-    axes.set_xlabel(f'{metric} (%)')
-    axes.grid(axis='y', visible=False)
+    ordered = sorted(values.items(), key=lambda item: (item[1], item[0]))
+    figure = Figure((5, 1.1 + 0.16 * len(ordered)), layout='constrained')
+    axes = figure.subplots()
+    bars = axes.barh([name for name, _ in ordered], [v for _, v in ordered], color=COLOURS['blue'])
+    axes.bar_label(bars, fmt='%.1f', padding=2, fontsize=6)
+    axes.tick_params(axis='y', labelsize=7)
+    axes.margins(y=0.01)
+    axes.set(xlim=(0, 108), xlabel=f'{metric} (%)')
     return figure

@@ -2,25 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import cycle, product
 from pathlib import Path
 from statistics import fmean
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from reproduce.ablation.judging import DesignVerdict
 from reproduce.ablation.outcomes import Outcomes, load_outcomes
-from reproduce.report.plots import COLOURS, FAINT, INK, OWN, STYLE, SURFACE, Drawing
+from reproduce.report.plots import COLOURS, FAINT, INK, STYLE, SURFACE, Drawing
 
 _VERDICTS = {
     DesignVerdict.SUPPORTED: (COLOURS['green'], 'o'),
     DesignVerdict.CONTRADICTED: (COLOURS['red'], 'X'),
     DesignVerdict.UNRESOLVED: (COLOURS['blue'], 's'),
 }
-_LINES = tuple(product(('-', '--', ':'), (COLOURS[c] for c in ('blue', 'green', 'yellow', 'cyan'))))
 _CURVES = {'loss': 'training loss', 'top1': 'Top-1 (%) of the averaged weights'}
 
 
@@ -80,26 +76,22 @@ def _forest(outcomes: Outcomes, panels: Sequence[str]) -> Figure:
     """Draw each claim's mean difference with its 95 % interval, and the paper's difference."""
     judged = outcomes.judgements
     figure = Figure((8, 1.2 + 0.34 * len(judged)), layout='constrained')
-    axes: Axes = figure.subplots()
+    axes = figure.subplots()
     axes.axvline(0, color=FAINT, lw=0.8)
     for place, one in enumerate(judged):
-        colour, marker = _VERDICTS[one.verdict]
         if one.low is not None:
-            axes.plot([one.low, one.high], [place] * 2, color=colour, lw=1.6)
-        if one.mean is not None:
-            axes.plot(one.mean, place, marker=marker, ms=6, mfc=colour, mec=INK, mew=0.4, ls='')
+            colour, marker = _VERDICTS[one.verdict]
+            around = [[one.mean - one.low], [one.high - one.mean]]
+            axes.errorbar(one.mean, place, xerr=around, color=colour, fmt=marker, label=one.verdict)
         if one.paper:
-            axes.plot(float(one.paper), place, marker='D', ms=5, mfc=SURFACE, mec=INK, ls='')
+            label = 'paper, ImageNet'
+            axes.plot(float(one.paper), place, 'D', color=INK, mfc=SURFACE, ms=5, label=label)
     axes.set_yticks(range(len(judged)), [one.says for one in judged], fontsize=8)
-    axes.set_ylim(len(judged) - 0.5, -0.5)
+    axes.invert_yaxis()
     axes.set_xlabel('difference in Top-1 (%), better minus worse, with its 95 % interval')
-    handles = [
-        Line2D([], [], color=colour, marker=marker, mec=INK, mew=0.4, label=verdict)
-        for verdict, (colour, marker) in _VERDICTS.items()
-        if any(one.verdict is verdict for one in judged)
-    ]
-    handles.append(Line2D([], [], marker='D', mfc=SURFACE, mec=INK, ls='', label='paper, ImageNet'))
-    figure.legend(handles=handles, loc='outside upper center', ncols=len(handles))
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique, loc='outside upper center', ncols=len(unique) or 1)
     return figure
 
 
@@ -108,13 +100,11 @@ def _curves(means: Mapping[str, Mapping[str, Sequence[float]]], panels: Sequence
     """Draw loss and Top-1 over the epochs, the mean over the seeds of each variant."""
     figure = Figure((5 * len(panels), 3.8 + 0.08 * len(means)), layout='constrained')
     for axes, value in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for index, ((name, curves), (style, colour)) in enumerate(
-            zip(means.items(), cycle(_LINES), strict=False)
-        ):
-            own = OWN if index == 0 else colour  # the paper's own design is the first
-            axes.plot(curves['epoch'], curves[value], color=own, ls=style, lw=1.2, label=name)
+        for index, (name, curves) in enumerate(means.items()):
+            look = {'color': f'C{index % 10}', 'ls': ('-', '--', ':')[index // 10 % 3], 'lw': 1.2}
+            axes.plot(curves['epoch'], curves[value], **look, label=name)
         axes.set(xlabel='epoch', ylabel=_CURVES[value])
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc='outside lower center', fontsize=7, ncols=2 * len(panels))
+    figure.legend(*handles, loc='outside lower center', ncols=2 * len(panels))
     return figure
