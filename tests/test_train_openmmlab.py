@@ -417,9 +417,10 @@ def test_published_checkpoints_are_fetched_with_their_hash(tmp_path, monkeypatch
     fetched = []
 
     def fetch(url, target, sha256):
-        fetched.append((url, sha256))
-        target.parent.mkdir()
-        shutil.copy(path, target)
+        if not target.is_file():
+            fetched.append((url, sha256))
+            target.parent.mkdir()
+            shutil.copy(path, target)
 
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     monkeypatch.setattr(download, 'fetch', fetch)
