@@ -9,7 +9,7 @@ of the channels, which `scaled_dot_product_attention` reads without a copy.
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
+from timm.layers import gen_relative_position_index, trunc_normal_
 
 
 class Attention(nn.Module):
@@ -40,25 +40,34 @@ def small_random(*shape: int) -> nn.Parameter:
 
 
 class SelfAttention(Attention):
-    """Multi-head attention over all tokens of the map."""
+    """Multi-head attention over all tokens of the map.
+
+    With `lepe` a 3x3 depthwise convolution of V is added, as if the whole map were one stripe of
+    cross-shaped attention.
+    """
 
     def __init__(
-        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        lepe: bool = False,
     ) -> None:
         super().__init__(num_heads, attn_drop)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
+        self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if lepe else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out, _ = self._attended(x)
-        return self.proj(out)
-
-    def _attended(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the output of the attention (B, H, W, C) and its values (B, heads, H*W, d)."""
         B, H, W, C = x.shape
         qkv = self.qkv(x).view(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, H*W, d) each
-        return self.attend(q, k, v).view(B, H, W, C), v
+        out = self.attend(q, k, v).view(B, H, W, C)
+        if self.lepe is not None:
+            values = v.transpose(2, 3).reshape(B, C, H, W)
+            out = out + self.lepe(values).permute(0, 2, 3, 1)
+        return self.proj(out)
 
 
 class CrossShapedAttention(Attention):
@@ -124,22 +133,6 @@ class CrossShapedAttention(Attention):
         return out.view(B, N * S, L, c)[:, pad // 2 : pad // 2 + R]
 
 
-class LePEAttention(SelfAttention):
-    """Multi-head attention over all tokens with LePE, as if the whole map were one stripe."""
-
-    def __init__(
-        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0
-    ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, attn_drop)
-        self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out, v = self._attended(x)
-        B, H, W, C = x.shape
-        values = v.transpose(2, 3).reshape(B, C, H, W)
-        return self.proj(out + self.lepe(values).permute(0, 2, 3, 1))
-
-
 def to_windows(x: torch.Tensor, window_size: int) -> torch.Tensor:
     """Cut a map of whole windows (B, H, W, c) into (B, windows, window_size**2, c)."""
     B, H, W, c = x.shape
@@ -165,10 +158,7 @@ class RelativePositionBias(Attention):
     def add_bias_table(self, num_heads: int, window_size: int) -> None:
         """Add the table as a parameter; a constructor calls this where its parameters need it."""
         self.relative_position_bias_table = small_random((2 * window_size - 1) ** 2, num_heads)
-        side = torch.arange(window_size)
-        y, x = torch.meshgrid(side, side, indexing='ij')
-        dy, dx = (a.reshape(-1, 1) - a.reshape(1, -1) + window_size - 1 for a in (y, x))
-        index = dy * (2 * window_size - 1) + dx
+        index = gen_relative_position_index((window_size, window_size))
         self.register_buffer('relative_position_index', index, persistent=False)
 
     def position_bias(self) -> torch.Tensor:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .attention import CrossShapedAttention, LePEAttention
+from .attention import CrossShapedAttention, SelfAttention
 from .checkpoint import renamed
-from .pyramid import Pyramid, TransformerBlock, init_weights, make_stages
-from .registration import describe, register
+from .pyramid import Pyramid, TransformerBlock, init_weights
+from .registration import register
 
 
 class ConvDownsample(nn.Module):
@@ -50,7 +50,6 @@ class CSWin(Pyramid):
 
     def __init__(
         self,
-        in_chans: int = 3,
         embed_dims: Sequence[int] = (64, 128, 256, 512),
         depths: Sequence[int] = (1, 2, 21, 1),
         num_heads: Sequence[int] = (2, 4, 8, 16),
@@ -58,7 +57,6 @@ class CSWin(Pyramid):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
@@ -68,18 +66,11 @@ class CSWin(Pyramid):
                     dim, heads, stripe_widths[stage], qkv_bias, attn_drop_rate
                 )
             else:
-                attention = LePEAttention(dim, heads, qkv_bias, attn_drop_rate)
+                attention = SelfAttention(dim, heads, qkv_bias, attn_drop_rate, lepe=True)
             return TransformerBlock(dim, attention, mlp_ratio, drop_path)
 
-        super().__init__(
-            stem=ConvDownsample(in_chans, embed_dims[0], 7, 4, padding=2),
-            stages=make_stages(
-                embed_dims, depths, drop_path_rate, block, ConvDownsample, mlp_ratio
-            ),
-            embed_dims=embed_dims,
-            in_chans=in_chans,
-            **kwargs,
-        )
+        stem = partial(ConvDownsample, kernel_size=7, stride=4, padding=2)
+        super().__init__(block, embed_dims, depths, stem, ConvDownsample, mlp_ratio, **kwargs)
         self.apply(init_weights)
 
 
@@ -114,6 +105,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = describe(VARIANTS, first_conv='stem.proj', classifier='head.fc', license='mit')
-
-register(CSWin, VARIANTS, filter_fn=checkpoint_filter_fn)
+register(CSWin, VARIANTS, checkpoint_filter_fn, license='mit')

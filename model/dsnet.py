@@ -18,8 +18,8 @@ from timm.layers import DropPath
 
 from .attention import Attention
 from .checkpoint import renamed
-from .pyramid import Downsample, Pyramid, init_weights, make_stages
-from .registration import describe, register
+from .pyramid import Downsample, Pyramid, init_weights
+from .registration import register
 
 
 class DualStreamBlock(Attention):
@@ -124,7 +124,6 @@ class DSNet(Pyramid):
 
     def __init__(
         self,
-        in_chans: int = 3,
         embed_dims: Sequence[int] = (64, 128, 320, 512),
         depths: Sequence[int] = (2, 2, 4, 1),
         num_heads: Sequence[int] = (1, 2, 5, 8),
@@ -143,13 +142,9 @@ class DSNet(Pyramid):
             )
 
         downsample = partial(Downsample, norm_layer=nn.Identity)
+        stem = partial(Downsample, stride=4, norm_layer=nn.Identity)
         super().__init__(
-            stem=downsample(in_chans, embed_dims[0], 4),
-            stages=make_stages(embed_dims, depths, 0.0, block, downsample, expansion=None),
-            embed_dims=embed_dims,
-            in_chans=in_chans,
-            norm_layer=_MapBatchNorm,
-            **kwargs,
+            block, embed_dims, depths, stem, downsample, norm_layer=_MapBatchNorm, **kwargs
         )
         self.apply(init_weights)
 
@@ -173,8 +168,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'dsnet_base': {'depths': (3, 4, 28, 3)},
 }
 
-default_cfgs = describe(
-    VARIANTS, first_conv='stem.proj', classifier='head.fc', license='apache-2.0'
-)
-
-register(DSNet, VARIANTS, filter_fn=checkpoint_filter_fn)
+register(DSNet, VARIANTS, checkpoint_filter_fn, license='apache-2.0')

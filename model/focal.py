@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from .attention import RelativePositionBias, from_windows, small_random, to_windows
 from .checkpoint import renamed
-from .pyramid import Downsample, Pyramid, TransformerBlock, init_weights, make_stages
-from .registration import describe, register
+from .pyramid import Pyramid, TransformerBlock, init_weights
+from .registration import register
 
 
 class FocalAttention(RelativePositionBias):
@@ -145,7 +145,6 @@ class Focal(Pyramid):
 
     def __init__(
         self,
-        in_chans: int = 3,
         embed_dims: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
@@ -154,7 +153,6 @@ class Focal(Pyramid):
         focal_windows: Sequence[int] = (7, 5, 3, 1),
         mlp_ratio: float = 4.0,
         attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         def block(i: int, index: int, drop_path: float) -> nn.Module:
@@ -170,13 +168,7 @@ class Focal(Pyramid):
 
         # Queries, keys and values, and the keys and values of four shifted maps.
         expansion = max(mlp_ratio, 3 + 4 * 2)
-        super().__init__(
-            stem=Downsample(in_chans, embed_dims[0], stride=4),
-            stages=make_stages(embed_dims, depths, drop_path_rate, block, expansion=expansion),
-            embed_dims=embed_dims,
-            in_chans=in_chans,
-            **kwargs,
-        )
+        super().__init__(block, embed_dims, depths, expansion=expansion, **kwargs)
         self.apply(init_weights)
 
 
@@ -210,8 +202,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = describe(
-    VARIANTS, first_conv='stem.proj', classifier='head.fc', crop_pct=0.875, license='mit'
-)
-
-register(Focal, VARIANTS, filter_fn=checkpoint_filter_fn)
+register(Focal, VARIANTS, checkpoint_filter_fn, crop_pct=0.875, license='mit')

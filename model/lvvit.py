@@ -19,7 +19,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from .auxiliary_head import TokenLabeling, fit_auxiliary_head
 from .checkpoint import renamed
 from .pyramid import init_weights
-from .registration import describe, register
+from .registration import register
 
 
 class ConvPatchEmbed(PatchEmbed):
@@ -165,8 +165,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-default_cfgs = describe(
+def _pretrained(
+    state_dict: Mapping[str, torch.Tensor], model: nn.Module
+) -> dict[str, torch.Tensor]:
+    return fit_auxiliary_head(checkpoint_filter_fn(state_dict, model), model)
+
+
+register(
+    LVViT,
     VARIANTS,
+    out_indices=3,
+    filter_fn=_pretrained,
     different={
         'lvvit_medium': {'crop_pct': 1.0},
         'lvvit_large': {'crop_pct': 1.0, 'input_size': (3, 288, 288)},
@@ -177,12 +186,3 @@ default_cfgs = describe(
     classifier='head',
     license='apache-2.0',
 )
-
-
-def _pretrained(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module
-) -> dict[str, torch.Tensor]:
-    return fit_auxiliary_head(checkpoint_filter_fn(state_dict, model), model)
-
-
-register(LVViT, VARIANTS, out_indices=3, filter_fn=_pretrained)

@@ -9,6 +9,7 @@ printed figures do not decide.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +26,8 @@ from .pyramid import (
     TransformerBlock,
     check_choice,
     init_weights,
-    make_stages,
 )
-from .registration import describe, register
+from .registration import register
 
 
 class FusionAttention(Attention):
@@ -133,7 +133,6 @@ class MAFormer(TokenLabeling, Pyramid):
 
     def __init__(
         self,
-        in_chans: int = 3,
         patch_size: int = 4,
         embed_dims: Sequence[int] = (64, 128, 320, 512),
         depths: Sequence[int] = (3, 5, 8, 3),
@@ -148,7 +147,6 @@ class MAFormer(TokenLabeling, Pyramid):
         gld_ratio: float | Sequence[float] = 0.5,
         fusion: str = 'multi_scale',
         attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
         token_labeling: bool = False,
         add_token_max: bool = True,
         **kwargs: Any,
@@ -186,13 +184,9 @@ class MAFormer(TokenLabeling, Pyramid):
                 attn_drop=attn_drop_rate,
             )
 
+        stem = partial(Downsample, stride=patch_size)
         super().__init__(
-            stem=Downsample(in_chans, embed_dims[0], stride=patch_size),
-            stages=make_stages(embed_dims, depths, drop_path_rate, block, expansion=mlp_ratio),
-            embed_dims=embed_dims,
-            stem_stride=patch_size,
-            in_chans=in_chans,
-            **kwargs,
+            block, embed_dims, depths, stem, expansion=mlp_ratio, stem_stride=patch_size, **kwargs
         )
         self.add_auxiliary_head(token_labeling, add_token_max)
         self.apply(init_weights)
@@ -238,8 +232,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = describe(
-    VARIANTS, first_conv='stem.proj', classifier='head.fc', license='apache-2.0'
-)
-
-register(MAFormer, VARIANTS, filter_fn=fit_auxiliary_head)
+register(MAFormer, VARIANTS, filter_fn=fit_auxiliary_head, license='apache-2.0')

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from timm.layers import ClassifierHead
 
 from .attention import RelativePositionBias, from_windows, to_windows
-from .pyramid import BatchNormDownsample, Pyramid, TransformerBlock, init_weights, make_stages
-from .registration import describe, register
+from .pyramid import BatchNormDownsample, Pyramid, TransformerBlock, init_weights
+from .registration import register
 
 
 class MixingAttention(RelativePositionBias):
@@ -114,7 +114,6 @@ class MixFormer(Pyramid):
 
     def __init__(
         self,
-        in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
         embed_dims: Sequence[int] = (64, 128, 256, 512),
@@ -125,7 +124,6 @@ class MixFormer(Pyramid):
         head_width: int = 1280,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
@@ -134,12 +132,11 @@ class MixFormer(Pyramid):
             return TransformerBlock(dim, attention, mlp_ratio, drop_path)
 
         super().__init__(
-            stem=MixFormerStem(in_chans, embed_dims[0]),
-            stages=make_stages(
-                embed_dims, depths, drop_path_rate, block, BatchNormDownsample, expansion=None
-            ),
-            embed_dims=embed_dims,
-            in_chans=in_chans,
+            block,
+            embed_dims,
+            depths,
+            MixFormerStem,
+            BatchNormDownsample,
             num_classes=num_classes,
             **kwargs,
         )
@@ -168,8 +165,4 @@ class MixFormer(Pyramid):
 
 VARIANTS: dict[str, dict[str, Any]] = {'mixformer_b4': {}}
 
-default_cfgs = describe(
-    VARIANTS, first_conv='stem.convs.0', classifier='head.fc', license='apache-2.0'
-)
-
-register(MixFormer, VARIANTS)
+register(MixFormer, VARIANTS, first_conv='stem.convs.0', license='apache-2.0')

@@ -1,8 +1,8 @@
 """The networks of `model` as backbones of mmdet's detectors and mmseg's segmenters.
 
-Importing this module registers every network, such as `MAFormer`, `CSWin` and the plain `LVViT`,
-under the name of its class in mmengine's root registry, in which every OpenMMLab package searches
-after its own. A config file imports this module with
+Importing this module registers every network of four stages, such as `MAFormer` and `CSWin`, under
+the name of its class in mmengine's root registry, in which every OpenMMLab package searches after
+its own. A config file imports this module with
 `custom_imports = dict(imports=['maformer.openmmlab'])` where `maformer` is installed, and with
 `['model.openmmlab']` in a checkout.
 """
@@ -29,23 +29,17 @@ _CLASSIFIER_ONLY = ('norm.', 'head.', 'aux_head.', 'last_proj.')
 
 
 class Backbone(BaseModule):
-    """The stages of a network, or the blocks of LV-ViT, as maps with a LayerNorm each.
+    """The stages of a network, each output normalised by a LayerNorm of its own.
 
     A norm per output is what Swin's and CSWin's OpenMMLab backbones have; the paper does not say.
     ViL's detectors have none, and keep the classifier's last layers, which nothing reads.
 
-    LV-ViT's maps all have stride 16. As with mmseg's VisionTransformer, a neck makes a pyramid of
-    them: mmseg's `Feature2Pyramid`, or a `MultiLevelNeck`. Images of any size run: the position
-    table is resampled to theirs, and sides are padded to multiples of 16.
-
     Args:
-        arch: a variant of a network, such as 'maformer_small', 'cswin_tiny' or 'lvvit_small'.
-        out_indices: the stages whose maps are returned, 0 to 3, of strides 4, 8, 16, 32, or the
-            blocks of LV-ViT; None selects four at equal distances, the last among them.
+        arch: a variant of a network, such as 'maformer_small' or 'cswin_tiny'.
+        out_indices: the stages whose maps are returned, 0 to 3, of strides 4, 8, 16, 32.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages or blocks
-            with their norms. Frozen parts have no gradient and stay in evaluation mode during
-            training.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with their
+            norms. Frozen parts have no gradient and stay in evaluation mode during training.
         with_cp: whether to recompute every block in the backward pass instead of keeping its
             activations.
         output_norms: whether each output is normalised.
@@ -60,12 +54,12 @@ class Backbone(BaseModule):
         ValueError: if `arch` is not a variant of this network, or `init_cfg` has another form.
     """
 
-    networks = NETWORKS  # the class that is registered for a network has that one
+    variants = tuple(variant for variants in NETWORKS.values() for variant in variants)
 
     def __init__(
         self,
         arch: str,
-        out_indices: Sequence[int] | None = None,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -75,9 +69,8 @@ class Backbone(BaseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(init_cfg=None)
-        network_of = {arch: network for network, archs in self.networks.items() for arch in archs}
-        if arch not in network_of:
-            near = ', '.join(get_close_matches(arch, network_of, cutoff=0))
+        if arch not in self.variants:
+            near = ', '.join(get_close_matches(arch, self.variants, cutoff=0))
             kind = type(self).__name__
             raise ValueError(f"arch '{arch}' is not a {kind}; the nearest are {near}")
         if init_cfg is not None and (
@@ -88,24 +81,18 @@ class Backbone(BaseModule):
             )
         self.arch = arch
         self.checkpoint = init_cfg and init_cfg.get('checkpoint')
-        self.output_fmt = 'NHWC' if issubclass(network_of[arch], Pyramid) else 'NCHW'
-        if self.output_fmt == 'NCHW':
-            kwargs = {'dynamic_img_size': True, 'dynamic_img_pad': True} | kwargs
         classes = 1000 if with_classifier else 0
         self.network = timm.create_model(
             arch, num_classes=classes, drop_path_rate=drop_path_rate, **kwargs
         )
         self.network.set_grad_checkpointing(with_cp)
-        maps = self.network.feature_info
-        if out_indices is None:
-            out_indices = [(i + 1) * len(maps) // 4 - 1 for i in range(4)]
         # Parameters that never see a gradient stop distributed training.
         kept = self.network.prune_intermediate_layers(
             list(out_indices), prune_norm=not with_classifier, prune_head=not with_classifier
         )
         self.out_indices = tuple(sorted(kept))
         self.norms = nn.ModuleList(
-            nn.LayerNorm(maps[i]['num_chs']) if output_norms else nn.Identity()
+            nn.LayerNorm(self.network.embed_dims[i]) if output_norms else nn.Identity()
             for i in self.out_indices
         )
         self.frozen_stages = frozen_stages
@@ -122,11 +109,9 @@ class Backbone(BaseModule):
             x,
             indices=list(self.out_indices),
             stop_early=True,
-            output_fmt=self.output_fmt,
+            output_fmt='NHWC',
             intermediates_only=True,
         )
-        if self.output_fmt == 'NCHW':
-            maps = [x.permute(0, 2, 3, 1) for x in maps]
         return tuple(
             norm(x).permute(0, 3, 1, 2).contiguous()
             for norm, x in zip(self.norms, maps, strict=True)
@@ -156,19 +141,14 @@ class Backbone(BaseModule):
         network, k = self.network, self.frozen_stages
         frozen = [network.norm, network.head] if self.with_classifier else []  # nothing trains them
         if k >= 0:
-            stem, parts = (
-                (network.stem, network.stages)
-                if isinstance(network, Pyramid)
-                else (network.patch_embed, network.blocks)
-            )
             norms = zip(self.out_indices, self.norms, strict=True)
-            frozen += [stem, *parts[:k], *(norm for i, norm in norms if i < k)]
+            frozen += [network.stem, *network.stages[:k], *(norm for i, norm in norms if i < k)]
         for module in frozen:
             module.eval().requires_grad_(False)
 
 
-def _load_classifier(network: nn.Module, path: str, arch: str) -> None:
-    """Load a classification checkpoint into the stages or blocks that a network has.
+def _load_classifier(network: Pyramid, path: str, arch: str) -> None:
+    """Load a classification checkpoint into the stages that a network has.
 
     The file has one of the forms of `checkpoint.read`. Parameters under the names of the network's
     first release are renamed, and its head is ignored.
@@ -177,9 +157,7 @@ def _load_classifier(network: nn.Module, path: str, arch: str) -> None:
     module = sys.modules[type(network).__module__]
     if translate := getattr(module, 'checkpoint_filter_fn', None):
         state = translate(state, network)
-    kept = network.stages if isinstance(network, Pyramid) else network.blocks
-    pruned = [f'{part["module"]}.' for part in network.feature_info[len(kept) :]]
-    ignored = (*_CLASSIFIER_ONLY, *pruned)
+    ignored = (*_CLASSIFIER_ONLY, *(f'stages.{i}.' for i in range(len(network.stages), 4)))
     state = {name: value for name, value in state.items() if not name.startswith(ignored)}
     wanted = {k: v for k, v in network.state_dict().items() if not k.startswith(ignored)}
     if differing := checkpoint.mismatch(state, wanted):
@@ -189,6 +167,7 @@ def _load_classifier(network: nn.Module, path: str, arch: str) -> None:
 
 # A package that was imported under two names, `model` and `maformer`, registers the same networks.
 for network, variants in NETWORKS.items():
-    members = {'networks': {network: variants}, '__doc__': Backbone.__doc__}
-    backbone = type(network.__name__, (Backbone,), members)
-    MODELS.register_module(force=True, module=backbone)
+    if issubclass(network, Pyramid):
+        members = {'variants': tuple(variants), '__doc__': Backbone.__doc__}
+        backbone = type(network.__name__, (Backbone,), members)
+        MODELS.register_module(force=True, module=backbone)

@@ -4,6 +4,7 @@ Maps are channels-last, (B, H, W, C), from the stem to the head.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -134,52 +135,28 @@ class Stage(nn.Module):
         return in_pieces(self.blocks, x, self.expansion)
 
 
-def make_stages(
-    embed_dims: Sequence[int],
-    depths: Sequence[int],
-    drop_path_rate: float,
-    block: Callable[[int, int, float], nn.Module],
-    downsample: Callable[[int, int], nn.Module] = Downsample,
-    expansion: float | None = 4.0,
-) -> list[Stage]:
-    """Return the stages of a `Pyramid`.
-
-    Args:
-        embed_dims, depths: channels and blocks of each stage.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        block: makes a block from its stage, its place in the stage and its stochastic depth.
-        downsample: makes a patch merging from the channels before and after it.
-        expansion: of every stage, see `Stage`.
-    """
-    rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
-    return [
-        Stage(
-            downsample(embed_dims[i - 1], embed_dims[i]) if i else nn.Identity(),
-            [block(i, j, rate) for j, rate in enumerate(rates[i])],
-            expansion,
-        )
-        for i in range(len(depths))
-    ]
-
-
 class Pyramid(nn.Module):
     """A stem, four stages of strides 4 to 32, a norm, the mean over tokens and a linear head.
 
     It is a classifier, and through `forward_intermediates` a feature pyramid. Its methods are those
     that timm expects of a network.
 
-    The constructors of the networks have the arguments `embed_dims`, `depths` and `num_heads`, the
-    channels, blocks and attention heads of the four stages; `mlp_ratio`, the hidden width of every
-    MLP divided by the width of its input; `attn_drop_rate`, the dropout of the weights of every
-    attention; `drop_path_rate`, the stochastic depth of the last block, which rises linearly from
-    0; and those of this class from `img_size` on.
+    The constructors of the networks have the arguments `embed_dims`, `depths`, `num_heads`, the
+    attention heads of the four stages; `mlp_ratio`, the hidden width of every MLP divided by the
+    width of its input; `attn_drop_rate`, the dropout of the weights of every attention; and those
+    of this class from `drop_path_rate` on.
 
     Args:
-        stem: maps images (B, H, W, in_chans) to the input of the first stage.
-        stages: the four stages.
-        embed_dims: channels of the stages' outputs.
+        block: makes a block from its stage, its place in the stage and its stochastic depth.
+        embed_dims, depths: channels and blocks of the four stages.
+        stem: makes what maps images (B, H, W, in_chans) to the input of the first stage, from the
+            channels before and after it.
+        downsample: makes a patch merging from the channels before and after it.
+        expansion: of every stage, see `Stage`.
+        stage: makes a stage from its number and the arguments of `Stage`.
         norm_layer: makes the norm after the last stage from the number of channels.
         stem_stride: of the stem, in pixels.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         img_size: size of the images in pixels. It is kept as an attribute only: images of any size
             from 32 x 32 can be processed.
         in_chans: channels of the input image.
@@ -192,11 +169,16 @@ class Pyramid(nn.Module):
 
     def __init__(
         self,
-        stem: nn.Module,
-        stages: Sequence[Stage],
+        block: Callable[[int, int, float], nn.Module],
         embed_dims: Sequence[int],
+        depths: Sequence[int],
+        stem: Callable[[int, int], nn.Module] = partial(Downsample, stride=4),
+        downsample: Callable[[int, int], nn.Module] = Downsample,
+        expansion: float | None = None,
+        stage: Callable[..., Stage] = lambda _, *parts: Stage(*parts),
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         stem_stride: int = 4,
+        drop_path_rate: float = 0.0,
         img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
@@ -213,8 +195,13 @@ class Pyramid(nn.Module):
             for i, dim in enumerate(embed_dims)
         ]
         self.img_size = to_2tuple(img_size)
-        self.stem = stem
-        self.stages = nn.Sequential(*stages)
+        self.stem = stem(in_chans, embed_dims[0])
+        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        self.stages = nn.Sequential()
+        for i, dim in enumerate(embed_dims):
+            merging = downsample(embed_dims[i - 1], dim) if i else nn.Identity()
+            blocks = [block(i, j, rate) for j, rate in enumerate(rates[i])]
+            self.stages.append(stage(i, merging, blocks, expansion))
         self.norm = norm_layer(embed_dims[-1])
         self.head = ClassifierHead(
             embed_dims[-1], num_classes, global_pool, drop_rate, input_fmt='NHWC'

@@ -1,6 +1,7 @@
 """Register the named variants of a network with timm."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,17 +13,24 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 NETWORKS: dict[type[nn.Module], Mapping[str, Mapping[str, Any]]] = {}
 
 
-def describe(
-    variants: Iterable[str], different: Mapping[str, Mapping[str, Any]] | None = None, **kwargs: Any
-) -> dict[str, Any]:
-    """Return timm's descriptions of classifiers of ImageNet-1K at 224 x 224, by variant.
-
-    timm looks for them under the name `default_cfgs` in the module of the network.
+def register(
+    network: type[nn.Module],
+    variants: Mapping[str, Mapping[str, Any]],
+    filter_fn: Callable[..., Any] | None = None,
+    out_indices: int | Sequence[int] = (0, 1, 2, 3),
+    different: Mapping[str, Mapping[str, Any]] | None = None,
+    **description: Any,
+) -> None:
+    """Register the variants of a network with timm, as classifiers of ImageNet-1K at 224 x 224.
 
     Args:
-        different: fields in which a variant differs from the others, by variant.
-        kwargs: fields of all variants, such as `first_conv` and `classifier`.
+        variants: the constructor arguments of each variant, by name.
+        filter_fn: changes pretrained parameters, such as their names, to those of the model.
+        out_indices: the maps that `features_only=True` returns by default.
+        different: fields of timm's description in which a variant differs from the others.
+        description: fields of all variants, such as `license`.
     """
+    NETWORKS[network] = variants
     common = {
         'url': '',
         'num_classes': 1000,
@@ -32,26 +40,15 @@ def describe(
         'interpolation': 'bicubic',
         'mean': IMAGENET_DEFAULT_MEAN,
         'std': IMAGENET_DEFAULT_STD,
-        **kwargs,
+        'first_conv': 'stem.proj',
+        'classifier': 'head.fc',
+        **description,
     }
     different = different or {}
-    return generate_default_cfgs({name: common | different.get(name, {}) for name in variants})
-
-
-def register(
-    network: type[nn.Module],
-    variants: Mapping[str, Mapping[str, Any]],
-    out_indices: int | Sequence[int] = (0, 1, 2, 3),
-    filter_fn: Callable[..., Any] | None = None,
-) -> None:
-    """Register the variants of a network, whose module has to define `default_cfgs`, with timm.
-
-    Args:
-        variants: the constructor arguments of each variant, by name.
-        out_indices: the maps that `features_only=True` returns by default.
-        filter_fn: changes pretrained parameters, such as their names, to those of the model.
-    """
-    NETWORKS[network] = variants
+    # timm looks for the descriptions there.
+    sys.modules[network.__module__].default_cfgs = generate_default_cfgs(
+        {variant: common | different.get(variant, {}) for variant in variants}
+    )
     for variant, arguments in variants.items():
         create = partial(_create, network, variant, arguments, out_indices, filter_fn)
         create.__name__, create.__module__ = variant, network.__module__

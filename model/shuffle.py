@@ -17,8 +17,8 @@ from timm.layers import DropPath, trunc_normal_
 
 from .attention import RelativePositionBias
 from .checkpoint import renamed
-from .pyramid import BatchNormDownsample, Pyramid, make_stages
-from .registration import describe, register
+from .pyramid import BatchNormDownsample, Pyramid
+from .registration import register
 
 
 class ShuffledWindowAttention(RelativePositionBias):
@@ -100,7 +100,7 @@ class ShuffleBlock(nn.Module):
 class ShuffleStem(nn.Module):
     """Two 3x3 convolutions of stride 2, each with batch norm and ReLU6, and a 1x1 convolution."""
 
-    def __init__(self, in_chans: int, width: int, dim: int) -> None:
+    def __init__(self, in_chans: int, dim: int, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_chans, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU6(inplace=True)
@@ -131,7 +131,6 @@ class Shuffle(Pyramid):
 
     def __init__(
         self,
-        in_chans: int = 3,
         embed_dims: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
@@ -153,12 +152,13 @@ class Shuffle(Pyramid):
                 attn_drop=attn_drop_rate,
             )
 
-        downsample = partial(BatchNormDownsample, bias=False)
+        stem = partial(ShuffleStem, width=stem_width)
         super().__init__(
-            stem=ShuffleStem(in_chans, stem_width, embed_dims[0]),
-            stages=make_stages(embed_dims, depths, 0.0, block, downsample, expansion=None),
-            embed_dims=embed_dims,
-            in_chans=in_chans,
+            block,
+            embed_dims,
+            depths,
+            stem,
+            downsample=partial(BatchNormDownsample, bias=False),
             norm_layer=nn.Identity,
             **kwargs,
         )
@@ -203,6 +203,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-default_cfgs = describe(VARIANTS, first_conv='stem.conv1.0', classifier='head.fc', crop_pct=0.875)
-
-register(Shuffle, VARIANTS, filter_fn=checkpoint_filter_fn)
+register(Shuffle, VARIANTS, checkpoint_filter_fn, first_conv='stem.conv1.0', crop_pct=0.875)

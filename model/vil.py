@@ -15,13 +15,13 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import calculate_drop_path_rates, to_2tuple
+from timm.layers import to_2tuple
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Attention, from_windows, small_random, to_windows
 from .checkpoint import renamed
-from .pyramid import Downsample, Pyramid, Stage, TransformerBlock, init_weights
-from .registration import describe, register
+from .pyramid import Pyramid, Stage, TransformerBlock, init_weights
+from .registration import register
 from .workspace import in_pieces
 
 
@@ -231,7 +231,6 @@ class ViL(Pyramid):
 
     def __init__(
         self,
-        in_chans: int = 3,
         img_size: int | tuple[int, int] = 224,
         embed_dims: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (1, 2, 8, 1),
@@ -241,11 +240,8 @@ class ViL(Pyramid):
         window_size: int = 7,
         mlp_ratio: float = 4.0,
         attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
-
         def attention(i: int) -> nn.Module:
             dim, heads, g = embed_dims[i], num_heads[i], num_global[i]
             if full_attention[i]:
@@ -253,21 +249,17 @@ class ViL(Pyramid):
                 return GlobalTokenFullAttention(dim, heads, g, grid, attn_drop_rate)
             return SlidingChunkAttention(dim, heads, g, window_size, attn_drop_rate)
 
-        def stage(i: int) -> Stage:
-            merging = Downsample(embed_dims[i - 1], embed_dims[i], 2) if i else nn.Identity()
-            blocks = [
-                GlobalTokenBlock(embed_dims[i], attention(i), mlp_ratio, rate) for rate in rates[i]
-            ]
-            # The keys and values of nine chunks are the widest, or queries, keys and values.
-            expansion = max(mlp_ratio, 3 if full_attention[i] else 9 * 2)
-            return GlobalTokenStage(merging, blocks, expansion, embed_dims[i], num_global[i])
+        def block(i: int, index: int, drop_path: float) -> nn.Module:
+            return GlobalTokenBlock(embed_dims[i], attention(i), mlp_ratio, drop_path)
 
+        expansion = max(mlp_ratio, 9 * 2)  # the keys and values of nine chunks
         super().__init__(
-            stem=Downsample(in_chans, embed_dims[0], 4),
-            stages=[stage(i) for i in range(4)],
-            embed_dims=embed_dims,
+            block,
+            embed_dims,
+            depths,
+            expansion=expansion,
+            stage=lambda i, *parts: GlobalTokenStage(*parts, embed_dims[i], num_global[i]),
             img_size=img_size,
-            in_chans=in_chans,
             **kwargs,
         )
         self.apply(_init_weights)
@@ -341,6 +333,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'vil_base': {'depths': (1, 8, 24, 1)},
 }
 
-default_cfgs = describe(VARIANTS, first_conv='stem.proj', classifier='head.fc', license='mit')
-
-register(ViL, VARIANTS, filter_fn=checkpoint_filter_fn)
+register(ViL, VARIANTS, checkpoint_filter_fn, license='mit')

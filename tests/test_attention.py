@@ -37,7 +37,7 @@ def softmax_attention(q, k, v):
     return torch.softmax(q @ k.T / math.sqrt(q.shape[1]), dim=1) @ v
 
 
-@pytest.mark.parametrize('size', [(14, 14), (21, 14), (9, 16), (23, 10)])
+@pytest.mark.parametrize('size', [(14, 14), (9, 16)])
 @pytest.mark.parametrize('shift_size', [0, 3])
 def test_shifted_window_attention_equals_timms_swin_with_the_same_weights(size, shift_size):
     theirs = randomised(
@@ -106,7 +106,7 @@ def resized(y, target):
     return torch.einsum('ih,jw,bhwc->bijc', rows, columns, y)
 
 
-@pytest.mark.parametrize('size', [(56, 56), (28, 28), (14, 14), (8, 8), (50, 80), (33, 9)])
+@pytest.mark.parametrize('size', [(56, 56), (8, 8), (33, 9)])
 def test_gld_equals_eq_2_written_out(size):
     gld = randomised(GLD(6))
     y = torch.randn(2, *size, 6, dtype=torch.double)
@@ -121,7 +121,7 @@ def interpolated(y, size):
     return y.permute(0, 2, 3, 1)
 
 
-@pytest.mark.parametrize('size', [(56, 56), (28, 28), (14, 14), (7, 9), (3, 40), (200, 320)])
+@pytest.mark.parametrize('size', [(56, 56), (3, 40), (200, 320)])
 def test_the_resize_is_torchs_interpolation(size):
     y = torch.randn(2, *size, 5, requires_grad=True)
     theirs = [interpolated(y, grid) for grid in (14, 7)]

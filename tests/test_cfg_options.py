@@ -65,42 +65,23 @@ def test_a_value_read_back_from_json_is_the_same_value():
 
 
 @pytest.mark.parametrize(
-    ('app', 'command', 'option', 'others'),
+    ('app', 'command', 'name', 'option', 'others'),
     [
-        (
-            evaluate.app,
-            'coco',
-            'cfg_options',
-            ['--config', 'a.py', '--checkpoint', 'b', '--data', 'c'],
-        ),
-        (
-            evaluate.app,
-            'ade20k',
-            'cfg_options',
-            ['--config', 'a.py', '--checkpoint', 'b', '--data', 'c'],
-        ),
-        (
-            evaluate.app,
-            'imagenet',
-            'model_kwargs',
-            ['resnet18', '--checkpoint', 'b', '--data', 'c'],
-        ),
-        (train.app, 'config', 'cfg_options', ['a.py', '--data', 'c', '--output', 'd']),
+        (evaluate.app, 'coco', 'cfg_options', '--cfg-options', '--config a.py --checkpoint b'),
+        (evaluate.app, 'imagenet', 'model_kwargs', '--model-kwargs', 'resnet18 --checkpoint b'),
+        (train.app, 'config', 'options', '--cfg-options', 'a.py --output d'),
     ],
 )
-def test_several_entries_after_one_flag(app, command, option, others):
+def test_several_entries_after_one_flag(app, command, name, option, others):
     command = typer.main.get_command(app).commands[command]
-    flag = f'--{option.replace("_", "-")}'
+    others = ['--data', 'c', *others.split()]
     for written in (
-        [flag, 'a.b=1', 'c=(2,3)', *others],
-        [*others, flag, 'a.b=1', flag, 'c=(2,3)'],
-        [*others, f'{flag}=a.b=1', 'c=(2,3)'],
+        [option, 'a.b=1', 'c=(2,3)', *others],
+        [*others, option, 'a.b=1', option, 'c=(2,3)'],
     ):
         context = command.make_context('test', written)
-        # The field of the job is called `options`.
-        given = context.params.get(option, context.params.get('options'))
-        assert given == ['a.b=1', 'c=(2,3)']
-        assert {str(value) for value in context.params.values()} >= {'c'}
+        assert context.params[name] == ['a.b=1', 'c=(2,3)']
+        assert 'c' in {str(value) for value in context.params.values()}
 
 
 def test_what_was_set_is_in_the_record_as_json(run, tmp_path):

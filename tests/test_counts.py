@@ -1,4 +1,4 @@
-"""Parameters and FLOPs: counted in other processes, and kept while nothing changes them."""
+"""Parameters and FLOPs, kept while nothing changes them."""
 
 import shutil
 from pathlib import Path
@@ -10,23 +10,10 @@ from reproduce.base.versions import CHECKOUT, sources_sha256
 from reproduce.complexity import counts
 from reproduce.complexity.counts import key
 from reproduce.complexity.flops import measure_system
-from reproduce.systems import System, load_systems
+from reproduce.systems import load_systems
 
 SYSTEMS = {system.name: system for system in load_systems()}
 SMALL = SYSTEMS['maformer_small']
-
-
-def test_counted_in_other_processes_and_kept(tmp_path, capsys):
-    """A system that fails does not concern the others."""
-    path = tmp_path / 'counts.csv'
-    wrong = System(name='wrong', rows=[], model='maformer_small', arguments={'blocks': 7})
-    outcome = counts.count([wrong, SMALL], path)
-    assert outcome['maformer_small'] == measure_system(SMALL)
-    assert outcome['wrong'].startswith('TypeError: ')
-    assert 'counting parameters and FLOPs: 2/2' in capsys.readouterr().err
-    assert counts.count([SMALL], path) == {'maformer_small': outcome['maformer_small']}
-    assert capsys.readouterr().err == ''
-    assert 'wrong' not in path.read_text()
 
 
 @pytest.fixture
@@ -55,7 +42,7 @@ def test_only_what_changed_is_counted_again(tmp_path, counted, monkeypatch):
     assert counted[3:] == ['maformer_small_3383']
 
 
-@pytest.mark.parametrize('damage', ['', 'name\n', 'name,key,params\na,b,many\n', '\0'])
+@pytest.mark.parametrize('damage', ['', 'name,key,params\na,b,many\n'])
 def test_a_damaged_file_is_written_again(tmp_path, counted, damage):
     (tmp_path / 'counts.csv').write_text(damage)
     for _ in range(2):

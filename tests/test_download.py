@@ -30,12 +30,11 @@ class Server(ThreadingHTTPServer):
         cut: the number of bytes after which a connection is closed; None sends all.
         etag: the hash that the hub announces; '' for none.
         length: the Content-Length, where it is not that of CONTENT.
-        redirect: where to send every request.
     """
 
-    def __init__(self, cut=None, etag='', length='', redirect=''):
+    def __init__(self, cut=None, etag='', length=''):
         super().__init__(('127.0.0.1', 0), Handler)
-        self.cut, self.etag, self.length, self.redirect = cut, etag, length, redirect
+        self.cut, self.etag, self.length = cut, etag, length
         self.requests = 0
 
     @property
@@ -55,10 +54,6 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests += 1
         if 'gone' in self.path:
             self.send_error(404)
-        elif self.server.redirect:
-            self.send_response(302)
-            self.send_header('Location', self.server.redirect)
-            self.end_headers()
         else:
             self.send_response(200)
             self.send_header('Content-Length', self.server.length or str(len(CONTENT)))
@@ -88,11 +83,10 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir() if path.suffix != '.lock')
 
 
-def test_a_file_is_downloaded_once_with_its_receipt(tmp_path):
+def test_several_processes_download_it_once_with_its_receipt(tmp_path):
     path = tmp_path / 'weights' / 'x.pth'
-    with serving() as server:
-        fetch(server.url, path, SHA256[:8])
-        fetch(server.url, path, SHA256[:8])
+    with serving() as server, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: fetch(server.url, path, SHA256[:8]), range(4)))
         assert server.requests == 1
     assert path.read_bytes() == CONTENT
     assert (receipt(path).url, receipt(path).sha256) == (server.url, SHA256)
@@ -100,7 +94,7 @@ def test_a_file_is_downloaded_once_with_its_receipt(tmp_path):
 
 
 @pytest.mark.parametrize('sha256', [SHA256, ''])
-@pytest.mark.parametrize('options', [{'cut': 1_234_567}, {'cut': 0}, {'length': '9' * 12}])
+@pytest.mark.parametrize('options', [{'cut': 1_234_567}, {'length': '9' * 12}])
 def test_a_broken_download_leaves_nothing(tmp_path, options, sha256):
     """Also without a hash to compare with."""
     (tmp_path / 'x.pth.part').write_bytes(b'of a process that was killed')
@@ -119,27 +113,12 @@ def test_another_file_is_refused(tmp_path):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    'url',
-    [
-        *('http://127.0.0.1:1/x.pth', 'http://127.0.0.1:99999/x', 'http://[::1'),
-        *('file:///etc/passwd', '/etc/passwd'),
-    ],
-)
+@pytest.mark.parametrize('url', ['http://127.0.0.1:1/x', 'http://[::1', 'file:///etc/passwd'])
 def test_what_cannot_be_downloaded_is_one_sentence(tmp_path, url):
     with pytest.raises(UserError, match='cannot be downloaded') as error:
         fetch(url, tmp_path / 'x.pth', SHA256)
     assert '\n' not in str(error.value)
     assert names(tmp_path) == []
-
-
-def test_several_processes_download_it_once(tmp_path):
-    path = tmp_path / 'x.pth'
-    with serving() as server, ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: fetch(server.url, path, SHA256), range(4)))
-        assert server.requests == 1
-    assert path.read_bytes() == CONTENT
-    assert names(tmp_path) == ['x.pth', 'x.pth.receipt.json']
 
 
 def test_the_hub_provides_the_hash(tmp_path, monkeypatch):
@@ -203,7 +182,7 @@ def test_the_command_downloads_what_is_asked_for(run, offered, tmp_path):
     assert store.find('weights', TWINS).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize('file', ['../x.pth', '/etc/passwd', 'a/../../x.pth'])
+@pytest.mark.parametrize('file', ['/etc/passwd', 'a/../../x.pth'])
 def test_a_file_of_a_manifest_stays_below_its_folder(tmp_path, file):
     folder = tmp_path / 'weights'
     folder.mkdir()

@@ -83,7 +83,7 @@ def test_the_wheel_holds_the_networks_alone(installed):
         f'maformer-{version}.dist-info',
     }
     files = {path.name for path in (installed / 'maformer').iterdir()} - {'__pycache__'}
-    assert files == {path.name for path in MODULES}
+    assert files == {path.name for path in MODULES} | {'py.typed'}
 
 
 def test_the_wheel_requires_what_its_modules_import(installed):

@@ -15,11 +15,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import (
-    get_deprecated_model_names,
-    get_external_models,
-    get_torchvision_models,
-)
+from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
 
 from model.checkpoint import CheckpointError, read_whole
 from reproduce.base.errors import UserError
@@ -70,8 +66,8 @@ def install() -> None:
         'https://': load_from_web,
         'torchvision://': _listed(get_torchvision_models),
         'modelzoo://': _listed(get_torchvision_models),
-        'open-mmlab://': _listed(_openmmlab_models),
-        'openmmlab://': _listed(_openmmlab_models),
+        'open-mmlab://': _listed(get_external_models),
+        'openmmlab://': _listed(get_external_models),
         **dict.fromkeys(_REFUSED, load_from_elsewhere),
     }
     for prefix, loader in loaders.items():
@@ -104,9 +100,3 @@ def _listed(models: Callable[[], Mapping[str, str]]) -> Callable[..., dict[str, 
         return load_from_web(address, map_location)
 
     return load_from_list
-
-
-def _openmmlab_models() -> dict[str, str]:
-    models = get_external_models()
-    renamed = get_deprecated_model_names()
-    return models | {old: models[new] for old, new in renamed.items() if new in models}

@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from model.checkpoint import CheckpointError, mismatch, read
 from reproduce.base.errors import UserError
+from reproduce.base.files import first_error
 
-# The sizes of training images, in pixels a side, that a file of weights can state.
-_TRAINED_SIZES = range(32, 2049)
+
+class _Trained(BaseModel):
+    img_size: int = Field(ge=32, le=2048)  # pixels a side
+    crop_pct: float | None = Field(None, gt=0, le=1)
 
 
 def trained_preprocessing(path: Path) -> dict[str, Any]:
@@ -32,19 +36,14 @@ def trained_preprocessing(path: Path) -> dict[str, Any]:
         return {}
     if not {'recipe', 'img_size'} <= metadata.keys():
         return {}
-    types = {'img_size': int, 'crop_pct': float}
-    found = {name: metadata[name] for name in types if name in metadata}
     try:
-        stated = {name: types[name](text) for name, text in found.items()}
-        is_sound = stated['img_size'] in _TRAINED_SIZES and 0 < stated.get('crop_pct', 1) <= 1
-    except ValueError:
-        is_sound = False
-    if not is_sound:
+        return _Trained(**metadata).model_dump(exclude_none=True)
+    except ValidationError as error:
+        name, reason = first_error(error)
         raise UserError(
-            f'the checkpoint {path} says that it was trained with {found}: expected a size of '
-            f'{_TRAINED_SIZES[0]} to {_TRAINED_SIZES[-1]} pixels and a crop ratio in (0, 1].'
-        )
-    return stated
+            f'the checkpoint {path} says that it was trained with {name}={metadata[name]}: '
+            f'{reason}.'
+        ) from error
 
 
 def load(model: nn.Module, path: Path) -> None:

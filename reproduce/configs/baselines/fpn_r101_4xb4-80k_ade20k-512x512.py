@@ -4,7 +4,6 @@ mmseg's own `sem_fpn/fpn_r101_4xb4-160k_ade20k-512x512.py` assigns `model` twice
 depth: it builds ResNet-50.
 """
 
-# Not 'mmseg::...': mmengine would look for a distribution mmsegmentation, not onedl-mmsegmentation.
 _base_ = [
     '../_base_/models/fpn.py',
     __import__('mmseg').__path__[0] + '/.mim/configs/_base_/datasets/ade20k.py',

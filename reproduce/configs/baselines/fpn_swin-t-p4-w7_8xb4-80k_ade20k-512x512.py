@@ -3,7 +3,6 @@
 The row is the Twins paper's, which trained Swin as its own models: mmseg's configs of those.
 """
 
-# Not 'mmseg::...': mmengine would look for a distribution mmsegmentation, not onedl-mmsegmentation.
 _base_ = (
     __import__('mmseg').__path__[0]
     + '/.mim/configs/twins/twins_pcpvt-s_fpn_fpnhead_8xb4-80k_ade20k-512x512.py'

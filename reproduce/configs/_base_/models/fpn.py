@@ -1,6 +1,5 @@
 """mmseg's Semantic FPN for ADE20K, for any backbone that replaces its ResNet-50."""
 
-# Not 'mmseg::...': mmengine would look for a distribution mmsegmentation, not onedl-mmsegmentation.
 _base_ = __import__('mmseg').__path__[0] + '/.mim/configs/_base_/models/fpn_r50.py'
 
 model = dict(

@@ -1,6 +1,5 @@
 """mmseg's UPerNet for ADE20K, for any backbone that replaces its Swin-T."""
 
-# Not 'mmseg::...': mmengine would look for a distribution mmsegmentation, not onedl-mmsegmentation.
 _base_ = __import__('mmseg').__path__[0] + '/.mim/configs/_base_/models/upernet_swin.py'
 
 model = dict(

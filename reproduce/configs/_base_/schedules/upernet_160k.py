@@ -1,6 +1,5 @@
 """The paper's 160k schedule for UPerNet (Table 7), eight GPUs with two images each."""
 
-# Not 'mmseg::...': mmengine would look for a distribution mmsegmentation, not onedl-mmsegmentation.
 _base_ = __import__('mmseg').__path__[0] + '/.mim/configs/_base_/schedules/schedule_160k.py'
 
 optim_wrapper = dict(
