@@ -8,7 +8,7 @@ import pytest
 
 from reproduce.base.errors import UserError
 from reproduce.openmmlab.configs import CONFIGS, load_config
-from reproduce.train.recipes import RECIPES, TOKEN_LABELING, Recipe, recipe_for
+from reproduce.train.recipes import RECIPES, Recipe, recipe_for
 
 DOCUMENT = Path(__file__).parents[1] / 'docs/recipes.md'
 FULL_SIZE = {path.name for path in CONFIGS.glob('*maformer*.py') if 'shapes' not in path.name}
@@ -93,19 +93,6 @@ def test_a_variant_follows_its_size_s_recipe():
     assert recipe_for('resnet18', name='maformer_base').drop_path == 0.3
     with pytest.raises(UserError, match="no recipe 'resnet18' without token labeling: name one of"):
         recipe_for('resnet18')
-
-
-def test_what_sources_disagree_on_is_there_by_name():
-    code = recipe_for('maformer_small', True, 'maformer_small_lvvit_code')
-    assert code == recipe_for('maformer_small', True, f'maformer_small_lvvit_code{TOKEN_LABELING}')
-    assert (code.token_loss_weight, code.label_map_crop) == (1.0, 'lvvit')
-    assert recipe_for('maformer_large', True).rand_augment == 'rand-n3-m9-mstd0.5-inc1'
-    two = recipe_for('maformer_large', True, 'maformer_large_two_operations')
-    assert two.rand_augment == 'rand-m9-mstd0.5-inc1'
-    deit = recipe_for('maformer_small', name='maformer_small_deit')
-    assert (deit.ema_decay, deit.repeats, deit.lr) == (0.99996, 3, 1e-3)
-    with pytest.raises(UserError, match="no recipe 'maformer_small_deit' with token labeling"):
-        recipe_for('maformer_small', True, 'maformer_small_deit')
 
 
 def test_a_wrong_change_of_a_recipe_is_explained():

@@ -88,15 +88,16 @@ def signalled(task, number, whom):
 
 
 @pytest.mark.parametrize(
-    ('number', 'processes', 'workers', 'whom'),
+    ('number', 'processes', 'workers', 'whom', 'is_resumed'),
     [
-        (signal.SIGTERM, 1, 2, 'all'),
-        (signal.SIGUSR1, 2, 0, 'rank'),
-        pytest.param(signal.SIGKILL, 2, 1, 'rank', marks=pytest.mark.slow),
+        (signal.SIGTERM, 1, 2, 'all', True),
+        (signal.SIGUSR1, 2, 0, 'rank', False),
+        pytest.param(signal.SIGUSR1, 2, 1, 'all', True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 2, 1, 'rank', True, marks=pytest.mark.slow),
     ],
 )
 def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
-    root, uninterrupted, tmp_path, number, processes, workers, whom
+    root, uninterrupted, tmp_path, number, processes, workers, whom, is_resumed
 ):
     output = tmp_path / 'run'
     options = ('--processes', processes, '--workers', workers, '--checkpoint-steps', 1)
@@ -121,6 +122,8 @@ def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
             f'{output}/last.pth holds the state: continue with the same command and --resume.'
         ]
         assert (output / MARKER).exists()
+    if not is_resumed:
+        return
     job = TrainingJob(recipe(), root, output, resume=True, workers=0, device='cpu')
     in_ranks(processes, train, job)
     assert not (output / MARKER).exists()

@@ -237,20 +237,6 @@ def test_a_scheduler_s_signal_to_all_processes_stops_a_training(data, tmp_path):
     assert 'current batch size is 4. Scaling the original LR by 0.5' in log.read_text()
 
 
-@pytest.mark.slow
-def test_a_killed_training_is_resumed_from_its_newest_whole_checkpoint(data, tmp_path):
-    output = tmp_path / 'run'
-    task = started(*endless(data, output))
-    wait_for_checkpoint(task, output)
-    task.kill()
-    task.communicate()
-    (output / 'unfinished.pth').write_bytes(b'half')
-    iterations = max(int(path.stem[5:]) for path in output.glob('iter_*.pth'))
-    options = (*ITERATIONS, *UNVALIDATED, f'train_cfg.max_iters={iterations + 1}')
-    train(ConfigJob(FPN, data, output, options=options, resume=True))
-    assert f'iter_{iterations + 1}.pth' in checkpoints(output)
-
-
 def test_what_is_not_finite_ends_the_training(data, tmp_path, monkeypatch):
     options = (*EPOCHS, *UNVALIDATED, 'param_scheduler=None')
     fast = (*options, 'optim_wrapper.optimizer.lr=1e30', 'optim_wrapper.clip_grad=None')
