@@ -17,13 +17,14 @@ from scipy import stats
 from reproduce import paper
 from reproduce.ablation import rendering
 from reproduce.ablation.execution import measure_variants, plan_execution
-from reproduce.ablation.judging import DesignVerdict, judge
 from reproduce.ablation.outcomes import (
     CurveLine,
+    DesignVerdict,
     Outcomes,
     RunLine,
     TimeLine,
     VariantLine,
+    judge,
     load_outcomes,
 )
 from reproduce.ablation.study import Design, DesignClaim, Study, load_study

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from reproduce.ablation.judging import DesignVerdict, Judgement
-from reproduce.ablation.outcomes import Outcomes, VariantLine
+from reproduce.ablation.outcomes import DesignVerdict, Judgement, Outcomes, VariantLine
 from reproduce.ablation.study import Study
 from reproduce.base.terminal import Part, TextTable
 from reproduce.statistics.significance import LEVEL, POWER, resolvable

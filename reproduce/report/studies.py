@@ -8,8 +8,7 @@ from statistics import fmean
 import matplotlib
 from matplotlib.figure import Figure
 
-from reproduce.ablation.judging import DesignVerdict
-from reproduce.ablation.outcomes import Outcomes, load_outcomes
+from reproduce.ablation.outcomes import DesignVerdict, Outcomes, load_outcomes
 from reproduce.report.plots import COLOURS, FAINT, INK, STYLE, SURFACE, Drawing
 
 _VERDICTS = {

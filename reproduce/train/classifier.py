@@ -121,29 +121,28 @@ class _Run:
     def _take_steps(self) -> None:
         """Take the steps that are left of the epoch, or until `max_steps`."""
         training = self.training
-        bar = tqdm(
+        batches = tqdm(
+            training.batches(),
             desc=f'epoch {training.epoch + 1}/{self.recipe.total_epochs}',
             total=training.steps_per_epoch,
             initial=training.step,
             leave=False,
             disable=True if self.group.rank else None,
         )
-        with bar:
-            for batch in training.batches():
-                self._stop_if_asked()
-                if self.meter:
-                    self.meter.tick()
-                training.take_step(batch)
-                bar.update()
-                if self.meter:
-                    self.meter.tick()
-                    if training.steps_done >= self.job.max_steps:
-                        return
-                if training.step % LOG_STEPS == 0:
-                    self._check_steps()
-                more = training.step < training.steps_per_epoch
-                if more and training.step % self.job.checkpoint_steps == 0:
-                    self._save()
+        for batch in batches:
+            self._stop_if_asked()
+            if self.meter:
+                self.meter.tick()
+            training.take_step(batch)
+            if self.meter:
+                self.meter.tick()
+                if training.steps_done >= self.job.max_steps:
+                    return
+            if training.step % LOG_STEPS == 0:
+                self._check_steps()
+            more = training.step < training.steps_per_epoch
+            if more and training.step % self.job.checkpoint_steps == 0:
+                self._save()
 
     def _end_epoch(self) -> None:
         """Evaluate the epoch, log it, and save."""
