@@ -496,7 +496,7 @@ def test_a_part_of_the_images(annotations):
     ids = {image['id'] for image in part.images}
     assert len(ids) == 7
     results = truth_as_results(annotations)
-    with pytest.raises(UserError, match='detections have, first, the image_id'):
+    with pytest.raises(UserError, match='detections have an unknown image_id'):
         checked(results, part, 'results.json')
     kept = [result for result in results if result['image_id'] in ids]
     checked(kept, part, 'results.json')
@@ -533,15 +533,15 @@ def without(key):
         ([result(score=float('nan'))], r'0\.score: .* finite number'),
         ([result(bbox=[1.0, 2.0, -3.0, 4.0])], 'negative side'),
         ([result(segmentation=[[1, 2, 3, 4, 5, 6]])], r'0\.segmentation: .* object'),
-        ([result(), result(image_id=99)], '1 detection has the image_id 99, which is not there'),
-        ([result(), without('bbox')], 'have no bbox in 1 of 2 detections'),
+        ([result(), result(image_id=99)], '1 of 2 detections have an unknown image_id'),
+        ([result(), without('bbox')], '1 of 2 detections have no bbox'),
         (
             [result(), result(segmentation={'size': [9, 9], 'counts': 'a'})],
-            'have no segmentation in 1 of 2 detections',
+            '1 of 2 detections have no segmentation',
         ),
         (
             [result(segmentation={'size': [9, 9], 'counts': 'a'})],
-            r'a segmentation of another size than its image, first \[9, 9\] on the image 1',
+            'a segmentation of another size than their image, first one on the image 1',
         ),
     ],
 )

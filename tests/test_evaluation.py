@@ -104,16 +104,6 @@ def test_the_classes_are_those_of_the_bare_model(data, weights, alone, predictio
     assert alone.evaluation.checkpoint.sha256 == sha256_of(weights)
 
 
-@pytest.mark.parametrize('processes', [2, 3])
-def test_any_number_of_processes_predicts_the_same(data, weights, alone, processes):
-    together = in_ranks(processes, evaluate, job(data, weights))
-    assert together.predictions == alone.predictions
-    assert together.evaluation.metrics == alone.evaluation.metrics
-    assert together.evaluation.intervals == alone.evaluation.intervals
-    assert together.evaluation.key == alone.evaluation.key
-    assert together.evaluation.provenance.processes == processes
-
-
 @pytest.mark.slow
 def test_a_compiled_model_predicts_the_same(data, weights, alone, predictions):
     """The last batch has one image of four: it is filled up, and the filling predicts nothing."""
@@ -125,8 +115,7 @@ def test_a_compiled_model_predicts_the_same(data, weights, alone, predictions):
     assert compiled.evaluation.metrics == alone.evaluation.metrics
     records = (compiled.evaluation, alone.evaluation)
     assert [r.provenance.compiled for r in records] == [True, False]
-    hashes = [r.attestation.parts['configuration'] for r in records]
-    assert hashes[0] != hashes[1]
+    assert len({r.attestation.sha256 for r in records}) == 2
 
 
 class ErrorsByClass(Scorer):
@@ -145,17 +134,25 @@ class ErrorsByClass(Scorer):
 
 
 def with_a_second_metric(job):
+    """The outcome, and the two metrics of another pass."""
+    outcome = evaluate(job)
     with join('cpu') as group:
         prepared = TASKS['imagenet'].prepare(job, group.device)
         scorer = ErrorsByClass([label for _, label in prepared.data.samples])
         if collect(prepared, [prepared.scorer, scorer], group, job):
-            return prepared.scorer.compute().metrics, scorer.compute().metrics
+            return outcome, prepared.scorer.compute().metrics, scorer.compute().metrics
     return None
 
 
-def test_a_second_metric_on_the_same_pass(data, weights, alone, predictions):
-    top, errors = in_ranks(2, with_a_second_metric, job(data, weights))
-    assert top == alone.evaluation.metrics
+@pytest.mark.parametrize('processes', [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_any_number_of_processes_predicts_the_same(data, weights, alone, predictions, processes):
+    """Also with a second metric on the same pass."""
+    together, top, errors = in_ranks(processes, with_a_second_metric, job(data, weights))
+    assert together.predictions == alone.predictions
+    assert together.evaluation.metrics == alone.evaluation.metrics == top
+    assert together.evaluation.intervals == alone.evaluation.intervals
+    assert together.evaluation.key == alone.evaluation.key
+    assert together.evaluation.provenance.processes == processes
     predicted = predictions(alone)
     wrong = predicted.labels[predicted.classes[:, 0] != predicted.labels].tolist()
     assert errors == {f'errors{label}': n for label, n in Counter(wrong).items()}
@@ -174,9 +171,9 @@ def test_an_image_that_is_predicted_twice_or_not_at_all_is_found(data, weights, 
 
 
 def test_a_task_has_options_of_its_own(data, weights):
-    with pytest.raises(UserError, match=r'on imagenet has no option multi_scale.* of ade20k'):
+    with pytest.raises(UserError, match='imagenet has no option multi_scale'):
         job(data, weights, multi_scale=True)
-    with pytest.raises(UserError, match=r'on coco has no option preprocessing.* of imagenet'):
+    with pytest.raises(UserError, match='coco has no option preprocessing'):
         Job('coco', 'a.py', weights, data, preprocessing={'img_size': 32})
     assert {name: Job(name, 'a', 'b', data).batch_size for name in TASKS} == {
         'imagenet': 64,
@@ -196,7 +193,7 @@ def truncated(data, tmp_path):
     return tmp_path / 'cut', copy
 
 
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_unreadable_image_stops_the_run_and_is_named(run, truncated, weights, workers):
     root, bad = truncated
     code, out, err = run(*evaluate_command(root, weights, '--workers', workers))
@@ -219,36 +216,30 @@ def test_a_record_is_written_and_scored_again(run, data, weights, alone):
     again = json.loads(out)
     assert again['metrics'] == result['metrics']
     assert again['intervals'] == result['intervals']
-    assert again['labels_changed'] == 0
     code, out, _ = run('score', 'imagenet', result['predictions'], '--data', data)
     assert code == 0
     assert 'top1' in out
 
 
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        (lambda p: p[:-1], '14.JPEG is not predicted'),
-        (lambda p: [*p, p[3]], 'predicted more than once'),
-        (lambda p: [*p, 17], 'other.JPEG is predicted but not there'),
-    ],
-)
-def test_predictions_must_fit_the_images(data, alone, predictions, tmp_path, change, message):
+def test_predictions_must_fit_the_images(data, alone, predictions, tmp_path):
     p = predictions(alone)
-    chosen = change(list(range(len(p.files))))
-    files = (*p.files, 'other.JPEG')
-    rows = [min(i, 16) for i in chosen]
-    path = tmp_path / 'predictions.csv.gz'
-    path.write_bytes(
-        Predictions(
-            tuple(files[i] for i in chosen), p.labels[rows], p.classes[rows], p.scores[rows]
-        ).to_csv()
-    )
-    last = max(p.files)
-    with pytest.raises(UserError, match=message.replace('16.JPEG', last)):
-        order = sorted(range(len(chosen)), key=lambda i: files[chosen[i]])
-        assert order  # the order of the file does not matter
-        matched(read(path), load(data), path)
+    last, path = p.files[16], tmp_path / 'predictions.csv.gz'
+    files, every = (*p.files, 'other.JPEG'), list(range(17))
+    for chosen, message in (
+        (every[:-1], f'{last} is not predicted'),
+        ([*every, 3], f'{p.files[3]} is predicted more than once'),
+        ([*every, 17], 'other.JPEG is predicted but not there'),
+        (every[::-1], None),  # the order of the file does not matter
+    ):
+        rows = [min(i, 16) for i in chosen]
+        names = tuple(files[i] for i in chosen)
+        some = Predictions(names, p.labels[rows], p.classes[rows], p.scores[rows])
+        path.write_bytes(some.to_csv())
+        if message is None:
+            assert np.array_equal(matched(read(path), load(data), path).classes, p.classes)
+        else:
+            with pytest.raises(UserError, match=message):
+                matched(read(path), load(data), path)
 
 
 @pytest.fixture
@@ -289,14 +280,15 @@ def test_one_class_an_image_gives_no_top5(run, data, rows):
         (
             lambda c: c - 1,
             [0.6, 0.4],
-            r'is predicted as class -1; expected one of the 3 classes, 0',
+            r'have the class -1 for .*; expected one of the 3',
         ),
-        (lambda c: c + 1, [0.6, 0.4], r'as class 3; expected one of the 3 classes, 0 to 2'),
+        (lambda c: c + 1, [0.6, 0.4], r'have the class 3 for .* classes, 0 to 2'),
         (lambda c: c * 0, [0.6, 0.4], r'are damaged at \d+\.JPEG'),
         (lambda c: c, [0.4, 0.6], r'are damaged at \d+\.JPEG'),
         (lambda c: c, ['inf', 0.4], r'are damaged at \d+\.JPEG'),
+        (lambda c: c + 0.5, [0.6, 0.4], r'are damaged at \d+\.JPEG'),
         (lambda c: c, [0.6, 0.4, 0.1], 'cannot be read'),
-        (lambda c: c, [0.6, ''], 'no number'),
+        (lambda c: c, [0.6, ''], 'cannot be read'),
     ],
 )
 def test_classes_that_are_none_are_refused(run, data, rows, change, scores, message):
@@ -329,22 +321,18 @@ def test_classes_numbered_otherwise_are_a_warning():
 
 
 def test_files_that_are_no_predictions(tmp_path):
-    with pytest.raises(UserError, match='cannot be read'):
-        read(tmp_path / 'nowhere.csv')
-    (tmp_path / 'bad.csv.gz').write_bytes(b'\x1f\x8bno gzip')
-    with pytest.raises(UserError, match='cannot be read'):
-        read(tmp_path / 'bad.csv.gz')
-    (tmp_path / 'damaged.csv.gz').write_bytes(gzip.compress(b'file,label')[:-9] + b'x' * 9)
-    with pytest.raises(UserError, match='cannot be read'):
-        read(tmp_path / 'damaged.csv.gz')
+    path = tmp_path / 'x.csv'
+    damaged = gzip.compress(b'file,label')[:-9] + b'x' * 9
+    for content in (None, b'\x1f\x8bno gzip', damaged, b'file,label,class1,score1\na,1,two,0.5\n'):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match='cannot be read'):
+            read(path)
     with pytest.raises(ValueError, match='more than 9 bytes unzipped'):
         unzipped(gzip.compress(b'0123456789'), 9)
-    (tmp_path / 'other.csv').write_text('file,label,class1\na,1,2\n')
+    path.write_text('file,label,class1\na,1,2\n')
     with pytest.raises(UserError, match='have the columns file,label,class1'):
-        read(tmp_path / 'other.csv')
-    (tmp_path / 'words.csv').write_text('file,label,class1,score1\na,1,two,0.5\n')
-    with pytest.raises(UserError, match='no number'):
-        read(tmp_path / 'words.csv')
+        read(path)
 
 
 def test_score():
@@ -414,11 +402,9 @@ def test_the_size_of_the_training_is_recorded_and_accepted(run, data, tmp_path):
         (('--batch-size', 0), '--batch-size must be at least 1, got 0'),
         (('--processes', 0), '--processes must be at least 1, got 0'),
         (('--workers', -1), '--workers must be at least 0, got -1'),
-        (('--interpolation', 'cubic'), "'cubic' is unknown: take nearest, bilinear, bicubic"),
-        (('--crop-mode', 'centre'), "--crop-mode 'centre' is unknown: take center, squash, border"),
-        (('--std', 0, 0, 0), '--std 0 0 0 is out of range: expected numbers above 0'),
-        (('--std', 58.4, 57.1, 57.4), '--std 58.4 57.1 57.4 is on the scale of 0 to 255'),
-        (('--mean', 'nan', 0.4, 0.4), '--mean nan 0.4 0.4 is out of range'),
+        (('--std', 0, 0, 0), '--std (0.0, 0.0, 0.0) is out of range: expected more than 0'),
+        (('--std', 58.4, 57.1, 57.4), 'and at most 1'),
+        (('--mean', 'nan', 0.4, 0.4), '--mean (nan, 0.4, 0.4) is out of range'),
         (('--model-kwargs', 'features_only=true'), 'gives features and no classes'),
         (('--model-kwargs', 'depth'), 'is no KEY=VALUE'),
         (('--model-kwargs', 'depht=3'), 'cannot be built with'),

@@ -1,8 +1,9 @@
 """`python -m reproduce evaluate`: the accuracy of one model."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +14,7 @@ from reproduce.base.processes import start_again
 from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.evaluate.records import in_one_line
+from reproduce.tasks import TASKS, Task
 from reproduce.tasks.job import Job
 
 if TYPE_CHECKING:
@@ -47,103 +49,120 @@ ConfigOptions = Annotated[
 ]
 
 
-@app.command(cls=options.KeyValueCommand)
-@with_fields_of(Job, *COMMON, 'compiled')
-def imagenet(
-    model: Annotated[
-        str, typer.Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
-    ],
-    img_size: Annotated[int | None, typer.Option(help='Pixels a side.')] = None,
-    crop_pct: Annotated[
-        float | None, typer.Option(help="The centre crop's side over the image's short side.")
-    ] = None,
-    crop_mode: Annotated[
-        str | None,
-        typer.Option(
-            help='center cuts the square out, squash resizes the whole image to it, border pads it.'
-        ),
-    ] = None,
-    interpolation: Annotated[str | None, typer.Option(help='bilinear, bicubic, ...')] = None,
-    mean: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help='Of red, green and blue, on the scale of 0 to 1.'),
-    ] = None,
-    std: Annotated[
-        tuple[float, float, float] | None, typer.Option(help='Likewise, the standard deviation.')
-    ] = None,
-    use_train_size: Annotated[
-        bool,
-        typer.Option(
-            '--use-train-size',
-            help="Take timm's size and crop of the training, where it has others for testing.",
-        ),
-    ] = False,
-    model_kwargs: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar=KEY_VALUES, help='Constructor arguments, such as token_labeling=True.'
-        ),
-    ] = None,
-    processes: options.Processes = 1,
-    output: Output = EVALUATIONS,
-    format: options.Format = 'text',
-    **given: Any,
-) -> None:
-    """Measure Top-1 and Top-5 on ImageNet-1K's validation images.
+def _classifier(task: Task) -> Callable[..., None]:
+    @with_fields_of(Job, *COMMON, 'compiled')
+    def evaluate(
+        model: Annotated[
+            str, typer.Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
+        ],
+        img_size: Annotated[int | None, typer.Option(help='Pixels a side.')] = None,
+        crop_pct: Annotated[
+            float | None, typer.Option(help="The centre crop's side over the image's short side.")
+        ] = None,
+        crop_mode: Annotated[
+            Literal['center', 'squash', 'border'] | None,
+            typer.Option(
+                help='center cuts the square out, squash resizes the whole image to it, border '
+                'pads it.'
+            ),
+        ] = None,
+        # Of timm's, those that do not draw one of the others for each image.
+        interpolation: Annotated[
+            Literal['nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos'] | None,
+            typer.Option(help='Of the resizing.'),
+        ] = None,
+        mean: Annotated[
+            tuple[float, float, float] | None,
+            typer.Option(help='Of red, green and blue, on the scale of 0 to 1.'),
+        ] = None,
+        std: Annotated[
+            tuple[float, float, float] | None,
+            typer.Option(help='Likewise, the standard deviation.'),
+        ] = None,
+        use_train_size: Annotated[
+            bool,
+            typer.Option(
+                '--use-train-size',
+                help="Take timm's size and crop of the training, where it has others for testing.",
+            ),
+        ] = False,
+        model_kwargs: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar=KEY_VALUES, help='Constructor arguments, such as token_labeling=True.'
+            ),
+        ] = None,
+        processes: options.Processes = 1,
+        output: Output = EVALUATIONS,
+        format: options.Format = 'text',
+        **given: Any,
+    ) -> None:
+        values = (img_size, crop_pct, crop_mode, interpolation, mean, std)
+        replaced = zip(_PREPROCESSING, values, strict=True)
+        given['preprocessing'] = {name: value for name, value in replaced if value is not None}
+        if use_train_size:
+            given['preprocessing']['use_train_size'] = True
+        _run(task.name, model, ('--model-kwargs', model_kwargs), given, processes, output, format)
+
+    evaluate.__doc__ = f"""Measure Top-1 and Top-5 on {task.images_name}.
 
     Images are prepared as timm's own validation does it for the model: its config says size, crop,
     interpolation, mean and standard deviation, those for testing where it has such. Weights of
     `train imagenet` say the size and the crop that they were trained for. The options of
     preprocessing replace single values; the record keeps all of them, and which were replaced.
     """
-    values = (img_size, crop_pct, crop_mode, interpolation, mean, std)
-    replaced = zip(_PREPROCESSING, values, strict=True)
-    given['preprocessing'] = {name: value for name, value in replaced if value is not None}
-    if use_train_size:
-        given['preprocessing']['use_train_size'] = True
-    _run('imagenet', model, ('--model-kwargs', model_kwargs), given, processes, output, format)
+    return evaluate
 
 
-@app.command(cls=options.KeyValueCommand)
-@with_fields_of(Job, *COMMON)
-def coco(
-    config: Config,
-    cfg_options: ConfigOptions = None,
-    processes: options.Processes = 1,
-    output: Output = EVALUATIONS,
-    format: options.Format = 'text',
-    **given: Any,
-) -> None:
-    """Measure box and mask AP and AR on COCO's val2017."""
-    _run('coco', config, ('--cfg-options', cfg_options), given, processes, output, format)
+def _detector(task: Task) -> Callable[..., None]:
+    @with_fields_of(Job, *COMMON)
+    def evaluate(
+        config: Config,
+        cfg_options: ConfigOptions = None,
+        processes: options.Processes = 1,
+        output: Output = EVALUATIONS,
+        format: options.Format = 'text',
+        **given: Any,
+    ) -> None:
+        _run(task.name, config, ('--cfg-options', cfg_options), given, processes, output, format)
+
+    evaluate.__doc__ = f'Measure box and mask AP and AR on {task.images_name}.'
+    return evaluate
 
 
-@app.command(cls=options.KeyValueCommand)
-@with_fields_of(Job, *COMMON, 'multi_scale')
-def ade20k(
-    config: Config,
-    picture: Annotated[
-        Path | None, typer.Option(help='A PNG of some images with their labels and predictions.')
-    ] = None,
-    cfg_options: ConfigOptions = None,
-    processes: options.Processes = 1,
-    output: Output = EVALUATIONS,
-    format: options.Format = 'text',
-    **given: Any,
-) -> None:
-    """Measure mIoU on ADE20K's validation images."""
-    if picture is not None:
-        files.check_writable(picture.parent)
-    arguments = ('--cfg-options', cfg_options)
-    record = _run('ade20k', config, arguments, given, processes, output, format)
-    if record is not None and picture is not None:
-        # Imported here, so that evaluations without a picture do not wait for matplotlib.
-        from datasets.ade20k import load
-        from reproduce.report.pictures import side_by_side
+def _segmenter(task: Task) -> Callable[..., None]:
+    @with_fields_of(Job, *COMMON, 'multi_scale')
+    def evaluate(
+        config: Config,
+        picture: Annotated[
+            Path | None,
+            typer.Option(help='A PNG of some images with their labels and predictions.'),
+        ] = None,
+        cfg_options: ConfigOptions = None,
+        processes: options.Processes = 1,
+        output: Output = EVALUATIONS,
+        format: options.Format = 'text',
+        **given: Any,
+    ) -> None:
+        if picture is not None:
+            files.check_writable(picture.parent)
+        arguments = ('--cfg-options', cfg_options)
+        record = _run(task.name, config, arguments, given, processes, output, format)
+        if record is not None and picture is not None:
+            # Imported here, so that evaluations without a picture do not wait for matplotlib.
+            from reproduce.report.pictures import side_by_side
 
-        data = load(given['data'], limit=given['limit'])
-        drawn = side_by_side(data, record.with_suffix('.zip'), PICTURED)
-        files.write_atomically(picture, drawn)
+            data = task.load_data(given['data'], limit=given['limit'])
+            drawn = side_by_side(data, record.with_suffix('.zip'), PICTURED)
+            files.write_atomically(picture, drawn)
+
+    evaluate.__doc__ = f'Measure mIoU on {task.images_name}.'
+    return evaluate
+
+
+_COMMANDS = {'classification': _classifier, 'detection': _detector, 'segmentation': _segmenter}
+for _task in TASKS.values():
+    app.command(_task.name, cls=options.KeyValueCommand)(_COMMANDS[_task.kind.name](_task))
 
 
 def _run(

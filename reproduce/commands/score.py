@@ -3,6 +3,8 @@
 What scores is imported in each command, so that `--help` does not wait for it.
 """
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 from reproduce.base.job_options import Limit
 from reproduce.base.wording import extent
 from reproduce.commands import options
+from reproduce.tasks import TASKS, Task
 
 app = typer.Typer(
     **options.SETTINGS,
@@ -19,99 +22,103 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def imagenet(
-    predictions: Annotated[Path, typer.Argument(help='The .csv.gz (or .csv) of an evaluation.')],
-    data: options.Data,
-    limit: Limit = None,
-    format: options.Format = 'text',
-) -> None:
-    """Compute Top-1 and Top-5 of kept predictions.
+def _classes(task: Task) -> Callable[..., None]:
+    def score(
+        predictions: Annotated[
+            Path, typer.Argument(help='The .csv.gz (or .csv) of an evaluation.')
+        ],
+        data: options.Data,
+        limit: Limit = None,
+        format: options.Format = 'text',
+    ) -> None:
+        """Compute Top-1 and Top-5 of kept predictions.
 
-    The labels are those of the data.
-    """
-    from datasets.imagenet import load
-    from reproduce.tasks.classification_scores import changed_labels, read, score_predictions
+        The labels are those of the data.
+        """
+        images = task.load_data(data, limit=limit)
+        scores = task.score_file(predictions, images)
+        facts = {
+            'warnings': (*images.notes, *scores.warnings),
+            'images': len(images.samples),
+            'fingerprint': images.fingerprint,
+            'problems': images.problems,
+        }
+        _report(predictions, scores, facts, format)
 
-    stored, images = read(predictions), load(data, limit=limit)
-    scores = score_predictions(stored, images, predictions)
-    changed = changed_labels(stored, images)
-    facts = {
-        'warnings': (*images.notes, *scores.warnings),
-        'images': len(images.samples),
-        'fingerprint': images.fingerprint,
-        'complete': images.complete,
-        'problems': images.problems,
-        'labels_changed': changed,
-    }
-    _report(predictions, scores, facts, format)
-    if changed and format == 'text':
-        print(f'{changed:,} labels are not those that the predictions were made with.')
+    return score
 
 
-@app.command()
-def coco(
-    results: Annotated[
-        Path, typer.Argument(help="Detections in COCO's result format, .json or .json.gz.")
-    ],
-    annotations: Annotated[
-        Path, typer.Option(help='An instances file, as instances_val2017.json.')
-    ],
-    fast: Annotated[
-        bool,
-        typer.Option(
-            '--fast', help='By hotcoco: the same numbers in a fraction of the time, no record.'
-        ),
-    ] = False,
-    limit: Limit = None,
-    format: options.Format = 'text',
-) -> None:
-    """Compute COCO's twelve numbers of kept detections by pycocotools.
+def _detections(task: Task) -> Callable[..., None]:
+    def score(
+        results: Annotated[
+            Path, typer.Argument(help="Detections in COCO's result format, .json or .json.gz.")
+        ],
+        annotations: Annotated[
+            Path, typer.Option(help='An instances file, as instances_val2017.json.')
+        ],
+        fast: Annotated[
+            bool,
+            typer.Option(
+                '--fast', help='By hotcoco: the same numbers in a fraction of the time, no record.'
+            ),
+        ] = False,
+        limit: Limit = None,
+        format: options.Format = 'text',
+    ) -> None:
+        """Compute COCO's twelve numbers of kept detections by pycocotools.
 
-    Every image of the annotations counts, also one without detections.
-    """
-    from datasets.coco_annotations import lacks, read
-    from reproduce.tasks.detection_scores import checked, of_images, score_images
-    from reproduce.tasks.detection_scores import read as read_results
+        Every image of the annotations counts, also one without detections.
+        """
+        from datasets.coco_annotations import lacks, read
+        from reproduce.tasks.detection_scores import checked, of_images, score_images
+        from reproduce.tasks.detection_scores import read as read_results
 
-    whole = read(annotations)
-    truth = whole.take(limit)
-    found = of_images(checked(read_results(results), whole, results), truth)
-    problems = lacks(truth)
-    facts = {
-        'images': len(truth.images),
-        'detections': sum(map(len, found)),
-        'fingerprint': truth.fingerprint,
-        'complete': not problems,
-        'problems': problems,
-        'scorer': 'hotcoco' if fast else 'pycocotools',
-    }
-    _report(results, score_images(found, truth, fast), facts, format)
+        whole = read(annotations)
+        truth = whole.take(limit)
+        found = of_images(checked(read_results(results), whole, results), truth)
+        facts = {
+            'images': len(truth.images),
+            'detections': sum(map(len, found)),
+            'fingerprint': truth.fingerprint,
+            'problems': lacks(truth),
+            'scorer': 'hotcoco' if fast else 'pycocotools',
+        }
+        _report(results, score_images(found, truth, fast), facts, format)
+
+    return score
 
 
-@app.command()
-def ade20k(
-    predictions: Annotated[
-        Path,
-        typer.Argument(
-            help='A folder of PNGs in the form of the annotations, or the .zip of an evaluation.'
-        ),
-    ],
-    annotations: Annotated[
-        Path, typer.Option(help='Folder of label maps, as annotations/validation.')
-    ],
-    limit: Limit = None,
-    format: options.Format = 'text',
-) -> None:
-    """Compute mIoU, mAcc and aAcc of kept label maps.
+def _label_maps(task: Task) -> Callable[..., None]:
+    def score(
+        predictions: Annotated[
+            Path,
+            typer.Argument(
+                help='A folder of PNGs in the form of the annotations, or the .zip of an '
+                'evaluation.'
+            ),
+        ],
+        annotations: Annotated[
+            Path, typer.Option(help='Folder of label maps, as annotations/validation.')
+        ],
+        limit: Limit = None,
+        format: options.Format = 'text',
+    ) -> None:
+        """Compute mIoU, mAcc and aAcc of kept label maps.
 
-    In a label map 0 is ignored and 1 the first class.
-    """
-    from reproduce.tasks.segmentation_scores import score_folder
+        They have the form of the data set's own label maps.
+        """
+        from reproduce.tasks.segmentation_scores import score_folder
 
-    scored = score_folder(predictions, annotations, limit)
-    facts = {'images': scored.images, 'complete': not scored.problems, 'problems': scored.problems}
-    _report(predictions, scored, facts, format)
+        form = import_module(f'datasets.{task.name}').FORMAT
+        scores, images, problems = score_folder(predictions, annotations, limit, form)
+        _report(predictions, scores, {'images': images, 'problems': problems}, format)
+
+    return score
+
+
+_COMMANDS = {'classification': _classes, 'detection': _detections, 'segmentation': _label_maps}
+for _task in TASKS.values():
+    app.command(_task.name)(_COMMANDS[_task.kind.name](_task))
 
 
 def _report(predictions: Path, scores: Any, facts: dict[str, Any], format: str) -> None:
@@ -119,9 +126,9 @@ def _report(predictions: Path, scores: Any, facts: dict[str, Any], format: str) 
 
     Args:
         scores: a `Scores`.
-        facts: what else the JSON object has; images, complete and problems among it.
+        facts: what else the JSON object has; images and problems among it.
     """
-    facts = {'warnings': scores.warnings, **facts}
+    facts = {'warnings': scores.warnings, 'complete': not facts['problems'], **facts}
     if format == 'json':
         per_class = {'per_class': scores.per_class} if scores.per_class else {}
         measured = {'metrics': scores.metrics, 'intervals': scores.intervals, **per_class}

@@ -22,7 +22,7 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable, first_error, write_atomically
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.versions import CHECKOUT, libraries, sources_sha256
-from reproduce.tasks import TASKS
+from reproduce.tasks import TASKS, known_task
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +35,6 @@ class _Part(BaseModel):
 def _iso_date(text: str) -> str:
     datetime.fromisoformat(text)  # raises ValueError
     return text
-
-
-def _task(name: str) -> str:
-    if name not in TASKS:
-        raise ValueError(f'{name!r}; expected one of {", ".join(TASKS)}')
-    return name
 
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -122,7 +116,7 @@ class Evaluation(_Part):
             each image; their suffixes before the record is saved.
     """
 
-    task: Annotated[str, AfterValidator(_task)]
+    task: Annotated[str, AfterValidator(known_task)]
     system: str | None
     model: str
     arguments: dict[str, Any]

@@ -17,6 +17,7 @@ from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.judge.comparison import Comparison
 from reproduce.tasks import TASKS, detection_scores, segmentation_scores
+from reproduce.tasks.scores import check_images
 
 _INCHES = 2.6  # the width of a panel, and the height of a row
 _SCORE = 0.3  # detections with less are not drawn
@@ -41,7 +42,7 @@ def side_by_side(data: SegmentationData, predictions: Path, n: int) -> bytes:
     with segmentation_scores.opened(predictions) as folder:
         found = data.format.label_maps(folder, nested=False)
         names = [path.name for _, path in data.samples]
-        segmentation_scores.check_names(predictions, found, names)
+        check_images(predictions, found, names)
         for image, label_map in evenly_spaced(data.samples, n):
             files = (label_map, found[label_map.name])
             maps = [data.format.read_label_map(file, len(data.classes)) for file in files]
@@ -79,7 +80,9 @@ def differences(comparison: Comparison, root: Path) -> bytes:
             f'{root} has other images ({data.fingerprint}) than {first.name} ({first.fingerprint}) '
             'was evaluated on: name that folder with --data.'
         )
-    painter = _PAINTERS[first.task](data, [first.predictions, comparison.second.predictions])
+    painter = _PAINTERS[TASKS[first.task].kind.name](
+        data, [first.predictions, comparison.second.predictions]
+    )
     figure, panels = _grid(len(comparison.images), ('ground truth', 'first', 'second'))
     for line, found in zip(panels, comparison.images, strict=True):
         image = open_image(data.samples[found.index][0])
@@ -170,4 +173,4 @@ def _label_maps(data: Any, predictions: Sequence[Path]) -> Painter:
     return paint
 
 
-_PAINTERS = {'imagenet': _classes, 'coco': _boxes, 'ade20k': _label_maps}
+_PAINTERS = {'classification': _classes, 'detection': _boxes, 'segmentation': _label_maps}

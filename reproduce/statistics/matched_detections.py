@@ -6,19 +6,22 @@ The results are those of pycocotools on the resampled images, except where detec
 images have equal scores: it takes these in the order of the images.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from reproduce.statistics import ResampledImages, mean_of_numbers
 
+if TYPE_CHECKING:
+    from pycocotools.cocoeval import COCOeval
+
 # As in pycocotools' `Params`: ten IoUs, 101 recalls, objects of all sizes and then small, medium
 # and large ones.
 IOUS = 10
 RECALLS = np.linspace(0.0, 1.0, 101)
-AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+_AREAS = 4
 
 # pycocotools' twelve numbers, in its order.
 METRICS = (
@@ -36,7 +39,6 @@ _RECALL_OF = ((0, 1), (0, 10), (0, 100), (1, 100), (2, 100), (3, 100))
 # a processor.
 _AT_ONCE = 2**18
 
-_AREAS = len(AREA_RANGES)
 _EVERY_IOU = np.uint16(2**IOUS - 1)
 
 
@@ -49,10 +51,10 @@ class Matches:
     Attributes:
         detection_class, detection_image: (M,) in int32, the indices of class and image.
         rank: (M,) in int32, how many detections of the class on the image have higher scores.
-        matched, ignored: (M, 4) in uint16, for each of AREA_RANGES a bit for each IoU: whether the
+        matched, ignored: (M, 4) in uint16, for each size a bit for each IoU: whether the
             detection matches an object, and whether it does not count.
         object_class, object_image: (G,) in int32, the pairs of class and image with an object.
-        objects: (G, 4) in int32, how many of them count in each of AREA_RANGES.
+        objects: (G, 4) in int32, how many of them count in each size.
     """
 
     detection_class: np.ndarray
@@ -65,28 +67,14 @@ class Matches:
     objects: np.ndarray
 
     @classmethod
-    def of(
-        cls,
-        evaluated: Iterable[Mapping[str, Any] | None],
-        image_ids: Sequence[int],
-        category_ids: Sequence[int],
-    ) -> 'Matches':
-        """Return the matches in the `evalImgs` of pycocotools' COCOeval.
-
-        Args:
-            image_ids, category_ids: those of all images and classes, in order.
-        """
-        areas = {area: i for i, area in enumerate(AREA_RANGES)}
-        pairs: dict[tuple[int, int], list[Any]] = {}
-        for entry in evaluated:
-            if entry is not None:
-                pair = pairs.setdefault((entry['category_id'], entry['image_id']), [None] * _AREAS)
-                pair[areas[tuple(map(float, entry['aRng']))]] = entry
-        classes = {category_id: i for i, category_id in enumerate(category_ids)}
-        images = {image_id: i for i, image_id in enumerate(image_ids)}
-        places = [(classes[category], images[image]) for category, image in pairs]
-        place = np.array(places, np.int32).reshape(-1, 2)
-        entries = list(pairs.values())
+    def of(cls, evaluation: 'COCOeval') -> 'Matches':
+        """Return the matches in the `evalImgs` of a COCOeval with pycocotools' own `Params`."""
+        params = evaluation.params
+        of_all = np.empty(len(evaluation.evalImgs), object)
+        of_all[:] = evaluation.evalImgs
+        of_all = of_all.reshape(len(params.catIds), _AREAS, len(params.imgIds))
+        place = np.argwhere(of_all[:, 0].astype(bool)).astype(np.int32)
+        entries = [of_all[k, :, i] for k, i in place]
         sizes = np.array([len(areas[0]['dtScores']) for areas in entries], int)
         scores = np.array([score for of in entries for score in of[0]['dtScores']], float)
         matched, ignored = (
@@ -120,14 +108,11 @@ class Matches:
         m, g = self.rank.shape, self.object_class.shape
         expected = [m, m, m, (*m, _AREAS), (*m, _AREAS), g, g, (*g, _AREAS)]
         shapes = [getattr(self, field.name).shape for field in fields(self)]
-        if shapes != expected:
-            raise ValueError(f'arrays of shapes {shapes}, not {expected}')
-        for indices, number in (
-            *((self.detection_class, classes), (self.object_class, classes)),
-            *((self.detection_image, images), (self.object_image, images)),
-        ):
-            if indices.size and not 0 <= indices.min() <= indices.max() < number:
-                raise ValueError(f'the index {indices.max()} of {number} classes or images')
+        of_class = np.concatenate([self.detection_class, self.object_class])
+        of_image = np.concatenate([self.detection_image, self.object_image])
+        inside = np.all((of_class >= 0) & (of_class < classes) & (of_image >= 0))
+        if shapes != expected or not (inside and np.all(of_image < images)):
+            raise ValueError(f'arrays of shapes {shapes}, or indices of no class or image')
 
 
 def _bits(tables: Sequence[Any], sizes: np.ndarray) -> np.ndarray:

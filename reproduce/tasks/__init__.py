@@ -80,6 +80,11 @@ class Task:
         return import_module(f'datasets.{self.name}').NUM_IMAGES['val']
 
     @property
+    def images_name(self) -> str:
+        """What the images of the validation set are called, whatever their number."""
+        return self.complete_data.replace('{:,} ', '')
+
+    @property
     def validation_set(self) -> str:
         """What the complete validation set is called in messages."""
         return self.complete_data.format(self.images)
@@ -143,3 +148,14 @@ TASKS = {
         ),
     )
 }
+
+
+def known_task(name: str) -> str:
+    """Return the name of a task.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in TASKS:
+        raise ValueError(f'{name!r}; expected one of {", ".join(TASKS)}')
+    return name

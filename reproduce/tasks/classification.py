@@ -1,6 +1,5 @@
 """Top-1 and Top-5 of a classifier: a system of Tables 1-4, or any timm model."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,15 +18,13 @@ from reproduce.base.errors import UserError
 from reproduce.systems import load_systems, timm_names
 from reproduce.tasks import TASKS
 from reproduce.tasks.classification_scores import TOP, ClassesFile, TopClasses, TopScorer, names
-from reproduce.tasks.job import Job, Prepared, inference
+from reproduce.tasks.job import Job, Prepared, check_finite, inference
 from reproduce.weights import parameters, store
 
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
 
-# Of timm's, those that do not draw one of the others for each image.
-INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
-
-CROP_MODES = ('center', 'squash', 'border')
+# What replaced preprocessing is more than, and at most. Pixels have the scale of 0 to 1.
+_LIMITS = {'crop_pct': (0, 1.5), 'img_size': (0, 1e5), 'mean': (-1, 1), 'std': (0, 1)}
 
 
 def prepare(job: Job, device: torch.device) -> Prepared:
@@ -50,19 +47,14 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     parameters.load(classifier, path)
     network = _Network(classifier, config).to(device)
     with inference(device, job.amp):
-        network.check_size()
-        if job.compiled:
-            network.compile_for(job.batch_size)
+        network.try_out(job.batch_size if job.compiled else 0)
     files, labels = names(data), [label for _, label in data.samples]
 
     def predict(indices: Sequence[int], images: torch.Tensor) -> TopClasses:
         found = network.best(images.to(device, non_blocking=True)).cpu()
         probabilities, classes = found.numpy()
-        if not (finite := np.isfinite(probabilities).all(1)).all():
-            raise UserError(
-                f'the model gives NaN or infinity for {files[indices[finite.argmin()]]}: its '
-                'weights are not sound, or --amp overflows.'
-            )
+        for index, of_image in zip(indices, probabilities, strict=True):
+            check_finite(of_image, files[index])
         return TopClasses(classes.astype(int), probabilities)
 
     return Prepared(
@@ -92,23 +84,14 @@ def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, 
         UserError: if there is no such system or model, or it is a system that is only cited.
     """
     systems = {s.name: s for s in load_systems() if s.framework == 'classifier'}
+    name, merged = model, dict(arguments)
     if model in systems:
         if systems[model].cited is not None:
             raise UserError(f'{model} cannot be evaluated, only cited: {systems[model].cited}.')
         name, merged = systems[model].model, {**systems[model].arguments, **arguments}
-    else:
-        other = next((s.task for s in load_systems() if s.name == model), None)
-        if other is not None:
-            raise UserError(
-                f'{model} is a model for {other}, not for imagenet: evaluate it with '
-                f'`python -m reproduce evaluate {other} --config {model} ...`.'
-            )
-        name, merged = model, dict(arguments)
     timm_names.check(name, tuple(systems))
-    system = next(
-        (s.name for s in systems.values() if (s.model, s.arguments) == (name, merged)), None
-    )
-    return system, name, merged
+    same = (s.name for s in systems.values() if (s.model, s.arguments) == (name, merged))
+    return next(same, None), name, merged
 
 
 def preprocessing(
@@ -122,7 +105,13 @@ def preprocessing(
     Raises:
         UserError: if an override is out of range.
     """
-    _check_overrides(overrides)
+    for option, (above, most) in _LIMITS.items():
+        given = overrides.get(option)
+        if given is not None and not all(above < value <= most for value in np.ravel(given)):
+            raise UserError(
+                f'--{option.replace("_", "-")} {given} is out of range: expected more than {above} '
+                f'and at most {most}.'
+            )
     config = resolve_data_config(
         {'in_chans': arguments.get('in_chans', 3), **overrides},
         pretrained_cfg=timm.get_pretrained_cfg(name).to_dict(),
@@ -132,36 +121,6 @@ def preprocessing(
         key: list(config[key]) if isinstance(config[key], tuple) else config[key]
         for key in PREPROCESSING
     }
-
-
-def _check_overrides(overrides: Mapping[str, Any]) -> None:
-    """Check that the values are ones that an image can be prepared with.
-
-    Raises:
-        UserError: naming the option, its value and what was expected.
-    """
-    crop, size = overrides.get('crop_pct'), overrides.get('img_size')
-    if crop is not None and not 0 < crop <= 1.5:
-        raise UserError(f'a crop ratio of {crop} is out of range: expected one in (0, 1].')
-    if size is not None and size < 1:
-        raise UserError(f'images of {size} pixels are none: give a positive size.')
-    for name, known in (('interpolation', INTERPOLATIONS), ('crop_mode', CROP_MODES)):
-        if overrides.get(name) not in (None, *known):
-            option = name.replace('_', '-')
-            raise UserError(f"--{option} '{overrides[name]}' is unknown: take {', '.join(known)}.")
-    for name, positive in (('mean', False), ('std', True)):
-        values = overrides.get(name)
-        if values is None:
-            continue
-        given = ' '.join(f'{value:g}' for value in values)
-        if any(value > 1 for value in values):
-            raise UserError(
-                f'--{name} {given} is on the scale of 0 to 255: expected the scale of 0 to 1; '
-                'divide by 255.'
-            )
-        if not all(math.isfinite(v) and (v > 0 if positive else v >= 0) for v in values):
-            least = 'above 0' if positive else 'of 0 or more'
-            raise UserError(f'--{name} {given} is out of range: expected numbers {least}, up to 1.')
 
 
 def build(name: str, arguments: Mapping[str, Any], classes: int) -> nn.Module:
@@ -218,40 +177,29 @@ class _Network(nn.Module):
         missing = self.batch_size - len(images) if self.batch_size else 0
         return self(F.pad(images, (0, 0) * 3 + (0, missing)))[:, : len(images)]
 
-    def compile_for(self, batch_size: int) -> None:
-        """Compile for batches of so many images, and compute one.
+    def try_out(self, compiled_for: int) -> None:
+        """Compute one image of the size that will be read, before any is.
+
+        Args:
+            compiled_for: the size of the batches to compile the network for; 0 for none.
 
         Raises:
             UserError: if that fails.
         """
-        self.compile(dynamic=False)
-        self.batch_size = batch_size
+        if compiled_for:
+            self.compile(dynamic=False)
+            self.batch_size = compiled_for
         try:
             self.best(torch.zeros(1, *self.size, dtype=torch.uint8, device=self.mean.device))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a compiler raises
+        except Exception as error:  # whatever a foreign model or a compiler raises
+            _, height, width = self.size
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f'the model cannot be compiled here ({reason}): leave out --compile.'
-            ) from error
-
-    def check_size(self) -> None:
-        """Check that the classifier takes images of the size that it will get.
-
-        Raises:
-            UserError: if it does not.
-        """
-        try:
-            self(torch.zeros(1, *self.size, dtype=torch.uint8, device=self.mean.device))
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, AssertionError, ValueError) as error:
-            _, height, width = self.size
-            raise UserError(
-                f'the model does not take images of {height} x {width} pixels '
-                f'({str(error).splitlines()[0]}): give another --img-size, or build it for this '
-                f'one with --model-kwargs img_size={height}.'
+                f'the model does not take images of {height} x {width} pixels ({reason}): give '
+                'another --img-size, build it for this one with --model-kwargs '
+                f'img_size={height}{", or leave out --compile" if compiled_for else ""}.'
             ) from error
 
 

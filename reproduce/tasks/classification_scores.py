@@ -4,7 +4,7 @@ import gzip
 import io
 import warnings
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_integer_dtype, is_numeric_dtype
 from pandas.errors import ParserWarning
 from scipy.optimize import linear_sum_assignment
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import unzipped
-from reproduce.base.wording import by_number, shortened
 from reproduce.statistics.image_hits import ImageHits
-from reproduce.tasks.scores import PredictionFile, Scorer, Scores
+from reproduce.tasks.scores import PredictionFile, Scorer, Scores, check_images
 
 if TYPE_CHECKING:
     from datasets.imagenet import ImageNet
@@ -29,8 +27,6 @@ TOP = 5
 
 # Of the classes whose order is checked: the assignment takes the square of their number in memory.
 _MOST_CLASSES = 3000
-
-_FIXED = ['file', 'label']
 
 
 class TopClasses(NamedTuple):
@@ -67,10 +63,9 @@ class TopScorer(Scorer):
 
     def compute(self) -> Scores:
         """Return `top1` and `top5`, and a warning if the classes look numbered otherwise."""
-        here, hits, best = self.collected
-        here = here.astype(bool)
-        best, labels = best[here], self.labels[here]
-        hits = np.stack([best == labels, hits[here].astype(bool)], 1)
+        here = self.collected[0].astype(bool)
+        (_, hits, best), labels = self.collected[:, here], self.labels[here]
+        hits = np.stack([best == labels, hits.astype(bool)], 1)
         statistics = ImageHits(labels, hits if self.top5 else hits[:, :1])
         return Scores(
             statistics.metrics(),
@@ -140,13 +135,14 @@ def read(path: Path) -> Predictions:
     """Read the predictions from a CSV, gzipped or not.
 
     Raises:
-        UserError: if it is missing, or is not such a file.
+        UserError: if it is missing, is not such a file, or an image does not have different
+            classes, the best first.
     """
     try:
         with warnings.catch_warnings(action='error', category=ParserWarning):
             frame = pd.read_csv(
                 io.BytesIO(unzipped(path.read_bytes())),
-                dtype={'file': str},
+                dtype=defaultdict(lambda: float, file=str),
                 keep_default_na=False,
                 index_col=False,
             )
@@ -158,42 +154,26 @@ def read(path: Path) -> Predictions:
         ) from error
     k = sum(name.startswith('class') for name in frame.columns)
     columns = [f'{kind}{i}' for kind in ('class', 'score') for i in range(1, k + 1)]
-    if k == 0 or list(frame.columns) != [*_FIXED, *columns]:
+    if k == 0 or list(frame.columns) != ['file', 'label', *columns]:
         raise UserError(
             f'the predictions {path} have the columns {",".join(frame.columns)}: expected '
-            f'{",".join(_FIXED)},class1,...,score1,...'
+            'file,label,class1,...,score1,...'
         )
-    classes, scores = frame[columns[:k]], frame[columns[k:]]
-    whole = [is_integer_dtype(dtype) for dtype in [*classes.dtypes, frame.label.dtype]]
-    if not all([*whole, *map(is_numeric_dtype, scores.dtypes)]):
-        raise UserError(
-            f'the predictions {path} have a class or a score that is no number: restore the file, '
-            'or evaluate again.'
-        )
-    predictions = Predictions(
-        tuple(frame.file), frame.label.to_numpy(), classes.to_numpy(), scores.to_numpy(float)
+    labels, numbers = frame.label.to_numpy(), frame[columns].to_numpy()
+    classes, scores = numbers[:, :k], numbers[:, k:]
+    ordered = np.sort(classes, 1)
+    sound = (
+        np.isfinite(numbers).all(1)
+        & (classes % 1 == 0).all(1)
+        & (ordered[:, 1:] > ordered[:, :-1]).all(1)
+        & (scores[:, 1:] <= scores[:, :-1]).all(1)
     )
-    _check_ranks(predictions, path)
-    return predictions
-
-
-def _check_ranks(predictions: Predictions, path: Path) -> None:
-    """Check that each image has different classes, the best first.
-
-    Raises:
-        UserError: naming the first image that has not.
-    """
-    classes, scores = np.sort(predictions.classes, 1), predictions.scores
-    wrong = (
-        (classes[:, 1:] == classes[:, :-1]).any(1)
-        | ~np.isfinite(scores).all(1)
-        | (scores[:, 1:] > scores[:, :-1]).any(1)
-    )
-    if wrong.any():
+    if not sound.all():
         raise UserError(
-            f'the predictions {path} are damaged at {predictions.files[wrong.argmax()]}: expected '
+            f'the predictions {path} are damaged at {frame.file[sound.argmin()]}: expected '
             'different classes for each image, the best first, with finite scores.'
         )
+    return Predictions(tuple(frame.file), labels.astype(int), classes.astype(int), scores)
 
 
 def order_warnings(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
@@ -238,24 +218,14 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
     Raises:
         UserError: if an image has no prediction or two, or `data` does not have it or its class.
     """
-    wanted, count = names(data), Counter(predictions.files)
-    misfit = f'the predictions {path} do not fit the {len(wanted):,} images of {data.root}: '
-    expected = 'expected one prediction for each; name the folder and the --limit that were used.'
-    for images, problem in (
-        ([name for name in count if count[name] > 1], 'predicted more than once'),
-        ([name for name in wanted if name not in count], 'not predicted'),
-        (sorted(count.keys() - set(wanted)), 'predicted but not there'),
-    ):
-        if images:
-            verb = by_number(images, 'is', 'are')
-            raise UserError(f'{misfit}{shortened(images, 1)} {verb} {problem}; {expected}')
-    n = len(data.classes)
+    wanted, n = names(data), len(data.classes)
+    check_images(path, predictions.files, wanted)
     outside = (predictions.classes < 0) | (predictions.classes >= n)
     if outside.any():
         row, column = np.unravel_index(outside.argmax(), outside.shape)
         raise UserError(
-            f'{misfit}{predictions.files[row]} is predicted as class '
-            f'{predictions.classes[row, column]}; expected one of the {n:,} classes, 0 to {n - 1}.'
+            f'the predictions {path} have the class {predictions.classes[row, column]} for '
+            f'{predictions.files[row]}; expected one of the {n:,} classes, 0 to {n - 1}.'
         )
     place = {name: i for i, name in enumerate(predictions.files)}
     order = [place[name] for name in wanted]
@@ -266,30 +236,14 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
 def score_file(path: Path, data: 'ImageNet') -> Scores:
     """Score the predictions in the file `path` for the images of `data`.
 
-    Raises:
-        UserError: if it is not such a file, or does not fit the images.
-    """
-    return score_predictions(read(path), data, path)
-
-
-def score_predictions(stored: Predictions, data: 'ImageNet', path: Path) -> Scores:
-    """Score what `read` returns of the file `path` for the images of `data`.
-
     There is a Top-5 if the file has five classes for each image, or all where there are fewer.
 
     Raises:
-        UserError: if it does not fit the images.
+        UserError: if it is not such a file, or does not fit the images.
     """
-    predictions = matched(stored, data, path)
+    predictions = matched(read(path), data, path)
     top5 = predictions.classes.shape[1] >= min(TOP, len(data.classes))
     scorer = TopScorer(predictions.labels, top5)
     images = range(len(predictions.files))
     scorer.update(images, TopClasses(predictions.classes, predictions.scores))
     return scorer.compute()
-
-
-def changed_labels(stored: Predictions, data: 'ImageNet') -> int:
-    """Return how many images of `data` have another label than the predictions keep for them."""
-    before = dict(zip(stored.files, stored.labels.tolist(), strict=True))
-    labels = (label for _, label in data.samples)
-    return sum(before[name] != label for name, label in zip(names(data), labels, strict=True))

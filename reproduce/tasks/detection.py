@@ -4,40 +4,29 @@ A batch has one image unless a job says otherwise: several are padded to the siz
 which changes what a detector sees beyond their borders, and with it the AP.
 """
 
-import contextlib
-import io
-import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn as nn
-from mmdet.registry import DATASETS
 from mmdet.structures.bbox import get_box_tensor
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as run_lengths
-from torch.utils.data import Subset
 
 from datasets.coco import COCO
 from reproduce.base.errors import UserError
-from reproduce.base.quiet import quiet_libraries
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.archive_backend import location
-from reproduce.openmmlab.data_paths import point_at
-from reproduce.openmmlab.transforms import kind, with_whole_images
+from reproduce.openmmlab.data_paths import check_classes
+from reproduce.openmmlab.transforms import with_whole_images
 from reproduce.tasks import TASKS
 from reproduce.tasks.detection_scores import DetectionScorer, DetectionsFile, check_masks
-from reproduce.tasks.job import Job, Prepared
+from reproduce.tasks.job import Job, Prepared, check_finite
+from reproduce.tasks.pipelines import PipelineImages, describe, test_steps
 from reproduce.weights import store
-
-with quiet_libraries():  # it prints
-    from mmdet.datasets import CocoDataset
 
 # The modules whose outputs the next ones take, or the predictions are made of.
 _FEATURES = re.compile(r'(backbone|neck)$')
@@ -53,9 +42,13 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     system, name, config = inference.resolve(job.model, job.arguments, job.task)
     path = store.find(job.checkpoint, inference.checkpoint_name(system, name))
     data = TASKS[job.task].load_data(job.data, limit=job.limit)
-    point_at(config, data, 'test')
+    check_classes(config, data)
+    steps = with_whole_images(test_steps(config))
     annotations = data.content.of(image_id for _, image_id in data.samples)
-    images, category_ids = images_to_test(config, data)
+    infos = [{'img_path': location(file), 'img_id': i} for file, i in data.samples]
+    if config.test_dataloader.dataset.get('return_classes'):  # of a detector that reads text
+        texts = {'text': tuple(data.classes), 'caption_prompt': None, 'custom_entities': True}
+        infos = [info | texts for info in infos]
     model = inference.build(config, path)
     if model.with_mask:
         check_masks(annotations)
@@ -66,21 +59,15 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         found = [sample.pred_instances.cpu() for sample in test_step(batch)]
         samples = [data.samples[index] for index in indices]
         return [
-            detections(instances, image_id, category_ids, file.name)
+            detections(instances, image_id, data.category_ids, file.name)
             for instances, (file, image_id) in zip(found, samples, strict=True)
         ]
 
     return Prepared(
-        described={
-            'system': system,
-            'model': name,
-            'arguments': dict(job.arguments),
-            'preprocessing': inference.described(config, config.test_dataloader.dataset.pipeline),
-            'overridden': tuple(sorted(job.arguments)),
-        },
+        described=describe(job, system, name, config, steps),
         checkpoint=path,
         data=data,
-        images=images,
+        images=PipelineImages(infos, config, steps),
         collate=pseudo_collate,
         predict=predict,
         scorer=DetectionScorer(annotations, masks=model.with_mask),
@@ -94,47 +81,6 @@ def point_dataset(dataset: Any, data: COCO) -> None:
     dataset.ann_file = location(data.annotations)
     dataset.data_prefix = {**dataset.get('data_prefix', {}), 'img': location(data.images)}
     dataset.metainfo = {'classes': tuple(data.classes)}
-
-
-def images_to_test(config: Config, data: COCO) -> tuple[Subset, list[int]]:
-    """Return the images of `data` in its order, through the config's test pipeline.
-
-    Changes the pipeline in `config`: images are read whole or not at all, annotations not at all.
-
-    Returns:
-        mmdet's items, and the category id of each of the model's labels.
-
-    Raises:
-        UserError: if the config's test data have no pipeline, or are not in COCO's form.
-    """
-    settings = config.test_dataloader.dataset
-    if not settings.get('pipeline'):
-        raise UserError(
-            f'{config.filename} has no test_dataloader.dataset.pipeline: expected the steps from a '
-            'file to the input of the model.'
-        )
-    settings.test_mode = True
-    settings.pipeline = [
-        step for step in with_whole_images(settings.pipeline) if kind(step) != 'LoadAnnotations'
-    ]
-    with (
-        contextlib.redirect_stdout(io.StringIO()),  # pycocotools prints
-        DefaultScope.overwrite_default_scope(config.default_scope),
-    ):
-        form = DATASETS.get(settings.type) if isinstance(settings.type, str) else settings.type
-        if form is None or not issubclass(form, CocoDataset):
-            raise UserError(
-                f'{config.filename} tests on {settings.type}: expected a CocoDataset; set '
-                'test_dataloader.dataset.type to one.'
-            )
-        # Its annotations have been read, and a model sees none of them.
-        with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
-            content = {'images': data.content.images, 'categories': data.content.categories}
-            json.dump({**content, 'annotations': []}, file)
-            file.flush()
-            dataset = DATASETS.build({**settings, 'ann_file': file.name})
-    place = {dataset.get_data_info(i)['img_id']: i for i in range(len(dataset))}
-    return Subset(dataset, [place[image_id] for _, image_id in data.samples]), dataset.cat_ids
 
 
 def detections(
@@ -152,11 +98,8 @@ def detections(
     """
     boxes = get_box_tensor(found.bboxes).cpu().double().numpy()
     scores, labels = found.scores.double().numpy(), found.labels.numpy()
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise UserError(
-            f'the model gives NaN or infinity for a box or a score on {name}: its weights are not '
-            'sound, or --amp overflows.'
-        )
+    for values in (boxes, scores):
+        check_finite(values, f'a box or a score on {name}')
     boxes[:, 2:] -= boxes[:, :2]
     results = [
         {'image_id': image_id, 'category_id': category_ids[label], 'bbox': box, 'score': score}

@@ -19,7 +19,6 @@ from datasets.coco import COCO as CocoData
 from datasets.coco_annotations import Annotations, Box, MaskSize, Whole, read_json
 from datasets.coco_masks import sound_run_lengths
 from reproduce.base.errors import UserError
-from reproduce.base.wording import by_number
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
 from reproduce.tasks.scores import PredictionFile, Scorer, Scores
 
@@ -102,31 +101,26 @@ class DetectionScorer(_OfEachImage, Scorer):
         if not results:
             kinds = ['box', 'mask'] if self.masks else ['box']
         metrics: dict[str, float] = {}
-        per_class: dict[str, dict[str, float]] = {c['name']: {} for c in categories}
+        per_class: dict[str, dict[str, float]] = {}
         matches: dict[str, Matches] = {}
         for kind in kinds:
             evaluation = evaluated(results, self.annotations, kind, self.fast)
-            if not self.fast:
-                image_ids = range(1, len(self.annotations.images) + 1)
-                category_ids = range(1, len(categories) + 1)
-                matches[kind] = Matches.of(evaluation.evalImgs, image_ids, category_ids)
             values = dict(zip(METRICS, evaluation.stats, strict=True))
             metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
             # By IoU, recall, class, size and detections an image; -1 where there is no object.
             precision = evaluation.eval['precision'][:, :, :, 0, -1]
             for i, category in enumerate(categories):
                 if (precision[:, :, i] >= 0).any():
-                    own = per_class[category['name']]
+                    own = per_class.setdefault(category['name'], {})
                     own[f'{kind}_ap'] = 100 * float(precision[:, :, i].mean())
                     own[f'{kind}_ap50'] = 100 * float(precision[0, :, i].mean())
-        images, classes = len(self.annotations.images), len(categories)
-        statistics = None if self.fast else MatchedDetections(matches, images, classes)
-        return Scores(
-            metrics,
-            {} if statistics is None else statistics.intervals(),
-            {name: own for name, own in per_class.items() if own},
-            statistics,
-        )
+            if not self.fast:
+                matches[kind] = Matches.of(evaluation)
+        if self.fast:
+            return Scores(metrics, per_class=per_class)
+        images = len(self.annotations.images)
+        statistics = MatchedDetections(matches, images, len(categories))
+        return Scores(metrics, statistics.intervals(), per_class, statistics)
 
 
 class DetectionsFile(_OfEachImage, PredictionFile):
@@ -194,33 +188,28 @@ def checked(
             none or has another size than its image; if some have boxes or masks and others have
             none.
     """
-    misfit = f'the results {path} do not fit {annotations.path}'
+
+    def refuse(wrong: Sequence[dict[str, Any]], problem: str) -> None:
+        if wrong:
+            raise UserError(
+                f'the results {path} do not fit {annotations.path}: {len(wrong):,} of '
+                f'{len(results):,} detections have {problem}, first one on the image '
+                f'{wrong[0]["image_id"]}.'
+            )
+
     for key, known in (('image_id', annotations.images), ('category_id', annotations.categories)):
         ids = {entry['id'] for entry in known}
-        if unknown := [result[key] for result in results if result[key] not in ids]:
-            raise UserError(
-                f'{misfit}: {_detections(unknown)} the {key} {unknown[0]}, which is not there; '
-                'name the annotations that they were made for.'
-            )
+        refuse([r for r in results if r[key] not in ids], f'an unknown {key}')
+    has_masks = _any_mask(results)
     for _, key in KINDS.values():
-        without = [result['image_id'] for result in results if key not in result]
-        if 0 < len(without) < len(results) or (
-            key == 'bbox' and without and not _any_mask(results)
-        ):
-            raise UserError(
-                f'the results {path} have no {key} in {len(without):,} of {len(results):,} '
-                f'detections, first on the image {without[0]}: expected one in each or in none.'
-            )
-    if not _any_mask(results):
+        without = [result for result in results if key not in result]
+        if len(without) < len(results) or (key == 'bbox' and not has_masks):
+            refuse(without, f'no {key}')
+    if not has_masks:
         return list(results)
     sizes = {image['id']: [image['height'], image['width']] for image in annotations.images}
     wrong = [r for r in results if r['segmentation']['size'] != sizes[r['image_id']]]
-    if wrong:
-        raise UserError(
-            f'{misfit}: {_detections(wrong)} a segmentation of another size than its image, first '
-            f'{wrong[0]["segmentation"]["size"]} on the image {wrong[0]["image_id"]}, which has '
-            f'{sizes[wrong[0]["image_id"]]}; take the masks at the size of the images.'
-        )
+    refuse(wrong, 'a segmentation of another size than their image')
     sound = []
     for number, result in enumerate(results, 1):
         try:
@@ -292,17 +281,14 @@ def evaluated(
         for entries in (annotations.images, annotations.categories)
     )
 
-    def renumbered(entry: dict[str, Any]) -> dict[str, Any]:
-        ids = {'image_id': images[entry['image_id']]}
-        return {**entry, **ids, 'category_id': categories[entry['category_id']]}
+    def renumbered(entry: dict[str, Any], **changes: Any) -> dict[str, Any]:
+        image, category = images[entry['image_id']], categories[entry['category_id']]
+        return {**entry, 'image_id': image, 'category_id': category, **changes}
 
     dataset = {
         'images': [{**image, 'id': images[image['id']]} for image in annotations.images],
         'categories': [{**c, 'id': categories[c['id']]} for c in annotations.categories],
-        'annotations': [
-            {**renumbered(instance), 'id': number}
-            for number, instance in enumerate(annotations.instances, 1)
-        ],
+        'annotations': [renumbered(i, id=n) for n, i in enumerate(annotations.instances, 1)],
     }
     keys = ('image_id', 'category_id', 'score', key)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -322,14 +308,10 @@ def evaluated(
         summary = COCOeval(iouType=iou_type)
         summary.eval = evaluation.eval
         if not fast:
-            summary.evalImgs = evaluation.evalImgs
+            summary.evalImgs, summary.params = evaluation.evalImgs, evaluation.params
         summary.summarize()
     return summary
 
 
 def _any_mask(entries: Sequence[dict[str, Any]]) -> bool:
     return any('segmentation' in entry for entry in entries)
-
-
-def _detections(found: Sequence[Any]) -> str:
-    return f'{len(found):,} {by_number(found, "detection has", "detections have, first,")}'

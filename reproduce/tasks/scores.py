@@ -92,7 +92,7 @@ def check_images(path: Path, predicted: Iterable[str], wanted: Iterable[str]) ->
     Raises:
         UserError: if an image has none or two, or is not wanted; it is named.
     """
-    count, names = Counter(predicted), dict.fromkeys(wanted)
+    count, names = Counter(iter(predicted)), dict.fromkeys(wanted)
     for images, problem in (
         ([name for name in count if count[name] > 1], 'predicted more than once'),
         ([name for name in names if name not in count], 'not predicted'),

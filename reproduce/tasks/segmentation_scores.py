@@ -2,22 +2,18 @@
 
 import io
 import zipfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from datasets import ade20k
 from datasets.segmented import SegmentationData, SegmentationFormat
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
-from reproduce.base.wording import by_number, shortened
-from reproduce.statistics import pixel_counts
-from reproduce.statistics.pixel_counts import PREFIXES, PixelCounts
-from reproduce.tasks.scores import PredictionFile, Scorer, Scores
+from reproduce.statistics.pixel_counts import LABELLED, PREFIXES, PixelCounts, ious, means
+from reproduce.tasks.scores import PredictionFile, Scorer, Scores, check_images
 
 # The folder, in a folder or an archive of predictions, of those at several scales.
 MULTI_SCALE = 'multi_scale'
@@ -65,14 +61,15 @@ class LabelMapScorer(Scorer):
             label = self.format.read_label_map(self.label_maps[index], len(self.classes))
             for counts, prediction in zip(self.collected, maps, strict=True):
                 if prediction.shape != label.shape:
-                    (height, width), (right_height, right_width) = prediction.shape, label.shape
+                    sizes = [
+                        f'{width} x {height}' for height, width in (prediction.shape, label.shape)
+                    ]
                     raise UserError(
-                        f'the prediction for {self.label_maps[index]} has {width} x {height} '
-                        f'pixels and its label map {right_width} x {right_height}: expected the '
-                        'same; predict at the size of the original image.'
+                        f'the prediction for {self.label_maps[index]} has {sizes[0]} pixels and '
+                        f'its label map {sizes[1]}: expected the same; predict at the size of the '
+                        'original image.'
                     )
-                pixels = confusion(prediction, label, len(self.classes))
-                counts[index] = class_pixels(pixels)
+                counts[index] = class_pixels(prediction, label, len(self.classes))
 
     def compute(self) -> Scores:
         """Return the metrics with their intervals, and the IoU of each class that occurs.
@@ -80,13 +77,15 @@ class LabelMapScorer(Scorer):
         Raises:
             UserError: if no pixel has a class.
         """
+        if not self.collected[0, :, LABELLED].any():
+            raise UserError('no pixel of the label maps has a class: there is nothing to score.')
         metrics: dict[str, float] = {}
         per_class: dict[str, dict[str, float]] = {}
         for prefix, total in zip(PREFIXES, self.collected.sum(1), strict=False):
-            values, ious = means(total)
-            metrics |= {f'{prefix}{name}': value for name, value in values.items()}
-            for i, iou in ious.items():
-                per_class.setdefault(self.classes[i], {})[f'{prefix}iou'] = iou
+            metrics |= {f'{prefix}{name}': float(value) for name, value in means(total).items()}
+            for name, iou in zip(self.classes, ious(total).tolist(), strict=True):
+                if not np.isnan(iou):
+                    per_class.setdefault(name, {})[f'{prefix}iou'] = iou
         statistics = PixelCounts(self.collected)
         return Scores(metrics, statistics.intervals(), per_class, statistics)
 
@@ -108,37 +107,32 @@ class LabelMapsFile(PredictionFile):
     def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
         """Add the predictions for a batch, as `LabelMapScorer.update` takes them."""
         for index, maps in zip(indices, predictions, strict=True):
-            encoded = [to_png(self.format.encode_label_map(labels)) for labels in maps]
-            self.collected.append((index, encoded))
+            pngs = [to_png(self.format.encode_label_map(labels)) for labels in maps]
+            self.collected.append((index, pngs))
 
     def to_bytes(self) -> bytes:
         """Return the archive, the label maps in the order of the images."""
-        files = {}
-        for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
-            for index, pngs in sorted(self.collected):
-                if scale < len(pngs):
-                    files[f'{folder}{self.names[index]}'] = pngs[scale]
-        return to_zip(files)
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, 'w') as archive:
+            for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
+                for index, pngs in sorted(self.collected):
+                    if scale < len(pngs):
+                        name = f'{folder}{self.names[index]}'
+                        archive.writestr(zipfile.ZipInfo(name, _FIRST_DAY), pngs[scale])
+        return content.getvalue()
 
 
-@dataclass(frozen=True)
-class FolderScores(Scores):
-    """What a folder of predictions scores.
-
-    Attributes:
-        images: how many.
-        problems: what keeps them from being the whole validation set, a phrase for each.
-    """
-
-    images: int = 0
-    problems: tuple[str, ...] = ()
+def to_png(labels: np.ndarray) -> bytes:
+    """Return the labels (H, W) in uint8 as a PNG."""
+    content = io.BytesIO()
+    Image.fromarray(labels).save(content, 'PNG', compress_level=3)
+    return content.getvalue()
 
 
-def confusion(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
-    """Return the pixels by their class and their predicted class, (K, K + 1) in int64.
+def class_pixels(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
+    """Return the pixels of each class as `PixelCounts` has them, (3, K) in int64.
 
-    Row i is class i + 1. Column j is prediction j: column 0 has the pixels predicted to be of no
-    class. Pixels with label 0 are not counted.
+    Pixels with label 0 are not counted; those predicted to be of no class are not correct.
 
     Args:
         prediction, label: (H, W) in uint8, 0 for no class and 1 to `classes`.
@@ -154,52 +148,27 @@ def confusion(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.nda
     # K is at most 255, so every pair of labels has a number below 2^16.
     pairs = label.astype(np.uint16) * np.uint16(classes + 1) + prediction
     counts = np.bincount(pairs.ravel(), minlength=(classes + 1) ** 2)
-    return counts.reshape(classes + 1, classes + 1)[1:]
-
-
-def class_pixels(confusion: np.ndarray) -> np.ndarray:
-    """Return the pixels of each class as `PixelCounts` has them, (3, K) in int64.
-
-    Args:
-        confusion: (K, K + 1), as `confusion` gives it.
-    """
+    confusion = counts.reshape(classes + 1, classes + 1)[1:]
     return np.stack([np.diagonal(confusion, 1), confusion.sum(1), confusion[:, 1:].sum(0)])
 
 
-def means(pixels: np.ndarray) -> tuple[dict[str, float], dict[int, float]]:
-    """Return miou, macc and aacc, and the IoU of each class that occurs by its index, in percent.
-
-    Args:
-        pixels: (3, K), as `class_pixels` gives them, summed over the images.
-
-    Raises:
-        UserError: if no pixel has a class.
-    """
-    if not pixels[pixel_counts.LABELLED].any():
-        raise UserError('no pixel of the label maps has a class: there is nothing to score.')
-    metrics = {name: float(value) for name, value in pixel_counts.means(pixels).items()}
-    ious = pixel_counts.ious(pixels)
-    there = np.flatnonzero(~np.isnan(ious))
-    return metrics, dict(zip(there.tolist(), ious[there].tolist(), strict=True))
-
-
 def score_folder(
-    predictions: Path,
-    annotations: Path,
-    limit: int | None = None,
-    format: SegmentationFormat = ade20k.FORMAT,
-) -> FolderScores:
+    predictions: Path, annotations: Path, limit: int | None, format: SegmentationFormat
+) -> tuple[Scores, int, tuple[str, ...]]:
     """Score predicted label maps against those of a data set, without a model.
 
     The folder of the data set is two above `annotations`; a file there may name the classes.
 
     Args:
         predictions: a folder of PNGs of the same names and form as in `annotations`, or the .zip
-            that an evaluation kept, or a folder or .zip with only that in it; those in its folder
-            `multi_scale` are scored as well.
+            that an evaluation kept; those in its folder `multi_scale` are scored as well.
         annotations: the folder of the label maps, as `annotations/validation`.
         limit: as many of them, evenly spaced, as were evaluated.
         format: of the data set.
+
+    Returns:
+        the scores, the number of images, and what keeps them from being the whole validation set,
+        a phrase for each.
 
     Raises:
         UserError: if one is missing, too many, of another size, no label map or has a label
@@ -208,25 +177,20 @@ def score_folder(
     classes = format.class_names(annotations.absolute().parent.parent)
     labels = format.label_maps(annotations)
     if not labels:
-        raise UserError(
-            f'{annotations} has no label map: expected a folder of PNGs, such as '
-            'ADEChallengeData2016/annotations/validation.'
-        )
+        raise UserError(f'{annotations} has no label map: expected a folder of PNGs.')
     taken = {name: labels[name] for name in evenly_spaced(list(labels), limit)}
-    with opened(predictions) as archive:
-        folder = _inside(archive)
+    with opened(predictions) as folder:
         scales = [format.label_maps(folder, nested=False)]
-        check_names(predictions, scales[0], taken)
         if more := format.label_maps(folder / MULTI_SCALE):
-            check_names(predictions / MULTI_SCALE, more, taken)
             scales.append(more)
+        for found in scales:
+            check_images(predictions, found, taken)
         scorer = LabelMapScorer(list(taken.values()), classes, format, len(scales) > 1)
         for i, name in enumerate(taken):
             maps = [format.read_label_map(scale[name], len(classes)) for scale in scales]
             scorer.update([i], [maps])
     names = [name.removesuffix(format.label_suffix) for name in labels]
-    problems = format.incomplete('val', classes, names, len(taken))
-    return FolderScores(**vars(scorer.compute()), images=len(taken), problems=problems)
+    return scorer.compute(), len(taken), format.incomplete('val', classes, names, len(taken))
 
 
 def score_file(path: Path, data: SegmentationData) -> Scores:
@@ -236,7 +200,7 @@ def score_file(path: Path, data: SegmentationData) -> Scores:
         UserError: if it is neither, or does not fit the images.
     """
     labels = data.root / data.format.labels.format(data.format.splits[data.split])
-    return score_folder(path, labels, len(data.samples), data.format)
+    return score_folder(path, labels, len(data.samples), data.format)[0]
 
 
 @contextmanager
@@ -259,48 +223,3 @@ def opened(path: Path) -> Iterator[Path | zipfile.Path]:
         ) from error
     with archive:
         yield zipfile.Path(archive)
-
-
-def _inside(folder: Path | zipfile.Path) -> Path | zipfile.Path:
-    """Return the folder of the label maps: the only one in `folder`, if there are no files."""
-    while folder.is_dir():
-        entries = [e for e in folder.iterdir() if not e.name.startswith(('.', '__MACOSX'))]
-        if len(entries) != 1 or not entries[0].is_dir() or entries[0].name == MULTI_SCALE:
-            break
-        (folder,) = entries
-    return folder
-
-
-def check_names(where: Path, found: Collection[str], wanted: Collection[str]) -> None:
-    """Check that the predictions in `where` have the names of the label maps.
-
-    Raises:
-        UserError: if one is missing or too many; it is named.
-    """
-    misfit = f'the predictions {where} do not fit the {len(wanted):,} label maps: '
-    if missing := [name for name in wanted if name not in found]:
-        raise UserError(
-            f'{misfit}{shortened(missing, 1)} {by_number(missing, "is", "are")} missing; expected '
-            'one for each, or name the same part with --limit.'
-        )
-    if extra := [name for name in found if name not in wanted]:
-        raise UserError(
-            f'{misfit}{shortened(extra, 1)} {by_number(extra, "is", "are")} predicted but not '
-            'there; name the annotations, and the --limit, that they were predicted for.'
-        )
-
-
-def to_png(labels: np.ndarray) -> bytes:
-    """Return the labels (H, W) in uint8 as a PNG."""
-    content = io.BytesIO()
-    Image.fromarray(labels).save(content, 'PNG', compress_level=3)
-    return content.getvalue()
-
-
-def to_zip(files: Mapping[str, bytes]) -> bytes:
-    """Return an archive of `files` by name; the same files give the same bytes."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, 'w') as archive:
-        for name, file in files.items():
-            archive.writestr(zipfile.ZipInfo(name, _FIRST_DAY), file)
-    return content.getvalue()

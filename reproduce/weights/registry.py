@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import read_toml
 from reproduce.systems import System, load_systems
-from reproduce.tasks import TASKS
+from reproduce.tasks import TASKS, known_task
 
 MANIFEST = Path(__file__).parent / 'manifest.toml'
 PUBLISHED = Path(__file__).parent / 'published.toml'
@@ -54,7 +54,7 @@ class Released(_Entry):
 
     Attributes:
         name: unique.
-        task: 'imagenet', 'coco' or 'ade20k'.
+        task: the name of a module of `datasets`.
         model, arguments: the timm model and its constructor arguments, or an OpenMMLab config and
             the values that replace some of it.
         preprocessing: what replaces a timm model's own: img_size, crop_pct, ...
@@ -66,7 +66,7 @@ class Released(_Entry):
     """
 
     name: str
-    task: Literal['imagenet', 'coco', 'ade20k'] = 'imagenet'
+    task: Annotated[str, AfterValidator(known_task)] = 'imagenet'
     model: str
     arguments: dict[str, Any] = {}
     preprocessing: dict[str, Any] = {}
