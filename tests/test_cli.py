@@ -192,29 +192,6 @@ def test_help_says_of_each_command_what_the_command_says_itself():
         assert ' '.join(command.help.split()).startswith(says)
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (
-            (
-                'evaluate',
-                'imagenet',
-                'mask-rcnn_r50_fpn_1x_coco',
-                '--checkpoint',
-                'x',
-                '--data',
-                '.',
-            ),
-            'is a model for coco, not for imagenet',
-        ),
-    ],
-)
-def test_a_command_in_the_wrong_place_is_told_the_right_one(run, arguments, message):
-    code, out, err = run(*arguments)
-    assert (code, out, err.count('\n')) == (2, '', 1)
-    assert message in err
-
-
 def test_mixed_precision_is_one_option_everywhere(run):
     """`--amp` takes the same values in every command that has it."""
     commands = [(name,) for name in cli.COMMANDS if name not in ('evaluate', 'train')]

@@ -270,7 +270,6 @@ def test_one_class_an_image_gives_no_top5(run, data, rows):
     assert code == 0
     assert 'top1  100.00 %' in out
     assert 'top5' not in out
-    assert 'No Top-5: the file has fewer than' in out
     path = write(labels[:, None], [0.5])
     code, out, _ = run('score', 'imagenet', path, '--data', data, '--format', 'json')
     assert json.loads(out)['metrics'] == {'top1': 100.0}
@@ -361,7 +360,7 @@ def test_a_model_is_a_system_where_it_is_one(cite):
         resolve('dsnet_small', {})
     with pytest.raises(UserError, match=r"no model 'swin_tny'; the nearest are .*swin_s3_tiny_224"):
         resolve('swin_tny', {})
-    with pytest.raises(UserError, match='under this name any more; the nearest are'):
+    with pytest.raises(UserError, match="no model 'tv_resnet50'; the nearest are"):
         resolve('tv_resnet50', {})
     with pytest.raises(UserError, match=r"resnet50 has no weights 'nope'; it has a1_in1k, "):
         resolve('resnet50.nope', {})
@@ -408,7 +407,7 @@ def test_the_size_of_the_training_is_recorded_and_accepted(run, data, tmp_path):
         (('--std', 58.4, 57.1, 57.4), 'and at most 1'),
         (('--mean', 'nan', 0.4, 0.4), '--mean (nan, 0.4, 0.4) is out of range'),
         (('--model-kwargs', 'features_only=true'), 'gives features and no classes'),
-        (('--model-kwargs', 'depth'), 'is no KEY=VALUE'),
+        (('--model-kwargs', 'depth'), 'is not KEY=VALUE'),
         (('--model-kwargs', 'depht=3'), 'cannot be built with'),
     ],
 )
