@@ -48,9 +48,9 @@ def test_sampling_and_seeds_add_as_independent_errors():
     top1 = load_tolerances()['top1']
     # Where a tenth of 50,000 images is correct in one of two networks only.
     sampling = 1.96 * 100 * (0.1 / 50_000) ** 0.5
-    expected = 0.05 + (sampling**2 + 0.2**2) ** 0.5
+    expected = 0.05 + (sampling**2 + 0.28**2) ** 0.5
     assert top1.width(Printed('79.8')) == pytest.approx(expected, abs=1e-3)
-    assert top1.width_of_seeds(Printed('79.8')) == pytest.approx(0.25)
+    assert top1.width_of_seeds(Printed('79.8')) == pytest.approx(0.33)
 
 
 def test_every_accuracy_states_its_sources(tmp_path):

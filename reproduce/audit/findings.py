@@ -232,7 +232,7 @@ def small_leads(data: AuditData) -> dict[str, Any]:
             lead = number(row, column) - number(rival, column)
             tolerance = data.tolerances[TABLES[row.table].columns[column].metric.name]
             leads += lead > 0
-            beyond += lead > 2**0.5 * tolerance.seeds.width
+            beyond += lead > tolerance.seeds.width
             if 0 < lead <= tolerance.resolvable:
                 small.append(
                     f'Table {row.table}, {row.model}, {column}: {lead} over {rival.model}; a test '
@@ -240,7 +240,7 @@ def small_leads(data: AuditData) -> dict[str, Any]:
                 )
     top1 = data.tolerances['top1']
     values = {'small': len(small), 'leads': leads, 'beyond': beyond, 'evidence': small}
-    return {**values, 'resolvable': top1.resolvable, 'seeds': 2**0.5 * top1.seeds.width}
+    return {**values, 'resolvable': top1.resolvable, 'seeds': top1.seeds.width}
 
 
 def unlike_sources(data: AuditData) -> dict[str, Any]:

@@ -39,16 +39,18 @@ class Sampling(BaseModel):
 
 
 class Seeds(BaseModel):
-    """How far the same recipe moves a metric from one seed to another.
+    """How far two trainings by one protocol are apart in a metric.
 
     Attributes:
-        width: half the width of the range of 95 % of the seeds, in percent.
+        width: half the width of the 95 % interval of their difference, in percent.
+        pairs: the systems that it was measured on, whose public weights others have trained.
         source: where that is from.
         estimate: whether it was measured on other networks than these tables'.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
     width: NonNegativeFloat
+    pairs: tuple[str, ...] = ()
     source: str
     estimate: bool
 
