@@ -274,7 +274,7 @@ def test_released_names_of_detectors_cover_every_parameter(name, backbone):
 
 def test_what_differs_is_said():
     """Published values outside the paper's tolerance have a protocol that tells why."""
-    tolerances = paper.load_tolerances()
+    tolerances, misprints = paper.load_tolerances(), {m.key for m in load_misprints()}
     differ = set()
     for system in SYSTEMS.values():
         reference = registry.reference_of(system)
@@ -286,7 +286,8 @@ def test_what_differs_is_said():
                     agreement = compare_published(value, target, tolerances[metric.name])
                     if not agreement.agrees:
                         differ.add(system.name)
-                        assert reference.protocol, (system.name, metric.name)
+                        key = (row.table, row.model, column.name)
+                        assert reference.protocol or key in misprints, key
     assert len(differ) > 5
 
 
@@ -427,7 +428,7 @@ def test_what_the_authors_trained_is_compared_first():
         if cell.model.startswith(('Twins', 'Swin'))
     ]
     published = Counter(cell.published for cell in cells if cell.published)
-    assert published == {'same': 12, 'close': 2}
+    assert published == {'same': 12, 'close': 1, 'higher': 1}  # Swin-B's misprint
     assert not any('released weights' in cell.reason for cell in cells)
 
 
