@@ -23,8 +23,7 @@ from timm.data import resolve_data_config
 from datasets import shapes
 from datasets.imagenet import load
 from reproduce import paper
-from reproduce.audit.misprints import load_misprints
-from reproduce.audit.sources import load_sources
+from reproduce.audit.sources import load_misprints, load_sources
 from reproduce.base.files import sha256_of
 from reproduce.complexity.flops import Complexity
 from reproduce.evaluate.accuracies import NotRun
