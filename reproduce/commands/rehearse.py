@@ -23,6 +23,10 @@ def rehearse(
             show_default=False,
         ),
     ] = None,
+    memory: Annotated[
+        bool,
+        typer.Option('--memory', help='Only predict the peak memory on each of 8 GPUs.'),
+    ] = False,
     format: options.Format = 'text',
     **given: Any,
 ) -> None:
@@ -32,12 +36,23 @@ def rehearse(
     evaluated, by the commands `train` and `evaluate`. Ends with status 1 if one fails.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.train.rehearsal import as_text, device, rehearse
+    from reproduce.train.rehearsal import as_text, device, rehearse, select
+
+    request = RehearsalRequest(names=names or (), **given)
+    if memory:
+        from reproduce.train import memory as prediction
+
+        predicted = list(prediction.predict(select(request.names), request))
+        if format == 'json':
+            print_json({'left_out_gib': prediction.LEFT_OUT, 'trainings': predicted})
+        else:
+            print(prediction.as_text(predicted))
+        return
 
     # As Ctrl-C does, it ends the training under way and removes what was written.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     rows = []
-    for row in rehearse(RehearsalRequest(names=names or (), **given)):
+    for row in rehearse(request):
         rows.append(row)
         print(f'{row["name"]}: {row["failure"] or "passes"}', file=sys.stderr, flush=True)
     passes = not any(row['failure'] for row in rows)

@@ -1,5 +1,6 @@
 """The model that a recipe trains, and the loss that it is trained with."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -96,7 +97,7 @@ def targets_of(recipe: Recipe, model: nn.Module, num_classes: int) -> Targets:
         )
         true = mixup_target(batch['label'], num_classes, smoothing=smoothing)
         labels = labels.lerp(true, recipe.true_class_share)
-        if torch.rand(()) < recipe.mix_prob:
+        if random.random() < recipe.mix_prob:
             images, labels, tokens = mix_tokens(
                 images, labels, tokens, stride, recipe.mix_token_alpha
             )

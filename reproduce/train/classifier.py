@@ -27,6 +27,7 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
 from reproduce.base.loading import check_workers
 from reproduce.base.processes import Group, join
+from reproduce.train import memory
 from reproduce.train.classifier_steps import ClassifierTraining
 from reproduce.train.jobs import TrainingJob
 from reproduce.train.output_folder import StepMeter, check_tensorboard, claimed, weights_file
@@ -240,6 +241,10 @@ class _Run:
             f'{recipe.scaled_lr:.4g}: {recipe.lr:.4g} at a batch of {recipe.lr_batch_size}; '
             f'{training.precision}'
         )
+        if self.group.device.type == 'cuda':
+            gib = torch.cuda.get_device_properties(self.group.device).total_memory / memory.GIB
+            images = recipe.batch_size // processes
+            self._log(memory.sentence(recipe, images, training.precision, gib))
 
     def _summarize(self) -> None:
         """Write the last weights, and evaluate them and the best ones at every test crop."""
