@@ -66,16 +66,13 @@ UNSOUND = {
     'short': mask([5, 10]),
     'long': mask([5, 10, PIXELS]),
     'negative': mask([PIXELS + 10, -10]),
-    'negative in the middle': mask([10, 20, -10, PIXELS - 20]),
     'huge': mask([2**28, 2**28]),
     'beyond 32 bits': {'size': SIZE, 'counts': compressed([0, 2**29 - 1]) + 'oooooO' * 8},
-    'empty': mask([]),
     'truncated': {'size': SIZE, 'counts': mask([5, 11_000, 995])['counts'][:-2] + 'o'},
     'endless': {'size': SIZE, 'counts': 'o' * 200 + '0'},
     'foreign': {'size': SIZE, 'counts': 'no run lengths: ~'},
     'not ASCII': {'size': SIZE, 'counts': 'd\u00e9f\U0001f600'},
     'not Unicode': {'size': SIZE, 'counts': '\ud800'},
-    'with NUL': {'size': SIZE, 'counts': mask([PIXELS])['counts'] + '\0'},
 }
 
 
@@ -176,7 +173,6 @@ def test_an_empty_run_changes_no_number(run, files, fast):
     assert 'mask_ap     100.00 %' in expected
     for masks in (
         {'result': mask(split)},
-        {'truth': mask(split)},
         {'truth': {'size': SIZE, 'counts': split}},
         {'truth': mask(counts), 'result': mask(counts)},
     ):

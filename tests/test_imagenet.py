@@ -75,15 +75,10 @@ def test_the_full_validation_set_is_complete(full):
     assert data.problems == ()
     assert data.classes == REAL
     assert Counter(label for _, label in data.samples) == dict.fromkeys(range(1000), 2)
-
-
-def test_a_limit_is_a_balanced_subset(full):
-    data = imagenet.load(full, limit=1000)
-    assert not data.complete
-    assert data.problems == ('1,000 of 2,000 images were asked for',)
-    assert Counter(label for _, label in data.samples) == dict.fromkeys(range(1000), 1)
-    assert data.fingerprint != imagenet.load(full).fingerprint
-    assert imagenet.load(full, limit=2000).complete
+    half = imagenet.load(full, limit=1000)
+    assert half.problems == ('1,000 of 2,000 images were asked for',)
+    assert [label for _, label in half.samples] == list(range(1000))
+    assert half.fingerprint != data.fingerprint
 
 
 def test_the_flat_layout_of_the_same_images_is_the_same_data(full, tmp_path):
@@ -200,13 +195,6 @@ def test_class_folders_of_any_name_are_those_of_torchvision(tmp_path, split):
         "3 classes of its own instead of ImageNet-1K's 1,000",
         f'{images} images instead of {complete}',
     )
-    assert not data.complete
-    half = imagenet.load(tmp_path, split, limit=3)
-    assert [label for _, label in half.samples] == [0, 1, 2]
-    assert half.problems[-1] == f'3 of {images} images were asked for'
-    (tmp_path / 'above').mkdir()
-    (tmp_path / 'above/imagenet').symlink_to(tmp_path)
-    assert imagenet.load(tmp_path / 'above', split).fingerprint == data.fingerprint
 
 
 def test_an_evaluation_takes_class_folders_of_any_name(run, embedded, sound, tmp_path, monkeypatch):
@@ -272,47 +260,18 @@ def test_what_is_not_a_file_is_named(tmp_path, name, kind):
         imagenet.load(tmp_path)
 
 
-@pytest.mark.parametrize('split', ['val', 'train'])
-def test_what_is_not_a_class_folder_is_named(tmp_path, split):
-    named_folders(tmp_path)
-    link = tmp_path / split / 'loop'
-    link.symlink_to(link)
-    with pytest.raises(UserError, match=r'cannot read .*loop: it is not a class folder'):
-        imagenet.load(tmp_path, split)
-    link.unlink()
-    (tmp_path / split / 'truck/9.jpg').symlink_to(tmp_path / 'nowhere.jpg')
-    with pytest.raises(UserError, match=r'cannot read .*9\.jpg: it is not a regular file'):
-        imagenet.load(tmp_path, split)
-
-
-def test_a_link_to_nothing_outside_the_data_does_no_harm(tmp_path):
-    for name in ('val', 'imagenet', 'other'):
-        (tmp_path / name).symlink_to(tmp_path / name)
-    class_folders(tmp_path / 'ILSVRC2012', REAL[:2], 2)
-    assert len(imagenet.load(tmp_path).samples) == 4
-
-
-@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
-def test_labels_as_editors_save_them(tmp_path, encoding):
+def test_labels_as_editors_save_them(tmp_path):
     """Also Kaggle's layout, with its label file, one folder below the one that is named."""
     base = tmp_path / 'imagenet'
     flat(base / 'ILSVRC/Data/CLS-LOC/val', 4)
-    lines = ''.join(f'ILSVRC2012_val_0000000{i},{OWN[i % 2]} 1 2 3 4\n' for i in range(1, 5))
-    content = ('ImageId,PredictionString\n' + lines).encode(encoding)
-    (base / 'LOC_val_solution.csv').write_bytes(content)
-    labels = [label for _, label in imagenet.load(tmp_path).samples]
-    assert labels == [0, 0, 1, 1]
-    (base / 'LOC_val_solution.csv').unlink()
-    devkit(base / 'ILSVRC2012_devkit_t12/data', OWN, [2, 1, 2, 1])
-    truth = base / 'ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt'
-    truth.write_bytes('2\r\n1\r\n2\r\n1\r\n'.encode(encoding))
-    assert [label for _, label in imagenet.load(tmp_path).samples] == labels
-
-
-def test_labels_that_are_no_text_are_named(tmp_path):
-    flat(tmp_path / 'val', 1)
-    (tmp_path / 'val_labels.txt').write_bytes(b'\x80')
-    with pytest.raises(UserError, match=r'val_labels\.txt is not text \(.*: save it in UTF-8'):
+    lines = ''.join(f'ILSVRC2012_val_0000000{i},{OWN[i % 2]} 1 2 3 4\r\n' for i in range(1, 5))
+    content = 'ImageId,PredictionString\r\n' + lines
+    (base / 'LOC_val_solution.csv').write_text(content, encoding='utf-8-sig')
+    assert [label for _, label in imagenet.load(tmp_path).samples] == [0, 0, 1, 1]
+    (base / 'LOC_val_solution.csv').write_bytes(b'\x80')
+    with pytest.raises(
+        UserError, match=r'solution\.csv is not text \(.*: save it in UTF-8'
+    ):
         imagenet.load(tmp_path)
 
 
@@ -415,10 +374,9 @@ def test_exif_orientation_is_not_applied(tmp_path, picture):
     assert np.array_equal(turned, plain)
 
 
-@pytest.mark.parametrize('suffix', ['JPEG', 'PNG'])
-def test_a_broken_image_is_named(tmp_path, picture, suffix):
+def test_a_broken_image_is_named(tmp_path, picture):
     path = tmp_path / 'broken.JPEG'
-    picture.save(path, suffix)
+    picture.save(path, 'JPEG')
     content = path.read_bytes()
     for broken in (content[: len(content) * 2 // 3], b'', b'<html>not found</html>'):
         path.write_bytes(broken)
