@@ -186,9 +186,9 @@ def _find(root: Path, split: str) -> _Found:
     if found := _first_found(split, in_archives, [folder for folder, _ in in_archives]):
         return found
     for base in bases:
-        if shards := find_shards(base, split):
-            images = [_Labelled(path, path.member.size, name) for path, name in shards[0]]
-            return _Found(images, [name for *_, name in images], shards[1])
+        if stored := find_shards(base, split):
+            images = [_Labelled(path, path.member.size, name) for path, name in stored]
+            return _Found(images, [name for *_, name in images], [])
     flat = ' or ILSVRC2012_val_*.JPEG' if split == 'val' else ''
     raise DataNotFound(
         f'no ImageNet images in {root}: expected class folders {split}/WNID/*.JPEG{flat}, the '

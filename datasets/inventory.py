@@ -58,6 +58,7 @@ class InventoryEntry:
             the algorithm of the published checksum, the published digest, its source, and the
             digest found; None where no checksum is published.
         opened: the number of images that were opened and decoded, if they were.
+        verified: what a verification found to be right, as a phrase.
     """
 
     data_set: str
@@ -67,6 +68,7 @@ class InventoryEntry:
     advice: str = ''
     archives: tuple[dict[str, str | None], ...] = ()
     opened: int | None = None
+    verified: str = ''
 
     @property
     def expected(self) -> int:
@@ -89,14 +91,6 @@ class InventoryEntry:
             'archives': list(self.archives),
             'opened': self.opened,
         }
-
-    def verification(self) -> str:
-        """Return what the verification did, as a phrase; '' if there was none."""
-        matching = [Path(file['path']).name for file in self.archives if file['published']]
-        done = [f'{shortened(matching)} as published'] if matching else []
-        if self.opened is not None:
-            done.append(f'{self.opened:,} images opened')
-        return ', '.join(done) if self.state is not DataState.DAMAGED else ''
 
 
 @cache
@@ -152,8 +146,10 @@ def _verified(root: Path, entry: InventoryEntry) -> InventoryEntry:
                 f'says {file["published"]}: download it again.'
             )
             return replace(entry, state=DataState.DAMAGED, advice=advice)
-    if archives and all(file['published'] for file in entry.archives):
-        return entry
+    published = [Path(file['path']).name for file in entry.archives if file['published']]
+    verified = f'{shortened(published)} as published' if published else ''
+    if archives and len(published) == len(archives):
+        return replace(entry, verified=verified)
     try:
         load(entry.data_set, root, entry.split)
     except UserError as error:
@@ -161,7 +157,8 @@ def _verified(root: Path, entry: InventoryEntry) -> InventoryEntry:
     unreadable = _unreadable(f'opening {entry.data_set} {entry.split}', entry.listed.samples)
     entry = replace(entry, opened=len(entry.listed.samples))
     if not unreadable:
-        return entry
+        opened = f'{entry.opened:,} images opened'
+        return replace(entry, verified=f'{verified}, {opened}' if verified else opened)
     advice = f'{len(unreadable):,} of {entry.opened:,} images cannot be read: {unreadable[0]}'
     return replace(entry, state=DataState.DAMAGED, advice=advice)
 
@@ -204,15 +201,3 @@ def _error(path: AnyPath) -> str:
     except UserError as error:
         return str(error)
     return ''
-
-
-def sentences(entries: Sequence[InventoryEntry]) -> list[str]:
-    """Return what to do about each split; about a missing data set once."""
-    lines = []
-    for data_set in DATA_SETS:
-        both = [entry for entry in entries if entry.data_set == data_set]
-        if all(entry.state is DataState.MISSING for entry in both):
-            lines.append(f'{data_set}: {both[-1].advice}')
-        else:
-            lines += [f'{data_set} {entry.split}: {entry.advice}' for entry in both if entry.advice]
-    return lines

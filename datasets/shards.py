@@ -14,7 +14,7 @@ import os
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -24,10 +24,9 @@ from tqdm import tqdm
 from datasets.classes import MOST_CLASSES, NUM_CLASSES, WNID, imagenet_classes, names_of_numbers
 from datasets.stores import Member, Store, StoredPath, derived_file
 from reproduce.base.errors import UserError
-from reproduce.base.wording import by_number, shortened
 
 _WORDS = {'train': 'train', 'val': 'val|validation'}
-_NUMBERED = re.compile(r'(?P<set>.*?)[-_.]?(?P<number>\d+)(?:-of-(?P<of>\d+))?(?:-[0-9a-f]+)?')
+_NUMBERED = re.compile(r'(?P<set>.*?)[-_.]?\d+(?:-of-\d+)?(?:-[0-9a-f]+)?')
 # A file of ImageNet, with the WordNet id that the Hub's data sets add to its name.
 _NAME = re.compile(
     r'(?P<stem>ILSVRC2012_val_\d{8}|(?P<own>n\d{8})_\d+)(?:_(?P<added>n\d{8}))?\.\w+'
@@ -50,12 +49,10 @@ class _Image(NamedTuple):
     label: int
 
 
-def find_shards(folder: Path, split: str) -> tuple[list[tuple[StoredPath, str]], list[str]] | None:
-    """Return the images in the shards of `split` in or below `folder`.
+def find_shards(folder: Path, split: str) -> list[tuple[StoredPath, str]]:
+    """Return the images in the shards of `split` in or below `folder`, with their classes' names.
 
-    Returns:
-        each image with the name of its class, and a phrase for the shards that are missing among
-        their numbers; None if there are no shards.
+    There are none if there are no shards.
 
     Raises:
         UserError: if they cannot be read, a sample has no image or no label, or is there twice, or
@@ -67,14 +64,14 @@ def find_shards(folder: Path, split: str) -> tuple[list[tuple[StoredPath, str]],
     places += [(folder / word, re.compile('.*')) for word in words.split('|')]
     for place, pattern in places:
         for kind in (WebDatasetShards, ParquetShards):
-            shards = {}
+            shards = []
             for path in sorted(place.glob(f'[!.]*{kind.suffix}')):
                 match = _NUMBERED.fullmatch(path.stem)
                 if match and pattern.fullmatch(match['set']) and not WNID.fullmatch(path.stem):
-                    shards[path] = match
+                    shards.append(path)
             if shards:
-                return _labelled(kind(tuple(shards))), _missing(shards.values())
-    return None
+                return _labelled(kind(shards))
+    return []
 
 
 def _labelled(store: '_Shards') -> list[tuple[StoredPath, str]]:
@@ -90,18 +87,6 @@ def _labelled(store: '_Shards') -> list[tuple[StoredPath, str]]:
         path = StoredPath(store, f'{names[image.label]}/{name}', Member(*image[:3]))
         labelled.append((path, names[image.label]))
     return labelled
-
-
-def _missing(shards: Collection[re.Match]) -> list[str]:
-    numbers = {int(shard['number']) for shard in shards}
-    of = next((int(shard['of']) for shard in shards if shard['of']), None)
-    # Without a total in the names, the first has the number 0, or 1 where there is no 0.
-    first, last = (0, of) if of else (min(numbers | {1}), max(numbers) + 1)
-    if last - first > MOST_CLASSES:  # not numbers that count
-        return []
-    missing = [str(i) for i in range(first, last) if i not in numbers]
-    verb = by_number(missing, 'is', 'are')
-    return [f'of the shards, {shortened(missing)} {verb} missing'] if missing else []
 
 
 def _class_names(store: '_Shards', images: Sequence[_Image]) -> Mapping[int, str]:

@@ -269,9 +269,7 @@ def test_labels_as_editors_save_them(tmp_path):
     (base / 'LOC_val_solution.csv').write_text(content, encoding='utf-8-sig')
     assert [label for _, label in imagenet.load(tmp_path).samples] == [0, 0, 1, 1]
     (base / 'LOC_val_solution.csv').write_bytes(b'\x80')
-    with pytest.raises(
-        UserError, match=r'solution\.csv is not text \(.*: save it in UTF-8'
-    ):
+    with pytest.raises(UserError, match=r'solution\.csv is not text \(.*: save it in UTF-8'):
         imagenet.load(tmp_path)
 
 

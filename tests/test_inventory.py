@@ -123,7 +123,7 @@ def test_an_archive_is_held_to_its_published_checksum(zips, monkeypatch):
     # That of the annotations is not known here, so images are opened, too.
     assert [bool(file['published']) for file in found['coco val'].archives] == [True, False]
     assert found['coco val'].opened == 10
-    assert found['coco val'].verification() == f'{name} as published, 10 images opened'
+    assert found['coco val'].verified == f'{name} as published, 10 images opened'
     digest = hashlib.md5((zips / 'annotations_trainval2017.zip').read_bytes()).hexdigest()
     name = 'annotations_trainval2017.zip'
     known[name] = {'algorithm': 'md5', 'digest': digest, 'source': 'the test'}

@@ -1,7 +1,6 @@
 """What a GPU and the installed torch can do together."""
 
 import re
-import warnings
 
 import torch
 
@@ -20,7 +19,7 @@ def take(local_rank: int, local_size: int) -> torch.device:
         local_rank, local_size: the rank of the process on its machine, and the number of them.
 
     Raises:
-        UserError: if there are fewer GPUs than processes, or torch has no kernels for this one.
+        UserError: if there are fewer GPUs than processes.
     """
     gpus = torch.cuda.device_count()
     if local_size > gpus:
@@ -29,31 +28,8 @@ def take(local_rank: int, local_size: int) -> torch.device:
             '--processes, or use --device cpu.'
         )
     device = torch.device('cuda', local_rank)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # torch warns of a GPU without kernels in 20 lines
-        architectures = torch.cuda.get_arch_list()
-        capability = torch.cuda.get_device_capability(device)
-    if architectures and not _has_kernels(architectures, *capability):
-        raise UserError(
-            f'torch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} '
-            f'(sm_{capability[0]}{capability[1]}), only for {", ".join(architectures)}: install a '
-            'release that has, for V100 with CONSTRAINTS=requirements/v100.txt.'
-        )
     torch.cuda.set_device(device)
     return device
-
-
-def _has_kernels(architectures: list[str], major: int, minor: int) -> bool:
-    """Return whether binaries or PTX of these architectures run on a compute capability."""
-    for name in architectures:
-        found = re.fullmatch(r'(sm|compute)_(\d+)(\d)[a-z]?', name)
-        if found is None:  # ROCm names its architectures differently
-            return True
-        version = (int(found[2]), int(found[3]))
-        # Binaries run on later GPUs of the same generation, PTX on all later ones.
-        if version <= (major, minor) and (found[1] == 'compute' or version[0] == major):
-            return True
-    return False
 
 
 def check_precision(device: torch.device, precision: str | None) -> None:

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
 
 from reproduce.base.errors import UserError
 
@@ -44,50 +45,37 @@ def default_workers() -> int:
 
 
 class Loader(DataLoader):
-    """torch's `DataLoader`, which raises a `UserError` of a worker as the data set raised it.
+    """torch's `DataLoader`, which raises a `UserError` of a worker as the data set raised it."""
 
-    torch's own turns it into text. Here a worker returns it as the batch.
-
-    Args:
-        dataset: a data set with indices.
-        collate: makes a batch of a list of items.
-        options: further arguments of `DataLoader`.
-
-    Raises:
-        UserError: if /dev/shm is too small for the batches of the workers.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        collate: Callable[[list[Any]], Any] = default_collate,
-        **options: Any,
-    ) -> None:
-        super().__init__(_Batches(dataset, collate), collate_fn=_unchanged, **options)
-        self.checked = not self.num_workers
+    checked = False
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches; the workers end with the iteration, unless they are persistent.
 
         Raises:
-            UserError: at the first batch with an item that cannot be read.
+            UserError: at the first batch with an item that cannot be read; or if /dev/shm is too
+                small for the batches of the workers.
         """
-        if not self.checked:
+        if self.num_workers and not self.checked:
             self._check_shared_memory()
-        batches = super().__iter__()
+        batches, raised = super().__iter__(), None
         try:
-            for batch in batches:
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
+            yield from batches
+        except UserError as error:
+            # torch puts the traceback of the worker, as text, into the exception.
+            first, *others = str(error).splitlines()
+            raised = type(error)(others[-1].partition(': ')[2] if others else first)
+            traceback.clear_frames(error.__traceback__)  # they refer to the batches
         finally:
             del batches  # left to the garbage collector, workers take five seconds to end
+        if raised is not None:
+            raise raised
 
     def _check_shared_memory(self) -> None:
         """Check that /dev/shm holds what the workers read ahead; torch's would hang or die."""
         self.checked = True
         first = next(iter(self.batch_sampler), None)
-        one = first and self.dataset.__getitems__(first[:1])
+        one = first and self.collate_fn([self.dataset[first[0]]])
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
         needed = _nbytes(one) * len(first or ()) * _PREFETCHED * self.num_workers * processes
         free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 0
@@ -97,26 +85,6 @@ class Loader(DataLoader):
                 f'process: {free >> 20} MiB are free, and their batches take {needed >> 20}. Give '
                 'it more, in Docker with --shm-size, or use fewer with --workers.'
             )
-
-
-class _Batches(Dataset):
-    """A data set that makes batches, each of which is its error where it cannot be read."""
-
-    def __init__(self, dataset: Dataset, collate: Callable[[list[Any]], Any]) -> None:
-        self.dataset, self.collate = dataset, collate
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, indices: list[Any]) -> Any:
-        try:
-            return self.collate([self.dataset[index] for index in indices])
-        except UserError as error:
-            return error
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
 
 
 def _nbytes(batch: Any) -> int:

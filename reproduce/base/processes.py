@@ -43,9 +43,9 @@ _TIMEOUT = timedelta(hours=2)
 # The option of prctl(2) that sets the signal sent to a process when its parent ends.
 _PR_SET_PDEATHSIG = 1
 
-# Seconds before a rank prints its error. The launcher ends it within them if another rank has
-# printed the same error, or the one that caused it, and exited.
-_AFTER_FIRST_RANK, _AFTER_ALL_FAIL, _AFTER_LOST_PEER = 5.0, 1.5, 12.0
+# Seconds before a rank other than the first prints its error, and before one prints that it lost
+# another. The launcher ends it within them if the rank that has the cause exited.
+_AFTER_FIRST_RANK, _AFTER_LOST_PEER = 5.0, 12.0
 
 
 class PeerLost(UserError):
@@ -155,12 +155,11 @@ def speaks(error: BaseException) -> bool:
     """
     if not in_group():
         return True
-    everywhere = getattr(error, 'everywhere', False)
     if isinstance(error, PeerLost):
         time.sleep(_AFTER_LOST_PEER)
     elif rank() > 0:
-        time.sleep(_AFTER_ALL_FAIL if everywhere else _AFTER_FIRST_RANK)
-    return rank() == 0 or not everywhere
+        time.sleep(_AFTER_FIRST_RANK)
+    return rank() == 0 or not getattr(error, 'everywhere', False)
 
 
 def leave(status: int) -> NoReturn:
@@ -247,9 +246,9 @@ def join(device: str | None = None) -> Iterator[Group]:
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
 
     Raises:
-        UserError: if there are fewer GPUs than processes on this machine, or torch has no kernels
-            for them; or, from the body, if memory is too small, a data-loading worker was killed,
-            or another rank has ended.
+        UserError: if there are fewer GPUs than processes on this machine; or, from the body, if
+            torch has no kernels for them, memory is too small, a data-loading worker was killed, or
+            another rank has ended.
     """
     import torch
     import torch.distributed as dist
@@ -288,6 +287,7 @@ def join(device: str | None = None) -> Iterator[Group]:
 
 def _explained(error: Exception, group: Group) -> UserError | None:
     """Return one sentence for an error of torch that the user can fix; None for any other."""
+    import torch
     import torch.distributed as dist
 
     from reproduce.base import gpus
@@ -295,6 +295,11 @@ def _explained(error: Exception, group: Group) -> UserError | None:
     first = str(error).partition('\n')[0]
     if gpus.is_out_of_memory(error):
         return OutOfMemory(f'{group.device} is out of memory ({first}): lower the batch size.')
+    if 'no kernel image' in first:
+        return UserError(
+            f'torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()}: install '
+            'a release that has, for V100 with CONSTRAINTS=requirements/v100.txt.'
+        )
     if 'DataLoader worker' in first:
         return UserError(
             f'a data-loading worker ended ({first}): give the machine more memory or, in Docker, '

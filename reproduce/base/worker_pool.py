@@ -3,39 +3,14 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any
 
 from reproduce.base.errors import UserError
 from reproduce.base.progress import progress
 from reproduce.base.quiet import quiet_libraries
-
-
-@contextmanager
-def worker_pool() -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of new processes, one for each core and at most 8, which ignore Ctrl-C.
-
-    Raises:
-        UserError: if one of them is killed.
-    """
-    # A process that builds detectors holds mmdet and mmseg, nearly 1 GB.
-    processes = min(8, len(os.sched_getaffinity(0)))
-    spawn = multiprocessing.get_context('spawn')
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(processes, spawn, signal.signal, ignore) as pool:
-        try:
-            yield pool
-        except BrokenProcessPool as error:
-            raise UserError(
-                'a worker process was killed, as when memory is full: close other programs, and '
-                'run the same command again.'
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def in_processes(
@@ -45,19 +20,35 @@ def in_processes(
 ) -> dict[str, Mapping[str, Any] | str]:
     """Return `compute(*arguments[name])` of every name, or the exception that it raised, as text.
 
+    They are computed in new processes, one for each core and at most 8, which ignore Ctrl-C.
+
     Args:
         what: what is done, for the progress on standard error.
 
     Raises:
         UserError: if one is raised, or a process is killed.
     """
+    # A process that builds detectors holds mmdet and mmseg, nearly 1 GB.
+    processes = min(8, len(os.sched_getaffinity(0)))
+    spawn, ignore = multiprocessing.get_context('spawn'), (signal.SIGINT, signal.SIG_IGN)
     results = {}
-    with progress(what, len(arguments)) as step_done, worker_pool() as pool:
-        started = {pool.submit(_tried, compute, *a): name for name, a in arguments.items()}
-        for done in as_completed(started):
-            name = started[done]
-            results[name] = done.result()
-            step_done(name)
+    with (
+        progress(what, len(arguments)) as step_done,
+        ProcessPoolExecutor(processes, spawn, signal.signal, ignore) as pool,
+    ):
+        try:
+            started = {pool.submit(_tried, compute, *a): name for name, a in arguments.items()}
+            for done in as_completed(started):
+                results[started[done]] = done.result()
+                step_done(started[done])
+        except BrokenProcessPool as error:
+            raise UserError(
+                'a worker process was killed, as when memory is full: close other programs, and '
+                'run the same command again.'
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return results
 
 

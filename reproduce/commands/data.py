@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from datasets.inventory import DataState, sentences, take_inventory
+from datasets.inventory import DataState, take_inventory
 from reproduce.base.terminal import TextTable
 from reproduce.commands import options
 
@@ -44,7 +44,12 @@ def data(
             found = [images, listed.form, listed.place]
         rows.append([f'{entry.data_set} {entry.split}', entry.state.value, *found])
         if verify:
-            rows[-1].append(entry.verification())
+            rows[-1].append(entry.verified)
     heads = ['', '', 'images', 'form', 'where', *(['verified'] if verify else [])]
-    options.show(format, result, TextTable(heads, rows), *sentences(entries))
+    advice = [
+        f'{e.data_set} {e.split}: {e.advice}'
+        for e in entries
+        if e.advice and (e.split == 'val' or e.state is not DataState.MISSING)
+    ]
+    options.show(format, result, TextTable(heads, rows), *advice)
     raise typer.Exit(code)

@@ -209,7 +209,7 @@ def _batches(prepared: Prepared, group: Group, job: Job) -> Iterator[tuple[list[
     workers = default_workers() if job.workers is None else job.workers
     loader = Loader(
         prepared.images,
-        prepared.collate,
+        collate_fn=prepared.collate,
         batch_sampler=mine,
         num_workers=min(workers, len(mine)),
         pin_memory=group.device.type == 'cuda',
