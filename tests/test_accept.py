@@ -116,7 +116,7 @@ def test_the_same_weights_twice_need_a_name(run, listed):
     text = manifest.read_text()
     manifest.write_text(text + text.replace('"deit"', '"twin"'))
     code, _, err = accepted(run, manifest, evaluation)
-    assert (code, 'as deit, twin: choose one with --name' in err) == (2, True)
+    assert (code, 'entries deit, twin: choose one with --name' in err) == (2, True)
     assert accepted(run, manifest, evaluation, '--name', 'twin')[0] == 0
     first, second = load_manifest(manifest)
     assert [e.reference[0].metrics['top1'] for e in (first, second)] == [79.8, 79.7]
@@ -140,7 +140,7 @@ OTHER = {'checkpoint': {'file': 'x', 'sha256': 'b' * 64}}
     ('changes', 'options', 'message'),
     [
         (OTHER, (), 'has no entry with the weights of the record, x, SHA-256 bbbbbbbbbbbbbbbb...'),
-        (OTHER, ('--name', 'deit'), 'has no entry deit with the weights of the record'),
+        (OTHER, ('--name', 'deit'), 'has no entry deit with the weights'),
         ({}, ('--name', 'x', '--licence', 'MIT'), 'with all of --name, --licence and --weights'),
         (
             {},

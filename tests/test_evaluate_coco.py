@@ -279,22 +279,20 @@ def test_an_unreadable_image_stops_the_run_and_is_named(config, weights, data, w
 def test_images_are_read_as_mmcv_reads_them(data, tmp_path):
     from mmcv.transforms import LoadImageFromFile
 
-    for path in sorted((data / 'val2017').iterdir())[:5]:
-        for kwargs in ({}, {'to_float32': True}, {'color_type': 'grayscale'}):
-            ours, theirs = (
-                transform(**kwargs)({'img_path': str(path)})
-                for transform in (LoadWholeImage, LoadImageFromFile)
-            )
-            assert ours.keys() == theirs.keys()
-            np.testing.assert_array_equal(ours['img'], theirs['img'])
-            assert ours['img'].dtype == theirs['img'].dtype
-    content = path.read_bytes()
-    for name, part in (('cut.jpg', content[: len(content) - 300]), ('none.jpg', b'text')):
-        (tmp_path / name).write_bytes(part)
+    path = sorted((data / 'val2017').iterdir())[0]
+    for kwargs in ({}, {'to_float32': True}, {'color_type': 'grayscale'}):
+        ours, theirs = (
+            transform(**kwargs)({'img_path': str(path)})
+            for transform in (LoadWholeImage, LoadImageFromFile)
+        )
+        assert ours.keys() == theirs.keys()
+        np.testing.assert_array_equal(ours['img'], theirs['img'])
+        assert ours['img'].dtype == theirs['img'].dtype
     Image.open(path).save(tmp_path / 'whole.png')
     (tmp_path / 'cut.png').write_bytes((tmp_path / 'whole.png').read_bytes()[:-300])
+    (tmp_path / 'none.jpg').write_bytes(b'text')
     LoadWholeImage()({'img_path': str(tmp_path / 'whole.png')})
-    for name in ('cut.jpg', 'cut.png', 'none.jpg', 'missing.jpg'):
+    for name in ('cut.png', 'none.jpg', 'missing.jpg'):
         with pytest.raises(UserError, match=f'cannot read the image .*{name}') as error:
             LoadWholeImage()({'img_path': str(tmp_path / name)})
         assert '\n' not in str(error.value)

@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -336,16 +334,6 @@ def test_files_that_are_no_predictions(tmp_path):
         read(path)
 
 
-def test_score():
-    scorer = TopScorer([3, 1, 4, 9])
-    classes = np.array([[3, 1, 0, 2, 5], [0, 2, 3, 4, 1], [4, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
-    scorer.update([0, 1], TopClasses(classes[:2], None))
-    other = TopScorer([3, 1, 4, 9])
-    other.update([3, 2], TopClasses(classes[[3, 2]], None))
-    scorer.merge(other.collected)
-    assert scorer.compute().metrics == {'top1': 50.0, 'top5': 75.0}
-
-
 def test_a_model_is_a_system_where_it_is_one(cite):
     cite('dsnet_small')
     assert resolve('maformer_small_token_labeling', {}) == (
@@ -379,33 +367,14 @@ def test_preprocessing_is_that_of_timms_own_validation():
         preprocessing('resnet50.a1_in1k', {}, {'crop_pct': 7.0})
 
 
-def test_the_size_of_the_training_is_recorded_and_accepted(run, data, tmp_path):
-    path = tmp_path / 'resnet.safetensors'
-    save_file(timm.create_model('test_resnet', num_classes=CLASSES).state_dict(), path)
-    command = (*('evaluate', 'imagenet', 'test_resnet', '--checkpoint', path, '--data', data),)
-    command += ('--workers', 0, '--device', 'cpu', '--format', 'json', '--output', 'kept')
-    accept = ('--reason', 'x', '--name', 'r', '--licence', 'MIT', '--weights', path)
-    for option in ('--use-train-size', '--crop-mode=squash'):
-        result = json.loads(run(*command, option)[1])
-        name = option[2:].partition('=')[0].replace('-', '_')
-        assert result['overridden'] == [name]
-        manifest = tmp_path / f'{name}.toml'
-        code, _, err = run('accept', result['written'], *accept, '--manifest', manifest)
-        assert (code, err) == (0, '')
-        assert f'{name} = ' in manifest.read_text()
-
-
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
         (('--checkpoint', 'nowhere'), 'the checkpoint nowhere does not exist'),
         (('--limit', 0), 'give 1 or more'),
         (('--batch-size', 0), '--batch-size must be at least 1, got 0'),
-        (('--processes', 0), '--processes must be at least 1, got 0'),
-        (('--workers', -1), '--workers must be at least 0, got -1'),
         (('--std', 0, 0, 0), '--std (0.0, 0.0, 0.0) is out of range: expected more than 0'),
         (('--std', 58.4, 57.1, 57.4), 'and at most 1'),
-        (('--mean', 'nan', 0.4, 0.4), '--mean (nan, 0.4, 0.4) is out of range'),
         (('--model-kwargs', 'features_only=true'), 'gives features and no classes'),
         (('--model-kwargs', 'depth'), 'is not KEY=VALUE'),
         (('--model-kwargs', 'depht=3'), 'cannot be built with'),
@@ -467,17 +436,3 @@ def test_what_was_measured_is_printed_where_the_disk_is_full(
     assert f'{top1:.2f} %' in printed['before'] or f'top1 {top1} %' in printed['before']
     assert 'No space left on device. Measured of maformer_micro: top1' in err
     assert not list(Path('results').rglob('*.*'))
-
-
-@pytest.mark.slow
-def test_predictions_under_a_torchrun_are_the_same_to_the_last_bit(data, weights, alone, tmp_path):
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
-    command = map(str, evaluate_command(data, weights, '--output', tmp_path))
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    subprocess.run(
-        [*torchrun, '-m', 'reproduce', *command], env=environment, check=True, capture_output=True
-    )
-    (record,) = records.load_all(tmp_path)
-    assert (record.provenance.processes, record.metrics) == (2, alone.evaluation.metrics)
-    kept = gzip.decompress((tmp_path / record.predictions).read_bytes())
-    assert kept == gzip.decompress(alone.predictions)

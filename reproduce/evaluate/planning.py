@@ -107,11 +107,10 @@ def by_table(cells: Sequence[PlannedCell], inputs: Collection[Inputs]) -> list[P
         for t, of in counts.items()
     ]
     systems = {state: {c.system for c in cells if c.state is state} for state in CellState}
-    lacking = systems[CellState.NO_DATA] | systems[CellState.PUBLIC] | systems[CellState.UNRELEASED]
-    tasks = {i.system.task for i in inputs if i.data is None and i.system.name in lacking}
+    tasks = sorted({one.system.task for one in inputs if one.data is None})
     to_do = [
         f'{len(systems[CellState.EVALUATE])} systems would be evaluated.',
-        *(f'{TASKS[t].validation_set} are missing: --data FOLDER.' for t in sorted(tasks)),
+        *(f'{TASKS[task].validation_set} are missing: --data FOLDER.' for task in tasks),
         f'{len(systems[CellState.PUBLIC])} systems have public weights: `make checkpoints TABLE=N '
         'CHECKPOINTS=FOLDER` downloads those of a table.',
         f'{len(systems[CellState.UNRELEASED])} systems have no public weights: your own are '

@@ -1,6 +1,5 @@
 """A measured result becomes the reference of its weights in a manifest of checkpoints."""
 
-import getpass
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,10 +72,8 @@ def accept(
             references.append(_new_reference(evaluation))
         reference, new = references[place], evaluation.metrics
         metrics = old or {metric: None for metric in reference['metrics']}
-        for metric in metrics:
-            reference['metrics'][metric] = new[metric]
-        subset = _subset(evaluation)
-        reference['source'] = _source(evaluation, reason, subset)
+        reference['metrics'].update({metric: new[metric] for metric in metrics})
+        reference['source'] = _source(evaluation, reason)
         Released.model_validate(entry.unwrap())
     except ValidationError as error:
         raise UserError(f'{manifest} cannot hold this: {error.errors()[0]["msg"]}.') from None
@@ -88,32 +85,26 @@ def accept(
         'name': name,
         'manifest': str(manifest),
         'images': evaluation.data.images,
-        'subset': subset,
+        'subset': _subset(evaluation),
         'source': reference['source'],
-        'changes': {
-            metric: {'old': value, 'new': new[metric]} for metric, value in metrics.items()
-        },
+        'changes': {m: {'old': value, 'new': new[m]} for m, value in metrics.items()},
     }
 
 
 def _entry_of(
     evaluation: Evaluation, known: tuple[Released, ...], manifest: Path, name: str | None
 ) -> str:
-    """Return the name of the entry with the weights of the evaluation; `name`, if it is that.
-
-    Raises:
-        UserError: if there is none, or several.
-    """
+    """Return the name of the entry with the weights of the evaluation; `name`, if it is that."""
     sha256 = evaluation.checkpoint.sha256
     fitting = [e.name for e in known if e.sha256 == sha256 and name in (None, e.name)]
     if len(fitting) == 1:
         return fitting[0]
-    what = f'the weights of the record, {evaluation.checkpoint.file}, SHA-256 {sha256[:16]}...'
-    if fitting:
-        raise UserError(f'{manifest} has {what}, as {", ".join(fitting)}: choose one with --name.')
-    entry = 'no entry' if name is None else f'no entry {name}'
+    found = f'entries {", ".join(fitting)}: choose one with --name' if fitting else 'no entry'
+    named = f' {name}' if name else ''
     raise UserError(
-        f'{manifest} has {entry} with {what}: to add one, give --name, --licence and --weights.'
+        f'{manifest} has {found}{named} with the weights of the record, '
+        f'{evaluation.checkpoint.file}, SHA-256 {sha256[:16]}...; to add one, give --name, '
+        '--licence and --weights.'
     )
 
 
@@ -146,11 +137,7 @@ def _new_entry(
 
 
 def _place(entry: Released, evaluation: Evaluation) -> tuple[int, dict[str, float]]:
-    """Return the place of the reference on these images in an entry, and its metrics.
-
-    Raises:
-        UserError: if the record lacks one of these metrics.
-    """
+    """Return the place of the reference on these images in an entry, and its metrics."""
     for place, known in enumerate(entry.reference):
         if known.holds_for(evaluation.data.fingerprint, evaluation.data.complete):
             if missing := sorted(known.metrics.keys() - evaluation.metrics.keys()):
@@ -179,33 +166,22 @@ def _inline(content: dict[str, Any]) -> InlineTable:
 def _is_embedded(evaluation: Evaluation) -> bool:
     """Return whether the images are the embedded data, as the gate draws them."""
     references = (r for entry in registry.load_manifest() for r in entry.reference)
-    known = {r.fingerprint for r in references if r.data == 'shapes'}
-    return evaluation.data.fingerprint in known
+    return evaluation.data.fingerprint in {r.fingerprint for r in references if r.data == 'shapes'}
 
 
 def _subset(evaluation: Evaluation) -> str:
     """Return what is missing to the complete set; '' if nothing is."""
     data = evaluation.data
-    if data.complete or _is_embedded(evaluation):
-        return ''
-    return '; '.join(data.problems) or 'not the complete set'
+    complete = data.complete or _is_embedded(evaluation)
+    return '' if complete else '; '.join(data.problems) or 'not the complete set'
 
 
-def _source(evaluation: Evaluation, reason: str, subset: str) -> str:
-    """Return a sentence with reason, user, date, record and versions."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, as containers have
-        user = f'user {os.getuid()}'
-    p = evaluation.provenance
+def _source(evaluation: Evaluation, reason: str) -> str:
+    """Return a sentence with reason, date, record, versions and command."""
+    subset, p = _subset(evaluation), evaluation.provenance
     warning = f'ON A SUBSET OF {evaluation.data.images:,} IMAGES ({subset}): ' if subset else ''
-    return warning + ', '.join(
-        [
-            f'{reason.strip().rstrip(".")}; accepted by {user}',
-            f'{datetime.now(UTC):%Y-%m-%d}',
-            f'from {evaluation.stem}: {evaluation.origin}',
-            *(f'{name} {p.versions[name]}' for name in ('torch', 'timm') if name in p.versions),
-            *([f'commit {p.commit}'] if p.commit else []),
-            f'`{p.command}`',
-        ]
+    versions = ''.join(f', {n} {p.versions[n]}' for n in ('torch', 'timm') if n in p.versions)
+    return (
+        f'{warning}{reason.strip().rstrip(".")}; accepted {datetime.now(UTC):%Y-%m-%d} from '
+        f'{evaluation.stem}: {evaluation.origin}{versions}, `{p.command}`'
     )

@@ -37,11 +37,6 @@ class Candidate:
     predictions: Path
     attestation: str = ''
 
-    def as_dict(self) -> dict[str, str]:
-        """Return its name, where it is from, and its attestation."""
-        predictions = str(self.predictions)
-        return {'name': self.name, 'predictions': predictions, 'attestation': self.attestation}
-
 
 class ImageDifference(NamedTuple):
     """How well two systems predict an image, in percent; `index` is its place in the data set."""
@@ -87,19 +82,20 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
-
-        def values(d: Difference) -> dict[str, float | None]:
-            return {'first': d.first, 'second': d.second, 'difference': d.difference, 'p': d.p}
-
+        candidates = {
+            place: {'name': c.name, 'predictions': str(c.predictions), 'attestation': c.attestation}
+            for place, c in (('first', self.first), ('second', self.second))
+        }
+        values = ('first', 'second', 'difference', 'p', 'interval', 'significant')
         return {
-            'first': self.first.as_dict(),
-            'second': self.second.as_dict(),
+            **candidates,
             'metrics': {
-                name: {**values(d), 'interval': d.interval, 'significant': d.significant}
+                name: {value: getattr(d, value) for value in values}
                 for name, d in self.paired.metrics.items()
             },
             'classes': [
-                {'class': self.class_name(d), 'metric': d.metric, **values(d)}
+                {'class': self.class_name(d), 'metric': d.metric}
+                | {value: getattr(d, value) for value in values[:4]}
                 for d in self.paired.classes
             ],
             'images': [
