@@ -4,6 +4,7 @@ import builtins
 import codecs
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -245,6 +246,15 @@ def renamed(
                 name = re.sub(pattern, replacement, name)
             result[name] = value
     return result
+
+
+def translated(
+    state: Mapping[str, torch.Tensor], network: torch.nn.Module
+) -> dict[str, torch.Tensor]:
+    """Return parameters under the names of a network, if its module can rename a release's."""
+    module = sys.modules[type(network).__module__]
+    translate = getattr(module, 'checkpoint_filter_fn', lambda state, network: state)
+    return dict(translate(dict(state), network))
 
 
 def mismatch(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:

@@ -58,6 +58,18 @@ def convolution(x, state, name, stride=1, padding=0):
     return torch.stack(out).view(len(rows), len(columns), -1)
 
 
+def small_network(name, sizes, **kwargs):
+    """A network of four stages with the sizes `dims`, `depths` and `heads`, for five classes."""
+    return timm.create_model(
+        name,
+        embed_dims=sizes['dims'],
+        depths=sizes['depths'],
+        num_heads=sizes['heads'],
+        num_classes=5,
+        **kwargs,
+    ).eval()
+
+
 class Shapes(dict):
     """The names and shapes of a released checkpoint, written down layer by layer."""
 

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import timm
 import torch
 from slow_layers import (
     Shapes,
@@ -14,6 +13,7 @@ from slow_layers import (
     layer_norm,
     linear,
     load_release,
+    small_network,
 )
 
 from model.cswin import checkpoint_filter_fn
@@ -24,13 +24,7 @@ LEPE = 'stage3.1.attns.1.get_v.weight'
 
 
 def tiny():
-    return timm.create_model(
-        'cswin_tiny',
-        embed_dims=TINY['dims'],
-        depths=TINY['depths'],
-        num_heads=TINY['heads'],
-        num_classes=5,
-    )
+    return small_network('cswin_tiny', TINY)
 
 
 def released_shapes(dims, depths, classes=1000):

@@ -4,7 +4,6 @@ import math
 import pickle
 
 import pytest
-import timm
 import torch
 from slow_layers import (
     Shapes,
@@ -17,6 +16,7 @@ from slow_layers import (
     linear,
     load_release,
     padded,
+    small_network,
 )
 
 from model.dsnet import checkpoint_filter_fn
@@ -27,14 +27,7 @@ TINY = {'dims': (8, 16, 24, 32), 'depths': (1, 2, 1, 1), 'heads': (1, 2, 3, 4)}
 
 
 def tiny(**kwargs):
-    return timm.create_model(
-        'dsnet_tiny',
-        embed_dims=TINY['dims'],
-        depths=TINY['depths'],
-        num_heads=TINY['heads'],
-        num_classes=5,
-        **kwargs,
-    ).eval()
+    return small_network('dsnet_tiny', TINY, **kwargs)
 
 
 def released_shapes(dims, depths, classes=1000):

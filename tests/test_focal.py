@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import timm
 import torch
 from slow_layers import (
     Shapes,
@@ -15,6 +14,7 @@ from slow_layers import (
     linear,
     load_release,
     padded,
+    small_network,
 )
 
 from model.focal import checkpoint_filter_fn
@@ -23,14 +23,7 @@ TINY = {'dims': (8, 16, 24, 32), 'depths': (1, 1, 2, 1), 'heads': (2, 4, 2, 4)}
 
 
 def tiny(**kwargs):
-    return timm.create_model(
-        'focal_tiny',
-        embed_dims=TINY['dims'],
-        depths=TINY['depths'],
-        num_heads=TINY['heads'],
-        num_classes=5,
-        **kwargs,
-    )
+    return small_network('focal_tiny', TINY, **kwargs)
 
 
 def released_shapes(dims, depths, heads, window, expand, windows, classes=1000):

@@ -53,7 +53,8 @@ def by_hand(embed_dims, depths, classes=1000):
 
 @pytest.mark.parametrize('name', PARAMETERS)
 def test_parameters_equal_the_sum_of_the_papers_terms(name):
-    model = timm.create_model(name, token_labeling=True)
+    with torch.device('meta'):
+        model = timm.create_model(name, token_labeling=True)
     variant = maformer.VARIANTS[name]
     count = sum(p.numel() for p in model.parameters())
     assert count == by_hand(variant['embed_dims'], variant['depths']) == PARAMETERS[name]
@@ -86,7 +87,7 @@ def test_golden_outputs():
     torch.testing.assert_close(golden_outputs(), torch.tensor(GOLDEN), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', [n for n in maformer.VARIANTS if 'small_' in n or 'micro' in n])
+@pytest.mark.parametrize('name', [n for n in maformer.VARIANTS if '3383' in n])
 def test_every_parameter_receives_a_gradient(name):
     model = timm.create_model(
         name, depths=(2, 2, 1, 1), num_classes=4, token_labeling=True, drop_path_rate=0.0
@@ -99,7 +100,7 @@ def test_every_parameter_receives_a_gradient(name):
     assert [n for n in zero if not n.endswith('fusion.k.bias')] == []
 
 
-@pytest.mark.parametrize('size', [(32, 32), (33, 47), (64, 32), (75, 101), (224, 224)])
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (75, 101)])
 def test_any_size_from_32_runs_and_no_pixel_is_lost(size):
     model = micro(num_classes=3)
     x = torch.randn(1, 3, *size, requires_grad=True)
@@ -148,10 +149,10 @@ def test_weight_decay_and_layer_groups():
     assert scale[id(model.stages[3].blocks[0].norm.weight)] < scale[id(model.head.fc.weight)] == 1
 
 
-@pytest.mark.parametrize('name', ['maformer_micro', 'maformer_small_3383_shifted_window'])
+@pytest.mark.parametrize('options', [{}, maformer.SHIFTED_WINDOW])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast(name, dtype):
-    model = timm.create_model(name, depths=(1, 2, 1, 1), num_classes=3).eval()
+def test_autocast(options, dtype):
+    model = micro(depths=(1, 2, 1, 1), num_classes=3, **options)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad(), torch.autocast('cpu', dtype):
         half = model(x)

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import timm
 import torch
 from slow_layers import (
     Shapes,
@@ -13,6 +12,7 @@ from slow_layers import (
     convolution,
     load_release,
     padded,
+    small_network,
 )
 
 from model.shuffle import checkpoint_filter_fn
@@ -21,16 +21,7 @@ TINY = {'dims': (8, 16, 24, 32), 'depths': (2, 2, 2, 2), 'heads': (2, 4, 2, 4)}
 
 
 def tiny(window=3, **kwargs):
-    return timm.create_model(
-        'shuffle_tiny',
-        embed_dims=TINY['dims'],
-        depths=TINY['depths'],
-        num_heads=TINY['heads'],
-        window_size=window,
-        stem_width=6,
-        num_classes=5,
-        **kwargs,
-    )
+    return small_network('shuffle_tiny', TINY, window_size=window, stem_width=6, **kwargs)
 
 
 def released_shapes(dims, depths, heads, window=7, stem=32, classes=1000):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn as nn
 
-from model.checkpoint import renamed
+from model.checkpoint import renamed, translated
 
 _BACKBONE = 'backbone.bottom_up.'
 
@@ -43,10 +43,7 @@ def renamed_for(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str
     if network is None or not backbone:
         return _converted(model, dict(state))
     rest = {n: v for n, v in state.items() if not n.startswith(_BACKBONE)}
-    module = sys.modules[type(network).__module__]
-    if translate := getattr(module, 'checkpoint_filter_fn', None):
-        backbone = translate(backbone, network)
-    backbone = {f'backbone.network.{name}': value for name, value in backbone.items()}
+    backbone = {f'backbone.network.{n}': v for n, v in translated(backbone, network).items()}
     return backbone | renamed(rest, names=_NAMES, without=_BUFFERS)
 
 

@@ -1,6 +1,5 @@
 """Load the weights of a classifier and check that every parameter fits."""
 
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch.nn as nn
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from model.checkpoint import CheckpointError, mismatch, read
+from model.checkpoint import CheckpointError, mismatch, read, translated
 from reproduce.base.errors import UserError
 from reproduce.base.files import first_error
 
@@ -112,12 +111,9 @@ def _translated(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, t
     A translation that resamples a position table is not used, because weights of another input
     size are not the model's.
     """
-    translate = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
-    if translate is None:
-        return state
     try:
-        translated = dict(translate(dict(state), model))
+        renamed = translated(state, model)
     except Exception:  # it is for that model's own releases, and these may be anything
         return state
-    before, after = (Counter(v.numel() for v in each.values()) for each in (state, translated))
-    return state if after - before else translated
+    before, after = (Counter(v.numel() for v in each.values()) for each in (state, renamed))
+    return state if after - before else renamed
