@@ -7,13 +7,10 @@ by its own are the network's share of the peak. Only ratios within one run mean 
 `results/speed.csv` gets what inference takes, for the tables and the report.
 """
 
-import multiprocessing
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +38,7 @@ from reproduce.report.speeds import Speed, keep_speeds
 from reproduce.systems import System, load_systems, timm_names
 from reproduce.systems.selection import rows_and_systems
 from reproduce.tasks.job import PRECISIONS, autocast, inference
+from reproduce.train.memory import PeakMemory
 
 DEFAULT = (
     *('maformer_small_3383', 'maformer_small', 'maformer_base', 'maformer_large'),
@@ -177,33 +175,32 @@ def noise(seconds: list[float]) -> float:
     return 1.57 * (upper - lower) / len(seconds) ** 0.5 / median
 
 
-def added_memory(of: Subject, train: bool, amp: str | None, device: str, batch: int) -> float:
-    """Return the MiB that a pass adds to what is in use; in a process that did nothing else.
+def added_memory(
+    of: Subject, train: bool, amp: str | None, device: torch.device, batch: int
+) -> float:
+    """Return the MiB of the tensors that a pass adds to the weights.
 
     Of a classifier's inference it is the pass that gives a detector its maps of one image of
     DETECTION_SIZE; of a training that of a step of `batch` images; else that of one image.
     """
-    place = torch.device(device)
     if of.is_classifier and not train:
-        of = Subject(of.system, DETECTION_SIZE)
-        network = of.build(place, features_only=True)
-        image = torch.randn(1, 3, *of.size, device=place)
+        image = torch.randn(1, 3, *DETECTION_SIZE, device=device)
+        network = Subject(of.system, DETECTION_SIZE).build(device, features_only=True)
 
         def work() -> None:
-            with inference(place, amp):
+            with inference(device, amp):
                 network(image)
     else:
-        work = passes(of, batch if train else 1, train, amp, False, device)
-    before = _peak_mib(place)
-    work()
-    return _peak_mib(place) - before
-
-
-def _peak_mib(device: torch.device) -> float:
+        work = passes(of, batch if train else 1, train, amp, False, device.type)
+    work()  # an optimizer has its state from the first step on
     if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    # getrusage would report the parent's peak where that was higher.
-    return int(re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with PeakMemory() as memory:
+        work()
+    return memory.peak / 2**20
 
 
 def main(
@@ -278,12 +275,10 @@ def main(
                     seconds[name].append(seconds_of(work, place))
                 shown(str(number + 1))
         del works
-        memory = {}
-        spawn = multiprocessing.get_context('spawn')
-        for name, one in subjects.items():
-            with ProcessPoolExecutor(1, spawn) as process:  # a new one for each network
-                given = (one, train, precision, device, batch_size)
-                memory[name] = process.submit(added_memory, *given).result()
+        memory = {
+            name: added_memory(one, train, precision, place, batch_size)
+            for name, one in subjects.items()
+        }
     where = device_name(place)
     if device == 'cpu':
         where += ', 1 thread (CPU time)' if threads == 1 else f', {threads} threads'

@@ -54,7 +54,7 @@ _OBJECTS = 130
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made or added while it is active.
+    """Counts the bytes of the tensors that are made while it is active.
 
     Attributes:
         now: the bytes of those that exist.
@@ -66,25 +66,28 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
         self._alive: dict[int, tuple[ref, int]] = {}
 
-    def add(self, tensor: torch.Tensor) -> None:
-        """Count the memory of a tensor, once if several share it."""
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            self._add(tensor, made=False)
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            self._add(tensor, made=True)
+        return out
+
+    def _add(self, tensor: Any, made: bool) -> None:
+        """Count the memory of a tensor once; what was there before counts nothing."""
+        if not isinstance(tensor, torch.Tensor):
+            return
         storage = tensor.untyped_storage()
         key = id(storage)
         if key not in self._alive:
-            size = -(-storage.nbytes() // _BLOCK) * _BLOCK
+            size = -(-storage.nbytes() // _BLOCK) * _BLOCK if made else 0
             self._alive[key] = ref(storage, lambda _: self._remove(key)), size
             self.now += size
             self.peak = max(self.peak, self.now)
 
     def _remove(self, key: int) -> None:
         self.now -= self._alive.pop(key)[1]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self.add(leaf)
-        return out
 
 
 @contextmanager
