@@ -12,7 +12,6 @@ from mmseg.datasets import ADE20KDataset
 from mmseg.evaluation import IoUMetric
 from PIL import Image
 
-from datasets import shapes
 from datasets.ade20k import FORMAT, class_names, load
 from datasets.segmented import SegmentationFormat
 from reproduce.base.errors import DataNotFound, UserError
@@ -58,25 +57,12 @@ def test_images_and_label_maps_are_paired(root):
     assert [image.stem for image, _ in part.samples] == ['ADE_val_00000001', 'ADE_val_00000003']
     assert part.problems[-1] == '2 of 5 images were asked for'
     assert part.fingerprint != data.fingerprint
-    assert load(root, limit=9) == data
-
-
-def test_it_is_found_below_the_folder_of_several_data_sets(root):
-    data = load(root)
+    assert load(root, limit=9) == load(root.parent) == data  # the folder above will do
     (root.parent / 'ade').mkdir()
-    assert load(root.parent) == data
     moved = root.rename(root.parent / 'ade' / root.name)
     assert load(root.parent).root == moved
-    assert load(root.parent).fingerprint == data.fingerprint
     with pytest.raises(DataNotFound, match=r'expected ADEChallengeData2016/images/training'):
         load(root.parent, 'train')
-
-
-def test_the_embedded_data_have_names_for_their_classes(both_splits):
-    data = load(both_splits)
-    assert data.classes == (*shapes.CLASSES, *shapes.GROUNDS)
-    assert len(data.samples) == 40
-    assert max(FORMAT.read_label_map(path, 15).max() for _, path in data.samples) == 15
 
 
 def test_the_fingerprint_covers_pixels_and_not_how_they_are_compressed(root):
@@ -210,7 +196,6 @@ def test_cityscapes_is_another_format(tmp_path):
 
 
 CLASSES = 7
-NAMES = tuple('abcdefg')
 
 
 @pytest.fixture
@@ -222,34 +207,6 @@ def maps():
         size = rng.integers(5, 40, 2)
         pairs.append((rng.choice([0, 1, 2, 3, 5, 7], size), rng.choice([0, 1, 2, 4, 5, 7], size)))
     return [(p.astype(np.uint8), label.astype(np.uint8)) for p, label in pairs]
-
-
-def test_miou_is_the_one_that_is_counted_pixel_by_pixel(maps):
-    right, predicted, labelled = ([0] * (CLASSES + 1) for _ in range(3))
-    for prediction, label in maps:
-        for p, t in zip(prediction.ravel().tolist(), label.ravel().tolist(), strict=True):
-            if t:
-                right[t] += p == t
-                predicted[p] += 1
-                labelled[t] += 1
-    iou = {
-        NAMES[k - 1]: 100 * right[k] / (predicted[k] + labelled[k] - right[k])
-        for k in range(1, CLASSES + 1)
-        if predicted[k] or labelled[k]
-    }
-    accuracy = [100 * right[k] / labelled[k] for k in range(1, CLASSES + 1) if labelled[k]]
-    assert set(iou) == set('abcdeg')
-    assert iou['c'] == iou['d'] == 0
-    assert len(accuracy) == 5
-
-    counts = np.stack([class_pixels(p, t, CLASSES) for p, t in maps])
-    assert counts.dtype == np.int64
-    metrics, ious_of = means(counts.sum(0)), ious(counts.sum(0))
-    assert metrics['miou'] == pytest.approx(sum(iou.values()) / 6, abs=1e-12)
-    assert metrics['macc'] == pytest.approx(sum(accuracy) / 5, abs=1e-12)
-    assert metrics['aacc'] == pytest.approx(100 * sum(right) / sum(labelled), abs=1e-12)
-    found = {name: v for name, v in zip(NAMES, ious_of, strict=True) if not np.isnan(v)}
-    assert found == pytest.approx(iou)
 
 
 def test_it_is_the_one_of_mmseg(maps):

@@ -1,14 +1,14 @@
 """Files that are replaced whole or not at all, and what a killed process leaves of them."""
 
+import gzip
 import os
-import re
 import subprocess
 import sys
 
 import pytest
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import read_toml, write_atomically
+from reproduce.base.files import unzipped, write_atomically
 
 
 def test_a_killed_process_leaves_the_earlier_file_whole(tmp_path):
@@ -38,8 +38,8 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     assert (tmp_path / 'kept.json').read_text() == 'before'
 
 
-def test_a_toml_file_that_is_not_there_is_one_sentence(tmp_path):
-    path = tmp_path / 'none.toml'
-    message = f'{path} cannot be read (No such file or directory): name a TOML file.'
-    with pytest.raises(UserError, match=f'^{re.escape(message)}$'):
-        read_toml(path, dict)
+def test_a_gzipped_file_that_is_too_large_is_not_unpacked():
+    content = gzip.compress(bytes(10_001))
+    assert len(unzipped(content, 10_001)) == 10_001
+    with pytest.raises(ValueError, match='more than 10,000 bytes'):
+        unzipped(content, 10_000)

@@ -16,7 +16,6 @@ import shutil
 import sys
 import tarfile
 import time
-import tomllib
 import zipfile
 from pathlib import Path
 from statistics import mean
@@ -27,7 +26,6 @@ import pyarrow as pa
 import pytest
 import timm
 import torch
-from conftest import record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -39,8 +37,7 @@ from safetensors.torch import load_file, save_file
 from datasets import imagenet
 from reproduce import cli
 from reproduce.base.errors import UserError
-from reproduce.evaluate import records
-from reproduce.weights import parameters, registry
+from reproduce.weights import parameters
 
 pytestmark = pytest.mark.slow
 
@@ -449,54 +446,7 @@ def test_shards(tmp_path, data):
 
 
 # ------------------------------------------------------------------------------------------------
-# Records, manifests and checkpoints
-
-
-@fuzz(70)
-@given(st.data())
-def test_records(tmp_path, data):
-    content = record('deit_small_patch16_224', 79.8).model_dump(mode='json')
-    if data.draw(st.integers(0, 2)):
-        text = json.dumps(data.draw(mutated_tree(content))).encode()
-    else:
-        text = data.draw(mutated_bytes(json.dumps(content, indent=2).encode()))
-    path = tmp_path / 'x.json'
-    path.write_bytes(text)
-    if (evaluation := loaded(lambda: records.load(path))) is not None:
-        assert evaluation.metrics == json.loads(text)['metrics']
-        assert all(0 <= value <= 100 for value in evaluation.metrics.values())
-        assert evaluation.key and evaluation.stem and evaluation.origin
-
-
-@fuzz(60)
-@given(st.data())
-def test_manifests(tmp_path, data):
-    content = b"""[[checkpoint]]
-name = "mine"
-task = "imagenet"
-model = "maformer_micro"
-preprocessing = { img_size = 64 }
-file = "weights/mine.safetensors"
-sha256 = "%s"
-licence = "MIT"
-[[checkpoint.reference]]
-fingerprint = "0123456789abcdef"
-images = 100
-metrics = { top1 = 69.0 }
-source = "me"
-""" % (b'a' * 64)
-    path = tmp_path / 'manifest.toml'
-    path.write_bytes(data.draw(mutated_bytes(content)))
-    registry.load_manifest.cache_clear()
-    if (entries := loaded(lambda: registry.load_manifest(path))) is not None:
-        raw = tomllib.loads(path.read_text()).get('checkpoint', [])
-        assert [(e.name, e.sha256, e.file) for e in entries] == [
-            (e['name'], e['sha256'], e.get('file')) for e in raw
-        ]
-        for entry, plain in zip(entries, raw, strict=True):
-            for reference, other in zip(entry.reference, plain.get('reference', []), strict=True):
-                assert reference.metrics == other['metrics']
-                assert all(0 <= value <= 100 for value in reference.metrics.values())
+# Checkpoints
 
 
 @pytest.fixture(scope='module')
