@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from reproduce.base import terminal
 from reproduce.base.files import write_atomically
@@ -14,47 +14,37 @@ from reproduce.commands import options
 
 def ablation(
     study: Annotated[
-        str, typer.Argument(help='micro, small, medium or paper, or a TOML file of your own.')
+        str, Argument(help='micro, small, medium or paper, or a TOML file of your own.')
     ] = 'micro',
-    data: Annotated[
-        Path | None, typer.Option(help='Folder of the images; micro draws its own.')
-    ] = None,
+    data: Annotated[Path | None, Option(help='Folder of the images; micro draws its own.')] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help='Folder of label maps, or an archive of it, for a study that trains no annotator.'
         ),
     ] = None,
     seeds: Annotated[
-        int | None,
-        typer.Option(min=1, help="Run only the first of the study's seeds.  [default: all]"),
+        int | None, Option(min=1, help="Run only the first of the study's seeds.  [default: all]")
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help='Runs at a time.  [default: one a GPU, or as many as the cores allow]'
-        ),
+        Option(min=1, help='Runs at a time.  [default: one a GPU, or as many as the cores allow]'),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=0, help='Data-loading workers, for each run.  [default: 0 on CPUs, 4 on GPUs]'
-        ),
+        Option(min=0, help='Data-loading workers, for each run.  [default: 0 on CPUs, 4 on GPUs]'),
     ] = None,
     device: Device = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            '--dry-run', help='Print what it would train and could resolve, and train nothing.'
-        ),
+        Option('--dry-run', help='Print what it would train and could resolve, and train nothing.'),
     ] = False,
     work: Annotated[
-        Path | None,
-        typer.Option(help='Folder of the trainings.  [default: work_dirs/ablations/STUDY]'),
+        Path | None, Option(help='Folder of the trainings.  [default: work_dirs/ablations/STUDY]')
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help='Folder of the CSVs and tables.  [default: results/ablations/STUDY]'),
+        Option(help='Folder of the CSVs and tables.  [default: results/ablations/STUDY]'),
     ] = None,
     format: options.Format = 'text',
 ) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from reproduce.base.errors import UserError
 from reproduce.base.folders import EVALUATIONS, RESULTS
@@ -13,15 +13,15 @@ from reproduce.judge.lookup import find
 
 def accept(
     names: options.Names,
-    reason: Annotated[str, typer.Option(help='Why the new value is right. [required]')] = '',
+    reason: Annotated[str, Option(help='Why the new value is right. [required]')] = '',
     manifest: options.Manifest = None,
     name: Annotated[
-        str | None, typer.Option(help='The entry.  [default: the one with these weights]')
+        str | None, Option(help='The entry.  [default: the one with these weights]')
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(help='Of weights that get an entry of their own.')
+        str | None, Option(help='Of weights that get an entry of their own.')
     ] = None,
-    weights: Annotated[str | None, typer.Option(help='File or URL of such weights.')] = None,
+    weights: Annotated[str | None, Option(help='File or URL of such weights.')] = None,
     results: options.Results = RESULTS,
     evaluations: options.Evaluations = EVALUATIONS,
     format: options.Format = 'text',

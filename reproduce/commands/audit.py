@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from reproduce.audit import text
 from reproduce.audit.findings import audit as run_audit
@@ -12,7 +12,7 @@ from reproduce.commands import options
 
 def audit(
     details: Annotated[
-        bool, typer.Option('--details', help='Show the evidence, the claims and the readings, too.')
+        bool, Option('--details', help='Show the evidence, the claims and the readings, too.')
     ] = False,
     results: options.Results = RESULTS,
     format: options.Format = 'text',

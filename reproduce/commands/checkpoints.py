@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from reproduce.base import terminal
 from reproduce.base.errors import UserError
@@ -18,22 +19,17 @@ from reproduce.weights.store import in_folder, obtain, state, stored
 
 def checkpoints(
     names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar='SYSTEM', help='Only those of these systems.'),
+        list[str] | None, Argument(metavar='SYSTEM', help='Only those of these systems.')
     ] = None,
     tables: Annotated[
-        list[int] | None,
-        typer.Option('--table', help='Only those of this table, 1-7; repeat for more.'),
+        list[int] | None, Option('--table', help='Only those of this table, 1-7; repeat for more.')
     ] = None,
     folder: Annotated[
-        Path | None,
-        typer.Option('--checkpoints', help='Folder of the weights, and of the downloads.'),
+        Path | None, Option('--checkpoints', help='Folder of the weights, and of the downloads.')
     ] = None,
     download: Annotated[
         bool,
-        typer.Option(
-            '--download', help='Fetch those that are absent, of the named systems or tables.'
-        ),
+        Option('--download', help='Fetch those that are absent, of the named systems or tables.'),
     ] = False,
     format: options.Format = 'text',
 ) -> None:

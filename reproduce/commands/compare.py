@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from reproduce.base import terminal
 from reproduce.base.errors import UserError
@@ -19,27 +20,25 @@ from reproduce.report import comparisons
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             help='Two or more records (file, stem or key), systems or released weights (their '
             'latest record), or files of predictions.'
         ),
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="The data set's folder: for files of predictions, and for --pictures."),
+        Option(help="The data set's folder: for files of predictions, and for --pictures."),
     ] = None,
     pictures: Annotated[
-        Path | None, typer.Option(help='Folder for a PNG of the images on which two differ most.')
+        Path | None, Option(help='Folder for a PNG of the images on which two differ most.')
     ] = None,
     fail_if_worse: Annotated[
         bool,
-        typer.Option(
-            '--fail-if-worse', help='Exit with 1 if one is significantly worse than the first.'
-        ),
+        Option('--fail-if-worse', help='Exit with 1 if one is significantly worse than the first.'),
     ] = False,
     save: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help='Keep the comparison as JSON in this file; `report` shows those that lie in '
             'results/comparisons.'
         ),
@@ -47,7 +46,7 @@ def compare(
     evaluations: options.Evaluations = EVALUATIONS,
     format: Annotated[
         Literal['text', 'json', 'markdown'],
-        typer.Option(help='json prints one JSON object, nothing else.'),
+        Option(help='json prints one JSON object, nothing else.'),
     ] = 'text',
 ) -> None:
     """Compare two results on the same images, or several: is the difference real?

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from datasets.inventory import DataState, take_inventory
 from reproduce.base.terminal import TextTable
@@ -13,12 +14,10 @@ _BAD = (DataState.UNUSABLE, DataState.DAMAGED)
 
 
 def data(
-    folder: Annotated[
-        Path, typer.Argument(metavar='DATA', help='Folder of a data set, or of several.')
-    ],
+    folder: Annotated[Path, Argument(metavar='DATA', help='Folder of a data set, or of several.')],
     verify: Annotated[
         bool,
-        typer.Option(
+        Option(
             '--verify',
             help='Compare archives with their published checksums, and open all images of those '
             'that have none.',

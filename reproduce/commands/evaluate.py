@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from reproduce.base import files
 from reproduce.base.folders import EVALUATIONS
@@ -32,17 +33,17 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Output = Annotated[Path, typer.Option(help='Folder for the record and the predictions.')]
+Output = Annotated[Path, Option(help='Folder for the record and the predictions.')]
 Config = Annotated[
     str,
-    typer.Option(
+    Option(
         help='A file, one of reproduce/configs, mmdet::... or mmseg::... for one that the package '
         "ships, or a system's name."
     ),
 ]
 ConfigOptions = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         metavar=KEY_VALUES,
         help="Values in place of the config's, such as model.test_cfg.rcnn.score_thr=0.01.",
     ),
@@ -53,15 +54,15 @@ def _classifier(task: Task) -> Callable[..., None]:
     @with_fields_of(Job, *COMMON, 'compiled')
     def evaluate(
         model: Annotated[
-            str, typer.Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
+            str, Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
         ],
-        img_size: Annotated[int | None, typer.Option(help='Pixels a side.')] = None,
+        img_size: Annotated[int | None, Option(help='Pixels a side.')] = None,
         crop_pct: Annotated[
-            float | None, typer.Option(help="The centre crop's side over the image's short side.")
+            float | None, Option(help="The centre crop's side over the image's short side.")
         ] = None,
         crop_mode: Annotated[
             Literal['center', 'squash', 'border'] | None,
-            typer.Option(
+            Option(
                 help='center cuts the square out, squash resizes the whole image to it, border '
                 'pads it.'
             ),
@@ -69,28 +70,25 @@ def _classifier(task: Task) -> Callable[..., None]:
         # Of timm's, those that do not draw one of the others for each image.
         interpolation: Annotated[
             Literal['nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos'] | None,
-            typer.Option(help='Of the resizing.'),
+            Option(help='Of the resizing.'),
         ] = None,
         mean: Annotated[
             tuple[float, float, float] | None,
-            typer.Option(help='Of red, green and blue, on the scale of 0 to 1.'),
+            Option(help='Of red, green and blue, on the scale of 0 to 1.'),
         ] = None,
         std: Annotated[
-            tuple[float, float, float] | None,
-            typer.Option(help='Likewise, the standard deviation.'),
+            tuple[float, float, float] | None, Option(help='Likewise, the standard deviation.')
         ] = None,
         use_train_size: Annotated[
             bool,
-            typer.Option(
+            Option(
                 '--use-train-size',
                 help="Take timm's size and crop of the training, where it has others for testing.",
             ),
         ] = False,
         model_kwargs: Annotated[
             list[str] | None,
-            typer.Option(
-                metavar=KEY_VALUES, help='Constructor arguments, such as token_labeling=True.'
-            ),
+            Option(metavar=KEY_VALUES, help='Constructor arguments, such as token_labeling=True.'),
         ] = None,
         processes: options.Processes = 1,
         output: Output = EVALUATIONS,
@@ -135,8 +133,7 @@ def _segmenter(task: Task) -> Callable[..., None]:
     def evaluate(
         config: Config,
         picture: Annotated[
-            Path | None,
-            typer.Option(help='A PNG of some images with their labels and predictions.'),
+            Path | None, Option(help='A PNG of some images with their labels and predictions.')
         ] = None,
         cfg_options: ConfigOptions = None,
         processes: options.Processes = 1,

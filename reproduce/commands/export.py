@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
@@ -12,23 +12,21 @@ from reproduce.judge.lookup import find_record
 
 def export(
     record: options.Record,
-    output: Annotated[Path, typer.Option(help='A new folder.')],
+    output: Annotated[Path, Option(help='A new folder.')],
     checkpoint: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help='The weights: a file, or a folder with SYSTEM.safetensors.  [default: the '
             'released ones that were measured]'
         ),
     ] = None,
     licence: Annotated[
         str | None,
-        typer.Option(
-            help="The weights' licence, such as Apache-2.0.  [default: that of released ones]"
-        ),
+        Option(help="The weights' licence, such as Apache-2.0.  [default: that of released ones]"),
     ] = None,
-    onnx: Annotated[bool, typer.Option('--onnx', help='Also write model.onnx.')] = False,
+    onnx: Annotated[bool, Option('--onnx', help='Also write model.onnx.')] = False,
     torch_export: Annotated[
-        bool, typer.Option('--torch-export', help='Also write model.pt2, for torch.export.load.')
+        bool, Option('--torch-export', help='Also write model.pt2, for torch.export.load.')
     ] = False,
     evaluations: options.Evaluations = EVALUATIONS,
 ) -> None:

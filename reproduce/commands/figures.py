@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import RESULTS
@@ -14,13 +14,12 @@ from reproduce.judge.cells import load_results
 
 
 def figures(
-    output: Annotated[
-        Path, typer.Option(help='Folder for the figures, each as PDF and PNG.')
-    ] = RESULTS / 'figures',
+    output: Annotated[Path, Option(help='Folder for the figures, each as PDF and PNG.')] = RESULTS
+    / 'figures',
     results: options.Results = RESULTS,
     flops: Annotated[
         Literal['total', 'layer'],
-        typer.Option(
+        Option(
             help="FLOPs that all models are drawn over: total includes attention's products, layer "
             'is convolutions and linear layers only, in figures called NAME-layer.'
         ),

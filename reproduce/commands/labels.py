@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from reproduce.base.job_options import Device, Workers
 from reproduce.base.processes import start_again
@@ -11,15 +11,15 @@ from reproduce.commands import options
 
 
 def labels(
-    model: Annotated[str, typer.Argument(help='The annotator: any timm model.')],
+    model: Annotated[str, Argument(help='The annotator: any timm model.')],
     data: options.Data,
-    output: Annotated[Path, typer.Option(help='Folder for the maps, CLASS/NAME.pt.')],
+    output: Annotated[Path, Option(help='Folder for the maps, CLASS/NAME.pt.')],
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The annotator's weights.  [default: timm's pretrained]")
+        Path | None, Option(help="The annotator's weights.  [default: timm's pretrained]")
     ] = None,
     img_size: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=1,
             help='Side of the images in pixels.  [default: what the file of the weights says, or '
             "the model's]",
@@ -27,12 +27,12 @@ def labels(
     ] = None,
     resize: Annotated[
         Literal['squash', 'crop'],
-        typer.Option(
+        Option(
             help='squash resizes the whole image to the square; crop resizes the short side and '
             "cuts the centre out, as LV-ViT's code does."
         ),
     ] = 'squash',
-    batch_size: Annotated[int, typer.Option(min=1, help='Images a batch, in each process.')] = 32,
+    batch_size: Annotated[int, Option(min=1, help='Images a batch, in each process.')] = 32,
     processes: options.Processes = 1,
     workers: Workers = None,
     device: Device = None,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import click
-import typer
 from tabulate import tabulate
+from typer import Argument, Option
 from typer.core import TyperCommand
 
 from reproduce.base import terminal
@@ -47,47 +47,45 @@ class KeyValueCommand(TyperCommand):
 
 
 Tables = Annotated[
-    list[int] | None, typer.Argument(help='Tables of the paper, 1-7; all if none is named.')
+    list[int] | None, Argument(help='Tables of the paper, 1-7; all if none is named.')
 ]
 Models = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         help="Only these: printed names ('Swin-T') or systems ('maformer_base'), comma-separated "
         'or repeated.'
     ),
 ]
 SomeData = Annotated[
     Path | None,
-    typer.Option(help='Folder of ImageNet, COCO or ADE20K, or of several of them, to evaluate on.'),
+    Option(help='Folder of ImageNet, COCO or ADE20K, or of several of them, to evaluate on.'),
 ]
 Checkpoints = Annotated[
-    Path | None, typer.Option(help='Folder with the weights of each system, as SYSTEM.safetensors.')
+    Path | None, Option(help='Folder with the weights of each system, as SYSTEM.safetensors.')
 ]
-Data = Annotated[Path, typer.Option(help="The data set's folder, or the one that it lies in.")]
+Data = Annotated[Path, Option(help="The data set's folder, or the one that it lies in.")]
 Processes = Annotated[
     int,
-    typer.Option(
+    Option(
         help='Processes on this machine, one for each GPU. Under torchrun, as on several nodes, '
         'this option is ignored.'
     ),
 ]
 Format = Annotated[
     Literal['text', 'json'],
-    typer.Option(help='json prints one JSON object, nothing else, to standard output.'),
+    Option(help='json prints one JSON object, nothing else, to standard output.'),
 ]
 Names = Annotated[
     list[str],
-    typer.Argument(
+    Argument(
         help='A cell, such as table5/SYSTEM/box_ap or 4 Swin-T top1, or a record, by its file or '
         'stem.'
     ),
 ]
-Record = Annotated[str, typer.Argument(help='A record, by its file, its stem or its key.')]
-Results = Annotated[
-    Path, typer.Option(help='Folder with table1.csv ... table7.csv and evaluations/.')
-]
-Evaluations = Annotated[Path, typer.Option(help='Folder of the evaluation records.')]
-Manifest = Annotated[Path | None, typer.Option(help='Another manifest than the released one.')]
+Record = Annotated[str, Argument(help='A record, by its file, its stem or its key.')]
+Results = Annotated[Path, Option(help='Folder with table1.csv ... table7.csv and evaluations/.')]
+Evaluations = Annotated[Path, Option(help='Folder of the evaluation records.')]
+Manifest = Annotated[Path | None, Option(help='Another manifest than the released one.')]
 
 
 def split_names(entries: list[str] | None) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.job_options import Limit
@@ -19,7 +19,7 @@ def plan(
     limit: Limit = None,
     evaluations: options.Evaluations = EVALUATIONS,
     systems: Annotated[
-        bool, typer.Option('--systems', help='List every system: its cells and what they need.')
+        bool, Option('--systems', help='List every system: its cells and what they need.')
     ] = False,
     format: options.Format = 'text',
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from reproduce.base.job_options import Workers
 from reproduce.commands import options
@@ -15,23 +16,21 @@ def regress(
     workers: Workers = None,
     data: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help='Folder of a full data set, or of several, for references on them; those on what '
             'is not there are left out.'
         ),
     ] = None,
     checkpoints: Annotated[
         Path | None,
-        typer.Option(
-            help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.'
-        ),
+        Option(help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.'),
     ] = None,
     manifest: options.Manifest = None,
     output: Annotated[
-        Path | None, typer.Option(help='Folder for the records; kept nowhere without.')
+        Path | None, Option(help='Folder for the records; kept nowhere without.')
     ] = None,
     every: Annotated[
-        bool, typer.Option('--all', help='List also what was not run, with the reason.')
+        bool, Option('--all', help='List also what was not run, with the reason.')
     ] = False,
     format: options.Format = 'text',
 ) -> None:

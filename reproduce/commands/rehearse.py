@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from reproduce.base.job_options import with_fields_of
 from reproduce.commands import options
@@ -17,15 +18,14 @@ from reproduce.train.jobs import RehearsalRequest
 def rehearse(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             help="Recipes and configs, or patterns such as 'maformer_base*' or 'upernet*'.  "
             '[default: all recipes, and the configs of MAFormer at full size]',
             show_default=False,
         ),
     ] = None,
     memory: Annotated[
-        bool,
-        typer.Option('--memory', help='Only predict the peak memory on each of 8 GPUs.'),
+        bool, Option('--memory', help='Only predict the peak memory on each of 8 GPUs.')
     ] = False,
     format: options.Format = 'text',
     **given: Any,

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import RESULTS
@@ -15,7 +15,7 @@ from reproduce.paper import TABLES
 
 
 def report(
-    output: Annotated[Path, typer.Option(help='The HTML file to write.')] = RESULTS / 'report.html',
+    output: Annotated[Path, Option(help='The HTML file to write.')] = RESULTS / 'report.html',
     results: options.Results = RESULTS,
 ) -> None:
     """Write one HTML page with all tables, figures and the origin of each number.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from reproduce.base.job_options import Limit
 from reproduce.base.wording import extent
@@ -24,9 +25,7 @@ app = typer.Typer(
 
 def _classes(task: Task) -> Callable[..., None]:
     def score(
-        predictions: Annotated[
-            Path, typer.Argument(help='The .csv.gz (or .csv) of an evaluation.')
-        ],
+        predictions: Annotated[Path, Argument(help='The .csv.gz (or .csv) of an evaluation.')],
         data: options.Data,
         limit: Limit = None,
         format: options.Format = 'text',
@@ -51,14 +50,12 @@ def _classes(task: Task) -> Callable[..., None]:
 def _detections(task: Task) -> Callable[..., None]:
     def score(
         results: Annotated[
-            Path, typer.Argument(help="Detections in COCO's result format, .json or .json.gz.")
+            Path, Argument(help="Detections in COCO's result format, .json or .json.gz.")
         ],
-        annotations: Annotated[
-            Path, typer.Option(help='An instances file, as instances_val2017.json.')
-        ],
+        annotations: Annotated[Path, Option(help='An instances file, as instances_val2017.json.')],
         fast: Annotated[
             bool,
-            typer.Option(
+            Option(
                 '--fast', help='By hotcoco: the same numbers in a fraction of the time, no record.'
             ),
         ] = False,
@@ -92,13 +89,13 @@ def _label_maps(task: Task) -> Callable[..., None]:
     def score(
         predictions: Annotated[
             Path,
-            typer.Argument(
+            Argument(
                 help='A folder of PNGs in the form of the annotations, or the .zip of an '
                 'evaluation.'
             ),
         ],
         annotations: Annotated[
-            Path, typer.Option(help='Folder of label maps, as annotations/validation.')
+            Path, Option(help='Folder of label maps, as annotations/validation.')
         ],
         limit: Limit = None,
         format: options.Format = 'text',

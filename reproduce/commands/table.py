@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from reproduce.base import files
 from reproduce.base.folders import EVALUATIONS, RESULTS
@@ -17,11 +18,11 @@ def table(
     tables: options.Tables = None,
     models: options.Models = None,
     strict: Annotated[
-        bool, typer.Option('--strict', help='Exit with 1 also when a cell is not-run.')
+        bool, Option('--strict', help='Exit with 1 also when a cell is not-run.')
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help=f'Folder for the CSVs.  [default: {RESULTS}; with --models none is written]',
             show_default=False,
         ),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable, write_atomically
@@ -21,28 +21,28 @@ def tables(
     tables: options.Tables = None,
     format: Annotated[
         Literal['markdown', 'latex'] | None,
-        typer.Option(help='markdown or latex (booktabs).  [default: markdown; both with --output]'),
+        Option(help='markdown or latex (booktabs).  [default: markdown; both with --output]'),
     ] = None,
     show: Annotated[
         Literal['measured', 'printed', 'both'],
-        typer.Option(
+        Option(
             help='measured: in place of the printed value, where there is one; both: the printed '
             'one in parentheses beside it.'
         ),
     ] = 'both',
     rows: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Only these: printed names ('Swin-T') or systems, comma-separated or repeated."
         ),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(help='Only these, such as params_m,top1; comma-separated or repeated.'),
+        Option(help='Only these, such as params_m,top1; comma-separated or repeated.'),
     ] = None,
     extras: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             '--with',
             help='Show more columns: layer_flops_g and total_flops_g, which are all in one '
             'convention, and images_per_s and peak_memory_mib as `make benchmark` measured them; '
@@ -51,7 +51,7 @@ def tables(
     ] = None,
     add: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help='A row of your own: an evaluation record by its file, stem or key, released '
             'weights by their name, with Ours= before it to name the row; parameters and FLOPs are '
             'counted. Or a CSV with columns of one table (model, params_m, ..., and block for the '
@@ -60,13 +60,13 @@ def tables(
     ] = None,
     marks: Annotated[
         bool,
-        typer.Option(
+        Option(
             '--marks/--no-marks', help='Mark what is measured, deviating, cited, and which FLOPs.'
         ),
     ] = True,
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help='Folder for tableN.md, tableN.tex and a tables.tex that compiles those; without, '
             'standard output.'
         ),

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 from reproduce.base.errors import UserError
@@ -45,19 +46,17 @@ CONFIG = (
 @app.command('imagenet')
 @with_fields_of(TrainingJob, *IMAGENET)
 def train_imagenet(
-    model: Annotated[str, typer.Argument(help='A MAFormer or any timm model.')],
+    model: Annotated[str, Argument(help='A MAFormer or any timm model.')],
     token_labeling: Annotated[
-        bool, typer.Option('--token-labeling', help='Train with token labeling (needs --labels).')
+        bool, Option('--token-labeling', help='Train with token labeling (needs --labels).')
     ] = False,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="Name of the recipe; docs/recipes.md lists them.  [default: the model's size]"
-        ),
+        Option(help="Name of the recipe; docs/recipes.md lists them.  [default: the model's size]"),
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option('--set', help='NAME=VALUE: another value of the recipe, e.g. batch_size=512.'),
+        Option('--set', help='NAME=VALUE: another value of the recipe, e.g. batch_size=512.'),
     ] = None,
     processes: options.Processes = 1,
     **given: Any,
@@ -84,7 +83,7 @@ def train_imagenet(
 def train_config(
     config: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help='A config file: a path, a name in reproduce/configs, or mmdet::... or mmseg::....'
         ),
     ],

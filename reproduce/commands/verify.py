@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.terminal import TextTable
@@ -17,11 +18,9 @@ from reproduce.judge.lookup import find_record
 def verify(
     record: options.Record,
     checkpoint: Annotated[
-        Path | None, typer.Option(help='The file of the weights, to check it, too.')
+        Path | None, Option(help='The file of the weights, to check it, too.')
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The data set's folder, to check it, too.")
-    ] = None,
+    data: Annotated[Path | None, Option(help="The data set's folder, to check it, too.")] = None,
     evaluations: options.Evaluations = EVALUATIONS,
     format: options.Format = 'text',
 ) -> None:
