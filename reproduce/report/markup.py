@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -23,25 +22,15 @@ from reproduce.report.layout import (
     columns,
 )
 
-
-class Mark(Enum):
-    """Where a value comes from: its name in LaTeX, its symbols in Markdown and LaTeX, a meaning."""
-
-    MEASURED = (
-        'measured',
-        '•',
-        r'$\bullet$',
-        'measured, within the tolerance of the printed value',
-    )
-    DEVIATING = ('deviating', '≠', r'$\neq$', 'measured, outside that tolerance')
-    CITED = ('cited', '◦', r'$\circ$', 'as printed: no implementation here')
-    ADDED = ('added', '⋆', r'$\star$', 'added')
-    STATED = ('stated', '◇', r'$\diamond$', 'added, as stated by the publisher of the weights')
-    NONE = ('', '', '', 'unmarked: as printed, not measured')
-
-    def __init__(self, command: str, symbol: str, latex: str, meaning: str) -> None:
-        self.command, self.symbol, self.latex, self.meaning = command, symbol, latex, meaning
-
+# Where a value comes from, by the name of its command in LaTeX: its symbol in Markdown and LaTeX.
+_MARKS = {
+    'measured': ('•', r'$\bullet$', 'measured, within the tolerance of the printed value'),
+    'deviating': ('≠', r'$\neq$', 'measured, outside that tolerance'),
+    'cited': ('◦', r'$\circ$', 'as printed: no implementation here'),
+    'added': ('⋆', r'$\star$', 'added'),
+    'stated': ('◇', r'$\diamond$', 'added, as stated by the publisher of the weights'),
+    '': ('', '', 'unmarked: as printed, not measured'),
+}
 
 _LATEX = str.maketrans(
     {
@@ -98,7 +87,7 @@ class Value:
 
     Attributes:
         text, printed: its number, and the printed one in parentheses.
-        mark: where it comes from.
+        mark: where it comes from, a key of `_MARKS`.
         convention: which FLOPs it counts, 'layer' or 'total'; '' where both are the same, and None
             for other metrics.
         best: whether it is the best of its block.
@@ -106,7 +95,7 @@ class Value:
 
     text: str
     printed: str = ''
-    mark: Mark = Mark.NONE
+    mark: str = ''
     convention: str | None = None
     best: bool = False
 
@@ -128,13 +117,11 @@ def markdown(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) 
             return '–' if field is None else field.translate(_MARKDOWN)
         text = f'**{field.text}**' if field.best else field.text
         text += CONVENTION_MARKS.get(field.convention or '', '')
-        return text + (f' ({field.printed})' if field.printed else '') + field.mark.symbol
+        return text + (f' ({field.printed})' if field.printed else '') + _MARKS[field.mark][0]
 
     table, rows = lines[0].row.table, _rows(lines, shown, style)
-    headings = [column.heading for column in shown]
-    heads = [
-        f'{c.group}: {c.heading}' if headings.count(c.heading) > 1 else c.heading for c in shown
-    ]
+    several = len({column.group for column in shown} - {''}) > 1
+    heads = [f'{c.group}: {c.heading}' if several and c.group else c.heading for c in shown]
     body = tabulate(
         [list(map(written, row)) for row in rows],
         ['Model', *heads],
@@ -156,7 +143,7 @@ def latex(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> 
     def written(field: Field) -> str:
         if not isinstance(field, Value):
             return '{--}' if field is None else field.translate(_LATEX)
-        after = field.after + (rf'\cell{field.mark.command}' if field.mark.command else '')
+        after = field.after + (rf'\cell{field.mark}' if field.mark else '')
         return (r'\bfseries ' if field.best else '') + field.text + f'{{{after}}}' * bool(after)
 
     table, rows = lines[0].row.table, _rows(lines, shown, style)
@@ -170,7 +157,7 @@ def latex(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> 
     return _ENVIRONMENT.get_template('table.tex.j2').render(
         number=table,
         title=TABLES[table].title.translate(_LATEX),
-        marks=[mark for mark in Mark if mark in used and mark.command],
+        marks=[(name, symbol) for name, (_, symbol, _) in _MARKS.items() if name and name in used],
         formats=[_format(column, [row[i] for row in rows]) for i, column in enumerate(shown, 1)],
         groups=groups if any(name for name, _, _ in groups) else [],
         headings=[_latex_heading(column) for column in shown],
@@ -218,12 +205,9 @@ def select_columns(
     every = [column for of_table in found.values() for column in of_table]
     _check_names(names, {n for c in every if not c.extra for n in c.names}, '--columns')
     _check_names(extras, {n for c in every if c.extra for n in c.names}, '--with')
+    chosen = {*names, *extras}
     return {
-        table: [
-            column
-            for column in of_table
-            if column.names & set(extras if column.extra else names) or not (column.extra or names)
-        ]
+        table: [c for c in of_table if c.names & chosen or not (c.extra or names)]
         for table, of_table in found.items()
     }
 
@@ -239,26 +223,25 @@ def _check_names(names: Iterable[str], existing: set[str], option: str) -> None:
 
 def _rows(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> list[list[Field]]:
     """Return the fields of every line, its label first, with the best numbers of each block."""
-    rows: list[list[Field]] = [
-        [
-            ' '.join(line.label.split()),
-            *(_value(line, c, style) if c.printed else line.described(c.name) for c in shown),
-        ]
-        for line in lines
-    ]
-    for i, column in enumerate(shown, 1):
-        if column.printed is None or column.printed.metric.is_complexity:
+    columns = []
+    for column in shown:
+        if column.printed is None:
+            columns.append([line.described(column.name) for line in lines])
             continue
-        for block in {line.row.block for line in lines}:
-            numbers = {
-                n: float(rows[n][i].text)
-                for n, line in enumerate(lines)
-                if line.row.block == block and rows[n][i] is not None and not line.partial
-            }
-            for n, number in numbers.items():
-                if len(numbers) > 1 and number == max(numbers.values()):
-                    rows[n][i] = replace(rows[n][i], best=True)
-    return rows
+        values = [_value(line, column, style) for line in lines]
+        if not column.printed.metric.is_complexity:
+            for block in {line.row.block for line in lines}:
+                numbers = {
+                    n: float(values[n].text)
+                    for n, line in enumerate(lines)
+                    if line.row.block == block and values[n] is not None and not line.partial
+                }
+                for n, number in numbers.items():
+                    if len(numbers) > 1 and number == max(numbers.values()):
+                        values[n] = replace(values[n], best=True)
+        columns.append(values)
+    labels = [' '.join(line.label.split()) for line in lines]
+    return [list(row) for row in zip(labels, *columns, strict=True)]
 
 
 def _value(line: Line, column: ShownColumn, style: Style) -> Value | None:
@@ -270,15 +253,14 @@ def _value(line: Line, column: ShownColumn, style: Style) -> Value | None:
     if cell is None:
         return None
     measured = cell.measured is not None and (style.show != 'printed' or line.added)
-    text = _number(cell.measured) if measured else cell.printed
-    mark = Mark.NONE
+    text, mark = _number(cell.measured) if measured else cell.printed, ''
     if line.added:
-        mark = Mark.ADDED if measured else Mark.STATED
+        mark = 'added' if measured else 'stated'
         text = text or f'{float(cell.reference):.1f}'
     elif cell.measured is not None:
-        mark = Mark.DEVIATING if cell.deviates else Mark.MEASURED
+        mark = 'deviating' if cell.deviates else 'measured'
     elif cell.verdict is Verdict.CITED:
-        mark = Mark.CITED
+        mark = 'cited'
     if not text:
         return None
     printed = cell.printed if measured and style.show == 'both' else ''
@@ -302,8 +284,9 @@ def _legend(
         parts = [part.translate(_LATEX) for part in parts]
     if style.marks:
         used, counted = {v.mark for v in values}, {v.convention for v in values}
-        symbols = {mark: mark.latex if latex else mark.symbol for mark in Mark}
-        parts += [f'{symbols[mark]} {mark.meaning}'.strip() for mark in Mark if mark in used]
+        for name, (symbol, in_latex, meaning) in _MARKS.items():
+            if name in used:
+                parts.append(f'{in_latex if latex else symbol} {meaning}'.strip())
         parts += ['in parentheses: as printed'] * any(v.printed for v in values)
         for name in (n for n in CONVENTION_MEANINGS if n in counted):
             symbol = rf'\textsubscript{{{name[0]}}}' if latex else CONVENTION_MARKS[name]

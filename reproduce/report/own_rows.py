@@ -1,5 +1,6 @@
 """Rows that a user adds to the paper's tables: from a CSV, a record, or released weights."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, create_model
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import OptionalNumber, columns, read_csv
+from reproduce.base.files import OptionalNumber, read_csv
 from reproduce.base.wording import nearest
 from reproduce.complexity import Complexity
 from reproduce.evaluate import records
@@ -23,30 +24,8 @@ from reproduce.tasks import TASKS
 from reproduce.weights import registry
 from reproduce.weights.registry import Public, Released
 
-# The tables about the paper's own model only.
-_OWN_TABLES = (1, 2, 3)
-
-# The paper's names of what MAFormer's arguments choose, in the columns of Tables 2 and 3.
-_DESIGNS = {
-    'local_attention': {'cross_shaped': 'Cross-shaped', 'shifted_window': 'Shifted Window'},
-    'global_branch': {'gld': 'GLD', 'conv': 'Convolution', 'none': 'None'},
-    'fusion': {
-        'multi_scale': 'Multi-scale Fusion Attention',
-        'local_enhanced': 'Local-Enhanced Fusion Attention',
-    },
-}
-
-
-def _positive(value: float | None) -> float | None:
-    if value is not None and value <= 0:
-        raise ValueError(f'{value:g}; expected a positive number')
-    return value
-
-
-def _percent(value: float | None) -> float | None:
-    if value is not None and not 1 < value <= 100:
-        raise ValueError(f'{value:g}; expected percent, from 1 to 100')
-    return value
+# The tables that compare models; Tables 1 to 3 are of the paper's own.
+_TABLES = (4, 5, 6, 7)
 
 
 @dataclass(frozen=True)
@@ -57,11 +36,11 @@ class OwnModel:
         label: the name of its row.
         task, model, arguments: as in a record.
         metrics: its accuracies in percent.
-        measured: whether they were measured here; others are stated by the weights' publisher.
+        record: the stem of the record that they were measured in; '' for accuracies that the
+            weights' publisher states.
         images: the number of images of the accuracies; None for the complete validation set.
         classes: the classes of a classifier's data; None for detectors and segmenters.
         train_size, test_size: side of a classifier's images in pixels; None where it is unknown.
-        record: the stem of the record.
     """
 
     label: str
@@ -69,12 +48,11 @@ class OwnModel:
     model: str
     arguments: Mapping[str, Any]
     metrics: Mapping[str, float]
-    measured: bool
+    record: str = ''
     images: int | None = None
     classes: int | None = None
     train_size: int | None = None
     test_size: int | None = None
-    record: str = ''
 
 
 def add(
@@ -101,12 +79,10 @@ def add(
     if Path(what).is_file() or not equals:
         label, name = '', what
     if Path(name).suffix == '.csv':
-        if label:
-            raise UserError(f'--add {what}: a CSV names its rows itself; leave {label}= out.')
-        if len(lines) != 1:
+        if label or len(lines) != 1:
             raise UserError(
-                f'{name} has the columns of one table: name that table, as in '
-                f'`python -m reproduce tables 5 --add {name}`.'
+                f'--add {what}: a CSV names its rows itself and has the columns of one table, '
+                f'which is to be named, as in `python -m reproduce tables 5 --add {name}`.'
             )
         ((table, of_table),) = lines.items()
         found = _of_csv(Path(name), table, of_table)
@@ -131,6 +107,18 @@ def _insert(of_table: list[Line], line: Line) -> None:
     of_table.insert(places[-1] + 1 if places else len(of_table), line)
 
 
+def _limits(is_complexity: bool) -> AfterValidator:
+    """Return what refuses a cost that is not positive, and an accuracy that is not in percent."""
+    low, high = (0, math.inf) if is_complexity else (1, 100)
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not low < value <= high:
+            raise ValueError(f'{value:g}; expected more than {low}, and at most {high}')
+        return value
+
+    return AfterValidator(check)
+
+
 def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
     """Return the rows of a CSV with columns of a table of the paper.
 
@@ -142,13 +130,7 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
         'OwnRow',
         **dict.fromkeys(descriptions, (str, '')) | {'model': (str, ...)},
         **{
-            name: (
-                Annotated[
-                    OptionalNumber,
-                    AfterValidator(_positive if column.metric.is_complexity else _percent),
-                ],
-                None,
-            )
+            name: (Annotated[OptionalNumber, _limits(column.metric.is_complexity)], None)
             for name, column in metrics.items()
         },
         block=(Literal[('', *blocks)], ''),
@@ -158,16 +140,13 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
         values = record.model_dump()
         description = {name: values[name] for name in descriptions}
         row = Row(table, description, {}, values['block'])
-        cells = {
-            name: _cell(row, name, measured=values[name])
-            for name in metrics
-            if values[name] is not None
-        }
-        if not row.model or not cells:
+        there = [name for name in metrics if values[name] is not None]
+        if not row.model or not there:
             raise UserError(
                 f'{path}, line {number}: expected the name of a model and a value in any of '
                 f'{", ".join(metrics)}.'
             )
+        cells = {name: _cell(row, name, measured=values[name]) for name in there}
         found.append(Line(row, '', cells, added=True))
     if not found:
         raise UserError(f'{path} has no rows: expected a line for each model.')
@@ -193,20 +172,18 @@ def _find(name: str, folder: Path) -> OwnModel:
 def _of_record(evaluation: Evaluation) -> OwnModel:
     e = evaluation
     name = e.system or Path(e.model.rpartition('::')[2]).name.removesuffix('.py')
-    size = e.preprocessing.get('input_size')
-    test_size = size[-1] if size else None
+    test_size = e.preprocessing.get('input_size', [None])[-1]
     return OwnModel(
         label=f'{name} ({e.checkpoint.released or Path(e.checkpoint.file).stem})',
         task=e.task,
         model=e.model,
         arguments=e.arguments,
         metrics=e.metrics,
-        measured=True,
+        record=e.stem,
         images=None if e.data.complete else e.data.images,
         classes=e.data.classes if e.task == 'imagenet' else None,
         train_size=test_size if 'img_size' in e.from_weights else None,
         test_size=test_size,
-        record=e.stem,
     )
 
 
@@ -222,20 +199,20 @@ def _of_weights(entry: Released, folder: Path) -> OwnModel:
     if not entry.reference:
         raise UserError(f'{entry.name} has no published accuracy: evaluate it, and add the record.')
     system = systems_by_name()[entry.system] if isinstance(entry, Public) else None
-    reference, is_classifier = entry.reference[0], entry.task == 'imagenet'
-    size = entry.preprocessing.get('img_size', system.input_size if system else None)
-    return OwnModel(
+    reference = entry.reference[0]
+    own = OwnModel(
         label=entry.name,
         task=entry.task,
         model=(system.model or system.evaluated_config) if system else entry.model,
         arguments=system.arguments if system else entry.arguments,
         metrics=reference.metrics,
-        measured=False,
         images=None if reference.images == TASKS[entry.task].images else reference.images,
-        classes=entry.arguments.get('num_classes', 1000) if is_classifier else None,
-        train_size=size if is_classifier else None,
-        test_size=size if is_classifier else None,
     )
+    if entry.task != 'imagenet':
+        return own
+    size = entry.preprocessing.get('img_size', system.input_size if system else None)
+    classes = entry.arguments.get('num_classes', 1000)
+    return replace(own, classes=classes, train_size=size, test_size=size)
 
 
 def _of_model(
@@ -243,36 +220,27 @@ def _of_model(
 ) -> list[Line]:
     """Return the line of a model for each of the tables that it belongs to.
 
-    Its parameters and FLOPs are counted now. In a table with blocks it is put in the one whose own
-    model is nearest in parameters.
+    Its parameters and FLOPs are counted now. It is put in the block whose own model is nearest in
+    parameters.
     """
-    # Imported here, so that tables without such rows do without torch.
-    from model.maformer import VARIANTS
-
     counted, framework = _count(own)
-    is_own = own.model in VARIANTS
-    tables = [
-        table
-        for table in lines
-        if framework in TABLES[table].frameworks and (is_own or table not in _OWN_TABLES)
-    ]
-    if not tables:
-        fitting = [
-            str(n)
-            for n, table in TABLES.items()
-            if framework in table.frameworks and n not in _OWN_TABLES
-        ]
+    fitting = [table for table in _TABLES if framework in TABLES[table].frameworks]
+    if not any(table in lines for table in fitting):
         kind = FRAMEWORKS[framework].heading or 'a classifier'
         raise UserError(
-            f'{own.label} is {kind}, which belongs to Table {" or ".join(fitting)}; shown are '
-            f'{", ".join(map(str, lines))}.'
+            f'{own.label} is {kind}, which belongs to Table {" or ".join(map(str, fitting))}; '
+            f'shown are {", ".join(map(str, lines))}.'
         )
     partial = '' if own.images is None else f'{own.images:,} images'
-    arguments = {**VARIANTS.get(own.model, {}), **own.arguments}
+    description = {
+        'model': own.label,
+        'token_labeling': str(bool(own.arguments.get('token_labeling'))).lower(),
+        'train_size': str(own.train_size or ''),
+        'test_size': str(own.test_size or ''),
+    }
     found = []
-    for table in tables:
-        block = _block(lines[table], framework, counted)
-        row = Row(table, _description(own, arguments, is_own), {}, block)
+    for table in (table for table in fitting if table in lines):
+        row = Row(table, description, {}, _block(lines[table], framework, counted))
         cells = _cells(own, row, framework, counted)
         found.append(Line(row, '', cells, extra_values(cells, speeds), True, partial))
     return found
@@ -334,44 +302,17 @@ def _cells(own: OwnModel, row: Row, framework: str, counted: Complexity) -> dict
         elif accuracy is None:
             continue
         else:
-            values = {'measured': accuracy} if own.measured else {'reference': str(accuracy)}
+            values = {'measured': accuracy} if own.record else {'reference': str(accuracy)}
         found[name] = _cell(row, name, record=own.record, **values)
     return found
 
 
 def _cell(row: Row, column: str, **values: Any) -> Cell:
-    """Return a cell of an added row.
-
-    Args:
-        values: those of its fields that are not empty.
-    """
-    empty = dict.fromkeys(columns(Cell), '') | {
-        **{'table': row.table, 'model': row.model, 'metric': column, 'row': row},
-        **dict.fromkeys(('verdict', 'reference_verdict'), Verdict.UNPRINTED),
-    }
-    return Cell(**empty | values)
-
-
-def _description(own: OwnModel, arguments: Mapping[str, Any], is_own: bool) -> dict[str, str]:
-    """Return the columns that describe a row, as the paper's tables hold them."""
-    described = {
-        'model': own.label,
-        'token_labeling': str(bool(arguments.get('token_labeling'))).lower(),
-        'train_size': str(own.train_size or ''),
-        'test_size': str(own.test_size or ''),
-    }
-    if not is_own:
-        return described
-    chosen = {
-        name: texts[arguments.get(name, next(iter(texts)))] for name, texts in _DESIGNS.items()
-    }
-    return described | {
-        'embed_dims': '-'.join(map(str, arguments['embed_dims'])),
-        'depths': '-'.join(map(str, arguments['depths'])),
-        'local_attention': chosen['local_attention'],
-        'global_features': chosen['global_branch'],
-        'dual_stream': chosen['fusion'] if chosen['global_branch'] != 'None' else '',
-    }
+    """Return a cell of an added row, with the values of its fields that are not empty."""
+    empty = {'system': '', 'paper': '', 'measured': None}
+    verdicts = dict.fromkeys(('verdict', 'reference_verdict'), Verdict.UNPRINTED)
+    of_row = {'table': row.table, 'model': row.model, 'metric': column, 'row': row}
+    return Cell(**empty | verdicts | of_row | values)
 
 
 def _block(lines: Sequence[Line], framework: str, counted: Complexity) -> str:
