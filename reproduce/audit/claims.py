@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from reproduce import paper
 from reproduce.audit.rows import Tables, best_rivals, find_row, number, same_model
@@ -61,12 +61,6 @@ class Claim(BaseModel):
     rival: str
     note: str
 
-    @model_validator(mode='after')
-    def _is_complete(self) -> 'Claim':
-        if not self.relation and not self.note:
-            raise ValueError('a claim that no table checks needs a note that says why')
-        return self
-
 
 @dataclass(frozen=True)
 class JudgedClaim:
@@ -107,11 +101,12 @@ def judge_claim(claim: Claim, tables: Tables) -> JudgedClaim:
     except UserError as error:
         raise UserError(f"claims.csv, '{claim.place}: {claim.says}': {error}") from None
     held, computed, evidence = zip(*readings, strict=True)
-    verdict = ClaimVerdict.HOLDS if all(held) else ClaimVerdict.PARTLY
     if not any(held):
         verdict = ClaimVerdict.FAILS
     elif {True, False} <= {_has_token_labeling(each, tables) for each in (row, *rivals)}:
         verdict = ClaimVerdict.UNLIKE
+    else:
+        verdict = ClaimVerdict.HOLDS if all(held) else ClaimVerdict.PARTLY
     return JudgedClaim(claim, verdict, ' or '.join(computed), '; '.join(evidence))
 
 

@@ -36,7 +36,7 @@ class SavedComparison(BaseModel):
     metrics: dict[str, ComparedMetric]
 
 
-class SavedMatrix(BaseModel):
+class SavedComparisons(BaseModel):
     """Several systems on the same images, compared in pairs."""
 
     pairs: list[SavedComparison]
@@ -46,41 +46,54 @@ def load_comparisons(results: Path) -> list[SavedComparison]:
     """Return the comparisons under `results`, by file name; none where there is no folder.
 
     Raises:
-        UserError: if a file cannot be read, or was not written by `compare --save`.
+        UserError: if a file was not written by `compare --save`.
     """
-    adapter = TypeAdapter(SavedMatrix | SavedComparison)
+    adapter = TypeAdapter(SavedComparisons | SavedComparison)
     found: list[SavedComparison] = []
     for path in sorted(results.glob('comparisons/*.json')):
         try:
             kept = adapter.validate_json(path.read_bytes())
-        except OSError as error:
-            raise UserError(f'{path} cannot be read: {error.strerror}.') from None
         except ValidationError as error:
             raise UserError(
                 f'{path} is no comparison ({": ".join(first_error(error))}): write it with '
                 f'`python -m reproduce compare ... --save {path}`, or remove it.'
             ) from None
-        found += kept.pairs if isinstance(kept, SavedMatrix) else [kept]
+        found += kept.pairs if isinstance(kept, SavedComparisons) else [kept]
     return found
 
 
 def render(comparison: Comparison, markdown: bool = False) -> list[Part]:
     """Return two systems' differences as tables, with a sentence that says what they show."""
     bullet = '- ' if markdown else ''
-    heads = ['metric', 'first', 'second', 'difference', '95 % interval', 'p']
-    rows = [_row(d) for d in comparison.paired.metrics.values()]
+    rows = [[d.metric, *_numbers(d, 2)] for d in comparison.paired.metrics.values()]
     parts = [
         '\n'.join(
             f'{bullet}{place}: {c.name}' + (f' ({c.attestation})' if c.attestation else '')
             for place, c in (('first', comparison.first), ('second', comparison.second))
         ),
-        _table(rows, heads, markdown),
+        _table(rows, ['metric', 'first', 'second', 'difference', '95 % interval', 'p'], markdown),
         '\n'.join(_sentence(d) for d in comparison.headlines),
         *_classes(comparison, markdown),
     ]
     if comparison.images:
         rows = [[i.name, f'{i.first:.1f}', f'{i.second:.1f}'] for i in comparison.images]
-        heads = ['images that differ most', 'first', 'second']
+        parts.append(_table(rows, ['images that differ most', 'first', 'second'], markdown))
+    return parts
+
+
+def render_several(found: Sequence[Comparison], markdown: bool = False) -> list[Part]:
+    """Return a table for each headline: several systems, each compared with the first.
+
+    p values are corrected by Holm for the number of systems.
+    """
+    bullet = '- ' if markdown else ''
+    parts: list[Part] = [f'{bullet}first: {found[0].first.name}']
+    for metric in found[0].corrected:
+        rows = [
+            [c.second.name, *_numbers(c.paired.metrics[metric], 2, c.corrected[metric])]
+            for c in found
+        ]
+        heads = ['second', metric, 'second', 'difference', '95 % interval', "p (Holm's)"]
         parts.append(_table(rows, heads, markdown))
     return parts
 
@@ -91,20 +104,15 @@ def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], markdown: bool) 
     return TextTable(heads, rows)
 
 
-def _row(d: Difference) -> list[str]:
-    low, high = d.interval
-    return [
-        d.metric,
-        f'{d.first:.2f}',
-        f'{d.second:.2f}',
-        f'{d.difference:+.2f}',
-        f'{low:+.2f} to {high:+.2f}',
-        p_value(d.p),
-    ]
+def _numbers(d: Difference, digits: int, p: float | None = None) -> list[str]:
+    """Return both values, their difference, its interval where there is one, and its p value."""
+    values = [f'{d.first:.{digits}f}', f'{d.second:.{digits}f}', f'{d.difference:+.{digits}f}']
+    if d.interval is not None:
+        values.append(f'{d.interval[0]:+.2f} to {d.interval[1]:+.2f}')
+    return [*values, _p_value(d.p if p is None else p)]
 
 
-def p_value(p: float) -> str:
-    """Return a p value with as many digits as it is good for."""
+def _p_value(p: float) -> str:
     return '< 0.001' if p < 0.001 else f'{p:.3f}'
 
 
@@ -115,53 +123,21 @@ def _sentence(d: Difference) -> str:
             f'{d.resolvable:.2f} in 80 % of cases.'
         )
     which = 'better' if d.difference > 0 else 'worse'
-    return f'{d.metric}: the second is significantly {which} (p {p_value(d.p)}).'
+    return f'{d.metric}: the second is significantly {which} (p {_p_value(d.p)}).'
 
 
 def _classes(comparison: Comparison, markdown: bool) -> list[Part]:
     """Return the classes that differ significantly, and a few of the largest differences."""
     tested = [d for d in comparison.paired.classes if d.p is not None]
-    if not tested:
-        return []
-    significant = [d for d in tested if d.p < LEVEL]
-    largest = sorted(tested, key=lambda d: -abs(d.difference))[:_CLASSES]
-    shown = sorted({id(d): d for d in [*significant, *largest]}.values(), key=_size)
+    tested.sort(key=lambda d: -abs(d.difference))
+    significant = sum(d.p < LEVEL for d in tested)
     rows = [
-        [
-            comparison.class_name(d),
-            d.metric,
-            f'{d.first:.1f}',
-            f'{d.second:.1f}',
-            f'{d.difference:+.1f}',
-            p_value(d.p),
-        ]
-        for d in shown
-        if d.difference
+        [comparison.class_name(d), d.metric, *_numbers(d, 1)]
+        for place, d in enumerate(tested)
+        if d.difference and (place < _CLASSES or d.p < LEVEL)
     ]
     if not rows:
         return []
     heads = ['class', 'metric', 'first', 'second', 'difference', "p (Holm's)"]
-    note = f'{len(significant)} of {len(tested)} differences of single classes are significant.'
+    note = f'{significant} of {len(tested)} differences of single classes are significant.'
     return [_table(rows, heads, markdown), note]
-
-
-def _size(d: Difference) -> float:
-    return -abs(d.difference)
-
-
-def render_several(found: Sequence[Comparison], markdown: bool = False) -> list[Part]:
-    """Return a table for each headline: several systems, each compared with the first.
-
-    p values are corrected by Holm for the number of systems.
-    """
-    bullet = '- ' if markdown else ''
-    first = found[0].first.name
-    parts: list[Part] = [f'{bullet}first: {first}']
-    for metric in found[0].corrected:
-        rows = []
-        for comparison in found:
-            _, *row = _row(comparison.paired.metrics[metric])
-            rows.append([comparison.second.name, *row[:-1], p_value(comparison.corrected[metric])])
-        heads = ['second', metric, 'second', 'difference', '95 % interval', "p (Holm's)"]
-        parts.append(_table(rows, heads, markdown))
-    return parts

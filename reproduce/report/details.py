@@ -48,7 +48,9 @@ def as_dict(found: Found) -> dict[str, Any]:
                 **cell.model_dump(mode='json'),
                 'repeat': repeat(cell),
                 'to_measure': to_measure(cell),
-                'public_weights': public.url if (public := _public(cell)) else None,
+                'public_weights': public.url
+                if to_measure(cell) and (public := _public(cell))
+                else None,
             }
             for cell in found.cells
         ],
@@ -74,7 +76,12 @@ def cell_facts(cell: Cell) -> dict[str, str]:
             f'the {"former" if cell.convention == "layer" else "latter"} ({cell.convention})'
         )
     arguments = ', '.join(f'{name}={value}' for name, value in system.arguments.items())
-    published = ''
+    weights = published = ''
+    if cell.verdict is Verdict.NOT_RUN:
+        weights = f'none are public; /weights/{cell.system}.safetensors is expected'
+        if public := _public(cell):
+            protocol = f'; {public.protocol}' if public.protocol else ''
+            weights = f'{public.url} ({public.licence}{protocol})'
     if cell.reference:
         against = f', {cell.published.meaning}' if cell.published else ''
         published = f'{cell.reference}{against}: {cell.reference_source}'
@@ -94,7 +101,7 @@ def cell_facts(cell: Cell) -> dict[str, str]:
         'timm model': f'{system.model} {arguments}'.strip() if system.model else '',
         'source': system.source,
         'remark': system.note if system.note not in cell.reason else '',
-        'weights': _weights(cell),
+        'weights': weights,
         'to measure it': ' && '.join(to_measure(cell)),
         'repeat': repeat(cell),
     }
@@ -154,19 +161,7 @@ def to_measure(cell: Cell) -> list[str]:
 
 
 def _public(cell: Cell) -> Public | None:
-    """Return the public weights with which a cell that was not measured can be measured."""
-    if cell.verdict is not Verdict.NOT_RUN:
-        return None
     return next((entry for entry in load_public() if entry.system == cell.system), None)
-
-
-def _weights(cell: Cell) -> str:
-    if cell.verdict is not Verdict.NOT_RUN:
-        return ''
-    if (public := _public(cell)) is None:
-        return f'none are public; it takes /weights/{cell.system}.safetensors of your own'
-    other = f'; {public.protocol}' if public.protocol else ''
-    return f'{public.url} ({public.licence}{other})'
 
 
 def _references(evaluation: Evaluation) -> dict[str, dict[str, Any]]:

@@ -200,7 +200,7 @@ def extra_values(cells: Mapping[str, Cell], speeds: Mapping[str, Speed]) -> dict
 def speed_of(system: str, speeds: Mapping[str, Speed]) -> Speed | None:
     """Return the measured speed of a system, by its own name or that of its timm model."""
     known = systems_by_name().get(system)
-    return speeds.get(system) or (speeds.get(known.model or '') if known else None)
+    return speeds.get(system) or speeds.get((known and known.model) or '')
 
 
 @cache

@@ -6,7 +6,7 @@ from reproduce.base.terminal import Part, Text, TextTable
 from reproduce.evaluate.accuracies import NotRun
 from reproduce.judge.assembly import count, count_published, printed_numbers
 from reproduce.judge.cells import Cell
-from reproduce.judge.verdict import Agreement, Verdict
+from reproduce.judge.verdict import Verdict
 from reproduce.paper import TABLES
 from reproduce.report.layout import (
     CONVENTION_MARKS,
@@ -44,22 +44,19 @@ def render(cells: Collection[Cell]) -> list[Part]:
         ]
         title = f'Table {number}. {TABLES[number].title}'
         parts += [title, TextTable(['row', *heads, 'system'], rows)]
-    return [
-        *(*parts, _LEGEND),
-        *_deviations(cells, names),
-        *_references(cells, names),
-        *_published(cells, names),
-        *_missing(cells),
-        summary(cells),
-    ]
+    return [*parts, _LEGEND, *_judged(cells, names), *_missing(cells), summary(cells)]
 
 
 def summary(cells: Collection[Cell]) -> str:
-    """Return one line: the tables, and how many printed numbers have each verdict."""
+    """Return the tables, and how many printed numbers have each verdict and published value."""
     tables = ', '.join(map(str, sorted({cell.table for cell in cells})))
     counts = ', '.join(f'{n} {verdict}' for verdict, n in count(cells).items())
-    numbers = len(printed_numbers(cells))
-    return f'Table {tables}: {numbers} printed numbers: {counts} ({len(cells)} lines).'
+    published = count_published(cells)
+    how = ', '.join(f'{n} {agreement}' for agreement, n in published.items())
+    return (
+        f'Table {tables}: {len(printed_numbers(cells))} printed numbers: {counts} ({len(cells)} '
+        f'lines).' + f' Published accuracies and the paper: {how}.' * any(published.values())
+    )
 
 
 def _heading(column: ShownColumn) -> str:
@@ -82,12 +79,11 @@ def _field(line: Line, column: ShownColumn) -> str | Text:
     return Text.assemble(f'{cell.measured:.4g}{convention}/{cell.printed or "–"} ', mark)
 
 
-def _deviations(cells: Iterable[Cell], names: Mapping[tuple, str]) -> list[Part]:
-    rows = [
+def _judged(cells: Collection[Cell], names: Mapping[tuple, str]) -> list[Part]:
+    """Return the cells that deviate from the paper, and those that have a reference."""
+    deviations = [
         [
-            names[cell.key],
-            cell.metric + (f' ({cell.convention})' if cell.convention else ''),
-            cell.paper,
+            *(names[cell.key], cell.metric, cell.convention, cell.paper),
             '' if cell.measured is None else f'{cell.measured:.4g}',
             off_by(cell),
             Text(cell.verdict, cell.verdict.about.colour),
@@ -96,12 +92,7 @@ def _deviations(cells: Iterable[Cell], names: Mapping[tuple, str]) -> list[Part]
         for cell in cells
         if cell.verdict in _MARKED and cell.verdict is not Verdict.MATCH
     ]
-    heads = ['deviation', 'metric', 'paper', 'measured', 'off by', 'verdict', 'system: reason']
-    return [TextTable(heads, rows)] if rows else []
-
-
-def _references(cells: Iterable[Cell], names: Mapping[tuple, str]) -> list[Part]:
-    rows = [
+    references = [
         [
             *(names[c.key], c.metric, c.reference, f'{c.measured:.2f}'),
             Text(c.reference_verdict, c.reference_verdict.about.colour),
@@ -109,28 +100,12 @@ def _references(cells: Iterable[Cell], names: Mapping[tuple, str]) -> list[Part]
         for c in cells
         if c.reference and c.measured is not None
     ]
-    heads = ['same weights', 'metric', 'reference', 'measured', 'verdict']
-    return [TextTable(heads, rows)] if rows else []
-
-
-def _published(cells: Collection[Cell], names: Mapping[tuple, str]) -> list[Part]:
-    """Return where publishers of public weights state another value than the paper, and counts."""
-    counts = count_published(cells)
-    if not sum(counts.values()):
-        return []
-    rows = [
-        [names[c.key], c.metric, c.paper, c.reference, c.published, c.reference_source]
-        for c in cells
-        if c.published and not c.published.agrees
-    ]
-    heads = ['published', 'metric', 'paper', 'published', '', 'where']
-    sentence = (
-        f'{sum(counts.values())} accuracies are published by the authors or with public weights: '
-        f'{counts[Agreement.SAME]} are the same as in the paper up to rounding, '
-        f'{counts[Agreement.CLOSE]} as close as another seed may be, {counts[Agreement.HIGHER]} '
-        f'higher and {counts[Agreement.LOWER]} lower.'
+    heads = ['deviation', 'metric', '', 'paper', 'measured', 'off by', 'verdict', 'system: reason']
+    tables = (
+        TextTable(heads, deviations),
+        TextTable(['same weights', 'metric', 'reference', 'measured', 'verdict'], references),
     )
-    return [*([TextTable(heads, rows)] if rows else []), sentence]
+    return [table for table in tables if table.rows]
 
 
 def _missing(cells: Iterable[Cell]) -> list[str]:

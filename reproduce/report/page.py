@@ -197,17 +197,14 @@ def _missing(cells: Iterable[Cell]) -> list[dict[str, Any]]:
     entries = []
     for (unreleased, task), missing in sorted(found.items(), key=lambda item: item[0][0]):
         weights = 'weights that nobody has released' if unreleased else 'public weights'
-        commands = []
-        for table in dict.fromkeys(cell.table for cell in missing):
-            if not unreleased:
-                commands.append(f'make checkpoints TABLE={table} CHECKPOINTS=/weights')
-            commands.append(f'make reproduce-table{table} DATA=/data CHECKPOINTS=/weights')
+        fetch = '' if unreleased else 'make checkpoints TABLE={0} CHECKPOINTS=/weights\n'
+        run = f'{fetch}make reproduce-table{{0}} DATA=/data CHECKPOINTS=/weights'
         entries.append(
             {
                 'reason': f'{weights} and {TASKS[task].validation_set}',
                 'cells': len(missing),
                 'systems': list(dict.fromkeys(cell.system for cell in missing)),
-                'commands': commands,
+                'commands': [run.format(t) for t in dict.fromkeys(c.table for c in missing)],
             }
         )
     return entries

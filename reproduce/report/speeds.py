@@ -50,15 +50,9 @@ def load_speeds(results: Path) -> dict[str, Speed]:
         UserError: if the file is malformed, or holds speeds that cannot be compared.
     """
     path = results / FILE
-    if not path.is_file():
-        return {}
-    speeds = [speed for _, speed in read_csv(path, Speed)]
-    sizes = {(speed.size, speed.batch_size) for speed in speeds}
-    if (
-        len({speed.run for speed in speeds}) > 1
-        or len(sizes) > len({size for size, _ in sizes})
-        or len({speed.model for speed in speeds}) < len(speeds)
-    ):
+    speeds = [speed for _, speed in read_csv(path, Speed)] if path.is_file() else []
+    batches = {(speed.size, speed.batch_size) for speed in speeds}
+    if len({s.run for s in speeds}) > 1 or len(batches) > len({s.size for s in speeds}):
         raise UserError(
             f'{path} holds several runs of the benchmark, which cannot be compared: write it again '
             'with `make benchmark`.'
@@ -71,19 +65,16 @@ def keep_speeds(results: Path, measured: Collection[Speed]) -> Path:
 
     Earlier lines are kept if they can be compared: those of images of another size, measured in the
     same way on the same device.
-
-    Raises:
-        UserError: if it cannot be written.
     """
     try:
-        earlier = load_speeds(results).values()
+        earlier = load_speeds(results)
     except UserError:  # of another version, or of several runs
-        earlier = ()
-    new, sizes = {speed.model for speed in measured}, {speed.size for speed in measured}
-    runs = {speed.run for speed in measured}
-    kept = [s for s in earlier if s.run in runs and s.size not in sizes and s.model not in new]
+        earlier = {}
+    sizes, runs = {speed.size for speed in measured}, {speed.run for speed in measured}
+    kept = {n: s for n, s in earlier.items() if s.run in runs and s.size not in sizes}
+    kept |= {speed.model: speed for speed in measured}
     path = results / FILE
-    write_csv(path, Speed, [speed.model_dump() for speed in (*kept, *measured)])
+    write_csv(path, Speed, [speed.model_dump() for speed in kept.values()])
     return path
 
 
@@ -92,9 +83,7 @@ def conditions(speeds: Collection[Speed]) -> str:
     first = next(iter(speeds))
     sizes = {speed.size: speed.batch_size for speed in speeds}
     at = ' and '.join(f'{size} in batches of {batch}' for size, batch in sizes.items())
-    classifiers = '224 x 224' in sizes
-    memory = 'features of one 800 x 1280 image' if classifiers else 'forward pass of one image'
-    return (
-        f'images/s at {at}, {first.precision}{", compiled" if first.compiled else ""}, on '
-        f'{first.device}; peak memory of the {memory}'
-    )
+    memory = 'features of one 800 x 1280 image' if '224 x 224' in sizes else 'pass of one image'
+    compiled = ', compiled' if first.compiled else ''
+    how = f'{first.precision}{compiled}, on {first.device}'
+    return f'images/s at {at}, {how}; peak memory of the {memory}'
