@@ -21,14 +21,6 @@ FPN = 'fpn_maformer-micro_shapes.py'
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    """Small images, for the micro models."""
-    root = tmp_path_factory.mktemp('data')
-    shapes.write(root, train=40, val=40)
-    return root
-
-
-@pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
     """Large images, in the form of the real data."""
     root = tmp_path_factory.mktemp('drawn')
@@ -74,8 +66,8 @@ def test_everything_is_rehearsed_unless_named():
         select(['maformer_bse'])
 
 
-def test_the_real_commands_are_called(data, tmp_path, monkeypatch):
-    calls = []
+def test_the_real_commands_are_called(tmp_path, monkeypatch):
+    data, calls = Path('/data'), []
 
     def called(*arguments):
         calls.append(' '.join(map(str, arguments)).partition(' --output')[0])
@@ -119,12 +111,12 @@ def test_a_failure_is_the_last_line_of_the_command():
         rehearsal._call('nonsense')
 
 
-def test_a_failing_training_is_a_row(data, tmp_path, monkeypatch):
+def test_a_failing_training_is_a_row(tmp_path, monkeypatch):
     def fails(*arguments):
         raise UserError('cuda is out of memory: lower the batch size.')
 
     monkeypatch.setattr(rehearsal, '_call', fails)
-    (row,) = rehearse(RehearsalRequest(names=[FPN], data=data, output=tmp_path))
+    (row,) = rehearse(RehearsalRequest(names=[FPN], data=tmp_path, output=tmp_path))
     assert row == {'name': FPN, 'failure': 'cuda is out of memory: lower the batch size.'}
 
 
@@ -150,7 +142,9 @@ def test_the_table_has_a_row_for_each_training(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_recipe_and_a_config_are_rehearsed(run, data, tmp_path):
+def test_a_recipe_and_a_config_are_rehearsed(run, tmp_path):
+    data = tmp_path / 'data'
+    shapes.write(data, train=40, val=40)
     small = ('--steps', 1, '--batch-size', 2, '--workers', 0)
     code, out, err = run(
         *('rehearse', 'maformer_micro', FPN, '--data', data, '--output', tmp_path / 'out'),

@@ -378,7 +378,7 @@ def test_a_job_that_does_not_fit_is_explained(root, labels, tmp_path, monkeypatc
     refused(r'there is no label map .*\.pt', micro(True), labels=tmp_path, workers=1)
     refused('do not fill a batch', micro(batch_size=1024))
     refused('in 4 parts: choose a batch_size that 8 divides', micro(batch_size=12, accumulation=4))
-    refused(r'no .*last\.pth to resume', resume=True)
+    refused('holds no checkpoint', resume=True)
     refused('resnet18 cannot be built with', micro(True, model='resnet18'), labels=labels)
     refused("there is no model 'resnet'; the nearest are", micro(model='resnet'))
     refused('--workers must be at least 0', workers=-1)

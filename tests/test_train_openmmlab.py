@@ -17,7 +17,6 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.ops import roi_align
 
 from datasets import shapes
@@ -26,7 +25,7 @@ from reproduce.base.errors import UserError
 from reproduce.base.versions import CHECKOUT
 from reproduce.openmmlab import models, safe_loading
 from reproduce.openmmlab.configs import load_config
-from reproduce.train import config_training, output_folder
+from reproduce.train import config_training
 from reproduce.train.config_training import train
 from reproduce.train.jobs import ConfigJob
 from reproduce.train.stopping import StopRequests, TrainingStopped
@@ -71,7 +70,7 @@ def detector(data, tmp_path_factory):
 def segmenter(data, tmp_path_factory):
     """A segmenter's training that can be resumed: iteration 3 of 4 is its last checkpoint."""
     output = tmp_path_factory.mktemp('segmenter')
-    job = ConfigJob(FPN, data, output, options=ITERATIONS, tensorboard=True, max_steps=3)
+    job = ConfigJob(FPN, data, output, options=ITERATIONS, max_steps=3)
     train(job)
     return replace(job, resume=True, max_steps=None)
 
@@ -124,7 +123,8 @@ def test_a_segmenter_is_measured_and_resumed(segmenter, tmp_path):
     assert measured['peak_bytes'] > 2**28
     output = tmp_path / 'run'
     shutil.copytree(segmenter.output, output)
-    train(replace(segmenter, output=output, tensorboard=False))
+    train(replace(segmenter, output=output, tensorboard=True))
+    assert list(output.glob('*/vis_data/events*'))
     rows = logged(output)
     assert [row['iter'] for row in rows if 'loss' in row] == [1, 2, 3, 4]
     assert [row['step'] for row in rows if 'mIoU' in row] == [2, 4]
@@ -133,15 +133,6 @@ def test_a_segmenter_is_measured_and_resumed(segmenter, tmp_path):
     # The schedule is the one of an uninterrupted training: linear from 1e-6 of the rate.
     rates = [row['lr'] for row in rows if 'lr' in row]
     assert rates[3] - rates[2] == pytest.approx(rates[1] - rates[0])
-
-
-def test_tensorboard_has_the_losses(segmenter, data, tmp_path, monkeypatch):
-    (events,) = segmenter.output.glob('*/vis_data/events*')
-    found = EventAccumulator(str(events)).Reload().Scalars('loss')
-    expected = [row['loss'] for row in logged(segmenter.output) if 'loss' in row]
-    assert [event.value for event in found] == pytest.approx(expected, rel=1e-5)
-    monkeypatch.setattr(output_folder, 'find_spec', lambda name: None)
-    refused('--tensorboard needs TensorBoard', FPN, data, tmp_path / 'x', tensorboard=True)
 
 
 @pytest.mark.parametrize(

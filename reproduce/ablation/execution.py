@@ -189,13 +189,10 @@ def _check_earlier(study: Study, path: Path) -> None:
 
 
 def _run_all(execution: Execution, runs: dict[Path, tuple[str, ...]]) -> Iterator[tuple[Path, str]]:
-    """Carry out the runs that have no result yet; yield the folder of each as it ends.
+    """Carry out the runs that have no result yet; yield the folder and the error of each, or ''.
 
     Args:
         runs: the arguments of `single_run` after the work folder, by the folder of the run.
-
-    Yields:
-        the folder, and the error; an empty one if the run succeeded.
     """
     gpus = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
     gpus = gpus or [str(gpu) for gpu in range(torch.cuda.device_count())]

@@ -30,7 +30,13 @@ from reproduce.base.processes import Group, join
 from reproduce.train import memory
 from reproduce.train.classifier_steps import ClassifierTraining
 from reproduce.train.jobs import TrainingJob
-from reproduce.train.output_folder import StepMeter, check_tensorboard, claimed, weights_file
+from reproduce.train.output_folder import (
+    StepMeter,
+    check_resumed,
+    check_tensorboard,
+    claimed,
+    weights_file,
+)
 from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.weights import parameters
 
@@ -78,13 +84,7 @@ class _Run:
     def __init__(self, job: TrainingJob, group: Group, stop: StopRequests) -> None:
         self.job, self.recipe, self.group, self.stop = job, job.recipe, group, stop
         self.last_checkpoint = job.output / 'last.pth'
-        if self.last_checkpoint.exists() != job.resume:
-            raise UserError(
-                f'there is no {self.last_checkpoint} to resume: leave out --resume to begin.'
-                if job.resume
-                else f'{job.output} holds a training already: add --resume to continue it, or name '
-                'another folder.'
-            )
+        check_resumed(job.output, self.last_checkpoint.exists(), job.resume)
         self.training = ClassifierTraining(job, group)
         self.meter = job.max_steps and StepMeter(group.device, self.recipe.batch_size)
         self.writer = None

@@ -46,10 +46,6 @@ _OF_THE_MACHINE = ('grad_checkpointing', 'accumulation')
 class ClassifierTraining:
     """A classifier, its data, and everything that changes while it is trained.
 
-    Args:
-        job: what is trained, on which data, in which precision.
-        group: the processes that train together.
-
     Attributes:
         epoch, step: the epoch that is being trained, from 0, and its steps that are done.
         begun: when the epoch was begun, on the clock of `time.perf_counter`; a resumed training
@@ -146,11 +142,7 @@ class ClassifierTraining:
         return self.epoch * self.steps_per_epoch + self.step
 
     def batches(self) -> Iterator[Batch]:
-        """Yield this process's share of the batches that are left of the epoch.
-
-        Raises:
-            UserError: at the first image or label map that cannot be read.
-        """
+        """Yield this process's share of the batches that are left of the epoch."""
         self.order.epoch, self.order.first = self.epoch, self.step
         yield from self.loader
 
@@ -191,18 +183,12 @@ class ClassifierTraining:
         self.step += 1
 
     def skipped_steps(self) -> tuple[int, int]:
-        """Return the number of skipped steps of the epoch, and of those that were last in a row.
-
-        Waits for the device.
-        """
+        """Return the number of skipped steps of the epoch, and of those that were last in a row."""
         total, in_a_row = self.skipped.tolist()
         return total, in_a_row
 
     def mean_loss(self) -> float:
-        """Return the mean of the finite losses of the epoch, over all processes, which all call it.
-
-        Waits for the device; NaN if there is none.
-        """
+        """Return the mean finite loss of the epoch over all processes, which call it; or NaN."""
         total, count = self.group.add(self.losses.clone()).tolist()
         return total / count if count else float('nan')
 
@@ -226,9 +212,6 @@ class ClassifierTraining:
             crop: side of the centre crop over the image's short side; None takes the first of the
                 recipe's.
             after_batch: called after each batch that all processes have.
-
-        Raises:
-            UserError: if an image cannot be read.
         """
         model.eval()
         crop = crop or self.recipe.test_crops[0]
@@ -250,11 +233,7 @@ class ClassifierTraining:
         return 100 * self.group.add(correct).item() / images
 
     def save(self, path: Path) -> None:
-        """Write all that a resumed training needs to `path`; all processes call it.
-
-        Raises:
-            UserError: if it cannot be written; an earlier file at `path` is unchanged then.
-        """
+        """Write all that a resumed training needs to `path`; all processes call it."""
         losses = self.group.add(self.losses.clone())
         if self.group.rank:
             return

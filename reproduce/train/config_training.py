@@ -44,7 +44,13 @@ from reproduce.openmmlab.transforms import kind
 from reproduce.tasks.detection_scores import check_masks
 from reproduce.tasks.job import PRECISIONS
 from reproduce.train.jobs import ConfigJob
-from reproduce.train.output_folder import StepMeter, check_tensorboard, claimed, weights_file
+from reproduce.train.output_folder import (
+    StepMeter,
+    check_resumed,
+    check_tensorboard,
+    claimed,
+    weights_file,
+)
 from reproduce.train.seeds import seed_everything
 from reproduce.train.stopping import StopRequests, TrainingStopped, survive_signals
 from reproduce.weights import store
@@ -119,13 +125,7 @@ def prepare(
     record = json.loads(json.dumps(record, default=str))
     record['model'].get('backbone', {}).pop('init_cfg', None)
     newest = _newest_checkpoint(job.output)
-    if (newest is not None) != job.resume:
-        raise UserError(
-            f'{job.output} holds no checkpoint: leave out --resume to begin.'
-            if job.resume
-            else f'{job.output} holds a training already: add --resume to continue it, or name '
-            'another folder.'
-        )
+    check_resumed(job.output, newest is not None, job.resume)
     if job.resume:
         path = job.output / 'run.json'
         before = json.loads(path.read_text()) if path.is_file() else {}

@@ -56,8 +56,6 @@ class TrainingImages(Dataset):
     `box` (4,) as `token_labeling.dense_labels` takes them.
 
     Args:
-        data: the images.
-        recipe: decides the augmentation.
         config: timm's data config of the model, of which the mean and the deviation are taken.
         labels: the folder of the label maps; None for none.
         in_memory: whether images and label maps are kept once they are read.
@@ -183,7 +181,6 @@ class TrainingBatches(Sampler):
 
     Args:
         images: the number of images.
-        recipe: has the batch size of all processes together, the repeats and the seed.
         rank, size: the rank of this process, and the world size.
 
     Attributes:

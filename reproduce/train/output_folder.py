@@ -52,6 +52,17 @@ def _remove_if_empty(lock: Path) -> None:
         lock.parent.rmdir()
 
 
+def check_resumed(folder: Path, has_checkpoint: bool, is_resumed: bool) -> None:
+    """Raise a `UserError` unless a folder with a checkpoint, and no other, is resumed."""
+    if is_resumed and not has_checkpoint:
+        raise UserError(f'{folder} holds no checkpoint: leave out --resume to begin.')
+    if has_checkpoint and not is_resumed:
+        raise UserError(
+            f'{folder} holds a training already: add --resume to continue it, or name another '
+            'folder.'
+        )
+
+
 def weights_file(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return a file of safetensors with its metadata sorted by key.
 
@@ -68,11 +79,7 @@ def weights_file(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str
 
 
 def check_tensorboard() -> None:
-    """Check that TensorBoard, which is an optional dependency, is installed.
-
-    Raises:
-        UserError: if it is not.
-    """
+    """Raise a `UserError` if TensorBoard, an optional dependency, is not installed."""
     if find_spec('tensorboard') is None:
         raise UserError('--tensorboard needs TensorBoard: run `pip install tensorboard`.')
 

@@ -214,9 +214,6 @@ def _measure(
 
     Args:
         train: the command of the training, but for its output folder.
-
-    Raises:
-        UserError: if one of the three fails.
     """
     run = folder / 'run'
     train = [*train, '--output', run, '--max-steps']
@@ -250,11 +247,7 @@ def _measure(
 
 
 def _call(*arguments: Any) -> None:
-    """Run a command of this project.
-
-    Raises:
-        UserError: if it fails, with the last line of its errors.
-    """
+    """Run a command of this project; the last line of its errors becomes a `UserError`."""
     done = subprocess.run(
         [sys.executable, '-m', 'reproduce', *map(str, arguments)],
         cwd=CHECKOUT,

@@ -1,10 +1,9 @@
 """Token labeling (Jiang et al., 2021, "All Tokens Matter"): a soft label for every token.
 
-An annotator's predictions are dense label maps, one `.pt` file for each image at
-`CLASS/NAME.pt`: half precision, [2, 5, H, W], the five largest logits at every cell of the whole
-image and their class indices. In training a map is flipped and moved with its image, cropped with
-it, mixed with it (MixToken), and is the target of the classifier and of the auxiliary head on every
-token.
+An annotator's predictions are dense label maps, one file CLASS/NAME.pt for each image: half
+precision, [2, 5, H, W], the five largest logits at every cell of the whole image and their class
+indices. In training a map is moved, cropped and mixed with its image (MixToken), and is the target
+of the classifier and of the auxiliary head on every token.
 
 The steps follow LV-ViT's released code: the image is flipped and goes through RandAugment before it
 is cropped, and its map follows the operations that move pixels; classes beyond the five have
@@ -36,8 +35,7 @@ RECORD = 'labels.json'
 def open_label_maps(path: Path) -> AnyPath:
     """Return the folder of CLASS/NAME.pt that `path` is, or that it is an archive of.
 
-    LV-ViT's released archive has the classes in a folder of its own; its 1.28 million files need
-    not be unpacked.
+    LV-ViT's released archive has the classes in a folder of its own.
 
     Raises:
         UserError: if it is neither a folder nor an archive that can be read.
@@ -66,11 +64,8 @@ def label_map_path(root: AnyPath, image: AnyPath, class_name: str) -> AnyPath:
 def origin(folder: AnyPath, complete: bool = False) -> dict[str, Any] | None:
     """Return the record in `folder` of how its label maps were made; None if there is none.
 
-    Args:
-        complete: whether all maps have to be there.
-
     Raises:
-        UserError: if it cannot be read, or says that not all maps are there.
+        UserError: if it cannot be read, or `complete` and not all maps are there.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -90,11 +85,8 @@ def origin(folder: AnyPath, complete: bool = False) -> dict[str, Any] | None:
 def load_label_map(path: AnyPath, num_classes: int) -> torch.Tensor:
     """Return the map [2, k, H, W] at `path`, in half precision.
 
-    Args:
-        num_classes: of the data, which its class indices are below.
-
     Raises:
-        UserError: if it is missing, broken or of another form.
+        UserError: if it is missing, broken or of another form, or its classes are not in range.
     """
     if not path.is_file():
         raise UserError(
