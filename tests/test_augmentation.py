@@ -215,5 +215,5 @@ def test_a_policy_that_timm_does_not_have_is_explained(folder, config):
     data = imagenet.load(folder, 'train')
     for policy in ('rend-m9', 'rand-x3'):
         recipe = RECIPES['maformer_micro'].changed(rand_augment=policy)
-        with pytest.raises(UserError, match=f"'{policy}' is no RandAugment"):
+        with pytest.raises(UserError, match=f"'{policy}' is not a RandAugment"):
             TrainingImages(data, recipe, config, None)

@@ -107,7 +107,7 @@ def test_maps_of_two_kinds_are_not_mixed(data, weights, tmp_path):
     maps = sorted(tmp_path.rglob('*.pt'))
     before = maps[0].stat().st_mtime_ns
     maps[1].unlink()
-    # An interrupted run goes on.
+    # An interrupted run is continued.
     assert make(data, tmp_path, weights) == (1, len(maps) - 1)
     assert maps[0].stat().st_mtime_ns == before
     assert maps[1].exists()

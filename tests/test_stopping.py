@@ -1,4 +1,4 @@
-"""Trainings that are ended early, by a scheduler or for good, and go on to the same weights."""
+"""Trainings that are stopped or killed, and resumed to the same weights."""
 
 import os
 import signal

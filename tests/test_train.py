@@ -39,7 +39,7 @@ from reproduce.train.token_labeling import origin
 # Images
 
 
-def test_the_crop_tells_where_it_was():
+def test_the_crop_remembers_its_box():
     ramp = np.stack(np.broadcast_arrays(*np.mgrid[:100, :200], 0), -1).astype(np.uint8)
     image = Image.fromarray(ramp)
     crop = RememberedCrop(50, (0.2, 0.5), interpolation='bilinear')

@@ -36,7 +36,7 @@ class DesignClaim(_Entry):
     worse: Name
     paper: NumberText = ''  # the difference in Top-1 that the paper prints, in percent
     cells: str = ''  # the printed cells that it is the difference of
-    place: str = ''  # where the paper says so
+    place: str = ''  # where the paper claims it
     note: str = ''  # how the comparison here differs from the paper's
     control: bool = False  # a check of the study itself, and not a claim of the paper
 

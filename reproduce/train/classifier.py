@@ -40,10 +40,10 @@ from reproduce.train.output_folder import (
 from reproduce.train.stopping import StopRequests, TrainingStopped
 from reproduce.weights import parameters
 
-# The device is waited for every so many steps, to see how it stands and to write a log.
+# Steps between checks of the loss, for which the host waits for the device.
 LOG_STEPS = 50
 
-# fp16's first scale is 2 ** 16: after so many halvings in a row it is not the scale.
+# fp16's first scale is 2 ** 16: 50 halvings in a row leave nothing of it.
 MOST_SKIPPED_IN_A_ROW = 50
 
 
@@ -64,7 +64,7 @@ def train(job: TrainingJob) -> list[dict[str, float]]:
             "it, with --labels; 'python -m reproduce labels' makes them."
         )
     if job.labels is not None and not job.recipe.token_labeling:
-        raise UserError('--labels is for token labeling only: add --token-labeling or leave it.')
+        raise UserError('--labels is for token labeling only: add --token-labeling.')
     check_workers(job.workers)
     if job.tensorboard:
         check_tensorboard()
@@ -178,7 +178,7 @@ class _Run:
         """Wait for the device, and return the number of skipped steps of the epoch.
 
         Raises:
-            UserError: if so many were skipped in a row that the loss will not become finite again.
+            UserError: if `MOST_SKIPPED_IN_A_ROW` were skipped in a row.
         """
         training = self.training
         skipped, in_a_row = training.skipped_steps()

@@ -57,11 +57,11 @@ from reproduce.weights import store
 
 FUNCTIONS.register_module(module=survive_signals)
 
-# An epoch of COCO takes hours: checkpoints are written after every so many iterations at least.
+# Iterations between checkpoints, at most: an epoch of COCO takes hours.
 SAVED_ITERATIONS = 2000
 KEPT_CHECKPOINTS = 3
 
-# The loss is checked, for which the device is waited for, every so many iterations.
+# Iterations between checks of the loss, for which the host waits for the device.
 CHECKED_ITERATIONS = 50
 
 

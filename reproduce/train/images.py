@@ -95,7 +95,7 @@ class TrainingImages(Dataset):
             )
         except (AssertionError, ValueError) as error:
             raise UserError(
-                f"'{recipe.rand_augment}' is no RandAugment of timm's: expected one such as "
+                f"'{recipe.rand_augment}' is not a RandAugment of timm's: expected one such as "
                 'rand-m9-mstd0.5-inc1.'
             ) from error
         self.augment = [

@@ -59,9 +59,7 @@ class TrainingJob:
     """
 
     recipe: Recipe
-    data: Annotated[
-        Path, typer.Option('--data', help="ImageNet's folder, or the one that it lies in.")
-    ]
+    data: Annotated[Path, typer.Option('--data', help="ImageNet's folder, or the folder above it.")]
     output: Output
     labels: Labels = None
     resume: Resume = False

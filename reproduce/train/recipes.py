@@ -64,7 +64,7 @@ class Recipe(BaseModel):
     rand_augment: str = 'rand-m9-mstd0.5-inc1'  # as timm calls it; empty for none
     color_jitter: float = Field(0.4, ge=0)  # only where there is no RandAugment
     random_erasing: Share = 0.25  # probability; the box gets random pixels
-    # An image is seen so many times in a row, augmented anew, while others wait for a later epoch
+    # Times that an image is seen in a row, augmented anew, while others wait for a later epoch
     # (DeiT's repeated augmentation).
     repeats: int = Field(1, ge=1)
     mix_prob: Share = 1.0  # probability that a batch is mixed

@@ -17,7 +17,7 @@ from reproduce.base.processes import STOP_SIGNALS, Group
 # job into the queue again, whatever status the scheduler reports.
 MARKER = 'stopped'
 
-# The ranks compare what they have received every so many steps.
+# Steps between the comparisons of what the ranks have received.
 _STEPS = 4
 
 
