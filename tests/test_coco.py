@@ -17,12 +17,11 @@ from pycocotools.cocoeval import COCOeval
 
 from datasets import coco, coco_annotations, shapes
 from reproduce.base.errors import DataNotFound, UserError
+from reproduce.tasks import detection_scores
 from reproduce.tasks.detection_scores import (
     METRICS,
-    DetectionScorer,
     checked,
     evaluated,
-    of_images,
     read,
     to_json,
 )
@@ -272,11 +271,8 @@ def shifted(annotations, seed=0):
 
 
 def score(results, annotations, fast=False, masks=None):
-    """The metrics and those of the classes, of results given image by image."""
-    scorer = DetectionScorer(annotations, masks, fast)
-    for index, found in enumerate(of_images(results, annotations)):
-        scorer.update([index], [found])
-    scores = scorer.compute()
+    """The metrics and those of the classes."""
+    scores = detection_scores.score(results, annotations, masks, fast)
     return scores.metrics, scores.per_class
 
 

@@ -27,7 +27,7 @@ from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import build
 from reproduce.openmmlab.transforms import LoadWholeImage
 from reproduce.tasks.detection import detections
-from reproduce.tasks.detection_scores import METRICS, DetectionScorer, checked, of_images, read
+from reproduce.tasks.detection_scores import METRICS, checked, read, score
 from reproduce.tasks.job import Job
 
 IMAGES = 11  # which neither 2 nor 3 divides
@@ -200,9 +200,7 @@ def test_the_record_says_what_was_measured(alone, data, config, tmp_path):
     results = read_predictions(alone, tmp_path)
     assert checked(results, annotations, tmp_path) == results
     for fast in (False, True):
-        scorer = DetectionScorer(annotations, fast=fast)
-        scorer.update(range(IMAGES), of_images(results, annotations))
-        scores = scorer.compute()
+        scores = score(results, annotations, fast=fast)
         assert (scores.metrics, scores.per_class) == (record.metrics, record.per_class)
 
 

@@ -16,7 +16,7 @@ from reproduce.statistics.matched_detections import METRICS
 from reproduce.statistics.paired import paired
 from reproduce.statistics.pixel_counts import PixelCounts, means
 from reproduce.statistics.significance import holm, mcnemar, paired_interval, resolvable, wilson
-from reproduce.tasks.detection_scores import DetectionScorer, evaluated, of_images
+from reproduce.tasks.detection_scores import evaluated, score
 
 # ------------------------------------------------------------------------------------------------
 # Proportions, several tests, power
@@ -79,9 +79,7 @@ def scored(seed):
     truth = Annotations(
         Path('made'), *(tuple(content[key]) for key in ('images', 'annotations', 'categories'))
     )
-    scorer = DetectionScorer(truth)
-    scorer.update(range(len(truth.images)), of_images(results, truth))
-    return truth, results, scorer.compute()
+    return truth, results, score(results, truth)
 
 
 def repeated(truth, results, times):

@@ -67,20 +67,20 @@ def _detections(task: Task) -> Callable[..., None]:
         Every image of the annotations counts, also one without detections.
         """
         from datasets.coco_annotations import lacks, read
-        from reproduce.tasks.detection_scores import checked, of_images, score_images
-        from reproduce.tasks.detection_scores import read as read_results
+        from reproduce.tasks import detection_scores as scoring
 
         whole = read(annotations)
         truth = whole.take(limit)
-        found = of_images(checked(read_results(results), whole, results), truth)
+        found = scoring.checked(scoring.read(results), whole, results)
+        looked_at = {image['id'] for image in truth.images}
         facts = {
             'images': len(truth.images),
-            'detections': sum(map(len, found)),
+            'detections': sum(result['image_id'] in looked_at for result in found),
             'fingerprint': truth.fingerprint,
             'problems': lacks(truth),
             'scorer': 'hotcoco' if fast else 'pycocotools',
         }
-        _report(results, score_images(found, truth, fast), facts, format)
+        _report(results, scoring.score(found, truth, fast=fast), facts, format)
 
     return score
 

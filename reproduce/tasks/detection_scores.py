@@ -20,7 +20,7 @@ from datasets.coco_annotations import Annotations, Box, MaskSize, Whole, read_js
 from datasets.coco_masks import sound_run_lengths
 from reproduce.base.errors import UserError
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
-from reproduce.tasks.scores import PredictionFile, Scorer, Scores
+from reproduce.tasks.scores import Collector, PredictionFile, Scorer, Scores
 
 # What pycocotools calls the kind of a comparison, and the key under which a result has the object.
 KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}
@@ -46,7 +46,7 @@ class _Detection(TypedDict):
 _DETECTIONS = TypeAdapter(list[_Detection])
 
 
-class _OfEachImage:
+class _Detections(Collector):
     """Collects the detections of each image, which is a list of COCO's result objects."""
 
     def __init__(self) -> None:
@@ -59,13 +59,42 @@ class _OfEachImage:
     @property
     def results(self) -> list[dict[str, Any]]:
         """All detections, in the order of the images."""
-        return [
-            result for _, found in sorted(self.collected, key=itemgetter(0)) for result in found
-        ]
+        return [r for _, found in sorted(self.collected, key=itemgetter(0)) for r in found]
 
 
-class DetectionScorer(_OfEachImage, Scorer):
-    """Average precision and recall of boxes and of masks: COCO's twelve numbers of each.
+class DetectionScorer(_Detections, Scorer):
+    """Average precision and recall, as `score` has them.
+
+    Args:
+        annotations, masks: as `score` takes them.
+    """
+
+    def __init__(self, annotations: Annotations, masks: bool) -> None:
+        super().__init__()
+        self.annotations, self.masks = annotations, masks
+
+    def compute(self) -> Scores:
+        """See `score`."""
+        return score(self.results, self.annotations, self.masks)
+
+
+class DetectionsFile(_Detections, PredictionFile):
+    """The detections of all images as one gzipped file in COCO's result format."""
+
+    suffix = '.json.gz'
+
+    def to_bytes(self) -> bytes:
+        """Return the file, the detections in the order of the images."""
+        return to_json(self.results)
+
+
+def score(
+    results: Sequence[dict[str, Any]],
+    annotations: Annotations,
+    masks: bool | None = None,
+    fast: bool = False,
+) -> Scores:
+    """Return COCO's twelve numbers of boxes and of masks, and the AP and AP50 of each class.
 
     `box_ap` is the mean over IoU 0.50:0.95, `box_ap50` and `box_ap75` are those at one IoU,
     `box_ap_s`, `_m`, `_l` those of objects of up to 32², of 32² to 96², of 96² pixels and more.
@@ -76,61 +105,43 @@ class DetectionScorer(_OfEachImage, Scorer):
     masks are.
 
     Args:
-        annotations: of all images that were looked at, those without a detection too.
+        annotations: of all images that were looked at, those without a detection too. Results on
+            other images do not count.
         masks: whether masks are scored where nothing at all was detected; None scores them if the
             annotations have some.
         fast: count by hotcoco instead of pycocotools, which is the metric of record, and leave the
             intervals out: hotcoco hands its matches over slowly.
+
+    Raises:
+        UserError: if the annotations have no object, or no masks to score masks against.
     """
-
-    def __init__(
-        self, annotations: Annotations, masks: bool | None = None, fast: bool = False
-    ) -> None:
-        super().__init__()
-        self.annotations, self.fast = annotations, fast
-        self.masks = _any_mask(annotations.instances) if masks is None else masks
-
-    def compute(self) -> Scores:
-        """Return the metrics with their intervals, and the AP and AP50 of each class.
-
-        Raises:
-            UserError: if the annotations have no object, or no masks to score masks against.
-        """
-        results, categories = self.results, self.annotations.categories
-        kinds = [k for k, (_, key) in KINDS.items() if any(key in result for result in results)]
-        if not results:
-            kinds = ['box', 'mask'] if self.masks else ['box']
-        metrics: dict[str, float] = {}
-        per_class: dict[str, dict[str, float]] = {}
-        matches: dict[str, Matches] = {}
-        for kind in kinds:
-            evaluation = evaluated(results, self.annotations, kind, self.fast)
-            values = dict(zip(METRICS, evaluation.stats, strict=True))
-            metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
-            # By IoU, recall, class, size and detections an image; -1 where there is no object.
-            precision = evaluation.eval['precision'][:, :, :, 0, -1]
-            for i, category in enumerate(categories):
-                if (precision[:, :, i] >= 0).any():
-                    own = per_class.setdefault(category['name'], {})
-                    own[f'{kind}_ap'] = 100 * float(precision[:, :, i].mean())
-                    own[f'{kind}_ap50'] = 100 * float(precision[0, :, i].mean())
-            if not self.fast:
-                matches[kind] = Matches.of(evaluation)
-        if self.fast:
-            return Scores(metrics, per_class=per_class)
-        images = len(self.annotations.images)
-        statistics = MatchedDetections(matches, images, len(categories))
-        return Scores(metrics, statistics.intervals(), per_class, statistics)
-
-
-class DetectionsFile(_OfEachImage, PredictionFile):
-    """The detections of all images as one gzipped file in COCO's result format."""
-
-    suffix = '.json.gz'
-
-    def to_bytes(self) -> bytes:
-        """Return the file, the detections in the order of the images."""
-        return to_json(self.results)
+    looked_at = {image['id'] for image in annotations.images}
+    results = [result for result in results if result['image_id'] in looked_at]
+    kinds = [k for k, (_, key) in KINDS.items() if any(key in result for result in results)]
+    if not results:
+        with_masks = _any_mask(annotations.instances) if masks is None else masks
+        kinds = ['box', 'mask'] if with_masks else ['box']
+    categories = annotations.categories
+    metrics: dict[str, float] = {}
+    per_class: dict[str, dict[str, float]] = {}
+    matches: dict[str, Matches] = {}
+    for kind in kinds:
+        evaluation = evaluated(results, annotations, kind, fast)
+        values = dict(zip(METRICS, evaluation.stats, strict=True))
+        metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
+        # By IoU, recall, class, size and detections an image; -1 where there is no object.
+        precision = evaluation.eval['precision'][:, :, :, 0, -1]
+        for i, category in enumerate(categories):
+            if (precision[:, :, i] >= 0).any():
+                own = per_class.setdefault(category['name'], {})
+                own[f'{kind}_ap'] = 100 * float(precision[:, :, i].mean())
+                own[f'{kind}_ap50'] = 100 * float(precision[0, :, i].mean())
+        if not fast:
+            matches[kind] = Matches.of(evaluation)
+    if fast:
+        return Scores(metrics, per_class=per_class)
+    statistics = MatchedDetections(matches, len(annotations.images), len(categories))
+    return Scores(metrics, statistics.intervals(), per_class, statistics)
 
 
 def to_json(results: Sequence[dict[str, Any]]) -> bytes:
@@ -159,20 +170,6 @@ def read(path: Path) -> list[dict[str, Any]]:
             if key in result and result[key] is None:
                 del result[key]
     return results
-
-
-def of_images(
-    results: Sequence[dict[str, Any]], annotations: Annotations
-) -> list[list[dict[str, Any]]]:
-    """Return the results of each image of `annotations`, as a detector would have given them.
-
-    Those of other images are left out.
-    """
-    by_id: dict[int, list[dict[str, Any]]] = {image['id']: [] for image in annotations.images}
-    for result in results:
-        if result['image_id'] in by_id:
-            by_id[result['image_id']].append(result)
-    return list(by_id.values())
 
 
 def checked(
@@ -222,15 +219,6 @@ def checked(
     return sound
 
 
-def score_images(
-    found: Sequence[list[dict[str, Any]]], annotations: Annotations, fast: bool = False
-) -> Scores:
-    """Score the detections of each image, as `of_images` gives them; see `DetectionScorer`."""
-    scorer = DetectionScorer(annotations, fast=fast)
-    scorer.update(range(len(annotations.images)), found)
-    return scorer.compute()
-
-
 def score_file(path: Path, data: CocoData) -> Scores:
     """Score the detections in the file `path` for the images of `data`, by pycocotools.
 
@@ -238,7 +226,7 @@ def score_file(path: Path, data: CocoData) -> Scores:
         UserError: if it is no such file, or does not fit the images.
     """
     truth = data.content.of(image_id for _, image_id in data.samples)
-    return score_images(of_images(checked(read(path), data.content, path), truth), truth)
+    return score(checked(read(path), data.content, path), truth)
 
 
 def check_masks(annotations: Annotations) -> None:
