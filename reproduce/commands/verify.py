@@ -26,7 +26,7 @@ def verify(
 ) -> None:
     """Check a record against its attestation: which part of it differs, if one does.
 
-    Code and libraries other than those of this checkout are named, and are not an error.
+    Code, weights or data other than those given here are named, and are not an error.
 
     Exits with 1 if the record, or a file that belongs to it, is not what was attested.
     """

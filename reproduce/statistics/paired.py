@@ -1,6 +1,5 @@
 """Two systems on the same images: how far apart they are, and whether that may be chance."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -82,22 +81,19 @@ def _of_hits(first: ImageHits, second: ImageHits) -> Paired:
         metrics[name] = Difference(name, *values, mcnemar(lost, won), interval)
     one, other = first.hits[:, 0], second.hits[:, 0]
     total, right, right_other, lost, won = (
-        np.bincount(first.labels, weights=of)
+        np.bincount(first.labels, weights=of).tolist()
         for of in (np.ones(n), one, other, one & ~other, other & ~one)
     )
-    present = np.flatnonzero(total)
+    present = [i for i, images in enumerate(total) if images]
     ps = holm([mcnemar(int(lost[i]), int(won[i])) for i in present])
-    classes = [
-        Difference(
-            'top1',
-            float(100 * right[i] / total[i]),
-            float(100 * right_other[i] / total[i]),
-            p,
-            class_index=int(i),
-        )
-        for i, p in zip(present, ps, strict=True)
-    ]
-    return Paired(metrics, classes)
+    shares = [(100 * right[i] / total[i], 100 * right_other[i] / total[i]) for i in present]
+    return Paired(
+        metrics,
+        [
+            Difference('top1', *of_class, p, class_index=i)
+            for i, of_class, p in zip(present, shares, ps, strict=True)
+        ],
+    )
 
 
 def _of_resampled(first: ResampledImages, second: ResampledImages, times: np.ndarray) -> Paired:
@@ -107,11 +103,9 @@ def _of_resampled(first: ResampledImages, second: ResampledImages, times: np.nda
         for name in ones
         if name in others and np.isfinite([ones[name][0], others[name][0]]).all()
     }
-    occurs = first.images_of_classes()
-    classes: list[Difference] = []
-    for name in of_classes:
-        if name in other_classes:
-            classes += _classes(name, of_classes[name], other_classes[name], occurs)
+    occurs, classes = first.images_of_classes(), []
+    for name in (name for name in of_classes if name in other_classes):
+        classes += _classes(name, of_classes[name], other_classes[name], occurs)
     return Paired(metrics, classes)
 
 
@@ -122,13 +116,13 @@ def _bootstrapped(name: str, first: np.ndarray, second: np.ndarray) -> Differenc
     # Twice the share of resampled data sets on the other side of zero, the data set among them.
     sides = ((finite <= 0).sum(), (finite >= 0).sum())
     p = min(1.0, 2 * (int(min(sides)) + 1) / (finite.size + 1))
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return Difference(name, float(first[0]), float(second[0]), p, (float(low), float(high)))
+    low, high = np.percentile(finite, [2.5, 97.5]).tolist()
+    return Difference(name, float(first[0]), float(second[0]), p, (low, high))
 
 
 def _classes(
     name: str, first: np.ndarray, second: np.ndarray, occurs: np.ndarray
-) -> Sequence[Difference]:
+) -> list[Difference]:
     """Return the differences of the classes, tested by the bootstrap's standard errors.
 
     Holm's correction needs smaller p values than a thousand resampled data sets can count.

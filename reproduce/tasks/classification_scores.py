@@ -97,21 +97,15 @@ class ClassesFile(PredictionFile):
         """Return the CSV, a row for each image in the order of the data set."""
         indices, predictions = zip(*self.collected, strict=True)
         order = np.argsort(np.concatenate(indices))
-        classes, probabilities = (
-            np.concatenate(parts)[order] for parts in zip(*predictions, strict=True)
-        )
-        return Predictions(self.files, self.labels, classes, probabilities).to_csv()
+        best = (np.concatenate(parts)[order] for parts in zip(*predictions, strict=True))
+        return Predictions(self.files, self.labels, *best).to_csv()
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of a file: the best classes of N images.
+    """The best classes (N, K) of N images with their probabilities, the best first.
 
-    Attributes:
-        files: N names, as `names` gives them.
-        labels: (N,) the right class of each.
-        classes: (N, K) class indices, the best first, as in `TopClasses`.
-        scores: (N, K) their probabilities.
+    `files` are the names of the images, as `names` gives them, and `labels` (N,) the right classes.
     """
 
     files: tuple[str, ...]
