@@ -10,7 +10,6 @@ from pydantic import AfterValidator, create_model
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import OptionalNumber, read_csv
-from reproduce.base.wording import nearest
 from reproduce.complexity import Complexity
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
@@ -162,10 +161,9 @@ def _find(name: str, folder: Path) -> OwnModel:
     try:
         return _of_record(find_record(name, folder)[1])
     except UserError as error:
-        near = nearest(name, manifest | public) or ['`python -m reproduce checkpoints` lists them']
         raise UserError(
-            f"--add: '{name}' is no CSV, record, or released weights; the nearest weights are "
-            f'{", ".join(near)}, and of the records: {error}'
+            f"--add: '{name}' is no CSV, and no released weights, which `python -m reproduce "
+            f'checkpoints` lists; {error}'
         ) from error
 
 

@@ -27,7 +27,7 @@ from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import METRICS, TABLES, Column
-from reproduce.report.layout import DAGGER, Line, all_lines, line_of_cells, off_by
+from reproduce.report.layout import DAGGER, Line, all_lines
 
 # The colours of figures and of the page, in light and in dark; figures are in light. The colours of
 # verdicts are among them, by the names that terminals have for them.
@@ -74,6 +74,11 @@ _ACCURACIES = {
     'upernet_miou': (7, 'upernet', 'miou'),
 }
 _COSTS = ('flops_g', 'params_m')
+_ACCURACY = 'No model is as accurate as those of the efficient frontier at the same cost or less.'
+_IN_WINDOWS = (
+    f'{_ACCURACY} Points of MAFormer have attention over the whole map in stages 3 and 4, as the '
+    'text says; their bars end at windows of 14 x 14, which no printed cell excludes.'
+)
 _LOOKS = [  # the marker and colour of a family of models
     *(('o', COLOURS['blue']), ('s', COLOURS['green']), ('D', COLOURS['yellow'])),
     *(('^', COLOURS['cyan']), ('v', COLOURS['magenta']), ('P', INK), ('X', FAINT)),
@@ -138,24 +143,23 @@ def figures(
             found = {c: points(tables[number], column, c, convention) for c in _COSTS}
             drawn[name if convention == 'total' else f'{name}-{convention}'] = Drawing(
                 f'{what}: {column.metric.heading}',
-                _of_accuracy(found, convention),
+                _IN_WINDOWS if in_windows(found['flops_g']) else _ACCURACY,
                 _COSTS,
                 partial(_accuracy, found, column, convention),
                 [point.line.label for point in found['params_m']],
             )
     drawn['deviations'] = Drawing(
         'Deviations from the paper, all cells',
-        _of_deviations(cells, tables),
+        'Measured less printed values in tolerances: in the band, a cell matches.',
         ('distances',),
         partial(_deviations, cells),
     )
     for record in records:
         for metric, values in by_class(record).items():
-            best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
             drawn[f'classes-{record.stem}-{metric}'] = Drawing(
                 f'{record.system or record.model}: {metric} by class',
-                f'From {values[worst]:.1f} ({worst}) to {values[best]:.1f} ({best}), with a median '
-                f'of {median(values.values()):.1f}.',
+                f'From {min(values.values()):.1f} to {max(values.values()):.1f}, with a median of '
+                f'{median(values.values()):.1f}.',
                 ('classes',),
                 partial(_classes, values, metric),
             )
@@ -232,28 +236,6 @@ def in_windows(found: Iterable[Point]) -> list[Point]:
     return lower if lower != found else []
 
 
-def _of_accuracy(found: Mapping[str, Sequence[Point]], convention: str) -> str:
-    """Return what the figure of an accuracy shows: the models on the frontier."""
-
-    def names(points: Iterable[Point]) -> str:
-        return ', '.join(point.line.label for point in frontier(points))
-
-    if not found['params_m']:
-        return 'No model has both a cost and an accuracy.'
-    measured = sum(point.measured for point in found['params_m'])
-    says = (
-        f'On the efficient frontier are, by {convention} FLOPs, {names(found["flops_g"])}; by '
-        f'parameters, {names(found["params_m"])}. {measured or "None"} of the '
-        f'{len(found["params_m"])} accuracies {"are" if measured > 1 else "is"} measured here.'
-    )
-    if lower := in_windows(found['flops_g']):
-        says += (
-            ' The FLOPs of MAFormer are those of attention over the whole map in stages 3 and 4; '
-            f'with windows of 14 x 14, where its bars end, the frontier is {names(lower)}.'
-        )
-    return says
-
-
 @matplotlib.rc_context(STYLE)
 def _accuracy(
     found: Mapping[str, Sequence[Point]], column: Column, convention: str, panels: Sequence[str]
@@ -310,20 +292,6 @@ def _family(axes: Axes, found: Sequence[Point], name: str, look: Mapping[str, An
         if point.line.row.own:
             size, place = point.line.label.partition('-')[2], {'textcoords': 'offset points'}
             axes.annotate(size, (point.x, point.y), (5, -9), **place, color=OWN, fontsize=7)
-
-
-def _of_deviations(cells: Iterable[Cell], tables: Mapping[int, Sequence[Line]]) -> str:
-    """Return what the figure of the deviations shows: how many cells match, and the farthest."""
-    judged = [cell for cell in cells if cell.difference is not None and cell.tolerance]
-    if not judged:
-        return 'No cell with a printed value is measured.'
-    inside = sum(abs(cell.difference) <= cell.tolerance for cell in judged)
-    farthest = max(judged, key=lambda cell: abs(cell.difference) / cell.tolerance)
-    return (
-        f'Of {len(judged)} measured cells {inside} are within the tolerance; farthest from it is '
-        f'{line_of_cells(tables)[farthest.key].label} in Table {farthest.table}, '
-        f'{farthest.column.metric.heading}: {off_by(farthest)}.'
-    )
 
 
 @matplotlib.rc_context(STYLE)

@@ -33,14 +33,6 @@ def study_figures(outcomes: Outcomes) -> dict[str, Drawing]:
     name, judged = outcomes.study.name, outcomes.judgements
     resolved = sum(one.verdict is not DesignVerdict.UNRESOLVED for one in judged)
     means = _means(outcomes)
-    last = {variant: curves['top1'][-1] for variant, curves in means.items()}
-    says = 'No run has a curve.'
-    if last:
-        best, worst = max(last, key=last.__getitem__), min(last, key=last.__getitem__)
-        says = (
-            f'At the end, Top-1 is between {last[worst]:.1f} % ({worst}) and {last[best]:.1f} % '
-            f'({best}).'
-        )
     return {
         f'ablation-{name}-claims': Drawing(
             f'Study {name}: the measured differences, and those of the paper',
@@ -50,7 +42,7 @@ def study_figures(outcomes: Outcomes) -> dict[str, Drawing]:
         ),
         f'ablation-{name}-curves': Drawing(
             f'Study {name}: learning curves, means over the seeds',
-            says,
+            'Top-1 is of the averaged weights.' if means else 'No run has a curve.',
             tuple(_CURVES),
             partial(_curves, means),
         ),
