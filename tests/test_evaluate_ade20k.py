@@ -18,7 +18,6 @@ from reproduce.base.errors import UserError
 from reproduce.evaluate.harness import evaluate
 from reproduce.openmmlab import configs, models
 from reproduce.openmmlab.data_paths import point_at
-from reproduce.report.pictures import side_by_side
 from reproduce.tasks.job import Job
 from reproduce.tasks.segmentation import pipeline
 from reproduce.tasks.segmentation_scores import score_folder
@@ -269,15 +268,3 @@ def test_a_model_with_one_score_for_two_classes(root, tmp_path):
     torch.save(models.build(config, 'cpu').state_dict(), tmp_path / f'{FPN}.pth')
     with pytest.raises(UserError, match='gives 1 scores a pixel for the 2 classes'):
         evaluate(job(tmp_path, tmp_path, arguments=arguments))
-
-
-def test_a_picture_of_predictions_beside_their_labels(root, alone, tmp_path):
-    path = tmp_path / 'predictions.zip'
-    path.write_bytes(alone.predictions)
-    data = load(root, limit=IMAGES)
-    picture = np.array(Image.open(io.BytesIO(side_by_side(data, path, 2))).convert('RGB'))
-    taller = Image.open(io.BytesIO(side_by_side(data, path, 4)))
-    assert taller.height > picture.shape[0] > 100
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
-    with pytest.raises(UserError, match='cannot be read'):
-        side_by_side(data, tmp_path / 'nowhere.zip', 2)

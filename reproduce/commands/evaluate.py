@@ -21,8 +21,6 @@ from reproduce.tasks.job import Job
 if TYPE_CHECKING:
     from reproduce.evaluate.harness import Outcome
 
-PICTURED = 5  # images in a picture of predictions
-
 # The fields of a job that are options for every task.
 COMMON = ('checkpoint', 'data', 'limit', 'batch_size', 'workers', 'amp', 'device')
 _PREPROCESSING = ('img_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
@@ -112,8 +110,8 @@ def _classifier(task: Task) -> Callable[..., None]:
     return evaluate
 
 
-def _detector(task: Task) -> Callable[..., None]:
-    @with_fields_of(Job, *COMMON)
+def _of_config(task: Task) -> Callable[..., None]:
+    @with_fields_of(Job, *COMMON, *task.kind.options)
     def evaluate(
         config: Config,
         cfg_options: ConfigOptions = None,
@@ -124,42 +122,14 @@ def _detector(task: Task) -> Callable[..., None]:
     ) -> None:
         _run(task.name, config, ('--cfg-options', cfg_options), given, processes, output, format)
 
-    evaluate.__doc__ = f'Measure box and mask AP and AR on {task.images_name}.'
+    measured = {'detection': 'box and mask AP and AR', 'segmentation': 'mIoU'}[task.kind.name]
+    evaluate.__doc__ = f'Measure {measured} on {task.images_name}.'
     return evaluate
 
 
-def _segmenter(task: Task) -> Callable[..., None]:
-    @with_fields_of(Job, *COMMON, 'multi_scale')
-    def evaluate(
-        config: Config,
-        picture: Annotated[
-            Path | None, Option(help='A PNG of some images with their labels and predictions.')
-        ] = None,
-        cfg_options: ConfigOptions = None,
-        processes: options.Processes = 1,
-        output: Output = EVALUATIONS,
-        format: options.Format = 'text',
-        **given: Any,
-    ) -> None:
-        if picture is not None:
-            files.check_writable(picture.parent)
-        arguments = ('--cfg-options', cfg_options)
-        record = _run(task.name, config, arguments, given, processes, output, format)
-        if record is not None and picture is not None:
-            # Imported here, so that evaluations without a picture do not wait for matplotlib.
-            from reproduce.report.pictures import side_by_side
-
-            data = task.load_data(given['data'], limit=given['limit'])
-            drawn = side_by_side(data, record.with_suffix('.zip'), PICTURED)
-            files.write_atomically(picture, drawn)
-
-    evaluate.__doc__ = f'Measure mIoU on {task.images_name}.'
-    return evaluate
-
-
-_COMMANDS = {'classification': _classifier, 'detection': _detector, 'segmentation': _segmenter}
 for _task in TASKS.values():
-    app.command(_task.name, cls=options.KeyValueCommand)(_COMMANDS[_task.kind.name](_task))
+    _make = _classifier if _task.kind.name == 'classification' else _of_config
+    app.command(_task.name, cls=options.KeyValueCommand)(_make(_task))
 
 
 def _run(
@@ -170,8 +140,8 @@ def _run(
     processes: int,
     output: Path,
     format: str,
-) -> Path | None:
-    """Evaluate and report; return the record's path, or None in all ranks but the first.
+) -> None:
+    """Evaluate, and report in the first rank.
 
     Args:
         arguments: the option for constructor arguments or changes of the config, and its entries.
@@ -186,11 +156,12 @@ def _run(
     job = Job(task, model, arguments=parse(entries or [], option), **given)
     files.check_writable(output)
     outcome = evaluate(job)
-    return None if outcome is None else _save_and_report(outcome, output, format)
+    if outcome is not None:
+        _save_and_report(outcome, output, format)
 
 
-def _save_and_report(outcome: 'Outcome', output: Path, format: str) -> Path:
-    """Write what was measured, and print it; return the record's path.
+def _save_and_report(outcome: 'Outcome', output: Path, format: str) -> None:
+    """Write what was measured, and print it.
 
     Raises:
         UserError: if it cannot be written; the metrics are in its sentence.
@@ -222,7 +193,7 @@ def _save_and_report(outcome: 'Outcome', output: Path, format: str) -> Path:
                 'reference_verdicts': check.verdicts,
             }
         )
-        return path
+        return
     for metric, verdict in check.verdicts.items():
         source = check.reference.source
         print(f'{metric}: reference {check.value(metric):.2f}: {verdict} ({source})')
@@ -232,4 +203,3 @@ def _save_and_report(outcome: 'Outcome', output: Path, format: str) -> Path:
         f'{e.data.images / done.seconds:.1f} images/s'
     )
     print(f'Written: {path}, {predictions}.')
-    return path

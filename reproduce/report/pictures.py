@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from matplotlib.patches import Rectangle
 
 from datasets.reading import open_image
 from datasets.segmented import SegmentationData
-from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.judge.comparison import Comparison
 from reproduce.tasks import TASKS, detection_scores, segmentation_scores
@@ -25,27 +23,6 @@ _SCORE = 0.3  # detections with less are not drawn
 _GOLDEN = 0.618034  # turns of the hue from class to class: neighbours differ most
 
 Painter = Callable[[Axes, int], None]  # draws the image of an index in the data
-
-
-def side_by_side(data: SegmentationData, predictions: Path, n: int) -> bytes:
-    """Return a PNG with a row for each of `n` images, evenly spaced: image, labels, prediction.
-
-    A class has one colour throughout, pixels of no class are black, and the legend names the
-    classes that occur.
-
-    Args:
-        predictions: of `data`, as `score_folder` takes them.
-
-    Raises:
-        UserError: if the predictions are not those of the images, or a file cannot be read.
-    """
-    painters = {
-        'image': partial(_image, data),
-        'ground truth': _label_maps(data, None),
-        'prediction': _label_maps(data, predictions),
-    }
-    chosen = evenly_spaced(range(len(data.samples)), n)
-    return _png(painters, {index: ('',) * 3 for index in chosen})
 
 
 def differences(comparison: Comparison, root: Path) -> bytes:
