@@ -22,7 +22,7 @@ from reproduce.evaluate import harness, records
 from reproduce.evaluate.harness import collect, evaluate
 from reproduce.tasks import TASKS
 from reproduce.tasks.classification import preprocessing, resolve
-from reproduce.tasks.classification_scores import Predictions, TopClasses, TopScorer, matched, read
+from reproduce.tasks.classification_scores import Predictions, matched, order_warnings, read
 from reproduce.tasks.job import Job
 from reproduce.tasks.scores import Scorer, Scores
 
@@ -303,9 +303,7 @@ def test_classes_numbered_otherwise_are_a_warning():
     labels = np.repeat(np.arange(100), 4)
 
     def warned(predicted):
-        scorer = TopScorer(labels)
-        scorer.update(range(400), TopClasses(predicted[:, None], None))
-        return scorer.compute().warnings
+        return order_warnings(predicted, labels)
 
     def with_errors(predicted, share):
         return np.where(rng.random(400) < share, rng.integers(0, 100, 400), predicted)

@@ -31,7 +31,7 @@ from reproduce.evaluate.attestation import attest
 from reproduce.statistics import kept
 from reproduce.tasks import TASKS
 from reproduce.tasks.job import DataSet, Job, Prepared, inference
-from reproduce.tasks.scores import Collector
+from reproduce.tasks.scores import Scorer
 from reproduce.weights import store
 
 # Images whose bytes are compared between ranks: a fingerprint is over names and sizes only.
@@ -84,7 +84,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     sha256 = sha256_of(prepared.checkpoint)
     group.check_same(lambda: _facts(job, prepared, sha256, group))
     start = time.perf_counter()
-    if not collect(prepared, [prepared.scorer, prepared.file], group, job):
+    if not collect(prepared, [prepared.scorer], group, job):
         return None
     scores = prepared.scorer.compute()
     seconds = time.perf_counter() - start
@@ -111,7 +111,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             intervals=scores.intervals,
             per_class=scores.per_class,
             warnings=(*prepared.notes, *scores.warnings),
-            predictions=prepared.file.suffix,
+            predictions=prepared.scorer.suffix,
             statistics=kept.SUFFIX,
             provenance=records.provenance(
                 group.device,
@@ -128,7 +128,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             f'the result could not be recorded because of {place} ({reason}): '
             f'{records.in_one_line(scores.metrics)}.'
         ) from error
-    predictions = prepared.file.to_bytes()
+    predictions = prepared.scorer.to_bytes()
     statistics = kept.KeptImages.of(scores.statistics, data).to_bytes()
     attestation = attest(evaluation, predictions, statistics)
     evaluation = evaluation.model_copy(update={'attestation': attestation})
@@ -166,11 +166,11 @@ def data_facts(data: DataSet) -> dict[str, Any]:
     }
 
 
-def collect(prepared: Prepared, collectors: Sequence[Collector], group: Group, job: Job) -> bool:
-    """Predict every image once, and give the predictions of each batch to all `collectors`.
+def collect(prepared: Prepared, scorers: Sequence[Scorer], group: Group, job: Job) -> bool:
+    """Predict every image once, and give the predictions of each batch to all `scorers`.
 
     Returns:
-        whether this is the first process, in which the collectors have the predictions of all.
+        whether this is the first process, in which the scorers have the predictions of all.
 
     Raises:
         UserError: if an image cannot be read, or the model gives no number.
@@ -179,17 +179,16 @@ def collect(prepared: Prepared, collectors: Sequence[Collector], group: Group, j
     with inference(group.device, job.amp):
         for indices, batch in _batches(prepared, group, job):
             predictions = prepared.predict(indices, batch)
-            for collector in collectors:
-                collector.update(indices, predictions)
+            for scorer in scorers:
+                scorer.update(indices, predictions)
             predicted += indices
-    # In one message, in which a prediction that several collectors have is one object.
-    parts = group.gather([(predicted, [collector.collected for collector in collectors])])
+    parts = group.gather([(predicted, [scorer.collected for scorer in scorers])])
     if parts is None:
         return False
     for indices, collected in parts[1:]:
         predicted += indices
-        for collector, theirs in zip(collectors, collected, strict=True):
-            collector.merge(theirs)
+        for scorer, theirs in zip(scorers, collected, strict=True):
+            scorer.merge(theirs)
     times = np.bincount(predicted, minlength=len(prepared.images))
     if (times != 1).any():
         wrong = int((times != 1).argmax())

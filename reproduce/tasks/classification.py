@@ -17,7 +17,7 @@ from datasets.stores import AnyPath
 from reproduce.base.errors import UserError
 from reproduce.systems import load_systems, timm_names
 from reproduce.tasks import TASKS
-from reproduce.tasks.classification_scores import TOP, ClassesFile, TopClasses, TopScorer, names
+from reproduce.tasks.classification_scores import TOP, TopClasses, TopScorer, names
 from reproduce.tasks.job import Job, Prepared, check_finite, inference
 from reproduce.weights import parameters, store
 
@@ -71,8 +71,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         images=_Images(data.samples, config),
         collate=torch.stack,
         predict=predict,
-        scorer=TopScorer(labels),
-        file=ClassesFile(files, labels),
+        scorer=TopScorer(files, labels),
         notes=data.notes,
     )
 

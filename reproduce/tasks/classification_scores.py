@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from reproduce.base.errors import UserError
 from reproduce.base.files import unzipped
 from reproduce.statistics.image_hits import ImageHits
-from reproduce.tasks.scores import PredictionFile, Scorer, Scores, check_images
+from reproduce.tasks.scores import Scorer, Scores, check_images
 
 if TYPE_CHECKING:
     from datasets.imagenet import ImageNet
@@ -39,66 +39,6 @@ class TopClasses(NamedTuple):
 
     classes: np.ndarray
     probabilities: np.ndarray
-
-
-class TopScorer(Scorer):
-    """Top-1 and Top-5 accuracy, each with its 95 % Wilson interval.
-
-    Args:
-        labels: the right class of every image.
-        top5: whether five classes are predicted for an image, or all where there are fewer;
-            otherwise there is no Top-5.
-    """
-
-    def __init__(self, labels: Sequence[int], top5: bool = True) -> None:
-        self.labels, self.top5 = np.asarray(labels), top5
-        # Of each image, whether it is here, whether its class is among the five, and the best one.
-        self.collected = np.zeros((3, len(self.labels)), np.int64)
-
-    def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
-        """Add the `TopClasses` of a batch."""
-        classes, labels = predictions.classes, self.labels[indices]
-        hits = (classes[:, :TOP] == labels[:, None]).any(1)
-        self.collected[:, indices] += (np.ones_like(hits), hits, classes[:, 0])
-
-    def compute(self) -> Scores:
-        """Return `top1` and `top5`, and a warning if the classes look numbered otherwise."""
-        here = self.collected[0].astype(bool)
-        (_, hits, best), labels = self.collected[:, here], self.labels[here]
-        hits = np.stack([best == labels, hits.astype(bool)], 1)
-        statistics = ImageHits(labels, hits if self.top5 else hits[:, :1])
-        return Scores(
-            statistics.metrics(),
-            statistics.intervals(),
-            warnings=order_warnings(best, labels),
-            statistics=statistics,
-        )
-
-
-class ClassesFile(PredictionFile):
-    """The best classes of every image as a gzipped CSV; see `Predictions.to_csv`.
-
-    Args:
-        files: the name of each image, as `names` gives them.
-        labels: the right class of each.
-    """
-
-    suffix = '.csv.gz'
-
-    def __init__(self, files: Sequence[str], labels: Sequence[int]) -> None:
-        self.files, self.labels = tuple(files), np.asarray(labels)
-        self.collected: list[tuple[Sequence[int], TopClasses]] = []
-
-    def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
-        """Add the `TopClasses` of a batch."""
-        self.collected.append((indices, predictions))
-
-    def to_bytes(self) -> bytes:
-        """Return the CSV, a row for each image in the order of the data set."""
-        indices, predictions = zip(*self.collected, strict=True)
-        order = np.argsort(np.concatenate(indices))
-        best = (np.concatenate(parts)[order] for parts in zip(*predictions, strict=True))
-        return Predictions(self.files, self.labels, *best).to_csv()
 
 
 @dataclass(frozen=True)
@@ -123,6 +63,59 @@ class Predictions:
         frame[[f'class{i}' for i in ranks]] = self.classes
         frame[[f'score{i}' for i in ranks]] = self.scores
         return gzip.compress(frame.to_csv(index=False, float_format='%.6f').encode(), mtime=0)
+
+
+class TopScorer(Scorer):
+    """Top-1 and Top-5 accuracy; the predictions are kept as `Predictions.to_csv` does.
+
+    Args:
+        files: the name of each image, as `names` gives them.
+        labels: the right class of each.
+    """
+
+    suffix = '.csv.gz'
+
+    def __init__(self, files: Sequence[str], labels: Sequence[int]) -> None:
+        self.files, self.labels = tuple(files), np.asarray(labels)
+        self.collected: list[tuple[Sequence[int], TopClasses]] = []
+
+    def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
+        """Add the `TopClasses` of a batch."""
+        self.collected.append((indices, predictions))
+
+    @property
+    def predictions(self) -> Predictions:
+        """All predictions, in the order of the data set."""
+        indices, parts = zip(*self.collected, strict=True)
+        order = np.argsort(np.concatenate(indices))
+        best = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
+        return Predictions(self.files, self.labels, *best)
+
+    def compute(self) -> Scores:
+        """See `score`."""
+        return score(self.predictions)
+
+    def to_bytes(self) -> bytes:
+        """Return the CSV, a row for each image in the order of the data set."""
+        return self.predictions.to_csv()
+
+
+def score(predictions: Predictions, top5: bool = True) -> Scores:
+    """Return Top-1 and Top-5 with their 95 % Wilson intervals.
+
+    There is a warning if the classes look numbered in another order.
+
+    Args:
+        top5: whether five classes are predicted for an image, or all where there are fewer;
+            otherwise there is no Top-5.
+    """
+    right = predictions.classes[:, :TOP] == predictions.labels[:, None]
+    hits = np.stack([right[:, 0], right.any(1)], 1)[:, : 1 + top5]
+    statistics = ImageHits(predictions.labels, hits)
+    warnings = order_warnings(predictions.classes[:, 0], predictions.labels)
+    return Scores(
+        *(statistics.metrics(), statistics.intervals()), statistics=statistics, warnings=warnings
+    )
 
 
 def read(path: Path) -> Predictions:
@@ -236,8 +229,4 @@ def score_file(path: Path, data: 'ImageNet') -> Scores:
         UserError: if it is not such a file, or does not fit the images.
     """
     predictions = matched(read(path), data, path)
-    top5 = predictions.classes.shape[1] >= min(TOP, len(data.classes))
-    scorer = TopScorer(predictions.labels, top5)
-    images = range(len(predictions.files))
-    scorer.update(images, TopClasses(predictions.classes, predictions.scores))
-    return scorer.compute()
+    return score(predictions, predictions.classes.shape[1] >= min(TOP, len(data.classes)))

@@ -23,7 +23,7 @@ from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import check_classes
 from reproduce.openmmlab.transforms import with_whole_images
 from reproduce.tasks import TASKS
-from reproduce.tasks.detection_scores import DetectionScorer, DetectionsFile, check_masks
+from reproduce.tasks.detection_scores import DetectionScorer, check_masks
 from reproduce.tasks.job import Job, Prepared, check_finite
 from reproduce.tasks.pipelines import PipelineImages, describe, test_steps
 from reproduce.weights import store
@@ -71,7 +71,6 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         collate=pseudo_collate,
         predict=predict,
         scorer=DetectionScorer(annotations, masks=model.with_mask),
-        file=DetectionsFile(),
     )
 
 

@@ -20,7 +20,7 @@ from datasets.coco_annotations import Annotations, Box, MaskSize, Whole, read_js
 from datasets.coco_masks import sound_run_lengths
 from reproduce.base.errors import UserError
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
-from reproduce.tasks.scores import Collector, PredictionFile, Scorer, Scores
+from reproduce.tasks.scores import Scorer, Scores
 
 # What pycocotools calls the kind of a comparison, and the key under which a result has the object.
 KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}
@@ -46,10 +46,17 @@ class _Detection(TypedDict):
 _DETECTIONS = TypeAdapter(list[_Detection])
 
 
-class _Detections(Collector):
-    """Collects the detections of each image, which is a list of COCO's result objects."""
+class DetectionScorer(Scorer):
+    """Average precision and recall; the detections of an image are a list of COCO's result objects.
 
-    def __init__(self) -> None:
+    Args:
+        annotations, masks: as `score` takes them.
+    """
+
+    suffix = '.json.gz'
+
+    def __init__(self, annotations: Annotations, masks: bool) -> None:
+        self.annotations, self.masks = annotations, masks
         self.collected: list[tuple[int, list[dict[str, Any]]]] = []
 
     def update(self, indices: Sequence[int], predictions: Sequence[list[dict[str, Any]]]) -> None:
@@ -61,30 +68,12 @@ class _Detections(Collector):
         """All detections, in the order of the images."""
         return [r for _, found in sorted(self.collected, key=itemgetter(0)) for r in found]
 
-
-class DetectionScorer(_Detections, Scorer):
-    """Average precision and recall, as `score` has them.
-
-    Args:
-        annotations, masks: as `score` takes them.
-    """
-
-    def __init__(self, annotations: Annotations, masks: bool) -> None:
-        super().__init__()
-        self.annotations, self.masks = annotations, masks
-
     def compute(self) -> Scores:
         """See `score`."""
         return score(self.results, self.annotations, self.masks)
 
-
-class DetectionsFile(_Detections, PredictionFile):
-    """The detections of all images as one gzipped file in COCO's result format."""
-
-    suffix = '.json.gz'
-
     def to_bytes(self) -> bytes:
-        """Return the file, the detections in the order of the images."""
+        """Return a gzipped file of COCO's result format, in the order of the images."""
         return to_json(self.results)
 
 

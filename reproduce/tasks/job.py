@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.data import Dataset
 
-    from reproduce.tasks.scores import PredictionFile, Scorer
+    from reproduce.tasks.scores import Scorer
 
 # Of mixed precision: names of options, and torch's names of the types.
 PRECISIONS = {'fp16': 'float16', 'bf16': 'bfloat16'}
@@ -119,8 +119,7 @@ class Prepared:
         collate: makes a batch of a list of these.
         predict: returns the predictions for a batch, given the indices of its images and the batch;
             on the CPU, in the form that the task's scorer takes.
-        scorer: computes the metrics of the record.
-        file: keeps the predictions.
+        scorer: computes the metrics of the record, and keeps the predictions.
         notes: a sentence for what of the data was left out and does not count.
     """
 
@@ -131,7 +130,6 @@ class Prepared:
     collate: Callable[[list[Any]], Any]
     predict: Callable[[Sequence[int], Any], Any]
     scorer: 'Scorer'
-    file: 'PredictionFile'
     notes: tuple[str, ...] = ()
 
 

@@ -1,8 +1,8 @@
 """What predictions score, one module for each kind; none of them needs torch or the model.
 
-A module has a `Scorer`, which the evaluation of a model and the scoring of kept predictions share,
-and a `PredictionFile`, which keeps the predictions of an evaluation. Both get the predictions batch
-by batch, and what the processes of an evaluation collected is merged before the result is computed.
+A module has a `Scorer` for the evaluation of a model, and a function that scores kept predictions.
+A scorer gets the predictions batch by batch, and what the processes of an evaluation collected is
+merged before the result is computed.
 """
 
 from abc import ABC, abstractmethod
@@ -36,14 +36,16 @@ class Scores:
     warnings: tuple[str, ...] = ()
 
 
-class Collector(ABC):
-    """Collects something from the predictions for a data set, batch by batch.
+class Scorer(ABC):
+    """Collects the predictions for a data set, batch by batch; scores them, and keeps them.
 
     Attributes:
-        collected: what was collected so far, which `+=` adds up: an array, a list or a counter.
-            This alone travels between processes.
+        suffix: of the name of a file with `to_bytes`.
+        collected: what was collected so far, which `+=` adds up: a list or a counter. This alone
+            travels between processes.
     """
 
+    suffix = ''
     collected: Any
 
     @abstractmethod
@@ -56,12 +58,8 @@ class Collector(ABC):
         """
 
     def merge(self, collected: Any) -> None:
-        """Add what a collector of the same kind collected from other images."""
+        """Add what a scorer of the same kind collected from other images."""
         self.collected += collected
-
-
-class Scorer(Collector):
-    """Computes metrics."""
 
     @abstractmethod
     def compute(self) -> Scores:
@@ -71,19 +69,9 @@ class Scorer(Collector):
             UserError: if there is nothing to score them against.
         """
 
-
-class PredictionFile(Collector):
-    """Keeps predictions as a file.
-
-    Attributes:
-        suffix: of the file's name.
-    """
-
-    suffix: str
-
-    @abstractmethod
     def to_bytes(self) -> bytes:
-        """Return the content of the file: the same predictions give the same bytes."""
+        """Return the predictions as the content of a file: the same ones give the same bytes."""
+        raise NotImplementedError
 
 
 def check_images(path: Path, predicted: Iterable[str], wanted: Iterable[str]) -> None:

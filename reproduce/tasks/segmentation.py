@@ -21,7 +21,7 @@ from reproduce.openmmlab.transforms import kind
 from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job, Prepared, check_finite
 from reproduce.tasks.pipelines import PipelineImages, describe, test_steps
-from reproduce.tasks.segmentation_scores import LabelMapScorer, LabelMapsFile
+from reproduce.tasks.segmentation_scores import LabelMapScorer
 from reproduce.weights import store
 
 with quiet_libraries():  # it prints
@@ -67,8 +67,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         images=PipelineImages(infos, config, steps),
         collate=list,
         predict=predict,
-        scorer=LabelMapScorer(label_maps, data.classes, data.format, job.multi_scale),
-        file=LabelMapsFile([path.name for path in label_maps], data.format),
+        scorer=LabelMapScorer(label_maps, data.classes, data.format),
     )
 
 

@@ -4,6 +4,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from datasets.segmented import SegmentationData, SegmentationFormat
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.statistics.pixel_counts import LABELLED, PREFIXES, PixelCounts, ious, means
-from reproduce.tasks.scores import PredictionFile, Scorer, Scores, check_images
+from reproduce.tasks.scores import Scorer, Scores, check_images
 
 # The folder, in a folder or an archive of predictions, of those at several scales.
 MULTI_SCALE = 'multi_scale'
@@ -22,104 +23,102 @@ _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
 class LabelMapScorer(Scorer):
-    """mIoU, mAcc and aAcc, as mmseg's IoUMetric has them.
-
-    The means leave out what is 0 / 0: mIoU the classes that neither a label nor a prediction has,
-    mAcc those that no label has. A class that only predictions have counts with an IoU of 0. Pixels
-    with label 0 do not count.
+    """mIoU, mAcc and aAcc; the predictions are kept as an archive of PNGs.
 
     Args:
         label_maps: the file of the labels of each image.
         classes: the names of the K classes.
-        format: of the label maps.
-        multi_scale: whether predictions come in twos, and the second ones are scored as well, as
-            `ms_miou` and so on.
+        format: of the label maps, which is also that of the kept predictions.
     """
 
+    suffix = '.zip'
+
     def __init__(
-        self,
-        label_maps: Sequence[Path],
-        classes: Sequence[str],
-        format: SegmentationFormat,
-        multi_scale: bool = False,
+        self, label_maps: Sequence[Path], classes: Sequence[str], format: SegmentationFormat
     ) -> None:
         self.label_maps, self.classes, self.format = label_maps, classes, format
-        # As `PixelCounts` has them; each process fills the places of its images.
-        self.collected = np.zeros((1 + multi_scale, len(label_maps), 3, len(classes)), np.int64)
+        # Of each image its place, and of each scale its pixels and its PNG.
+        self.collected: list[tuple[int, list[np.ndarray], list[bytes]]] = []
 
     def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
         """Add the predictions for a batch.
 
         Args:
             predictions: of each image, (P, H, W) in uint8 at the size of its label map: P is 1, or
-                2 with `multi_scale`; 1 is the first class and 0 is none.
+                2 with those at several scales; 1 is the first class and 0 is none.
 
         Raises:
             UserError: if one has another size than its label map, or a label map cannot be read.
         """
         for index, maps in zip(indices, predictions, strict=True):
-            label = self.format.read_label_map(self.label_maps[index], len(self.classes))
-            for counts, prediction in zip(self.collected, maps, strict=True):
-                if prediction.shape != label.shape:
-                    sizes = [
-                        f'{width} x {height}' for height, width in (prediction.shape, label.shape)
-                    ]
-                    raise UserError(
-                        f'the prediction for {self.label_maps[index]} has {sizes[0]} pixels and '
-                        f'its label map {sizes[1]}: expected the same; predict at the size of the '
-                        'original image.'
-                    )
-                counts[index] = class_pixels(prediction, label, len(self.classes))
+            pixels = class_pixels_of(self.label_maps[index], maps, len(self.classes), self.format)
+            pngs = [to_png(self.format.encode_label_map(labels)) for labels in maps]
+            self.collected.append((index, pixels, pngs))
 
     def compute(self) -> Scores:
-        """Return the metrics with their intervals, and the IoU of each class that occurs.
-
-        Raises:
-            UserError: if no pixel has a class.
-        """
-        if not self.collected[0, :, LABELLED].any():
-            raise UserError('no pixel of the label maps has a class: there is nothing to score.')
-        metrics: dict[str, float] = {}
-        per_class: dict[str, dict[str, float]] = {}
-        for prefix, total in zip(PREFIXES, self.collected.sum(1), strict=False):
-            metrics |= {f'{prefix}{name}': float(value) for name, value in means(total).items()}
-            for name, iou in zip(self.classes, ious(total).tolist(), strict=True):
-                if not np.isnan(iou):
-                    per_class.setdefault(name, {})[f'{prefix}iou'] = iou
-        statistics = PixelCounts(self.collected)
-        return Scores(metrics, statistics.intervals(), per_class, statistics)
-
-
-class LabelMapsFile(PredictionFile):
-    """The predicted label maps as an archive of PNGs, those at several scales in a folder of it.
-
-    Args:
-        names: the file name of each label map.
-        format: of the label maps, which is also that of the predictions.
-    """
-
-    suffix = '.zip'
-
-    def __init__(self, names: Sequence[str], format: SegmentationFormat) -> None:
-        self.names, self.format = names, format
-        self.collected: list[tuple[int, list[bytes]]] = []
-
-    def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
-        """Add the predictions for a batch, as `LabelMapScorer.update` takes them."""
-        for index, maps in zip(indices, predictions, strict=True):
-            pngs = [to_png(self.format.encode_label_map(labels)) for labels in maps]
-            self.collected.append((index, pngs))
+        """See `score`."""
+        pixels = [of_image for _, of_image, _ in sorted(self.collected, key=itemgetter(0))]
+        return score(pixels, self.classes)
 
     def to_bytes(self) -> bytes:
-        """Return the archive, the label maps in the order of the images."""
+        """Return the archive, in the order of the images, several scales in a folder of it."""
         content = io.BytesIO()
+        kept = [(i, pngs) for i, _, pngs in sorted(self.collected, key=itemgetter(0))]
         with zipfile.ZipFile(content, 'w') as archive:
             for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
-                for index, pngs in sorted(self.collected):
+                for index, pngs in kept:
                     if scale < len(pngs):
-                        name = f'{folder}{self.names[index]}'
+                        name = f'{folder}{self.label_maps[index].name}'
                         archive.writestr(zipfile.ZipInfo(name, _FIRST_DAY), pngs[scale])
         return content.getvalue()
+
+
+def score(pixels: Sequence[Sequence[np.ndarray]], classes: Sequence[str]) -> Scores:
+    """Return mIoU, mAcc and aAcc, as mmseg's IoUMetric has them, and the IoU of each class.
+
+    The means leave out what is 0 / 0: mIoU the classes that neither a label nor a prediction has,
+    mAcc those that no label has. A class that only predictions have counts with an IoU of 0. Pixels
+    with label 0 do not count.
+
+    Args:
+        pixels: of each image the `class_pixels` of its prediction, and of that at several scales
+            for `ms_miou` and so on.
+        classes: the names of the K classes.
+
+    Raises:
+        UserError: if no pixel has a class.
+    """
+    counts = np.ascontiguousarray(np.swapaxes(np.array(pixels, np.int64), 0, 1))
+    if not counts[0, :, LABELLED].any():
+        raise UserError('no pixel of the label maps has a class: there is nothing to score.')
+    metrics: dict[str, float] = {}
+    per_class: dict[str, dict[str, float]] = {}
+    for prefix, total in zip(PREFIXES, counts.sum(1), strict=False):
+        metrics |= {f'{prefix}{name}': float(value) for name, value in means(total).items()}
+        for name, iou in zip(classes, ious(total).tolist(), strict=True):
+            if not np.isnan(iou):
+                per_class.setdefault(name, {})[f'{prefix}iou'] = iou
+    statistics = PixelCounts(counts)
+    return Scores(metrics, statistics.intervals(), per_class, statistics)
+
+
+def class_pixels_of(
+    label_map: Path, predictions: Sequence[np.ndarray], classes: int, format: SegmentationFormat
+) -> list[np.ndarray]:
+    """Return the `class_pixels` of each of the predictions for a label map.
+
+    Raises:
+        UserError: if one has another size than the label map, or this cannot be read.
+    """
+    label = format.read_label_map(label_map, classes)
+    for prediction in predictions:
+        if prediction.shape != label.shape:
+            sizes = [f'{width} x {height}' for height, width in (prediction.shape, label.shape)]
+            raise UserError(
+                f'the prediction for {label_map} has {sizes[0]} pixels and its label map '
+                f'{sizes[1]}: expected the same; predict at the size of the original image.'
+            )
+    return [class_pixels(prediction, label, classes) for prediction in predictions]
 
 
 def to_png(labels: np.ndarray) -> bytes:
@@ -185,12 +184,12 @@ def score_folder(
             scales.append(more)
         for found in scales:
             check_images(predictions, found, taken)
-        scorer = LabelMapScorer(list(taken.values()), classes, format, len(scales) > 1)
-        for i, name in enumerate(taken):
+        pixels = []
+        for name, label_map in taken.items():
             maps = [format.read_label_map(scale[name], len(classes)) for scale in scales]
-            scorer.update([i], [maps])
+            pixels.append(class_pixels_of(label_map, maps, len(classes), format))
     names = [name.removesuffix(format.label_suffix) for name in labels]
-    return scorer.compute(), len(taken), format.incomplete('val', classes, names, len(taken))
+    return score(pixels, classes), len(taken), format.incomplete('val', classes, names, len(taken))
 
 
 def score_file(path: Path, data: SegmentationData) -> Scores:
