@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +19,6 @@ from torchvision.ops import roi_align
 from datasets import shapes
 from model.checkpoint import read
 from reproduce.base.errors import UserError
-from reproduce.base.versions import CHECKOUT
 from reproduce.openmmlab import models, safe_loading
 from reproduce.openmmlab.configs import load_config
 from reproduce.train import config_training
@@ -187,45 +183,6 @@ def test_a_stopped_training_is_resumed_with_the_images_that_are_left(data, tmp_p
         for folder in ('whole', 'cut')
     ]
     assert len(rates[0]) == 4 and rates[0] == rates[1]
-
-
-def started(*arguments):
-    return subprocess.Popen(
-        [sys.executable, '-m', 'reproduce', 'train', *map(str, arguments)],
-        cwd=CHECKOUT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for_checkpoint(task, folder):
-    while not list(folder.glob('iter_*.pth')):
-        assert task.poll() is None, task.stderr.read()
-        time.sleep(0.1)
-
-
-def endless(data, output, *more):
-    options = (*ITERATIONS, *UNVALIDATED, 'train_cfg.max_iters=9999', *more)
-    options = (*options, 'default_hooks.checkpoint.interval=1')
-    changes = (argument for option in options for argument in ('--cfg-options', option))
-    return (FPN, '--data', data, '--output', output, *changes)
-
-
-@pytest.mark.slow
-def test_a_scheduler_s_signal_to_all_processes_stops_a_training(data, tmp_path):
-    """To both processes, and to the workers of both."""
-    command = endless(data, tmp_path / 'run', 'train_dataloader.num_workers=1')
-    task = started(*command, '--processes', 2)
-    wait_for_checkpoint(task, tmp_path / 'run')
-    os.killpg(task.pid, signal.SIGTERM)
-    _, err = task.communicate(timeout=120)
-    assert task.returncode == 143, err
-    assert err.count('stopped: SIGTERM came after ') == 1
-    assert 'Traceback' not in err
-    (log,) = (tmp_path / 'run').glob('*/*.log')
-    assert 'current batch size is 4. Scaling the original LR by 0.5' in log.read_text()
 
 
 def test_what_is_not_finite_ends_the_training(data, tmp_path, monkeypatch):
