@@ -350,7 +350,7 @@ def test_latex_is_well_formed(tables, table):
     for row in rows:
         spans = sum(int(n) - 1 for n in re.findall(r'\\multicolumn{(\d+)}', row))
         assert len(re.findall(r'(?<!\\)&', row)) + 1 + spans == width
-    lines = layout.lines(cells.load_results(RESULTS), table)
+    lines = layout.all_lines(cells.load_results(RESULTS))[table]
     assert len(rows) == len(lines) + 1 + (table > 4)
     # One below the head, and one between two blocks.
     assert body.count('\\midrule') == {7: 2}.get(table, 1)
@@ -409,7 +409,9 @@ def evaluated():
 def test_points_are_what_the_results_say(evaluated, flops):
     """Every model over the same kind of FLOPs; MAFormer-S once, over those that fit the print."""
     loaded, _ = evaluated
-    found = plots.points(layout.lines(loaded, 5), PRINTED[5].columns['box_ap'], 'flops_g', flops)
+    found = plots.points(
+        layout.all_lines(loaded)[5], PRINTED[5].columns['box_ap'], 'flops_g', flops
+    )
     of = {(row['system'], row['metric']): row for row in ROWS[5]}
     systems = list(dict.fromkeys(row['system'] for row in ROWS[5]))
     systems.remove('mask-rcnn_maformer-small_fpn_1x_coco')  # 265 G where 256 are printed
@@ -433,7 +435,7 @@ def test_points_are_what_the_results_say(evaluated, flops):
 def test_the_frontier_depends_on_what_stages_3_and_4_attend_to():
     """As the README says: MAFormer-S is on it with windows of 14 x 14 only."""
     column = PRINTED[5].columns['box_ap']
-    found = plots.points(layout.lines(cells.load_results(RESULTS), 5), column, 'flops_g')
+    found = plots.points(layout.all_lines(cells.load_results(RESULTS))[5], column, 'flops_g')
     whole, windows = (
         {point.line.row.model for point in plots.frontier(of)}
         for of in (found, plots.in_windows(found))
@@ -446,7 +448,7 @@ def test_a_measured_variant_has_a_point_of_its_own(changed):
     system = 'mask-rcnn_maformer-small_fpn_1x_coco'
     fields = {'measured': '46.100000', 'difference': '-0.9', 'verdict': 'worse'}
     loaded = cells.load_results(changed({(5, system, 'box_ap'): fields}), [5])
-    found = plots.points(layout.lines(loaded, 5), PRINTED[5].columns['box_ap'], 'flops_g')
+    found = plots.points(layout.all_lines(loaded)[5], PRINTED[5].columns['box_ap'], 'flops_g')
     small = [p for p in found if p.line.row.model == 'MAFormer-S']
     assert [(p.line.variant, p.measured, p.y, p.fits) for p in small] == [
         ('', True, 46.1, False),

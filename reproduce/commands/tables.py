@@ -80,7 +80,7 @@ def tables(
     numbers = table_numbers(tables)
     measured_speeds = speeds.load_speeds(results)
     found = load_results(results, numbers)
-    lines = {number: layout.lines(found, number, measured_speeds) for number in numbers}
+    lines = layout.all_lines(found, measured_speeds)
     if show == 'printed':
         lines = {n: [x for x in of_table if not x.variant] for n, of_table in lines.items()}
     for what in add or []:

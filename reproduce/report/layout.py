@@ -1,6 +1,6 @@
 """The lines and columns of the tables that are shown, which the cells of the results form."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -152,29 +152,23 @@ class Line:
         return f'{text}²' if column in ('train_size', 'test_size') and text else text
 
 
-def lines(
-    cells: Iterable[Cell], table: int, speeds: Mapping[str, Speed] | None = None
-) -> list[Line]:
-    """Return the lines of `table` in the order of the cells.
+def all_lines(
+    cells: Iterable[Cell], speeds: Mapping[str, Speed] | None = None
+) -> dict[int, list[Line]]:
+    """Return the lines of every table that has cells, in the order of the cells.
 
     Args:
         speeds: what the benchmark measured, by timm model or system.
     """
     rows: dict[Row, dict[str, dict[str, Cell]]] = {}
     for cell in cells:
-        if cell.table == table:
-            of_row = rows.setdefault(cell.row, {})
-            of_row.setdefault(cell.variant, {})[cell.metric] = cell
-    return [
-        Line(row, variant, of_line, extra_values(of_line, speeds or {}))
-        for row, variants in rows.items()
-        for variant, of_line in variants.items()
-    ]
-
-
-def all_lines(cells: Collection[Cell]) -> dict[int, list[Line]]:
-    """Return the lines of every table that has cells, by table."""
-    return {number: lines(cells, number) for number in sorted({cell.table for cell in cells})}
+        rows.setdefault(cell.row, {}).setdefault(cell.variant, {})[cell.metric] = cell
+    found: dict[int, list[Line]] = {number: [] for number in sorted({row.table for row in rows})}
+    for row, variants in rows.items():
+        for variant, of_line in variants.items():
+            line = Line(row, variant, of_line, extra_values(of_line, speeds or {}))
+            found[row.table].append(line)
+    return found
 
 
 def line_of_cells(tables: Mapping[int, Iterable[Line]]) -> dict[tuple[int, str, str, str], Line]:
