@@ -35,7 +35,7 @@ class About:
         phrase: what a number of such cells do, in a sentence; '' where sentences do not count them.
         symbol: next to a number; '' for none.
         colour: in a terminal, and of figures the one of that name in their palette.
-        marker, hatch: in figures, as matplotlib names them; '' for none.
+        marker: in figures, as matplotlib names it; '' for none.
         status: the exit status of a command that judges a cell so.
     """
 
@@ -44,7 +44,6 @@ class About:
     symbol: str = ''
     colour: str = ''
     marker: str = ''
-    hatch: str = ''
     status: int = 0
 
 
@@ -53,23 +52,21 @@ _ABOUT = {
         'within the tolerance of the target', 'match the paper', '✓', 'green', 'o'
     ),
     Verdict.BETTER: About(
-        'beyond the tolerance, on the good side (accuracies only)',
-        *('are better', '▲', 'blue', '^', '//'),
+        'beyond the tolerance, on the good side (accuracies only)', 'are better', '▲', 'blue', '^'
     ),
-    Verdict.WORSE: About('outside the tolerance', 'are worse', '✗', 'red', 'X', 'xx', status=1),
+    Verdict.WORSE: About('outside the tolerance', 'are worse', '✗', 'red', 'X', status=1),
     Verdict.KNOWN: About(
         'outside the tolerance, for a registered reason',
-        *('deviate for a registered reason', '≈', 'yellow', 'D', '\\\\'),
+        *('deviate for a registered reason', '≈', 'yellow', 'D'),
     ),
     Verdict.UNPRINTED: About(
-        'measured; there is no value to compare it with',
-        *('have no printed value', '', 'cyan', 's', '--'),
+        'measured; there is no value to compare it with', 'have no printed value', '', 'cyan', 's'
     ),
-    Verdict.NOT_RUN: About('not measured yet', colour='white', hatch='..'),
+    Verdict.NOT_RUN: About('not measured yet', colour='white'),
     Verdict.CITED: About('no implementation here, the printed value is carried', symbol='◦'),
     Verdict.ERROR: About(
         'should have been measured, and failed',
-        *('could not be measured', '!', 'magenta', 'P', '++'),
+        *('could not be measured', '!', 'magenta', 'P'),
         status=2,
     ),
 }
