@@ -183,6 +183,7 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
         'spans': spans if any(name for name, _ in spans) else [],
         'lines': [(f't{number}-{i}', line) for i, line in enumerate(of_table, 1)],
         'keys': keys,
+        'measured': {cell.metric for cell in cells if cell.measured is not None},
         'conventions': CONVENTION_MARKS,
     }
 
