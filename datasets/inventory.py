@@ -11,7 +11,6 @@ from enum import StrEnum
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -52,7 +51,9 @@ class InventoryEntry:
         data_set: one of `DATA_SETS`.
         split: one of `SPLITS`.
         state: what is known of it.
-        listed: what is there; None if that is nothing, or unusable.
+        form, place: see `Split`; None if nothing is there, or it is unusable.
+        images, expected: the number of images, and that of the complete split; likewise.
+        problems: of the split.
         advice: a sentence on what to do, or on what a part is good for; '' if all is well.
         archives: if they were verified, for each file of its archives a dictionary with its path,
             the algorithm of the published checksum, the published digest, its source, and the
@@ -64,33 +65,15 @@ class InventoryEntry:
     data_set: str
     split: str
     state: DataState
-    listed: Split | None = None
+    form: str | None = None
+    place: str | None = None
+    images: int | None = None
+    expected: int | None = None
+    problems: tuple[str, ...] = ()
     advice: str = ''
     archives: tuple[dict[str, str | None], ...] = ()
     opened: int | None = None
     verified: str = ''
-
-    @property
-    def expected(self) -> int:
-        """The number of images of the complete split."""
-        return import_module(f'datasets.{self.data_set}').NUM_IMAGES[self.split]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the entry as JSON has it."""
-        listed = self.listed
-        return {
-            'data_set': self.data_set,
-            'split': self.split,
-            'state': self.state.value,
-            'form': listed and listed.form,
-            'place': listed and listed.place,
-            'images': listed and len(listed.samples),
-            'expected': listed and self.expected,
-            'problems': list(listed.problems) if listed else [],
-            'advice': self.advice,
-            'archives': list(self.archives),
-            'opened': self.opened,
-        }
 
 
 @cache
@@ -113,29 +96,33 @@ def take_inventory(root: Path, verify: bool = False) -> list[InventoryEntry]:
     """
     if not root.is_dir():
         raise UserError(f'{root} is not a folder: name the one that holds the data sets.')
-    entries = [_look(root, data_set, split) for data_set in DATA_SETS for split in SPLITS]
-    if all(entry.state is DataState.MISSING for entry in entries):
-        raise DataNotFound(' '.join(e.advice for e in entries if e.split == 'val'))
+    found = [_look(root, data_set, split) for data_set in DATA_SETS for split in SPLITS]
+    if all(entry.state is DataState.MISSING for entry, _ in found):
+        raise DataNotFound(' '.join(entry.advice for entry, _ in found if entry.split == 'val'))
     _checksum.cache_clear()
-    return [_verified(root, entry) if verify and entry.listed else entry for entry in entries]
+    return [_verified(root, *one) if verify and one[1] else one[0] for one in found]
 
 
-def _look(root: Path, data_set: str, split: str) -> InventoryEntry:
+def _look(root: Path, data_set: str, split: str) -> tuple[InventoryEntry, Split | None]:
+    """Return what is known of a split, and what is there of it."""
+    module = import_module(f'datasets.{data_set}')
     try:
-        listed = import_module(f'datasets.{data_set}').survey(root, split)
+        listed = module.survey(root, split)
     except DataNotFound as error:
-        return InventoryEntry(data_set, split, DataState.MISSING, advice=str(error))
+        return InventoryEntry(data_set, split, DataState.MISSING, advice=str(error)), None
     except UserError as error:
-        return InventoryEntry(data_set, split, DataState.UNUSABLE, advice=str(error))
+        return InventoryEntry(data_set, split, DataState.UNUSABLE, advice=str(error)), None
+    counts = (len(listed.samples), module.NUM_IMAGES[split])
+    facts = (listed.form, listed.place, *counts, listed.problems)
     if listed.complete:
-        return InventoryEntry(data_set, split, DataState.COMPLETE, listed)
+        return InventoryEntry(data_set, split, DataState.COMPLETE, *facts), listed
     advice = f'{"; ".join(listed.problems)}: what is measured on it is marked as of a subset.'
-    return InventoryEntry(data_set, split, DataState.INCOMPLETE, listed, advice)
+    return InventoryEntry(data_set, split, DataState.INCOMPLETE, *facts, advice), listed
 
 
-def _verified(root: Path, entry: InventoryEntry) -> InventoryEntry:
+def _verified(root: Path, entry: InventoryEntry, listed: Split) -> InventoryEntry:
     """Return the entry with the results of its verification."""
-    archives = list(entry.listed.archives)
+    archives = list(listed.archives)
     if archives and entry.data_set == 'imagenet':
         archives += [devkit for devkit in archives[0].parent.glob(_DEVKIT) if devkit.is_file()]
     entry = replace(entry, archives=tuple(_checksum(path) for path in archives))
@@ -147,20 +134,19 @@ def _verified(root: Path, entry: InventoryEntry) -> InventoryEntry:
             )
             return replace(entry, state=DataState.DAMAGED, advice=advice)
     published = [Path(file['path']).name for file in entry.archives if file['published']]
-    verified = f'{shortened(published)} as published' if published else ''
-    if archives and len(published) == len(archives):
-        return replace(entry, verified=verified)
-    try:
-        load(entry.data_set, root, entry.split)
-    except UserError as error:
-        return replace(entry, state=DataState.DAMAGED, advice=str(error))
-    unreadable = _unreadable(f'opening {entry.data_set} {entry.split}', entry.listed.samples)
-    entry = replace(entry, opened=len(entry.listed.samples))
-    if not unreadable:
-        opened = f'{entry.opened:,} images opened'
-        return replace(entry, verified=f'{verified}, {opened}' if verified else opened)
-    advice = f'{len(unreadable):,} of {entry.opened:,} images cannot be read: {unreadable[0]}'
-    return replace(entry, state=DataState.DAMAGED, advice=advice)
+    verified = [f'{shortened(published)} as published'] if published else []
+    if not archives or len(published) < len(archives):
+        try:
+            load(entry.data_set, root, entry.split)
+        except UserError as error:
+            return replace(entry, state=DataState.DAMAGED, advice=str(error))
+        unreadable = _unreadable(f'opening {entry.data_set} {entry.split}', listed.samples)
+        entry = replace(entry, opened=entry.images)
+        if unreadable:
+            advice = f'{len(unreadable):,} of {entry.images:,} images cannot be read: '
+            return replace(entry, state=DataState.DAMAGED, advice=advice + unreadable[0])
+        verified.append(f'{entry.images:,} images opened')
+    return replace(entry, verified=', '.join(verified))
 
 
 @cache  # an archive may hold both splits

@@ -43,11 +43,11 @@ def by_name(entries):
 def test_a_folder_of_all_data_sets_is_listed(drawn):
     found = by_name(take_inventory(drawn))
     assert list(found) == [f'{d} {s}' for d in ('imagenet', 'coco', 'ade20k') for s in SPLITS]
-    counts = {name: len(entry.listed.samples) for name, entry in found.items()}
+    counts = {name: entry.images for name, entry in found.items()}
     for split in SPLITS:
         assert counts[f'coco {split}'] == len([*drawn.glob(f'coco/{split}2017/*.jpg')])
         assert counts[f'imagenet {split}'] == len([*drawn.glob(f'imagenet/{split}/*/*')])
-    assert {entry.listed.form for entry in found.values()} == {'folder'}
+    assert {entry.form for entry in found.values()} == {'folder'}
     assert all(entry.state is DataState.INCOMPLETE for entry in found.values())
     assert found['coco val'].advice.startswith('10 images instead of 5,000')
 
@@ -60,10 +60,9 @@ def test_the_form_of_imagenet_is_named(drawn, tmp_path, name):
     forms.FORMS[name](drawn / 'imagenet', tmp_path)
     found = by_name(take_inventory(tmp_path))
     for split in SPLITS:
-        listed = found[f'imagenet {split}'].listed
-        assert listed.form == FORMS[name]
-        assert len(listed.samples) == len([*drawn.glob(f'imagenet/{split}/*/*')])
-        assert all(path.is_file() for path in listed.archives)
+        entry = found[f'imagenet {split}']
+        assert entry.form == FORMS[name]
+        assert entry.images == len([*drawn.glob(f'imagenet/{split}/*/*')])
     assert found['coco val'].state is DataState.MISSING
 
 
@@ -72,7 +71,7 @@ def test_a_split_of_which_only_the_annotations_are_there_is_missing(zips):
     found = by_name(take_inventory(zips))
     assert found['coco train'].state is DataState.MISSING
     assert 'has annotations and no images' in found['coco train'].advice
-    assert found['coco val'].listed is not None
+    assert found['coco val'].images
 
 
 def test_verification_names_what_is_damaged(data):

@@ -1,5 +1,6 @@
 """`python -m reproduce data`: what a folder holds of the data sets, and in which form."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -33,14 +34,12 @@ def data(
     """
     entries = take_inventory(folder, verify)
     code = int(any(entry.state in _BAD for entry in entries))
-    splits = [entry.as_dict() for entry in entries]
+    splits = [asdict(entry) for entry in entries]
     result = {'data': str(folder), 'verified': verify, 'splits': splits, 'exit_code': code}
     rows = []
     for entry in entries:
-        found = ['', '', '']
-        if listed := entry.listed:
-            images = f'{len(listed.samples):,} of {entry.expected:,}'
-            found = [images, listed.form, listed.place]
+        images = '' if entry.images is None else f'{entry.images:,} of {entry.expected:,}'
+        found = [images, entry.form or '', entry.place or '']
         rows.append([f'{entry.data_set} {entry.split}', entry.state.value, *found])
         if verify:
             rows[-1].append(entry.verified)
