@@ -77,18 +77,16 @@ class ImageNet(Split):
     notes: tuple[str, ...] = ()
 
 
-class _Labelled(NamedTuple):
-    """An image with its size in bytes and the name of its class."""
-
-    path: AnyPath
-    size: int
-    name: str
-
-
 class _Found(NamedTuple):
-    """The images of a folder, the names of their classes, and a phrase for what was left out."""
+    """What is in a folder.
 
-    images: list[_Labelled]
+    Attributes:
+        images: each with its size in bytes and the name of its class.
+        names: of the classes.
+        left_out: a phrase for what is not an image.
+    """
+
+    images: list[tuple[AnyPath, int, str]]
     names: list[str]
     left_out: list[str]
 
@@ -187,7 +185,7 @@ def _find(root: Path, split: str) -> _Found:
         return found
     for base in bases:
         if stored := find_shards(base, split):
-            images = [_Labelled(path, path.member.size, name) for path, name in stored]
+            images = [(path, path.member.size, name) for path, name in stored]
             return _Found(images, [name for *_, name in images], [])
     flat = ' or ILSVRC2012_val_*.JPEG' if split == 'val' else ''
     raise DataNotFound(
@@ -287,11 +285,11 @@ def _size(entry: os.DirEntry) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _labelled(entry: tuple[AnyPath, int | None], name: str) -> _Labelled:
+def _labelled(entry: tuple[AnyPath, int | None], name: str) -> tuple[AnyPath, int, str]:
     path, size = entry
     if size is None:
         raise _inaccessible(path, 'it is not a regular file, or is a link to nothing')
-    return _Labelled(path, size, name)
+    return path, size, name
 
 
 def _inaccessible(path: AnyPath, reason: str) -> UserError:

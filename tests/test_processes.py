@@ -86,7 +86,10 @@ COMMAND = """
 import os, signal, sys, time
 from reproduce import cli
 from reproduce.base.errors import UserError
+from reproduce.base import processes
 from reproduce.base.processes import join, rank, start, start_again
+
+processes._AFTER_FIRST_RANK = 1.0
 
 def run(how):
     start_again(2)
