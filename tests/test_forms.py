@@ -1,13 +1,10 @@
 """Evaluation and training from every form of a data set: the numbers are those of the folders."""
 
 import shutil
-from pathlib import Path
 
 import forms
 import pytest
 import torch
-from conftest import weights
-from ranks import in_ranks
 
 from datasets import ade20k, coco
 from reproduce.base.errors import UserError
@@ -27,18 +24,6 @@ LOAD = {'coco': coco.load, 'ade20k': ade20k.load}
 
 
 @pytest.fixture(scope='module')
-def places(both_splits, tmp_path_factory):
-    """The folders, and each form packed from them, by name."""
-    root = tmp_path_factory.mktemp('places')
-    found = {'folders': both_splits / 'imagenet'}
-    for name, pack in forms.FORMS.items():
-        found[name] = root / name
-        found[name].mkdir()
-        pack(found['folders'], found[name])
-    return found
-
-
-@pytest.fixture(scope='module')
 def zips(both_splits, tmp_path_factory):
     """The folder of COCO and ADE20K in the zip files of their releases."""
     root = tmp_path_factory.mktemp('zips')
@@ -48,53 +33,22 @@ def zips(both_splits, tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    return weights(tmp_path_factory.mktemp('weights') / 'maformer_micro.safetensors')
-
-
-def outcome(data: Path, checkpoint: Path, processes: int = 1, workers: int = 0):
-    options = {'batch_size': 8, 'preprocessing': {'img_size': 32}, 'device': 'cpu'}
-    job = Job('imagenet', 'maformer_micro', checkpoint, data, workers=workers, **options)
-    return in_ranks(processes, evaluate, job)
-
-
-def test_records_and_predictions_are_the_same_from_every_form(places, checkpoint):
-    expected = outcome(places['folders'], checkpoint)
-    assert len(places) >= 5
-    for name in places.keys() - {'folders'}:
-        found = outcome(places[name], checkpoint)
-        assert found.predictions == expected.predictions
-        assert found.evaluation.metrics == expected.evaluation.metrics
-        assert found.evaluation.data == expected.evaluation.data
-        assert found.evaluation.key == expected.evaluation.key
-
-
-def curve(data: Path, output: Path, workers: int, processes: int = 1):
+@pytest.mark.parametrize('form', ['released', pytest.param('parquet', marks=pytest.mark.slow)])
+def test_the_curve_of_a_training_is_the_same(both_splits, tmp_path, form):
+    """Through forked workers, each of which opens the archives for itself."""
+    forms.FORMS[form](both_splits / 'imagenet', tmp_path)
     small = {'img_size': 32, 'epochs': 2, 'warmup_epochs': 1, 'batch_size': 12, 'ema_decay': 0.9}
     recipe = recipe_for('maformer_micro', False).changed(**small)
-    job = TrainingJob(recipe, data, output, workers=workers, device='cpu')
-    rows = in_ranks(processes, train, job)
-    return [(row['loss'], row['top1'], row['ema_top1']) for row in rows]
-
-
-def test_the_curve_of_a_training_is_the_same(places, tmp_path):
-    """Through forked workers, each of which opens the archives for itself."""
-    expected = curve(places['folders'], tmp_path / 'folders', 0)
-    assert curve(places['released'], tmp_path / 'released', 2) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('processes', [1, 2, 3])
-def test_the_curve_of_a_training_is_the_same_from_every_form(places, tmp_path, processes):
-    expected = curve(places['folders'], tmp_path / 'folders', 0, processes)
-    for name in places.keys() - {'folders'}:
-        assert curve(places[name], tmp_path / name, 1, processes) == expected
+    curves = []
+    for data, workers in ((both_splits / 'imagenet', 0), (tmp_path, 2)):
+        job = TrainingJob(recipe, data, tmp_path / f'{workers}', workers=workers, device='cpu')
+        curves.append([(row['loss'], row['top1'], row['ema_top1']) for row in train(job)])
+    assert curves[0] == curves[1]
 
 
 @pytest.mark.parametrize(('task', 'split'), [('coco', 'train'), ('ade20k', 'val')])
-def test_zips_of_coco_and_ade20k_hold_the_same_data(places, zips, task, split):
-    of_folders, of_zips = LOAD[task](places['folders'].parent, split), LOAD[task](zips, split)
+def test_zips_of_coco_and_ade20k_hold_the_same_data(both_splits, zips, task, split):
+    of_folders, of_zips = LOAD[task](both_splits, split), LOAD[task](zips, split)
     for part in ('fingerprint', 'problems', 'classes'):
         assert getattr(of_zips, part) == getattr(of_folders, part)
     for (image, other), (path, expected) in zip(of_zips.samples, of_folders.samples, strict=True):
@@ -102,12 +56,12 @@ def test_zips_of_coco_and_ade20k_hold_the_same_data(places, zips, task, split):
         assert image.read_bytes() == path.read_bytes()
         assert other == expected or other.read_bytes() == expected.read_bytes()
     limited = LOAD[task](zips, split, limit=7)
-    assert limited.fingerprint == LOAD[task](places['folders'].parent, split, limit=7).fingerprint
+    assert limited.fingerprint == LOAD[task](both_splits, split, limit=7).fingerprint
 
 
 @pytest.mark.parametrize('task', ['ade20k', pytest.param('coco', marks=pytest.mark.slow)])
 def test_records_and_predictions_of_coco_and_ade20k_are_those_of_the_folders(
-    places, zips, tmp_path, task
+    both_splits, zips, tmp_path, task
 ):
     torch.manual_seed(0)
     checkpoint = tmp_path / 'random.pth'
@@ -117,7 +71,7 @@ def test_records_and_predictions_of_coco_and_ade20k_are_those_of_the_folders(
         options = {'limit': 4, 'workers': workers, 'device': 'cpu'}
         return evaluate(Job(task, CONFIGS[task], checkpoint, data, **options))
 
-    expected, found = outcome(places['folders'].parent, 0), outcome(zips, 1)
+    expected, found = outcome(both_splits, 0), outcome(zips, 1)
     assert found.predictions == expected.predictions
     assert found.evaluation.metrics == expected.evaluation.metrics
     assert found.evaluation.data == expected.evaluation.data
