@@ -22,14 +22,14 @@ from reproduce.report.layout import (
     columns,
 )
 
-# Where a value comes from, by the name of its command in LaTeX: its symbol in Markdown and LaTeX.
+# Where a value comes from, by the name of its command in LaTeX: its symbol and its meaning.
 _MARKS = {
-    'measured': ('•', r'$\bullet$', 'measured, within the tolerance of the printed value'),
-    'deviating': ('≠', r'$\neq$', 'measured, outside that tolerance'),
-    'cited': ('◦', r'$\circ$', 'as printed: no implementation here'),
-    'added': ('⋆', r'$\star$', 'added'),
-    'stated': ('◇', r'$\diamond$', 'added, as stated by the publisher of the weights'),
-    '': ('', '', 'unmarked: as printed, not measured'),
+    'measured': ('•', 'measured, within the tolerance of the printed value'),
+    'deviating': ('≠', 'measured, outside that tolerance'),
+    'cited': ('◦', 'as printed: no implementation here'),
+    'added': ('⋆', 'added'),
+    'stated': ('◇', 'added, as stated by the publisher of the weights'),
+    '': ('', 'unmarked: as printed, not measured'),
 }
 
 _LATEX = str.maketrans(
@@ -39,6 +39,8 @@ _LATEX = str.maketrans(
         '^': r'\textasciicircum{}',
         **{character: f'\\{character}' for character in '&%$#_{}'},
         **{'†': r'$^{\dagger}$', '²': r'$^{2}$', '×': r'$\times$'},
+        **{'•': r'$\bullet$', '≠': r'$\neq$', '◦': r'$\circ$', '⋆': r'$\star$', '◇': r'$\diamond$'},
+        **{'ˡ': r'\textsubscript{l}', 'ᵗ': r'\textsubscript{t}'},
     }
 )
 # Names of models must not separate columns, nor be read as HTML, links, formulas, or emphasis.
@@ -129,7 +131,7 @@ def markdown(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) 
         disable_numparse=True,
         colalign=['left', *('right' if column.printed else 'left' for column in shown)],
     )
-    legend = _legend(lines, rows, style, latex=False)
+    legend = _legend(lines, rows, style)
     title = f'**Table {table}.** {TABLES[table].title}'
     return '\n\n'.join(filter(None, (title, body, legend))) + '\n'
 
@@ -157,12 +159,17 @@ def latex(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> 
     return _ENVIRONMENT.get_template('table.tex.j2').render(
         number=table,
         title=TABLES[table].title.translate(_LATEX),
-        marks=[(name, symbol) for name, (_, symbol, _) in _MARKS.items() if name and name in used],
+        marks=[(n, of[0].translate(_LATEX)) for n, of in _MARKS.items() if n and n in used],
         formats=[_format(column, [row[i] for row in rows]) for i, column in enumerate(shown, 1)],
         groups=groups if any(name for name, _, _ in groups) else [],
-        headings=[_latex_heading(column) for column in shown],
+        headings=[
+            c.heading.translate(_LATEX)
+            if c.extra or c.printed is None
+            else c.printed.metric.latex_heading
+            for c in shown
+        ],
         blocks=[[list(map(written, row)) for _, row in block] for _, block in blocks],
-        legend=_legend(lines, rows, style, latex=True),
+        legend=_legend(lines, rows, style).translate(_LATEX),
     )
 
 
@@ -275,32 +282,17 @@ def _number(value: float) -> str:
     return f'{value:.1f}' if value >= 0.95 or value == 0 else f'{value:.2g}'
 
 
-def _legend(
-    lines: Sequence[Line], rows: Sequence[Sequence[Field]], style: Style, latex: bool
-) -> str:
+def _legend(lines: Sequence[Line], rows: Sequence[Sequence[Field]], style: Style) -> str:
     values = [field for row in rows for field in row if isinstance(field, Value)]
     parts = [f'{DAGGER} with token labeling'] if any(x.is_labeled for x in lines) else []
-    if latex:
-        parts = [part.translate(_LATEX) for part in parts]
     if style.marks:
         used, counted = {v.mark for v in values}, {v.convention for v in values}
-        for name, (symbol, in_latex, meaning) in _MARKS.items():
-            if name in used:
-                parts.append(f'{in_latex if latex else symbol} {meaning}'.strip())
+        parts += [' '.join(of).strip() for name, of in _MARKS.items() if name in used]
         parts += ['in parentheses: as printed'] * any(v.printed for v in values)
-        for name in (n for n in CONVENTION_MEANINGS if n in counted):
-            symbol = rf'\textsubscript{{{name[0]}}}' if latex else CONVENTION_MARKS[name]
-            parts.append(f'{symbol} {CONVENTION_MEANINGS[name]}')
-    if style.speed_note:
-        parts.append(style.speed_note.translate(_LATEX) if latex else style.speed_note)
+        meanings = CONVENTION_MEANINGS.items()
+        parts += [f'{CONVENTION_MARKS[n]} {text}' for n, text in meanings if n in counted]
+    parts += [style.speed_note] * bool(style.speed_note)
     return '; '.join(parts) + '.' if parts else ''
-
-
-def _latex_heading(column: ShownColumn) -> str:
-    if column.printed is None:
-        return column.heading.translate(_LATEX)
-    heading = column.heading.translate(_LATEX)
-    return f'{{{heading if column.extra else column.printed.metric.latex_heading}}}'
 
 
 def _format(column: ShownColumn, fields: Sequence[Field]) -> str:
