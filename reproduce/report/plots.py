@@ -6,7 +6,7 @@ Colours are close to Okabe and Ito's. Markers say the same, for prints in grey.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
 from statistics import median
 from typing import Any, BinaryIO
@@ -230,7 +230,7 @@ def frontier(found: Iterable[Point]) -> list[Point]:
 
 
 def in_windows(found: Iterable[Point]) -> list[Point]:
-    """Return the points with the lower cost of MAFormer; an empty list where it is no other."""
+    """Return the points with the lower cost of MAFormer; an empty list where it is the same."""
     found = list(found)
     lower = [replace(point, x=point.low) for point in found]
     return lower if lower != found else []
@@ -244,7 +244,9 @@ def _accuracy(
     figure = Figure((5 * len(panels), 5.4), layout='constrained')
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     every[0].set_ylabel(column.metric.heading)
-    others = ({'color': c, 'marker': m, 'ms': 5, 'ls': ls} for ls in ('-', ':') for m, c in _LOOKS)
+    others = cycle(
+        [{'color': c, 'marker': m, 'ms': 5, 'ls': ls} for ls in ('-', ':') for m, c in _LOOKS]
+    )
     looks = {
         _family_name(p): {'color': OWN, 'marker': '*', 'ms': 9} if p.line.row.own else next(others)
         for p in {_family_name(p): p for p in found['params_m']}.values()
