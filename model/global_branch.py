@@ -9,8 +9,6 @@ from functools import lru_cache
 import torch
 import torch.nn as nn
 
-from .workspace import recorded
-
 Ratio = float | Sequence[float]  # of both sides, or of height and width
 
 
@@ -41,7 +39,13 @@ def resize_weights(
 def _kept_weights(
     side: int, grids: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    return resize_weights(side, grids, dtype, device)
+    # Made in an inference, they have to serve a training too.
+    with torch.inference_mode(False), torch.no_grad():
+        weights = resize_weights(side, grids, dtype, device)
+    # Within torch.func's transforms tensors have no storage: an error, so that none is kept.
+    if weights.data_ptr() == 0:
+        raise RuntimeError('the weights have no storage')
+    return weights
 
 
 class AntialiasedResize(nn.Module):
@@ -70,10 +74,14 @@ class AntialiasedResize(nn.Module):
         return [columns[i] @ maps[i] for i in range(len(maps))]
 
     def _weights(self, side: int, grids: list[int], x: torch.Tensor) -> torch.Tensor:
-        # A pass that is recorded, and a subclass of tensors, may make weights of its own kind.
-        if recorded() or type(x) is not torch.Tensor:
-            return resize_weights(side, grids, x.dtype, x.device)
-        return _kept_weights(side, tuple(grids), x.dtype, x.device)
+        arguments = side, tuple(grids), x.dtype, x.device
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if traced or x.is_meta or type(x) is not torch.Tensor:
+            return resize_weights(*arguments)
+        try:
+            return _kept_weights(*arguments)
+        except RuntimeError:
+            return resize_weights(*arguments)
 
 
 def reduced(grid_size: int, ratio: Ratio) -> tuple[int, int]:
