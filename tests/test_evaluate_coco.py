@@ -316,11 +316,8 @@ def test_mistakes_are_reported_before_anything_is_predicted(config, weights, dat
         evaluate(job('nowhere.py', weights, data))
     with pytest.raises(UserError, match=r'is not one of mask-rcnn_maformer-micro_fpn\.py: .*mask'):
         evaluate(job(config, weights, data, arguments=BOXES_ONLY))
-    with pytest.raises(UserError, match='does not exist'):
-        evaluate(job(config, tmp_path / 'nowhere.pth', data))
-    for options in ({'model.backbone.nope': 3}, {'test_dataloader.dataset.pipeline.9.type': 'x'}):
-        with pytest.raises(UserError, match=r'nope|--cfg-options do not fit'):
-            evaluate(job(config, weights, data, arguments=options))
+    with pytest.raises(UserError, match='nope'):
+        evaluate(job(config, weights, data, arguments={'model.backbone.nope': 3}))
     bad = changed(
         weights, tmp_path / 'nan.pth', neck__fpn_convs__0__conv__bias=lambda b: b.fill_(torch.nan)
     )

@@ -37,6 +37,11 @@ class Candidate:
     predictions: Path
     attestation: str = ''
 
+    @property
+    def images_key(self) -> tuple[str, str, tuple[str, ...]]:
+        """What two results on the same images have in common."""
+        return self.task, self.fingerprint, self.images.images
+
 
 class ImageDifference(NamedTuple):
     """How well two systems predict an image, in percent; `index` is its place in the data set."""
@@ -149,21 +154,15 @@ def find_candidates(names: Sequence[str], folder: Path, data: Path | None) -> li
     Raises:
         UserError: if a name is unknown, or two are not of the same images.
     """
-    found = [_candidate(name, folder, data) for name in names]
-    first = found[0]
-    for other in found[1:]:
-        if (first.task, first.fingerprint) != (other.task, other.fingerprint) or (
-            first.images.images != other.images.images
-        ):
-            of_each = [
-                f'{c.name} is of {c.task}, {c.images.statistics.images:,} images ({c.fingerprint})'
-                for c in (first, other)
-            ]
+    first, *others = (_candidate(name, folder, data) for name in names)
+    for other in others:
+        if first.images_key != other.images_key:
+            sizes = [f'{c.images.statistics.images:,} images of {c.task}' for c in (first, other)]
             raise UserError(
-                f'only results on the same images can be compared; {" and ".join(of_each)}: '
-                'evaluate both on the same data.'
+                f'only results on the same images can be compared: {first.name} is of {sizes[0]} '
+                f'({first.fingerprint}), and {other.name} of {sizes[1]} ({other.fingerprint}).'
             )
-    return found
+    return [first, *others]
 
 
 def _candidate(name: str, folder: Path, data: Path | None) -> Candidate:
