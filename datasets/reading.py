@@ -18,9 +18,6 @@ DECODING_ERRORS = (
 # The EXIF orientations that exchange width and height.
 _TURNED = (5, 6, 7, 8)
 
-# The size of nearly every JPEG is in its first bytes.
-_HEADER = 2**16
-
 
 def open_image(path: AnyPath) -> Image.Image:
     """Return the whole image at `path`, decoded, in RGB, as its pixels are stored.
@@ -48,11 +45,7 @@ def upright_size(path: AnyPath) -> tuple[int, int]:
         UserError: if the file is missing or is not an image.
     """
     try:
-        try:
-            image = Image.open(_source(path, _HEADER))
-        except DECODING_ERRORS:  # its header is longer, or it is not an image
-            image = Image.open(_source(path))
-        with image:
+        with Image.open(_source(path)) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
             return image.size[::-1] if turned else image.size
     except DECODING_ERRORS as error:
@@ -102,10 +95,10 @@ def unreadable(kind: str, path: object, error: Exception) -> UserError:
     )
 
 
-def _source(path: AnyPath, first: int | None = None) -> Path | BytesIO:
-    """Return what Pillow opens: the path of a file, or its first bytes if it is in an archive."""
+def _source(path: AnyPath) -> Path | BytesIO:
+    """Return what Pillow opens: the path of a file, or its content if it is in an archive."""
     if isinstance(path, StoredPath):
-        return BytesIO(path.read_bytes(first))
+        return path.open()
     if path.exists() and not path.is_file():
         raise OSError('it is not a regular file')  # a pipe may never end
     return path

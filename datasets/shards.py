@@ -242,12 +242,12 @@ class ParquetShards(_Shards):
         except (KeyError, ValueError, TypeError):
             return None
 
-    def read(self, name: str, member: Member, first: int | None = None) -> bytes:
+    def read(self, name: str, member: Member) -> bytes:
         group, row = divmod(member.offset, _ROWS)
         content = _contents(self, member.part, group, os.getpid())[row].as_py()
         if content is None or len(content) != member.size:
             raise self.damaged(member.part, f'{name} has another size than before')
-        return content[:first]
+        return content
 
 
 @lru_cache(maxsize=64)

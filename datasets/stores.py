@@ -78,20 +78,18 @@ class Store:
         several = len(paths) > 1
         self.name = f'{paths[0].with_suffix("")}..{paths[-1].name}' if several else str(paths[0])
 
-    def read(self, name: str, member: Member, first: int | None = None) -> bytes:
-        """Return the content of a file, or its first bytes.
+    def read(self, name: str, member: Member) -> bytes:
+        """Return the content of a file.
 
         Args:
             name: its path in the store, for messages.
             member: where it is.
-            first: the number of bytes; None for all.
 
         Raises:
             UserError: if it is damaged.
         """
-        count = member.size if first is None else min(first, member.size)
-        content = self.bytes_at(member.part, member.offset, count)
-        if len(content) < count:
+        content = self.bytes_at(member.part, member.offset, member.size)
+        if len(content) < member.size:
             raise self.damaged(member.part, f'it ends inside of {name}')
         return content
 
@@ -154,9 +152,9 @@ class Archive(Store):
         info = _listing(self.index, os.getpid(), threading.get_ident()).lookup(f'/{name}')
         return None if info is None else self._member(name, info)
 
-    def read(self, name: str, member: Member, first: int | None = None) -> bytes:
+    def read(self, name: str, member: Member) -> bytes:
         if self.form == 'tar':
-            return super().read(name, member, first)
+            return super().read(name, member)
         header = self.bytes_at(0, member.offset, _LOCAL_HEADER.size)
         if not header.startswith(b'PK\x03\x04') or len(header) < _LOCAL_HEADER.size:
             raise self.damaged(0, f'{name} is not where its list says')
@@ -166,19 +164,18 @@ class Archive(Store):
                 f'{self.name} has the file {name}, which is encrypted or compressed in an unusual '
                 'way: expected files stored or deflated; unpack it.'
             )
-        count = member.size if first is None else min(first, member.size)
         if method == _STORED:
-            packed_size = count
+            packed_size = member.size
         elif packed_size in (0, 2**32 - 1):  # written elsewhere: no more than deflate can add
             packed_size = member.size + member.size // 1000 + 64
         content = self.bytes_at(0, member.offset + len(header) + sum(lengths), packed_size)
         try:
             if method == _DEFLATED:
-                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, count or 1)
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.size or 1)
         except zlib.error as error:
             raise self.damaged(0, f'{name}: {error}') from error
-        checked = count == member.size and not flags & _CRC_FOLLOWS
-        if len(content) != count or (checked and zlib.crc32(content) != crc):
+        right = flags & _CRC_FOLLOWS or zlib.crc32(content) == crc
+        if len(content) != member.size or not right:
             raise self.damaged(0, f'{name} does not fit its checksum')
         return content
 
@@ -290,13 +287,13 @@ class StoredPath:
         for name, member in self.store.list(self.inner).items():
             yield StoredPath(self.store, prefix + name, member)
 
-    def read_bytes(self, first: int | None = None) -> bytes:
-        """Return the content of the file, or its first bytes.
+    def read_bytes(self) -> bytes:
+        """Return the content of the file.
 
         Raises:
             UserError: if there is no such file, or the store is damaged.
         """
-        return self.store.read(self.inner, self.member, first)
+        return self.store.read(self.inner, self.member)
 
     def open(self, mode: str = 'rb') -> BinaryIO:
         """Return the content of the file as a file in memory, open for reading."""
