@@ -123,7 +123,10 @@ def compare(candidates: Sequence[Candidate], images: int = 5) -> list[Comparison
     corrected = {name: holm([pair.metrics[name].p for pair in pairs]) for name in names}
     return [
         Comparison(
-            *(first, other, pair, _most_different(first, other, images)),
+            first,
+            other,
+            pair,
+            _most_different(first, other, images),
             {name: ps[i] for name, ps in corrected.items()},
         )
         for i, (other, pair) in enumerate(zip(others, pairs, strict=True))

@@ -42,13 +42,25 @@ class Kind:
 
 
 CLASSIFICATION = Kind(
-    'classification', ('top1',), ('.csv.gz', '.csv'), 64, ('preprocessing', 'compiled')
+    'classification',
+    headlines=('top1',),
+    suffixes=('.csv.gz', '.csv'),
+    batch_size=64,
+    options=('preprocessing', 'compiled'),
 )
 DETECTION = Kind(
-    *('detection', ('box_ap', 'mask_ap'), ('.json.gz', '.json')), padded_batches=True, scope='mmdet'
+    'detection',
+    headlines=('box_ap', 'mask_ap'),
+    suffixes=('.json.gz', '.json'),
+    padded_batches=True,
+    scope='mmdet',
 )
 SEGMENTATION = Kind(
-    *('segmentation', ('miou', 'ms_miou'), ('.zip',)), options=('multi_scale',), scope='mmseg'
+    'segmentation',
+    headlines=('miou', 'ms_miou'),
+    suffixes=('.zip',),
+    options=('multi_scale',),
+    scope='mmseg',
 )
 
 
@@ -143,7 +155,9 @@ TASKS = {
         Task('imagenet', CLASSIFICATION, "ImageNet-1K's {:,} validation images"),
         Task('coco', DETECTION, "COCO's {:,} images of val2017", ('CocoDataset',)),
         Task(
-            *('ade20k', SEGMENTATION, "ADE20K's {:,} validation images"),
+            'ade20k',
+            SEGMENTATION,
+            "ADE20K's {:,} validation images",
             ('ADE20KDataset', 'BaseSegDataset'),
         ),
     )

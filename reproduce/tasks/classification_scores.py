@@ -112,9 +112,11 @@ def score(predictions: Predictions, top5: bool = True) -> Scores:
     right = predictions.classes[:, :TOP] == predictions.labels[:, None]
     hits = np.stack([right[:, 0], right.any(1)], 1)[:, : 1 + top5]
     statistics = ImageHits(predictions.labels, hits)
-    warnings = order_warnings(predictions.classes[:, 0], predictions.labels)
     return Scores(
-        *(statistics.metrics(), statistics.intervals()), statistics=statistics, warnings=warnings
+        statistics.metrics(),
+        statistics.intervals(),
+        statistics=statistics,
+        warnings=order_warnings(predictions.classes[:, 0], predictions.labels),
     )
 
 
