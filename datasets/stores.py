@@ -242,7 +242,7 @@ class StoredPath:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(str(self)).name
+        return (self.inner or self.store.name).rpartition('/')[2]
 
     @property
     def stem(self) -> str:
