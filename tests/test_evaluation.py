@@ -361,8 +361,16 @@ def test_preprocessing_is_that_of_timms_own_validation():
     assert (training['input_size'], training['crop_pct']) == ([3, 224, 224], 0.95)
     chosen = preprocessing('resnet50.a1_in1k', {}, {'img_size': 256, 'crop_mode': 'squash'})
     assert chosen == {**own, 'input_size': [3, 256, 256], 'crop_mode': 'squash'}
-    with pytest.raises(UserError, match='out of range'):
-        preprocessing('resnet50.a1_in1k', {}, {'crop_pct': 7.0})
+
+
+@pytest.mark.parametrize(('mode', 'most'), [('center', 1), ('squash', 1), ('border', 1.5)])
+def test_a_crop_is_at_most_the_limit_of_its_mode(mode, most):
+    """Beyond 1, timm pads with black in all modes but border."""
+    options = {'crop_mode': mode, 'crop_pct': most}
+    assert preprocessing('resnet50.a1_in1k', {}, options)['crop_pct'] == most
+    for wrong in (most + 0.1, 0.0, float('nan')):
+        with pytest.raises(UserError, match=f'more than 0 and at most {most} with .* {mode}'):
+            preprocessing('resnet50.a1_in1k', {}, {**options, 'crop_pct': wrong})
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from reproduce.weights import parameters, store
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
 
 # What replaced preprocessing is more than, and at most. Pixels have the scale of 0 to 1.
-_LIMITS = {'crop_pct': (0, 1.5), 'img_size': (0, 1e5), 'mean': (-1, 1), 'std': (0, 1)}
+_LIMITS = {'img_size': (0, 1e5), 'mean': (-1, 1), 'std': (0, 1)}
 
 
 def prepare(job: Job, device: torch.device) -> Prepared:
@@ -104,18 +104,21 @@ def preprocessing(
     Raises:
         UserError: if an override is out of range.
     """
-    for option, (above, most) in _LIMITS.items():
-        given = overrides.get(option)
-        if given is not None and not all(above < value <= most for value in np.ravel(given)):
-            raise UserError(
-                f'--{option.replace("_", "-")} {given} is out of range: expected more than {above} '
-                f'and at most {most}.'
-            )
     config = resolve_data_config(
         {'in_chans': arguments.get('in_chans', 3), **overrides},
         pretrained_cfg=timm.get_pretrained_cfg(name).to_dict(),
         use_test_size=not overrides.get('use_train_size'),
     )
+    mode = config['crop_mode']
+    limits = {**_LIMITS, 'crop_pct': (0, parameters.MOST_CROP_PCT[mode])}
+    for option, (above, most) in limits.items():
+        given = overrides.get(option)
+        if given is not None and not all(above < value <= most for value in np.ravel(given)):
+            where = f' with --crop-mode {mode}' if option == 'crop_pct' else ''
+            raise UserError(
+                f'--{option.replace("_", "-")} {given} is out of range: expected more than {above} '
+                f'and at most {most}{where}.'
+            )
     return {
         key: list(config[key]) if isinstance(config[key], tuple) else config[key]
         for key in PREPROCESSING

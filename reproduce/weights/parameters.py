@@ -14,10 +14,13 @@ from model.checkpoint import CheckpointError, mismatch, read, translated
 from reproduce.base.errors import UserError
 from reproduce.base.files import first_error
 
+# By timm's crop mode: beyond 1 all but border pad the image with black.
+MOST_CROP_PCT = {'center': 1, 'squash': 1, 'border': 1.5}
+
 
 class _Trained(BaseModel):
     img_size: int = Field(ge=32, le=2048)  # pixels a side
-    crop_pct: float | None = Field(None, gt=0, le=1)
+    crop_pct: float | None = Field(None, gt=0, le=MOST_CROP_PCT['center'])
 
 
 def trained_preprocessing(path: Path) -> dict[str, Any]:
