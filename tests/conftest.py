@@ -115,6 +115,12 @@ def in_process(monkeypatch):
     monkeypatch.setattr(apart, 'subprocess', SimpleNamespace(run=run))
 
 
+INPUT = {
+    **{'input_size': [3, 224, 224], 'crop_pct': 0.9, 'crop_mode': 'center'},
+    **{'interpolation': 'bicubic', 'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]},
+}
+
+
 def record(system, top1, complete=True, sha256='a' * 64, date=DAY, **changes):
     """An evaluation of a classifier as it might have come out."""
     images = 50_000 if complete else 100
@@ -133,7 +139,7 @@ def record(system, top1, complete=True, sha256='a' * 64, date=DAY, **changes):
                 'complete': complete,
             },
             'precision': 'fp32',
-            'preprocessing': {'crop_pct': 0.9},
+            'preprocessing': INPUT,
             'overridden': (),
             'metrics': {'top1': top1, 'top5': 99.0},
             'intervals': {'top1': (max(top1 - 1, 0.0), top1 + 1), 'top5': (98.0, 99.5)},

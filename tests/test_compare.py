@@ -12,8 +12,13 @@ from test_coco import shifted
 
 from datasets import coco, shapes
 from datasets.ade20k import FORMAT
+from reproduce.base.errors import UserError
 from reproduce.evaluate.harness import evaluate
 from reproduce.report.comparisons import load_comparisons
+from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics.kept import KeptImages, read
+from reproduce.statistics.matched_detections import MatchedDetections, Matches
+from reproduce.statistics.pixel_counts import PixelCounts
 from reproduce.statistics.significance import holm
 from reproduce.tasks.detection_scores import to_json
 from reproduce.tasks.job import Job
@@ -129,6 +134,52 @@ def test_label_maps_are_compared_and_drawn(run, drawn, tmp_path):
     assert (code, err) == (0, '')
     assert 'miou: the second is significantly worse' in out
     assert (tmp_path / 'pictures/differences.png').is_file()
+
+
+def matched():
+    """One detection of each of two classes on three images, and an object of each."""
+    one, four = np.array([0, 1], np.int32), np.ones((2, 4))
+    bits = four.astype(np.uint16)
+    matches = Matches(one, one, 0 * one, bits, 0 * bits, one, one, four.astype(np.int32))
+    return MatchedDetections({'box': matches}, 3, 2)
+
+
+STATISTICS = {
+    'hits': ImageHits(np.array([0, 1, 1], np.int32), np.array([[False, True]] * 3)),
+    'pixels': PixelCounts(np.ones((1, 3, 3, 2), np.int64)),
+    'detections': matched(),
+}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name', 'change'),
+    [
+        ('hits', 'labels', lambda a: a + 2),
+        ('hits', 'labels', lambda a: a.astype(str)),
+        ('hits', 'hits', lambda a: np.full(a.shape, np.nan)),
+        ('hits', 'hits', lambda a: a[:, ::-1]),
+        ('hits', 'images', lambda a: a[:2]),
+        ('hits', 'classes', lambda a: np.arange(2)),
+        ('pixels', 'counts', lambda a: a[..., :1]),
+        ('pixels', 'counts', lambda a: np.cumsum(a[:, :, ::-1], 2)[:, :, ::-1]),
+        ('pixels', 'counts', lambda a: a[:0]),
+        ('detections', 'box_matched', lambda a: a.astype(float)),
+        ('detections', 'box_objects', lambda a: a + 2**30),
+        ('detections', 'box_detection_class', lambda a: a[::-1]),
+        ('detections', 'number_of_classes', lambda a: a * 10**9),
+        ('detections', 'number_of_images', lambda a: np.array('x')),
+    ],
+)
+def test_counts_of_another_type_or_length_are_refused(tmp_path, kind, name, change):
+    whole = KeptImages(STATISTICS[kind], ('a', 'b', 'c'), ('x', 'y')).to_bytes()
+    path = tmp_path / 'x.images.npz'
+    path.write_bytes(whole)
+    assert read(path).statistics.metrics() == STATISTICS[kind].metrics()
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {name: change(arrays[name])})
+    with pytest.raises(UserError, match='cannot be read') as error:
+        read(path)
+    assert '\n' not in str(error.value)
 
 
 def test_what_cannot_be_compared_is_refused(run, kept, detections, drawn, sound, embedded):

@@ -9,7 +9,7 @@ import pytest
 import tomlkit
 import torch
 import typer
-from conftest import record, weights
+from conftest import INPUT, record, weights
 from safetensors.torch import load_file, save_file
 
 from reproduce.base.errors import UserError
@@ -66,7 +66,7 @@ def test_the_last_complete_measurement_counts(run, tmp_path):
     evaluations = [
         record(DEIT, 79.8, date='2026-01-02T00:00:00+00:00'),
         record(DEIT, 70.0, sha256='b' * 64),
-        record(DEIT, 60.0, overridden=('crop_pct',), preprocessing={'crop_pct': 1.0}),
+        record(DEIT, 60.0, overridden=('crop_pct',), preprocessing={**INPUT, 'crop_pct': 1.0}),
         record(DEIT, 50.0, complete=False, date='2026-01-03T00:00:00+00:00'),
     ]
     assert len({e.key for e in evaluations}) == 4
@@ -235,6 +235,18 @@ def test_a_record_of_impossible_numbers_does_not_load(tmp_path):
         ('per_class', {'dog': {'top1': -1}}),
         ('provenance', {**content['provenance'], 'date': 'zzzz'}),
         ('task', 'cifar'),
+        *(
+            ('preprocessing', {**INPUT, name: value})
+            for name, value in (
+                ('mean', [0.5, 0.5]),
+                ('std', [0.5, float('nan'), 0.5]),
+                ('input_size', [3, {}, 224]),
+                ('input_size', [3, 10**9, 10**9]),
+                ('crop_pct', 'x'),
+            )
+        ),
+        ('preprocessing', {'crop_pct': 0.9}),
+        ('statistics', '../x.npz'),
     ):
         path.write_text(json.dumps({**content, part: value}))
         with pytest.raises(UserError, match=rf'x\.json is not an evaluation record \({part}'):

@@ -14,15 +14,15 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable, first_error, write_atomically
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.versions import CHECKOUT, libraries, sources_sha256
-from reproduce.tasks import TASKS, known_task
+from reproduce.tasks import CLASSIFICATION, TASKS, known_task
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,18 @@ def _iso_date(text: str) -> str:
 
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0)]
+_Side = Annotated[int, Field(gt=0, le=10_000)]
+_FileName = Annotated[str, Field(pattern=r'^[^/\x00]*$')]
+
+
+class _ClassifierInput(BaseModel, extra='forbid', allow_inf_nan=False):
+    input_size: tuple[Literal[3], _Side, _Side]
+    crop_pct: _Positive
+    crop_mode: str
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[_Positive, _Positive, _Positive]
 
 
 class Checkpoint(_Part):
@@ -131,9 +143,19 @@ class Evaluation(_Part):
     per_class: dict[str, dict[str, Percent]] = {}
     warnings: tuple[str, ...] = ()
     provenance: Provenance
-    predictions: str = ''
-    statistics: str = ''
+    predictions: _FileName = ''
+    statistics: _FileName = ''
     attestation: Attestation | None = None
+
+    @field_validator('preprocessing')
+    @classmethod
+    def _check(cls, preprocessing: dict[str, Any], info: Any) -> dict[str, Any]:
+        if (task := TASKS.get(info.data.get('task'))) and task.kind is CLASSIFICATION:
+            try:
+                _ClassifierInput.model_validate(preprocessing)
+            except ValidationError as error:
+                raise ValueError(': '.join(first_error(error))) from None
+        return preprocessing
 
     @property
     def key(self) -> str:

@@ -38,9 +38,10 @@ class Candidate:
     attestation: str = ''
 
     @property
-    def images_key(self) -> tuple[str, str, tuple[str, ...]]:
+    def images_key(self) -> tuple[str, str, str, tuple[str, ...]]:
         """What two results on the same images have in common."""
-        return self.task, self.fingerprint, self.images.images
+        kind = self.images.statistics.KIND
+        return self.task, kind, self.fingerprint, self.images.images
 
 
 class ImageDifference(NamedTuple):

@@ -99,7 +99,7 @@ def export(
             for extra in formats:
                 write_format(extra, network, example, made / FORMATS[extra])
             shutil.copy(record, made / 'record.json')
-            for file in (record.with_name(name) for name in (e.predictions, e.statistics)):
+            for file in (record.parent / name for name in (e.predictions, e.statistics)):
                 if file.is_file():
                     shutil.copy(file, made)
             digest = sha256_of(made / WEIGHTS)

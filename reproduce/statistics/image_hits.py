@@ -53,6 +53,12 @@ class ImageHits(PerImage):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """See `PerImage.from_arrays`."""
         labels, hits = arrays['labels'], arrays['hits']
-        if hits.shape not in ((len(labels), 1), (len(labels), len(NAMES))):
-            raise ValueError(f'{hits.shape} hits for {len(labels)} labels')
+        fit = hits.shape in ((len(labels), 1), (len(labels), len(NAMES))) and labels.ndim == 1
+        if not fit or labels.dtype != np.int32 or hits.dtype != bool:
+            raise ValueError(
+                f'{hits.shape} hits in {hits.dtype} for {labels.shape} labels in {labels.dtype}'
+            )
+        known = np.all((labels >= 0) & (labels < len(arrays['classes'])))
+        if not known or np.any(hits[:, 0] & ~hits[:, -1]):
+            raise ValueError('labels of no class, or a best class that is not among the best five')
         return cls(labels, hits)

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from reproduce.statistics.matched_detections import MatchedDetections
 from reproduce.statistics.pixel_counts import PixelCounts
 
 SUFFIX = '.images.npz'
+
+# What NumPy and the checks raise for another file, or a damaged one.
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
 
 _KINDS = {kind.KIND: kind for kind in (ImageHits, MatchedDetections, PixelCounts)}
 
@@ -60,12 +67,16 @@ def read(path: Path) -> KeptImages:
         UserError: if the file is missing or is not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            statistics = _KINDS[str(arrays['kind'])].from_arrays(arrays)
-            images, classes = (tuple(arrays[name].tolist()) for name in ('images', 'classes'))
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        kind, names = str(arrays.pop('kind')), (arrays['images'], arrays['classes'])
+        if any(of.dtype.kind != 'U' or of.ndim != 1 for of in names):
+            raise ValueError('images and classes are not lists of names')
+        statistics = _KINDS[kind].from_arrays(arrays)
+        images, classes = (tuple(of.tolist()) for of in names)
         if statistics.images != len(images):
             raise ValueError(f'{len(images):,} names for {statistics.images:,} images')
-    except (OSError, EOFError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise UserError(
             f'the counts of each image in {path} cannot be read ({error}): expected the '
             f'*{SUFFIX} that an evaluation wrote; evaluate or score again.'

@@ -105,14 +105,23 @@ class Matches:
         Raises:
             ValueError: if they do not.
         """
-        m, g = self.rank.shape, self.object_class.shape
-        expected = [m, m, m, (*m, _AREAS), (*m, _AREAS), g, g, (*g, _AREAS)]
-        shapes = [getattr(self, field.name).shape for field in fields(self)]
-        of_class = np.concatenate([self.detection_class, self.object_class])
-        of_image = np.concatenate([self.detection_image, self.object_image])
-        inside = np.all((of_class >= 0) & (of_class < classes) & (of_image >= 0))
-        if shapes != expected or not (inside and np.all(of_image < images)):
-            raise ValueError(f'arrays of shapes {shapes}, or indices of no class or image')
+        m, g = (len(self.rank),), (len(self.object_class),)
+        shapes = [m, m, m, (*m, _AREAS), (*m, _AREAS), g, g, (*g, _AREAS)]
+        types = [np.int32] * 3 + [np.uint16] * 2 + [np.int32] * 3
+        limits = [classes, images, 2**16, 2**IOUS, 2**IOUS, classes, images, 2**16]
+        for field, shape, dtype, limit in zip(fields(self), shapes, types, limits, strict=True):
+            array = getattr(self, field.name)
+            if (
+                (array.shape, array.dtype) != (shape, dtype)
+                or np.any(array >= limit)
+                or np.any(array < 0)
+            ):
+                raise ValueError(
+                    f'{field.name} of shape {array.shape} in {array.dtype}: expected '
+                    f'{shape} in {np.dtype(dtype)}, of 0 to {limit - 1:,}'
+                )
+        if np.any(np.diff(self.detection_class) < 0):
+            raise ValueError('the detections are not ordered by class')
 
 
 def _bits(tables: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
@@ -203,6 +212,8 @@ class MatchedDetections(ResampledImages):
             for kind in KINDS
             if f'{kind}_rank' in arrays
         }
+        if not kinds or classes != len(arrays['classes']):
+            raise ValueError(f'matches of {list(kinds)} in {classes:,} classes')
         for matches in kinds.values():
             matches.check(number, classes)
         return cls(kinds, number, classes)

@@ -24,7 +24,7 @@ from reproduce.weights import parameters, store
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
 
 # What replaced preprocessing is more than, and at most. Pixels have the scale of 0 to 1.
-_LIMITS = {'img_size': (0, 1e5), 'mean': (-1, 1), 'std': (0, 1)}
+_LIMITS = {'img_size': (0, 10_000), 'mean': (-1, 1), 'std': (0, 1)}
 
 
 def prepare(job: Job, device: torch.device) -> Prepared:
