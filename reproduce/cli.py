@@ -4,6 +4,9 @@ Each command is a module of `reproduce.commands`, which is imported when the com
 `--help` and the commands that only read results do not wait for torch.
 """
 
+import codecs
+import errno
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -14,6 +17,7 @@ from typer.core import TyperGroup
 
 from reproduce.base.errors import UserError
 from reproduce.base.processes import in_group, leave, speaks
+from reproduce.base.wording import in_ascii
 from reproduce.commands.options import SETTINGS
 
 # What `--help` says of each command, by what they are for, the most used first: the first sentence
@@ -92,9 +96,13 @@ def main() -> None:
 
 def run() -> None:
     """Run the command line; print a `UserError` as one line, and exit with its status, mostly 2."""
-    sys.stdout.reconfigure(errors='replace')  # a terminal that cannot show ✓ shows ?
+    codecs.register_error('in_ascii', in_ascii)
+    sys.stdout.reconfigure(errors='in_ascii')
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         if speaks(error):
             print(f'{error.label}: {error}', file=sys.stderr, flush=True)
@@ -106,6 +114,11 @@ def run() -> None:
         print('interrupted: earlier results are as they were', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EPIPE):
+            print(f'error: the output cannot be written: {error.strerror}.', file=sys.stderr)
+            with open(os.devnull, 'w') as nowhere:  # Python writes the rest when it ends
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            leave(2)
         if not in_group():
             raise
         if speaks(error):

@@ -73,11 +73,24 @@ def test_colours_are_for_terminals_that_want_them(judged, monkeypatch):
     assert '\x1b[32m' not in as_text(*parts, width=120, stream=Terminal())
 
 
-def test_the_symbols_of_verdicts_differ_in_ascii(judged):
-    ascii_only = io.TextIOWrapper(io.BytesIO(), 'ascii')
-    text = as_text(*listing.render(judged), stream=ascii_only)
-    text.encode('ascii')
+def test_marks_differ_in_ascii(judged, run, monkeypatch):
+    """Those of verdicts, and those of tables in Markdown."""
+    out = io.TextIOWrapper(io.BytesIO(), 'ascii')
+    monkeypatch.setattr('sys.stdout', out)
+    run('tables', '--results', RESULTS)
+    print(as_text(*listing.render(judged)))
+    out.flush()
+    text = out.buffer.getvalue().decode('ascii')
     assert 'v match  ^ better  x worse  ~ known' in text
+    assert '* measured, within' in text and '!= measured, outside' in text
+    assert '?' not in text
+
+
+def test_a_full_disk_is_one_sentence(run, monkeypatch):
+    with open('/dev/full', 'w') as full:
+        monkeypatch.setattr('sys.stdout', full)
+        code, _, err = run('checkpoints', '--format', 'json')
+    assert (code, err) == (2, 'error: the output cannot be written: No space left on device.\n')
 
 
 def test_rows_of_one_name_are_told_apart(judged):

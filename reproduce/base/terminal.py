@@ -18,13 +18,6 @@ _LONG_WORD = 40  # characters; up to that length, words are not broken
 _SENTENCE = 80  # characters; sentences are wrapped at that width, whatever the terminal's
 _GAP = 3  # spaces between two columns
 _UNLIMITED = 1_000_000  # characters in a line where the output is not a terminal
-_ASCII = str.maketrans(
-    {
-        **{'✓': 'v', '▲': '^', '✗': 'x', '≈': '~', '·': '.', '◦': 'o', '†': '+', '─': '-'},
-        **{'ˡ': '(l)', 'ᵗ': '(t)', 'ᵇ': 'b', 'ᵐ': 'm', '₅': '5', '₀': '0', '₇': '7', '²': '^2'},
-        **{'–': '-', '−': '-', '×': 'x', '’': "'", '“': '"', '”': '"', '…': '...'},
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ def show(*parts: Part) -> None:
     """Print parts to the standard output, with an empty line between them.
 
     On a terminal lines are wrapped and coloured; NO_COLOR and COLUMNS are respected. Elsewhere they
-    are plain and as long as they are. Where the output is ASCII, other characters are replaced.
+    are plain and as long as they are.
     """
     print(as_text(*parts, stream=sys.stdout))
 
@@ -76,9 +69,7 @@ def as_text(*parts: Part, width: int | None = None, stream: TextIO | None = None
                 console.width = width
                 console.print(part)
         texts.append('\n'.join(line.rstrip() for line in captured.get().splitlines()))
-    text = '\n\n'.join(texts)
-    is_unicode = (stream.encoding or 'utf-8').lower().startswith('utf')
-    return text if is_unicode else text.translate(_ASCII)
+    return '\n\n'.join(texts)
 
 
 def _laid_out(of: TextTable, width: int) -> tuple[int, Table]:
