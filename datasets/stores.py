@@ -358,6 +358,8 @@ def _version(file: Path | int) -> Version:
         status = os.stat(file)
     except OSError as error:
         raise UserError(f'cannot read {file}: {error.strerror}.') from error
+    if not stat.S_ISREG(status.st_mode):  # a pipe may never end
+        raise UserError(f'{file} is not a regular file: expected an archive, or remove it.')
     return status.st_size, status.st_mtime_ns
 
 

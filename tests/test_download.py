@@ -54,6 +54,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests += 1
         if 'gone' in self.path:
             self.send_error(404)
+        elif 'loop' in self.path:
+            self.send_response(302)
+            self.send_header('Location', self.path)
+            self.end_headers()
         else:
             self.send_response(200)
             self.send_header('Content-Length', self.server.length or str(len(CONTENT)))
@@ -119,6 +123,12 @@ def test_what_cannot_be_downloaded_is_one_sentence(tmp_path, url):
         fetch(url, tmp_path / 'x.pth', SHA256)
     assert '\n' not in str(error.value)
     assert names(tmp_path) == []
+
+
+def test_a_redirect_that_never_ends_is_one_sentence(tmp_path):
+    with serving() as server, pytest.raises(UserError, match='Exceeded 30 redirects') as error:
+        fetch(server.url.replace('file', 'loop'), tmp_path / 'x.pth', SHA256)
+    assert '\n' not in str(error.value)
 
 
 def test_the_hub_provides_the_hash(tmp_path, monkeypatch):

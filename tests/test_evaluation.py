@@ -229,6 +229,7 @@ def test_predictions_must_fit_the_images(data, alone, predictions, tmp_path):
         (every[:-1], f'{last} is not predicted'),
         ([*every, 3], f'{p.files[3]} is predicted more than once'),
         ([*every, 17], 'other.JPEG is predicted but not there'),
+        ([], f'{p.files[0]} and 16 more are not predicted'),
         (every[::-1], None),  # the order of the file does not matter
     ):
         rows = [min(i, 16) for i in chosen]

@@ -100,6 +100,14 @@ def test_a_pipe_among_the_images_is_named(data):
     assert found['coco val'].state is DataState.DAMAGED
 
 
+@pytest.mark.parametrize('name', ['imagenet.zip', 'imagenet-val-0000.tar'])
+def test_a_pipe_instead_of_an_archive_is_named(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    found = by_name(take_inventory(tmp_path, verify=True))['imagenet val']
+    assert found.state is DataState.UNUSABLE
+    assert f'{name} is not a regular file' in found.advice
+
+
 def test_an_image_in_a_shard_is_opened(drawn, tmp_path):
     forms.webdataset(drawn / 'imagenet', tmp_path)
     shard = tmp_path / 'imagenet-val-0001.tar'

@@ -148,7 +148,7 @@ def read(path: Path) -> Predictions:
             f'the predictions {path} have the columns {",".join(frame.columns)}: expected '
             'file,label,class1,...,score1,...'
         )
-    labels, numbers = frame.label.to_numpy(), frame[columns].to_numpy()
+    labels, numbers = frame.label.to_numpy(), frame[columns].to_numpy(float)
     classes, scores = numbers[:, :k], numbers[:, k:]
     ordered = np.sort(classes, 1)
     sound = (
