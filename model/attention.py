@@ -27,11 +27,20 @@ class Attention(nn.Module):
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return softmax(q k^T / sqrt(d) + bias) v, from (..., heads, N, d) to (..., N, C)."""
+        """Return softmax(q k^T / sqrt(d) + bias) v, from (B, ..., heads, N, d) to (B, ..., N, C).
+
+        PyTorch's fused kernels need four dimensions, the last of which has a stride of 1.
+        """
+        leading = q.shape[:-3]
         if bias is not None:
-            bias = bias.to(q.dtype)
+            bias = bias.to(q.dtype).contiguous()
+            if bias.ndim > 3 and len(leading) > 1:
+                bias = bias.expand(*leading, -1, -1, -1).flatten(0, -4)
+        q, k, v = (t.flatten(0, -4) for t in (q, k, v))
+        q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
         dropout = self.attn_drop if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, bias, dropout).transpose(-3, -2).flatten(-2)
+        out = F.scaled_dot_product_attention(q, k, v, bias, dropout)
+        return out.transpose(-3, -2).flatten(-2).unflatten(0, leading)
 
 
 def small_random(*shape: int) -> nn.Parameter:
@@ -190,12 +199,12 @@ class ShiftedWindowAttention(RelativePositionBias):
         self.add_bias_table(num_heads, window_size)
 
     def _bias(self, H: int, W: int, down: int, right: int) -> torch.Tensor:
-        """Return the position bias plus the mask of a shifted map: (1 or windows, heads, n, n).
+        """Return the position bias, and of a shifted map plus its mask: ([windows,] heads, n, n).
 
         The mask keeps tokens apart that only the shift, by `down` and `right`, has brought into one
         window.
         """
-        bias = self.position_bias()[None]
+        bias = self.position_bias()
         if down == 0 and right == 0:
             return bias
         rows, columns = self._regions(H, down), self._regions(W, right)
