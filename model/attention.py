@@ -114,9 +114,11 @@ class CrossShapedAttention(Attention):
         qkv = self.qkv(x).view(B, H, W, 3, 2, C // 2)
         lepe, tall_lepe = self.lepe[1], self.lepe[0]
         # A full-height stripe is a full-width stripe of the transposed map, so that the same code
-        # serves both. The kernel of LePE has to be transposed as well.
+        # serves both. The kernel of LePE has to be transposed as well, by stacking its columns: the
+        # gradient of a transposed view has other strides than the weight, and is copied each time.
         tall = qkv[:, :, :, :, 0].transpose(1, 2)
-        tall = self._stripes(tall, tall_lepe.weight.mT, tall_lepe.bias)
+        turned = torch.stack(tall_lepe.weight.unbind(3), dim=2)
+        tall = self._stripes(tall, turned, tall_lepe.bias)
         wide = self._stripes(qkv[:, :, :, :, 1], lepe.weight, lepe.bias)
         return self.proj(torch.cat([tall.transpose(1, 2), wide], dim=-1))
 
