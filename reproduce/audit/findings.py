@@ -106,7 +106,7 @@ def audit(results: Path, folder: Path = paper.FOLDER) -> tuple[AuditData, list[F
         misprints=load_misprints(folder),
         cells=cells,
         tolerances=tolerances,
-        search=readings.search(tables, cells, tolerances),
+        search=readings.search(tables, cells),
     )
     texts = read_toml(Path(__file__).with_name('findings.toml'), dict[str, Finding])
     return data, [_filled(finding, FINDINGS[name](data)) for name, finding in texts.items()]
@@ -365,7 +365,7 @@ def depths_of_small(data: AuditData) -> dict[str, Any]:
         'most': search.met_as_printed.max(),
         'as_printed': search.met_as_printed[built],
         'met': search.met[built],
-        'widths': len(readings.widths_that_fit(search)),
+        'widths': ' or '.join('-'.join(map(str, w)) for w in readings.widths_that_fit(search)),
     }
 
 

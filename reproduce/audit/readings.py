@@ -16,7 +16,7 @@ from reproduce.audit.closed_form import BUILT, OPTIONS, WINDOWS, Dims, Reading, 
 from reproduce.audit.rows import Tables
 from reproduce.base.errors import UserError
 from reproduce.judge.cells import Cell
-from reproduce.paper import TABLES, Tolerance, load_table
+from reproduce.paper import TABLES, load_table
 
 _PRINTED_IN = (1, 5, 6, 7)  # the tables with parameters and FLOPs of all sizes
 _SMALL = 'MAFormer-S'
@@ -137,7 +137,7 @@ def flops_in_windows(cell: Cell) -> float:
     return cell.total_flops_g - float(whole[2] - windows[2]) / 1e9
 
 
-def search(tables: Tables, cells: Sequence[Cell], tolerances: Mapping[str, Tolerance]) -> Search:
+def search(tables: Tables, cells: Sequence[Cell]) -> Search:
     """Count the cells that each reading meets.
 
     B and L have the printed depths. S is counted with the printed ones, and with all that have up
@@ -148,7 +148,7 @@ def search(tables: Tables, cells: Sequence[Cell], tolerances: Mapping[str, Toler
         UserError: if a printed cell of MAFormer is not measured.
     """
     sizes = variants(tables)
-    targets = _targets(tables, cells, tolerances)
+    targets = _targets(tables, cells)
     printed = sizes[_SMALL].depths
     fewer = [range(d, max(d - _FEWER, 1) - 1, -1) for d in printed]
     grid = np.array(sorted(product(*fewer), key=lambda depths: sum(printed) - sum(depths)))
@@ -165,9 +165,7 @@ def search(tables: Tables, cells: Sequence[Cell], tolerances: Mapping[str, Toler
     )
 
 
-def _targets(
-    tables: Tables, cells: Sequence[Cell], tolerances: Mapping[str, Tolerance]
-) -> list[Target]:
+def _targets(tables: Tables, cells: Sequence[Cell]) -> list[Target]:
     """Return the printed parameters and FLOPs of MAFormer in Tables 1, 5, 6 and 7."""
     sizes, found = variants(tables), []
     measured = {(c.table, c.model, c.metric): c for c in cells if not c.variant}
@@ -186,8 +184,7 @@ def _targets(
             measure = {'': 0, 'layer': 1, 'total': 2}[cell.convention]
             framework = column.framework.name, TABLES[row.table].image
             own = count(BUILT, framework[0], *sizes[row.model], framework[1])[measure]
-            width = tolerances[metric].width(printed)
-            of_cell = printed.value * unit, width * unit, cell.measured * unit - own
+            of_cell = printed.value * unit, cell.tolerance * unit, cell.measured * unit - own
             found.append(Target(row.model, *framework, measure, *of_cell))
     return found
 

@@ -44,6 +44,9 @@ class _Line(BaseModel):
     params: int = Field(ge=0)
     layer_flops: int = Field(ge=0)
     total_flops: int = Field(ge=0)
+    backbone_params: int = Field(ge=0)
+    backbone_layer_flops: int = Field(ge=0)
+    backbone_total_flops: int = Field(ge=0)
 
 
 def count(systems: Collection[System], path: Path = COUNTS) -> dict[str, Complexity | str]:

@@ -1,6 +1,7 @@
 """Parameters and FLOPs, counted on the `meta` device: no compute, no memory, no weights."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -30,7 +31,8 @@ def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity
     products inside every attention. Resizing a map is neither, also where matrix products do it.
     The model is moved to the `meta` device for good; `forward` makes its inputs there.
     """
-    model = model.eval().requires_grad_(False).to('meta')
+    model.eval()  # OpenMMLab's backbones return nothing
+    model.requires_grad_(False).to('meta')
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     by_weight = 0
     resizing = _within(
@@ -51,11 +53,12 @@ def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity
         forward(model)
     counts = counter.get_flop_counts()['Global']
     layer = sum(n for operator, n in counts.items() if operator in _LAYER_OPERATORS)
-    return Complexity(
-        params=sum(p.numel() for p in model.parameters()),
-        layer_flops=(layer + by_weight) // 2,
-        total_flops=counter.get_total_flops() // 2,
+    found = (
+        sum(p.numel() for p in model.parameters()),
+        (layer + by_weight) // 2,
+        counter.get_total_flops() // 2,
     )
+    return Complexity(*found, *found)
 
 
 def _within(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -94,5 +97,11 @@ def count_config(config: 'Config') -> Complexity:
     from reproduce.openmmlab import models
 
     forward, size = models.published_forward(config), models.published_size(config)
-    images = torch.empty(1, 3, *size, device='meta')
-    return measure(models.build(config), lambda model: forward(model, images))
+    images, model = torch.empty(1, 3, *size, device='meta'), models.build(config)
+    own = measure(model.backbone, lambda backbone: backbone(images))
+    return replace(
+        measure(model, lambda model: forward(model, images)),
+        backbone_params=own.params,
+        backbone_layer_flops=own.layer_flops,
+        backbone_total_flops=own.total_flops,
+    )

@@ -74,6 +74,13 @@ def _cell(
             layer, total = found.layer_flops / 1e9, found.total_flops / 1e9
             fields |= {'layer_flops_g': layer, 'total_flops_g': total}
             value = layer if system.convention == 'layer' else total
+        if isinstance(found, Complexity):
+            backbone = found.backbone_params / 1e6
+            if metric.name == 'flops_g':
+                layer, total = found.backbone_layer_flops, found.backbone_total_flops
+                backbone = (layer if system.convention == 'layer' else total) / 1e9
+            tolerance = tolerance.of_part(backbone / value)
+            fields['backbone'] = backbone if backbone < value else None
         verdict = judge(metric, value, printed, tolerance, deviation is not None)
         fields |= {'measured': value, 'difference': value - printed.value if printed else None}
     if isinstance(found, Complexity):

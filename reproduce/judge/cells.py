@@ -39,6 +39,8 @@ class Cell(BaseModel):
         reference_source: where `reference` is published.
         resolvable: of an accuracy, the smallest true difference of two networks that a test on the
             data set finds with a probability of 80 %, in percent.
+        backbone: the part of a measured detector or segmenter that its backbone has; the tolerance
+            is relative to it, since the heads are the same for all backbones.
         satisfied_by: another system of the same row whose accuracy makes up for this one's.
         missing: what kept the accuracy from being measured.
         row: the printed row, with its block and whether it is one of the paper's own models; None
@@ -66,6 +68,7 @@ class Cell(BaseModel):
     published: Agreement | Literal[''] = ''
     reference_source: str = ''
     resolvable: OptionalNumber = None
+    backbone: OptionalNumber = None
     satisfied_by: str = Field('', exclude=True)
     missing: NotRun | None = Field(None, exclude=True)
     row: Row | None = Field(None, exclude=True)

@@ -78,6 +78,15 @@ class Tolerance(BaseModel):
         """
         return self.sampling and resolvable(self.sampling.deviation, self.sampling.images)
 
+    def of_part(self, share: float) -> 'Tolerance':
+        """Return the tolerance of a target of which only a share may deviate.
+
+        Args:
+            share: what the backbone has of a detector or segmenter, whose heads are the same for
+                all backbones; from 0 to 1.
+        """
+        return self.model_copy(update={'relative': self.relative * share})
+
     def width(self, target: Printed) -> float:
         """Return the allowed distance from `target`, in its unit."""
         sampling = self.sampling.width if self.sampling else 0.0
