@@ -34,7 +34,9 @@ class Attention(nn.Module):
         leading = q.shape[:-3]
         if bias is not None:
             bias = bias.to(q.dtype).contiguous()
-            if bias.ndim > 3 and len(leading) > 1:
+            if bias.ndim == 3:  # the same everywhere
+                bias = bias[None]
+            elif len(leading) > 1:
                 bias = bias.expand(*leading, -1, -1, -1).flatten(0, -4)
         q, k, v = (t.flatten(0, -4) for t in (q, k, v))
         q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
