@@ -171,7 +171,7 @@ def test_mixed_precision_is_one_option_everywhere(run):
     commands += [('train', name) for name in ('imagenet', 'config')]
     found = [run(*command, '--help')[1] for command in commands]
     with_amp = [text for text in found if '--amp' in text]
-    assert len(with_amp) == 7
+    assert len(with_amp) == 8
     assert all('--amp <fp16|bf16|off>' in text for text in with_amp)
 
 

@@ -113,6 +113,12 @@ def test_maps_of_two_kinds_are_not_mixed(data, weights, tmp_path):
     assert maps[1].exists()
     with pytest.raises(UserError, match='holds label maps of resize = squash, not crop'):
         make(data, tmp_path, weights, resize='crop')
+    # Earlier versions recorded no precision, and had fp32 alone.
+    record = json.loads((tmp_path / 'labels.json').read_text())
+    assert record.pop('precision') == 'fp32'
+    (tmp_path / 'labels.json').write_text(json.dumps(record))
+    with pytest.raises(UserError, match='holds label maps of precision = fp32, not bf16'):
+        make(data, tmp_path, weights, amp='bf16')
     other = tmp_path / 'other.pth'
     torch.manual_seed(1)
     torch.save(timm.create_model('test_resnet', num_classes=10).state_dict(), other)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from reproduce.base.job_options import Device, Workers
+from reproduce.base.job_options import Amp, Device, Workers
 from reproduce.base.processes import start_again
 from reproduce.commands import options
 
@@ -35,6 +35,7 @@ def labels(
     batch_size: Annotated[int, Option(min=1, help='Images a batch, in each process.')] = 32,
     processes: options.Processes = 1,
     workers: Workers = None,
+    amp: Amp = 'off',
     device: Device = None,
 ) -> None:
     """Write the dense label maps of token labeling for every training image."""
@@ -43,7 +44,7 @@ def labels(
     from reproduce.train.label_maps import make_labels
 
     where = (model, data, output, checkpoint)
-    made = make_labels(*where, img_size, batch_size, workers, device, resize)
+    made = make_labels(*where, img_size, batch_size, workers, device, resize, amp)
     if made is not None:
         written, earlier = made
         there = f', beside {earlier:,} that were there' if earlier else ''

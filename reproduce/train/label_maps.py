@@ -25,10 +25,12 @@ from datasets.imagenet import load
 from datasets.reading import open_image
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
+from reproduce.base.gpus import check_precision
 from reproduce.base.loading import Loader, check_workers, default_workers
 from reproduce.base.processes import join
 from reproduce.base.versions import code_facts
 from reproduce.systems import timm_names
+from reproduce.tasks.job import inference
 from reproduce.train.output_folder import claimed
 from reproduce.train.token_labeling import RECORD, label_map_path, origin
 from reproduce.weights import parameters
@@ -46,6 +48,7 @@ def make_labels(
     workers: int | None = None,
     device: str | None = None,
     resize: str = 'squash',
+    amp: str = 'off',
 ) -> tuple[int, int] | None:
     """Write the label map of every training image to OUTPUT/CLASS/NAME.pt.
 
@@ -59,6 +62,7 @@ def make_labels(
         resize: 'squash' changes the aspect ratio, so that the map covers the whole image. 'crop' is
             what LV-ViT's released code does: the short side is resized and the centre is cut out,
             as for an evaluation. Training takes either for the whole image.
+        amp: the precision to compute in: 'fp16', 'bf16', or 'off' for fp32.
 
     Returns:
         how many maps were written, and how many were there already; in the first process only.
@@ -71,6 +75,7 @@ def make_labels(
     check_workers(workers)
     timm_names.check(model)
     with join(device) as group, claimed(output, group):
+        check_precision(group.device, amp)
         images = load(data, 'train')
         if not TOP <= len(images.classes) <= 2048:
             raise UserError(
@@ -99,6 +104,7 @@ def make_labels(
             'img_size': settings['input_size'][-1],
             'resize': resize,
             'crop_pct': settings['crop_pct'] if resize == 'crop' else 1.0,
+            'precision': amp.replace('off', 'fp32'),
             'images': len(images.samples),
             'fingerprint': images.fingerprint,
             'checkpoint_sha256': None if checkpoint is None else sha256_of(checkpoint),
@@ -114,11 +120,14 @@ def make_labels(
         missing = [(image, target) for image, target in paths if not target.exists()]
         workers = default_workers() if workers is None else workers
         loader = Loader(
-            _Images(missing, settings, record), batch_size=batch_size, num_workers=workers
+            _Images(missing, settings, record),
+            batch_size=batch_size,
+            num_workers=workers,
+            pin_memory=group.device.type == 'cuda',
         )
         for batch, indices in tqdm(loader, 'label maps', disable=group.rank > 0 or None):
-            with torch.inference_mode():
-                maps = label_maps(annotator, batch.to(group.device)).cpu()
+            with inference(group.device, None if amp == 'off' else amp):
+                maps = label_maps(annotator, batch.to(group.device, non_blocking=True)).cpu()
             for label_map, index in zip(maps, indices.tolist(), strict=True):
                 _write_map(missing[index][1], label_map)
         written = group.gather([len(missing)])
@@ -140,7 +149,7 @@ def _check_origin(output: Path, record: dict[str, Any]) -> None:
     before = origin(output)
     if before is None:
         before = {'images': 'unknown'} if next(output.glob('*/*.pt'), None) else record
-    for name, value in before.items():
+    for name, value in {'precision': 'fp32', **before}.items():  # earlier versions had fp32 alone
         if record.get(name) != value:
             raise UserError(
                 f'{output} holds label maps of {name} = {value}, not {record.get(name)}: make the '
