@@ -7,8 +7,9 @@
 # docs/clusters.md says how to run it.
 FROM python:3.12-slim-bookworm
 
+# torch.compile, behind --compile, calls the compiler.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends git make \
+    && apt-get install --yes --no-install-recommends g++ git make \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /maformer
