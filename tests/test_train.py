@@ -23,6 +23,7 @@ from datasets import imagenet, shapes
 from reproduce.base.errors import UserError
 from reproduce.base.processes import join
 from reproduce.commands.train import train_imagenet
+from reproduce.evaluate import harness
 from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.job import Job
 from reproduce.train import classifier, classifier_steps, output_folder
@@ -176,10 +177,19 @@ def test_the_first_step_is_not_measured(tmp_path, monkeypatch):
     assert measured == {'images': 8, 'seconds': 2.75, 'waiting_seconds': 0.75, 'loss': 1.0}
 
 
-def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(root, tmp_path):
+def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(
+    root, tmp_path, monkeypatch
+):
+    deterministic = []
+    for module in (classifier_steps, harness):
+        monkeypatch.setattr(
+            module, 'use_deterministic_algorithms', lambda: deterministic.append(True)
+        )
     # Weights that are hardly averaged and learn fast: the last epoch is not the best one.
     recipe = micro(epochs=4, lr=0.02, lr_batch_size=16, ema_decay=0.1, test_crops=(0.5, 0.9))
-    rows = train(TrainingJob(recipe, root, tmp_path, workers=0, device='cpu', tensorboard=True))
+    job = TrainingJob(recipe, root, tmp_path, workers=0, device='cpu', tensorboard=True)
+    rows = train(replace(job, deterministic=True))
+    assert json.loads((tmp_path / 'recipe.json').read_text())['deterministic'] and deterministic
     best = best_epoch(rows)
     assert best < 4
     assert rows[best - 1]['ema_top1'] == max(row['ema_top1'] for row in rows)
@@ -200,7 +210,10 @@ def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(root,
     assert evaluation.preprocessing['input_size'] == [3, 32, 32]
     assert evaluation.from_weights == ('crop_pct', 'img_size')
     assert evaluation.overridden == ('img_size',)  # not a number of the system itself
-    chosen = evaluate(replace(job, preprocessing={'img_size': 64})).evaluation
+    assert not evaluation.provenance.deterministic and len(deterministic) == 1
+    again = replace(job, preprocessing={'img_size': 64}, deterministic=True)
+    chosen = evaluate(again).evaluation
+    assert chosen.provenance.deterministic and len(deterministic) == 2
     assert chosen.preprocessing['input_size'] == [3, 64, 64]
     assert (chosen.from_weights, chosen.overridden) == (('crop_pct',), ('img_size',))
     log = (tmp_path / 'train.log').read_text()

@@ -1,5 +1,6 @@
 """What a GPU and the installed torch can do together."""
 
+import os
 import re
 
 import torch
@@ -45,6 +46,16 @@ def check_precision(device: torch.device, precision: str | None) -> None:
             f'{torch.cuda.get_device_name(device)} has no bf16, and torch would emulate it slowly: '
             'use --amp fp16.'
         )
+
+
+def use_deterministic_algorithms() -> None:
+    """Let torch, cuBLAS and cuDNN choose the algorithms that give the same bits each time.
+
+    An operator that has none raises an error from then on.
+    """
+    os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'  # cuBLAS reads it at its first product
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -34,6 +34,13 @@ Amp = Annotated[
 Device = Annotated[
     Literal['cpu', 'cuda'] | None, typer.Option(help='[default: cuda where there is one]')
 ]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        '--deterministic',
+        help='Compute with deterministic algorithms alone: slower, and recorded.',
+    ),
+]
 
 
 def with_fields_of(job: type, *names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -300,6 +300,12 @@ def _explained(error: Exception, group: Group) -> UserError | None:
             f'torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()}: install '
             'a release that has, for V100 with CONSTRAINTS=requirements/v100.txt.'
         )
+    operator, lacks, _ = first.partition(' does not have a deterministic implementation')
+    if lacks:
+        return UserError(
+            f'{operator} has no deterministic algorithm on {group.device}: leave out '
+            '--deterministic.'
+        )
     if 'DataLoader worker' in first:
         return UserError(
             f'a data-loading worker ended ({first}): give the machine more memory or, in Docker, '

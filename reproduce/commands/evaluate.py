@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from reproduce.evaluate.harness import Outcome
 
 # The fields of a job that are options for every task.
-COMMON = ('checkpoint', 'data', 'limit', 'batch_size', 'workers', 'amp', 'device')
+COMMON = (
+    *('checkpoint', 'data', 'limit', 'batch_size', 'workers', 'amp', 'device'),
+    'deterministic',
+)
 _PREPROCESSING = ('img_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
 
 app = typer.Typer(

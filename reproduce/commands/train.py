@@ -35,11 +35,11 @@ app = typer.Typer(
 # The fields of the jobs that are options.
 IMAGENET = (
     *('data', 'output', 'labels', 'resume', 'workers', 'amp', 'device'),
-    *('tensorboard', 'checkpoint_steps', 'max_steps'),
+    *('deterministic', 'tensorboard', 'checkpoint_steps', 'max_steps'),
 )
 CONFIG = (
     *('data', 'output', 'checkpoint', 'options', 'resume', 'amp', 'scale_lr', 'tensorboard'),
-    'max_steps',
+    *('deterministic', 'max_steps'),
 )
 
 

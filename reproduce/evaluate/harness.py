@@ -21,7 +21,7 @@ from tqdm import tqdm
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.base.files import first_error, sha256_of
-from reproduce.base.gpus import check_precision
+from reproduce.base.gpus import check_precision, use_deterministic_algorithms
 from reproduce.base.loading import Loader, default_workers
 from reproduce.base.processes import Group, join
 from reproduce.base.quiet import quiet_libraries
@@ -78,6 +78,8 @@ def evaluate(job: Job) -> Outcome | None:
 
 def _evaluate(group: Group, job: Job) -> Outcome | None:
     check_precision(group.device, job.amp)
+    if job.deterministic:
+        use_deterministic_algorithms()
     # fp32 means fp32: cuDNN would round the inputs of convolutions to TF32.
     torch.backends.cudnn.allow_tf32 = False
     prepared = TASKS[job.task].prepare(job, group.device)
@@ -120,6 +122,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
                 seconds=round(seconds, 3),
                 threads=torch.get_num_threads(),
                 compiled=job.compiled,
+                deterministic=job.deterministic,
             ),
         )
     except ValidationError as error:
@@ -147,6 +150,7 @@ def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str,
         'batch size': job.batch_size,
         'precision': job.amp or 'fp32',
         'compiled': job.compiled,
+        'deterministic': job.deterministic,
         'device': group.device.type,
         'weights (SHA-256)': sha256,
         **data_facts(prepared.data),

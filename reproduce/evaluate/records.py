@@ -80,6 +80,7 @@ class Provenance(_Part):
         commit: of this project, with '-dirty' if its files were changed since; '' without Git.
         sources: the hash over this project's source files, see `sources_sha256`.
         compiled: whether by `torch.compile`, which decides the last digits, too.
+        deterministic: whether with deterministic algorithms alone.
     """
 
     date: Annotated[str, AfterValidator(_iso_date)]
@@ -93,6 +94,7 @@ class Provenance(_Part):
     sources: str = ''
     threads: int | None = None
     compiled: bool = False
+    deterministic: bool = False
 
 
 class Attestation(_Part):

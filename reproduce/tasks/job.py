@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from reproduce.base.errors import UserError
-from reproduce.base.job_options import Amp, BatchSize, Device, Limit, Workers
+from reproduce.base.job_options import (
+    Amp,
+    BatchSize,
+    Deterministic,
+    Device,
+    Limit,
+    Workers,
+)
 from reproduce.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -87,6 +94,7 @@ class Job:
     workers: Workers = None
     amp: Amp = 'off'
     device: Device = None
+    deterministic: Deterministic = False
 
     def __post_init__(self) -> None:
         kind = TASKS[self.task].kind

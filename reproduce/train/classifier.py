@@ -226,6 +226,7 @@ class _Run:
                 'labels': training.origin_of_labels,
                 'processes': self.group.size,
                 'precision': training.precision,
+                'deterministic': self.job.deterministic,
                 'torch': torch.__version__,
                 'timm': timm.__version__,
             }

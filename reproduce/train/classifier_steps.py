@@ -25,7 +25,7 @@ from datasets.imagenet import ImageNet, load
 from model.checkpoint import failure
 from reproduce.base.errors import UserError
 from reproduce.base.files import hash_of, write_atomically
-from reproduce.base.gpus import check_precision
+from reproduce.base.gpus import check_precision, use_deterministic_algorithms
 from reproduce.base.loading import Loader, default_workers
 from reproduce.base.processes import Group
 from reproduce.base.versions import code_facts
@@ -80,6 +80,7 @@ class ClassifierTraining:
                 **recipe.model_dump(),
                 'precision': self.precision,
                 'device': group.device.type,
+                '--deterministic': job.deterministic,
                 **data_facts(self.train_data),
                 **data_facts(self.val_data),
                 'origin of the label maps': self.origin_of_labels,
@@ -91,6 +92,8 @@ class ClassifierTraining:
         num_classes = len(self.train_data.classes)
         # The shapes of convolutions do not change from step to step.
         torch.backends.cudnn.benchmark = True
+        if job.deterministic:
+            use_deterministic_algorithms()
         seed_everything(recipe.seed)
         self.model = build(recipe, num_classes).to(group.device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay)

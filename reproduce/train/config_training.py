@@ -33,7 +33,7 @@ from datasets import load
 from model.checkpoint import CheckpointError, read
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
-from reproduce.base.gpus import check_precision
+from reproduce.base.gpus import check_precision, use_deterministic_algorithms
 from reproduce.base.processes import Group, in_group, join
 from reproduce.base.versions import code_facts
 from reproduce.openmmlab import cfg_options, safe_loading
@@ -81,6 +81,8 @@ def train(job: ConfigJob) -> None:
         text = {'text of the config': config.text, '--resume': job.resume}
         group.check_same(lambda: {**code_facts(), **text, **record})
         runner = _Runner.from_cfg(config)
+        if job.deterministic:
+            use_deterministic_algorithms()
         extract_regions_in_fp32(runner.model)
         runner.register_hook(_SafeEnd(job, group, stop), 'LOWEST')
         if group.rank == 0 and not job.resume:
@@ -120,6 +122,7 @@ def prepare(
         'data': _point_at_data(config, job.data, checks_masks),
         'batch': processes * config.train_dataloader.batch_size,
         'amp': job.amp,
+        'deterministic': job.deterministic,
         'backbone_weights': _choose_backbone(config, job.checkpoint),
     }
     record = json.loads(json.dumps(record, default=str))

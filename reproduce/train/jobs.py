@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from reproduce.base.job_options import KEY_VALUES, Amp, Device, Workers
+from reproduce.base.job_options import KEY_VALUES, Amp, Deterministic, Device, Workers
 from reproduce.train.recipes import Recipe
 
 Output = Annotated[Path, typer.Option('--output', help='Folder for weights and log.')]
@@ -66,6 +66,7 @@ class TrainingJob:
     workers: Workers = None
     amp: AmpOrDefault = None
     device: Device = None
+    deterministic: Deterministic = False
     tensorboard: TensorBoard = False
     checkpoint_steps: Annotated[
         int,
@@ -109,6 +110,7 @@ class ConfigJob:
     ] = None
     resume: Resume = False
     amp: Amp = 'off'
+    deterministic: Deterministic = False
     scale_lr: Annotated[
         bool,
         typer.Option(
