@@ -8,14 +8,14 @@ import sys
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from timm.models import clean_state_dict
+import torch.nn as nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 # A function or class that a pickle may call, besides those that torch allows, and its full name.
@@ -45,11 +45,11 @@ _COMMANDS = {
     *('ctypes', 'pickle', 'webbrowser'),
 }
 
-# The wrappers of parameters in training checkpoints, averaged ones first.
+# What parameters are wrapped in, as entries or as prefixes of names, averaged ones first.
 _WRAPPERS = (
-    *('state_dict_ema', 'model_ema', 'ema_state_dict', 'params_ema'),
+    *('state_dict_ema', 'model_ema', 'ema_state_dict', 'params_ema', 'ema', 'ema_model'),
     *('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'network', 'params'),
-    *('module', 'weights'),
+    *('module', 'weights', '_orig_mod'),
 )
 
 _DTYPES = {
@@ -73,12 +73,13 @@ class _Unread:
         return OrderedDict()
 
 
-def read(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the parameters of a checkpoint by name.
+def read(path: str | Path, model: nn.Module | None = None) -> tuple[dict[str, torch.Tensor], str]:
+    """Return the parameters of a checkpoint by name, and a phrase for where they are in it.
 
     The file holds either the parameters themselves or a training checkpoint with them. Of one with
-    averaged weights these are returned. The prefixes `module.` of distributed training and
-    `_orig_mod.` of compiled models are removed. Other objects that a checkpoint holds are left out,
+    averaged weights these are returned. Prefixes of wrappers are removed in any order, `module.`
+    and `_orig_mod.` always, and others, such as `model.`, where modules of `model` follow; names
+    without the prefix are left out then. Other objects that a checkpoint holds are left out, too,
     and none of their code runs. A file of PaddlePaddle, `.pdparams`, is read as torch would have
     written it.
 
@@ -86,9 +87,13 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
         CheckpointError: if the file is missing, does not hold parameters, or would run commands.
     """
     path = Path(path)
+    if path.name.endswith('.index.json'):  # a record has the hash of one file
+        raise CheckpointError(f'the checkpoint {path} lists several files: join them into one')
     state = _reading(path, _read_paddle if path.suffix == '.pdparams' else _unpickled)
-    while inner := [state[w] for w in _WRAPPERS if isinstance(state.get(w), dict) and state[w]]:
-        state = inner[0]
+    own, taken = {name.partition('.')[0] for name in model.state_dict()} if model else set(), []
+    while found := next(_wrapped(state, own), None):
+        place, state = found
+        taken.append(place)
     others = [
         f'{name} ({type(value).__name__})'
         for name, value in state.items()
@@ -107,8 +112,21 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
                 f'{value.layout} on {value.device}: expected ordinary numbers; convert it, or take '
                 'the weights that it was made from'
             )
-    # torch's AveragedModel stores the number of averaged models with the parameters.
-    return {k: v for k, v in clean_state_dict(state).items() if k != 'n_averaged'}
+    return state, f' ({", ".join(taken)})' if taken else ''
+
+
+def _wrapped(state: dict[str, Any], own: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what wrappers hold, each with its name; `own` are the modules of the model."""
+    for name in _WRAPPERS:
+        if name == 'ema_state_dict' and 'message_hub' in state:
+            continue  # mmengine exchanges it with state_dict
+        if isinstance(entry := state.get(name), dict) and entry:
+            yield f'entry {name}', entry
+        names = [key for key in state if isinstance(key, str) and key.startswith(f'{name}.')]
+        inner = {key.removeprefix(f'{name}.'): state[key] for key in names}
+        known = {*own, *_WRAPPERS}.intersection(key.partition('.')[0] for key in inner)
+        if name not in own and (known or (inner and name in ('module', '_orig_mod'))):
+            yield f'prefix {name}.', inner
 
 
 def read_whole(
@@ -226,7 +244,7 @@ def _read_paddle(path: Path) -> dict[str, torch.Tensor]:
 
 def renamed(
     state: Mapping[str, torch.Tensor],
-    model: torch.nn.Module | None = None,
+    model: nn.Module | None = None,
     *,
     names: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]],
     without: str = r'(?!)',
@@ -248,9 +266,7 @@ def renamed(
     return result
 
 
-def translated(
-    state: Mapping[str, torch.Tensor], network: torch.nn.Module
-) -> dict[str, torch.Tensor]:
+def translated(state: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters under the names of a network, if its module can rename a release's."""
     module = sys.modules[type(network).__module__]
     translate = getattr(module, 'checkpoint_filter_fn', lambda state, network: state)

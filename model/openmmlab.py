@@ -152,7 +152,7 @@ def _load_classifier(network: Pyramid, path: str, arch: str) -> None:
     The file has one of the forms of `checkpoint.read`. Parameters under the names of the network's
     first release are renamed, and its head is ignored.
     """
-    state = checkpoint.translated(checkpoint.read(path), network)
+    state = checkpoint.translated(checkpoint.read(path, network)[0], network)
     ignored = (*_CLASSIFIER_ONLY, *(f'stages.{i}.' for i in range(len(network.stages), 4)))
     state = {name: value for name, value in state.items() if not name.startswith(ignored)}
     wanted = {k: v for k, v in network.state_dict().items() if not k.startswith(ignored)}

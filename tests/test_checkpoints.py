@@ -23,7 +23,7 @@ from reproduce.base.errors import UserError
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.configs import load_config
 from reproduce.openmmlab.safe_loading import read_checkpoint
-from reproduce.weights import registry
+from reproduce.weights import registry, store
 from reproduce.weights.parameters import load
 from reproduce.weights.registry import load_manifest
 from reproduce.weights.store import obtain
@@ -89,6 +89,19 @@ WRAPPERS = {
     'ema before the last': lambda s, other: {'state_dict': other, 'state_dict_ema': s},
     'data parallel': lambda s, other: {'state_dict': prefixed(s, 'module.')},
     'compiled': lambda s, other: prefixed(s, 'module._orig_mod.'),
+    'lightning': lambda s, other: {
+        'state_dict': prefixed(prefixed(s, '_orig_mod.'), 'model.')
+        | {'criterion.weight': torch.ones(2), 'val_acc.total': torch.ones(())}
+    },
+    'prefixes in another order': lambda s, other: prefixed(s, 'module.net._orig_mod.'),
+    'averaged beside the last': lambda s, other: {'model': other, 'ema': {'module': s, 'n': 3}},
+    'averaged by a prefix': lambda s, other: (
+        prefixed(s, 'model_ema.module.') | prefixed(other, 'model.')
+    ),
+    'mmengine': lambda s, other: {
+        **{'state_dict': s, 'ema_state_dict': prefixed(other, 'module.')},
+        'message_hub': {'runtime_info': {}},
+    },
     'averaged by torch': lambda s, other: prefixed(s, 'module.') | {'n_averaged': torch.tensor(9)},
 }
 
@@ -235,6 +248,23 @@ def test_parameters_of_another_model_are_named(tmp_path):
     assert 'absent in the file' in message
     message = refusal(path, micro(embed_dims=(32, 64, 96, 256)))
     assert 'norm.weight is (128,) in the file and (256,) in the model' in message
+
+
+def test_entries_and_prefixes_are_named(tmp_path):
+    state = prefixed(micro('maformer_micro', num_classes=4).state_dict(), 'model.')
+    message = refusal(saved({'model': {}, 'ema': state}, tmp_path / 'x.pth'))
+    assert 'x.pth (entry ema, prefix model.) is not one of maformer_micro' in message
+    path = saved({'model_ema': micro().state_dict()}, tmp_path / 'y.pth')
+    assert load(micro(), path) == (
+        'The averaged weights of the file were evaluated (entry model_ema).',
+    )
+
+
+def test_weights_in_several_files_are_to_be_joined(tmp_path):
+    path = tmp_path / 'model.safetensors.index.json'
+    path.write_text('{"weight_map": {"head.fc.bias": "model-00001-of-00002.safetensors"}}')
+    assert store.find(tmp_path, 'maformer_micro') == path
+    assert 'join them' in refusal(path)
 
 
 def test_weights_of_another_input_size_are_not_resampled(tmp_path):

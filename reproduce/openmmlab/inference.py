@@ -58,14 +58,14 @@ def build(config: Config, path: Path) -> nn.Module:
         reason = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise UserError(f'the model of {name} cannot be built: {reason}') from error
     try:
-        state = read(path)
+        state, taken = read(path, model)
     except CheckpointError as error:
         raise UserError(f'{error}.') from error
     state = detectron2_names.renamed_for(model, state)
     wanted = model.state_dict()
     fill(state, wanted, unread=('auxiliary_head.',))
     if differing := mismatch(state, wanted):
-        raise UserError(f'the checkpoint {path} is not one of {name}: {differing}.')
+        raise UserError(f'the checkpoint {path}{taken} is not one of {name}: {differing}.')
     check_finite(state, path)
     model.load_state_dict(state)
     return model

@@ -44,7 +44,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     data = TASKS[job.task].load_data(job.data, limit=job.limit)
     size = timm_names.size_argument(name, trained.get('img_size'))
     classifier = build(name, {**size, **arguments}, len(data.classes))
-    parameters.load(classifier, path)
+    notes = (*data.notes, *parameters.load(classifier, path))
     network = _Network(classifier, config).to(device)
     with inference(device, job.amp):
         network.try_out(job.batch_size if job.compiled else 0)
@@ -72,7 +72,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         collate=torch.stack,
         predict=predict,
         scorer=TopScorer(files, labels),
-        notes=data.notes,
+        notes=notes,
     )
 
 

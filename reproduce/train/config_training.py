@@ -343,7 +343,7 @@ class _SafeEnd(Hook):
 
 def _export(job: ConfigJob, runner: Runner) -> None:
     """Write the last weights, and in the file's metadata what makes their model."""
-    newest = read(_newest_checkpoint(job.output))
+    newest, _ = read(_newest_checkpoint(job.output))
     weights = {name: tensor.contiguous() for name, tensor in newest.items()}
     classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
     path = job.output / 'model.safetensors'

@@ -48,17 +48,18 @@ def trained_preprocessing(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def load(model: nn.Module, path: Path) -> None:
+def load(model: nn.Module, path: Path) -> tuple[str, ...]:
     """Load the checkpoint at `path` into a classifier that timm made.
 
-    Weights under the names of the model's first release are renamed where timm can do it.
+    Weights under the names of the model's first release are renamed where timm can do it. Returns
+    a sentence if the file has averaged ones, which are taken.
 
     Raises:
         UserError: if the file cannot be read safely, or its parameters are not those of `model`,
             naming those that differ.
     """
     try:
-        state = read(path)
+        state, taken = read(path, model)
     except CheckpointError as error:
         raise UserError(f'{error}.') from error
     wanted = model.state_dict()
@@ -71,9 +72,10 @@ def load(model: nn.Module, path: Path) -> None:
         if labeled != ('aux_head.weight' in wanted):
             hint = f'; build the model with --model-kwargs token_labeling={labeled}'
         name = model.pretrained_cfg['architecture']
-        raise UserError(f'the checkpoint {path} is not one of {name}: {differing}{hint}.')
+        raise UserError(f'the checkpoint {path}{taken} is not one of {name}: {differing}{hint}.')
     check_finite(state, path)
     model.load_state_dict(state)
+    return (f'The averaged weights of the file were evaluated{taken}.',) if 'ema' in taken else ()
 
 
 def fill(

@@ -15,7 +15,7 @@ _SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin', '.pdparams')
 
 def in_folder(folder: Path, name: str) -> Path | None:
     """Return the file of the system or model `name`, safetensors first, if there is one."""
-    candidates = (folder / f'{name}{suffix}' for suffix in _SUFFIXES)
+    candidates = (folder / f'{name}{suffix}' for suffix in (*_SUFFIXES, '.safetensors.index.json'))
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -55,7 +55,7 @@ def find(where: str | Path, name: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        if found := in_folder(path, name):
+        if found := in_folder(path, name) or in_folder(path, 'model'):  # as on the Hub
             return found
         raise UserError(f'{expected(path, name)} does not exist: put the weights there.')
     entries = {entry.name: entry for entry in registry.registered()}
