@@ -53,12 +53,11 @@ class ImageHits(PerImage):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """See `PerImage.from_arrays`."""
         labels, hits = arrays['labels'], arrays['hits']
-        fit = hits.shape in ((len(labels), 1), (len(labels), len(NAMES))) and labels.ndim == 1
-        if not fit or labels.dtype != np.int32 or hits.dtype != bool:
-            raise ValueError(
-                f'{hits.shape} hits in {hits.dtype} for {labels.shape} labels in {labels.dtype}'
-            )
-        known = np.all((labels >= 0) & (labels < len(arrays['classes'])))
-        if not known or np.any(hits[:, 0] & ~hits[:, -1]):
-            raise ValueError('labels of no class, or a best class that is not among the best five')
+        if hits.shape not in ((len(labels), 1), (len(labels), len(NAMES))) or hits.dtype != bool:
+            raise ValueError(f'{hits.shape} hits in {hits.dtype} for {len(labels)} labels')
+        known = labels.dtype == np.int32 and np.all(
+            (labels >= 0) & (labels < len(arrays['classes']))
+        )
+        if not known or labels.ndim != 1 or np.any(hits[:, 0] & ~hits[:, -1]):
+            raise ValueError('labels of no class, or hits of the best class and not of five')
         return cls(labels, hits)

@@ -1,8 +1,6 @@
 """The file next to a record that keeps the counts of each image."""
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,6 @@ from reproduce.statistics.matched_detections import MatchedDetections
 from reproduce.statistics.pixel_counts import PixelCounts
 
 SUFFIX = '.images.npz'
-
-# What NumPy and the checks raise for another file, or a damaged one.
-_UNREADABLE = (
-    *(OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-)
 
 _KINDS = {kind.KIND: kind for kind in (ImageHits, MatchedDetections, PixelCounts)}
 
@@ -69,14 +61,13 @@ def read(path: Path) -> KeptImages:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        kind, names = str(arrays.pop('kind')), (arrays['images'], arrays['classes'])
-        if any(of.dtype.kind != 'U' or of.ndim != 1 for of in names):
-            raise ValueError('images and classes are not lists of names')
-        statistics = _KINDS[kind].from_arrays(arrays)
-        images, classes = (tuple(of.tolist()) for of in names)
+        statistics = _KINDS[str(arrays['kind'])].from_arrays(arrays)
+        images, classes = (tuple(arrays[name].tolist()) for name in ('images', 'classes'))
+        if not all(isinstance(name, str) for name in (*images, *classes)):
+            raise ValueError('images and classes are not names')
         if statistics.images != len(images):
             raise ValueError(f'{len(images):,} names for {statistics.images:,} images')
-    except _UNREADABLE as error:
+    except Exception as error:  # whatever NumPy and the checks raise for another file
         raise UserError(
             f'the counts of each image in {path} cannot be read ({error}): expected the '
             f'*{SUFFIX} that an evaluation wrote; evaluate or score again.'

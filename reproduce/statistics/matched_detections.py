@@ -110,16 +110,9 @@ class Matches:
         types = [np.int32] * 3 + [np.uint16] * 2 + [np.int32] * 3
         limits = [classes, images, 2**16, 2**IOUS, 2**IOUS, classes, images, 2**16]
         for field, shape, dtype, limit in zip(fields(self), shapes, types, limits, strict=True):
-            array = getattr(self, field.name)
-            if (
-                (array.shape, array.dtype) != (shape, dtype)
-                or np.any(array >= limit)
-                or np.any(array < 0)
-            ):
-                raise ValueError(
-                    f'{field.name} of shape {array.shape} in {array.dtype}: expected '
-                    f'{shape} in {np.dtype(dtype)}, of 0 to {limit - 1:,}'
-                )
+            of = getattr(self, field.name)
+            if (of.shape, of.dtype) != (shape, dtype) or np.any((of < 0) | (of >= limit)):
+                raise ValueError(f'{field.name} has another shape or type, or is out of range')
         if np.any(np.diff(self.detection_class) < 0):
             raise ValueError('the detections are not ordered by class')
 

@@ -59,11 +59,10 @@ class PixelCounts(ResampledImages):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         """See `PerImage.from_arrays`."""
         counts = arrays['counts']
-        of_each = (3, len(arrays['classes']))
-        if counts.ndim != 4 or counts.shape[2:] != of_each or counts.dtype != np.int64:
+        if counts.shape[2:] != (3, len(arrays['classes'])) or counts.dtype != np.int64:
             raise ValueError(f'counts of shape {counts.shape} in {counts.dtype}')
         right, others = counts[:, :, :LABELLED], counts[:, :, LABELLED:]
-        if not 1 <= len(counts) <= len(PREFIXES) or np.any((right < 0) | (right > others)):
+        if len(counts) not in (1, len(PREFIXES)) or np.any((right < 0) | (right > others)):
             raise ValueError('counts of no prediction, or more correct pixels than there are')
         return cls(counts)
 
