@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -249,7 +250,7 @@ def read_json(path: AnyPath, schema: TypeAdapter) -> Any:
         ValueError: if it cannot be read, or does not fit; its text is the first reason.
     """
     try:
-        return schema.validate_json(unzipped(path.read_bytes()), strict=True)
+        return schema.validate_json(unzipped(path.read_bytes()).removeprefix(BOM_UTF8), strict=True)
     except ValidationError as error:
         raise ValueError(': '.join(filter(None, first_error(error)))) from error
     except (OSError, EOFError, zlib.error) as error:

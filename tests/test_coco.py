@@ -160,10 +160,10 @@ def test_categories_in_another_order_are_refused_for_detectors_alone(changeable,
     assert score(results, turned) == score(results, annotations)
 
 
-def test_annotations_may_be_gzipped(changeable, annotations):
+def test_annotations_may_be_gzipped_and_begin_with_a_mark(changeable, annotations):
     path = changeable / 'annotations/instances_val2017.json'
     zipped = path.with_name('instances_val2017.json.gz')
-    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    zipped.write_bytes(gzip.compress(b'\xef\xbb\xbf' + path.read_bytes()))
     path.unlink()
     assert coco.read(zipped).fingerprint == annotations.fingerprint
     with pytest.raises(UserError, match=r'has no annotations/instances_val2017\.json'):
