@@ -26,6 +26,7 @@ import pyarrow as pa
 import pytest
 import timm
 import torch
+from conftest import record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -37,6 +38,10 @@ from safetensors.torch import load_file, save_file
 from datasets import imagenet
 from reproduce import cli
 from reproduce.base.errors import UserError
+from reproduce.evaluate import records
+from reproduce.judge.comparison import compare, find_candidates
+from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics.kept import SUFFIX, KeptImages
 from reproduce.weights import parameters
 
 pytestmark = pytest.mark.slow
@@ -494,3 +499,27 @@ def test_checkpoints(checkpoint_files, tmp_path, data):
     for name, value in bare(path).items():
         assert torch.equal(state[name], value)
         assert torch.isfinite(value).all()
+
+
+# ------------------------------------------------------------------------------------------------
+# compare
+
+
+@fuzz(40)
+@given(st.data())
+def test_records_that_are_compared(tmp_path, data):
+    hits = np.random.default_rng(0).random((9, 2)).round().astype(bool)
+    statistics = ImageHits(np.arange(9, dtype=np.int32) % 3, np.stack([hits.all(1), hits[:, 1]], 1))
+    counts = KeptImages(statistics, tuple('abcdefghi'), tuple('xyz')).to_bytes()
+    whole = record('deit_small_patch16_224', 50.0, statistics=SUFFIX)
+    path = records.save(whole, b'', tmp_path, counts)
+    other = tmp_path / 'other.json'
+    content = json.loads(path.read_text())
+    if data.draw(st.booleans()):
+        other.write_text(json.dumps(data.draw(mutated_tree(content))))
+    else:
+        other.write_text(json.dumps({**content, 'statistics': 'other.images.npz'}))
+        (tmp_path / 'other.images.npz').write_bytes(data.draw(mutated_bytes(counts)))
+    names = [str(path), str(other)]
+    found = loaded(lambda: compare(find_candidates(names, tmp_path / 'none', None)))
+    assert found is None or found[0].paired.metrics['top1'].difference == 0
