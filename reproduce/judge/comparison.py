@@ -40,8 +40,7 @@ class Candidate:
     @property
     def images_key(self) -> tuple[str, str, str, tuple[str, ...]]:
         """What two results on the same images have in common."""
-        kind = self.images.statistics.KIND
-        return self.task, kind, self.fingerprint, self.images.images
+        return self.task, self.images.statistics.KIND, self.fingerprint, self.images.images
 
 
 class ImageDifference(NamedTuple):

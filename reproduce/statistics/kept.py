@@ -63,9 +63,8 @@ def read(path: Path) -> KeptImages:
             arrays = {name: file[name] for name in file.files}
         statistics = _KINDS[str(arrays['kind'])].from_arrays(arrays)
         images, classes = (tuple(arrays[name].tolist()) for name in ('images', 'classes'))
-        if not all(isinstance(name, str) for name in (*images, *classes)):
-            raise ValueError('images and classes are not names')
-        if statistics.images != len(images):
+        are_names = all(isinstance(name, str) for name in (*images, *classes))
+        if statistics.images != len(images) or not are_names:
             raise ValueError(f'{len(images):,} names for {statistics.images:,} images')
     except Exception as error:  # whatever NumPy and the checks raise for another file
         raise UserError(

@@ -109,12 +109,11 @@ def preprocessing(
         pretrained_cfg=timm.get_pretrained_cfg(name).to_dict(),
         use_test_size=not overrides.get('use_train_size'),
     )
-    mode = config['crop_mode']
-    limits = {**_LIMITS, 'crop_pct': (0, parameters.MOST_CROP_PCT[mode])}
+    limits = {**_LIMITS, 'crop_pct': (0, parameters.MOST_CROP_PCT[config['crop_mode']])}
     for option, (above, most) in limits.items():
         given = overrides.get(option)
         if given is not None and not all(above < value <= most for value in np.ravel(given)):
-            where = f' with --crop-mode {mode}' if option == 'crop_pct' else ''
+            where = f' with --crop-mode {config["crop_mode"]}' if option == 'crop_pct' else ''
             raise UserError(
                 f'--{option.replace("_", "-")} {given} is out of range: expected more than {above} '
                 f'and at most {most}{where}.'
