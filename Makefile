@@ -62,7 +62,7 @@ reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
 tables: $(READY)  ## The paper's tables in Markdown and LaTeX, in results/tables
 	$(BIN)/python -m reproduce tables --output results/tables $(ARGS)
 
-figures: $(READY)  ## Accuracy over cost, deviations, results by class: PDF and PNG, in results/figures
+figures: $(READY)  ## Accuracy over cost, deviations: PDF and PNG, in results/figures
 	$(BIN)/python -m reproduce figures $(ARGS)
 
 report: $(READY)  ## Everything as one HTML file, results/report.html
@@ -107,7 +107,7 @@ format: $(READY)  ## Put the code into the checked style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(READY)  ## Images/s, share of the peak, memory of networks, as results/speed.csv; ARGS="--table 4 --device cuda"
+benchmark: $(READY)  ## Images/s, share of the peak, memory of networks; ARGS="--table 4 --device cuda"
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
 benchmark-scoring: $(READY)  ## Seconds to score COCO and ADE20K predictions, beside the fast scorer and mmseg

@@ -3,8 +3,6 @@
 The networks take turns, so that a slow moment of the machine affects all of them, and the median
 round counts. A product of two matrices takes its turn too: the multiply-adds/s of a network divided
 by its own are the network's share of the peak. Only ratios within one run mean much.
-
-`results/speed.csv` gets what inference takes, for the tables and the report.
 """
 
 import statistics
@@ -13,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import timm
@@ -25,8 +22,6 @@ from tabulate import tabulate
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from reproduce.base.errors import UserError
-from reproduce.base.files import check_writable
-from reproduce.base.folders import RESULTS
 from reproduce.base.job_options import Amp
 from reproduce.base.progress import progress
 from reproduce.base.quiet import quiet_libraries
@@ -34,7 +29,6 @@ from reproduce.complexity.flops import measure
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab import configs, models
 from reproduce.paper import DETECTION_SIZE
-from reproduce.report.speeds import Speed, keep_speeds
 from reproduce.systems import System, load_systems, timm_names
 from reproduce.systems.selection import rows_and_systems
 from reproduce.tasks.job import PRECISIONS, autocast, inference
@@ -236,7 +230,6 @@ def main(
     threads: Annotated[
         int, typer.Option(help='CPU threads. With one, its CPU time counts.', min=1)
     ] = 2,
-    output: Annotated[Path, typer.Option(help='Folder of speed.csv.')] = RESULTS,
 ) -> None:
     """Compare the speed and the memory of networks, for inference or training."""
     torch.set_num_threads(threads)
@@ -244,7 +237,6 @@ def main(
     place, precision = torch.device(device), None if amp == 'off' else amp
     if device == 'cuda' and not torch.cuda.is_available():
         raise UserError('torch finds no GPU on this machine: measure with --device cpu.')
-    check_writable(output)
     if table is not None:
         systems = rows_and_systems([table])[1]
         names = [*(names or ()), *(s.name for s in systems if s.cited is None)]
@@ -283,27 +275,16 @@ def main(
     if device == 'cpu':
         where += ', 1 thread (CPU time)' if threads == 1 else f', {threads} threads'
     peak = side**3 / statistics.median(seconds.pop(''))
-    lines, rows = [], []
+    rows = []
     base = next((n for n in subjects if 'swin_tiny' in n or '_swin-t' in n), next(iter(subjects)))
     for name, one in subjects.items():
         median, flops = statistics.median(seconds[name]), one.flops()
         # A backward pass has twice the multiply-adds of a forward pass.
         share = batch_size * flops * (3 if train else 1) / median / peak
-        line = Speed(
-            model=name,
-            images_per_s=float(f'{batch_size / median:.4g}'),
-            peak_memory_mib=round(memory[name], 1),
-            device=where,
-            precision=precision or 'fp32',
-            batch_size=batch_size,
-            torch=torch.__version__,
-            size=f'{one.size[0]} x {one.size[1]}',
-            compiled=compiled,
-        )
-        lines.append(line)
         rows.append(
             [
-                *(name, line.size, f'{flops / 1e9:.2f}', f'{line.images_per_s:.4g}'),
+                *(name, f'{one.size[0]} x {one.size[1]}', f'{flops / 1e9:.2f}'),
+                f'{batch_size / median:.4g}',
                 *(f'{noise(seconds[name]):.0%}', f'{share:.0%}'),
                 f'{statistics.median(seconds[base]) / median:.2f}',
                 *(f'{memory[name]:,.0f}', f'{memory[name] / memory[base]:.2f}'),
@@ -316,8 +297,6 @@ def main(
         f'{"compiled" if compiled else "eager"}, {where}, medians of {rounds} rounds; peak '
         f'{peak / 1e9:,.0f} G multiply-adds/s; ratios to {base}; torch {torch.__version__}'
     )
-    if not train:
-        print(f'Written: {keep_speeds(output, lines)}.')
 
 
 if __name__ == '__main__':

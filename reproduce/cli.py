@@ -28,7 +28,7 @@ SECTIONS = {
         'show': 'Print a cell or a record, and the command that repeats it.',
         'report': 'Write one HTML page with all tables, figures and the origin of each number.',
         'tables': "Write the paper's tables in Markdown or LaTeX, with measured values.",
-        'figures': 'Draw accuracy over cost, the deviations from the paper, and results by class.',
+        'figures': 'Draw accuracy over cost and the deviations from the paper.',
         'audit': 'Check the paper against itself: its text, its tables, and their sources.',
     },
     'Evaluation': {

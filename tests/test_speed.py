@@ -1,4 +1,4 @@
-"""The speed benchmark: what it times, and what it writes."""
+"""The speed benchmark: what it times and prints."""
 
 import re
 
@@ -7,14 +7,13 @@ import torch
 
 from benchmarks import speed
 from reproduce.base.errors import UserError
-from reproduce.report.speeds import Speed, conditions, keep_speeds, load_speeds
 
 MICRO = 'maformer_micro'
 
 
-def test_a_run_measures_speed_and_memory(tmp_path, capsys, monkeypatch):
+def test_a_run_measures_speed_and_memory(capsys, monkeypatch):
     monkeypatch.setattr(speed, 'MATRIX', {'cpu': 256})
-    speed.main([MICRO], batch_size=2, rounds=2, threads=1, output=tmp_path)
+    speed.main([MICRO], batch_size=2, rounds=2, threads=1)
     text = capsys.readouterr().out
     row = text.splitlines()[2].split()
     # The share of the peak follows from the printed rates.
@@ -23,12 +22,9 @@ def test_a_run_measures_speed_and_memory(tmp_path, capsys, monkeypatch):
     assert float(row[4]) == pytest.approx(flops, abs=0.01)
     share = float(row[5]) * flops / peak
     assert float(row[7].rstrip('%')) / 100 == pytest.approx(share, abs=0.02)
-    found = load_speeds(tmp_path)
-    assert list(found) == [MICRO]
-    assert found[MICRO].images_per_s == float(row[5])
-    assert ', 1 thread (CPU time)' in conditions(found.values())
+    assert ', 1 thread (CPU time)' in text
     # One map of the first stage alone has 32 channels at 200 x 320, in four bytes each.
-    assert 32 * 200 * 320 * 4 / 2**20 < found[MICRO].peak_memory_mib < 200
+    assert 32 * 200 * 320 * 4 / 2**20 < float(row[9]) < 200
 
 
 def test_a_training_step_changes_the_weights(monkeypatch):
@@ -58,10 +54,9 @@ def test_the_pass_of_a_detector():
         ([MICRO], {'device': 'cuda'}, 'torch finds no GPU'),
     ],
 )
-def test_mistakes_are_one_sentence(models, options, message, tmp_path):
+def test_mistakes_are_one_sentence(models, options, message):
     with pytest.raises(UserError, match=message):
-        speed.main(models, output=tmp_path, threads=1, **options)
-    assert not list(tmp_path.iterdir())
+        speed.main(models, threads=1, **options)
 
 
 def test_the_noise_is_that_of_the_median():
@@ -69,22 +64,3 @@ def test_the_noise_is_that_of_the_median():
     rounds = torch.distributions.Normal(10, 1).icdf(torch.arange(1, 1000) / 1000).tolist()
     assert speed.noise(rounds) * 10 == pytest.approx(1.96 * (torch.pi / 2 / 999) ** 0.5, rel=0.2)
     assert speed.noise([3.0]) == 0
-
-
-def test_speeds_of_another_size_stay_where_they_compare(tmp_path):
-    line = Speed(
-        model='a',
-        images_per_s=1,
-        peak_memory_mib=1,
-        device='A',
-        precision='fp32',
-        batch_size=1,
-        torch='2',
-    )
-    other = line.model_copy(update={'model': 'b', 'size': '800 x 1280', 'batch_size': 2})
-    keep_speeds(tmp_path, [line])
-    keep_speeds(tmp_path, [other])
-    assert set(load_speeds(tmp_path)) == {'a', 'b'}
-    assert '224 x 224 in batches of 1 and 800 x 1280 in batches of 2' in conditions([line, other])
-    keep_speeds(tmp_path, [other.model_copy(update={'device': 'B'})])
-    assert set(load_speeds(tmp_path)) == {'b'}

@@ -1,6 +1,5 @@
 """`python -m reproduce compare`: is the difference between two results real?"""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,13 +35,6 @@ def compare(
         bool,
         Option('--fail-if-worse', help='Exit with 1 if one is significantly worse than the first.'),
     ] = False,
-    save: Annotated[
-        Path | None,
-        Option(
-            help='Keep the comparison as JSON in this file; `report` shows those that lie in '
-            'results/comparisons.'
-        ),
-    ] = None,
     evaluations: options.Evaluations = EVALUATIONS,
     format: Annotated[
         Literal['text', 'json', 'markdown'],
@@ -64,8 +56,6 @@ def compare(
         if len(names) > 2:
             raise UserError(f'--pictures shows two results, and {len(names)} are named: name two.')
         check_writable(pictures)
-    if save is not None:
-        check_writable(save.parent)
     candidates = comparison.find_candidates(names, evaluations, data)
     markdown = format == 'markdown'
     found = comparison.compare(candidates)
@@ -82,8 +72,6 @@ def compare(
         print('\n\n'.join(parts))
     else:
         terminal.show(*parts)
-    if save is not None:
-        write_atomically(save, json.dumps(result, indent=2, ensure_ascii=False) + '\n')
     if pictures is not None:
         # Imported here, so that comparisons without pictures do not wait for matplotlib.
         from reproduce.report.pictures import differences

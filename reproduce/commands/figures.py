@@ -9,7 +9,6 @@ from typer import Option
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import RESULTS
 from reproduce.commands import options
-from reproduce.evaluate.records import load_all
 from reproduce.judge.cells import load_results
 
 
@@ -25,14 +24,14 @@ def figures(
         ),
     ] = 'total',
 ) -> None:
-    """Draw accuracy over cost, the deviations from the paper, and results by class."""
+    """Draw accuracy over cost and the deviations from the paper."""
     # Imported here, so that `--help` does not wait for matplotlib.
     from reproduce.report import plots
 
     check_writable(output)
-    drawn = plots.figures(load_results(results), load_all(results / 'evaluations'), flops)
+    drawn = plots.figures(load_results(results), flops)
     for name, drawing in drawn.items():
-        figure = drawing.draw(drawing.panels)
+        figure = drawing.draw()
         for format in ('pdf', 'png'):
             content = io.BytesIO()
             plots.save(figure, content, format)

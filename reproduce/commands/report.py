@@ -25,8 +25,6 @@ def report(
     # Imported here, so that `--help` does not wait for matplotlib and scipy.
     from reproduce.audit.findings import audit
     from reproduce.report import page
-    from reproduce.report.comparisons import load_comparisons
-    from reproduce.report.speeds import load_speeds
     from reproduce.report.studies import load_studies
 
     check_writable(output.parent)
@@ -37,8 +35,6 @@ def report(
         load_all(results / 'evaluations'),
         findings,
         load_studies(results),
-        load_speeds(results),
-        load_comparisons(results),
         _origin(),
     )
     write_atomically(output, html)

@@ -12,7 +12,7 @@ from reproduce.commands import options
 from reproduce.commands.options import split_names
 from reproduce.judge.cells import load_results
 from reproduce.paper import table_numbers
-from reproduce.report import layout, markup, own_rows, speeds
+from reproduce.report import layout, markup, own_rows
 
 _WRITE = {'markdown': (markup.markdown, 'md'), 'latex': (markup.latex, 'tex')}
 
@@ -42,20 +42,15 @@ def tables(
     ] = None,
     extras: Annotated[
         list[str] | None,
-        Option(
-            '--with',
-            help='Show more columns: layer_flops_g and total_flops_g, which are all in one '
-            'convention, and images_per_s and peak_memory_mib as `make benchmark` measured them; '
-            'comma-separated or repeated.',
-        ),
+        Option('--with', help='Show layer_flops_g or total_flops_g, all in one convention, too.'),
     ] = None,
     add: Annotated[
         list[str] | None,
         Option(
-            help='A row of your own: an evaluation record by its file, stem or key, released '
-            'weights by their name, with Ours= before it to name the row; parameters and FLOPs are '
-            'counted. Or a CSV with columns of one table (model, params_m, ..., and block for the '
-            'MAFormer at the end of whose block the row is put). Repeat for more.'
+            help='A row of your own: an evaluation record by its file, stem or key, with Ours= '
+            'before it to name the row; parameters and FLOPs are counted. Or a CSV with columns of '
+            'one table (model, params_m, ..., and block for the MAFormer at the end of whose block '
+            'the row is put). Repeat for more.'
         ),
     ] = None,
     marks: Annotated[
@@ -73,38 +68,18 @@ def tables(
     ] = None,
     results: options.Results = RESULTS,
 ) -> None:
-    """Write the paper's tables in Markdown or LaTeX, with measured values.
-
-    Rows of your own can be added.
-    """
+    """Write the paper's tables in Markdown or LaTeX, with measured values and rows of your own."""
     numbers = table_numbers(tables)
-    measured_speeds = speeds.load_speeds(results)
-    found = load_results(results, numbers)
-    lines = layout.all_lines(found, measured_speeds)
+    lines = layout.all_lines(load_results(results, numbers))
     if show == 'printed':
         lines = {n: [x for x in of_table if not x.variant] for n, of_table in lines.items()}
     for what in add or []:
-        lines = own_rows.add(lines, what, results / EVALUATIONS.name, measured_speeds)
-    lines = markup.select_rows(lines, split_names(rows))
-    shown = markup.select_columns(numbers, split_names(columns), split_names(extras))
-    note = ''
-    if {c.extra for of_table in shown.values() for c in of_table} & {
-        'images_per_s',
-        'peak_memory_mib',
-    }:
-        if not measured_speeds:
-            raise UserError(
-                f'{results / speeds.FILE} does not exist: write it with `make benchmark` on the '
-                'device whose speed is to be shown.'
-            )
-        systems = {s for of_table in lines.values() for line in of_table for s in line.systems}
-        used = filter(None, (layout.speed_of(system, measured_speeds) for system in systems))
-        used = sorted(used, key=lambda speed: speed.size)
-        note = speeds.conditions(used) if used else ''
-    style = markup.Style(show, marks, note)
+        lines = own_rows.add(lines, what, results / EVALUATIONS.name)
+    lines = layout.select_rows(lines, split_names(rows))
+    shown = layout.select_columns(numbers, split_names(columns), split_names(extras))
     formats = [format] if format or output is None else list(_WRITE)
     texts = {
-        f'table{number}.{suffix}': write(lines[number], shown[number], style)
+        f'table{number}.{suffix}': write(lines[number], shown[number], show, marks)
         for write, suffix in (_WRITE[name or 'markdown'] for name in formats)
         for number in numbers
         if lines[number] and shown[number]

@@ -1,65 +1,15 @@
-"""Comparisons on the same images: as text, as Markdown, and as `compare --save` keeps them."""
+"""Comparisons on the same images, as text and as Markdown."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
 from tabulate import tabulate
 
-from reproduce.base.errors import UserError
-from reproduce.base.files import first_error
 from reproduce.base.terminal import Part, TextTable
 from reproduce.judge.comparison import Comparison
 from reproduce.statistics.paired import Difference
 from reproduce.statistics.significance import LEVEL
 
 _CLASSES = 5  # named, besides those whose difference is significant
-
-
-class ComparedMetric(BaseModel):
-    """A metric of both systems in percent, and the second less the first with its 95 % interval."""
-
-    first: float
-    second: float
-    difference: float
-    interval: tuple[float, float]
-    p: float
-    significant: bool
-
-
-class SavedComparison(BaseModel):
-    """Two systems on the same images; each has a `name`."""
-
-    first: dict[str, Any]
-    second: dict[str, Any]
-    metrics: dict[str, ComparedMetric]
-
-
-class SavedComparisons(BaseModel):
-    """Several systems on the same images, compared in pairs."""
-
-    pairs: list[SavedComparison]
-
-
-def load_comparisons(results: Path) -> list[SavedComparison]:
-    """Return the comparisons under `results`, by file name; none where there is no folder.
-
-    Raises:
-        UserError: if a file was not written by `compare --save`.
-    """
-    adapter = TypeAdapter(SavedComparisons | SavedComparison)
-    found: list[SavedComparison] = []
-    for path in sorted(results.glob('comparisons/*.json')):
-        try:
-            kept = adapter.validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise UserError(
-                f'{path} is no comparison ({": ".join(first_error(error))}): write it with '
-                f'`python -m reproduce compare ... --save {path}`, or remove it.'
-            ) from None
-        found += kept.pairs if isinstance(kept, SavedComparisons) else [kept]
-    return found
 
 
 def render(comparison: Comparison, markdown: bool = False) -> list[Part]:

@@ -1,12 +1,13 @@
 """The lines and columns of the tables that are shown, which the cells of the results form."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
+from reproduce.base.errors import UserError
+from reproduce.base.wording import nearest
 from reproduce.judge.cells import Cell
 from reproduce.paper import TABLES, Column, Row
-from reproduce.report.speeds import Speed
 from reproduce.systems import System, load_systems
 
 DAGGER = '†'  # at the name of a model with token labeling
@@ -38,15 +39,6 @@ _ORDER = {
     4: ('train_size', 'test_size', 'params_m', 'flops_g', 'top1'),
 }
 
-# Columns that the paper does not print, after its FLOPs where they are asked for. The last two are
-# what `make benchmark` measured.
-_EXTRAS = {
-    'layer_flops_g': 'Layer FLOPs (G)',
-    'total_flops_g': 'Total FLOPs (G)',
-    'images_per_s': 'Images/s',
-    'peak_memory_mib': 'Peak memory (MiB)',
-}
-
 
 @dataclass(frozen=True)
 class ShownColumn:
@@ -55,16 +47,15 @@ class ShownColumn:
     Attributes:
         name: unique in its table.
         heading: of the column.
-        printed: the column of the paper's table that holds the same numbers, or the FLOPs that an
-            extra column belongs to; None for a column that describes the row.
-        extra: what a column shows that the paper does not print, such as 'total_flops_g'; '' for
-            the others.
+        printed: the column of the paper's table with the same numbers; None for a description.
+        convention: of a column with the FLOPs of all models in one convention, which the paper does
+            not print: 'layer' or 'total'; '' for the others.
     """
 
     name: str
     heading: str
     printed: Column | None = None
-    extra: str = ''
+    convention: str = ''
 
     @property
     def group(self) -> str:
@@ -74,7 +65,9 @@ class ShownColumn:
     @property
     def names(self) -> set[str]:
         """What users may call the column: its own name, or that of its metric."""
-        return {self.name, self.extra or (self.printed.metric.name if self.printed else self.name)}
+        if self.convention:
+            return {self.name, f'{self.convention}_flops_g'}
+        return {self.name, self.printed.metric.name if self.printed else self.name}
 
 
 @cache
@@ -83,13 +76,13 @@ def columns(table: int) -> tuple[ShownColumn, ...]:
     found = []
     for name in _ORDER.get(table, TABLES[table].columns):
         printed = TABLES[table].columns.get(name)
-        if printed is None:
-            found.append(ShownColumn(name, _DESCRIPTIONS[name]))
-            continue
-        found.append(ShownColumn(name, printed.metric.heading, printed))
-        if printed.metric.name == 'flops_g':
+        heading = printed.metric.heading if printed else _DESCRIPTIONS[name]
+        found.append(ShownColumn(name, heading, printed))
+        if printed and printed.metric.name == 'flops_g':
             prefix = name.removesuffix('flops_g')
-            found += [ShownColumn(prefix + e, text, printed, e) for e, text in _EXTRAS.items()]
+            for one in CONVENTION_MARKS:
+                title = f'{one.capitalize()} FLOPs (G)'
+                found.append(ShownColumn(f'{prefix}{one}_flops_g', title, printed, one))
     return tuple(found)
 
 
@@ -101,7 +94,6 @@ class Line:
         row: the printed row, or the one that a user added.
         variant: that of its cells; '' for the system that is built as the row is printed.
         cells: by column; those of Table 7 are of two systems, one for each framework.
-        extras: the values of the extra columns, where they are known.
         added: whether a user added the line.
         partial: the images that its accuracies were measured on, if they are not the complete
             validation set; such accuracies are never the best ones.
@@ -110,7 +102,6 @@ class Line:
     row: Row
     variant: str
     cells: Mapping[str, Cell]
-    extras: Mapping[str, float] = field(default_factory=dict)
     added: bool = False
     partial: str = ''
 
@@ -142,6 +133,11 @@ class Line:
         """What users may call the line: its printed name, its label, or a system."""
         return {self.row.model, self.label, *self.systems}
 
+    def flops(self, column: ShownColumn) -> float | None:
+        """Return the FLOPs in G of a column of one convention, where they were counted."""
+        cell = self.cells.get(column.printed.name)
+        return cell.flops(column.convention) if cell else None
+
     def described(self, column: str) -> str:
         """Return a description as the paper writes it: '[3, 5, 8, 3]', '224²'."""
         text = self.row.description.get(column, '')
@@ -152,22 +148,14 @@ class Line:
         return f'{text}²' if column in ('train_size', 'test_size') and text else text
 
 
-def all_lines(
-    cells: Iterable[Cell], speeds: Mapping[str, Speed] | None = None
-) -> dict[int, list[Line]]:
-    """Return the lines of every table that has cells, in the order of the cells.
-
-    Args:
-        speeds: what the benchmark measured, by timm model or system.
-    """
+def all_lines(cells: Iterable[Cell]) -> dict[int, list[Line]]:
+    """Return the lines of every table that has cells, in the order of the cells."""
     rows: dict[Row, dict[str, dict[str, Cell]]] = {}
     for cell in cells:
         rows.setdefault(cell.row, {}).setdefault(cell.variant, {})[cell.metric] = cell
     found: dict[int, list[Line]] = {number: [] for number in sorted({row.table for row in rows})}
     for row, variants in rows.items():
-        for variant, of_line in variants.items():
-            line = Line(row, variant, of_line, extra_values(of_line, speeds or {}))
-            found[row.table].append(line)
+        found[row.table] += [Line(row, variant, of_line) for variant, of_line in variants.items()]
     return found
 
 
@@ -175,26 +163,6 @@ def line_of_cells(tables: Mapping[int, Iterable[Line]]) -> dict[tuple[int, str, 
     """Return the line of each cell, by the key of the cell."""
     every = (line for of_table in tables.values() for line in of_table)
     return {cell.key: line for line in every for cell in line.cells.values()}
-
-
-def extra_values(cells: Mapping[str, Cell], speeds: Mapping[str, Speed]) -> dict[str, float]:
-    """Return the values of the extra columns of a line, by column, where they are known."""
-    values: dict[str, float | None] = {}
-    for cell in cells.values():
-        for column in columns(cell.table):
-            if not column.extra or column.printed is not cell.column:
-                continue
-            if column.extra.endswith('_flops_g'):
-                values[column.name] = cell.flops(column.extra.removesuffix('_flops_g'))
-            elif speed := speed_of(cell.system, speeds):
-                values[column.name] = getattr(speed, column.extra)
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def speed_of(system: str, speeds: Mapping[str, Speed]) -> Speed | None:
-    """Return the measured speed of a system, by its own name or that of its timm model."""
-    known = systems_by_name().get(system)
-    return speeds.get(system) or speeds.get((known and known.model) or '')
 
 
 @cache
@@ -213,8 +181,54 @@ def columns_with_totals(table: int, of_table: Sequence[Line]) -> list[ShownColum
     return [
         column
         for column in columns(table)
-        if not column.extra or (column.extra == 'total_flops_g' and column.printed.name in mixed)
+        if not column.convention or (column.convention == 'total' and column.printed.name in mixed)
     ]
+
+
+def select_rows(lines: Mapping[int, Sequence[Line]], names: Sequence[str]) -> dict[int, list[Line]]:
+    """Return the lines of each table with these names, all if none; added lines always stay.
+
+    Raises:
+        UserError: if a name is that of no line.
+    """
+    _check(names, [line.names for of_table in lines.values() for line in of_table], '--rows')
+    return {
+        table: [line for line in of_table if line.added or not names or line.names & set(names)]
+        for table, of_table in lines.items()
+    }
+
+
+def select_columns(
+    tables: Iterable[int], names: Sequence[str], extras: Sequence[str] = ()
+) -> dict[int, list[ShownColumn]]:
+    """Return the columns of each table that `names` names, in printed order; all if none.
+
+    Args:
+        names: of columns, or of metrics: 'miou' stands for those of both frameworks of Table 7.
+        extras: 'layer_flops_g' or 'total_flops_g', which are shown as well.
+
+    Raises:
+        UserError: if a name is that of no column.
+    """
+    found = {table: columns(table) for table in tables}
+    every = [column for of_table in found.values() for column in of_table]
+    _check(names, [column.names for column in every if not column.convention], '--columns')
+    _check(extras, [column.names for column in every if column.convention], '--with')
+    chosen = {*names, *extras}
+    return {
+        table: [c for c in of_table if c.names & chosen or not (c.convention or names)]
+        for table, of_table in found.items()
+    }
+
+
+def _check(names: Iterable[str], existing: Iterable[set[str]], option: str) -> None:
+    known = set().union(*existing)
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"{option}: nothing in these tables is called '{name}'; the nearest are "
+                f'{", ".join(nearest(name, known) or sorted(known))}.'
+            )
 
 
 def off_by(cell: Cell) -> str:

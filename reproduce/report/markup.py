@@ -1,16 +1,13 @@
 """The paper's tables as Markdown, and as LaTeX for booktabs and siunitx."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 from tabulate import tabulate
 
-from reproduce.base.errors import UserError
-from reproduce.base.wording import nearest
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import TABLES
 from reproduce.report.layout import (
@@ -19,7 +16,6 @@ from reproduce.report.layout import (
     DAGGER,
     Line,
     ShownColumn,
-    columns,
 )
 
 # Where a value comes from, by the name of its command in LaTeX: its symbol and its meaning.
@@ -28,7 +24,6 @@ _MARKS = {
     'deviating': ('≠', 'measured, outside that tolerance'),
     'cited': ('◦', 'as printed: no implementation here'),
     'added': ('⋆', 'added'),
-    'stated': ('◇', 'added, as stated by the publisher of the weights'),
     '': ('', 'unmarked: as printed, not measured'),
 }
 
@@ -39,7 +34,7 @@ _LATEX = str.maketrans(
         '^': r'\textasciicircum{}',
         **{character: f'\\{character}' for character in '&%$#_{}'},
         **{'†': r'$^{\dagger}$', '²': r'$^{2}$', '×': r'$\times$'},
-        **{'•': r'$\bullet$', '≠': r'$\neq$', '◦': r'$\circ$', '⋆': r'$\star$', '◇': r'$\diamond$'},
+        **{'•': r'$\bullet$', '≠': r'$\neq$', '◦': r'$\circ$', '⋆': r'$\star$'},
         **{'ˡ': r'\textsubscript{l}', 'ᵗ': r'\textsubscript{t}'},
     }
 )
@@ -68,94 +63,98 @@ TABLES
 """
 
 
-@dataclass(frozen=True)
-class Style:
-    """How the cells are shown.
+class Value(NamedTuple):
+    """A number that a cell shows.
 
     Attributes:
-        show: which value; where there is no measured one it is always the printed one.
-        marks: whether the origin of each value is marked, and which FLOPs it counts.
-        speed_note: how speeds were measured; '' where none are shown.
-    """
-
-    show: Literal['measured', 'printed', 'both'] = 'both'
-    marks: bool = True
-    speed_note: str = ''
-
-
-@dataclass(frozen=True)
-class Value:
-    """What one cell shows.
-
-    Attributes:
-        text, printed: its number, and the printed one in parentheses.
-        mark: where it comes from, a key of `_MARKS`.
-        convention: which FLOPs it counts, 'layer' or 'total'; '' where both are the same, and None
-            for other metrics.
+        text, printed: the number, and the printed one in parentheses.
+        mark: where it comes from, a key of `_MARKS`; None where this is not marked.
+        convention: the FLOPs that it counts, 'layer' or 'total'; '' where both are the same.
         best: whether it is the best of its block.
     """
 
     text: str
     printed: str = ''
-    mark: str = ''
-    convention: str | None = None
+    mark: str | None = None
+    convention: str = ''
     best: bool = False
+
+    def markdown(self) -> str:
+        text = f'**{self.text}**' if self.best else self.text
+        printed = f' ({self.printed})' if self.printed else ''
+        return text + CONVENTION_MARKS.get(self.convention, '') + printed + self._symbol
+
+    def latex(self) -> str:
+        after = self.after + (rf'\cell{self.mark}' if self.mark else '')
+        return (r'\bfseries ' if self.best else '') + self.text + f'{{{after}}}' * bool(after)
 
     @property
     def after(self) -> str:
         """What follows the number in LaTeX, without the mark, which takes no space."""
-        mark = '' if self.convention is None else rf'\cellconvention{{{self.convention[:1]}}}'
+        mark = rf'\cellconvention{{{self.convention[0]}}}' if self.convention else ''
         return mark + (rf'\cellprinted{{{self.printed}}}' if self.printed else '')
+
+    @property
+    def _symbol(self) -> str:
+        return _MARKS[self.mark][0] if self.mark else ''
 
 
 Field = Value | str | None  # a number, text, or nothing
 
 
-def markdown(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> str:
-    """Return one table in Markdown: a title, the table, and the meaning of its marks."""
+def markdown(
+    lines: Sequence[Line], shown: Sequence[ShownColumn], show: str = 'both', marks: bool = True
+) -> str:
+    """Return one table in Markdown: a title, the table, and the meaning of its marks.
+
+    Args:
+        show: which value, 'measured', 'printed' or 'both'; where there is no measured one it is
+            always the printed one.
+        marks: whether the origin of each value is marked, and which FLOPs it counts.
+    """
 
     def written(field: Field) -> str:
-        if not isinstance(field, Value):
-            return '–' if field is None else field.translate(_MARKDOWN)
-        text = f'**{field.text}**' if field.best else field.text
-        text += CONVENTION_MARKS.get(field.convention or '', '')
-        return text + (f' ({field.printed})' if field.printed else '') + _MARKS[field.mark][0]
+        if isinstance(field, Value):
+            return field.markdown()
+        return '–' if field is None else field.translate(_MARKDOWN)
 
-    table, rows = lines[0].row.table, _rows(lines, shown, style)
+    table, rows = lines[0].row.table, _rows(lines, shown, show, marks)
     several = len({column.group for column in shown} - {''}) > 1
-    heads = [f'{c.group}: {c.heading}' if several and c.group else c.heading for c in shown]
     body = tabulate(
         [list(map(written, row)) for row in rows],
-        ['Model', *heads],
+        [
+            'Model',
+            *(f'{c.group}: {c.heading}' if several and c.group else c.heading for c in shown),
+        ],
         'pipe',
         disable_numparse=True,
         colalign=['left', *('right' if column.printed else 'left' for column in shown)],
     )
-    legend = _legend(lines, rows, style)
     title = f'**Table {table}.** {TABLES[table].title}'
-    return '\n\n'.join(filter(None, (title, body, legend))) + '\n'
+    return '\n\n'.join(filter(None, (title, body, _legend(lines, rows)))) + '\n'
 
 
-def latex(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> str:
+def latex(
+    lines: Sequence[Line], shown: Sequence[ShownColumn], show: str = 'both', marks: bool = True
+) -> str:
     r"""Return one table in LaTeX, to be `\input`: a `table*` with caption, label and legend.
 
-    It needs booktabs, graphicx and siunitx.
+    It needs booktabs, graphicx and siunitx. The arguments are those of `markdown`.
     """
 
     def written(field: Field) -> str:
-        if not isinstance(field, Value):
-            return '{--}' if field is None else field.translate(_LATEX)
-        after = field.after + (rf'\cell{field.mark}' if field.mark else '')
-        return (r'\bfseries ' if field.best else '') + field.text + f'{{{after}}}' * bool(after)
+        if isinstance(field, Value):
+            return field.latex()
+        return '{--}' if field is None else field.translate(_LATEX)
 
-    table, rows = lines[0].row.table, _rows(lines, shown, style)
+    table, rows = lines[0].row.table, _rows(lines, shown, show, marks)
     blocks = groupby(zip(lines, rows, strict=True), key=lambda item: item[0].row.block)
     groups, first = [], 2
     for name, members in groupby(shown, key=lambda column: column.group):
         last = first + len(list(members)) - 1
         groups.append((name.translate(_LATEX), first, last))
         first = last + 1
-    used = {field.mark for row in rows for field in row if isinstance(field, Value)}
+    used = {value.mark for value in _values(rows)}
     return _ENVIRONMENT.get_template('table.tex.j2').render(
         number=table,
         title=TABLES[table].title.translate(_LATEX),
@@ -164,12 +163,12 @@ def latex(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> 
         groups=groups if any(name for name, _, _ in groups) else [],
         headings=[
             c.heading.translate(_LATEX)
-            if c.extra or c.printed is None
+            if c.convention or c.printed is None
             else c.printed.metric.latex_heading
             for c in shown
         ],
         blocks=[[list(map(written, row)) for _, row in block] for _, block in blocks],
-        legend=_legend(lines, rows, style).translate(_LATEX),
+        legend=_legend(lines, rows).translate(_LATEX),
     )
 
 
@@ -178,103 +177,51 @@ def document(names: Iterable[str]) -> str:
     return _DOCUMENT.replace('TABLES', '\n'.join(rf'\input{{{name}}}' for name in names))
 
 
-def select_rows(lines: Mapping[int, Sequence[Line]], names: Sequence[str]) -> dict[int, list[Line]]:
-    """Return the lines of each table with these printed names, labels or systems; all if none.
-
-    Added lines always stay.
-
-    Raises:
-        UserError: if a name is that of no line.
-    """
-    every = [line for of_table in lines.values() for line in of_table]
-    _check_names(names, {name for line in every for name in line.names}, '--rows')
-    return {
-        table: [line for line in of_table if line.added or not names or line.names & set(names)]
-        for table, of_table in lines.items()
-    }
-
-
-def select_columns(
-    tables: Iterable[int], names: Sequence[str], extras: Sequence[str] = ()
-) -> dict[int, list[ShownColumn]]:
-    """Return the columns of each table that `names` names, in printed order; all if none.
-
-    A metric's own name, such as 'miou', stands for those of both frameworks of Table 7.
-
-    Args:
-        extras: the names of columns that no table prints, which are shown as well, such as
-            'total_flops_g'.
-
-    Raises:
-        UserError: if a name is that of no column.
-    """
-    found = {table: columns(table) for table in tables}
-    every = [column for of_table in found.values() for column in of_table]
-    _check_names(names, {n for c in every if not c.extra for n in c.names}, '--columns')
-    _check_names(extras, {n for c in every if c.extra for n in c.names}, '--with')
-    chosen = {*names, *extras}
-    return {
-        table: [c for c in of_table if c.names & chosen or not (c.extra or names)]
-        for table, of_table in found.items()
-    }
-
-
-def _check_names(names: Iterable[str], existing: set[str], option: str) -> None:
-    for name in names:
-        if name not in existing:
-            raise UserError(
-                f"{option}: nothing in these tables is called '{name}'; the nearest are "
-                f'{", ".join(nearest(name, existing) or sorted(existing))}.'
-            )
-
-
-def _rows(lines: Sequence[Line], shown: Sequence[ShownColumn], style: Style) -> list[list[Field]]:
+def _rows(
+    lines: Sequence[Line], shown: Sequence[ShownColumn], show: str, marks: bool
+) -> list[list[Field]]:
     """Return the fields of every line, its label first, with the best numbers of each block."""
-    columns = []
+    columns: list[list[Field]] = [[' '.join(line.label.split()) for line in lines]]
     for column in shown:
         if column.printed is None:
             columns.append([line.described(column.name) for line in lines])
             continue
-        values = [_value(line, column, style) for line in lines]
-        if not column.printed.metric.is_complexity:
-            for block in {line.row.block for line in lines}:
-                numbers = {
-                    n: float(values[n].text)
-                    for n, line in enumerate(lines)
-                    if line.row.block == block and values[n] is not None and not line.partial
-                }
-                for n, number in numbers.items():
-                    if len(numbers) > 1 and number == max(numbers.values()):
-                        values[n] = replace(values[n], best=True)
+        values = [_value(line, column, show, marks) for line in lines]
+        for block in {line.row.block for line in lines}:
+            numbers = {
+                n: float(values[n].text)
+                for n, line in enumerate(lines)
+                if line.row.block == block and values[n] and not line.partial
+            }
+            if len(numbers) > 1 and not column.printed.metric.is_complexity:
+                best = max(numbers.values())
+                for n in (n for n, number in numbers.items() if number == best):
+                    values[n] = values[n]._replace(best=True)
         columns.append(values)
-    labels = [' '.join(line.label.split()) for line in lines]
-    return [list(row) for row in zip(labels, *columns, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _value(line: Line, column: ShownColumn, style: Style) -> Value | None:
+def _value(line: Line, column: ShownColumn, show: str, marks: bool) -> Value | None:
     """Return what a line shows in a column of numbers; None if that is nothing."""
-    if column.extra:
-        extra = line.extras.get(column.name)
-        return None if extra is None else Value(_number(extra))
+    if column.convention:
+        flops = line.flops(column)
+        return None if flops is None else Value(_number(flops))
     cell = line.cells.get(column.name)
     if cell is None:
         return None
-    measured = cell.measured is not None and (style.show != 'printed' or line.added)
-    text, mark = _number(cell.measured) if measured else cell.printed, ''
-    if line.added:
-        mark = 'added' if measured else 'stated'
-        text = text or f'{float(cell.reference):.1f}'
-    elif cell.measured is not None:
-        mark = 'deviating' if cell.deviates else 'measured'
-    elif cell.verdict is Verdict.CITED:
-        mark = 'cited'
+    measured = cell.measured is not None and (show != 'printed' or line.added)
+    text = _number(cell.measured) if measured else cell.printed
     if not text:
         return None
-    printed = cell.printed if measured and style.show == 'both' else ''
-    if not style.marks:
+    printed = cell.printed if measured and show == 'both' else ''
+    if not marks:
         return Value(text, printed)
-    flops = column.printed.metric.name == 'flops_g'
-    return Value(text, printed, mark, cell.distinct_convention if flops else None)
+    mark = 'cited' if cell.verdict is Verdict.CITED else ''
+    if line.added:
+        mark = 'added'
+    elif cell.measured is not None:
+        mark = 'deviating' if cell.deviates else 'measured'
+    return Value(text, printed, mark, cell.distinct_convention)
 
 
 def _number(value: float) -> str:
@@ -282,24 +229,25 @@ def _number(value: float) -> str:
     return f'{value:.1f}' if value >= 0.95 or value == 0 else f'{value:.2g}'
 
 
-def _legend(lines: Sequence[Line], rows: Sequence[Sequence[Field]], style: Style) -> str:
-    values = [field for row in rows for field in row if isinstance(field, Value)]
-    parts = [f'{DAGGER} with token labeling'] if any(x.is_labeled for x in lines) else []
-    if style.marks:
-        used, counted = {v.mark for v in values}, {v.convention for v in values}
-        parts += [' '.join(of).strip() for name, of in _MARKS.items() if name in used]
-        parts += ['in parentheses: as printed'] * any(v.printed for v in values)
-        meanings = CONVENTION_MEANINGS.items()
-        parts += [f'{CONVENTION_MARKS[n]} {text}' for n, text in meanings if n in counted]
-    parts += [style.speed_note] * bool(style.speed_note)
-    return '; '.join(parts) + '.' if parts else ''
+def _values(rows: Sequence[Sequence[Field]]) -> list[Value]:
+    return [field for row in rows for field in row if isinstance(field, Value)]
+
+
+def _legend(lines: Sequence[Line], rows: Sequence[Sequence[Field]]) -> str:
+    values = _values(rows)
+    used, counted = {value.mark for value in values}, {value.convention for value in values}
+    parts = [f'{DAGGER} with token labeling'] * any(line.is_labeled for line in lines)
+    parts += [' '.join(of).strip() for name, of in _MARKS.items() if name in used]
+    parts += ['in parentheses: as printed'] * any(v.printed and v.mark for v in values)
+    parts += [f'{CONVENTION_MARKS[n]} {m}' for n, m in CONVENTION_MEANINGS.items() if n in counted]
+    return '; '.join(parts) + '.' * bool(parts)
 
 
 def _format(column: ShownColumn, fields: Sequence[Field]) -> str:
     """Return the format of a column: S with the digits of its numbers, or l for text."""
     if column.printed is None:
         return 'l'
-    values = [field for field in fields if isinstance(field, Value)]
+    values = _values([fields])
     parts = [value.text.partition('.') for value in values]
     whole = max((len(number) for number, _, _ in parts), default=1)
     decimals = max((len(digits) for _, _, digits in parts), default=0)

@@ -1,7 +1,6 @@
 'use strict';
 const find = (id) => document.getElementById(id);
 const provenance = JSON.parse(find('data').textContent);
-const files = JSON.parse(find('files').textContent);
 const dialog = find('provenance');
 
 function chip(element, verdict, value) {
@@ -36,7 +35,7 @@ function show(key) {
 }
 
 // The address says what is open: a cell '#5/Swin-T/SYSTEM/box_ap', a filter '#?q=swin&verdict=known',
-// or the place of a row or a section.
+// or the place of a section or a finding.
 const address = (hash) => history.replaceState(null, '', hash || location.pathname + location.search);
 
 function follow() {
@@ -60,21 +59,13 @@ const unfold = (element) => {
 
 document.addEventListener('click', (event) => {
   const opener = event.target.closest('[data-cell], [data-open]');
-  const saver = event.target.closest('[data-file]');
   if (opener) {
     const key = opener.dataset.cell ?? opener.dataset.open;
     show(key);
     address(`#${encodeURI(key)}`);
-  } else if (saver) save(saver.dataset.file);
-  else if (event.target === dialog) dialog.close(); // the backdrop is the dialog itself
+  } else if (event.target === dialog) dialog.close(); // the backdrop is the dialog itself
 });
 dialog.addEventListener('close', () => address(filterAddress()));
-
-function save(name) {
-  const url = URL.createObjectURL(new Blob([files[name]], { type: 'text/plain' }));
-  Object.assign(document.createElement('a'), { href: url, download: name }).click();
-  URL.revokeObjectURL(url);
-}
 
 // Each table is one tab stop. Arrow keys, Home and End move in it, as in a spreadsheet.
 const grids = [...document.querySelectorAll('table[role=grid]')];

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from reproduce.ablation.outcomes import Outcomes
 from reproduce.audit.findings import Finding
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.assembly import count, count_published, printed_numbers
-from reproduce.judge.cells import Cell, as_csv
+from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES
-from reproduce.report import markup, plots
-from reproduce.report.comparisons import SavedComparison
+from reproduce.report import plots
 from reproduce.report.details import cell_facts, record_facts
 from reproduce.report.layout import (
     CONVENTION_MARKS,
@@ -27,14 +26,12 @@ from reproduce.report.layout import (
     DAGGER,
     Line,
     all_lines,
-    columns,
     columns_with_totals,
     line_of_cells,
     off_by,
     systems_by_name,
 )
 from reproduce.report.plots import PALETTE, Drawing
-from reproduce.report.speeds import Speed, conditions
 from reproduce.report.studies import study_figures
 from reproduce.tasks import TASKS
 
@@ -46,8 +43,6 @@ def render(
     records: Sequence[Evaluation] = (),
     findings: Sequence[Finding] = (),
     studies: Sequence[Outcomes] = (),
-    speeds: Mapping[str, Speed] | None = None,
-    compared: Sequence[SavedComparison] = (),
     origin: str = '',
 ) -> str:
     """Return the page as HTML; the same inputs give the same bytes.
@@ -56,8 +51,6 @@ def render(
         records: the evaluations that the cells come from.
         findings: those of the audit, ranked.
         studies: the ablations that were run.
-        speeds: what the benchmark measured, by timm model or system.
-        compared: results that were compared on the same images.
         origin: when the page was made, and from which commit.
     """
     environment = Environment(
@@ -69,8 +62,9 @@ def render(
     )
     environment.policies['json.dumps_kwargs'] = {'sort_keys': False}
     environment.filters |= {'key': _key, 'metric': _metric, 'number': _number, 'off_by': off_by}
-    tables, lines = all_lines(cells), line_of_cells(all_lines(cells))
-    ordered = sorted((speeds or {}).values(), key=lambda speed: (speed.size, -speed.images_per_s))
+    tables = all_lines(cells)
+    lines = line_of_cells(tables)
+    facts = {record.stem: record_facts(record) for record in records}
     drawn = {'figures': plots.figures(cells)} | {s.study.name: study_figures(s) for s in studies}
     return environment.get_template('page.html.j2').render(
         paper=PAPER,
@@ -87,22 +81,27 @@ def render(
         differing=[c for c in cells if c.published and not c.published.agrees],
         systems=systems_by_name(),
         figures={
-            section: [(drawing, _images(drawing)) for drawing in of_section.values()]
+            section: [(drawing, _image(drawing)) for drawing in of_section.values()]
             for section, of_section in drawn.items()
         },
         missing=_missing(cells),
         cited=Counter(cell.reason for cell in cells if cell.verdict is Verdict.CITED),
-        records=[
-            {'facts': record_facts(r), 'record': r, 'classes': plots.by_class(r)} for r in records
-        ],
+        records=[(record, facts[record.stem]) for record in records],
         findings=findings,
         studies=studies,
         rendering=rendering,
-        compared=compared,
-        speeds=ordered,
-        conditions=conditions(ordered) if ordered else '',
-        provenance=_provenance(cells, lines, records),
-        files=_files(cells, tables),
+        provenance={
+            _key(cell): {
+                'title': f'Table {cell.table} · {lines[cell.key].name} · {_metric(cell)}',
+                'measured': _number(cell.measured),
+                'paper': cell.paper,
+                'reference': cell.reference,
+                'verdict': cell.verdict,
+                'reference_verdict': cell.reference_verdict,
+                'facts': cell_facts(cell) | facts.get(cell.record, {}),
+            }
+            for cell in cells
+        },
     )
 
 
@@ -114,27 +113,14 @@ def _numbers(cells: Sequence[Cell]) -> list[tuple[int, int, str, str, str]]:
     counted = [cell for cell in costs if cell.measured is not None]
     measured = [cell for cell in accuracies if cell.measured is not None]
     published = [c.published for c in accuracies if c.published and c.measured is None]
-    agreeing = f'{sum(p.agrees for p in published)} agree with the paper' if published else ''
-    marked = _phrases(measured) or 'the tables mark printed ones that are not measured'
     stated = 'accuracies published with public weights, but not measured here'
-    deviating = '#deviations' if any(cell.deviates for cell in cells) else '#tables'
-    return [
-        (
-            len(counted),
-            len(costs),
-            'parameter counts and FLOPs measured',
-            _phrases(costs),
-            deviating,
-        ),
-        (len(measured), len(accuracies), 'accuracies measured', marked, '#evaluations'),
-        (
-            len(published),
-            len(accuracies),
-            stated,
-            agreeing,
-            '#published' if published else '#missing',
-        ),
+    agreeing = f'{sum(p.agrees for p in published)} agree with the paper' if published else ''
+    found = [
+        (counted, costs, 'parameter counts and FLOPs measured', _phrases(costs), '#tables'),
+        (measured, accuracies, 'accuracies measured', _phrases(measured), '#evaluations'),
+        (published, accuracies, stated, agreeing, '#published' if published else '#missing'),
     ]
+    return [(len(some), len(every), *texts) for some, every, *texts in found]
 
 
 def _leads(
@@ -181,7 +167,7 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
         'title': TABLES[number].title,
         'columns': shown,
         'spans': spans if any(name for name, _ in spans) else [],
-        'lines': [(f't{number}-{i}', line) for i, line in enumerate(of_table, 1)],
+        'lines': of_table,
         'keys': keys,
         'measured': {cell.metric for cell in cells if cell.measured is not None},
         'conventions': CONVENTION_MARKS,
@@ -211,37 +197,6 @@ def _missing(cells: Iterable[Cell]) -> list[dict[str, Any]]:
     return entries
 
 
-def _provenance(
-    cells: Iterable[Cell], lines: Mapping[tuple, Line], records: Iterable[Evaluation]
-) -> dict[str, dict[str, Any]]:
-    """Return what the page shows of a cell when one clicks on it, by its key."""
-    of_stem = {record.stem: record_facts(record) for record in records}
-    return {
-        _key(cell): {
-            'title': f'Table {cell.table} · {lines[cell.key].name} · {_metric(cell)}',
-            'measured': _number(cell.measured),
-            'paper': cell.paper,
-            'reference': cell.reference,
-            'verdict': cell.verdict,
-            'reference_verdict': cell.reference_verdict,
-            'facts': cell_facts(cell) | of_stem.get(cell.record, {}),
-        }
-        for cell in cells
-    }
-
-
-def _files(cells: Sequence[Cell], tables: Mapping[int, Sequence[Line]]) -> dict[str, str]:
-    """Return the files that the page offers to save, by name."""
-    style = markup.Style()
-    files = {}
-    for number, of_table in tables.items():
-        shown = [column for column in columns(number) if not column.extra]
-        files[f'table{number}.csv'] = as_csv([cell for cell in cells if cell.table == number])
-        files[f'table{number}.md'] = markup.markdown(of_table, shown, style)
-        files[f'table{number}.tex'] = markup.latex(of_table, shown, style)
-    return files
-
-
 def _key(cell: Cell) -> str:
     return '/'.join(map(str, cell.key))
 
@@ -256,12 +211,8 @@ def _number(value: float | None) -> str:
     return '' if value is None else f'{value:.2f}'
 
 
-def _images(drawing: Drawing) -> list[tuple[str, str]]:
-    """Return each panel of a figure, which narrow screens stack: its name, and its data URI."""
-    images = []
-    for panel in drawing.panels:
-        buffer = io.BytesIO()
-        plots.save(drawing.draw((panel,)), buffer, 'svg')
-        content = base64.b64encode(buffer.getvalue()).decode()
-        images.append((panel, f'data:image/svg+xml;base64,{content}'))
-    return images
+def _image(drawing: Drawing) -> str:
+    """Return a figure as a data URI."""
+    buffer = io.BytesIO()
+    plots.save(drawing.draw(), buffer, 'svg')
+    return f'data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}'

@@ -1,4 +1,4 @@
-"""Figures of the cells: accuracy over cost, deviations from the paper, results by class.
+"""Figures of the cells: accuracy over cost, and deviations from the paper.
 
 Colours are close to Okabe and Ito's. Markers say the same, for prints in grey.
 """
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, groupby
 from pathlib import Path
-from statistics import median
 from typing import Any, BinaryIO
 
 import matplotlib
@@ -23,7 +22,6 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from reproduce.audit.readings import flops_in_windows
 from reproduce.audit.rows import family
-from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import METRICS, TABLES, Column
@@ -87,20 +85,11 @@ _LOOKS = [  # the marker and colour of a family of models
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, which can be drawn whole or panel by panel.
-
-    Attributes:
-        title: of the figure.
-        says: what it shows, in one or two sentences.
-        panels: the names of its panels.
-        draw: returns a figure with those of its panels that are named, from left to right.
-        names: of the models that it shows.
-    """
+    """A figure: its title, what it shows in a sentence or two, and the names of its models."""
 
     title: str
     says: str
-    panels: tuple[str, ...]
-    draw: Callable[[Sequence[str]], Figure]
+    draw: Callable[[], Figure]
     names: Sequence[str] = ()
 
 
@@ -125,13 +114,10 @@ class Point:
     measured: bool
 
 
-def figures(
-    cells: Sequence[Cell], records: Iterable[Evaluation] = (), convention: str = 'total'
-) -> dict[str, Drawing]:
-    """Return all figures of cells and records, by file name.
+def figures(cells: Sequence[Cell], convention: str = 'total') -> dict[str, Drawing]:
+    """Return all figures of cells, by file name.
 
     Args:
-        records: of these, those with results by class are drawn.
         convention: which FLOPs are the cost of all models, 'total' or 'layer'.
     """
     tables = all_lines(cells)
@@ -144,25 +130,14 @@ def figures(
             drawn[name if convention == 'total' else f'{name}-{convention}'] = Drawing(
                 f'{what}: {column.metric.heading}',
                 _IN_WINDOWS if in_windows(found['flops_g']) else _ACCURACY,
-                _COSTS,
                 partial(_accuracy, found, column, convention),
                 [point.line.label for point in found['params_m']],
             )
     drawn['deviations'] = Drawing(
         'Deviations from the paper, all cells',
         'Measured less printed values in tolerances: in the band, a cell matches.',
-        ('distances',),
         partial(_deviations, cells),
     )
-    for record in records:
-        for metric, values in by_class(record).items():
-            drawn[f'classes-{record.stem}-{metric}'] = Drawing(
-                f'{record.system or record.model}: {metric} by class',
-                f'From {min(values.values()):.1f} to {max(values.values()):.1f}, with a median of '
-                f'{median(values.values()):.1f}.',
-                ('classes',),
-                partial(_classes, values, metric),
-            )
     return drawn
 
 
@@ -171,15 +146,6 @@ def save(figure: Figure, path: Path | BinaryIO, format: str) -> None:
     undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}
     with matplotlib.rc_context(STYLE):
         figure.savefig(path, format=format, dpi=200, metadata=undated.get(format))
-
-
-def by_class(record: Evaluation) -> dict[str, dict[str, float]]:
-    """Return a record's results of single classes in percent, by metric and class."""
-    found: dict[str, dict[str, float]] = {}
-    for name, metrics in record.per_class.items():
-        for metric, value in metrics.items():
-            found.setdefault(metric, {})[name] = value
-    return found
 
 
 def points(
@@ -237,12 +203,10 @@ def in_windows(found: Iterable[Point]) -> list[Point]:
 
 
 @matplotlib.rc_context(STYLE)
-def _accuracy(
-    found: Mapping[str, Sequence[Point]], column: Column, convention: str, panels: Sequence[str]
-) -> Figure:
+def _accuracy(found: Mapping[str, Sequence[Point]], column: Column, convention: str) -> Figure:
     """Draw accuracies over costs, a panel for each cost, with a line for each family of models."""
-    figure = Figure((5 * len(panels), 5.4), layout='constrained')
-    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure = Figure((10, 5.4), layout='constrained')
+    every = figure.subplots(1, len(found), sharey=True)
     every[0].set_ylabel(column.metric.heading)
     others = cycle(
         [{'color': c, 'marker': m, 'ms': 5, 'ls': ls} for ls in ('-', ':') for m, c in _LOOKS]
@@ -251,7 +215,7 @@ def _accuracy(
         _family_name(p): {'color': OWN, 'marker': '*', 'ms': 9} if p.line.row.own else next(others)
         for p in {_family_name(p): p for p in found['params_m']}.values()
     }
-    for axes, cost in zip(every, panels, strict=True):
+    for axes, cost in zip(every, found, strict=True):
         flops = f'FLOPs (G), all {convention}'
         axes.set_xlabel(flops if cost == 'flops_g' else METRICS[cost].heading)
         axes.set_xscale('log')
@@ -272,9 +236,7 @@ def _accuracy(
         handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     handles['filled: measured'] = Line2D([], [], color=INK, marker='o', ls='')
     handles['hollow: as printed'] = Line2D([], [], color=INK, marker='o', mfc=SURFACE, ls='')
-    figure.legend(
-        handles.values(), handles, loc='outside lower center', ncols=3 if len(panels) == 1 else 6
-    )
+    figure.legend(handles.values(), handles, loc='outside lower center', ncols=6)
     return figure
 
 
@@ -297,7 +259,7 @@ def _family(axes: Axes, found: Sequence[Point], name: str, look: Mapping[str, An
 
 
 @matplotlib.rc_context(STYLE)
-def _deviations(cells: Sequence[Cell], panels: Sequence[str]) -> Figure:
+def _deviations(cells: Sequence[Cell]) -> Figure:
     """Draw how far each measured cell is from the printed value, in tolerances."""
     judged = [cell for cell in cells if cell.difference is not None and cell.tolerance]
     kinds = list(dict.fromkeys((cell.table, cell.column) for cell in judged))
@@ -326,18 +288,4 @@ def _deviations(cells: Sequence[Cell], panels: Sequence[str]) -> Figure:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel('measured − printed, in tolerances; in the band a cell matches')
     figure.legend(loc='outside upper center', ncols=len(Verdict))
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def _classes(values: Mapping[str, float], metric: str, panels: Sequence[str]) -> Figure:
-    """Draw one bar a class, the best on top."""
-    ordered = sorted(values.items(), key=lambda item: (item[1], item[0]))
-    figure = Figure((5, 1.1 + 0.16 * len(ordered)), layout='constrained')
-    axes = figure.subplots()
-    bars = axes.barh([name for name, _ in ordered], [v for _, v in ordered], color=COLOURS['blue'])
-    axes.bar_label(bars, fmt='%.1f', padding=2, fontsize=6)
-    axes.tick_params(axis='y', labelsize=7)
-    axes.margins(y=0.01)
-    axes.set(xlim=(0, 108), xlabel=f'{metric} (%)')
     return figure

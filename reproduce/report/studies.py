@@ -37,13 +37,11 @@ def study_figures(outcomes: Outcomes) -> dict[str, Drawing]:
         f'ablation-{name}-claims': Drawing(
             f'Study {name}: the measured differences, and those of the paper',
             f'{resolved} of {len(judged)} differences are significant at this size.',
-            ('claims',),
             partial(_forest, outcomes),
         ),
         f'ablation-{name}-curves': Drawing(
             f'Study {name}: learning curves, means over the seeds',
             'Top-1 is of the averaged weights.' if means else 'No run has a curve.',
-            tuple(_CURVES),
             partial(_curves, means),
         ),
     }
@@ -63,7 +61,7 @@ def _means(outcomes: Outcomes) -> dict[str, dict[str, list[float]]]:
 
 
 @matplotlib.rc_context(STYLE)
-def _forest(outcomes: Outcomes, panels: Sequence[str]) -> Figure:
+def _forest(outcomes: Outcomes) -> Figure:
     """Draw each claim's mean difference with its 95 % interval, and the paper's difference."""
     judged = outcomes.judgements
     figure = Figure((8, 1.2 + 0.34 * len(judged)), layout='constrained')
@@ -87,15 +85,15 @@ def _forest(outcomes: Outcomes, panels: Sequence[str]) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def _curves(means: Mapping[str, Mapping[str, Sequence[float]]], panels: Sequence[str]) -> Figure:
+def _curves(means: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Draw loss and Top-1 over the epochs, the mean over the seeds of each variant."""
-    figure = Figure((5 * len(panels), 3.8 + 0.08 * len(means)), layout='constrained')
-    for axes, value in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure = Figure((10, 3.8 + 0.08 * len(means)), layout='constrained')
+    for axes, value in zip(figure.subplots(1, len(_CURVES)), _CURVES, strict=True):
         for index, (name, curves) in enumerate(means.items()):
             look = {'color': f'C{index % 10}', 'ls': ('-', '--', ':')[index // 10 % 3], 'lw': 1.2}
             axes.plot(curves['epoch'], curves[value], **look, label=name)
         axes.set(xlabel='epoch', ylabel=_CURVES[value])
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc='outside lower center', ncols=2 * len(panels))
+    figure.legend(*handles, loc='outside lower center', ncols=4)
     return figure

@@ -137,30 +137,14 @@ def test_a_filter_a_row_a_section_and_a_cell_have_an_address(opened):
     assert cell.endswith(tab.locator('#p-link').get_attribute('href'))
     tab.keyboard.press('Escape')
     tab.wait_for_url(filtered)
-    row = tab.locator('#table5 tbody th a', has_text='CSWin-S').get_attribute('href')
     other = opened(address=filtered)
     assert other.get_by_role('searchbox').input_value() == 'swin s'
     assert other.locator('.cells tbody tr:visible').count() == rows
     other = opened(address=cell)
     assert other.get_by_role('dialog').is_visible()
     assert other.locator('#p-title').inner_text() == title
-    other = opened(address=start + row)
-    assert other.locator(':target th').inner_text() == 'CSWin-S'
-    expect(other.locator(':target')).to_be_in_viewport()
     other = opened(address=f'{start}#finding-2')
     expect(other.locator('#finding-2')).to_be_in_viewport()
-
-
-def test_a_table_is_saved_as_a_file(opened):
-    tab = opened()
-    for name in ('table5.csv', 'table5.tex', 'table5.md'):
-        with tab.expect_download() as saving:
-            tab.locator(f'[data-file="{name}"]').click()
-        assert saving.value.suggested_filename == name
-        text = saving.value.path().read_text()
-        assert 'Swin-T' in text
-        if name.endswith('csv'):
-            assert text == (RESULTS / name).read_text()
 
 
 @pytest.mark.parametrize('width', [320, 390, 768, 1400])
