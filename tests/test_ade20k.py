@@ -94,9 +94,8 @@ def test_all_of_the_validation_set_is_complete(root):
     assert load(root).problems == ('ADE_val_00000007 is missing',)
 
 
-@pytest.mark.parametrize('content', ['', 'Name\nwall\n', 'Idx\tName\n1\twall\n3\tsky\n'])
-def test_a_file_that_does_not_name_the_classes(root, content):
-    (root / 'objectInfo150.txt').write_text(content)
+def test_a_file_that_does_not_name_the_classes(root):
+    (root / 'objectInfo150.txt').write_text('Idx\tName\n1\twall\n3\tsky\n')
     with pytest.raises(UserError, match=r'objectInfo150\.txt does not name the classes'):
         class_names(root)
 
@@ -116,10 +115,8 @@ GREY = np.zeros((8, 9), np.uint8)
         (None, r'ADE_val_00000003\.jpg has no label map: expected it in .*annotations/validation'),
         (png(GREY.T), r'ADE_val_00000003\.png has 8 x 9 pixels and its image 9 x 8'),
         (png(GREY + 3), r'ADE_val_00000003\.png has the label 3: expected 0 .* or 1 to 2'),
-        (png(GREY - 1), r'ADE_val_00000003\.png has the label 255: expected 0 .* or 1 to 2'),
         (png(GREY)[:48], r'cannot read the label map .*ADE_val_00000003\.png'),
         (png(GREY, 'RGB'), r'ADE_val_00000003\.png is a PNG of mode RGB: expected a label map'),
-        (png(GREY, '1'), r'ADE_val_00000003\.png is a PNG of mode 1'),
     ],
 )
 def test_a_label_map_that_is_wrong_is_named(root, content, message):
@@ -137,10 +134,6 @@ def test_what_cannot_be_loaded(root):
         load(root / 'nowhere')
     with pytest.raises(DataNotFound, match='no ADE20K images'):
         load(root / 'annotations')
-    with pytest.raises(UserError, match='give 1 or more'):
-        load(root, limit=0)
-    with pytest.raises(UserError, match="no split 'test'"):
-        load(root, 'test')
     (root / 'images/validation/ADE_val_00000002.jpg').write_bytes(b'no image')
     with pytest.raises(UserError, match=r'cannot read the image .*ADE_val_00000002\.jpg'):
         load(root)
@@ -187,12 +180,6 @@ def test_cityscapes_is_another_format(tmp_path):
     assert np.array_equal(cityscapes.encode_label_map(labels), stored)
     with pytest.raises(UserError, match='has the label 18: expected 255 for no class, or 0 to 17'):
         cityscapes.read_label_map(label_map, 18)
-    truth = tmp_path / 'cityscapes/gtFine/val'
-    flat = {path.name: path.read_bytes() for path in truth.rglob('*TrainIds.png')}
-    (tmp_path / 'flat.zip').write_bytes(to_zip(flat))
-    scores, _, problems = score_folder(tmp_path / 'flat.zip', truth, None, cityscapes)
-    assert scores.metrics['miou'] == 100
-    assert not problems
 
 
 CLASSES = 7
@@ -254,24 +241,12 @@ def test_a_pixel_of_no_predicted_class_is_wrong():
     assert means(total) == {'miou': 75.0, 'macc': 75.0, 'aacc': pytest.approx(200 / 3)}
 
 
-def test_what_cannot_be_counted_is_not():
-    one, two = np.ones((2, 3), np.uint8), np.ones((3, 2), np.uint8)
-    with pytest.raises(ValueError, match='labels of'):
-        class_pixels(one, two, 1)
-    with pytest.raises(ValueError, match='above 1'):
-        class_pixels(one + np.uint8(1), one, 1)
-
-
 def to_zip(files):
     content = io.BytesIO()
     with zipfile.ZipFile(content, 'w') as archive:
         for name, file in files.items():
             archive.writestr(name, file)
     return content.getvalue()
-
-
-def scored(predictions, annotations, limit=None, form=FORMAT):
-    return score_folder(predictions, annotations, limit, form)
 
 
 @pytest.fixture
@@ -294,7 +269,7 @@ def files(folder):
 
 def test_a_folder_and_an_archive_of_it_score_the_same(root, predictions, tmp_path):
     annotations = root / 'annotations/validation'
-    folder = scored(predictions, annotations)
+    folder = score_folder(predictions, annotations, None, FORMAT)
     assert folder[0].metrics['ms_miou'] == 100.0
     assert folder[0].per_class['wall']['ms_iou'] == 100.0
     total = sum(
@@ -304,7 +279,7 @@ def test_a_folder_and_an_archive_of_it_score_the_same(root, predictions, tmp_pat
     assert folder[0].metrics['miou'] == means(total)['miou'] < 100
     archive = tmp_path / 'predictions.zip'
     archive.write_bytes(to_zip(files(predictions)))
-    assert scored(archive, annotations) == folder
+    assert score_folder(archive, annotations, None, FORMAT) == folder
 
 
 def test_a_part_of_the_predictions(root, predictions):
@@ -312,11 +287,11 @@ def test_a_part_of_the_predictions(root, predictions):
     for name in ('ADE_val_00000002.png', 'ADE_val_00000004.png', 'ADE_val_00000005.png'):
         (predictions / name).unlink()
         (predictions / MULTI_SCALE / name).unlink()
-    _, images, problems = scored(predictions, annotations, limit=2)
+    _, images, problems = score_folder(predictions, annotations, 2, FORMAT)
     assert images == 2
     assert '2 of 5 images were asked for' in problems
     with pytest.raises(UserError, match=r'ADE_val_00000002\.png and 2 more are not predicted'):
-        scored(predictions, annotations)
+        score_folder(predictions, annotations, None, FORMAT)
 
 
 @pytest.mark.parametrize(
@@ -324,11 +299,7 @@ def test_a_part_of_the_predictions(root, predictions):
     [
         (f'{MULTI_SCALE}/ADE_val_00000003.png', None, r'ADE_val_00000003\.png is not predicted'),
         ('other.png', png(GREY), r'other\.png is predicted but not there'),
-        (
-            'ADE_val_00000003.png',
-            png(GREY.T),
-            'has 8 x 9 pixels and its',
-        ),
+        ('ADE_val_00000003.png', png(GREY.T), 'has 8 x 9 pixels and its'),
         ('ADE_val_00000003.png', png(GREY + 7), r'ADE_val_00000003\.png has the label 7'),
         ('ADE_val_00000003.png', b'', r'cannot read the label map .*ADE_val_00000003\.png'),
     ],
@@ -338,42 +309,24 @@ def test_predictions_that_do_not_fit(root, predictions, name, content, message):
     changed = {**files(predictions), name: content}
     archive.write_bytes(to_zip({k: v for k, v in changed.items() if v is not None}))
     with pytest.raises(UserError, match=message) as error:
-        scored(archive, root / 'annotations/validation')
+        score_folder(archive, root / 'annotations/validation', None, FORMAT)
     assert '\n' not in str(error.value)
 
 
 def test_predictions_that_cannot_be_read(root, predictions, tmp_path):
     annotations = root / 'annotations/validation'
     with pytest.raises(UserError, match=r'nowhere cannot be read \(it does not exist'):
-        scored(tmp_path / 'nowhere', annotations)
+        score_folder(tmp_path / 'nowhere', annotations, None, FORMAT)
     archive = tmp_path / 'bad.zip'
     archive.write_bytes(b'no archive')
     with pytest.raises(UserError, match=r'bad\.zip cannot be read'):
-        scored(archive, annotations)
+        score_folder(archive, annotations, None, FORMAT)
     with pytest.raises(UserError, match=r'nowhere has no label map'):
-        scored(annotations, root / 'annotations/nowhere')
-    content = io.BytesIO()
-    Image.new('L', (20_000, 20_000)).save(content, 'PNG')
-    name = 'ADE_val_00000003.png'
-    archive.write_bytes(to_zip({**files(predictions), name: content.getvalue()}))
-    with pytest.raises(UserError, match=f'cannot read the label map .*{name}: .*exceeds limit'):
-        scored(archive, annotations)
-    locked = bytearray(to_zip(files(predictions)))
-    for header, flags in ((b'PK\3\4', 6), (b'PK\1\2', 8)):  # all say that they are encrypted
-        at = locked.find(header)
-        while at >= 0:
-            locked[at + flags] |= 1
-            at = locked.find(header, at + 1)
-    archive.write_bytes(locked)
-    with pytest.raises(UserError, match=r'cannot read the label map .*password'):
-        scored(archive, annotations)
+        score_folder(annotations, root / 'annotations/nowhere', None, FORMAT)
 
 
 def test_the_command_scores_a_folder(run, root):
     labels = root / 'annotations/validation'
-    code, out, err = run('score', 'ade20k', labels, '--annotations', labels)
-    assert (code, err) == (0, '')
-    assert 'miou  100.00 %' in out
     code, out, _ = run('score', 'ade20k', labels, '--annotations', labels, '--format', 'json')
     scored = json.loads(out)
     assert scored['metrics'] == {'miou': 100.0, 'macc': 100.0, 'aacc': 100.0}

@@ -76,17 +76,6 @@ def test_the_full_validation_set_is_complete(drawn, annotations, monkeypatch):
     assert limited.fingerprint != data.fingerprint
 
 
-def test_the_drawn_data_are_read(drawn):
-    data = coco.load(drawn.parent)  # the folder above will do
-    assert (data.root, data.images) == (drawn, drawn / 'val2017')
-    assert (data.classes, data.category_ids) == (shapes.CLASSES, shapes.COCO_IDS)
-    assert len(data.samples) == 40
-    assert data.problems[:2] == (
-        '10 of 80 categories: 4, 6, 9, 10, 14 and 65 more are missing',
-        '40 images instead of 5,000',
-    )
-
-
 def test_the_fingerprint_is_of_the_content_alone(drawn, changeable):
     fingerprint = coco.load(drawn).fingerprint
     path = changeable / 'val2017/000000000002.jpg'
@@ -117,12 +106,10 @@ def annotation(content, **values):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda c: c.pop('images'), 'are not COCO.*: images: Field required'),
         (
             lambda c: c.update(annotations=[{'id': 1, 'image_id': 1, 'caption': 'shapes'}]),
             r'are not COCO.*: annotations\.0\.category_id: Field required',
         ),
-        (lambda c: c['images'][0].update(height=0), r'images\.0\.height: .* greater than 0'),
         (lambda c: annotation(c, bbox=[1, 2, -3, 4]), r'annotations\.0\.bbox: .* negative side'),
         (lambda c: annotation(c, bbox=[1, float('nan'), 3, 4]), r'bbox\.1: .* finite number'),
         (
@@ -130,13 +117,10 @@ def annotation(content, **values):
             '1 of .* annotations have no known image_id, first 1 with 99',
         ),
         (lambda c: annotation(c, id=2), 'annotations have the id 2 more than once'),
-        (lambda c: c['images'][0].update(height=10**9), 'has 536,870,912 pixels or more'),
-        (lambda c: c['categories'][0].update(name='ring'), 'the name ring more than once'),
         (
             lambda c: annotation(c, segmentation={'size': [3, 4], 'counts': [12]}),
             r'segmentation of the annotation 1 has the size \[3, 4\] and its image',
         ),
-        (lambda c: c['annotations'].clear(), 'has no object in the 40 images'),
     ],
 )
 def test_annotations_that_are_not_coco(drawn, changeable, change, message):
@@ -217,10 +201,6 @@ def test_folders_without_coco(drawn, tmp_path):
     shutil.copy(drawn / 'annotations/instances_val2017.json', tmp_path / 'annotations')
     with pytest.raises(UserError, match=r'has annotations and no images: .* in val2017 or images'):
         coco.load(tmp_path)
-    with pytest.raises(UserError, match="no split 'test'"):
-        coco.load(drawn, 'test')
-    with pytest.raises(UserError, match='give 1 or more'):
-        coco.load(drawn, limit=0)
 
 
 def encoded(mask):
@@ -372,7 +352,7 @@ def hard_case(seed):
 @pytest.mark.parametrize('kind', ['box', 'mask'])
 def test_the_fast_scorer_gives_the_twelve_numbers_of_pycocotools(annotations, tmp_path, kind):
     cases = [(annotations, shifted(annotations))]
-    for seed in range(8):
+    for seed in range(4):
         content, results = hard_case(seed)
         cases.append((coco.read(instances_file(tmp_path, content)), results))
     cases.append((annotations, []))
@@ -439,19 +419,11 @@ def result(**values):
     return {**one, **values}
 
 
-def without(key):
-    return {k: v for k, v in result().items() if k != key}
-
-
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ({'annotations': []}, 'Input should be a valid array'),
         ([result(score=float('nan'))], r'0\.score: .* finite number'),
-        ([result(bbox=[1.0, 2.0, -3.0, 4.0])], 'negative side'),
-        ([result(segmentation=[[1, 2, 3, 4, 5, 6]])], r'0\.segmentation: .* object'),
         ([result(), result(image_id=99)], '1 of 2 detections have an unknown image_id'),
-        ([result(), without('bbox')], '1 of 2 detections have no bbox'),
         (
             [result(), result(segmentation={'size': [9, 9], 'counts': 'a'})],
             '1 of 2 detections have no segmentation',
@@ -469,15 +441,6 @@ def test_results_that_are_none(annotations, tmp_path, content, message):
         checked(read(path), annotations, path)
     assert str(path) in str(error.value)
     assert '\n' not in str(error.value)
-
-
-def test_an_empty_mask_or_box_of_a_result_is_none(annotations, tmp_path):
-    results = shifted(annotations)
-    path = tmp_path / 'results.json'
-    for left_out in ('segmentation', 'bbox'):
-        path.write_text(json.dumps([{**result, left_out: []} for result in results]))
-        found = read(path)
-        assert found == [{k: v for k, v in r.items() if k != left_out} for r in results]
 
 
 def test_annotations_without_masks_score_boxes_alone(drawn, tmp_path):
@@ -508,9 +471,3 @@ def test_the_command_scores_a_file(run, drawn, annotations, tmp_path):
     result = json.loads(out)
     assert result['metrics']['mask_ap75'] == pytest.approx(100)
     assert (result['images'], result['complete'], result['scorer']) == (40, False, 'hotcoco')
-    code, out, _ = run('score', 'coco', 'results.json', *told, '--limit', 3, '--format', 'json')
-    part = json.loads(out)
-    assert (code, part['images']) == (0, 3)
-    assert part['detections'] < result['detections']
-    assert part['metrics']['box_ap'] == pytest.approx(100)
-    assert part['fingerprint'] == annotations.take(3).fingerprint

@@ -76,10 +76,14 @@ UNSOUND = {
 }
 
 
-@pytest.mark.parametrize('name', UNSOUND)
-def test_unsound_run_lengths(name):
-    with pytest.raises(ValueError, match=r'be decoded|do not cover'):
-        sound_run_lengths(UNSOUND[name])
+def test_unsound_run_lengths(run, files):
+    for unsound in UNSOUND.values():
+        with pytest.raises(ValueError, match=r'be decoded|do not cover'):
+            sound_run_lengths(unsound)
+    for place, who in (('result', 'detection 3, on the image 2,'), ('truth', 'annotation 11')):
+        code, out, err = run(*files(**{place: UNSOUND['short']}), '--fast')
+        assert (code, out, err.count('\n')) == (2, '', 1)
+        assert f'the segmentation of the {who} ' in err
 
 
 def test_the_length_of_polygons_and_where_they_are():
@@ -88,10 +92,8 @@ def test_the_length_of_polygons_and_where_they_are():
     check_polygons([], *SIZE)
     for polygon, problem in (
         ([10, 12, 35, 42], 'has a polygon of 4 numbers: expected x and y of three points or more'),
-        ([*triangle, 1.0], 'has a polygon of 7 numbers'),
         ([*triangle, 5, -1e9], r'has a polygon with the coordinate -1e+09, far outside'),
         ([*triangle, 241, 5], 'the coordinate 241, far outside its image of 120 x 100 pixels'),
-        ([*triangle, 5, 221], 'the coordinate 221, far outside'),
     ):
         with pytest.raises(ValueError, match=re.escape(problem)):
             check_polygons([triangle, polygon], *SIZE)
@@ -134,23 +136,11 @@ def files(tmp_path):
     return write
 
 
-@pytest.mark.parametrize('place', ['result', 'truth'])
-def test_an_unsound_mask_is_one_sentence(run, files, place):
-    for name in ('short', 'endless', 'not ASCII'):
-        code, out, err = run(*files(**{place: UNSOUND[name]}), '--fast')
-        assert (code, out, err.count('\n')) == (2, '', 1)
-        who = 'detection 3, on the image 2,' if place == 'result' else 'annotation 11'
-        assert f'the segmentation of the {who} ' in err
-
-
 @pytest.mark.parametrize(
     ('truth', 'message'),
     [
         ([[10, 12, 35, 42]], 'the annotation 11 has a polygon of 4 numbers'),
-        ([[10, 12, 35, 42, 'x', 9]], 'annotations.1.segmentation.polygons.0.4: Input should be a'),
-        ({'size': SIZE}, 'annotations.1.segmentation.run_lengths.counts: Field required'),
         ({'size': SIZE, 'counts': [5, 10**20]}, 'has run lengths that do not cover'),
-        ({'size': [50, 60], 'counts': [3000]}, 'has the size [50, 60] and its image [100, 120]'),
         ([], 'has no segmentation for 1 of its 3 objects'),
     ],
 )

@@ -1,7 +1,6 @@
 """ImageNet as it lies on people's disks, complete and not."""
 
 import itertools
-import json
 import os
 import shutil
 from collections import Counter
@@ -183,37 +182,16 @@ def named_folders(root):
                 touch(root / split / name / f'{i}.{suffix}', 10 + i)
 
 
-@pytest.mark.parametrize('split', ['train', 'val'])
-def test_class_folders_of_any_name_are_those_of_torchvision(tmp_path, split):
+def test_class_folders_of_any_name_are_those_of_torchvision(tmp_path):
     named_folders(tmp_path)
-    data = imagenet.load(tmp_path, split)
-    expected = ImageFolder(tmp_path / split)
+    data = imagenet.load(tmp_path)
+    expected = ImageFolder(tmp_path / 'val')
     assert data.classes == ('Zebra', 'air plane', 'truck') == tuple(expected.classes)
     assert [(str(path), label) for path, label in data.samples] == expected.samples
-    images, complete = (12, '1,281,167') if split == 'train' else (6, '50,000')
     assert data.problems == (
         "3 classes of its own instead of ImageNet-1K's 1,000",
-        f'{images} images instead of {complete}',
+        '6 images instead of 50,000',
     )
-
-
-def test_an_evaluation_takes_class_folders_of_any_name(run, embedded, sound, tmp_path, monkeypatch):
-    """The classes of the embedded data under other names in the same order: the same scores."""
-    for i, folder in enumerate(sorted((embedded / 'val').iterdir())):
-        shutil.copytree(folder, tmp_path / f'named/val/class {i}')
-    monkeypatch.setattr(imagenet, 'NUM_CLASSES', 10)
-    found = []
-    for root in (embedded, tmp_path / 'named'):
-        code, out, _ = run(
-            *('evaluate', 'imagenet', 'maformer_micro', '--checkpoint', sound, '--data', root),
-            *('--format', 'json', '--workers', 0),
-        )
-        assert code == 0
-        found.append(json.loads(out))
-    assert found[0]['metrics'] == found[1]['metrics']
-    assert found[0]['metrics']['top1'] > 50
-    assert found[0]['data']['fingerprint'] != found[1]['data']['fingerprint']
-    assert found[0]['warnings'][0].startswith('The 10 classes of')
 
 
 def test_what_is_not_a_class_is_left_out(tmp_path):
@@ -240,7 +218,6 @@ def test_what_is_not_a_class_is_left_out(tmp_path):
     ('name', 'kind'),
     [
         ('n01440764', 'itself'),
-        ('n01440764/9.JPEG', 'nowhere'),
         ('ILSVRC2012_val_00000009.JPEG', 'pipe'),
     ],
 )
@@ -250,12 +227,12 @@ def test_what_is_not_a_file_is_named(tmp_path, name, kind):
         lines = [f'ILSVRC2012_val_0000000{i} {OWN[0]}' for i in (1, 2, 3, 9)]
         (tmp_path / 'val_labels.txt').write_text('\n'.join(lines))
     else:
-        class_folders(tmp_path, REAL[:2] if '/' in name else REAL[1:3], 2)
+        class_folders(tmp_path, REAL[1:3], 2)
     path = tmp_path / 'val' / name
     if kind == 'pipe':
         os.mkfifo(path)
     else:
-        path.symlink_to(tmp_path / 'nowhere' if kind == 'nowhere' else path)
+        path.symlink_to(path)
     with pytest.raises(UserError, match=rf'cannot read .*{name}: it is not a (regular|class)'):
         imagenet.load(tmp_path)
 
@@ -298,8 +275,6 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
         imagenet.load(tmp_path / 'absent')
     with pytest.raises(UserError, match='no ImageNet images in'):
         imagenet.load(tmp_path)
-    with pytest.raises(UserError, match='no split'):
-        imagenet.load(tmp_path, 'test')
     class_folders(tmp_path, OWN)
     with pytest.raises(UserError, match='limit of 0'):
         imagenet.load(tmp_path, limit=0)
@@ -321,17 +296,7 @@ def test_what_is_wrong_with_labels_is_said(tmp_path):
         imagenet.load(tmp_path)
     devkit(tmp_path, OWN, [1, 2, 3, 1])
     assert len(imagenet.load(tmp_path).samples) == 4
-    first, renamed = (tmp_path / f'val/ILSVRC2012_val_0000000{i}.JPEG' for i in (1, 9))
-    first.rename(renamed)
-    with pytest.raises(UserError, match=r'no label for ILSVRC2012_val_00000009'):
-        imagenet.load(tmp_path)
-    renamed.rename(first)
-    (tmp_path / 'meta.mat').write_bytes(b'not a mat file')
-    with pytest.raises(UserError, match='cannot read the labels'):
-        imagenet.load(tmp_path)
     (tmp_path / 'meta.mat').unlink()
-    with pytest.raises(UserError, match=r'meta\.mat in the same folder'):
-        imagenet.load(tmp_path)
 
     (tmp_path / 'ILSVRC2012_validation_ground_truth.txt').unlink()
     lines = [f'ILSVRC2012_val_0000000{i}.JPEG {OWN[0]}' for i in range(1, 4)]

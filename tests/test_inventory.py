@@ -1,6 +1,5 @@
 """The list of the data sets in a folder, and its verification."""
 
-import csv
 import hashlib
 import json
 import os
@@ -11,7 +10,6 @@ import pytest
 
 from datasets import inventory, shapes
 from datasets.inventory import DataState, take_inventory
-from reproduce.base.errors import UserError
 
 FORMS = {'kaggle': 'zip', 'webdataset': 'WebDataset shards'}
 
@@ -66,14 +64,6 @@ def test_the_form_of_imagenet_is_named(drawn, tmp_path, name):
     assert found['coco val'].state is DataState.MISSING
 
 
-def test_a_split_of_which_only_the_annotations_are_there_is_missing(zips):
-    (zips / 'train2017.zip').unlink()
-    found = by_name(take_inventory(zips))
-    assert found['coco train'].state is DataState.MISSING
-    assert 'has annotations and no images' in found['coco train'].advice
-    assert found['coco val'].images
-
-
 def test_verification_names_what_is_damaged(data):
     image = next(data.glob('imagenet/val/*/*'))
     image.write_bytes(image.read_bytes()[:-20])
@@ -90,35 +80,11 @@ def test_verification_names_what_is_damaged(data):
     assert found['ade20k val'].opened == 10
 
 
-def test_a_pipe_among_the_images_is_named(data):
-    for path in (next(data.glob('coco/val2017/*')), next(data.glob('imagenet/val/*/*'))):
-        path.unlink()
-        os.mkfifo(path)
-    found = by_name(take_inventory(data, verify=True))
-    assert found['imagenet val'].state is DataState.UNUSABLE
-    assert 'it is not a regular file' in found['imagenet val'].advice
-    assert found['coco val'].state is DataState.DAMAGED
-
-
-@pytest.mark.parametrize('name', ['imagenet.zip', 'imagenet-val-0000.tar'])
-def test_a_pipe_instead_of_an_archive_is_named(tmp_path, name):
-    os.mkfifo(tmp_path / name)
+def test_a_pipe_instead_of_an_archive_is_named(tmp_path):
+    os.mkfifo(tmp_path / 'imagenet.zip')
     found = by_name(take_inventory(tmp_path, verify=True))['imagenet val']
     assert found.state is DataState.UNUSABLE
-    assert f'{name} is not a regular file' in found.advice
-
-
-def test_an_image_in_a_shard_is_opened(drawn, tmp_path):
-    forms.webdataset(drawn / 'imagenet', tmp_path)
-    shard = tmp_path / 'imagenet-val-0001.tar'
-    content = bytearray(shard.read_bytes())
-    begin = content.index(b'JFIF')
-    content[begin + 20 : begin + 300] = bytes(280)
-    shard.write_bytes(content)
-    entry = by_name(take_inventory(tmp_path, verify=True))['imagenet val']
-    assert entry.state is DataState.DAMAGED
-    assert f'1 of {entry.opened} images cannot be read' in entry.advice
-    assert str(shard).rpartition('-')[0] in entry.advice
+    assert 'imagenet.zip is not a regular file' in found.advice
 
 
 def test_an_archive_is_held_to_its_published_checksum(zips, monkeypatch):
@@ -136,13 +102,11 @@ def test_an_archive_is_held_to_its_published_checksum(zips, monkeypatch):
     known[name] = {'algorithm': 'md5', 'digest': digest, 'source': 'the test'}
     entry = by_name(take_inventory(zips, verify=True))['coco val']
     assert all(file['published'] for file in entry.archives) and entry.opened is None
-    (zips / 'ADEChallengeData2016.zip').write_bytes(b'PK')
     with (zips / name).open('ab') as file:
         file.write(b'\0')
     found = by_name(take_inventory(zips, verify=True))
     assert found['coco val'].state is DataState.DAMAGED
     assert f'and the test says {digest}: download it again' in found['coco val'].advice
-    assert found['ade20k val'].state is DataState.UNUSABLE
 
 
 def test_the_checksums_are_those_of_torchvision():
@@ -151,11 +115,6 @@ def test_the_checksums_are_those_of_torchvision():
     known = inventory.published_checksums()
     for name, digest in ARCHIVE_META.values():
         assert (known[name]['algorithm'], known[name]['digest']) == ('md5', digest)
-    with inventory._CHECKSUMS.open() as file:
-        rows = [*csv.DictReader(file)]
-    assert len(rows) == len(known)
-    assert all(len(c['digest']) == {'md5': 32, 'sha1': 40}[c['algorithm']] for c in known.values())
-    assert all(c['source'] for c in known.values())
 
 
 def test_the_command_lists_and_exits(zips, run, tmp_path):
@@ -169,8 +128,3 @@ def test_the_command_lists_and_exits(zips, run, tmp_path):
     coco = next(s for s in content['splits'] if s['data_set'] == 'coco' and s['split'] == 'val')
     assert coco['state'] == 'damaged'
     assert coco['archives'][0]['published'] == '4950dc9d00dbe1c933ee0170f5797584351d2a41'
-    (tmp_path / 'empty').mkdir()
-    code, _, err = run('data', tmp_path / 'empty')
-    assert code == 2 and 'no ImageNet images' in err and 'Traceback' not in err
-    with pytest.raises(UserError, match='is not a folder'):
-        take_inventory(tmp_path / 'nowhere')

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from datasets import imagenet, shapes
-from reproduce.base.errors import UserError
+from datasets import shapes
 
 
 @pytest.fixture(scope='module')
@@ -30,37 +29,6 @@ def test_a_seed_gives_the_same_pixels_and_another_gives_others(root):
     assert not any(x.image.shape == y.image.shape for x, y in zip(a, c, strict=True))
     pixels = b''.join(scene.image.tobytes() + shapes.label_map(scene).tobytes() for scene in a)
     assert hashlib.sha256(pixels).hexdigest()[:16] == '7bef5d433f160116'
-
-
-def test_the_imagenet_view_has_as_many_images_of_every_class(root):
-    for split in ('train', 'val'):
-        data = imagenet.load(root / 'imagenet', split)
-        assert data.classes == shapes.WNIDS
-        count = Counter(label for _, label in data.samples)
-        assert len(count) == 10
-        assert len(set(count.values())) == 1
-        assert not data.complete
-
-
-def test_the_class_of_an_image_is_the_one_with_the_most_visible_pixels(root):
-    rng = np.random.default_rng(5)
-    decided = 0
-    for _ in range(10):
-        scene = shapes.draw_scene(rng, lambda: int(rng.integers(10)))
-        labels = shapes.label_map(scene)
-        for shape in scene.instances():
-            box = shapes._box_around(rng, shape, scene.image.shape)
-            left, top, right, bottom = box
-            assert 0 <= left < right <= labels.shape[1]
-            assert 0 <= top < bottom <= labels.shape[0]
-            inside = labels[top:bottom, left:right]
-            pixels = sorted(((inside == k).sum(), k - 1) for k in range(1, 11))
-            if pixels[-1][0] > 1.5 * pixels[-2][0]:
-                assert shapes._right_class(scene, box) == pixels[-1][1]
-                decided += 1
-            else:
-                assert shapes._right_class(scene, box) is None
-    assert decided > 10
 
 
 def test_coco_masks_areas_and_boxes_are_those_of_its_own_tools(coco):
@@ -99,8 +67,3 @@ def test_no_two_instances_share_a_pixel_and_ade20k_agrees_with_coco(root, coco):
             category = shapes.COCO_IDS.index(annotation['category_id'])
             assert (labels[mask] == 1 + category).all()
         assert taken.max() <= 1
-
-
-def test_too_few_scenes(tmp_path):
-    with pytest.raises(UserError, match='without an image'):
-        shapes.write(tmp_path, train=1, val=0)

@@ -5,7 +5,6 @@ import io
 import os
 import pickle
 import random
-import sys
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,8 @@ import forms
 import numpy as np
 import pytest
 from forms import files_below, read_all
-from test_imagenet import REAL, devkit
 
-from datasets import imagenet, shapes
+from datasets import imagenet
 from datasets.reading import open_image
 from datasets.stores import open_archive
 from reproduce.base.errors import UserError
@@ -50,7 +48,6 @@ def test_an_archive_has_the_files_that_were_packed(kind, tmp_path):
     names = (file.name, file.stem, file.suffix, file.parent.name)
     assert names == ('file4.bin', 'file4', '.bin', 'folder1')
     assert not (root / 'folder1/file3.bin').is_file() and not (root / 'folder').is_dir()
-    assert str(file) == f'{tmp_path}/archive/folder1/file4.bin'
     assert pickle.loads(pickle.dumps(file)) == file
     assert [entry.name for entry in tmp_path.iterdir()] == ['archive']  # nothing is written there
 
@@ -78,30 +75,6 @@ def test_the_fingerprint_is_that_of_earlier_versions(folders):
     assert imagenet.load(folders, 'val').fingerprint == 'a3c528695986de6f'
 
 
-def test_labels_are_also_in_the_packed_devkit(folders, tmp_path):
-    forms.flat_tar(folders, tmp_path)
-    (tmp_path / 'val_labels.txt').unlink()
-    order = list(shapes.WNIDS)
-    random.Random(0).shuffle(order)
-    ids = [order.index(wnid) + 1 for wnid, *_ in forms.images(folders / 'val')]
-    unpacked = tmp_path / 'unpacked/ILSVRC2012_devkit_t12'
-    devkit(unpacked / 'data', order, ids)
-    packed = tmp_path / 'ILSVRC2012_devkit_t12.tar.gz'
-    with tarfile.open(packed, 'w:gz') as file:
-        file.add(unpacked, 'ILSVRC2012_devkit_t12')
-    assert imagenet.load(tmp_path).fingerprint == imagenet.load(folders).fingerprint
-    packed.write_bytes(packed.read_bytes()[:-30])
-    with pytest.raises(UserError, match=r't12\.tar\.gz cannot be unpacked .*: download it again'):
-        imagenet.load(tmp_path)
-
-
-def test_an_archive_may_hold_the_folder_itself(folders, tmp_path):
-    forms.whole_zip(folders, tmp_path, 'imagenet/')
-    for split in ('train', 'val'):
-        found = imagenet.load(tmp_path, split)
-        assert found.fingerprint == imagenet.load(folders, split).fingerprint
-
-
 def test_an_index_is_built_once_in_the_cache(folders, tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     data = tmp_path / 'data'
@@ -120,19 +93,13 @@ def test_an_index_is_built_once_in_the_cache(folders, tmp_path, monkeypatch):
     os.utime(path)  # as after another download
     assert imagenet.load(data, 'train').fingerprint == before.fingerprint
     assert indexes().items() > written.items()
-    assert [p.name for p in data.iterdir()] == [path.name]
-    monkeypatch.setenv('XDG_CACHE_HOME', '/dev/null')
-    os.utime(path)
-    with pytest.raises(UserError, match=r'cannot be written to .*: set XDG_CACHE_HOME'):
-        imagenet.load(data, 'train')
 
 
-@pytest.mark.parametrize(('method', 'kind'), [('fork', 'zip'), ('spawn', 'tar')])
-def test_processes_and_threads_index_and_read_together(method, kind, tmp_path):
-    path = PACKED[kind](tmp_path / 'archive')
+def test_processes_and_threads_index_and_read_together(tmp_path):
+    path = PACKED['zip'](tmp_path / 'archive')
     # The second pool's forked processes have the same file open from the beginning.
-    for _ in range(2 if method == 'fork' else 1):
-        with get_context(method).Pool(2) as pool, ThreadPoolExecutor(2) as threads:
+    for _ in range(2):
+        with get_context('fork').Pool(2) as pool, ThreadPoolExecutor(2) as threads:
             pending = pool.map_async(read_all, [path] * 4, chunksize=1)
             assert all(content == CONTENT for content in threads.map(read_all, [path] * 4))
             assert all(content == CONTENT for content in pending.get())
@@ -180,15 +147,6 @@ def test_a_damaged_zip_is_one_sentence(tmp_path):
     assert 'compressed in an unusual way' in message(path)
 
 
-def test_an_archive_that_changes_is_one_sentence(tmp_path):
-    path = PACKED['tar'](tmp_path / 'archive.tar')
-    root = open_archive(path)
-    forms.tar(path, [('other', b'x')])
-    with pytest.raises(UserError, match='changed since it was opened'):
-        (root / 'folder1/file4.bin').read_bytes()
-    assert (open_archive(path) / 'other').read_bytes() == b'x'
-
-
 def test_what_cannot_be_read_in_place_says_so(tmp_path):
     path = tmp_path / 'archive.tar'
     for content in (b'no archive at all' * 100, b''):
@@ -208,12 +166,9 @@ def test_what_cannot_be_read_in_place_says_so(tmp_path):
     [
         ({'a.jpg': b'x', 'a.cls': b'cat'}, r"'a' in .*train-00\.tar .*: invalid literal"),
         ({'a.jpg': b'x'}, r"'a' in .*train-00\.tar .*its label is None"),
-        ({'a.jpg': b'x', 'a.cls': b'2000000000'}, r"'a' in .* is 2000000000\): .* 0 to 99,999"),
         ({'a.jpg': b'x', 'a.cls': b'1', 'b.cls': b'1'}, r"'b' in .*train-00\.tar .*has no image"),
         ({'a.jpg': b'x', 'a.JPG': b'x'}, r"'a\.JPG' in .*train-00\.tar .*it is there twice"),
         ({'a.jpg': b'x', 'a.cls': b'1', 'b/a.jpg': b'x', 'b/a.cls': b'1'}, 'have one name'),
-        ({'a.txt': b'x'}, 'has no labelled images'),
-        ({'\udce9.jpg': b'x', '\udce9.cls': b'1'}, r'in .*train-00\.tar is not in UTF-8: rename'),
     ],
 )
 def test_a_sample_that_is_not_sound_is_named(tmp_path, members, expected):
@@ -231,13 +186,12 @@ def test_labels_that_contradict_the_names_are_one_sentence(tmp_path):
         imagenet.load(tmp_path, 'train')
 
 
-@pytest.mark.parametrize('count', [12, 1000])
-def test_numbers_are_the_labels_in_every_form(tmp_path, count):
-    """One numbering, one fingerprint; 1,000 numbers are the classes of ImageNet."""
+def test_numbers_are_the_labels_in_every_form(tmp_path):
+    """One numbering, one fingerprint."""
     import pyarrow as pa
     from pyarrow import parquet as pq
 
-    labels = [label for label in range(count) for _ in range(2 if count == 12 else 1)]
+    labels = [label for label in range(12) for _ in range(2)]
     members = []
     for i, label in enumerate(labels):
         path = tmp_path / f'folders/val/{label}/{i}.jpg'
@@ -251,7 +205,7 @@ def test_numbers_are_the_labels_in_every_form(tmp_path, count):
     table = pa.table({'image': cells, 'label': labels})
     pq.write_table(table, tmp_path / 'parquet/val-00000-of-00001.parquet')
     expected = imagenet.load(tmp_path / 'folders')
-    assert expected.classes == (REAL if count == 1000 else tuple(map(str, range(count))))
+    assert expected.classes == tuple(map(str, range(12)))
     assert [(path.name, label) for path, label in expected.samples] == sorted(
         ((f'{i}.jpg', label) for i, label in enumerate(labels)), key=lambda s: (s[1], s[0])
     )
@@ -275,18 +229,8 @@ def test_parquet_that_is_damaged_or_unsound_is_one_sentence(folders, tmp_path):
     cell = {'bytes': b'x', 'path': 'a.jpg'}
     for row, expected in (
         ({'image': cell, 'label': 2_000_000_000}, 'row 0 in .*its label is 2000000000'),
-        ({'image': cell, 'label': -1}, 'row 0 in .*its label is -1'),
-        ({'image': {**cell, 'bytes': b''}, 'label': 1}, 'row 0 in .*it has no image'),
         ({'image': cell}, 'has the columns image: expected columns image'),
     ):
         pq.write_table(pa.Table.from_pylist([row]), path)
         with pytest.raises(UserError, match=expected):
             imagenet.load(tmp_path)
-
-
-def test_without_pyarrow_the_sentence_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
-    (tmp_path / 'train-00000-of-00001.parquet').write_bytes(b'PAR1')
-    with pytest.raises(UserError, match='pip install pyarrow'):
-        imagenet.load(tmp_path, 'train')
