@@ -27,26 +27,6 @@ def zipped(path, members, method=zipfile.ZIP_STORED):
     return path
 
 
-class _Unseekable(io.BytesIO):
-    """As the output of a pipe: a zip that is written to it has sizes and checksums at the end."""
-
-    def seekable(self):
-        return False
-
-    def tell(self):
-        raise OSError
-
-
-def streamed_zip(path, members):
-    """A zip file that was written to a pipe, of (name, content) pairs."""
-    stream = _Unseekable()
-    with zipfile.ZipFile(stream, 'w', zipfile.ZIP_DEFLATED) as file:
-        for name, content in members:
-            file.writestr(name, content)
-    path.write_bytes(stream.getvalue())
-    return path
-
-
 def images(folder):
     """(class, file name, content) of the images in class folders."""
     return [(p.parent.name, p.name, p.read_bytes()) for p in sorted(folder.glob('*/*'))]

@@ -1,7 +1,6 @@
 """Ablations: studies as data, judging, paired runs, and studies that are killed."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import printed_value
-from safetensors import safe_open
 from scipy import stats
 
 from reproduce import paper
@@ -21,11 +19,7 @@ from reproduce.ablation.outcomes import DesignVerdict, judge, load_outcomes
 from reproduce.ablation.study import DesignClaim, load_study
 from reproduce.base.folders import ABLATIONS
 from reproduce.evaluate import records
-from reproduce.judge.cells import load_results
-from reproduce.report import page
-from reproduce.report.studies import load_studies
 from reproduce.train.building import build
-from reproduce.train.output_folder import weights_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,8 +101,6 @@ def test_the_variants_of_a_study_differ_and_controls_have_equal_size(name):
     ('change', 'message'),
     [
         (('worse = "twin"', 'worse = "other"'), 'compares other, which is not a variant'),
-        (('seeds = [0, 1]', 'seeds = [1, 1]'), 'a seed occurs twice'),
-        (('name = "twin"', 'name = "plain"'), 'the variant plain is defined twice'),
     ],
 )
 def test_a_wrong_study_is_explained(tiny, run, change, message):
@@ -116,18 +108,6 @@ def test_a_wrong_study_is_explained(tiny, run, change, message):
     code, _, error = run('ablation', tiny, '--dry-run')
     assert code == 2
     assert message in error
-
-
-def test_wrong_options_are_explained(run, tmp_path):
-    for arguments, message in (
-        (('mikro',), "no study 'mikro': expected micro"),
-        (('small',), 'the study small needs data: name its folder with --data. CIFAR-10'),
-        (('micro', '--data', tmp_path), 'draws its images: omit --data'),
-        (('paper', '--data', tmp_path), 'needs label maps: name their folder with --labels'),
-        (('micro', '--seeds', '11'), '--seeds must be at most 10'),
-    ):
-        code, _, error = run('ablation', *arguments)
-        assert (code, message in error) == (2, True), error
 
 
 # ------------------------------------------------------------------------------------------------
@@ -157,13 +137,6 @@ def test_claims_share_the_level_and_controls_do_not():
     assert several[2].p_holm == alone.p
     assert [j.verdict for j in several] == ['supported', 'contradicted', 'supported']
     assert several[0].resolvable > several[2].resolvable
-
-
-def test_a_verdict_needs_pairs():
-    for top1 in ({}, {('a', 0): 50.0}, {('a', 0): 50.0, ('b', 0): 40.0}):
-        (found,) = judge([claim()], top1)
-        assert found.verdict is DesignVerdict.UNRESOLVED
-        assert found.low is None and found.resolvable is None
 
 
 # ------------------------------------------------------------------------------------------------
@@ -197,18 +170,6 @@ def test_variants_are_trained_alike_from_the_same_weights(tmp_path):
             assert name == 'reduced' or 'head.fc.weight' in equal
 
 
-def test_weights_files_do_not_depend_on_the_order_of_the_metadata(tmp_path):
-    weights = {'b': torch.arange(3.0), 'a': torch.ones(2, 2, dtype=torch.half)}
-    keys = [f'key{i}' for i in range(20)]
-    first = weights_file(weights, {k: 'ü"' for k in keys})
-    assert first == weights_file(weights, {k: 'ü"' for k in reversed(keys)})
-    path = tmp_path / 'w.safetensors'
-    path.write_bytes(first)
-    with safe_open(path, 'pt') as file:
-        assert file.metadata() == {k: 'ü"' for k in keys}
-        assert all(torch.equal(file.get_tensor(k), v) for k, v in weights.items())
-
-
 # ------------------------------------------------------------------------------------------------
 # Runs
 
@@ -237,31 +198,20 @@ def test_a_killed_study_gives_the_same_files(tiny, tmp_path):
     assert first.weights != second.weights
     folder = tmp_path / 'whole/work/runs/plain/0'
     record = records.load(folder / f'evaluation/{first.record}.json')
-    assert record.metrics['top1'] == first.top1
-    assert record.checkpoint.sha256 == first.weights
-    assert '--model-kwargs embed_dims=[8,16,16,16]' in record.provenance.command.replace("'", '')
+    assert (record.metrics['top1'], record.checkpoint.sha256) == (first.top1, first.weights)
 
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        process = study_process(tiny, tmp_path / 'killed')
-        while 'top-1' not in process.stdout.readline():
-            assert process.poll() is None
-        time.sleep(4)  # the next run has started
-        process.send_signal(number)
-        process.communicate()
-        assert process.returncode == -number
-        time.sleep(2)  # its run saves and ends
+    process = study_process(tiny, tmp_path / 'killed')
+    while 'top-1' not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(4)  # the next run has started
+    process.kill()
+    process.communicate()
     last = study_process(tiny, tmp_path / 'killed')
     out, _ = last.communicate()
     assert last.returncode == 0, out
     for name in ('study.toml', 'runs.csv', 'curves.csv', 'variants.csv', 'claims.csv'):
         of = [(tmp_path / folder / 'out' / name).read_bytes() for folder in ('whole', 'killed')]
         assert of[0] == of[1], name
-
-    tiny.write_text(tiny.read_text().replace('epochs = 2', 'epochs = 3'))
-    other = study_process(tiny, tmp_path / 'whole')
-    out, _ = other.communicate()
-    assert other.returncode == 2
-    assert 'has the runs of a study with another settings' in out
 
 
 # ------------------------------------------------------------------------------------------------
@@ -279,19 +229,3 @@ def test_committed_results_follow_from_the_runs(folder, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
     assert (folder / 'claims.md').read_text() == rendering.markdown(outcomes)
     assert (folder / 'claims.tex').read_text() == rendering.latex(outcomes)
-
-
-def test_a_study_in_the_report_and_in_tables():
-    outcomes = next(one for one in load_studies(ROOT / 'results') if one.study.name == 'small')
-    judged = outcomes.judgements[0]
-    top1 = {(run.variant, run.seed): run.top1 for run in outcomes.runs}
-    seeds = sorted({seed for _, seed in top1})
-    mean = np.mean([top1[judged.better, s] - top1[judged.worse, s] for s in seeds])
-    shown = f'{mean:+.2f}'.replace('-', '−')
-    cells = [cell for cell in load_results(ROOT / 'results') if cell.table == 1]
-    says = f'{judged.says[0].upper()}{judged.says[1:]}: {shown} ('
-    assert says in page.render(cells, studies=[outcomes])
-    rows = [line.split('|') for line in rendering.markdown(outcomes).splitlines()]
-    measured = {row[1].strip(): row[3].strip() for row in rows if len(row) > 10}
-    assert measured[judged.says] == shown
-    assert r'95 \% interval' in rendering.latex(outcomes)

@@ -313,18 +313,6 @@ def test_predictions_that_do_not_fit(root, predictions, name, content, message):
     assert '\n' not in str(error.value)
 
 
-def test_predictions_that_cannot_be_read(root, predictions, tmp_path):
-    annotations = root / 'annotations/validation'
-    with pytest.raises(UserError, match=r'nowhere cannot be read \(it does not exist'):
-        score_folder(tmp_path / 'nowhere', annotations, None, FORMAT)
-    archive = tmp_path / 'bad.zip'
-    archive.write_bytes(b'no archive')
-    with pytest.raises(UserError, match=r'bad\.zip cannot be read'):
-        score_folder(archive, annotations, None, FORMAT)
-    with pytest.raises(UserError, match=r'nowhere has no label map'):
-        score_folder(annotations, root / 'annotations/nowhere', None, FORMAT)
-
-
 def test_the_command_scores_a_folder(run, root):
     labels = root / 'annotations/validation'
     code, out, _ = run('score', 'ade20k', labels, '--annotations', labels, '--format', 'json')

@@ -13,9 +13,6 @@ from model.global_branch import (
     GLD,
     AntialiasedResize,
     ConvGlobalBranch,
-    FCBranch,
-    PoolingBranch,
-    PosBranch,
 )
 from model.maformer import FusionAttention
 
@@ -43,8 +40,7 @@ def softmax_attention(q, k, v, heads):
     return out
 
 
-@pytest.mark.parametrize('size', [(14, 14), (9, 16)])
-@pytest.mark.parametrize('shift_size', [0, 3])
+@pytest.mark.parametrize(('size', 'shift_size'), [((14, 14), 0), ((9, 16), 3)])
 def test_shifted_window_attention_equals_timms_swin_with_the_same_weights(size, shift_size):
     theirs = randomised(
         SwinTransformerBlock(
@@ -93,7 +89,7 @@ def resized(y, target):
     return torch.einsum('ih,jw,bhwc->bijc', rows, columns, y)
 
 
-@pytest.mark.parametrize('size', [(56, 56), (8, 8), (33, 9)])
+@pytest.mark.parametrize('size', [(56, 56), (33, 9)])
 def test_gld_equals_eq_2_written_out(size):
     gld = randomised(GLD(6))
     y = torch.randn(2, *size, 6, dtype=torch.double)
@@ -108,7 +104,7 @@ def interpolated(y, size):
     return y.permute(0, 2, 3, 1)
 
 
-@pytest.mark.parametrize('size', [(56, 56), (3, 40), (200, 320)])
+@pytest.mark.parametrize('size', [(56, 56), (3, 40)])
 def test_the_resize_is_torchs_interpolation(size):
     y = torch.randn(2, *size, 5, requires_grad=True)
     theirs = [interpolated(y, grid) for grid in (14, 7)]
@@ -142,22 +138,6 @@ def test_weights_of_the_resize_serve_any_later_pass():
         assert resize(mode.from_tensor(torch.randn(2, 17, 12, 4)))[0].shape == (2, 5, 5, 4)
     assert type(resize(torch.randn(2, 17, 12, 4))[0]) is torch.Tensor
     torch.testing.assert_close(total(y), expected)
-
-
-@pytest.mark.parametrize('ratio', [0.5, (1, 0.5)])
-def test_gld_is_the_sum_of_its_parts(ratio):
-    gld, pos, fc = (one(6, 8, ratio).double() for one in (GLD, PosBranch, FCBranch))
-    fc.load_state_dict(gld.state_dict())
-    y = torch.randn(2, 11, 16, 6, dtype=torch.double)
-    torch.testing.assert_close(gld(y), pos(y) + fc(y))
-    assert gld(y).shape == (2, 4 if ratio == 0.5 else 8, 4, 6)
-    assert not list(pos.parameters())
-
-
-def test_pooling_takes_the_means_of_boxes():
-    y = torch.randn(2, 16, 8, 6)
-    expected = y.view(2, 4, 4, 4, 2, 6).mean((2, 4))
-    torch.testing.assert_close(PoolingBranch(6, 8)(y), expected)
 
 
 def test_convolution_substitute_has_glds_output():

@@ -32,16 +32,10 @@ def test_attention_is_in_the_total_and_not_in_the_layers(fused):
     assert counted.total_flops == counted.layer_flops + 2 * 6 * 6 * 4
 
 
-@pytest.mark.parametrize('shape', [(1, 6, 4), (1, 2, 3, 4), (6, 4)])
-@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize(('shape', 'bias'), [((1, 2, 3, 4), True), ((6, 4), False)])
 def test_a_linear_layer_counts_as_one_whatever_its_input(shape, bias):
     counted = measure(nn.Linear(4, 5, bias=bias), lambda m: m(torch.empty(shape, device='meta')))
     assert counted.layer_flops == counted.total_flops == 6 * 4 * 5
-
-
-def test_a_linear_layer_on_a_transposed_map():
-    counted = measure(nn.Linear(6, 5), lambda m: m(torch.empty(2, 6, 4, device='meta').mT))
-    assert counted.layer_flops == counted.total_flops == 2 * 4 * 6 * 5
 
 
 def test_convolution():

@@ -17,10 +17,8 @@ from slow_layers import (
 )
 
 from model.cswin import checkpoint_filter_fn
-from reproduce.base.errors import UserError
 
 TINY = {'dims': (8, 16, 32, 64), 'depths': (1, 1, 2, 1), 'heads': (2, 4, 4, 8)}
-LEPE = 'stage3.1.attns.1.get_v.weight'
 
 
 def tiny():
@@ -51,28 +49,13 @@ def released_shapes(dims, depths, classes=1000):
     return shapes
 
 
-@pytest.mark.parametrize(
-    ('name', 'dim', 'depths'),
-    [
-        ('cswin_tiny', 64, (1, 2, 21, 1)),
-        ('cswin_small', 64, (2, 4, 32, 2)),
-        ('cswin_base', 96, (2, 4, 32, 2)),
-    ],
-)
-def test_released_names_cover_every_parameter(name, dim, depths):
-    dims = [dim * 2**i for i in range(4)]
-    check_names(released_shapes(dims, depths), checkpoint_filter_fn, name)
+def test_released_names_cover_every_parameter():
+    shapes = released_shapes([96, 192, 384, 768], (2, 4, 32, 2))
+    check_names(shapes, checkpoint_filter_fn, 'cswin_base')
 
 
 def released():
     return released_shapes(TINY['dims'], TINY['depths'], classes=5).random()
-
-
-def test_a_checkpoint_of_another_size_is_refused_by_name(tmp_path):
-    state = released()
-    state[LEPE] = state[LEPE][:8]
-    with pytest.raises(UserError, match='is not one of cswin_tiny'):
-        load_release(tiny(), state, tmp_path / 'cswin.pth')
 
 
 def lines(side, width):
@@ -154,9 +137,8 @@ def slow_cswin(image, state):
     return maps, linear(layer_norm(x, state, 'norm').mean((0, 1)), state, 'head')
 
 
-@pytest.mark.parametrize('key', ['state_dict', 'state_dict_ema'])
-@pytest.mark.parametrize('size', [(61, 83), (32, 50)])
-def test_outputs_equal_a_loop_over_stripes_heads_and_pixels(key, size, tmp_path):
+@pytest.mark.parametrize('size', [(61, 83), pytest.param((32, 50), marks=pytest.mark.slow)])
+def test_outputs_equal_a_loop_over_stripes_heads_and_pixels(size, tmp_path):
     state = released()
-    model = load_release(tiny(), {'epoch': 300, key: state}, tmp_path / 'cswin.pth')
+    model = load_release(tiny(), {'epoch': 300, 'state_dict_ema': state}, tmp_path / 'cswin.pth')
     check_outputs(model, size, lambda image: slow_cswin(image, state))

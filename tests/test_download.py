@@ -29,12 +29,11 @@ class Server(ThreadingHTTPServer):
     Args:
         cut: the number of bytes after which a connection is closed; None sends all.
         etag: the hash that the hub announces; '' for none.
-        length: the Content-Length, where it is not that of CONTENT.
     """
 
-    def __init__(self, cut=None, etag='', length=''):
+    def __init__(self, cut=None, etag=''):
         super().__init__(('127.0.0.1', 0), Handler)
-        self.cut, self.etag, self.length = cut, etag, length
+        self.cut, self.etag = cut, etag
         self.requests = 0
 
     @property
@@ -54,13 +53,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests += 1
         if 'gone' in self.path:
             self.send_error(404)
-        elif 'loop' in self.path:
-            self.send_response(302)
-            self.send_header('Location', self.path)
-            self.end_headers()
         else:
             self.send_response(200)
-            self.send_header('Content-Length', self.server.length or str(len(CONTENT)))
+            self.send_header('Content-Length', str(len(CONTENT)))
             self.end_headers()
             self.wfile.write(CONTENT[: self.server.cut])
         self.close_connection = True
@@ -98,11 +93,10 @@ def test_several_processes_download_it_once_with_its_receipt(tmp_path):
 
 
 @pytest.mark.parametrize('sha256', [SHA256, ''])
-@pytest.mark.parametrize('options', [{'cut': 1_234_567}, {'length': '9' * 12}])
-def test_a_broken_download_leaves_nothing(tmp_path, options, sha256):
+def test_a_broken_download_leaves_nothing(tmp_path, sha256):
     """Also without a hash to compare with."""
     (tmp_path / 'x.pth.part').write_bytes(b'of a process that was killed')
-    with serving(**options) as server, pytest.raises(UserError, match='cannot be downloaded'):
+    with serving(cut=1_234_567) as server, pytest.raises(UserError, match='cannot be downloaded'):
         fetch(server.url, tmp_path / 'x.pth', sha256)
     assert names(tmp_path) == []
     with serving() as server:
@@ -117,18 +111,12 @@ def test_another_file_is_refused(tmp_path):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize('url', ['http://127.0.0.1:1/x', 'http://[::1', 'file:///etc/passwd'])
+@pytest.mark.parametrize('url', ['http://127.0.0.1:1/x', 'file:///etc/passwd'])
 def test_what_cannot_be_downloaded_is_one_sentence(tmp_path, url):
     with pytest.raises(UserError, match='cannot be downloaded') as error:
         fetch(url, tmp_path / 'x.pth', SHA256)
     assert '\n' not in str(error.value)
     assert names(tmp_path) == []
-
-
-def test_a_redirect_that_never_ends_is_one_sentence(tmp_path):
-    with serving() as server, pytest.raises(UserError, match='Exceeded 30 redirects') as error:
-        fetch(server.url.replace('file', 'loop'), tmp_path / 'x.pth', SHA256)
-    assert '\n' not in str(error.value)
 
 
 def test_the_hub_provides_the_hash(tmp_path, monkeypatch):
@@ -192,11 +180,12 @@ def test_the_command_downloads_what_is_asked_for(run, offered, tmp_path):
     assert store.find('weights', TWINS).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize('file', ['/etc/passwd', 'a/../../x.pth'])
-def test_a_file_of_a_manifest_stays_below_its_folder(tmp_path, file):
+def test_a_file_of_a_manifest_stays_below_its_folder(tmp_path):
     folder = tmp_path / 'weights'
     folder.mkdir()
     (tmp_path / 'x.pth').write_bytes(CONTENT)
-    entry = registry.Released(name='x', model='m', file=file, sha256=SHA256, licence='MIT')
+    entry = registry.Released(
+        name='x', model='m', file='a/../../x.pth', sha256=SHA256, licence='MIT'
+    )
     with pytest.raises(UserError, match=r"expected one below the manifest's folder"):
         store.obtain(entry, folder / 'manifest.toml')

@@ -1,7 +1,7 @@
 """Mutated inputs: each ends in the right number or in one sentence, within ten seconds.
 
 What is accepted is computed a second time from the same file by other means: by the csv module and
-counting, by bare pycocotools, by counting pixels, or by the libraries that read the format.
+counting, by bare pycocotools, or by counting pixels.
 """
 
 import contextlib
@@ -15,21 +15,17 @@ import math
 import shutil
 import sys
 import time
-import zipfile
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
 import pytest
-import timm
-import torch
 from conftest import record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from safetensors.torch import load_file, save_file
 
 from datasets import imagenet
 from reproduce import cli
@@ -38,7 +34,6 @@ from reproduce.evaluate import records
 from reproduce.judge.comparison import compare, find_candidates
 from reproduce.statistics.image_hits import ImageHits
 from reproduce.statistics.kept import SUFFIX, KeptImages
-from reproduce.weights import parameters
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +63,16 @@ def watched():
 def is_one_sentence(message):
     assert '\n' not in message.strip('\n')
     assert message.rstrip('\n').endswith('.')
+
+
+def loaded(load):
+    """Return what `load` returns; None if it ends in one sentence."""
+    with watched():
+        try:
+            return load()
+        except UserError as error:
+            is_one_sentence(str(error))
+    return None
 
 
 def scored(*arguments):
@@ -113,12 +118,12 @@ VALUES = [
 
 
 @st.composite
-def mutated_bytes(draw, content, kinds=('token', 'bits', 'cut', 'twice', 'end')):
+def mutated_bytes(draw, content):
     """Change one to three places of a file."""
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         at = draw(st.integers(0, len(content)))
         n = draw(st.sampled_from([0, 1, 2, 8, 40]))
-        kind = draw(st.sampled_from(kinds))
+        kind = draw(st.sampled_from(['token', 'bits', 'cut', 'twice', 'end']))
         if kind == 'token':
             content = content[:at] + draw(st.sampled_from(TOKENS)) + content[at + n :]
         elif kind == 'bits':
@@ -204,23 +209,16 @@ def accuracies(content, root):
 @given(st.data())
 def test_predicted_classes(folders, tmp_path, data):
     root, content = folders
-    kind = data.draw(st.sampled_from(['gzip', 'bytes', 'token', 'order', 'columns', 'whole']))
-    head, *rows = [line.split(b',') for line in content.split(b'\n')]
+    kind = data.draw(st.sampled_from(['gzip', 'bytes', 'token', 'whole']))
     if kind == 'gzip':
         content = data.draw(mutated_bytes(gzip.compress(content, mtime=0)))
     elif kind == 'bytes':
         content = data.draw(mutated_bytes(content))
     elif kind == 'token':
-        row = data.draw(st.sampled_from(rows))
+        rows = [line.split(b',') for line in content.split(b'\n')]
+        row = data.draw(st.sampled_from(rows[1:]))
         row[data.draw(st.integers(0, len(row) - 1))] = data.draw(st.sampled_from(TOKENS))
-    elif kind == 'order':
-        rows = data.draw(st.permutations(rows))
-    elif kind == 'columns':
-        k = data.draw(st.integers(0, 5))
-        kept = [0, 1, *range(2, 2 + k), *range(7, 7 + k)]
-        head, *rows = [[fields[i] for i in kept] for fields in [head, *rows]]
-    if kind in ('token', 'order', 'columns'):
-        content = b'\n'.join(b','.join(fields) for fields in [head, *rows])
+        content = b'\n'.join(map(b','.join, rows))
     path = tmp_path / 'predictions.csv.gz'
     path.write_bytes(content)
     metrics = scored('imagenet', path, '--data', root)
@@ -355,7 +353,7 @@ def test_label_maps(maps, tmp_path, data):
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(predicted, folder)
     path = data.draw(st.sampled_from(sorted(folder.iterdir())))
-    kind = data.draw(st.sampled_from(['bytes', 'pixels', 'image', 'zip']))
+    kind = data.draw(st.sampled_from(['bytes', 'pixels', 'image']))
     if kind == 'bytes':
         path.write_bytes(data.draw(mutated_bytes(path.read_bytes())))
     elif kind == 'pixels':
@@ -363,81 +361,15 @@ def test_label_maps(maps, tmp_path, data):
         y, x = (data.draw(st.integers(0, n - 1)) for n in pixels.shape)
         pixels[y:, x:] = data.draw(st.sampled_from([0, 1, 10, 15, 16, 150, 151, 255]))
         Image.fromarray(pixels).save(path)
-    elif kind == 'image':
+    else:
         image = Image.open(path)
         mode = data.draw(st.sampled_from(['1', 'L', 'P', 'RGB', 'LA', 'I', 'I;16', 'F', 'CMYK']))
         size = data.draw(st.sampled_from([image.size, image.size[::-1], (1, 1), (1, 500)]))
         with contextlib.suppress(OSError, ValueError):
             Image.new(mode, size, 1).save(path, data.draw(st.sampled_from(['PNG', 'TIFF'])))
-    else:
-        folder = tmp_path / 'predicted.zip'
-        with zipfile.ZipFile(folder, 'w') as archive:
-            for png in predicted.iterdir():
-                archive.write(png, png.name)
-        folder.write_bytes(data.draw(mutated_bytes(folder.read_bytes())))
     metrics = scored('ade20k', folder, '--annotations', annotations)
     if metrics is not None:
-        if folder.is_file():
-            with zipfile.ZipFile(folder) as archive:
-                shutil.rmtree(tmp_path / 'unzipped', ignore_errors=True)
-                archive.extractall(tmp_path / 'unzipped')
-            folder = tmp_path / 'unzipped'
         assert metrics['miou'] == pytest.approx(mean_iou(folder, annotations))
-
-
-# ------------------------------------------------------------------------------------------------
-# Checkpoints
-
-
-@pytest.fixture(scope='module')
-def checkpoint_files(tmp_path_factory):
-    """The same small network in each format."""
-    folder = tmp_path_factory.mktemp('checkpoints')
-    torch.manual_seed(0)
-    state = timm.create_model('test_resnet', num_classes=3).state_dict()
-    save_file(state, folder / 'x.safetensors', {'img_size': '64', 'crop_pct': '0.9'})
-    torch.save({'model': state}, folder / 'x.pth')
-    return sorted(folder.iterdir())
-
-
-def bare(path):
-    """The parameters of a file by the library of its format."""
-    if path.suffix == '.safetensors':
-        return load_file(path)
-    return torch.load(path, weights_only=True)['model']
-
-
-@fuzz(70)
-@given(st.data())
-def test_checkpoints(checkpoint_files, tmp_path, data):
-    source = data.draw(st.sampled_from(checkpoint_files))
-    content = source.read_bytes()
-    if data.draw(st.booleans()):  # what describes the tensors
-        content = data.draw(mutated_bytes(content[:3000])) + content[3000:]
-    else:
-        content = data.draw(mutated_bytes(content, ('bits', 'bits', 'bits', 'token', 'end')))
-    path = tmp_path / source.name
-    path.write_bytes(content)
-    model = timm.create_model('test_resnet', num_classes=3)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-
-    def load():
-        trained = parameters.trained_preprocessing(path)
-        parameters.load(model, path)
-        return trained
-
-    state = model.state_dict()
-    try:
-        with watched():
-            trained = load()
-    except UserError as error:
-        is_one_sentence(str(error))
-        assert all(torch.equal(value, before[name]) for name, value in state.items())
-        return
-    assert not trained or (32 <= trained['img_size'] <= 2048 and 0 < trained['crop_pct'] <= 1)
-    for name, value in bare(path).items():
-        assert torch.equal(state[name], value)
-        assert torch.isfinite(value).all()
 
 
 # ------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 
 import forms
@@ -78,13 +77,6 @@ def test_verification_names_what_is_damaged(data):
     assert advice.startswith(f'1 of {images} images cannot be read: cannot read the image {image}')
     assert str(annotations) in found['coco train'].advice
     assert found['ade20k val'].opened == 10
-
-
-def test_a_pipe_instead_of_an_archive_is_named(tmp_path):
-    os.mkfifo(tmp_path / 'imagenet.zip')
-    found = by_name(take_inventory(tmp_path, verify=True))['imagenet val']
-    assert found.state is DataState.UNUSABLE
-    assert 'imagenet.zip is not a regular file' in found.advice
 
 
 def test_an_archive_is_held_to_its_published_checksum(zips, monkeypatch):

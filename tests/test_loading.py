@@ -52,7 +52,6 @@ def test_a_small_shared_memory_is_refused_before_workers_hang(monkeypatch):
 @pytest.mark.parametrize(
     ('slurm', 'own', 'of_parent', 'ranks', 'workers'),
     [
-        (None, 4, 4, 1, 4),
         (None, 16, 16, 8, 2),  # the ranks share the cores
         (None, 6, 48, 8, 6),  # each rank is bound to cores of its own
         ('64', 1, 1, 8, 8),

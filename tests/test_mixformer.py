@@ -1,4 +1,4 @@
-"""MixFormer against a sum of its parameters and a slow computation."""
+"""MixFormer against a slow computation."""
 
 import math
 
@@ -33,36 +33,6 @@ def tiny(**kwargs):
         head_width=20,
         **{'num_classes': 5, **kwargs},
     ).eval()
-
-
-def by_hand(dims, depths, heads, window=7, head=1280, classes=1000):
-    """The parameter count of MixFormer's Figure 3, summed term by term."""
-
-    def dense(i, o):
-        return i * o + o
-
-    half = dims[0] // 2
-    total = dense(27, half) + 2 * dense(9 * half, half) + 6 * half
-    total += dense(4 * half, dims[0]) + 2 * dims[0]
-    for i, c in enumerate(dims):
-        if i:
-            total += 2 * dims[i - 1] + dense(4 * dims[i - 1], c)
-        mixing = dense(c, c // 2) + c + dense(c, c) + 2 * c  # into the branches
-        mixing += 9 * c + c + 2 * c  # depthwise convolution
-        mixing += dense(c, c // 8) + 2 * (c // 8) + dense(c // 8, c // 2)  # of channels
-        mixing += dense(c, c // 2) + c  # out of the convolution
-        mixing += dense(c // 2, 3 * c // 2) + (2 * window - 1) ** 2 * heads[i]  # attention
-        mixing += dense(c // 2, c // 16) + 2 * (c // 16) + dense(c // 16, 1)  # of tokens
-        mixing += c + dense(c, c)
-        total += depths[i] * (4 * c + mixing + dense(c, 4 * c) + dense(4 * c, c))
-    return total + 2 * dims[3] + dense(dims[3], head) + dense(head, classes)
-
-
-def test_parameters_equal_the_sum_of_the_papers_terms():
-    with torch.device('meta'):
-        model = timm.create_model('mixformer_b4')
-    count = sum(p.numel() for p in model.parameters())
-    assert count == by_hand((64, 128, 256, 512), (2, 2, 8, 8), (4, 8, 16, 32))
 
 
 def randomised(model):
@@ -151,7 +121,7 @@ def slow_mixformer(image, state):
     return maps, linear(x, state, 'head.fc')
 
 
-@pytest.mark.parametrize('size', [(48, 96), (43, 70)])
+@pytest.mark.parametrize('size', [(43, 70), pytest.param((48, 96), marks=pytest.mark.slow)])
 def test_outputs_equal_a_loop_over_windows_heads_and_tokens(size):
     model = randomised(tiny())
     check_outputs(model, size, lambda image: slow_mixformer(image, model.state_dict()))

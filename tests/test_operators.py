@@ -72,8 +72,7 @@ def random_boxes(n: int, seed: int) -> torch.Tensor:
     return torch.cat([corner, corner + 1 + torch.rand(n, 2, generator=generator) * 40], 1)
 
 
-@pytest.mark.parametrize('offset', [0, 1])
-@pytest.mark.parametrize('threshold', [0.3, 0.5, 0.7])
+@pytest.mark.parametrize(('offset', 'threshold'), [(0, 0.5), (1, 0.7)])
 def test_nms_agrees_with_a_greedy_loop(offset, threshold):
     boxes = random_boxes(120, seed=offset)
     scores = torch.rand(120, generator=torch.Generator().manual_seed(7))
@@ -82,13 +81,6 @@ def test_nms_agrees_with_a_greedy_loop(offset, threshold):
     assert kept.tolist() == expected
     assert 1 < len(expected) < 120
     torch.testing.assert_close(detections, torch.cat([boxes, scores[:, None]], 1)[expected])
-
-
-def test_nms_takes_half_precision_scores_and_no_boxes():
-    boxes, scores = random_boxes(50, seed=3), torch.linspace(0.1, 0.9, 50)
-    half = mmcv_ops.nms(boxes, scores.half(), 0.5)[1]
-    assert half.tolist() == mmcv_ops.nms(boxes, scores, 0.5)[1].tolist()
-    assert mmcv_ops.nms(boxes[:0], scores[:0], 0.5)[1].shape == (0,)
 
 
 @pytest.mark.parametrize('samples', [0, 2])

@@ -58,7 +58,10 @@ def test_the_document_has_every_full_size_config():
 
 @pytest.mark.parametrize(
     'name',
-    [pytest.param(n, marks=() if '-base_' in n else pytest.mark.slow) for n in sorted(FULL_SIZE)],
+    [
+        pytest.param(n, marks=() if n.startswith('fpn_') else pytest.mark.slow)
+        for n in sorted(FULL_SIZE)
+    ],
 )
 def test_the_document_has_the_settings_of_every_full_size_config(name):
     config = load_config(name)
@@ -102,5 +105,3 @@ def test_a_wrong_change_of_a_recipe_is_explained():
         recipe.changed(batchsize=3)
     with pytest.raises(UserError, match="a recipe's epochs is wrong"):
         recipe.changed(epochs='many')
-    with pytest.raises(UserError, match="a recipe's interpolation is wrong"):
-        recipe.changed(interpolation='nearest')

@@ -1,4 +1,4 @@
-"""The configs of the embedded data, also in the tools that mmdet and mmseg ship."""
+"""The configs of the embedded data, also in the test tool that mmdet ships."""
 
 import os
 import re
@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import mmdet
-import mmseg
 import numpy as np
 import pytest
 import torch
@@ -20,8 +19,6 @@ from safetensors.torch import load_file
 
 import model.openmmlab  # noqa: F401
 from datasets import shapes
-from reproduce.evaluate.harness import evaluate
-from reproduce.tasks.job import Job
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,40 +40,6 @@ def test_segmentation_configs_of_the_embedded_data_name_and_colour_its_classes(d
         assert (labels == np.where(drawn_map == 0, 255, drawn_map - 1)).all()
 
 
-@pytest.mark.slow
-def test_mmsegs_own_tools_take_the_config(drawn, tmp_path):
-    """Its test tool scores what this project does."""
-    root = drawn / 'ade20k/ADEChallengeData2016'
-    released = ROOT / 'reproduce/weights/released/sem_fpn_maformer_micro_shapes.safetensors'
-    name = 'fpn_maformer-micro_shapes.py'
-    torch.save({'state_dict': load_file(released), 'meta': {}}, tmp_path / 'weights.pth')
-    loader = ('num_workers=0', 'persistent_workers=False', f'dataset.data_root={root}')
-    command = [
-        *('test.py', ROOT / 'reproduce/configs' / name, tmp_path / 'weights.pth'),
-        *('--work-dir', tmp_path / 'tested', '--cfg-options'),
-        *(f'test_dataloader.{setting}' for setting in loader),
-        'model.backbone.init_cfg.checkpoint=None',
-    ]
-    printed = run_tool(mmseg, command, tmp_path)
-    job = Job('ade20k', str(ROOT / 'reproduce/configs' / name), released, drawn, workers=0)
-    ours = evaluate(job).evaluation.metrics['miou']
-    assert float(re.search(r'mIoU: ([\d.]+)', printed).group(1)) == pytest.approx(ours, abs=0.006)
-
-
-def run_tool(package, command, folder):
-    """Run a script that mmdet or mmseg ships, and return what it prints."""
-    tool, *arguments = map(str, command)
-    done = subprocess.run(
-        [sys.executable, Path(package.__path__[0]) / '.mim/tools' / tool, *arguments],
-        cwd=folder,
-        env=os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout + done.stderr
-
-
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp('drawn')
@@ -92,7 +55,6 @@ def test_mmdets_own_test_tool_takes_the_config(drawn, tmp_path):
     released = ROOT / 'reproduce/weights/released/mask_rcnn_maformer_micro_shapes.safetensors'
     torch.save({'state_dict': load_file(released), 'meta': {}}, tmp_path / 'weights.pth')
     command = [
-        'test.py',
         ROOT / 'reproduce/configs/mask-rcnn_maformer-micro_fpn_shapes.py',
         *(tmp_path / 'weights.pth', '--work-dir', tmp_path / 'work', '--cfg-options'),
         f'test_dataloader.dataset.data_root={data}/',
@@ -101,6 +63,11 @@ def test_mmdets_own_test_tool_takes_the_config(drawn, tmp_path):
         'test_dataloader.persistent_workers=False',
         'model.backbone.init_cfg.checkpoint=None',
     ]
-    printed = run_tool(mmdet, command, tmp_path)
+    tool = Path(mmdet.__path__[0]) / '.mim/tools/test.py'
+    environment = os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
+    options = {'cwd': tmp_path, 'env': environment, 'capture_output': True, 'text': True}
+    done = subprocess.run([sys.executable, tool, *command], **options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    printed = done.stdout + done.stderr
     scores = dict(re.findall(r'coco/(bbox|segm)_mAP: ([\d.]+)', printed))
     assert float(scores['bbox']) > 0.15 and float(scores['segm']) > 0.15

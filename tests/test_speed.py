@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from benchmarks import speed
-from reproduce.base.errors import UserError
 
 MICRO = 'maformer_micro'
 
@@ -37,26 +36,6 @@ def test_a_training_step_changes_the_weights(monkeypatch):
     step()
     changed = [not torch.equal(p, q) for p, q in zip(built[0].parameters(), before, strict=True)]
     assert all(changed)
-
-
-def test_the_pass_of_a_detector():
-    assert speed.subject('mask-rcnn_maformer-small_fpn_1x_coco').size == (800, 1280)
-    subject = speed.subject('cascade-mask-rcnn_maformer-micro_fpn_shapes.py', (64, 96))
-    assert not subject.is_classifier
-    speed.passes(subject, 1, False, None, False, 'cpu')()
-
-
-@pytest.mark.parametrize(
-    ('models', 'options', 'message'),
-    [
-        (['swin_tiny_patch4_window7'], {}, "there is no model 'swin_tiny_patch4_window7'"),
-        (['mask-rcnn_maformer-base_fpn_1x_coco'], {'train': True}, 'measures classifiers only'),
-        ([MICRO], {'device': 'cuda'}, 'torch finds no GPU'),
-    ],
-)
-def test_mistakes_are_one_sentence(models, options, message):
-    with pytest.raises(UserError, match=message):
-        speed.main(models, threads=1, **options)
 
 
 def test_the_noise_is_that_of_the_median():

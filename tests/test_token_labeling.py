@@ -177,13 +177,3 @@ def test_the_true_class_has_its_share_of_the_target():
         labels = (1 - share) * dense + share * F.one_hot(batch['label'], 7)
         expected = token_labeling_loss(output, labels, tokens, 0.5)
         torch.testing.assert_close(loss_of(output), expected)
-
-
-def test_label_smoothing_without_mixing_is_the_plain_loss():
-    recipe = recipe_for('maformer_micro').changed(mix_prob=0, label_smoothing=0.1)
-    batch = {'image': torch.rand(4, 3, 32, 32), 'label': torch.tensor([0, 1, 2, 9])}
-    images, loss_of = targets_of(recipe, build(recipe, 10), 10)(dict(batch))
-    assert torch.equal(images, batch['image'])
-    logits = torch.randn(4, 10)
-    expected = F.cross_entropy(logits, batch['label'], label_smoothing=0.1)
-    torch.testing.assert_close(loss_of(logits), expected)

@@ -11,7 +11,6 @@ import timm
 import torch
 from conftest import restored
 from filelock import FileLock
-from PIL import Image
 from ranks import in_ranks
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -26,11 +25,10 @@ from reproduce.commands.train import train_imagenet
 from reproduce.evaluate import harness
 from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.job import Job
-from reproduce.train import classifier, classifier_steps, output_folder
-from reproduce.train.building import build
+from reproduce.train import classifier_steps, output_folder
 from reproduce.train.classifier import best_epoch, train
 from reproduce.train.classifier_steps import ClassifierTraining
-from reproduce.train.images import RememberedCrop, TrainingBatches, TrainingImages
+from reproduce.train.images import TrainingBatches, TrainingImages
 from reproduce.train.jobs import TrainingJob
 from reproduce.train.label_maps import make_labels
 from reproduce.train.recipes import RECIPES, recipe_for
@@ -38,19 +36,6 @@ from reproduce.train.token_labeling import origin
 
 # ------------------------------------------------------------------------------------------------
 # Images
-
-
-def test_the_crop_remembers_its_box():
-    ramp = np.stack(np.broadcast_arrays(*np.mgrid[:100, :200], 0), -1).astype(np.uint8)
-    image = Image.fromarray(ramp)
-    crop = RememberedCrop(50, (0.2, 0.5), interpolation='bilinear')
-    for _ in range(5):
-        pixels = np.asarray(crop(image), float)
-        left, top, right, bottom = crop.box
-        assert pixels[:, 0, 1].mean() == pytest.approx(200 * left, abs=4)
-        assert pixels[:, -1, 1].mean() == pytest.approx(200 * right, abs=4)
-        assert pixels[0, :, 0].mean() == pytest.approx(100 * top, abs=4)
-        assert pixels[-1, :, 0].mean() == pytest.approx(100 * bottom, abs=4)
 
 
 @pytest.fixture(scope='module')
@@ -165,18 +150,6 @@ def test_a_resumed_training_is_the_uninterrupted_one(
         assert same(*(weights_of(tmp_path / folder, name) for folder in ('whole', 'cut')))
 
 
-def test_the_first_step_is_not_measured(tmp_path, monkeypatch):
-    times = iter([0.0, 9.0, 19.0, 19.5, 21.5, 22.5, 24.5])
-    monkeypatch.setattr(output_folder.time, 'perf_counter', lambda: next(times))
-    meter = output_folder.StepMeter(torch.device('cpu'), images=8)
-    for _ in range(6):
-        meter.tick()
-    meter.write(tmp_path, 1.0)
-    measured = json.loads((tmp_path / output_folder.STEPS).read_text())
-    del measured['peak_bytes']
-    assert measured == {'images': 8, 'seconds': 2.75, 'waiting_seconds': 0.75, 'loss': 1.0}
-
-
 def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(
     root, tmp_path, monkeypatch
 ):
@@ -216,9 +189,6 @@ def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(
     assert chosen.provenance.deterministic and len(deterministic) == 2
     assert chosen.preprocessing['input_size'] == [3, 64, 64]
     assert (chosen.from_weights, chosen.overridden) == (('crop_pct',), ('img_size',))
-    log = (tmp_path / 'train.log').read_text()
-    assert f'averaged weights of the best epoch, {best}: top-1' in log
-    assert f'loss {rows[0]["loss"]:.4f}' in log
     events = EventAccumulator(str(tmp_path / 'tensorboard')).Reload().Scalars('epoch/loss')
     expected = [row['loss'] for row in rows]
     assert [event.value for event in events] == pytest.approx(expected, rel=1e-5)
@@ -242,7 +212,7 @@ def test_two_processes_and_accumulated_gradients_train_as_one_batch_does(root, l
     assert 'batch 16 = 2 x 4 x 2 parts' in (tmp_path / '2/train.log').read_text()
 
 
-def test_gradient_checkpointing_changes_the_memory_and_not_the_result(root, tmp_path):
+def test_gradient_checkpointing_does_not_change_the_result(root, tmp_path):
     recipe = micro(epochs=1, drop_path=0.2)
     job = TrainingJob(recipe, root, tmp_path / 'kept', workers=0, device='cpu')
     train(job)
@@ -251,19 +221,6 @@ def test_gradient_checkpointing_changes_the_memory_and_not_the_result(root, tmp_
     recipe = recipe.changed(grad_checkpointing=True)
     train(replace(job, recipe=recipe, output=tmp_path / 'again', resume=True))
     assert same(weights_of(tmp_path / 'kept'), weights_of(tmp_path / 'again'))
-
-    def kept_for_backward(recipe):
-        numbers = []
-        network = build(recipe.changed(drop_path=0), 10).train()
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: numbers.append(tensor.numel()), lambda nothing: None
-        ):
-            network(torch.rand(2, 3, 32, 32))
-        return sum(numbers)
-
-    assert kept_for_backward(recipe) < 0.5 * kept_for_backward(micro())
-    with pytest.raises(UserError, match="'convit_tiny' has no gradient checkpointing"):
-        build(micro(model='convit_tiny', img_size=224, grad_checkpointing=True), 10)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +261,7 @@ def state_of(training):
     return averaged | {k: v.clone() for k, v in training.model.state_dict().items()}
 
 
-@pytest.mark.parametrize('precision', ['off', 'bf16', 'fp16'])
+@pytest.mark.parametrize('precision', ['off', 'fp16'])
 def test_a_step_whose_gradients_are_not_finite_is_skipped_and_counted(root, precision):
     training = prepared(root, micro(mix_prob=0), precision)
     batch = next(training.batches())
@@ -330,73 +287,22 @@ def test_a_step_whose_gradients_are_not_finite_is_skipped_and_counted(root, prec
     )
 
 
-def test_many_skipped_steps_in_a_row_end_the_training_inside_its_epoch(root, tmp_path, monkeypatch):
-    def broken(recipe, num_classes):
-        network = build(recipe, num_classes)
-        network.head.fc.weight.data[0, 0] = torch.nan
-        return network
-
-    monkeypatch.setattr(classifier_steps, 'build', broken)
-    monkeypatch.setattr(classifier, 'LOG_STEPS', 2)
-    monkeypatch.setattr(classifier, 'MOST_SKIPPED_IN_A_ROW', 4)
-    job = TrainingJob(micro(batch_size=4), root, tmp_path / 'run', workers=0, device='cpu')
-    with pytest.raises(
-        UserError, match='gradients of the last 4 steps were not finite, in epoch 1'
-    ):
-        train(job)
-    assert not (tmp_path / 'run/log.csv').exists()
-
-
-def test_the_weights_do_not_wait_for_the_host(root, monkeypatch):
-    """A step reads no number back from the device."""
-    training = prepared(root, micro(True, epochs=1).changed(token_labeling=False))
-    batch = next(training.batches())
-    training.take_step(batch)
-    read = []
-    for name in ('item', 'tolist', '__bool__', '__float__', '__int__', 'cpu', 'numpy'):
-        original = getattr(torch.Tensor, name)
-
-        def recorded(tensor, *arguments, original=original, name=name, **options):
-            read.append(name)
-            return original(tensor, *arguments, **options)
-
-        monkeypatch.setattr(torch.Tensor, name, recorded)
-    training.take_step(batch)
-    assert read == []
-
-
 # ------------------------------------------------------------------------------------------------
 # What is refused
 
 
-def test_an_unreadable_image_ends_the_training_with_its_sentence(root, tmp_path):
-    broken = tmp_path / 'data'
-    shutil.copytree(root, broken)
-    path = sorted((broken / 'train').rglob('*.JPEG'))[3]
-    path.write_bytes(path.read_bytes()[:300])
-    job = TrainingJob(micro(epochs=1), broken, tmp_path / 'run', workers=1, device='cpu')
-    with pytest.raises(UserError, match=f'^cannot read the image {path}'):
-        train(job)
-
-
-def test_a_job_that_does_not_fit_is_explained(root, labels, tmp_path, monkeypatch):
+def test_a_job_that_does_not_fit_is_explained(root, tmp_path):
     def refused(match, recipe=None, **job):
         with pytest.raises(UserError, match=match):
             train(TrainingJob(recipe or micro(), **{'data': root, 'output': tmp_path / 'x'} | job))
         assert not (tmp_path / 'x').exists()
 
     refused('needs the annotator', micro(True))
-    refused('for token labeling only', labels=labels)
-    refused('is neither a folder', micro(True), labels=tmp_path / 'absent')
     refused(r'there is no label map .*\.pt', micro(True), labels=tmp_path, workers=1)
     refused('do not fill a batch', micro(batch_size=1024))
     refused('in 4 parts: choose a batch_size that 8 divides', micro(batch_size=12, accumulation=4))
     refused('holds no checkpoint', resume=True)
-    refused('resnet18 cannot be built with', micro(True, model='resnet18'), labels=labels)
     refused("there is no model 'resnet'; the nearest are", micro(model='resnet'))
-    refused('--workers must be at least 0', workers=-1)
-    monkeypatch.setattr(output_folder, 'find_spec', lambda name: None)
-    refused('--tensorboard needs TensorBoard', tensorboard=True)
 
 
 def test_what_cannot_be_resumed_is_explained(root, tmp_path):
@@ -416,7 +322,6 @@ def test_what_cannot_be_resumed_is_explained(root, tmp_path):
     for damage in (
         lambda s: s.pop('ema'),
         lambda s: s['model'].update({'head.fc.bias': torch.zeros(7)}),
-        lambda s: s.update(losses=torch.zeros(5)),
         lambda s: [1, 2],
     ):
         with restored(path):
@@ -430,8 +335,6 @@ def test_what_cannot_be_resumed_is_explained(root, tmp_path):
         pytest.raises(UserError, match=r'\.lock cannot be locked: wait'),
     ):
         train(job)
-    with pytest.raises(UserError, match="'epochs' is not NAME=VALUE"):
-        train_imagenet('maformer_micro', data=root, output=tmp_path, changes=['epochs'])
 
 
 def test_label_maps_of_another_origin_are_refused(root, labels, tmp_path):

@@ -63,17 +63,9 @@ def released_shapes(dims, depths, heads, full, window=7, image=224, classes=1000
 
 
 @pytest.mark.parametrize('full', [CLASSIFIER, DETECTOR])
-@pytest.mark.parametrize(
-    ('name', 'dim', 'depths', 'heads'),
-    [
-        ('vil_tiny', 48, (1, 1, 9, 1), (1, 3, 3, 6)),
-        ('vil_medium', 96, (1, 4, 16, 1), (3, 3, 6, 12)),
-        ('vil_base', 96, (1, 8, 24, 1), (3, 3, 6, 12)),
-    ],
-)
-def test_released_names_cover_every_parameter(name, dim, depths, heads, full):
-    shapes = released_shapes([dim * 2**i for i in range(4)], depths, heads, full)
-    check_names(shapes, checkpoint_filter_fn, name, full_attention=full)
+def test_released_names_cover_every_parameter(full):
+    shapes = released_shapes([96, 192, 384, 768], (1, 8, 24, 1), (3, 3, 6, 12), full)
+    check_names(shapes, checkpoint_filter_fn, 'vil_base', full_attention=full)
 
 
 def norm(x, state, name):
@@ -151,7 +143,6 @@ def slow_vil(image, state, full):
     ('full', 'size'),
     [
         (CLASSIFIER, (64, 64)),
-        (DETECTOR, (64, 64)),  # 16 x 16, 8 x 8, 4 x 4, 2 x 2: padded in every stage
         (DETECTOR, (50, 72)),  # 13 x 18, ...; the map of stage 4 is 2 x 3
     ],
 )
@@ -160,20 +151,6 @@ def test_outputs_equal_a_loop_over_queries_and_keys(full, size, tmp_path):
     content = {'net': {f'module.{k}': v for k, v in state.items()}}
     model = load_release(tiny(full), content, tmp_path / 'vil.pth')
     check_outputs(model, size, lambda image: slow_vil(image, state, full))
-
-
-def test_full_attention_takes_its_table_to_the_size_of_the_map():
-    """A table that is linear in the difference is that line at every size, but at its ends."""
-    attention = tiny(CLASSIFIER).stages[2].blocks[0].attention.double()
-    assert attention.grid == (4, 4)
-    with torch.no_grad():
-        line = torch.arange(-3, 4, dtype=torch.double)
-        table = attention.local_relative_position_bias_table
-        table.copy_(line.repeat_interleave(7)[:, None].expand_as(table))
-        bias = attention._bias(8, 5)[:, 1:, 1:].view(-1, 8, 5, 8, 5)
-    steps = bias[0, 4, 2, :, 2].diff()  # from key to key of a column: 7 entries over 15
-    torch.testing.assert_close(steps, torch.full_like(steps, -7 / 15))
-    assert (bias[0, 4, 2, 4] == 0).all()
 
 
 def test_a_classifier_becomes_the_backbone_of_a_detector(tmp_path):
@@ -251,6 +228,7 @@ HEADS = (
 )
 
 
+@pytest.mark.slow
 def test_a_released_detector_loads(tmp_path):
     """Detectron2's names become mmdet's, each with its own numbers."""
     base = configs.CONFIGS / 'baselines/mask-rcnn_vil-s_fpn_1x_coco.py'
