@@ -37,7 +37,7 @@ def zips(both_splits, tmp_path_factory):
 def test_the_curve_of_a_training_is_the_same(both_splits, tmp_path, form):
     """Through forked workers, each of which opens the archives for itself."""
     forms.FORMS[form](both_splits / 'imagenet', tmp_path)
-    small = {'img_size': 32, 'epochs': 2, 'warmup_epochs': 1, 'batch_size': 12, 'ema_decay': 0.9}
+    small = {'img_size': 32, 'epochs': 1, 'warmup_epochs': 1, 'batch_size': 12, 'ema_decay': 0.9}
     recipe = recipe_for('maformer_micro', False).changed(**small)
     curves = []
     for data, workers in ((both_splits / 'imagenet', 0), (tmp_path, 2)):

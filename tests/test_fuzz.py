@@ -1,7 +1,7 @@
 """Mutated inputs: each ends in the right number or in one sentence, within ten seconds.
 
 What is accepted is computed a second time from the same file by other means: by the csv module and
-counting, by bare pycocotools, or by counting pixels.
+counting, or by bare pycocotools.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import gzip
 import io
 import json
 import math
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -23,7 +22,6 @@ import pytest
 from conftest import record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -307,69 +305,6 @@ def test_detections(detections, tmp_path, data):
         for name, value in expected.items():
             if name in metrics and value >= 0:
                 assert metrics[name] == pytest.approx(value, abs=1e-9)
-
-
-# ------------------------------------------------------------------------------------------------
-# score ade20k
-
-
-@pytest.fixture(scope='module')
-def maps(both_splits, tmp_path_factory):
-    root = tmp_path_factory.mktemp('maps')
-    rng = np.random.default_rng(0)
-    original = both_splits / 'ade20k/ADEChallengeData2016'
-    annotations, predicted = root / 'annotations/validation', root / 'predicted'
-    annotations.mkdir(parents=True)
-    predicted.mkdir()
-    shutil.copy(original / 'objectInfo150.txt', root)
-    for path in sorted(original.glob('annotations/validation/*.png'))[:3]:
-        shutil.copy(path, annotations)
-        label = np.asarray(Image.open(path))
-        wrong = np.where(rng.random(label.shape) < 0.2, rng.integers(1, 11, label.shape), label)
-        Image.fromarray(np.maximum(wrong, 1).astype(np.uint8)).save(predicted / path.name)
-    return annotations, predicted
-
-
-def mean_iou(predictions, annotations):
-    """By sets of pixels."""
-    predicted, labels = (
-        np.concatenate([np.asarray(Image.open(p)).ravel() for p in sorted(folder.glob('*.png'))])
-        for folder in (predictions, annotations)
-    )
-    predicted, labels = predicted[labels > 0], labels[labels > 0]
-    ious = []
-    for c in set(predicted.tolist()) | set(labels.tolist()):
-        if c:
-            both = ((predicted == c) & (labels == c)).sum()
-            ious.append(100 * both / ((predicted == c) | (labels == c)).sum())
-    return mean(ious)
-
-
-@fuzz(60)
-@given(st.data())
-def test_label_maps(maps, tmp_path, data):
-    annotations, predicted = maps
-    folder = tmp_path / 'predicted'
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(predicted, folder)
-    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
-    kind = data.draw(st.sampled_from(['bytes', 'pixels', 'image']))
-    if kind == 'bytes':
-        path.write_bytes(data.draw(mutated_bytes(path.read_bytes())))
-    elif kind == 'pixels':
-        pixels = np.array(Image.open(path))
-        y, x = (data.draw(st.integers(0, n - 1)) for n in pixels.shape)
-        pixels[y:, x:] = data.draw(st.sampled_from([0, 1, 10, 15, 16, 150, 151, 255]))
-        Image.fromarray(pixels).save(path)
-    else:
-        image = Image.open(path)
-        mode = data.draw(st.sampled_from(['1', 'L', 'P', 'RGB', 'LA', 'I', 'I;16', 'F', 'CMYK']))
-        size = data.draw(st.sampled_from([image.size, image.size[::-1], (1, 1), (1, 500)]))
-        with contextlib.suppress(OSError, ValueError):
-            Image.new(mode, size, 1).save(path, data.draw(st.sampled_from(['PNG', 'TIFF'])))
-    metrics = scored('ade20k', folder, '--annotations', annotations)
-    if metrics is not None:
-        assert metrics['miou'] == pytest.approx(mean_iou(folder, annotations))
 
 
 # ------------------------------------------------------------------------------------------------

@@ -131,24 +131,6 @@ def test_a_missing_and_an_extra_image_are_named(full, tmp_path):
     assert data.problems == (f'not 2 images in every class: {REAL[7]} (1), {REAL[9]} (3)',)
 
 
-def test_folders_that_are_no_class_of_imagenet_are_left_out(tmp_path):
-    class_folders(tmp_path, (*REAL[:2], 'n99999999', 'backup'), 2)
-    (tmp_path / 'val' / REAL[2]).mkdir()
-    data = imagenet.load(tmp_path)
-    assert {label for _, label in data.samples} == {0, 1}
-    assert 'left out, as they are not classes of ImageNet-1K: n99999999' in data.problems
-    assert any(problem.startswith('2 of 1,000 classes') for problem in data.problems)
-
-
-def test_classes_of_its_own_are_numbered_among_themselves(tmp_path):
-    class_folders(tmp_path, OWN)
-    data = imagenet.load(tmp_path)
-    assert data.classes == OWN
-    assert not data.complete
-    assert "3 classes of its own instead of ImageNet-1K's 1,000" in data.problems
-    assert len(imagenet.load(tmp_path / 'val').samples) == 12  # the folder itself will do
-
-
 def test_a_thousand_classes_of_other_names_are_warned_of(full, tmp_path):
     """They may be ImageNet's classes, in an order that is not that of its labels."""
     class_folders(tmp_path, [f'n{i:08d}' for i in range(1000)], 2)

@@ -10,8 +10,6 @@ import pytest
 from datasets import inventory, shapes
 from datasets.inventory import DataState, take_inventory
 
-FORMS = {'kaggle': 'zip', 'webdataset': 'WebDataset shards'}
-
 
 @pytest.fixture(scope='module')
 def drawn(tmp_path_factory):
@@ -50,17 +48,6 @@ def test_a_folder_of_all_data_sets_is_listed(drawn):
 
 
 SPLITS = ('train', 'val')
-
-
-@pytest.mark.parametrize('name', FORMS)
-def test_the_form_of_imagenet_is_named(drawn, tmp_path, name):
-    forms.FORMS[name](drawn / 'imagenet', tmp_path)
-    found = by_name(take_inventory(tmp_path))
-    for split in SPLITS:
-        entry = found[f'imagenet {split}']
-        assert entry.form == FORMS[name]
-        assert entry.images == len([*drawn.glob(f'imagenet/{split}/*/*')])
-    assert found['coco val'].state is DataState.MISSING
 
 
 def test_verification_names_what_is_damaged(data):

@@ -139,19 +139,6 @@ def test_gradient_checkpointing_changes_nothing(name):
         torch.testing.assert_close(p.grad, expected[n])
 
 
-@of_pyramids
-def test_the_description_is_that_of_the_network(name):
-    model = small(name)
-    features = model.forward_features(images())
-    assert features.shape == (1, 2, 2, model.num_features)
-    pooled = model.forward_head(features, pre_logits=True)
-    assert pooled.shape == (1, model.head_hidden_size)
-    model.reset_classifier(0)
-    assert model(images()).shape == pooled.shape
-    bare = small(name, num_classes=0, global_pool='')
-    assert bare(images()).shape == (1, 2, 2, model.head_hidden_size)
-
-
 @of_own
 def test_intermediates(name):
     model = small(name)

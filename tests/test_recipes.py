@@ -51,11 +51,6 @@ def test_the_document_has_every_setting_of_every_classifier():
         assert Recipe(model='').changed(**stated) == recipe, name
 
 
-def test_the_document_has_every_full_size_config():
-    assert sorted(name for name in documented() if name.endswith('.py')) == sorted(FULL_SIZE)
-    assert len(FULL_SIZE) == 14
-
-
 @pytest.mark.parametrize(
     'name',
     [

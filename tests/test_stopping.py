@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import chain
 
 import psutil
@@ -28,7 +29,7 @@ SMALL = {'img_size': 32, 'epochs': 2, 'warmup_epochs': 1, 'batch_size': 4, 'drop
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp('shapes')
-    shapes.write(root, train=100, val=20)
+    shapes.write(root, train=60, val=20)
     return root / 'imagenet'
 
 
@@ -87,12 +88,13 @@ def signalled(task, number, whom):
     return everybody
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('number', 'processes', 'workers', 'whom'),
     [
         (signal.SIGTERM, 1, 2, 'all'),
-        pytest.param(signal.SIGUSR1, 2, 0, 'rank', marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, 2, 1, 'rank', marks=pytest.mark.slow),
+        (signal.SIGUSR1, 2, 0, 'rank'),
+        (signal.SIGKILL, 2, 1, 'rank'),
     ],
 )
 def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
@@ -124,23 +126,34 @@ def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_a_training_is_stopped_in_its_validation_too(root, uninterrupted, tmp_path, monkeypatch):
-    whole = ClassifierTraining.top1
+def test_a_training_is_stopped_in_an_epoch_and_in_a_validation(
+    root, uninterrupted, tmp_path, monkeypatch
+):
+    step, top1 = ClassifierTraining.take_step, ClassifierTraining.top1
 
-    def asked_meanwhile(training, *arguments, **options):
+    def asked_in_an_epoch(training, *arguments):
+        if (training.epoch, training.step) == (0, 3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(training, *arguments)
+
+    def asked_in_a_validation(training, *arguments, **options):
         if training.epoch == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return whole(training, *arguments, **options)
+        return top1(training, *arguments, **options)
 
     job = TrainingJob(recipe(), root, tmp_path, workers=0, device='cpu')
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    monkeypatch.setattr(ClassifierTraining, 'top1', asked_meanwhile)
-    with pytest.raises(TrainingStopped, match=r'after (\d+) of \1 steps of epoch 2') as stop:
-        train(job)
-    assert stop.value.status == 143
+    monkeypatch.setattr(ClassifierTraining, 'take_step', asked_in_an_epoch)
+    monkeypatch.setattr(ClassifierTraining, 'top1', asked_in_a_validation)
+    for message in (r'after \d+ of \d+ steps of epoch 1', r'after (\d+) of \1 steps of epoch 2'):
+        with pytest.raises(TrainingStopped, match=message) as stop:
+            train(job)
+        assert stop.value.status == 143
+        assert (tmp_path / MARKER).exists()
+        job = replace(job, resume=True)
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
     monkeypatch.undo()
-    rows = train(TrainingJob(recipe(), root, tmp_path, resume=True, workers=0, device='cpu'))
-    assert len(rows) == 2
+    assert len(train(job)) == 2
+    assert not (tmp_path / MARKER).exists()
     expected, found = uninterrupted(1), load_file(tmp_path / 'model.safetensors')
     assert all(torch.equal(expected[name], found[name]) for name in expected)

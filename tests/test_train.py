@@ -347,11 +347,6 @@ def test_label_maps_of_another_origin_are_refused(root, labels, tmp_path):
     (tmp_path / 'maps/labels.json').write_text(json.dumps({**record, 'annotator': 'other'}))
     with pytest.raises(UserError, match='was trained with label maps = '):
         train(replace(other, resume=True))
-    fresh = replace(other, output=tmp_path / 'other')
     (tmp_path / 'maps/labels.json').write_text(json.dumps({**record, 'complete': False}))
     with pytest.raises(UserError, match='does not have all label maps, because they were inter'):
-        train(fresh)
-    (tmp_path / 'maps/labels.json').unlink()
-    torch.save(torch.zeros(2, 5, 4, 4), next((tmp_path / 'maps').rglob('*.pt')))
-    with pytest.raises(UserError, match=r'is \[2, 5, \d, \d\] and the first label map \[2, 5, \d'):
-        train(fresh)
+        train(replace(other, output=tmp_path / 'other'))

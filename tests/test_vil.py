@@ -228,7 +228,6 @@ HEADS = (
 )
 
 
-@pytest.mark.slow
 def test_a_released_detector_loads(tmp_path):
     """Detectron2's names become mmdet's, each with its own numbers."""
     base = configs.CONFIGS / 'baselines/mask-rcnn_vil-s_fpn_1x_coco.py'
@@ -250,10 +249,3 @@ def test_a_released_detector_loads(tmp_path):
     for theirs, _, ours in HEADS:
         for kind in ('weight', 'bias'):
             assert torch.equal(loaded[f'{ours}.{kind}'], state[f'{theirs}.{kind}']), ours
-    image = torch.randn(3, 64, 64, dtype=torch.double)
-    released = {n.removeprefix('backbone.bottom_up.'): t.double() for n, t in state.items()}
-    expected, _ = slow_vil(image, released, DETECTOR)
-    with torch.no_grad():
-        maps = detector.double().backbone(image[None])
-    for ours, theirs in zip(maps, expected, strict=True):
-        torch.testing.assert_close(ours[0].permute(1, 2, 0), theirs)
