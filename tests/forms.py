@@ -75,16 +75,16 @@ def kaggle(root, to):
     zipped(path, members, zipfile.ZIP_DEFLATED)
 
 
-def whole_tar(root, to, above=''):
+def whole_tar(root, to):
     """The class folders in one tar file, as `tar -cf imagenet.tar train val` writes them."""
     with tarfile.open(to / 'imagenet.tar', 'w') as file:
         for split in sorted(root.iterdir()):
-            file.add(split, above + split.name)
+            file.add(split, split.name)
 
 
-def whole_zip(root, to, above=''):
+def whole_zip(root, to):
     """The class folders in one zip file."""
-    zipped(to / 'imagenet.zip', below(root, above))
+    zipped(to / 'imagenet.zip', below(root))
 
 
 def numbers(root):
