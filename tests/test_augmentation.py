@@ -89,7 +89,7 @@ def test_no_bits_are_a_black_image_as_on_older_releases_of_pillow():
         assert np.array_equal(np.asarray(legal(image, bits)), expected)
 
 
-def agreement_with_colours(images, side=6, crop='exact', grid=(7, 7), count=60):
+def agreement_with_colours(images, side=6, crop='exact', grid=(7, 7), count=30):
     """The share of tokens whose label is the block that their pixels are coloured as."""
     normalize = images.to_tensor.transforms[-1]
     mean, std = (torch.as_tensor(value) for value in (normalize.mean, normalize.std))
@@ -108,7 +108,7 @@ def agreement_with_colours(images, side=6, crop='exact', grid=(7, 7), count=60):
                 if (patch == patch[0, 0]).float().mean() > 0.95 and patch[0, 0] >= 0:
                     right += int(tokens[0, i, j].argmax()) == int(patch[0, 0])
                     seen += 1
-    assert seen > 200
+    assert seen > 3 * count
     return right / seen
 
 
@@ -138,6 +138,6 @@ def test_labels_fit_the_images_that_are_trained_on(folder, config, tmp_path):
         operation.kwargs['fillcolor'] = (0, 0, 0)
     assert agreement_with_colours(images) > 0.97
     # What LV-ViT's released code does, and what a map that stays where it was would give.
-    assert agreement_with_colours(images, crop='lvvit') < 0.5
+    assert agreement_with_colours(images, crop='lvvit', count=10) < 0.5
     images.crop.get_params = RememberedCrop(224, recipe.crop_scale).get_params
-    assert agreement_with_colours(images) < 0.5
+    assert agreement_with_colours(images, count=10) < 0.5

@@ -29,7 +29,7 @@ SMALL = {'img_size': 32, 'epochs': 2, 'warmup_epochs': 1, 'batch_size': 4, 'drop
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp('shapes')
-    shapes.write(root, train=60, val=20)
+    shapes.write(root, train=30, val=20)
     return root / 'imagenet'
 
 
