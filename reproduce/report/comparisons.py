@@ -12,7 +12,7 @@ from reproduce.statistics.significance import LEVEL
 _CLASSES = 5  # named, besides those whose difference is significant
 
 
-def render(comparison: Comparison, markdown: bool = False) -> list[Part]:
+def render(comparison: Comparison, markdown: bool) -> list[Part]:
     """Return two systems' differences as tables, with a sentence that says what they show."""
     bullet = '- ' if markdown else ''
     rows = [[d.metric, *_numbers(d, 2)] for d in comparison.paired.metrics.values()]
@@ -22,7 +22,14 @@ def render(comparison: Comparison, markdown: bool = False) -> list[Part]:
             for place, c in (('first', comparison.first), ('second', comparison.second))
         ),
         _table(rows, ['metric', 'first', 'second', 'difference', '95 % interval', 'p'], markdown),
-        '\n'.join(_sentence(d) for d in comparison.headlines),
+        '\n'.join(
+            f'{d.metric}: the second is significantly {"better" if d.difference > 0 else "worse"} '
+            f'(p {_p_value(d.p)}).'
+            if d.significant
+            else f'{d.metric}: the difference is not significant; these images would show one of '
+            f'about {d.resolvable:.2f} in 80 % of cases.'
+            for d in comparison.headlines
+        ),
         *_classes(comparison, markdown),
     ]
     if comparison.images:
@@ -31,7 +38,7 @@ def render(comparison: Comparison, markdown: bool = False) -> list[Part]:
     return parts
 
 
-def render_several(found: Sequence[Comparison], markdown: bool = False) -> list[Part]:
+def render_several(found: Sequence[Comparison], markdown: bool) -> list[Part]:
     """Return a table for each headline: several systems, each compared with the first.
 
     p values are corrected by Holm for the number of systems.
@@ -64,16 +71,6 @@ def _numbers(d: Difference, digits: int, p: float | None = None) -> list[str]:
 
 def _p_value(p: float) -> str:
     return '< 0.001' if p < 0.001 else f'{p:.3f}'
-
-
-def _sentence(d: Difference) -> str:
-    if not d.significant:
-        return (
-            f'{d.metric}: the difference is not significant; these images would show one of about '
-            f'{d.resolvable:.2f} in 80 % of cases.'
-        )
-    which = 'better' if d.difference > 0 else 'worse'
-    return f'{d.metric}: the second is significantly {which} (p {_p_value(d.p)}).'
 
 
 def _classes(comparison: Comparison, markdown: bool) -> list[Part]:

@@ -1,12 +1,11 @@
 """Rows that a user adds to the paper's tables: from a CSV, or from the record of an evaluation."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, create_model
+from pydantic import create_model
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import OptionalNumber, read_csv
@@ -64,18 +63,6 @@ def _insert(of_table: list[Line], line: Line) -> None:
     of_table.insert(places[-1] + 1 if places else len(of_table), line)
 
 
-def _limits(is_complexity: bool) -> AfterValidator:
-    """Return what refuses a cost that is not positive, and an accuracy that is not in percent."""
-    low, high = (0, math.inf) if is_complexity else (1, 100)
-
-    def check(value: float | None) -> float | None:
-        if value is not None and not low < value <= high:
-            raise ValueError(f'{value:g}; expected more than {low}, and at most {high}')
-        return value
-
-    return AfterValidator(check)
-
-
 def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
     """Return the rows of a CSV with columns of a table of the paper.
 
@@ -86,10 +73,7 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
     schema = create_model(
         'OwnRow',
         **dict.fromkeys(descriptions, (str, '')) | {'model': (str, ...)},
-        **{
-            name: (Annotated[OptionalNumber, _limits(column.metric.is_complexity)], None)
-            for name, column in metrics.items()
-        },
+        **dict.fromkeys(metrics, (OptionalNumber, None)),
         block=(Literal[('', *blocks)], ''),
     )
     found = []
@@ -102,6 +86,13 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
                 f'{path}, line {number}: expected the name of a model and a value in any of '
                 f'{", ".join(metrics)}.'
             )
+        for name in there:
+            low, high = (0, 1e9) if metrics[name].metric.is_complexity else (1, 100)
+            if not low < values[name] <= high:
+                raise UserError(
+                    f'{path}, line {number}, column {name}: {values[name]:g}; expected more than '
+                    f'{low}, and at most {high:g}.'
+                )
         cells = {name: _cell(row, name, measured=values[name]) for name in there}
         found.append(Line(row, '', cells, added=True))
     if not found:

@@ -2,8 +2,7 @@
 
 import base64
 import io
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from reproduce.report.layout import (
 )
 from reproduce.report.plots import PALETTE, Drawing
 from reproduce.report.studies import study_figures
-from reproduce.tasks import TASKS
 
 PAPER = 'https://arxiv.org/abs/2209.01620'
 
@@ -73,7 +71,7 @@ def render(
         verdicts=list(Verdict),
         counts=count(cells),
         numbers=_numbers(cells),
-        leads=_leads(cells, findings, studies),
+        leads=[(n, f) for n, f in enumerate(findings, 1) if f.extent == 'main result'],
         tables=[_table(number, of_table) for number, of_table in tables.items()],
         lines=lines,
         deviations=[c for c in cells if c.deviates or c.verdict is Verdict.ERROR],
@@ -84,8 +82,6 @@ def render(
             section: [(drawing, _image(drawing)) for drawing in of_section.values()]
             for section, of_section in drawn.items()
         },
-        missing=_missing(cells),
-        cited=Counter(cell.reason for cell in cells if cell.verdict is Verdict.CITED),
         records=[(record, facts[record.stem]) for record in records],
         findings=findings,
         studies=studies,
@@ -118,32 +114,9 @@ def _numbers(cells: Sequence[Cell]) -> list[tuple[int, int, str, str, str]]:
     found = [
         (counted, costs, 'parameter counts and FLOPs measured', _phrases(costs), '#tables'),
         (measured, accuracies, 'accuracies measured', _phrases(measured), '#evaluations'),
-        (published, accuracies, stated, agreeing, '#published' if published else '#missing'),
+        (published, accuracies, stated, agreeing, '#published' if published else '#tables'),
     ]
     return [(len(some), len(every), *texts) for some, every, *texts in found]
-
-
-def _leads(
-    cells: Collection[Cell], findings: Sequence[Finding], studies: Iterable[Outcomes]
-) -> list[tuple[str, str]]:
-    """Return the leading findings, each with the link to its place on the page."""
-    found = [
-        (finding.sentence.rstrip('.'), f'#finding-{number}')
-        for number, finding in enumerate(findings, 1)
-        if finding.extent == 'main result'
-    ]
-    if n := sum(bool(c.published) and not c.published.agrees for c in printed_numbers(cells)):
-        text = f'{n} accuracies differ from those that the publishers of the weights state'
-        found.append((text, '#published'))
-    for outcomes in studies:
-        verdicts = Counter(judged.verdict for judged in outcomes.judgements if not judged.control)
-        counts = ', '.join(f'{n} {verdict}' for verdict, n in verdicts.items())
-        found.append(
-            (f'Claims about the design, study {outcomes.study.name}: {counts}', '#ablations')
-        )
-    if findings:
-        found.append((f'All {len(findings)} findings about the paper', '#audit'))
-    return found
 
 
 def _phrases(cells: Collection[Cell]) -> str:
@@ -172,29 +145,6 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
         'measured': {cell.metric for cell in cells if cell.measured is not None},
         'conventions': CONVENTION_MARKS,
     }
-
-
-def _missing(cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """Return the cells that were not run by what is missing, with the commands that run them."""
-    found: dict[tuple[bool, str], list[Cell]] = {}
-    for cell in cells:
-        if cell.verdict is Verdict.NOT_RUN:
-            system = systems_by_name()[cell.system]
-            found.setdefault((system.weights is None, system.task), []).append(cell)
-    entries = []
-    for (unreleased, task), missing in sorted(found.items(), key=lambda item: item[0][0]):
-        weights = 'weights that nobody has released' if unreleased else 'public weights'
-        fetch = '' if unreleased else 'make checkpoints TABLE={0} CHECKPOINTS=/weights\n'
-        run = f'{fetch}make reproduce-table{{0}} DATA=/data CHECKPOINTS=/weights'
-        entries.append(
-            {
-                'reason': f'{weights} and {TASKS[task].validation_set}',
-                'cells': len(missing),
-                'systems': list(dict.fromkeys(cell.system for cell in missing)),
-                'commands': [run.format(t) for t in dict.fromkeys(c.table for c in missing)],
-            }
-        )
-    return entries
 
 
 def _key(cell: Cell) -> str:
