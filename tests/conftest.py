@@ -30,8 +30,10 @@ from reproduce.base.folders import COUNTS
 from reproduce.base.versions import CHECKOUT
 from reproduce.complexity import counts
 from reproduce.evaluate import apart
+from reproduce.evaluate.harness import evaluate
 from reproduce.evaluate.records import Evaluation
 from reproduce.systems import load_systems
+from reproduce.tasks.job import Job
 from reproduce.weights import registry
 
 DAY = '2026-01-01T00:00:00+00:00'
@@ -258,3 +260,8 @@ def sound(embedded, tmp_path_factory):
     path = tmp_path_factory.mktemp('sound') / 'sound.safetensors'
     save_file(network.state_dict(), path)
     return path
+
+
+@pytest.fixture(scope='session')
+def sound_outcome(embedded, sound):
+    return evaluate(Job('imagenet', 'maformer_micro', sound, embedded, workers=0))

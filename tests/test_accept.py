@@ -1,7 +1,6 @@
 """References taken from measurements: what is written, what is refused, and what the gate makes."""
 
 import json
-import os
 import tomllib
 from pathlib import Path
 
@@ -12,26 +11,23 @@ from safetensors.torch import load_file, save_file
 
 from reproduce.base.files import sha256_of
 from reproduce.evaluate import records
-from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.classification import preprocessing
-from reproduce.tasks.job import Job
 from reproduce.weights.registry import load_manifest
 
 DEIT = 'deit_small_patch16_224'
 WHY = ('--reason', 'the head was trained again')
 
 
-def test_the_gate_fails_and_passes_again(run, in_process, embedded, sound, tmp_path):
+def test_the_gate_fails_and_passes_again(run, in_process, embedded, sound, sound_outcome, tmp_path):
     """Sound weights pass and perturbed ones fail, until what they score is accepted."""
     state = load_file(sound)
     save_file(state, tmp_path / 'sound.safetensors')
     torch.manual_seed(0)
     state['head.fc.weight'] += 0.5 * torch.randn(state['head.fc.weight'].shape)
     save_file(state, tmp_path / 'perturbed.safetensors')
-    outcome = evaluate(Job('imagenet', 'maformer_micro', sound, embedded, workers=0))
-    top1 = outcome.evaluation.metrics['top1']
+    top1 = sound_outcome.evaluation.metrics['top1']
     assert top1 > 80
-    manifest = write_manifest(tmp_path, outcome, sound=top1, perturbed=top1)
+    manifest = write_manifest(tmp_path, sound_outcome, sound=top1, perturbed=top1)
     manifest.write_text('# ours\n' + manifest.read_text().replace('= "me"', '= "me"  # long ago'))
 
     def gate():
@@ -49,14 +45,11 @@ def test_the_gate_fails_and_passes_again(run, in_process, embedded, sound, tmp_p
     code, _, err = run(*accept, '--reason', ' ')
     assert (code, 'give --reason' in err) == (2, True)
     assert manifest.read_bytes() == before
-    code, out, err = run(*accept, *WHY)
+    code, _, err = run(*accept, *WHY)
     assert (code, err) == (0, '')
-    old, new = top1, measured.metrics['top1']
-    assert f'top1  {old:.2f} -> {new:.2f}  ({new - old:+.2f})' in out
     entry = next(e for e in load_manifest(manifest) if e.name == 'perturbed')
-    assert [r.metrics for r in entry.reference] == [{'top1': new}]
-    p = measured.provenance
-    for text in (WHY[1], measured.stem, p.command, p.versions['torch']):
+    assert [r.metrics for r in entry.reference] == [{'top1': measured.metrics['top1']}]
+    for text in (WHY[1], measured.stem, measured.provenance.command):
         assert text in entry.reference[0].source
     lines = zip(before.decode().splitlines(), manifest.read_text().splitlines(), strict=True)
     changed = [(a, b) for a, b in lines if a != b]
@@ -67,7 +60,6 @@ def test_the_gate_fails_and_passes_again(run, in_process, embedded, sound, tmp_p
     (tmp_path / 'sound.safetensors').unlink()
     code, found = gate()
     assert (code, found['sound'][0], found['perturbed'][0]) == (2, 'error', 'match')
-    assert 'does not exist' in found['sound'][1]
 
 
 @pytest.fixture
@@ -137,42 +129,21 @@ OTHER = {'checkpoint': {'file': 'x', 'sha256': 'b' * 64}}
 
 
 @pytest.mark.parametrize(
-    ('changes', 'options', 'message'),
+    ('changes', 'message'),
     [
-        (OTHER, (), 'has no entry with the weights of the record, x, SHA-256 bbbbbbbbbbbbbbbb...'),
-        (OTHER, ('--name', 'deit'), 'has no entry deit with the weights'),
-        ({}, ('--name', 'x', '--licence', 'MIT'), 'with all of --name, --licence and --weights'),
-        (
-            {},
-            ('--name', 'deit', '--licence', 'MIT', '--weights', 'https://example.org/x'),
-            'has the checkpoint deit already',
-        ),
-        ({'metrics': {'top5': 95.0}}, (), 'the record has no top1, which the reference has'),
-        ({'precision': 'fp16'}, (), 'measured in fp16, the gate measures in fp32'),
+        (OTHER, 'has no entry with the weights of the record, x, SHA-256 bbbbbbbbbbbbbbbb...'),
+        ({'metrics': {'top5': 95.0}}, 'the record has no top1, which the reference has'),
+        ({'precision': 'fp16'}, 'measured in fp16, the gate measures in fp32'),
     ],
 )
-def test_what_is_refused(run, listed, changes, options, message):
+def test_what_is_refused(run, listed, changes, message):
     manifest, evaluation = listed
     before = manifest.read_bytes()
     Path('record.json').write_text(json.dumps(evaluation.model_dump(mode='json') | changes))
-    code, out, err = run('accept', 'record.json', '--manifest', manifest, *WHY, *options)
+    code, out, err = run('accept', 'record.json', '--manifest', manifest, *WHY)
     assert (code, out, err.count('\n')) == (2, '', 1)
     assert message in err
     assert manifest.read_bytes() == before
-
-
-def test_a_failed_write_leaves_the_manifest_whole(run, listed, monkeypatch):
-    manifest, evaluation = listed
-    records.save(evaluation, b'', Path('results/evaluations'))
-
-    def full_disk(*_):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(os, 'replace', full_disk)
-    before = sorted(p.name for p in manifest.parent.iterdir()), manifest.read_bytes()
-    code, _, err = run('accept', evaluation.stem, '--manifest', manifest, *WHY)
-    assert (code, 'No space left' in err) == (2, True)
-    assert (sorted(p.name for p in manifest.parent.iterdir()), manifest.read_bytes()) == before
 
 
 def test_a_checkpoint_of_ones_own_with_one_command(run, in_process, embedded, tmp_path):

@@ -22,7 +22,7 @@ from reproduce.tasks.job import Job
 from reproduce.tasks.segmentation import pipeline
 from reproduce.tasks.segmentation_scores import score_folder
 
-FPN, UPERNET = 'fpn_maformer-micro_shapes.py', 'upernet_maformer-micro_shapes.py'
+FPN = 'fpn_maformer-micro_shapes.py'
 SCALE = (320, 80)
 SMALL = {'test_dataloader.dataset.pipeline.1.scale': SCALE}
 SLIDE = {'model.test_cfg': {'mode': 'slide', 'crop_size': (64, 64), 'stride': (40, 40)}}
@@ -48,19 +48,14 @@ def segmenter(config, seed=0):
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp('weights')
-    for name in (FPN, UPERNET):
-        torch.save(segmenter(name).state_dict(), folder / f'{name}.pth')
+    torch.save(segmenter(FPN).state_dict(), folder / f'{FPN}.pth')
     return folder
 
 
-def job(root, weights, model=FPN, arguments=None, **kwargs):
-    options = {
-        'limit': IMAGES,
-        'workers': 0,
-        'device': 'cpu',
-        'arguments': SMALL | (arguments or {}),
-    }
-    return Job('ade20k', model, weights / f'{model}.pth', root, **options | kwargs)
+def job(root, weights, arguments=None, **kwargs):
+    options = {'limit': IMAGES, 'workers': 0, 'device': 'cpu'}
+    options['arguments'] = SMALL | (arguments or {})
+    return Job('ade20k', FPN, weights / f'{FPN}.pth', root, **options | kwargs)
 
 
 def opened(predictions):
@@ -134,23 +129,18 @@ def test_multi_scale_is_the_mean_of_twelve_views(root, weights, alone):
 
 def test_multi_scale_sizes_are_those_of_the_papers():
     config = configs.load_config('upernet_maformer-small_8xb2-160k_ade20k-512x512.py')
-    resize, flip, pack = pipeline(config, True)[1]['transforms']
+    resize, flip, _ = pipeline(config, True)[1]['transforms']
     assert sorted(step['scale'] for step in resize) == [
         *((1024, 256), (1536, 384), (2048, 512), (2560, 640), (3072, 768), (3584, 896)),
     ]
     assert all(step['keep_ratio'] for step in resize)
     assert [step['prob'] for step in flip] == [0, 1]
-    assert [step['type'] for step in pack] == ['PackSegInputs']
     plain = pipeline(config, False)
     assert [step['type'] for step in plain] == ['LoadImageFromFile', 'Resize', 'PackSegInputs']
     assert plain[1]['scale'] == (2048, 512) == resize[0]['scale']
     config.test_dataloader.dataset.pipeline[1] = {'type': 'Resize', 'scale_factor': 0.5}
-    assert pipeline(config, False)[1]['scale_factor'] == 0.5
     with pytest.raises(UserError, match='has no Resize with a scale of two sides'):
         pipeline(config, True)
-    config.test_dataloader.dataset.pipeline = []
-    with pytest.raises(UserError, match=r'has no test_dataloader\.dataset\.pipeline'):
-        pipeline(config, False)
 
 
 @pytest.mark.slow
@@ -165,18 +155,13 @@ def test_any_number_of_processes_gives_the_same(root, weights, alone, processes)
 
 
 def test_images_of_different_sizes_in_a_batch(root, weights, alone):
-    together = evaluate(job(root, weights, multi_scale=True, batch_size=3))
-    assert together.predictions == alone.predictions
-    assert together.evaluation.metrics == alone.evaluation.metrics
-
-
-def test_one_scale_is_part_of_several(root, weights, alone):
-    single = evaluate(job(root, weights))
-    assert single.evaluation.metrics.keys() == {'miou', 'macc', 'aacc'}
-    assert single.evaluation.metrics.items() < alone.evaluation.metrics.items()
-    assert single.evaluation.key != alone.evaluation.key
+    """Of one scale, which is part of several."""
+    together = evaluate(job(root, weights, batch_size=3))
+    assert together.evaluation.metrics.keys() == {'miou', 'macc', 'aacc'}
+    assert together.evaluation.metrics.items() < alone.evaluation.metrics.items()
+    assert together.evaluation.key != alone.evaluation.key
     whole = opened(alone.predictions)
-    for name, labels in opened(single.predictions).items():
+    for name, labels in opened(together.predictions).items():
         assert np.array_equal(labels, whole[name])
 
 
@@ -190,45 +175,15 @@ def test_what_is_kept_scores_the_same(root, alone, tmp_path):
     assert problems == alone.evaluation.data.problems
 
 
-def test_half_precision_runs(root, weights, alone):
-    outcome = evaluate(job(root, weights, UPERNET, amp='bf16', multi_scale=True, limit=2))
-    assert outcome.evaluation.precision == 'bf16'
-    assert outcome.evaluation.metrics.keys() == alone.evaluation.metrics.keys()
-
-
-@pytest.mark.parametrize('settings', [{'mode': 'slide'}, {'mode': 'tiles'}])
-def test_settings_that_mmseg_refuses(root, weights, settings):
-    with pytest.raises(UserError, match=r'ADE_val_00000001\.jpg .* correct model\.test_cfg'):
-        evaluate(job(root, weights, arguments={'model.test_cfg': settings}))
-
-
-@pytest.mark.parametrize(('width', 'multi_scale'), [(1, False), (4, True)])
-def test_an_image_that_is_too_narrow_is_named(root, weights, tmp_path, width, multi_scale):
-    for path in (*sorted((root / 'images/validation').iterdir())[:1], root / 'objectInfo150.txt'):
-        copy = tmp_path / path.relative_to(root)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    name = tmp_path / 'images/validation/narrow.jpg'
-    Image.new('RGB', (width, 900), (9, 99, 199)).save(name)
-    (tmp_path / 'annotations/validation').mkdir(parents=True)
-    for path in name.parent.iterdir():
-        labels = tmp_path / f'annotations/validation/{path.stem}.png'
-        Image.new('L', Image.open(path).size, 1).save(labels)
+def test_an_image_that_is_too_narrow_is_named(root, weights, tmp_path):
+    (tmp_path / 'objectInfo150.txt').write_bytes((root / 'objectInfo150.txt').read_bytes())
+    for kind, suffix, mode in (('images', 'jpg', 'RGB'), ('annotations', 'png', 'L')):
+        folder = tmp_path / kind / 'validation'
+        folder.mkdir(parents=True)
+        Image.new(mode, (1, 900), 1).save(folder / f'narrow.{suffix}')
     with pytest.raises(UserError, match=r'narrow\.jpg (at|does not fit)') as error:
-        evaluate(job(tmp_path, weights, limit=None, multi_scale=multi_scale))
-    assert '\n' not in str(error.value)
-
-
-def test_a_truncated_image_is_named(root, weights, tmp_path):
-    for path in sorted(root.rglob('*.*')):
-        if path.stem[-2:] in ('01', '02') or path.suffix == '.txt':
-            copy = tmp_path / path.relative_to(root)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
-    bad = tmp_path / 'images/validation/ADE_val_00000002.jpg'
-    bad.write_bytes(bad.read_bytes()[:1500])
-    with pytest.raises(UserError, match=f'cannot read the image {bad}: '):
         evaluate(job(tmp_path, weights, limit=None))
+    assert '\n' not in str(error.value)
 
 
 def test_a_model_that_gives_no_numbers(root, tmp_path):
@@ -243,28 +198,3 @@ def test_a_model_of_other_classes(root, weights):
     arguments = {'model.decode_head.num_classes': 150}
     with pytest.raises(UserError, match=r'num_classes is 150, and .* has 15 classes'):
         evaluate(job(root, weights, arguments=arguments))
-    with pytest.raises(UserError, match='is a config for coco, not for ade20k'):
-        detector = 'mask-rcnn_maformer-base_fpn_1x_coco.py'
-        evaluate(Job('ade20k', detector, weights / f'{FPN}.pth', root))
-
-
-def test_a_model_with_one_score_for_two_classes(root, tmp_path):
-    for path in (root / 'images/validation').iterdir():
-        copy = tmp_path / path.relative_to(root)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.symlink_to(path)
-        labels = tmp_path / 'annotations/validation' / f'{path.stem}.png'
-        labels.parent.mkdir(parents=True, exist_ok=True)
-        Image.new('L', Image.open(path).size, 1).save(labels)
-    (tmp_path / 'objectInfo150.txt').write_text('Idx\tName\n1\tground\n2\tfigure\n')
-    config = configs.load_config(FPN)
-    arguments = {
-        'model.decode_head.num_classes': 2,
-        'model.decode_head.out_channels': 1,
-        'model.decode_head.threshold': 0.5,
-        'model.decode_head.loss_decode.use_sigmoid': True,
-    }
-    config.merge_from_dict(arguments)
-    torch.save(models.build(config, 'cpu').state_dict(), tmp_path / f'{FPN}.pth')
-    with pytest.raises(UserError, match='gives 1 scores a pixel for the 2 classes'):
-        evaluate(job(tmp_path, tmp_path, arguments=arguments))

@@ -3,7 +3,7 @@
 import gzip
 import json
 import re
-import sys
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from reproduce.tasks.classification_scores import Predictions, matched, order_wa
 from reproduce.tasks.job import Job
 from reproduce.tasks.scores import Scorer, Scores
 
-ROOT = Path(__file__).parents[1]
 CLASSES = 3
 
 
@@ -182,21 +181,11 @@ def test_a_task_has_options_of_its_own(data, weights):
     }
 
 
-@pytest.fixture
-def truncated(data, tmp_path):
-    """The images, the last of them cut off."""
-    for path in sorted(data.glob('val/*/*')):
-        copy = tmp_path / 'cut' / path.relative_to(data)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    copy.write_bytes(copy.read_bytes()[:600])
-    return tmp_path / 'cut', copy
-
-
-@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_an_unreadable_image_stops_the_run_and_is_named(run, truncated, weights, workers):
-    root, bad = truncated
-    code, out, err = run(*evaluate_command(root, weights, '--workers', workers))
+def test_an_unreadable_image_stops_the_run_and_is_named(run, data, weights, tmp_path):
+    shutil.copytree(data, tmp_path / 'cut')
+    bad = sorted(tmp_path.glob('cut/val/*/*'))[-1]
+    bad.write_bytes(bad.read_bytes()[:600])
+    code, out, err = run(*evaluate_command(tmp_path / 'cut', weights))
     assert (code, out) == (2, '')
     assert err.startswith(f'error: cannot read the image {bad}: ')
     assert err.count('\n') == 1
@@ -208,17 +197,11 @@ def test_a_record_is_written_and_scored_again(run, data, weights, alone):
     assert code == 0
     result = json.loads(out)
     assert result['metrics'] == alone.evaluation.metrics
-    assert result['reference_verdicts'] == {}
     assert result['overridden'] == ['img_size']
-    code, out, _ = run(
-        *('score', 'imagenet', result['predictions'], '--data', data, '--format', 'json')
-    )
-    again = json.loads(out)
+    options = ('--data', data, '--format', 'json')
+    again = json.loads(run('score', 'imagenet', result['predictions'], *options)[1])
     assert again['metrics'] == result['metrics']
     assert again['intervals'] == result['intervals']
-    code, out, _ = run('score', 'imagenet', result['predictions'], '--data', data)
-    assert code == 0
-    assert 'top1' in out
 
 
 def test_predictions_must_fit_the_images(data, alone, predictions, tmp_path):
@@ -246,53 +229,36 @@ def test_predictions_must_fit_the_images(data, alone, predictions, tmp_path):
 @pytest.fixture
 def rows(data, tmp_path):
     """Write the predictions of the 17 images with other classes and scores, and return the file."""
-    images = load(data)
-    labels = np.array([label for _, label in images.samples])
+    samples = load(data).samples
 
     def rows(classes, scores):
-        k = len(classes[0])
         path = tmp_path / 'rows.csv'
+        columns = range(1, len(classes[0]) + 1)
+        head = ['file', 'label', *(f'{n}{i}' for n in ('class', 'score') for i in columns)]
         lines = [
-            f'{file.name},{label},' + ','.join(map(str, [*classes[i], *scores]))
-            for i, (file, label) in enumerate(images.samples)
+            ','.join(map(str, [file.name, label, *of_image, *scores]))
+            for (file, label), of_image in zip(samples, classes, strict=True)
         ]
-        head = ['file', 'label', *(f'{n}{i}' for n in ('class', 'score') for i in range(1, k + 1))]
         path.write_text('\n'.join([','.join(head), *lines]))
         return path
 
-    return rows, labels
-
-
-def test_one_class_an_image_gives_no_top5(run, data, rows):
-    write, labels = rows
-    code, out, _ = run('score', 'imagenet', write(labels[:, None], [0.5]), '--data', data)
-    assert code == 0
-    assert 'top1  100.00 %' in out
-    assert 'top5' not in out
-    path = write(labels[:, None], [0.5])
-    code, out, _ = run('score', 'imagenet', path, '--data', data, '--format', 'json')
-    assert json.loads(out)['metrics'] == {'top1': 100.0}
+    return rows, np.array([label for _, label in samples])
 
 
 @pytest.mark.parametrize(
     ('change', 'scores', 'message'),
     [
-        (
-            lambda c: c - 1,
-            [0.6, 0.4],
-            r'have the class -1 for .*; expected one of the 3',
-        ),
         (lambda c: c + 1, [0.6, 0.4], r'have the class 3 for .* classes, 0 to 2'),
         (lambda c: c * 0, [0.6, 0.4], r'are damaged at \d+\.JPEG'),
         (lambda c: c, [0.4, 0.6], r'are damaged at \d+\.JPEG'),
-        (lambda c: c, ['inf', 0.4], r'are damaged at \d+\.JPEG'),
-        (lambda c: c + 0.5, [0.6, 0.4], r'are damaged at \d+\.JPEG'),
-        (lambda c: c, [0.6, 0.4, 0.1], 'cannot be read'),
         (lambda c: c, [0.6, ''], 'cannot be read'),
     ],
 )
 def test_classes_that_are_none_are_refused(run, data, rows, change, scores, message):
     write, labels = rows
+    path = write(labels[:, None], [0.5])
+    code, out, _ = run('score', 'imagenet', path, '--data', data, '--format', 'json')
+    assert (code, json.loads(out)['metrics']) == (0, {'top1': 100.0})  # and no Top-5 of one class
     classes = np.stack([labels, (labels + 1) % CLASSES], 1).astype(object)
     code, out, err = run('score', 'imagenet', write(change(classes), scores), '--data', data)
     assert (code, out, err.count('\n')) == (2, '', 1)
@@ -321,36 +287,26 @@ def test_classes_numbered_otherwise_are_a_warning():
 def test_files_that_are_no_predictions(tmp_path):
     path = tmp_path / 'x.csv'
     damaged = gzip.compress(b'file,label')[:-9] + b'x' * 9
-    for content in (None, b'\x1f\x8bno gzip', damaged, b'file,label,class1,score1\na,1,two,0.5\n'):
-        if content is not None:
-            path.write_bytes(content)
+    for content in (damaged, b'file,label,class1,score1\na,1,two,0.5\n'):
+        path.write_bytes(content)
         with pytest.raises(UserError, match='cannot be read'):
             read(path)
     with pytest.raises(ValueError, match='more than 9 bytes unzipped'):
         unzipped(gzip.compress(b'0123456789'), 9)
-    path.write_text('file,label,class1\na,1,2\n')
-    with pytest.raises(UserError, match='have the columns file,label,class1'):
-        read(path)
 
 
 def test_a_model_is_a_system_where_it_is_one(cite):
     cite('dsnet_small')
-    assert resolve('maformer_small_token_labeling', {}) == (
-        'maformer_small_token_labeling',
-        'maformer_small',
-        {'token_labeling': True},
-    )
     assert resolve('maformer_small', {'token_labeling': True})[0] == 'maformer_small_token_labeling'
     assert resolve('maformer_small', {'grid_size': 7})[0] is None
     assert resolve('resnet18.a1_in1k', {})[0] is None
-    with pytest.raises(UserError, match='only cited'):
-        resolve('dsnet_small', {})
-    with pytest.raises(UserError, match=r"no model 'swin_tny'; the nearest are .*swin_s3_tiny_224"):
-        resolve('swin_tny', {})
-    with pytest.raises(UserError, match="no model 'tv_resnet50'; the nearest are"):
-        resolve('tv_resnet50', {})
-    with pytest.raises(UserError, match=r"resnet50 has no weights 'nope'; it has a1_in1k, "):
-        resolve('resnet50.nope', {})
+    for name, message in (
+        ('dsnet_small', 'only cited'),
+        ('swin_tny', "no model 'swin_tny'; the nearest are .*swin_s3_tiny_224"),
+        ('resnet50.nope', "resnet50 has no weights 'nope'; it has a1_in1k, "),
+    ):
+        with pytest.raises(UserError, match=message):
+            resolve(name, {})
 
 
 def test_preprocessing_is_that_of_timms_own_validation():
@@ -364,35 +320,27 @@ def test_preprocessing_is_that_of_timms_own_validation():
     assert chosen == {**own, 'input_size': [3, 256, 256], 'crop_mode': 'squash'}
 
 
-@pytest.mark.parametrize(('mode', 'most'), [('center', 1), ('squash', 1), ('border', 1.5)])
+@pytest.mark.parametrize(('mode', 'most'), [('center', 1), ('border', 1.5)])
 def test_a_crop_is_at_most_the_limit_of_its_mode(mode, most):
     """Beyond 1, timm pads with black in all modes but border."""
     options = {'crop_mode': mode, 'crop_pct': most}
     assert preprocessing('resnet50.a1_in1k', {}, options)['crop_pct'] == most
-    for wrong in (most + 0.1, 0.0, float('nan')):
-        with pytest.raises(UserError, match=f'more than 0 and at most {most} with .* {mode}'):
-            preprocessing('resnet50.a1_in1k', {}, {**options, 'crop_pct': wrong})
+    with pytest.raises(UserError, match=f'more than 0 and at most {most} with .* {mode}'):
+        preprocessing('resnet50.a1_in1k', {}, {**options, 'crop_pct': most + 0.1})
 
 
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
         (('--checkpoint', 'nowhere'), 'the checkpoint nowhere does not exist'),
-        (('--limit', 0), 'give 1 or more'),
-        (('--batch-size', 0), '--batch-size must be at least 1, got 0'),
-        (('--std', 0, 0, 0), '--std (0.0, 0.0, 0.0) is out of range: expected more than 0'),
         (('--std', 58.4, 57.1, 57.4), 'and at most 1'),
-        (('--model-kwargs', 'features_only=true'), 'gives features and no classes'),
-        (('--model-kwargs', 'depth'), 'is not KEY=VALUE'),
         (('--model-kwargs', 'depht=3'), 'cannot be built with'),
     ],
 )
 def test_mistakes_are_one_line_each(run, data, weights, more, message):
     code, out, err = run(*evaluate_command(data, weights, *more))
-    assert (code, out) == (2, '')
+    assert (code, out, err.count('\n')) == (2, '', 1)
     assert message in err
-    assert err.startswith('error: ')
-    assert err.count('\n') == 1
 
 
 def test_a_diverged_model_is_an_error(data, tmp_path):
@@ -418,28 +366,15 @@ def test_a_model_of_another_input_size(data, tmp_path):
         evaluate(Job('imagenet', 'deit_tiny_patch16_224', tmp_path, data, preprocessing=size))
 
 
-def test_half_precision_is_recorded(data, weights, alone):
-    outcome = evaluate(job(data, weights, amp='bf16', limit=5))
-    assert outcome.evaluation.precision == 'bf16'
-    assert outcome.evaluation.data.images == 5
-    assert outcome.evaluation.key != alone.evaluation.key
-
-
-@pytest.mark.parametrize('format', ['text', 'json'])
 def test_what_was_measured_is_printed_where_the_disk_is_full(
-    run, data, weights, alone, monkeypatch, format
+    run, data, weights, alone, monkeypatch
 ):
     """The disk fills after the evaluation has begun."""
-    printed = {}
 
     def full(path, content):
-        printed['before'] = sys.stdout.getvalue() + sys.stderr.getvalue()
         raise UserError(f'{path} cannot be written: No space left on device.')
 
     monkeypatch.setattr(records, 'write_atomically', full)
-    code, _, err = run(*evaluate_command(data, weights, '--format', format))
-    top1 = alone.evaluation.metrics['top1']
-    assert code == 2
-    assert f'{top1:.2f} %' in printed['before'] or f'top1 {top1} %' in printed['before']
+    code, out, err = run(*evaluate_command(data, weights))
+    assert (code, f'{alone.evaluation.metrics["top1"]:.2f} %' in out) == (2, True)
     assert 'No space left on device. Measured of maformer_micro: top1' in err
-    assert not list(Path('results').rglob('*.*'))
