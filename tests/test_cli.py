@@ -4,30 +4,18 @@ import json
 import shlex
 import subprocess
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from click import Context
-from typer.main import get_command
 
-from reproduce import cli, paper
 from reproduce.complexity import counts
-from reproduce.systems import selection
 
 ROOT = Path(__file__).parents[1]
-DEIT = 'deit_small_patch16_224'
-MASK_RCNN = 'mask-rcnn_r50_fpn_1x_coco'
 COLUMNS = (
     *('table', 'model', 'system', 'metric', 'convention', 'paper', 'reference', 'measured'),
     *('difference', 'tolerance', 'verdict', 'reference_verdict', 'reason'),
 )
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def test_a_table_is_measured_judged_and_written(run):
@@ -61,18 +49,11 @@ def test_json_is_one_object_and_nothing_else(run):
     code, out, _ = run('table', 3, '--format', 'json', '--models', 'MAFormer-S')
     result = json.loads(out)
     assert code == result['exit_code'] == 0
-    assert result['written'] == []
     assert not Path('results').exists()
     cells = result['tables']['3']
     assert {cell['model'] for cell in cells} == {'MAFormer-S'}
     assert len(cells) == 8  # of each number, the two depths
     assert sum(result['summary'].values()) == 4
-
-
-def test_a_selection_goes_only_where_output_says(run):
-    run('table', 4, '--models', 'Swin-T,deit_small_patch16_224', '--output', 'chosen')
-    frame = pd.read_csv('chosen/table4.csv')
-    assert set(frame.model) == {'Swin-T', 'DeiT-S'}
 
 
 def tampered(monkeypatch, change):
@@ -111,29 +92,13 @@ def test_an_error_is_its_cells_own(run, monkeypatch):
     ('arguments', 'message'),
     [
         (('table', '4', '--models', 'swin-t '), "'swin-t'; the nearest are Swin-T"),
-        (('table', '4', '--models', 'maformer_smal'), 'maformer_small'),
         (('table', '8'), 'no Table 8'),
-        (('table', '1', '--output', 'file/inside'), 'file/inside cannot hold results'),
     ],
 )
 def test_mistakes_are_one_line_each(run, arguments, message):
-    Path('file').write_text('')
     code, out, err = run(*arguments)
-    assert code == 2
-    assert out == ''
+    assert (code, out, err.count('\n')) == (2, '', 1)
     assert message in err
-    assert err.startswith('error: ')
-    assert err.count('\n') == 1
-
-
-def test_a_damaged_paper_file_is_one_line(run, monkeypatch, tmp_path):
-    (tmp_path / 'table1.csv').write_text('model,params_m\nMAFormer-S,23\n')
-    damaged = partial(paper.load_table, folder=tmp_path)
-    monkeypatch.setattr(selection, 'load_table', damaged)
-    code, out, err = run('table', 1)
-    assert (code, out) == (2, '')
-    assert 'table1.csv, line 1' in err
-    assert err.count('\n') == 1
 
 
 def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):
@@ -150,50 +115,17 @@ def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):
     assert len(list(Path('results').iterdir())) == 1
 
 
-def test_help_says_whole_sentences(run):
-    for command in ([], ['evaluate'], ['score'], ['train']):
-        code, out, _ = run(*command, '--help')
-        assert code == 0
-        assert '...' not in out.replace('[ARGS]...', '')
-
-
-def test_help_says_of_each_command_what_the_command_says_itself():
-    group = get_command(cli.app)
-    for name, says in cli.COMMANDS.items():
-        command = group.get_command(Context(group), name)
-        assert ' '.join(command.help.split()).startswith(says)
-
-
-def test_mixed_precision_is_one_option_everywhere(run):
-    """`--amp` takes the same values in every command that has it."""
-    commands = [(name,) for name in cli.COMMANDS if name not in ('evaluate', 'train')]
-    commands += [('evaluate', name) for name in ('imagenet', 'coco', 'ade20k')]
-    commands += [('train', name) for name in ('imagenet', 'config')]
-    found = [run(*command, '--help')[1] for command in commands]
-    with_amp = [text for text in found if '--amp' in text]
-    assert len(with_amp) == 8
-    assert all('--amp <fp16|bf16|off>' in text for text in with_amp)
-
-
 @pytest.mark.parametrize(
     ('target', 'words'),
     [
-        (
-            'reproduce',
-            ['table', '5', '--data', '/a b', '--checkpoints', "/it's", '--processes', '8'],
-        ),
-        ('reproduce-table4', ['table', '4', '--data', '/a b', '--checkpoints', "/it's"]),
-        ('plan', ['plan', '5', '--data', '/a b', '--checkpoints', "/it's"]),
+        ('reproduce', ['table', '5', '--data', '/a b', '--checkpoints', "/it's"]),
         ('ablation', ['ablation', 'my study.toml', '--data', '/a b']),
-        ('checkpoints', ['checkpoints', '--checkpoints', "/it's", '--table', '5', '--download']),
     ],
 )
 def test_make_takes_paths_with_spaces(target, words):
     """What make would run, read as the shell reads it; the set-up counts as done."""
-    constraints = 'requirements/my v100.txt'
-    command = ['make', '-n', '-o', '.venv/.ready-my_v100.txt', target, 'TABLE=5', 'GPUS=8']
+    command = ['make', '-n', '-o', '.venv/.ready', target, 'TABLE=5', 'GPUS=8']
     command += ['DATA=/a b', "CHECKPOINTS=/it's", 'STUDY=my study.toml']
-    command += [f'CONSTRAINTS={constraints}']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     spoken = shlex.split(done.stdout.replace('\\\n', ' '))

@@ -5,9 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from email import message_from_string
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -27,13 +27,7 @@ assert 'model' not in sys.modules and 'datasets' not in sys.modules
 assert maformer.__file__.startswith(sys.argv[1]), maformer.__file__
 names = timm.list_models(module='maformer')
 images = torch.rand(2, 3, 70, 64)
-
-def outputs(name, **arguments):
-    torch.manual_seed(0)
-    return timm.create_model(name, **arguments).eval()(images)
-
-installed = outputs('maformer_micro', num_classes=7)
-assert installed.shape == (2, 7)
+assert timm.create_model('maformer_micro', num_classes=7).eval()(images).shape == (2, 7)
 maps = MODELS.build(config.model)(images)
 assert [tuple(m.shape[1:]) for m in maps] == [(32, 18, 16), (64, 9, 8), (96, 5, 4), (128, 3, 2)]
 
@@ -45,19 +39,9 @@ model = dict(type='MAFormer', arch='maformer_micro')
 """
 
 
-def pip(*arguments, **kwargs):
-    done = subprocess.run(
-        [sys.executable, '-m', 'pip', *map(str, arguments), '--quiet', '--no-deps', '--no-index'],
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-    """The folder that the wheel is installed into."""
+    """The folder that the wheel is unpacked into."""
     sources, folder = (tmp_path_factory.mktemp(name) for name in ('sources', 'installed'))
     for name in ('pyproject.toml', 'LICENSE', 'docs', 'model', 'datasets', 'reproduce'):
         if (ROOT / name).is_file():
@@ -65,23 +49,17 @@ def installed(tmp_path_factory):
         else:
             ignored = shutil.ignore_patterns('__pycache__', 'released')
             shutil.copytree(ROOT / name, sources / name, ignore=ignored)
-    pip('wheel', '--no-build-isolation', '--wheel-dir', sources / 'dist', '.', cwd=sources)
+    command = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-index']
+    command += ['--no-build-isolation', '--wheel-dir', 'dist', '.']
+    done = subprocess.run(command, cwd=sources, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     (wheel,) = (sources / 'dist').glob('*.whl')
-    pip('install', '--target', folder, wheel)
+    ZipFile(wheel).extractall(folder)
     return folder
 
 
-def requirements(installed):
-    (info,) = installed.glob('*.dist-info')
-    return message_from_string((info / 'METADATA').read_text())
-
-
 def test_the_wheel_holds_the_networks_alone(installed):
-    version = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']
-    assert {path.name for path in installed.iterdir()} == {
-        'maformer',
-        f'maformer-{version}.dist-info',
-    }
+    assert {path.name.partition('-')[0] for path in installed.iterdir()} == {'maformer'}
     files = {path.name for path in (installed / 'maformer').iterdir()} - {'__pycache__'}
     assert files == {path.name for path in MODULES} | {'py.typed'}
 
@@ -96,7 +74,9 @@ def test_the_wheel_requires_what_its_modules_import(installed):
             imported.setdefault(path.stem, set()).update(n.partition('.')[0] for n in names)
     imported = {name: found - sys.stdlib_module_names for name, found in imported.items()}
     for_openmmlab = imported.pop('openmmlab')
-    required = requirements(installed).get_all('Requires-Dist')
+    (info,) = installed.glob('*.dist-info')
+    metadata = message_from_string((info / 'METADATA').read_text())
+    required = metadata.get_all('Requires-Dist')
     plain = {r.partition('>')[0].strip() for r in required if 'extra' not in r}
     assert set().union(*imported.values()) == plain
     assert for_openmmlab <= plain | {'mmengine'}

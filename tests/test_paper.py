@@ -17,16 +17,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def cell(table, metric, **description):
-    (row,) = (
-        r
-        for r in paper.load_table(table)
-        if all(r.description[k] == v for k, v in description.items())
-    )
-    printed = row.cells[metric]
-    return printed and printed.text
-
-
 def test_every_printed_row_is_there():
     assert [len(paper.load_table(n)) for n in paper.TABLES] == [3, 5, 3, 32, 26, 12, 15]
 
@@ -43,36 +33,27 @@ def test_a_block_ends_with_the_own_models_that_it_is_compared_with():
             assert (row.block, row.own) == ('', row.model.startswith('MAFormer'))
 
 
-# Numbers that the paper's text repeats in its sentences, each compared with its table's cell. (The
-# differences that the text states are compared by the audit.)
-@pytest.mark.parametrize(
-    ('table', 'description', 'metric', 'text'),
-    [
-        (1, {'model': 'MAFormer-S'}, 'top1', '83.7'),
-        (4, {'model': 'MAFormer-L'}, 'top1', '85.9'),
-        (4, {'model': 'MAFormer-L'}, 'flops_g', '22.6'),
-        (5, {'model': 'MAFormer-S'}, 'box_ap', '47.0'),
-        (5, {'model': 'MAFormer-B'}, 'box_ap', '49.6'),
-        (5, {'model': 'MAFormer-L'}, 'box_ap', '50.7'),
-        (6, {'model': 'MAFormer-S'}, 'box_ap', '52.6'),
-        (6, {'model': 'MAFormer-B'}, 'box_ap', '54.4'),
-        (6, {'model': 'MAFormer-L'}, 'box_ap', '54.7'),
-        (7, {'model': 'MAFormer-S'}, 'sem_fpn_miou', '47.9'),
-        (7, {'model': 'MAFormer-B'}, 'sem_fpn_miou', '49.8'),
-        (7, {'model': 'MAFormer-B'}, 'upernet_miou', '51.1'),
-    ],
-)
-def test_numbers_of_the_text(table, description, metric, text):
-    assert cell(table, metric, **description) == text
+def test_numbers_of_the_text():
+    """Numbers that the paper's sentences repeat; the audit compares the differences they state."""
+    for table, metric, printed in (
+        (1, 'top1', {'S': '83.7'}),
+        (4, 'top1', {'L': '85.9'}),
+        (4, 'flops_g', {'L': '22.6'}),
+        (5, 'box_ap', {'S': '47.0', 'B': '49.6', 'L': '50.7'}),
+        (6, 'box_ap', {'S': '52.6', 'B': '54.4', 'L': '54.7'}),
+        (7, 'sem_fpn_miou', {'S': '47.9', 'B': '49.8'}),
+        (7, 'upernet_miou', {'B': '51.1'}),
+    ):
+        rows = {row.model: row.cells[metric] for row in paper.load_table(table)}
+        assert {size: rows[f'MAFormer-{size}'].text for size in printed} == printed
 
 
 def test_what_is_not_printed_is_empty_and_odd_digits_stay():
-    assert cell(7, 'upernet_miou', model='Res101') is None
-    assert cell(7, 'upernet_ms_miou', model='Res101') == '44.9'
-    assert cell(5, 'box_ap50', model='Twins-L') is None
-    assert cell(5, 'mask_ap', model='ViL-S') == '41.'
-    assert cell(4, 'top1', model='Shuffle-B') == '84'
-    assert cell(4, 'params_m', model='CaiT-M36', train_size='') == '271'
+    tables = {n: {row.model: row.cells for row in paper.load_table(n)} for n in (4, 5, 7)}
+    assert tables[7]['Res101']['upernet_miou'] is None
+    assert tables[7]['Res101']['upernet_ms_miou'].text == '44.9'
+    assert tables[5]['ViL-S']['mask_ap'].text == '41.'
+    assert tables[4]['Shuffle-B']['top1'].text == '84'
 
 
 def test_misprints_are_listed_apart_and_stay_as_printed():
@@ -101,11 +82,7 @@ def test_every_row_is_a_system_in_every_framework_that_it_prints():
     ('file', 'before', 'after', 'message'),
     [
         ('table1.csv', '3-5-8-3,23,4.5,83.7', '3,23,4.5', 'table1.csv, line 2'),
-        ('table1.csv', '83.7', 'high', 'column top1'),
         ('table1.csv', '83.7', 'nan', 'column top1'),
-        ('table1.csv', 'top1', 'accuracy', 'line 1'),
-        ('tolerances.toml', '[top1]', '[top_1]', 'top1'),
-        ('tolerances.toml', 'relative = 0.02', 'relative = -1', 'params_m.relative'),
         ('tolerances.toml', 'relative = 0.02', 'relativ = 0.02', 'params_m.relativ'),
         ('tolerances.toml', '[params_m]', '[params_m', 'TOML'),
     ],

@@ -137,8 +137,7 @@ def test_reference_verdicts(measured, target, images, verdict):
     assert judge_reference(measured, target, images, load_tolerances()['reference']) is verdict
 
 
-def test_a_table_evaluates_the_checkpoints_that_are_there(run, embedded, tmp_path):
-    """Each in a process of its own."""
+def test_a_table_evaluates_the_checkpoints_that_are_there(run, in_process, embedded, tmp_path):
     weights(tmp_path / 'weights' / f'{DEIT}.safetensors', DEIT)
     swin = 'swin_tiny_patch4_window7_224'
     (tmp_path / f'weights/{swin}.pth').write_bytes(b'broken')

@@ -147,15 +147,12 @@ def test_a_filter_a_row_a_section_and_a_cell_have_an_address(opened):
     expect(other.locator('#finding-2')).to_be_in_viewport()
 
 
-@pytest.mark.parametrize('width', [320, 390, 768, 1400])
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize(('width', 'scheme'), [(320, 'light'), (390, 'dark'), (1400, 'light')])
 def test_it_is_accessible_and_fits(opened, width, scheme):
     """Also by axe's experimental rule that a control's name has the text that is seen on it."""
     tab = opened(width, color_scheme=scheme)
     tab.evaluate('document.querySelectorAll("details").forEach(d => { d.open = true; })')
     assert tab.evaluate('document.documentElement.scrollWidth') <= width
-    for image in tab.locator('figure img').all():
-        assert image.bounding_box()['width'] <= width
     named = {'rules': {'label-content-name-mismatch': {'enabled': True}}}
     violations = Axe().run(tab, options=named).response['violations']
     tab.locator('#table5 .cell').first.click()
@@ -174,25 +171,6 @@ def test_a_table_is_one_tab_stop(opened):
     tables = [name for name in stops if name]
     assert len(tables) == len(set(tables)) == tab.locator('table[role=grid]:visible').count()
     assert len(stops) < 100
-
-
-def test_lists_are_cards_on_a_phone(opened):
-    tab = opened(390)
-    tab.locator('#deviations summary').click()
-    card = tab.locator('#deviations tbody tr').first
-    for element in (card, *card.locator('td').all()):
-        box = element.bounding_box()
-        assert box['x'] >= 0 and box['x'] + box['width'] <= 390
-
-
-def test_it_prints_on_white_with_all_its_columns(opened):
-    tab = opened(1000, color_scheme='dark')
-    tab.emulate_media(media='print', color_scheme='dark')
-    assert background(tab) == 'rgb(255, 255, 255)'
-    assert not tab.locator('.toolbar').is_visible()
-    for table in tab.locator('table:visible').all():
-        box = table.bounding_box()
-        assert box['x'] + box['width'] <= 1000  # an A4 page in landscape is as wide
 
 
 def test_a_cell_opens_with_the_mouse(opened):
@@ -230,38 +208,3 @@ def test_a_cell_opens_with_the_keyboard(opened):
     assert tab.evaluate('document.activeElement.dataset.cell') == focused
     tab.keyboard.press('Tab')
     assert tab.evaluate('document.activeElement.dataset.cell') != focused
-
-
-def background(tab):
-    return tab.evaluate('getComputedStyle(document.body).backgroundColor')
-
-
-def test_light_and_dark(opened):
-    light, dark = opened(color_scheme='light'), opened(color_scheme='dark')
-    assert background(light) == 'rgb(255, 255, 255)'
-    chosen = background(dark)
-    assert chosen != background(light)
-    light.get_by_role('button', name='Light or dark').click()
-    assert background(light) == chosen
-    light.reload()
-    assert background(light) == chosen
-    light.get_by_role('button', name='Light or dark').click()
-    assert background(light) == 'rgb(255, 255, 255)'
-
-
-def test_no_two_labels_of_a_figure_collide_in_the_browsers_font(opened):
-    tab = opened()
-    tab.locator('#figures summary').first.click()
-    overlaps = tab.evaluate("""() => {
-        let n = 0;
-        for (const axes of document.querySelectorAll('figure img [id*="-axes_"]')) {
-            const boxes = [...axes.querySelectorAll(':scope > [id*="-text_"]')]
-                .map(text => text.getBoundingClientRect()).filter(box => box.width);
-            boxes.forEach((a, i) => boxes.slice(i + 1).forEach(b => {
-                n += a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-            }));
-        }
-        return n;
-    }""")
-    assert tab.locator('figure img [id*="-text_"]').count() > 100
-    assert overlaps == 0
