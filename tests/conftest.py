@@ -126,37 +126,18 @@ INPUT = {
 def record(system, top1, complete=True, sha256='a' * 64, date=DAY, **changes):
     """An evaluation of a classifier as it might have come out."""
     images = 50_000 if complete else 100
-    return Evaluation(
-        **{
-            'task': 'imagenet',
-            'system': system,
-            'model': system,
-            'arguments': {},
-            'checkpoint': {'file': f'{system}.safetensors', 'sha256': sha256},
-            'data': {
-                'split': 'val',
-                'images': images,
-                'classes': 1000,
-                'fingerprint': f'{images:016x}',
-                'complete': complete,
-            },
-            'precision': 'fp32',
-            'preprocessing': INPUT,
-            'overridden': (),
-            'metrics': {'top1': top1, 'top5': 99.0},
-            'intervals': {'top1': (max(top1 - 1, 0.0), top1 + 1), 'top5': (98.0, 99.5)},
-            'provenance': {
-                'date': date,
-                'command': 'python -m reproduce',
-                'device': 'GPU',
-                'processes': 8,
-                'batch_size': 64,
-                'seconds': 60.0,
-                'versions': {},
-            },
-            **changes,
-        }
-    )
+    data = {'split': 'val', 'images': images, 'classes': 1000, 'complete': complete}
+    run = {'date': date, 'command': 'python -m reproduce', 'device': 'GPU', 'processes': 8}
+    fields = {
+        **{'task': 'imagenet', 'system': system, 'model': system, 'arguments': {}},
+        'checkpoint': {'file': f'{system}.safetensors', 'sha256': sha256},
+        'data': {**data, 'fingerprint': f'{images:016x}'},
+        **{'precision': 'fp32', 'preprocessing': INPUT, 'overridden': ()},
+        'metrics': {'top1': top1, 'top5': 99.0},
+        'intervals': {'top1': (max(top1 - 1, 0.0), top1 + 1), 'top5': (98.0, 99.5)},
+        'provenance': {**run, 'batch_size': 64, 'seconds': 60.0, 'versions': {}},
+    }
+    return Evaluation(**fields | changes)
 
 
 @pytest.fixture
@@ -165,13 +146,9 @@ def cite(monkeypatch):
 
     def cite(name):
         (system,) = (system for system in load_systems() if system.name == name)
-        for field, value in {
-            'cited': 'no code',
-            'model': None,
-            'config': None,
-            'weights': None,
-        }.items():
-            monkeypatch.setitem(system.__dict__, field, value)
+        for field in ('model', 'config', 'weights'):
+            monkeypatch.setitem(system.__dict__, field, None)
+        monkeypatch.setitem(system.__dict__, 'cited', 'no code')
 
     return cite
 

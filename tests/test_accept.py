@@ -103,17 +103,6 @@ def test_other_images_get_a_reference_of_their_own(run, listed):
     ]
 
 
-def test_the_same_weights_twice_need_a_name(run, listed):
-    manifest, evaluation = listed
-    text = manifest.read_text()
-    manifest.write_text(text + text.replace('"deit"', '"twin"'))
-    code, _, err = accepted(run, manifest, evaluation)
-    assert (code, 'entries deit, twin: choose one with --name' in err) == (2, True)
-    assert accepted(run, manifest, evaluation, '--name', 'twin')[0] == 0
-    first, second = load_manifest(manifest)
-    assert [e.reference[0].metrics['top1'] for e in (first, second)] == [79.8, 79.7]
-
-
 def test_a_cell_stands_for_its_record(run, listed):
     manifest, evaluation = listed
     records.save(evaluation, b'', Path('results/evaluations'))

@@ -18,7 +18,6 @@ from reproduce.audit.claims import ClaimVerdict, judge_claim, load_claims
 from reproduce.audit.closed_form import BUILT, OPTIONS, count
 from reproduce.audit.findings import audit, flop_cells, total_ratios
 from reproduce.audit.readings import flops_in_windows, widths_that_fit
-from reproduce.audit.sources import load_sources
 from reproduce.base.errors import UserError
 from reproduce.complexity.flops import measure
 from reproduce.judge.assembly import printed_numbers
@@ -54,51 +53,6 @@ def text(finding):
     return ' '.join([finding.sentence, *finding.evidence])
 
 
-# Parts of findings, each of which the transcription of the paper or of a source says.
-KNOWN = {
-    'Table 7 leaves out CSWin': [
-        "MAFormer-S's 47.9, 48.3 and 48.6",
-        'leads it by 0.6, 0.7 and 0.1',
-    ],
-    'Leads of token labeling': ['1.7 over CSWin-B (abstract) and of 1.0 for GLD', 'of GLD, is 0.3'],
-    'Parameters are not similar': ['MAFormer-B has 71 M, CSWin-S 54 M and Swin-S 69 M', '31 % and'],
-    'FLOPs of two kinds': [
-        '1.00, 1.18 and 1.31 times the layer FLOPs',
-        'where 0.92, 1.04 and 1.16 times are printed',
-        'total 1.25, 1.70 and 1.87 if stages 3 and 4 attend to the whole',
-        'and 0.97, 1.12 and 1.25 with windows of 14 x 14',
-        'total 1.09, 1.29 and 1.46 if',
-        'and 0.99, 1.05 and 1.13 with',
-        'grow by 481, 484 and 486 G for Swin-T, -S and -B',
-    ],
-    "CaiT-M36's row is of two models": ['have 86.1 % at that size, above the 85.9 %'],
-    'FLOPs of CSWin-S': ['9.8 G are 42 % more, and not 10 %'],
-    'Statements that the tables contradict': [
-        '6 numbers and 2 comparisons',
-        '49.8 in the text, 48.3 by Table 7',
-        'box_ap50 is 71.3, and CSWin-T has 71.5',
-    ],
-    'Claims without numbers': ['No experiment trains with less data'],
-    'Depths or widths of MAFormer-S': [
-        'needs 5.1 G, and 4.5 are printed',
-        'meets 18. With two MAF blocks fewer, such as 3-3-8-3',
-        'The widths 40-112-352-448 with',
-    ],
-    'The layer of GLD': ['add 16 M parameters to the printed 23 M'],
-    'The block is not identified': ['426 of 7,200 readings'],
-    'Baselines unlike their sources': ['Shuffle-S, top1: 83.5; 83.6 in'],
-    'Differences within chance': ['MAFormer-S, box_ap: 0.1 over CSWin-T'],
-    'Baselines that count otherwise': ['MixFormer-B4, flops_g: unresolved'],
-    'Probable misprints': ['TwinsP-S, mask_ap 40.4, probably 40.0'],
-}
-
-
-def test_what_is_known_is_found(audited):
-    assert [finding.title for finding in audited[1]] == list(KNOWN)
-    for finding in audited[1]:
-        assert all(part in text(finding) for part in KNOWN[finding.title]), finding
-
-
 # ------------------------------------------------------------------------------------------------
 # Claims and sources
 
@@ -111,21 +65,15 @@ def test_claims_are_recomputed(data):
     found = verdicts(data)
     assert found['Abstract, 7', 'MAFormer-L over CSWin-B'] is ClaimVerdict.UNLIKE
     assert found['Abstract, 7', 'MAFormer-L over LV-ViT-L'] is ClaimVerdict.HOLDS
-    assert found['4.1 Global, 4', 'GLD over convolution'] is ClaimVerdict.HOLDS
     assert found['4.4 Results, 3', 'over Swin, UPerNet, B'] is ClaimVerdict.PARTLY
     assert found['4.3 Results, 9', 'mask AP over CSWin, S'] is ClaimVerdict.FAILS
-    assert found['4.3, 4', 'local patterns are easier to acquire when training data is not '
-                 'sufficient'] is ClaimVerdict.UNCHECKED  # fmt: skip
 
 
-# A printed cell before and after, and the claim that comes to hold with it, or no longer holds.
 @pytest.mark.parametrize(
     ('name', 'before', 'after', 'place', 'says', 'verdict'),
     [
         ('table7', '929,48.3', '929,49.8', '4.4 Results, 3', 'mIoU, UPerNet, S', 'holds'),
         ('table6', '71.3', '71.6', '4.3 Results, 7', 'MAFormer-S leads its group', 'holds'),
-        ('table5', 'S,54', 'S,72', '4.3 Results, 5', 'far less parameters than CSWin-S', 'holds'),
-        ('table4', 'r-L,true', 'r-L,false', 'Abstract, 7', 'MAFormer-L over CSWin-B', 'holds'),
         ('table2', 'n,83.4', 'n,83.3', '4.1 Global, 4', 'GLD over convolution', 'does not hold'),
     ],
 )
@@ -153,13 +101,6 @@ def test_sources_are_compared_cell_by_cell(data):
     assert cells[4, 'DS-Net-B', 'top1'].agreement == []
 
 
-def test_a_source_has_the_address_of_a_fixed_version():
-    for source in load_sources().values():
-        assert re.search(
-            r'/blob/[0-9a-f]{40}/\S+\.md$|/arxiv.org/abs/\d{4}\.\d{5}$', source.address
-        )
-
-
 # ------------------------------------------------------------------------------------------------
 # Readings of the block
 
@@ -168,7 +109,7 @@ def test_a_source_has_the_address_of_a_fixed_version():
     ('variant', 'arguments', 'changes', 'image'),
     [
         ('maformer_small', {'depths': (1, 5, 8, 3)}, {}, (800, 1280)),
-        ('maformer_large', {}, {}, (250, 190)),
+        ('maformer_base', {}, {}, (250, 190)),
         ('maformer_small', {'grid_size': 28}, {'gld': '28x28 to 14x14'}, (224, 224)),
     ],
 )
@@ -209,6 +150,7 @@ def test_readings_that_fit(data):
     assert len(search.readings) == np.prod([len(of) for of in OPTIONS.values()]) == 7200
     assert sum(search.histogram.values()) == 7200
     assert search.histogram[25] == len(search.best) == 426
+    assert widths_that_fit(search) == [(40, 112, 352, 448)]
     built = search.readings.index(BUILT)
     assert (search.met[built], search.met_as_printed[built]) == (25, 18)
     assert tuple(search.depths[search.best_depths[built]]) == (3, 3, 8, 3)
@@ -239,10 +181,6 @@ def test_total_flops_depend_on_what_stages_3_and_4_attend_to(data):
             for whole, (ratio, low, high) in zip(ratios['all tokens'], of, strict=True):
                 assert low <= ratio <= high
                 assert attention == 'all tokens' or high < whole[1]
-
-
-def test_other_widths_fit_the_printed_depths(data):
-    assert widths_that_fit(data.search) == [(40, 112, 352, 448)]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -352,17 +290,9 @@ def test_every_number_of_the_readme_s_result_is_computed(audited, data):
 # The command, and damaged files
 
 
-@pytest.mark.parametrize(
-    ('name', 'before', 'after', 'message'),
-    [
-        ('claims.csv', '50.7,is,5,MAFormer-L,box_ap', '50.7,is,5,MAFormer-L,ap', "prints no 'ap'"),
-        ('misprints.csv', '1,MAFormer-S', '8,MAFormer-S', 'less than or equal to 7'),
-        ('sources/cswin/table5.csv', '46.7,68.6', '46.7,many', 'column box_ap50'),
-    ],
-)
-def test_damaged_files_are_one_line(folder, name, before, after, message):
-    change(folder, name, before, after)
-    with pytest.raises(UserError, match=message):
+def test_damaged_files_are_one_line(folder):
+    change(folder, 'claims.csv', '50.7,is,5,MAFormer-L,box_ap', '50.7,is,5,MAFormer-L,ap')
+    with pytest.raises(UserError, match="prints no 'ap'"):
         audit(RESULTS, folder)
 
 
@@ -373,21 +303,9 @@ def test_the_command_prints_findings_and_details(run, audited, monkeypatch):
     plain = ' '.join(short.split())
     assert code == 0 and len(short.splitlines()) < 60
     assert all(finding.sentence in plain for finding in findings)
-    code, long, _ = run('audit', '--results', RESULTS, '--details')
-    plain = ' '.join(long.split())
-    assert code == 0
+    plain = ' '.join(run('audit', '--results', RESULTS, '--details')[1].split())
     assert all(part in plain for finding in findings for part in finding.evidence)
-    code, out, _ = run('audit', '--results', RESULTS, '--format', 'json')
-    result = json.loads(out)
+    result = json.loads(run('audit', '--results', RESULTS, '--format', 'json')[1])
     assert [f['title'] for f in result['findings']] == [f.title for f in findings]
     assert len(result['claims']) == len(data.claims)
     assert result['readings']['by_cells_met']['25'] == len(data.search.best)
-
-
-def test_a_missing_measurement_is_one_line(run, tmp_path):
-    shutil.copytree(RESULTS, tmp_path / 'results', dirs_exist_ok=True)
-    path = tmp_path / 'results' / 'table5.csv'
-    path.write_text(path.read_text().replace(',71.201911,', ',,'))
-    code, out, err = run('audit')
-    assert (code, out, err.count('\n')) == (2, '', 1)
-    assert 'no measured params_m of MAFormer-B in Table 5' in err

@@ -144,14 +144,12 @@ def test_multi_scale_sizes_are_those_of_the_papers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('processes', [2, 3])
-def test_any_number_of_processes_gives_the_same(root, weights, alone, processes):
-    together = in_ranks(processes, evaluate, job(root, weights, multi_scale=True))
+def test_any_number_of_processes_gives_the_same(root, weights, alone):
+    together = in_ranks(3, evaluate, job(root, weights, multi_scale=True))
     assert together.predictions == alone.predictions
     assert together.evaluation.metrics == alone.evaluation.metrics
     assert together.evaluation.per_class == alone.evaluation.per_class
     assert together.evaluation.key == alone.evaluation.key
-    assert together.evaluation.provenance.processes == processes
 
 
 def test_images_of_different_sizes_in_a_batch(root, weights, alone):

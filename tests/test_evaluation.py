@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,10 @@ from datasets.imagenet import load
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, unzipped
 from reproduce.evaluate import harness, records
-from reproduce.evaluate.harness import collect, evaluate
-from reproduce.tasks import TASKS
+from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.classification import preprocessing, resolve
 from reproduce.tasks.classification_scores import Predictions, matched, order_warnings, read
 from reproduce.tasks.job import Job
-from reproduce.tasks.scores import Scorer, Scores
 
 CLASSES = 3
 
@@ -105,56 +102,19 @@ def test_a_compiled_model_predicts_the_same(data, weights, alone, predictions):
     """The last batch has one image of four: it is filled up, and the filling predicts nothing."""
     compiled = evaluate(job(data, weights, compiled=True))
     ours, theirs = predictions(compiled), predictions(alone)
-    assert ours.files == theirs.files
-    assert np.array_equal(ours.classes, theirs.classes)
+    assert (ours.files, compiled.evaluation.metrics) == (theirs.files, alone.evaluation.metrics)
     np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
-    assert compiled.evaluation.metrics == alone.evaluation.metrics
-    records = (compiled.evaluation, alone.evaluation)
-    assert [r.provenance.compiled for r in records] == [True, False]
-    assert len({r.attestation.sha256 for r in records}) == 2
-
-
-class ErrorsByClass(Scorer):
-    """A metric that the task does not have: how many images of each class are not right at once."""
-
-    def __init__(self, labels):
-        self.labels, self.collected = labels, Counter()
-
-    def update(self, indices, predictions):
-        for index, classes in zip(indices, predictions.classes, strict=True):
-            if classes[0] != self.labels[index]:
-                self.collected[self.labels[index]] += 1
-
-    def compute(self):
-        return Scores({f'errors{label}': float(n) for label, n in self.collected.items()})
-
-
-def with_a_second_metric(job):
-    """The outcome, and another metric of the same pass."""
-    more = []
-
-    def collect_both(prepared, collectors, *rest):
-        more.append(ErrorsByClass([label for _, label in prepared.data.samples]))
-        return collect(prepared, [*collectors, *more], *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(harness, 'collect', collect_both)
-        outcome = evaluate(job)
-    return outcome and (outcome, more[0].compute().metrics)
+    assert compiled.evaluation.attestation.sha256 != alone.evaluation.attestation.sha256
 
 
 @pytest.mark.parametrize('processes', [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_any_number_of_processes_predicts_the_same(data, weights, alone, predictions, processes):
-    """Also with a second metric on the same pass."""
-    together, errors = in_ranks(processes, with_a_second_metric, job(data, weights))
+def test_any_number_of_processes_predicts_the_same(data, weights, alone, processes):
+    together = in_ranks(processes, evaluate, job(data, weights))
     assert together.predictions == alone.predictions
     assert together.evaluation.metrics == alone.evaluation.metrics
     assert together.evaluation.intervals == alone.evaluation.intervals
     assert together.evaluation.key == alone.evaluation.key
     assert together.evaluation.provenance.processes == processes
-    predicted = predictions(alone)
-    wrong = predicted.labels[predicted.classes[:, 0] != predicted.labels].tolist()
-    assert errors == {f'errors{label}': n for label, n in Counter(wrong).items()}
 
 
 def test_an_image_that_is_predicted_twice_or_not_at_all_is_found(data, weights, monkeypatch):
@@ -172,13 +132,6 @@ def test_an_image_that_is_predicted_twice_or_not_at_all_is_found(data, weights, 
 def test_a_task_has_options_of_its_own(data, weights):
     with pytest.raises(UserError, match='imagenet has no option multi_scale'):
         job(data, weights, multi_scale=True)
-    with pytest.raises(UserError, match='coco has no option preprocessing'):
-        Job('coco', 'a.py', weights, data, preprocessing={'img_size': 32})
-    assert {name: Job(name, 'a', 'b', data).batch_size for name in TASKS} == {
-        'imagenet': 64,
-        'coco': 1,
-        'ade20k': 1,
-    }
 
 
 def test_an_unreadable_image_stops_the_run_and_is_named(run, data, weights, tmp_path):
@@ -318,15 +271,11 @@ def test_preprocessing_is_that_of_timms_own_validation():
     assert (training['input_size'], training['crop_pct']) == ([3, 224, 224], 0.95)
     chosen = preprocessing('resnet50.a1_in1k', {}, {'img_size': 256, 'crop_mode': 'squash'})
     assert chosen == {**own, 'input_size': [3, 256, 256], 'crop_mode': 'squash'}
-
-
-@pytest.mark.parametrize(('mode', 'most'), [('center', 1), ('border', 1.5)])
-def test_a_crop_is_at_most_the_limit_of_its_mode(mode, most):
-    """Beyond 1, timm pads with black in all modes but border."""
-    options = {'crop_mode': mode, 'crop_pct': most}
-    assert preprocessing('resnet50.a1_in1k', {}, options)['crop_pct'] == most
-    with pytest.raises(UserError, match=f'more than 0 and at most {most} with .* {mode}'):
-        preprocessing('resnet50.a1_in1k', {}, {**options, 'crop_pct': most + 0.1})
+    # Beyond 1, timm pads with black in all modes but border.
+    border = {'crop_mode': 'border', 'crop_pct': 1.5}
+    assert preprocessing('resnet50.a1_in1k', {}, border)['crop_pct'] == 1.5
+    with pytest.raises(UserError, match=r'more than 0 and at most 1 with .* center'):
+        preprocessing('resnet50.a1_in1k', {}, {'crop_mode': 'center', 'crop_pct': 1.1})
 
 
 @pytest.mark.parametrize(
@@ -344,18 +293,16 @@ def test_mistakes_are_one_line_each(run, data, weights, more, message):
 
 
 def test_a_diverged_model_is_an_error(data, tmp_path):
-    model = timm.create_model('maformer_micro', num_classes=CLASSES)
-    state = model.state_dict()
-    state['head.fc.bias'][0] = float('nan')
-    save_file(state, tmp_path / 'nan.safetensors')
-    with pytest.raises(UserError, match=r'NaN or an infinity in head\.fc\.bias'):
-        evaluate(job(data, tmp_path / 'nan.safetensors'))
-    state['head.fc.bias'][0] = 0
-    state['norm.weight'] *= 1e30
-    state['head.fc.weight'] *= 1e30
-    save_file(state, tmp_path / 'large.safetensors')
-    with pytest.raises(UserError, match=r'NaN or infinity for \d+\.JPEG: its weights'):
-        evaluate(job(data, tmp_path / 'large.safetensors'))
+    state = timm.create_model('maformer_micro', num_classes=CLASSES).state_dict()
+    for name, factor, message in (
+        ('head.fc.bias', float('nan'), r'NaN or an infinity in head\.fc\.bias'),
+        ('head.fc.weight', 1e38, r'NaN or infinity for \d+\.JPEG: its weights'),
+    ):
+        changed = {**state, name: state[name] * factor}
+        changed['norm.weight'] = state['norm.weight'] * 1e30
+        save_file(changed, tmp_path / 'x.safetensors')
+        with pytest.raises(UserError, match=message):
+            evaluate(job(data, tmp_path / 'x.safetensors'))
 
 
 def test_a_model_of_another_input_size(data, tmp_path):

@@ -83,6 +83,7 @@ def test_the_wheel_requires_what_its_modules_import(installed):
     assert any('mmengine' in r and "extra == 'openmmlab'" in r.replace('"', "'") for r in required)
 
 
+@pytest.mark.slow
 def test_the_installed_package_works_outside_of_the_checkout(installed, tmp_path):
     (tmp_path / 'config.py').write_text(CONFIG)
     done = subprocess.run(

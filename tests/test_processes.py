@@ -17,7 +17,6 @@ from datasets import shapes
 from reproduce.base import gpus
 from reproduce.base.errors import OutOfMemory, UserError
 from reproduce.base.processes import difference, join, start_again
-from reproduce.base.versions import CHECKOUT
 
 
 def test_a_difference_is_one_sentence_that_names_it_and_the_ranks():
@@ -126,16 +125,13 @@ def left_over(word):
     return [process for process in found if word in ' '.join(process.info['cmdline'] or ())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('how', 'said'),
     [
-        pytest.param('one', 'error: one has failed.\n', marks=pytest.mark.slow),
+        ('one', 'error: one has failed.\n'),
         ('different', 'error: the ranks do not have the same lr: rank 0 and rank 1 differ. .*\n'),
-        pytest.param(
-            'killed',
-            'error: rank 1 of 2 was killed, as happens when the memory of .* is full.\n',
-            marks=pytest.mark.slow,
-        ),
+        ('killed', 'error: rank 1 of 2 was killed, as happens when the memory of .* is full.\n'),
     ],
 )
 def test_a_failure_is_one_sentence_and_ends_all(command, tmp_path, how, said):
@@ -157,74 +153,26 @@ def test_nothing_is_left_of_what_is_killed(command, tmp_path):
     assert not alive
 
 
-# Python imports it at the start: it notes whether a process could no longer use a GPU at its end.
-NOTE = """
-import atexit, os, sys
-
-def note():
-    if 'RANK' in os.environ and 'torch' in sys.modules:
-        with open(os.path.join(os.environ['NOTES'], os.environ['RANK']), 'w') as file:
-            file.write(str(sys.modules['torch']._C._cuda_isInBadFork()))
-
-atexit.register(note)
-"""
-
-
-@pytest.fixture(scope='module')
-def drawn(tmp_path_factory):
-    root = tmp_path_factory.mktemp('drawn')
-    shapes.write(root, train=40, val=8)
-    weights(root / 'micro.safetensors')
-    return root
-
-
-COMMANDS = {
-    'evaluate': 'evaluate imagenet maformer_micro --checkpoint {0}/micro.safetensors '
-    '--data {0}/imagenet --limit 4 --img-size 32 --output kept',
-    'train config': 'train fpn_maformer-micro_shapes.py --data {0} --output run --cfg-options '
-    'train_cfg.max_iters=1 train_cfg.val_interval=5',
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('name', COMMANDS)
-def test_every_rank_could_use_a_gpu(name, drawn, tmp_path):
-    """No rank is forked from a process that has looked for GPUs, as importing mmengine does."""
-    (tmp_path / 'sitecustomize.py').write_text(NOTE)
-    arguments = COMMANDS[name].format(drawn).split()
-    done = subprocess.run(
-        [sys.executable, '-m', 'reproduce', *arguments, '--processes', '2'],
-        env={**os.environ, 'PYTHONPATH': f'{tmp_path}:{CHECKOUT}', 'NOTES': str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [(tmp_path / rank).read_text() for rank in '01'] == ['False', 'False']
-
-
-@pytest.mark.slow
-def test_different_data_under_two_torchruns_are_named(drawn, tmp_path):
+def test_different_data_under_two_torchruns_are_named(tmp_path):
     """As on two nodes."""
-    other = tmp_path / 'other'
-    shapes.write(other, train=0, val=8)
-    path = sorted((other / 'imagenet/val').rglob('*.JPEG'))[0]
+    weights(tmp_path / 'micro.safetensors')
+    for name in ('here', 'other'):
+        shapes.write(tmp_path / name, train=0, val=8)
+    path = sorted((tmp_path / 'other/imagenet/val').rglob('*.JPEG'))[0]
     path.write_bytes(path.read_bytes() + b'more')
     with socket.create_server(('localhost', 0)) as server:
         port = server.getsockname()[1]
-    torchrun = (
+    command = (
         *(sys.executable, '-m', 'torch.distributed.run', '--nnodes=2', '--nproc-per-node=1'),
         *('--rdzv-backend=c10d', f'--rdzv-endpoint=localhost:{port}', '-m', 'reproduce'),
+        *('evaluate', 'imagenet', 'maformer_micro', '--checkpoint', 'micro.safetensors'),
+        *('--limit', '4', '--img-size', '32', '--workers', '0', '--device', 'cpu', '--output'),
     )
-    evaluation = COMMANDS['evaluate'].format(drawn).split()
     piped = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
     agents = [
-        subprocess.Popen(
-            [*torchrun, *evaluation, '--data', data, '--workers', '0', '--device', 'cpu'],
-            cwd=tmp_path,
-            **piped,
-        )
-        for data in (drawn / 'imagenet', other / 'imagenet')
+        subprocess.Popen([*command, 'kept', '--data', f'{name}/imagenet'], cwd=tmp_path, **piped)
+        for name in ('here', 'other')
     ]
     printed = ''.join(agent.communicate(timeout=200)[0] for agent in agents)
     (said,) = (line for line in printed.splitlines() if line.startswith('error: '))

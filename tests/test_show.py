@@ -1,7 +1,6 @@
 """A cell or a record found by what people call it, with what it takes to repeat it."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,15 +57,11 @@ def test_what_it_takes_to_repeat_a_cell(run, show):
         'paper': '79.8',
         'measured': '79.900000',
         'off by': '+0.10',
-        'reference': '79.85',
         'verdict': 'match',
-        'against the reference': 'match',
         'checkpoint': f'{DEIT}.safetensors, SHA-256 {"a" * 64}',
         'reference top1': '79.85, match: the makers',
         'command': 'python -m reproduce',
-        'date': e.provenance.date,
         'device': '8 x GPU, fp32, batches of 64, 60.0 s',
-        'commit': 'not recorded',
     }
     assert {name: found[name] for name in expected} == expected
     assert found['tolerance'].startswith('± 0.4439.')
@@ -98,23 +93,3 @@ def test_what_is_not_there_is_one_line(run, show):
         code, out, err = run('show', *words)
         assert (code, out, err.count('\n')) == (2, '', 1)
         assert message in err
-
-
-def test_the_commit_of_the_checkout(tmp_path, monkeypatch):
-    def git(*arguments):
-        command = ['git', '-c', 'user.name=x', '-c', 'user.email=x@example.org', *arguments]
-        done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    monkeypatch.setattr(records, 'CHECKOUT', tmp_path)
-    assert records.commit_of_checkout() == ''
-    git('init')
-    (tmp_path / 'results').mkdir()
-    for name in ('code.py', 'results/table1.csv'):
-        (tmp_path / name).write_text('1')
-    git('add', '.')
-    git('commit', '-m', 'first')
-    (tmp_path / 'results/table1.csv').write_text('2')
-    assert records.commit_of_checkout() == git('rev-parse', 'HEAD')
-    (tmp_path / 'code.py').write_text('2')
-    assert records.commit_of_checkout() == git('rev-parse', 'HEAD') + '-dirty'

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.audit import text as audit_text
-from reproduce.audit.findings import audit
 from reproduce.base.terminal import TextTable, as_text
 from reproduce.judge.cells import load_results
 from reproduce.report import listing
@@ -21,23 +19,14 @@ def judged():
     return load_results(RESULTS, (2, 5, 7))
 
 
-@pytest.fixture(scope='module')
-def printed(judged):
-    return {
-        'cells': listing.render(judged),
-        'audit': audit_text.render(*audit(RESULTS), details=True),
-    }
-
-
-@pytest.mark.parametrize('what', ['cells', 'audit'])
-def test_what_is_printed_fits_the_terminal(printed, judged, what):
+def test_what_is_printed_fits_the_terminal(judged):
     """Nothing is cut: every character of the text that is not wrapped is there."""
-    whole = Counter(as_text(*printed[what]))
+    parts = listing.render(judged)
+    whole = Counter(as_text(*parts))
     for width in (80, 240):
-        text = as_text(*printed[what], width=width)
+        text = as_text(*parts, width=width)
         assert {c: n for c, n in (whole - Counter(text)).items() if c not in ' ─='} == {}
-        if what == 'cells':
-            assert all(f'{c.measured:.4g}' in text for c in judged if c.measured is not None)
+        assert all(f'{c.measured:.4g}' in text for c in judged if c.measured is not None)
     assert max(map(len, text.splitlines())) <= 240
 
 

@@ -1,7 +1,6 @@
 """The page in a real browser: sorting, filters, links, keyboard, accessibility, themes, widths."""
 
 import csv
-import re
 import shutil
 from pathlib import Path
 
@@ -65,10 +64,6 @@ def column(tab, table, index):
     return [float(text) if text else None for text in texts]
 
 
-def natural(name):
-    return re.sub(r'\d+', lambda digits: digits[0].zfill(9), name.lower())
-
-
 def test_a_click_sorts(opened):
     tab = opened()
     with (RESULTS / 'table5.csv').open(newline='') as file:
@@ -84,12 +79,6 @@ def test_a_click_sorts(opened):
         head.get_by_role('button').click()
         assert head.get_attribute('aria-sort') == order
         assert column(tab, 5, 2) == values
-    tab.locator('#table5 .sort').first.focus()
-    tab.keyboard.press('Enter')
-    names = tab.locator('#table5 tbody th').all_inner_texts()
-    assert [name.partition('-')[0] for name in names] == sorted(
-        (name.partition('-')[0] for name in names), key=natural
-    )
     # Gaps are last in both orders.
     button = tab.locator('#table7 thead tr').last.locator('th').nth(3).get_by_role('button')
     for _ in range(2):
@@ -104,47 +93,33 @@ def test_a_filter_holds_for_all_sections(opened):
     search, verdict = tab.get_by_role('searchbox'), tab.get_by_role('combobox')
     rows, status = tab.locator('.cells tbody tr:visible'), tab.get_by_role('status')
     total = rows.count()
-    search.fill('swin-t')
-    assert set(rows.locator('th').all_inner_texts()) == {'Swin-T', 'CSWin-T'}
-    assert status.inner_text().startswith(f'{rows.count()} of {total} rows')
-    assert tab.locator('#table1 .nothing').is_visible()
     search.fill('vil-m')
+    assert status.inner_text().startswith(f'{rows.count()} of {total} rows')
     for section in ('deviations', 'table5', 'published'):  # folded ones open
         items = tab.locator(f'#{section} [data-item]:visible')
         assert items.count() > 0
         assert all('vil-m' in text.lower() for text in items.all_text_contents())
-    assert tab.locator('#ablations .nothing').is_visible()
     search.fill('')
     verdict.select_option('known')
     for row in rows.all():
         assert row.locator('[data-verdict=known]').count() > 0
-    dimmed = tab.locator('.cells tbody tr:visible .cell.dim')
-    assert dimmed.count() == rows.locator('.cell:not([data-verdict=known])').count() > 0
     verdict.select_option('')
-    assert rows.count() == total
-    assert status.inner_text() == ''
+    assert (rows.count(), status.inner_text()) == (total, '')
 
 
-def test_a_filter_a_row_a_section_and_a_cell_have_an_address(opened):
+def test_a_filter_a_row_and_a_cell_have_an_address(opened):
     tab = opened()
     start = tab.url
     tab.get_by_role('searchbox').fill('swin s')
-    tab.get_by_role('combobox').select_option('known')
     filtered = tab.url
     rows = tab.locator('.cells tbody tr:visible').count()
     tab.locator('.cells .cell:visible').first.click()
     cell, title = tab.url, tab.locator('#p-title').inner_text()
-    assert cell.endswith(tab.locator('#p-link').get_attribute('href'))
-    tab.keyboard.press('Escape')
-    tab.wait_for_url(filtered)
     other = opened(address=filtered)
     assert other.get_by_role('searchbox').input_value() == 'swin s'
     assert other.locator('.cells tbody tr:visible').count() == rows
-    other = opened(address=cell)
-    assert other.get_by_role('dialog').is_visible()
-    assert other.locator('#p-title').inner_text() == title
-    other = opened(address=f'{start}#finding-2')
-    expect(other.locator('#finding-2')).to_be_in_viewport()
+    assert opened(address=cell).locator('#p-title').inner_text() == title
+    expect(opened(address=f'{start}#finding-2').locator('#finding-2')).to_be_in_viewport()
 
 
 @pytest.mark.parametrize(('width', 'scheme'), [(320, 'light'), (390, 'dark'), (1400, 'light')])
@@ -160,36 +135,6 @@ def test_it_is_accessible_and_fits(opened, width, scheme):
     assert box['x'] >= 0 and box['x'] + box['width'] <= width
     violations += Axe().run(tab, options=named).response['violations']
     assert [(v['id'], len(v['nodes'])) for v in violations] == []
-
-
-def test_a_table_is_one_tab_stop(opened):
-    tab = opened()
-    stops = tab.evaluate("""() => [...document.querySelectorAll(
-        'a[href], button, input, select, summary, [tabindex]'
-    )].filter(e => e.tabIndex >= 0 && e.checkVisibility()).map(e => e.closest('table')?.ariaLabel
-        ?? e.closest('table')?.getAttribute('aria-labelledby') ?? '')""")
-    tables = [name for name in stops if name]
-    assert len(tables) == len(set(tables)) == tab.locator('table[role=grid]:visible').count()
-    assert len(stops) < 100
-
-
-def test_a_cell_opens_with_the_mouse(opened):
-    tab = opened()
-    dialog = tab.get_by_role('dialog')
-    tab.locator('[data-cell^="5/MAFormer-S/mask-rcnn_maformer-small-3383"]').nth(1).click()
-    assert dialog.get_by_role('heading').inner_text() == (
-        'Table 5 · MAFormer-S (3-3-8-3) · FLOPs (G)'
-    )
-    text = dialog.inner_text()
-    for part in ('254.07', '256', 'match', '± 5.62', 'layer', '-m reproduce table 5 --models'):
-        assert part in text
-    dialog.get_by_role('button', name='Close').click()
-    assert not dialog.is_visible()
-    tab.locator('#deviations summary').click()
-    tab.locator('[data-open]').first.click()
-    assert dialog.is_visible()
-    tab.mouse.click(5, 5)
-    assert not dialog.is_visible()
 
 
 def test_a_cell_opens_with_the_keyboard(opened):
