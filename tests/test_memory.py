@@ -43,14 +43,12 @@ def test_the_peak_is_that_of_torch_s_allocator(tmp_path):
     assert max(totals) - first > 1e7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('recipe', 'changes', 'peak'),
     [
-        ('maformer_small_token_labeling', {'grad_checkpointing': False}, 13.3),
-        pytest.param(
-            *('maformer_large_token_labeling', {'grad_checkpointing': True}, 6.9),
-            marks=pytest.mark.slow,
-        ),
+        ('maformer_small_token_labeling', {}, 13.3),
+        ('maformer_large_token_labeling', {'grad_checkpointing': True}, 6.9),
     ],
 )
 def test_classifiers_of_the_paper(recipe, changes, peak):
