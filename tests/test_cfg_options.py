@@ -4,11 +4,9 @@ import json
 from argparse import ArgumentParser
 
 import pytest
-import typer
 from mmengine.config import DictAction
 
 from reproduce.base.errors import UserError
-from reproduce.commands import evaluate, train
 from reproduce.openmmlab import cfg_options, configs
 
 FPN = 'fpn_maformer-micro_shapes.py'
@@ -46,22 +44,3 @@ def test_a_value_read_back_from_json_is_the_same_value():
     cfg_options.merge(second, json.loads(json.dumps(values)))
     assert first.model == second.model
     assert second.model.decode_head.sizes == [(1, 2), (3, 4)]
-
-
-@pytest.mark.parametrize(
-    ('app', 'command', 'name', 'option', 'others'),
-    [
-        (evaluate.app, 'imagenet', 'model_kwargs', '--model-kwargs', 'resnet18 --checkpoint b'),
-        (train.app, 'config', 'options', '--cfg-options', 'a.py --output d'),
-    ],
-)
-def test_several_entries_after_one_flag(app, command, name, option, others):
-    command = typer.main.get_command(app).commands[command]
-    others = ['--data', 'c', *others.split()]
-    for written in (
-        [option, 'a.b=1', 'c=(2,3)', *others],
-        [*others, option, 'a.b=1', option, 'c=(2,3)'],
-    ):
-        context = command.make_context('test', written)
-        assert context.params[name] == ['a.b=1', 'c=(2,3)']
-        assert 'c' in {str(value) for value in context.params.values()}

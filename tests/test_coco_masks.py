@@ -149,21 +149,3 @@ def test_an_unsound_mask_of_an_object_is_one_sentence(run, files, truth, message
     assert (code, out) == (2, '')
     assert message in err
     assert err.count('\n') == 1
-
-
-@pytest.mark.parametrize('fast', [(), ('--fast',)], ids=['record', 'fast'])
-def test_an_empty_run_changes_no_number(run, files, fast):
-    counts = [10 * HEIGHT + 12]
-    for _ in range(24):
-        counts += [30, 70]
-    counts += [30]
-    counts.append(PIXELS - sum(counts))
-    split = [*counts[:5], 10, 0, counts[5] - 10, *counts[6:], 0]
-    _, expected, _ = run(*files(), *fast)
-    assert 'mask_ap     100.00 %' in expected
-    for masks in (
-        {'result': mask(split)},
-        {'truth': {'size': SIZE, 'counts': split}},
-        {'truth': mask(counts), 'result': mask(counts)},
-    ):
-        assert run(*files(**masks), *fast)[:2] == (0, expected)

@@ -3,7 +3,6 @@
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_layer_decay
 
 import model.maformer as maformer
 
@@ -107,18 +106,6 @@ def test_token_labeling():
     plain = model(x)
     torch.testing.assert_close(combined, plain + 0.5 * tokens.flatten(1, 2).max(1).values)
     assert not any('aux_head' in name for name, _ in micro(num_classes=6).named_parameters())
-
-
-def test_weight_decay_and_layer_groups():
-    model = timm.create_model('maformer_micro', local_attention='shifted_window')
-    assert model.no_weight_decay() == {
-        f'stages.{i}.blocks.0.local_attention.relative_position_bias_table' for i in (0, 1)
-    }
-    groups = param_groups_layer_decay(model, layer_decay=0.5, no_weight_decay_list=[])
-    assert sum(len(g['params']) for g in groups) == len(list(model.parameters()))
-    scale = {id(p): g['lr_scale'] for g in groups for p in g['params']}
-    assert scale[id(model.stem.proj.weight)] < scale[id(model.stages[2].blocks[0].norm.weight)]
-    assert scale[id(model.stages[3].blocks[0].norm.weight)] < scale[id(model.head.fc.weight)] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Rehearsals: a few steps of each training by the real commands, and the table of them."""
+"""Rehearsals: a few steps of each training by the real commands, and the drawn data."""
 
 import json
 from pathlib import Path

@@ -220,16 +220,8 @@ def test_gradient_checkpointing_does_not_change_the_result(root, tmp_path):
     assert same(weights_of(tmp_path / 'kept'), weights_of(tmp_path / 'again'))
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(
-            name, marks=() if name == 'maformer_small_token_labeling' else pytest.mark.slow
-        )
-        for name in RECIPES
-        if 'micro' not in name
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name in RECIPES if 'micro' not in name])
 def test_every_recipe_takes_a_step_at_its_own_size_and_strength(root, labels, tmp_path, name):
     recipe = RECIPES[name].changed(batch_size=2)
     with join('cpu') as group:
