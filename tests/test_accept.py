@@ -103,17 +103,6 @@ def test_other_images_get_a_reference_of_their_own(run, listed):
     ]
 
 
-def test_a_cell_stands_for_its_record(run, listed):
-    manifest, evaluation = listed
-    records.save(evaluation, b'', Path('results/evaluations'))
-    run('table', 4, '--models', 'DeiT-S', '--output', 'results')
-    options = ('--manifest', manifest, *WHY, '--format', 'json')
-    code, out, _ = run('accept', 4, 'DeiT-S', 'top1', *options)
-    assert (code, json.loads(out)['changes']) == (0, {'top1': {'old': 79.8, 'new': 79.7}})
-    code, _, err = run('accept', 4, 'DeiT-S', 'params_m', '--manifest', manifest, *WHY)
-    assert (code, 'has these records: none' in err) == (2, True)
-
-
 OTHER = {'checkpoint': {'file': 'x', 'sha256': 'b' * 64}}
 
 

@@ -173,17 +173,6 @@ def test_what_is_kept_scores_the_same(root, alone, tmp_path):
     assert problems == alone.evaluation.data.problems
 
 
-def test_an_image_that_is_too_narrow_is_named(root, weights, tmp_path):
-    (tmp_path / 'objectInfo150.txt').write_bytes((root / 'objectInfo150.txt').read_bytes())
-    for kind, suffix, mode in (('images', 'jpg', 'RGB'), ('annotations', 'png', 'L')):
-        folder = tmp_path / kind / 'validation'
-        folder.mkdir(parents=True)
-        Image.new(mode, (1, 900), 1).save(folder / f'narrow.{suffix}')
-    with pytest.raises(UserError, match=r'narrow\.jpg (at|does not fit)') as error:
-        evaluate(job(tmp_path, weights, limit=None))
-    assert '\n' not in str(error.value)
-
-
 def test_a_model_that_gives_no_numbers(root, tmp_path):
     state = segmenter(FPN).state_dict()
     state['decode_head.conv_seg.weight'] *= 1e36

@@ -129,11 +129,6 @@ def test_an_image_that_is_predicted_twice_or_not_at_all_is_found(data, weights, 
         evaluate(job(data, weights))
 
 
-def test_a_task_has_options_of_its_own(data, weights):
-    with pytest.raises(UserError, match='imagenet has no option multi_scale'):
-        job(data, weights, multi_scale=True)
-
-
 def test_an_unreadable_image_stops_the_run_and_is_named(run, data, weights, tmp_path):
     shutil.copytree(data, tmp_path / 'cut')
     bad = sorted(tmp_path.glob('cut/val/*/*'))[-1]
@@ -276,20 +271,6 @@ def test_preprocessing_is_that_of_timms_own_validation():
     assert preprocessing('resnet50.a1_in1k', {}, border)['crop_pct'] == 1.5
     with pytest.raises(UserError, match=r'more than 0 and at most 1 with .* center'):
         preprocessing('resnet50.a1_in1k', {}, {'crop_mode': 'center', 'crop_pct': 1.1})
-
-
-@pytest.mark.parametrize(
-    ('more', 'message'),
-    [
-        (('--checkpoint', 'nowhere'), 'the checkpoint nowhere does not exist'),
-        (('--std', 58.4, 57.1, 57.4), 'and at most 1'),
-        (('--model-kwargs', 'depht=3'), 'cannot be built with'),
-    ],
-)
-def test_mistakes_are_one_line_each(run, data, weights, more, message):
-    code, out, err = run(*evaluate_command(data, weights, *more))
-    assert (code, out, err.count('\n')) == (2, '', 1)
-    assert message in err
 
 
 def test_a_diverged_model_is_an_error(data, tmp_path):

@@ -36,7 +36,6 @@ from reproduce.openmmlab.models import build
 from reproduce.systems import load_systems
 from reproduce.tasks.classification import PREPROCESSING, preprocessing
 from reproduce.weights import registry
-from reproduce.weights.download import Receipt
 from reproduce.weights.registry import Reference, load_public, load_published, released
 from reproduce.weights.store import FileState, released_name, state
 
@@ -195,24 +194,14 @@ def test_what_differs_is_said():
         assert explained or (cell.table, cell.model, cell.metric) in misprints, cell.key
 
 
-@pytest.mark.parametrize('where', ['name', 'receipt'])
-def test_a_file_is_known_by_the_hash_in_its_name_or_receipt(tmp_path, monkeypatch, where):
+def test_a_file_is_known_by_the_hash_in_its_name(tmp_path, monkeypatch):
     sha256 = hashlib.sha256(b'weights').hexdigest()
-    changes = {'sha256': sha256[:8] if where == 'name' else ''}
-    entry = PUBLIC['twins_svt_base'].model_copy(update=changes)
+    entry = PUBLIC['twins_svt_base'].model_copy(update={'sha256': sha256[:8]})
     monkeypatch.setattr(registry, 'load_public', lambda: (entry,))
     path = tmp_path / entry.filename
     path.write_bytes(b'weights')
-    if where == 'receipt':
-        assert state(entry, path) is FileState.UNVERIFIED
-        assert released_name(path, sha256) == ''
-        wrote = Receipt(url=entry.url, sha256=sha256)
-        (tmp_path / f'{path.name}.receipt.json').write_text(wrote.model_dump_json())
-        assert released(sha256, 'something else') is None
     assert state(entry, path) is FileState.PRESENT
-    assert released_name(path, sha256) == entry.name
-    assert released(sha256) == (entry if where == 'name' else None)
-    assert released(sha256, entry.name) == entry
+    assert (released_name(path, sha256), released(sha256)) == (entry.name, entry)
     path.write_bytes(b'changed')
     assert state(entry, path) is FileState.BAD_HASH
     assert released_name(path, sha256_of(path)) == ''

@@ -6,13 +6,12 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 from conftest import printed_value
-from pydantic import BaseModel, ConfigDict
 
 from model.maformer import VARIANTS
 from reproduce import paper
@@ -37,19 +36,10 @@ DEPTHS = re.compile(r'(?<![\w-])\d+(?:-\d+){2,}(?![\w-])')
 NUMBER = re.compile(r'(?<![\w.-])\d+(?:\.\d+)?(?![\dx.]*\w)')
 
 
-class Evidence(BaseModel):
-    """How a number is computed again; `known.toml` describes the fields."""
-
-    model_config = ConfigDict(extra='forbid')
-    number: str
-    printed: str = ''
-    source: str = ''
-    system: str = ''
-    model: str | None = None
-    arguments: dict[str, Any] = {}
-    input_size: int = 224
-    config: str | None = None
-    count: str = ''
+# How a number is computed again; `known.toml` describes the fields.
+EVIDENCE = dict.fromkeys(('printed', 'source', 'system', 'count'), '') | {
+    **{'model': None, 'config': None, 'arguments': {}, 'input_size': 224}
+}
 
 
 def numbers(text):
@@ -113,7 +103,7 @@ def computed(evidence):
 
 
 def evidence_of(entry):
-    return [Evidence(**evidence) for evidence in entry.evidence]
+    return [SimpleNamespace(**EVIDENCE | evidence) for evidence in entry.evidence]
 
 
 def settings(evidence=(), systems=(), rows=()):

@@ -231,25 +231,6 @@ def test_the_row_of_a_record_is_in_the_block_of_its_size(tables, refused, tmp_pa
     assert added(text, 'Part (100 images)')[0][-1] == '99.0⋆'  # of a part, so never the best
 
 
-@pytest.mark.parametrize('table', [3, 7])
-def test_latex_is_well_formed(tables, table):
-    text = tables(table, '--format', 'latex')
-    assert text.isascii()
-    assert text.count('{') == text.count('}') and text.count('$') % 2 == 0
-    assert re.findall(r'\\begin{(.*?)}', text) == re.findall(r'\\end{(.*?)}', text)[::-1]
-    for name in set(re.findall(r'\\(cell\w+)', text)):
-        assert rf'\providecommand{{\{name}}}' in text
-    body = text.partition('\\toprule\n')[2].partition('\\bottomrule')[0]
-    columns = re.search(r'\\begin{tabular}{(.*)}', text)[1]
-    width = len(re.sub(r'\[.*?\]', '', columns))
-    rows = [line for line in body.splitlines() if line.endswith('\\\\')]
-    for row in rows:
-        spans = sum(int(n) - 1 for n in re.findall(r'\\multicolumn{(\d+)}', row))
-        assert len(re.findall(r'(?<!\\)&', row)) + 1 + spans == width
-    lines = layout.all_lines(cells.load_results(RESULTS))[table]
-    assert len(rows) == len(lines) + 1 + (table > 4)
-
-
 SWIN_T = 'mask-rcnn_swin-t-p4-w7_fpn_1x_coco'
 EVALUATION = record(
     *(SWIN_T, 0),

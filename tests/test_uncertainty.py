@@ -56,9 +56,9 @@ def test_the_paired_interval_contains_the_truth_as_often_as_it_says():
 @pytest.mark.parametrize(('pairs', 'tests'), [(3, 4), (200, 1)])
 def test_a_resolvable_difference_is_found_in_four_of_five_cases(pairs, tests):
     least = resolvable(2.0, pairs, tests)
-    differences = np.random.default_rng(1).normal(least, 2.0, (40_000, pairs))
+    differences = np.random.default_rng(1).normal(least, 2.0, (8_000, pairs))
     p = stats.ttest_1samp(differences, 0, axis=1).pvalue
-    assert (p < 0.05 / tests).mean() == pytest.approx(0.8, abs=0.01)
+    assert (p < 0.05 / tests).mean() == pytest.approx(0.8, abs=0.015)
 
 
 def test_of_many_pairs_the_resolvable_difference_is_that_of_the_normal_distribution():
@@ -195,7 +195,10 @@ def test_a_class_that_became_worse_is_found_among_a_hundred():
         paired(systems[0], ImageHits(labels[:2], first[:2, None]))
 
 
-@pytest.mark.parametrize(('metric', 'sets'), [('top1', 1000), ('miou', 100), ('box_ap', 20)])
+@pytest.mark.parametrize(
+    ('metric', 'sets'),
+    [('top1', 500), ('miou', 60), pytest.param('box_ap', 20, marks=pytest.mark.slow)],
+)
 def test_intervals_contain_the_truth_as_often_as_they_say(metric, sets):
     """A small version of the benchmark: within three standard errors of 95 %, or above."""
     _, width, share = coverage(metric, sets, resamples=200)
