@@ -91,24 +91,18 @@ class Comparison:
             place: {'name': c.name, 'predictions': str(c.predictions), 'attestation': c.attestation}
             for place, c in (('first', self.first), ('second', self.second))
         }
-        values = ('first', 'second', 'difference', 'p', 'interval', 'significant')
-        return {
-            **candidates,
-            'metrics': {
-                name: {value: getattr(d, value) for value in values}
-                for name, d in self.paired.metrics.items()
-            },
-            'classes': [
-                {'class': self.class_name(d), 'metric': d.metric}
-                | {value: getattr(d, value) for value in values[:4]}
-                for d in self.paired.classes
-            ],
-            'images': [
-                {'image': i.name, 'first': i.first, 'second': i.second} for i in self.images
-            ],
-            'corrected_p': self.corrected,
-            'worse': self.worse,
+        values = ('first', 'second', 'difference', 'p')
+        metrics = {
+            name: {value: getattr(d, value) for value in (*values, 'interval', 'significant')}
+            for name, d in self.paired.metrics.items()
         }
+        classes = [
+            {'class': self.class_name(d), 'metric': d.metric, **{v: getattr(d, v) for v in values}}
+            for d in self.paired.classes
+        ]
+        images = [{'image': i.name, 'first': i.first, 'second': i.second} for i in self.images]
+        of_all = {'metrics': metrics, 'classes': classes, 'images': images}
+        return {**candidates, **of_all, 'corrected_p': self.corrected, 'worse': self.worse}
 
 
 def compare(candidates: Sequence[Candidate], images: int = 5) -> list[Comparison]:

@@ -42,24 +42,16 @@ def render(found: Found) -> list[str]:
 
 def as_dict(found: Found) -> dict[str, Any]:
     """Return cells and records as plain data."""
+    cells = []
+    for cell in found.cells:
+        public = _public(cell) if to_measure(cell) else None
+        commands = {'repeat': repeat(cell), 'to_measure': to_measure(cell)}
+        values = cell.model_dump(mode='json')
+        cells.append({**values, **commands, 'public_weights': public and public.url})
     return {
-        'cells': [
-            {
-                **cell.model_dump(mode='json'),
-                'repeat': repeat(cell),
-                'to_measure': to_measure(cell),
-                'public_weights': public.url
-                if to_measure(cell) and (public := _public(cell))
-                else None,
-            }
-            for cell in found.cells
-        ],
+        'cells': cells,
         'evaluations': [
-            {
-                'file': str(path),
-                **e.model_dump(mode='json'),
-                'references': _references(e),
-            }
+            {'file': str(path), **e.model_dump(mode='json'), 'references': _references(e)}
             for path, e in found.evaluations.items()
         ],
     }

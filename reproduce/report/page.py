@@ -31,7 +31,7 @@ from reproduce.report.layout import (
     systems_by_name,
 )
 from reproduce.report.plots import PALETTE, Drawing
-from reproduce.report.studies import study_figures
+from reproduce.report.studies import study_figure
 
 PAPER = 'https://arxiv.org/abs/2209.01620'
 
@@ -60,10 +60,10 @@ def render(
     )
     environment.policies['json.dumps_kwargs'] = {'sort_keys': False}
     environment.filters |= {'key': _key, 'metric': _metric, 'number': _number, 'off_by': off_by}
+    environment.filters['image'] = _image
     tables = all_lines(cells)
     lines = line_of_cells(tables)
     facts = {record.stem: record_facts(record) for record in records}
-    drawn = {'figures': plots.figures(cells)} | {s.study.name: study_figures(s) for s in studies}
     return environment.get_template('page.html.j2').render(
         paper=PAPER,
         origin=origin,
@@ -78,13 +78,10 @@ def render(
         published=count_published(cells),
         differing=[c for c in cells if c.published and not c.published.agrees],
         systems=systems_by_name(),
-        figures={
-            section: [(drawing, _image(drawing)) for drawing in of_section.values()]
-            for section, of_section in drawn.items()
-        },
+        figures=plots.figures(cells).values(),
         records=[(record, facts[record.stem]) for record in records],
         findings=findings,
-        studies=studies,
+        studies=[(outcomes, study_figure(outcomes)) for outcomes in studies],
         rendering=rendering,
         provenance={
             _key(cell): {

@@ -1,9 +1,7 @@
-"""Figures of the ablation studies: the differences that they measured, and learning curves."""
+"""The ablation studies, and the figure of the differences that one measured."""
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -16,7 +14,6 @@ _VERDICTS = {
     DesignVerdict.CONTRADICTED: (COLOURS['red'], 'X'),
     DesignVerdict.UNRESOLVED: (COLOURS['blue'], 's'),
 }
-_CURVES = {'loss': 'training loss', 'top1': 'Top-1 (%) of the averaged weights'}
 
 
 def load_studies(results: Path) -> list[Outcomes]:
@@ -28,36 +25,15 @@ def load_studies(results: Path) -> list[Outcomes]:
     return [load_outcomes(p.parent) for p in sorted(results.glob('ablations/*/study.toml'))]
 
 
-def study_figures(outcomes: Outcomes) -> dict[str, Drawing]:
-    """Return the figures of a study, by file name."""
-    name, judged = outcomes.study.name, outcomes.judgements
+def study_figure(outcomes: Outcomes) -> Drawing:
+    """Return the figure of a study: what it measured of each claim."""
+    judged = outcomes.judgements
     resolved = sum(one.verdict is not DesignVerdict.UNRESOLVED for one in judged)
-    means = _means(outcomes)
-    return {
-        f'ablation-{name}-claims': Drawing(
-            f'Study {name}: the measured differences, and those of the paper',
-            f'{resolved} of {len(judged)} differences are significant at this size.',
-            partial(_forest, outcomes),
-        ),
-        f'ablation-{name}-curves': Drawing(
-            f'Study {name}: learning curves, means over the seeds',
-            'Top-1 is of the averaged weights.' if means else 'No run has a curve.',
-            partial(_curves, means),
-        ),
-    }
-
-
-def _means(outcomes: Outcomes) -> dict[str, dict[str, list[float]]]:
-    """Return the mean curves over the seeds of each variant: epochs, loss and Top-1."""
-    found = {}
-    for variant in outcomes.study.variant:
-        lines = [line for line in outcomes.curves if line.variant == variant.name]
-        if epochs := sorted({line.epoch for line in lines}):
-            found[variant.name] = {'epoch': epochs} | {
-                value: [fmean(getattr(x, value) for x in lines if x.epoch == e) for e in epochs]
-                for value in _CURVES
-            }
-    return found
+    return Drawing(
+        f'Study {outcomes.study.name}: the measured differences, and those of the paper',
+        f'{resolved} of {len(judged)} differences are significant at this size.',
+        partial(_forest, outcomes),
+    )
 
 
 @matplotlib.rc_context(STYLE)
@@ -81,19 +57,4 @@ def _forest(outcomes: Outcomes) -> Figure:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique, loc='outside upper center', ncols=len(unique) or 1)
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def _curves(means: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw loss and Top-1 over the epochs, the mean over the seeds of each variant."""
-    figure = Figure((10, 3.8 + 0.08 * len(means)), layout='constrained')
-    for axes, value in zip(figure.subplots(1, len(_CURVES)), _CURVES, strict=True):
-        for index, (name, curves) in enumerate(means.items()):
-            look = {'color': f'C{index % 10}', 'ls': ('-', '--', ':')[index // 10 % 3], 'lw': 1.2}
-            axes.plot(curves['epoch'], curves[value], **look, label=name)
-        axes.set(xlabel='epoch', ylabel=_CURVES[value])
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc='outside lower center', ncols=4)
     return figure
