@@ -346,7 +346,7 @@ def test_the_gate_takes_public_weights(run, in_process, tmp_path, monkeypatch):
         return code, out
 
     code, out = regress((here, absent))
-    assert (code, out) == (0, '4 not-run, without weights or data: --all lists them.\n')
+    assert (code, out) == (0, '4 not-run, without weights or data: --format json lists them.\n')
     # The embedded data are not the images of the published reference.
     code, out = regress((here, absent), '--data', data.root, '--format', 'json')
     checks = [check for check in json.loads(out)['checks'] if check['verdict'] != 'not-run']

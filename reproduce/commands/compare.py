@@ -6,12 +6,10 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from reproduce.base import terminal
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
-from reproduce.commands.options import print_json
 from reproduce.judge import comparison
 from reproduce.report import comparisons
 
@@ -66,12 +64,10 @@ def compare(
     else:
         result = found[0].as_dict()
         parts = comparisons.render(found[0], markdown)
-    if format == 'json':
-        print_json(result)
-    elif markdown:
+    if markdown:
         print('\n\n'.join(parts))
     else:
-        terminal.show(*parts)
+        options.show(format, result, *parts)
     if pictures is not None:
         # Imported here, so that comparisons without pictures do not wait for matplotlib.
         from reproduce.report.pictures import differences

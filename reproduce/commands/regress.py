@@ -29,9 +29,6 @@ def regress(
     output: Annotated[
         Path | None, Option(help='Folder for the records; kept nowhere without.')
     ] = None,
-    every: Annotated[
-        bool, Option('--all', help='List also what was not run, with the reason.')
-    ] = False,
     format: options.Format = 'text',
 ) -> None:
     """Evaluate every released checkpoint and compare it with its reference.
@@ -47,5 +44,5 @@ def regress(
     checks = check(processes, workers, data, manifest, output, checkpoints)
     code = exit_status(check.verdict for check in checks)
     result = {'checks': [asdict(one) for one in checks], 'exit_code': code}
-    options.show(format, result, *render(checks, every))
+    options.show(format, result, *render(checks))
     raise typer.Exit(code)

@@ -2,7 +2,6 @@
 
 from reproduce.base.folders import EVALUATIONS, RESULTS
 from reproduce.commands import options
-from reproduce.commands.options import print_json
 from reproduce.judge.lookup import find
 from reproduce.report import details
 
@@ -19,6 +18,6 @@ def show(
     """
     shown = find(names, results, evaluations)
     if format == 'json':
-        print_json(details.as_dict(shown))
+        options.print_json(details.as_dict(shown))
     else:
         print('\n\n'.join(details.render(shown)))

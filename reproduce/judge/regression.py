@@ -129,9 +129,9 @@ def _compare(
     }
 
 
-def render(checks: Collection[Check], every: bool = False) -> list[Part]:
-    """Return the checks as a table; those not run are counted, and listed only with `every`."""
-    shown = [check for check in checks if every or check.verdict is not Verdict.NOT_RUN]
+def render(checks: Collection[Check]) -> list[Part]:
+    """Return the checks as a table; those that were not run are counted."""
+    shown = [check for check in checks if check.verdict is not Verdict.NOT_RUN]
     rows = [
         [
             *(c.name, c.data, c.metric, f'{c.reference:.2f}'),
@@ -143,5 +143,5 @@ def render(checks: Collection[Check], every: bool = False) -> list[Part]:
     heads = ['checkpoint', 'data', 'metric', 'reference', 'measured', 'verdict', 'licence', '']
     parts: list[Part] = [TextTable(heads, rows)] if rows else []
     if hidden := len(checks) - len(shown):
-        parts.append(f'{hidden} not-run, without weights or data: --all lists them.')
+        parts.append(f'{hidden} not-run, without weights or data: --format json lists them.')
     return parts

@@ -103,8 +103,7 @@ def _numbers(cells: Sequence[Cell]) -> list[tuple[int, int, str, str, str]]:
     numbers = printed_numbers(cells)
     costs = [cell for cell in numbers if cell.column.metric.is_complexity]
     accuracies = [cell for cell in numbers if not cell.column.metric.is_complexity]
-    counted = [cell for cell in costs if cell.measured is not None]
-    measured = [cell for cell in accuracies if cell.measured is not None]
+    counted, measured = ([c for c in of if c.measured is not None] for of in (costs, accuracies))
     published = [c.published for c in accuracies if c.published and c.measured is None]
     stated = 'accuracies published with public weights, but not measured here'
     agreeing = f'{sum(p.agrees for p in published)} agree with the paper' if published else ''

@@ -76,7 +76,6 @@ class ResampledImages(PerImage):
         """Return on how many images each class has something to find, (K,)."""
 
     def metrics(self) -> dict[str, float]:
-        """See `PerImage.metrics`."""
         found, _ = self.compute(np.ones((1, self.images), np.int32))
         return {name: float(of[0]) for name, of in found.items() if np.isfinite(of[0])}
 

@@ -32,7 +32,6 @@ class ImageHits(PerImage):
         return len(self.hits)
 
     def metrics(self) -> dict[str, float]:
-        """See `PerImage.metrics`."""
         counts = self.hits.sum(0).tolist()
         return {name: 100 * n / self.images for name, n in zip(NAMES, counts, strict=False)}
 
@@ -46,12 +45,10 @@ class ImageHits(PerImage):
         return 100.0 * self.hits.mean(1)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """See `PerImage.to_arrays`."""
         return {'labels': self.labels.astype(np.int32), 'hits': self.hits}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """See `PerImage.from_arrays`."""
         labels, hits = arrays['labels'], arrays['hits']
         if hits.shape not in ((len(labels), 1), (len(labels), len(NAMES))) or hits.dtype != bool:
             raise ValueError(f'{hits.shape} hits in {hits.dtype} for {len(labels)} labels')

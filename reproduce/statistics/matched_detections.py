@@ -159,7 +159,6 @@ class MatchedDetections(ResampledImages):
         return metrics, classes
 
     def images_of_classes(self) -> np.ndarray:
-        """See `ResampledImages.images_of_classes`."""
         matches = next(iter(self.kinds.values()))
         counting = matches.object_class[matches.objects[:, 0] > 0]
         return np.bincount(counting, minlength=self.classes)
@@ -185,7 +184,6 @@ class MatchedDetections(ResampledImages):
             return 100 * sums / classes
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """See `PerImage.to_arrays`."""
         return {
             **{
                 f'{kind}_{field.name}': getattr(matches, field.name)
@@ -198,7 +196,6 @@ class MatchedDetections(ResampledImages):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """See `PerImage.from_arrays`."""
         number, classes = int(arrays['number_of_images']), int(arrays['number_of_classes'])
         kinds = {
             kind: Matches(*(arrays[f'{kind}_{field.name}'] for field in fields(Matches)))

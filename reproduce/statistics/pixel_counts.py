@@ -44,7 +44,6 @@ class PixelCounts(ResampledImages):
         return metrics, classes
 
     def images_of_classes(self) -> np.ndarray:
-        """See `ResampledImages.images_of_classes`."""
         return (self.counts[0, :, LABELLED] > 0).sum(0)
 
     def image_scores(self) -> np.ndarray:
@@ -52,12 +51,10 @@ class PixelCounts(ResampledImages):
         return means(self.counts[-1])['miou']
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """See `PerImage.to_arrays`."""
         return {'counts': self.counts}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """See `PerImage.from_arrays`."""
         counts = arrays['counts']
         if counts.shape[2:] != (3, len(arrays['classes'])) or counts.dtype != np.int64:
             raise ValueError(f'counts of shape {counts.shape} in {counts.dtype}')
