@@ -85,14 +85,6 @@ def test_the_paper_s_recipes():
             assert recipe.token_labeling == token_labeling
 
 
-def test_a_variant_follows_its_size_s_recipe():
-    recipe = recipe_for('maformer_small_3383_conv_global')
-    assert recipe == RECIPES['maformer_small'].changed(model='maformer_small_3383_conv_global')
-    assert recipe_for('resnet18', name='maformer_base').drop_path == 0.3
-    with pytest.raises(UserError, match="no recipe 'resnet18' without token labeling: name one of"):
-        recipe_for('resnet18')
-
-
 def test_a_wrong_change_of_a_recipe_is_explained():
     recipe = recipe_for('maformer_small')
     assert recipe.changed(test_crops='1,0.9', crop_scale='0.2,1').test_crops == (1.0, 0.9)

@@ -59,9 +59,6 @@ def test_everything_is_rehearsed_unless_named():
     configs = [name for name, recipe in everything.items() if recipe is None]
     assert list(everything) == [*RECIPES, *configs]
     assert len(configs) == 14
-    upernet = sorted(name for name in configs if name.startswith('upernet'))
-    assert list(select(['maformer_base', 'upernet*'])) == ['maformer_base', *upernet]
-    assert select(['mmdet::faster_rcnn/x.py', FPN]) == {'mmdet::faster_rcnn/x.py': None, FPN: None}
     with pytest.raises(UserError, match=r"no recipe or config 'maformer_bse': did you mean "):
         select(['maformer_bse'])
 
