@@ -244,20 +244,6 @@ def test_weights_in_several_files_are_to_be_joined(tmp_path):
     assert 'join them' in refusal(path)
 
 
-def test_names_of_the_first_release_are_translated(tmp_path):
-    """Swin's own files have the patch merging one stage earlier than timm."""
-    wanted = micro('swin_tiny_patch4_window7_224', embed_dim=12, depths=(1, 1, 1, 1))
-    state = {}
-    for name, value in wanted.state_dict().items():
-        parts = name.split('.')
-        if 'downsample' in parts:
-            parts[1] = str(int(parts[1]) - 1)
-        state['.'.join(parts).replace('head.fc.', 'head.')] = value + 1
-    expected = {name: value + 1 for name, value in wanted.state_dict().items()}
-    load(wanted, saved({'model': state}, tmp_path / 'x.pth'))
-    assert all(torch.equal(value, expected[name]) for name, value in wanted.state_dict().items())
-
-
 MANIFEST = """
 [[checkpoint]]
 name = "mine"

@@ -439,18 +439,3 @@ def test_annotations_without_masks_score_boxes_alone(drawn, tmp_path):
         score(results, truth)
     with pytest.raises(UserError, match='has no object in these 0 images'):
         score([], truth.of([]))
-
-
-def test_the_command_scores_a_file(run, drawn, annotations, tmp_path):
-    (tmp_path / 'results.json').write_bytes(gzip.decompress(to_json(truth_as_results(annotations))))
-    told = ('--annotations', drawn / 'annotations/instances_val2017.json')
-    code, out, err = run('score', 'coco', 'results.json', *told)
-    assert (code, err) == (0, '')
-    lines = dict(line.split()[:2] for line in out.splitlines() if ' %' in line)
-    assert list(lines) == [f'{kind}_{name}' for kind in ('box', 'mask') for name in NAMES]
-    assert lines['box_ap'] == lines['mask_ar100'] == '100.00'
-    assert 'crescent' in out
-    code, out, _ = run('score', 'coco', 'results.json', *told, '--fast', '--format', 'json')
-    result = json.loads(out)
-    assert result['metrics']['mask_ap75'] == pytest.approx(100)
-    assert (result['images'], result['complete'], result['scorer']) == (40, False, 'hotcoco')

@@ -43,13 +43,6 @@ def test_only_what_changed_is_counted_again(tmp_path, counted, monkeypatch):
     assert counted[3:] == ['maformer_small_3383']
 
 
-def test_a_damaged_file_is_written_again(tmp_path, counted):
-    (tmp_path / 'counts.csv').write_text('name,key,params\na,b,many\n')
-    for _ in range(2):
-        counts.count([SMALL], tmp_path / 'counts.csv')
-    assert counted == ['maformer_small']
-
-
 def test_one_line_of_a_model_changes_the_key(tmp_path):
     for folder in ('model', 'operators', 'reproduce'):
         ignored = shutil.ignore_patterns('__pycache__', 'build')

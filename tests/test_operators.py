@@ -7,11 +7,6 @@ import pytest
 import torch
 
 mmcv_ops = pytest.importorskip('mmcv.ops')
-import mmcv._ext  # noqa: E402
-
-without_operators = pytest.mark.skipif(
-    not mmcv._ext.__file__.endswith('.py'), reason='mmcv has its compiled operators here'
-)
 
 
 def greedy_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float, offset: int) -> list[int]:
@@ -103,13 +98,3 @@ def test_roi_align_has_the_gradient_of_its_differences():
     rois = torch.tensor([[0, 1.2, 0.5, 9.0, 10.3], [0, 4.0, 3.0, 12.5, 11.0]], dtype=torch.double)
     layer = mmcv_ops.RoIAlign((2, 3), 0.5, 2)
     torch.autograd.gradcheck(lambda x: layer(x, rois), image)
-
-
-@without_operators
-def test_missing_operator_says_its_name_and_what_to_install():
-    boxes = torch.rand(3, 5)
-    with pytest.raises(NotImplementedError, match=r'box_iou_rotated .*pip install .*onedl-mmcv'):
-        mmcv_ops.box_iou_rotated(boxes, boxes)
-    with pytest.raises(NotImplementedError, match=r"roi_align_forward with pool_mode='max' "):
-        mmcv_ops.RoIAlign((2, 2), pool_mode='max')(torch.rand(1, 1, 4, 4), boxes)
-    assert not hasattr(mmcv._ext, '__path__')

@@ -142,18 +142,6 @@ def test_a_damaged_zip_is_one_sentence(tmp_path):
     assert 'folder0/file39.bin' in found and 'download it again' in found
 
 
-def test_what_cannot_be_read_in_place_says_so(tmp_path):
-    path = tmp_path / 'archive.tar'
-    for content in (b'no archive at all' * 100, b''):
-        path.write_bytes(content)
-        assert 'cannot be read as a tar file' in message(path)
-    with tarfile.open(path, 'w') as file:
-        link = tarfile.TarInfo('link')
-        link.type, link.linkname = tarfile.SYMTYPE, 'elsewhere'
-        file.addfile(link)
-    assert '--dereference' in message(path)
-
-
 @pytest.mark.parametrize(
     ('members', 'expected'),
     [
