@@ -27,17 +27,13 @@ def render(found: Found) -> list[str]:
             'verdict': cell.verdict,
             'reference': cell.reference,
             'against the reference': cell.reference_verdict,
-            **cell_facts(cell),
-            'record': cell.record,
         }
-        parts.append(_listed(address(cell), values))
-    for path, evaluation in found.evaluations.items():
-        files = {
-            'predictions': str(path.parent / evaluation.predictions),
-            'attestation': evaluation.attestation.short if evaluation.attestation else 'none',
-        }
-        parts.append(_listed(str(path), record_facts(evaluation) | files))
-    return parts
+        parts.append((address(cell), values | cell_facts(cell) | {'record': cell.record}))
+    for path, e in found.evaluations.items():
+        attestation = e.attestation.short if e.attestation else 'none'
+        files = {'predictions': str(path.parent / e.predictions), 'attestation': attestation}
+        parts.append((str(path), record_facts(e) | files))
+    return [_listed(title, facts) for title, facts in parts]
 
 
 def as_dict(found: Found) -> dict[str, Any]:

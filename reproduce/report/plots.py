@@ -4,11 +4,10 @@ Colours are close to Okabe and Ito's. Markers say the same, for prints in grey.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -83,8 +82,7 @@ _LOOKS = [  # the marker and colour of a family of models
 ]
 
 
-@dataclass(frozen=True)
-class Drawing:
+class Drawing(NamedTuple):
     """A figure: its title, what it shows in a sentence or two, and the names of its models."""
 
     title: str
@@ -93,8 +91,7 @@ class Drawing:
     names: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One model in a figure.
 
     Attributes:
@@ -198,7 +195,7 @@ def frontier(found: Iterable[Point]) -> list[Point]:
 def in_windows(found: Iterable[Point]) -> list[Point]:
     """Return the points with the lower cost of MAFormer; an empty list where it is the same."""
     found = list(found)
-    lower = [replace(point, x=point.low) for point in found]
+    lower = [point._replace(x=point.low) for point in found]
     return lower if lower != found else []
 
 
