@@ -78,18 +78,15 @@ reference = [{{ images = 50000, metrics = {{ top1 = 79.8 }}, source = "me" }}]
     return path, record(DEIT, 79.7, preprocessing=preprocessing(DEIT, {}, {}))
 
 
-def accepted(run, manifest, evaluation, *options):
-    path = records.save(evaluation, b'', Path('results/evaluations'))
-    return run('accept', path.stem, '--manifest', manifest, *WHY, *options)
-
-
 def test_other_images_get_a_reference_of_their_own(run, listed):
     manifest, evaluation = listed
     part = evaluation.data.model_copy(update={'images': 200, 'complete': False})
     fingerprints = ('0123456789abcdef', load_manifest()[0].reference[0].fingerprint)
     for fingerprint in fingerprints:
         data = part.model_copy(update={'fingerprint': fingerprint})
-        code, out, _ = accepted(run, manifest, evaluation.model_copy(update={'data': data}))
+        other = evaluation.model_copy(update={'data': data})
+        path = records.save(other, b'', Path('results/evaluations'))
+        code, out, _ = run('accept', path.stem, '--manifest', manifest, *WHY)
         assert code == 0
         assert 'top1  none -> 79.70' in out
         # The drawn data are a set of their own, and no part of one.
