@@ -209,6 +209,17 @@ def test_two_processes_and_accumulated_gradients_train_as_one_batch_does(root, l
     assert 'batch 16 = 2 x 4 x 2 parts' in (tmp_path / '2/train.log').read_text()
 
 
+def test_gradient_checkpointing_does_not_change_the_result(root, tmp_path):
+    recipe = micro(epochs=1, drop_path=0.2)
+    job = TrainingJob(recipe, root, tmp_path / 'kept', workers=0, device='cpu')
+    train(job)
+    # A training may be resumed with it, when its memory turned out to be too small.
+    train(replace(job, output=tmp_path / 'again', max_steps=1))
+    recipe = recipe.changed(grad_checkpointing=True)
+    train(replace(job, recipe=recipe, output=tmp_path / 'again', resume=True))
+    assert same(weights_of(tmp_path / 'kept'), weights_of(tmp_path / 'again'))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [name for name in RECIPES if 'micro' not in name])
 def test_every_recipe_takes_a_step_at_its_own_size_and_strength(root, labels, tmp_path, name):
