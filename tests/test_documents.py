@@ -407,10 +407,10 @@ def test_a_job_of_slurm_resumes_and_is_queued_again(copied, tmp_path):
     training = 'imagenet maformer_micro --data data --device cpu --workers 0 --set epochs=2'
     submitted = f'{variables} SLURM_JOB_NUM_NODES=2 bash docs/slurm/two_nodes.sbatch {training}'
     alone = f'{variables} SLURM_JOB_NUM_NODES=1 bash docs/slurm/one_node.sbatch {training}'
-    in_shell(f'{alone} --until 1', copied.folder)
-    assert not (tmp_path / 'run/model.safetensors').exists()
+    in_shell(f'{alone} --max-steps 1', copied.folder)
+    assert not (tmp_path / 'run/log.csv').exists()
     in_shell(submitted, copied.folder)  # without --resume this would be refused
-    assert (tmp_path / 'run/model.safetensors').exists()
+    assert len((tmp_path / 'run/log.csv').read_text().splitlines()) == 3
     assert not (tmp_path / 'scontrol.log').exists()
     with pytest.raises(AssertionError):  # it ends as one that was asked to stop does
         in_shell(f'{submitted} --set lr=2', copied.folder)
