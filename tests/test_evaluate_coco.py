@@ -98,7 +98,6 @@ def test_the_record_says_what_was_measured(alone, data, tmp_path):
         assert (scores.metrics, scores.per_class) == (record.metrics, record.per_class)
 
 
-@pytest.mark.slow
 def test_any_number_of_processes_detects_the_same(data, alone, tmp_path):
     together = in_ranks(3, evaluate, job(data))
     assert together.evaluation.metrics == alone.evaluation.metrics

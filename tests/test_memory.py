@@ -43,7 +43,6 @@ def test_the_peak_is_that_of_torch_s_allocator(tmp_path):
     assert max(totals) - first > 1e7
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('recipe', 'changes', 'peak'),
     [

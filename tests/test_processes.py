@@ -119,7 +119,6 @@ def left_over(word):
     return [process for process in found if word in ' '.join(process.info['cmdline'] or ())]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('how', 'said'),
     [
@@ -136,7 +135,6 @@ def test_a_failure_is_one_sentence_and_ends_all(command, tmp_path, how, said):
     assert not left_over(str(tmp_path))
 
 
-@pytest.mark.slow
 def test_nothing_is_left_of_what_is_killed(command, tmp_path):
     parent = command('waiting')
     for _ in range(2):
@@ -147,7 +145,6 @@ def test_nothing_is_left_of_what_is_killed(command, tmp_path):
     assert not alive
 
 
-@pytest.mark.slow
 def test_different_data_under_two_torchruns_are_named(tmp_path):
     """As on two nodes."""
     weights(tmp_path / 'micro.safetensors')

@@ -88,7 +88,6 @@ def signalled(task, number, whom):
     return everybody
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('number', 'processes', 'workers', 'whom'),
     [
