@@ -5,7 +5,7 @@ which changes what a detector sees beyond their borders, and with it the AP.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from pycocotools import mask as run_lengths
 
 from datasets.coco import COCO
 from reproduce.base.errors import UserError
+from reproduce.base.tensors import tensors_in
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import check_classes
@@ -130,7 +131,7 @@ def refuse_nan(model: nn.Module, amp: str | None) -> None:
 
     def hook(name: str, wrong: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
         def check(module: nn.Module, inputs: Any, outputs: Any) -> Any:
-            if any(wrong(tensor).any() for tensor in _tensors(outputs)):
+            if any(wrong(tensor).any() for tensor in tensors_in(outputs)):
                 overflow = f', or --amp {amp} overflows' if amp else ''
                 raise UserError(
                     f'the model gives NaN or infinity in its {name}: its weights are not '
@@ -161,11 +162,3 @@ def _in_fp32(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_in_fp32(item) for item in value)
     return value
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)

@@ -155,16 +155,17 @@ def check_finite(found: Any, what: str) -> None:
 
 
 def autocast(device: 'torch.device', amp: str | None) -> 'torch.autocast':
-    """Return the context of mixed precision on `device`; with `amp` None it computes in fp32."""
+    """Return the context of mixed precision on `device`; None, 'off' and 'fp32' are fp32."""
     import torch  # here, so that `--help` does not wait for it
 
-    dtype = None if amp is None else getattr(torch, PRECISIONS[amp])
-    return torch.autocast(device.type, dtype, enabled=amp is not None)
+    mixed = amp not in (None, 'off', 'fp32')
+    dtype = getattr(torch, PRECISIONS[amp]) if mixed else None
+    return torch.autocast(device.type, dtype, enabled=mixed)
 
 
 @contextmanager
 def inference(device: 'torch.device', amp: str | None) -> Iterator[None]:
-    """Compute without gradients, and in the precision `amp` if there is one."""
+    """Compute without gradients, in the precision `amp`, see `autocast`."""
     import torch  # as in `autocast`
 
     with torch.inference_mode(), autocast(device, amp):

@@ -242,7 +242,7 @@ class _Run:
             f'{recipe.scaled_lr:.4g}: {recipe.lr:.4g} at a batch of {recipe.lr_batch_size}; '
             f'{training.precision}'
         )
-        if self.group.device.type == 'cuda':
+        if self.group.device.type == 'cuda' and self.group.rank == 0:
             gib = torch.cuda.get_device_properties(self.group.device).total_memory / memory.GIB
             images = recipe.batch_size // processes
             self._log(memory.sentence(recipe, images, training.precision, gib))

@@ -308,7 +308,7 @@ class ClassifierTraining:
         ]
 
     def _autocast(self) -> torch.autocast:
-        return autocast(self.group.device, None if self.precision == 'fp32' else self.precision)
+        return autocast(self.group.device, self.precision)
 
     def _loader(self, images: Any, **options: Any) -> Loader:
         return Loader(

@@ -126,7 +126,7 @@ def make_labels(
             pin_memory=group.device.type == 'cuda',
         )
         for batch, indices in tqdm(loader, 'label maps', disable=group.rank > 0 or None):
-            with inference(group.device, None if amp == 'off' else amp):
+            with inference(group.device, amp):
                 maps = label_maps(annotator, batch.to(group.device, non_blocking=True)).cpu()
             for label_map, index in zip(maps, indices.tolist(), strict=True):
                 _write_map(missing[index][1], label_map)

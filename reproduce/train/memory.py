@@ -14,7 +14,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -30,8 +30,9 @@ from timm.optim import create_optimizer_v2
 from torch._subclasses import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from reproduce.base.tensors import tensors_in
+from reproduce.tasks.job import autocast
 from reproduce.train.building import build, targets_of
 from reproduce.train.jobs import ConfigJob, RehearsalRequest
 from reproduce.train.recipes import Recipe
@@ -67,17 +68,16 @@ class PeakMemory(TorchDispatchMode):
         self._alive: dict[int, tuple[ref, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in tree_leaves((args, kwargs)):
+        kwargs = kwargs or {}
+        for tensor in tensors_in((args, list(kwargs.values()))):
             self._add(tensor, made=False)
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
+        out = func(*args, **kwargs)
+        for tensor in tensors_in(out):
             self._add(tensor, made=True)
         return out
 
-    def _add(self, tensor: Any, made: bool) -> None:
+    def _add(self, tensor: torch.Tensor, made: bool) -> None:
         """Count the memory of a tensor once; what was there before counts nothing."""
-        if not isinstance(tensor, torch.Tensor):
-            return
         storage = tensor.untyped_storage()
         key = id(storage)
         if key not in self._alive:
@@ -106,10 +106,9 @@ def _norms_in_fp32() -> Iterator[None]:
         hook.remove()
 
 
-def _autocast(amp: str) -> AbstractContextManager:
+def _autocast(amp: str) -> torch.autocast:
     # A CPU computes fastest in bf16, which has as many bytes as fp16.
-    mixed = amp in ('fp16', 'bf16')
-    return torch.autocast('cpu', torch.bfloat16) if mixed else nullcontext()
+    return autocast(torch.device('cpu'), 'bf16' if amp == 'fp16' else amp)
 
 
 def classifier_peak(recipe: Recipe, images: int, amp: str) -> float:
