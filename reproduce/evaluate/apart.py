@@ -1,4 +1,4 @@
-"""An evaluation in a process of its own: a crash ends that process alone, and gives memory back."""
+"""Commands in processes of their own: a crash ends that process alone, and gives memory back."""
 
 import json
 import signal
@@ -57,17 +57,31 @@ def evaluate(*what: Any, **options: Any) -> Path:
             'this command starts processes itself: call it once, without torchrun, and give '
             '--processes.'
         )
+    status, printed, error = run(*evaluate_command(*what, **options), '--format', 'json')
+    if status < 0:
+        name = signal.Signals(-status).name
+        raise UserError(f'its process was ended by {name}, as when the memory is full.')
+    if status:
+        raise UserError(error or f'it ended with status {status}.')
+    return Path(json.loads(printed)['written'])
+
+
+def run(*arguments: Any, folder: Path | None = None) -> tuple[int, str, str]:
+    """Run `python -m` with arguments in a new process, which ends with this one.
+
+    Args:
+        folder: to run it in; None for that of this process.
+
+    Returns:
+        the exit status, the standard output, and the error: the last line of standard error.
+    """
     done = subprocess.run(
-        [sys.executable, '-m', *evaluate_command(*what, **options), '--format', 'json'],
+        [sys.executable, '-m', *map(str, arguments)],
+        cwd=folder,
         capture_output=True,
         text=True,
         errors='replace',
         preexec_fn=end_with_parent,  # it imports nothing and holds no lock
     )
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise UserError(f'its process was ended by {name}, as when the memory is full.')
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f'it ended with status {done.returncode}.']
-        raise UserError(lines[-1].removeprefix('error: '))
-    return Path(json.loads(done.stdout)['written'])
+    lines = done.stderr.strip().splitlines() or ['']
+    return done.returncode, done.stdout, lines[-1].removeprefix('error: ')

@@ -11,7 +11,6 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,9 +26,10 @@ from datasets import ade20k, coco_annotations, shapes
 from datasets.classes import imagenet_classes
 from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable
-from reproduce.base.processes import end_with_parent, in_group
+from reproduce.base.processes import in_group
 from reproduce.base.versions import CHECKOUT, libraries
 from reproduce.base.wording import nearest
+from reproduce.evaluate import apart
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab.configs import CONFIGS, load_config, task_of
 from reproduce.train.jobs import RehearsalRequest
@@ -248,20 +248,11 @@ def _measure(
 
 def _call(*arguments: Any) -> None:
     """Run a command of this project; the last line of its errors becomes a `UserError`."""
-    done = subprocess.run(
-        [sys.executable, '-m', 'reproduce', *map(str, arguments)],
-        cwd=CHECKOUT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors='replace',
-        preexec_fn=end_with_parent,  # it imports nothing and holds no lock
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ['no output'])[-1].removeprefix('error: ')
-        if done.returncode == -signal.SIGKILL:
-            last = 'it was killed, as happens when the memory of the machine is full.'
-        raise UserError(f'{arguments[0]} ended with status {done.returncode}: {last}')
+    status, _, error = apart.run('reproduce', *arguments, folder=CHECKOUT)
+    if status == -signal.SIGKILL:
+        error = 'it was killed, as happens when the memory of the machine is full.'
+    if status:
+        raise UserError(f'{arguments[0]} ended with status {status}: {error or "no output"}')
 
 
 def device() -> str:
