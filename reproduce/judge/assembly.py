@@ -69,16 +69,16 @@ def _cell(
     metric, printed = column.metric, row.cells[column.name]
     fields: dict[str, Any] = {'reference_verdict': Verdict.UNPRINTED}
     if isinstance(found, Complexity | Evaluation):
-        value = found.metrics[metric.name] if isinstance(found, Evaluation) else found.params / 1e6
-        if metric.name == 'flops_g':
-            layer, total = found.layer_flops / 1e9, found.total_flops / 1e9
-            fields |= {'layer_flops_g': layer, 'total_flops_g': total}
-            value = layer if system.convention == 'layer' else total
-        if isinstance(found, Complexity):
-            backbone = found.backbone_params / 1e6
+        if isinstance(found, Evaluation):
+            value = found.metrics[metric.name]
+        else:
+            counted, unit = 'params', 1e6
             if metric.name == 'flops_g':
-                layer, total = found.backbone_layer_flops, found.backbone_total_flops
-                backbone = (layer if system.convention == 'layer' else total) / 1e9
+                counted, unit = f'{system.convention or "total"}_flops', 1e9
+                fields['layer_flops_g'] = found.layer_flops / unit
+                fields['total_flops_g'] = found.total_flops / unit
+            value = getattr(found, counted) / unit
+            backbone = getattr(found, f'backbone_{counted}') / unit
             tolerance = tolerance.of_part(backbone / value)
             fields['backbone'] = backbone if backbone < value else None
         verdict = judge(metric, value, printed, tolerance, deviation is not None)
