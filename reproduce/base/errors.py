@@ -17,6 +17,11 @@ class UserError(Exception):
     status = 2
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or the name of its type if it has none."""
+    return str(error).partition('\n')[0] or type(error).__name__
+
+
 class OutOfMemory(UserError):
     """The memory of the machine or of a GPU is too small for the work."""
 

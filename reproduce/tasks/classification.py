@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.reading import open_image
 from datasets.stores import AnyPath
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 from reproduce.systems import load_systems, timm_names
 from reproduce.tasks import TASKS
 from reproduce.tasks.classification_scores import TOP, TopClasses, TopScorer, names
@@ -196,7 +196,7 @@ class _Network(nn.Module):
             raise
         except Exception as error:  # whatever a foreign model or a compiler raises
             _, height, width = self.size
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise UserError(
                 f'the model does not take images of {height} x {width} pixels ({reason}): give '
                 'another --img-size, build it for this one with --model-kwargs '

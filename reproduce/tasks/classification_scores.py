@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.errors import ParserWarning
 from scipy.optimize import linear_sum_assignment
 
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 from reproduce.base.files import unzipped
 from reproduce.statistics.image_hits import ImageHits
 from reproduce.tasks.scores import Scorer, Scores, check_images
@@ -136,7 +136,7 @@ def read(path: Path) -> Predictions:
                 index_col=False,
             )
     except (OSError, EOFError, ValueError, ParserWarning, zlib.error) as error:
-        reason = str(error).partition('\n')[0] or type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f'the predictions {path} cannot be read ({reason}): expected a CSV, or a gzipped one, '
             'that an evaluation wrote.'

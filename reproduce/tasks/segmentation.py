@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmseg.structures import SegDataSample
 
 from datasets.segmented import SegmentationData
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 from reproduce.base.quiet import quiet_libraries
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.archive_backend import location
@@ -150,7 +150,7 @@ def _one(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a foreign model raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f'the segmenter cannot predict {sample.img_path} at {view.shape[2]} x {view.shape[1]} '
             f'pixels ({reason}); leave the image out, or correct model.test_cfg of the config.'

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import load
 from datasets.reading import open_image
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 from reproduce.base.files import sha256_of, write_atomically
 from reproduce.base.gpus import check_precision
 from reproduce.base.loading import Loader, check_workers, default_workers
@@ -90,7 +90,7 @@ def make_labels(
                 model, pretrained=checkpoint is None, num_classes=len(images.classes), **size
             )
         except Exception as error:  # whatever timm, the hub's client or a constructor raises
-            reason = str(error).partition('\n')[0] or type(error).__name__
+            reason = first_line(error)
             raise UserError(
                 f'the annotator {model} cannot be built ({reason}): name a file of its weights '
                 "with --checkpoint, or check the network, where timm's are fetched from."
