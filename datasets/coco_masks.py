@@ -72,7 +72,7 @@ def _encoded_again(mask: Any) -> dict[str, Any]:
 
 
 def _longer_than(counts: str, pixels: int) -> bool:
-    """Return whether run lengths that can be decoded have more than so many pixels."""
+    """Return whether run lengths that can be decoded have more than `pixels` pixels."""
     try:
         run_lengths.rle_from_string(counts, 1, pixels)
     except ValueError:

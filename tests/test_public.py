@@ -66,7 +66,7 @@ OPENMMLAB = [entry for entry in load_public() if entry.name.startswith(('mmdet:'
 
 
 def test_classifiers_are_evaluated_as_their_release_does():
-    """It resizes the shorter side to so many pixels, bicubically, and crops 224."""
+    """It resizes the shorter side to this size, bicubically, and crops 224."""
     for name, shorter in {
         'dsnet_small': 248,  # PaddleClas, ppcls/configs
         'cswin_tiny': 248,  # models/cswin.py

@@ -185,7 +185,7 @@ def test_a_classifier_becomes_the_backbone_of_a_detector(tmp_path):
     assert frozen == {f'{part}.{kind}' for part in parts for kind in ('weight', 'bias')}
 
 
-# Layers of Detectron2's Mask R-CNN, and where the same stands in mmdet's.
+# Layers of Detectron2's Mask R-CNN, and the same ones of mmdet's.
 HEADS = {
     **{f'backbone.fpn_lateral{i + 2}': f'neck.lateral_convs.{i}.conv' for i in range(4)},
     **{f'backbone.fpn_output{i + 2}': f'neck.fpn_convs.{i}.conv' for i in range(4)},

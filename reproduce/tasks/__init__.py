@@ -72,8 +72,8 @@ class Task:
         name: of the task, and of its module in `datasets`.
         kind: of its models.
         complete_data: what the complete validation set is called, with a place for its size.
-        datasets: the types of data set that OpenMMLab configs of its models test on, by which tasks
-            of one scope are told apart.
+        datasets: the types of data set that OpenMMLab configs of its models test on, which tell
+            tasks of one scope from each other.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Task:
         return import_module(f'datasets.{self.name}').load(root, split, limit)
 
     def load_part(self, root: Path, images: int) -> Any:
-        """Return the data set under `root`, or the part of so many of its images.
+        """Return the data set under `root`, or the part of it with that many images.
 
         Raises:
             DataNotFound, UserError: as `load_data` does.
