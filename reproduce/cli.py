@@ -6,16 +6,20 @@ Each command is a module of `reproduce.commands`, which is imported when the com
 
 import codecs
 import errno
+import json
 import os
 import sys
+import tomllib
 import traceback
 from importlib import import_module
 
 import click
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from reproduce.base.errors import UserError
+from reproduce.base.files import reason
 from reproduce.base.processes import in_group, leave, speaks
 from reproduce.base.wording import in_ascii
 from reproduce.commands.options import SETTINGS
@@ -55,6 +59,9 @@ SECTIONS = {
         'accept': 'Make a measured result the reference of its weights for the regression gate.',
     },
 }
+
+# Errors of files' contents. `reproduce.base.files.naming_file` adds the name of the file.
+_MALFORMED = (ValidationError, json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError)
 COMMANDS = {name: says for section in SECTIONS.values() for name, says in section.items()}
 
 
@@ -95,7 +102,11 @@ def main() -> None:
 
 
 def run() -> None:
-    """Run the command line; print a `UserError` as one line, and exit with its status, mostly 2."""
+    """Run the command line.
+
+    An error that the user can fix is printed as one line, and the status is 2 or that of a
+    `UserError`. Any other error, which is one of the program, keeps its traceback.
+    """
     codecs.register_error('in_ascii', in_ascii)
     sys.stdout.reconfigure(errors='in_ascii')
     try:
@@ -103,10 +114,6 @@ def run() -> None:
             app()
         finally:
             sys.stdout.flush()
-    except UserError as error:
-        if speaks(error):
-            print(f'{error.label}: {error}', file=sys.stderr, flush=True)
-        leave(error.status)
     except (KeyboardInterrupt, SystemExit) as stop:
         # typer turns an interrupt into a silent exit with status 130.
         if isinstance(stop, SystemExit) and stop.code != 130:
@@ -114,13 +121,30 @@ def run() -> None:
         print('interrupted: earlier results are as they were', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EPIPE):
-            print(f'error: the output cannot be written: {error.strerror}.', file=sys.stderr)
-            with open(os.devnull, 'w') as nowhere:  # Python writes the rest when it ends
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())
-            leave(2)
-        if not in_group():
+        sentence = _sentence(error)
+        if sentence is None and not in_group():
             raise
         if speaks(error):
-            traceback.print_exc()
-        leave(1)
+            print(sentence or traceback.format_exc().rstrip(), file=sys.stderr, flush=True)
+        if _is_unwritable(error):  # Python would try to write the rest when it ends
+            with open(os.devnull, 'w') as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        leave(getattr(error, 'status', 2 if sentence else 1))
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return one sentence on an error that the user can fix; None for one of the program."""
+    if isinstance(error, UserError):
+        return f'{error.label}: {error}'
+    if isinstance(error, OSError) and error.filename:
+        return f'error: {error.filename}: {error.strerror}.'
+    if _is_unwritable(error):
+        return f'error: the output cannot be written: {error.strerror}.'
+    if isinstance(error, _MALFORMED):
+        return f'error: {reason(error)}.'
+    return None
+
+
+def _is_unwritable(error: Exception) -> bool:
+    """Return whether standard output is a full disk or a pipe that nothing reads."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EPIPE)

@@ -101,6 +101,43 @@ def test_mistakes_are_one_line_each(run, arguments, message):
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, 'no record is called'),
+        (b'{"task"', 'own.json: Invalid JSON'),
+        (b'{}', 'own.json: task: Field required.'),
+    ],
+)
+def test_a_malformed_file_is_named_in_one_line(run, content, message):
+    if content is not None:
+        Path('own.json').write_bytes(content)
+    code, out, err = run('verify', 'own.json')
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ('cause', 'sentence'),
+    [
+        (lambda: Path('absent.txt').read_text(), 'error: absent.txt: No such file or directory.\n'),
+        (lambda: json.loads('{'), 'error: Expecting property name'),
+        (lambda: b'\xff'.decode(), "error: 'utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_an_error_of_a_file_has_no_traceback(run, monkeypatch, cause, sentence):
+    monkeypatch.setattr(counts, 'count', lambda _: cause())
+    code, out, err = run('table', 4)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert err.startswith(sentence)
+
+
+def test_an_error_of_the_program_keeps_its_traceback(run, monkeypatch):
+    monkeypatch.setattr(counts, 'count', lambda _: {}['absent'])
+    with pytest.raises(KeyError):
+        run('table', 4)
+
+
 def test_an_interrupted_run_leaves_the_old_results_whole(run, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt

@@ -175,7 +175,7 @@ def test_a_record_of_impossible_numbers_does_not_load(tmp_path):
         ('statistics', '../x.npz'),
     ):
         path.write_text(json.dumps({**content, part: value}))
-        with pytest.raises(UserError, match=rf'x\.json is not an evaluation record \({part}'):
+        with pytest.raises(UserError, match=rf'x\.json: {part}'):
             records.load(path)
 
 

@@ -8,13 +8,15 @@ import math
 import os
 import tempfile
 import tomllib
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 
 Schema = TypeVar('Schema')
 Line = TypeVar('Line', bound=BaseModel)
@@ -36,6 +38,26 @@ OptionalNumber = Annotated[
     float | None,
     BeforeValidator(lambda text: (_number_text(text) or None) if isinstance(text, str) else text),
 ]
+
+
+@contextmanager
+def naming_file(path: Path | str) -> Iterator[None]:
+    """Name a file in what reading, parsing or writing it raises.
+
+    Raises:
+        UserError: for an error of the system, of its encoding, or of a parser or schema.
+    """
+    try:
+        yield
+    except (OSError, ValueError, csv.Error, EOFError, zlib.error, RecursionError) as error:
+        raise UserError(f'{path}: {reason(error)}.') from error
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says is wrong with a file, in one line."""
+    if isinstance(error, ValidationError):
+        return ': '.join(filter(None, first_error(error)))
+    return getattr(error, 'strerror', None) or first_line(error)
 
 
 def sha256_of(path: Path) -> str:
@@ -86,13 +108,10 @@ def read_csv(path: Path, schema: type[Line]) -> list[tuple[int, Line]]:
             the line and the column.
     """
     expected = columns(schema)
-    try:
-        with path.open(newline='') as file:
-            reader = csv.DictReader(file, restval=None)
-            header = reader.fieldnames or []
-            records = [(reader.line_num, record) for record in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f'{path} cannot be read as CSV: {error}.') from None
+    with naming_file(path), path.open(newline='') as file:
+        reader = csv.DictReader(file, restval=None)
+        header = reader.fieldnames or []
+        records = [(reader.line_num, record) for record in reader]
     required = {name for name in expected if schema.model_fields[name].is_required()}
     if len(header) != len(set(header)) or not required <= set(header) <= set(expected):
         raise UserError(
@@ -102,11 +121,8 @@ def read_csv(path: Path, schema: type[Line]) -> list[tuple[int, Line]]:
     for number, record in records:
         if None in record or None in record.values():
             raise UserError(f'{path}, line {number}: expected {len(header)} fields.')
-        try:
+        with naming_file(f'{path}, line {number}'):
             lines.append((number, schema.model_validate(record)))
-        except ValidationError as error:
-            place, reason = first_error(error)
-            raise UserError(f'{path}, line {number}, column {place}: {reason}.') from None
     return lines
 
 
@@ -136,15 +152,8 @@ def read_toml(path: Path, schema: type[Schema]) -> Schema:
     Raises:
         UserError: if the file cannot be read or does not fit, naming the first offending entry.
     """
-    try:
+    with naming_file(path):
         return TypeAdapter(schema).validate_python(tomllib.loads(path.read_text()))
-    except OSError as error:
-        raise UserError(f'{path} cannot be read ({error.strerror}): name a TOML file.') from None
-    except ValidationError as error:  # a ValueError, as those of other content are
-        place, reason = first_error(error)
-        raise UserError(f'{path}, entry {place}: {reason}.') from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path} cannot be read as TOML: {error}.') from None
 
 
 def first_error(error: ValidationError) -> tuple[str, str]:
@@ -163,15 +172,10 @@ def check_writable(folder: Path) -> None:
     Raises:
         UserError: if files cannot be made in it.
     """
-    try:
+    with naming_file(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise UserError(
-            f'{folder} cannot hold results ({error.strerror}): name a writable folder with '
-            '--output.'
-        ) from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -182,17 +186,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         UserError: if it cannot be written; an earlier file at `path` is unchanged then.
     """
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f'.{path.name}.', suffix='.unfinished', delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(content.encode() if isinstance(content, str) else content)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {error.strerror}.') from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    with naming_file(path):
+        handle, temporary = tempfile.mkstemp('.unfinished', f'.{path.name}.', path.parent)
+        try:
+            with open(handle, 'wb') as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)

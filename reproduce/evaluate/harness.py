@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
-from reproduce.base.files import first_error, sha256_of
+from reproduce.base.files import reason, sha256_of
 from reproduce.base.gpus import check_precision, use_deterministic_algorithms
 from reproduce.base.loading import Loader, default_workers
 from reproduce.base.processes import Group, join
@@ -126,9 +126,8 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             ),
         )
     except ValidationError as error:
-        place, reason = first_error(error)
         raise UserError(
-            f'the result could not be recorded because of {place} ({reason}): '
+            f'the result could not be recorded ({reason(error)}): '
             f'{records.in_one_line(scores.metrics)}.'
         ) from error
     predictions = prepared.scorer.to_bytes()

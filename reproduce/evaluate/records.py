@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from reproduce.base.errors import UserError
-from reproduce.base.files import check_writable, first_error, write_atomically
+from reproduce.base.files import check_writable, naming_file, reason, write_atomically
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.versions import CHECKOUT, libraries, sources_sha256
 from reproduce.tasks import CLASSIFICATION, TASKS, known_task
@@ -156,7 +155,7 @@ class Evaluation(_Part):
             try:
                 _ClassifierInput.model_validate(preprocessing)
             except ValidationError as error:
-                raise ValueError(': '.join(first_error(error))) from None
+                raise ValueError(reason(error)) from None
         return preprocessing
 
     @property
@@ -276,15 +275,8 @@ def load(path: Path) -> Evaluation:
     Raises:
         UserError: if it is malformed.
     """
-    try:
+    with naming_file(path):
         return Evaluation.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        is_found = isinstance(error, ValidationError)
-        reason = ': '.join(filter(None, first_error(error))) if is_found else error
-        raise UserError(
-            f'{path} is not an evaluation record ({reason}): restore it, or remove it and evaluate '
-            'again.'
-        ) from error
 
 
 def latest(
