@@ -1,12 +1,11 @@
 """References taken from measurements: what is written, what is refused, and what the gate makes."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import record, weights, write_manifest
+from conftest import record, write_manifest
 from safetensors.torch import load_file, save_file
 
 from reproduce.base.files import sha256_of
@@ -78,35 +77,23 @@ reference = [{{ images = 50000, metrics = {{ top1 = 79.8 }}, source = "me" }}]
     return path, record(DEIT, 79.7, preprocessing=preprocessing(DEIT, {}, {}))
 
 
-def test_other_images_get_a_reference_of_their_own(run, listed):
-    manifest, evaluation = listed
-    part = evaluation.data.model_copy(update={'images': 200, 'complete': False})
-    fingerprints = ('0123456789abcdef', load_manifest()[0].reference[0].fingerprint)
-    for fingerprint in fingerprints:
-        data = part.model_copy(update={'fingerprint': fingerprint})
-        other = evaluation.model_copy(update={'data': data})
-        path = records.save(other, b'', Path('results/evaluations'))
-        code, out, _ = run('accept', path.stem, '--manifest', manifest, *WHY)
-        assert code == 0
-        assert 'top1  none -> 79.70' in out
-        # The drawn data are a set of their own, and no part of one.
-        assert ('WARNING: a subset of the images' in out) == (fingerprint == fingerprints[0])
-    (entry,) = load_manifest(manifest)
-    part = 'ON A SUBSET OF 200 IMAGES'
-    assert [(r.data, r.fingerprint, r.source.startswith(part)) for r in entry.reference] == [
-        ('full', '', False),
-        ('full', fingerprints[0], True),
-        ('shapes', fingerprints[1], False),
-    ]
-
-
 OTHER = {'checkpoint': {'file': 'x', 'sha256': 'b' * 64}}
+PART = {
+    'data': {
+        'split': 'val',
+        'images': 200,
+        'classes': 1000,
+        'fingerprint': 'b' * 16,
+        'complete': False,
+    }
+}
 
 
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (OTHER, 'has no entry with the weights of the record, x, SHA-256 bbbbbbbbbbbbbbbb...'),
+        (OTHER, 'has 0 references of x (SHA-256 bbbbbbbbbbbbbbbb...) on the images of the record'),
+        (PART, 'has 0 references of'),
         ({'metrics': {'top5': 95.0}}, 'the record has no top1, which the reference has'),
         ({'precision': 'fp16'}, 'measured in fp16, the gate measures in fp32'),
     ],
@@ -119,30 +106,3 @@ def test_what_is_refused(run, listed, changes, message):
     assert (code, out, err.count('\n')) == (2, '', 1)
     assert message in err
     assert manifest.read_bytes() == before
-
-
-def test_a_checkpoint_of_ones_own_with_one_command(run, in_process, embedded, tmp_path):
-    """What is added is what was evaluated: the gate measures the very same."""
-    path = weights(tmp_path / 'mine' / 'net.safetensors', token_labeling=True)
-    run(
-        *('evaluate', 'imagenet', 'maformer_micro', '--checkpoint', path, '--data', embedded),
-        *('--model-kwargs', 'token_labeling=true', '--img-size', 64, '--crop-pct', 0.8),
-        *('--workers', 0),
-    )
-    (measured,) = records.load_all(Path('results/evaluations'))
-    accept = ('accept', measured.stem, '--manifest', 'own.toml', '--name', 'net')
-    accept += ('--licence', 'MIT', *WHY)
-    (tmp_path / 'other').write_text('')
-    code, _, err = run(*accept, '--weights', 'other')
-    assert (code, 'other is not the released net: its SHA-256 is' in err) == (2, True)
-    assert not Path('own.toml').exists()
-    assert run(*accept, '--weights', path)[0] == 0
-    (entry,) = tomllib.loads(Path('own.toml').read_text())['checkpoint']
-    assert entry['file'] == 'mine/net.safetensors'
-    assert entry['preprocessing'] == {'crop_pct': 0.8, 'img_size': 64}
-    gate = ('regress', '--manifest', 'own.toml', '--data', embedded, '--workers', 0)
-    code, out, _ = run(*gate, '--output', 'again', '--format', 'json')
-    assert code == 0
-    assert [c['verdict'] for c in json.loads(out)['checks']] == ['match'] * 1
-    (again,) = records.load_all(Path('again'))
-    assert again.key == measured.key

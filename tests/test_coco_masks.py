@@ -81,7 +81,7 @@ def test_unsound_run_lengths(run, files):
         with pytest.raises(ValueError, match=r'be decoded|do not cover'):
             sound_run_lengths(unsound)
     for place, who in (('result', 'detection 3, on the image 2,'), ('truth', 'annotation 11')):
-        code, out, err = run(*files(**{place: UNSOUND['short']}), '--fast')
+        code, out, err = run(*files(**{place: UNSOUND['short']}))
         assert (code, out, err.count('\n')) == (2, '', 1)
         assert f'the segmentation of the {who} ' in err
 
@@ -145,7 +145,7 @@ def files(tmp_path):
     ],
 )
 def test_an_unsound_mask_of_an_object_is_one_sentence(run, files, truth, message):
-    code, out, err = run(*files(truth=truth), '--fast')
+    code, out, err = run(*files(truth=truth))
     assert (code, out) == (2, '')
     assert message in err
     assert err.count('\n') == 1

@@ -88,11 +88,7 @@ SUBSTITUTIONS = [
     ('', r' --processes 8\b| GPUS=8\b', ''),
     (r'datasets\.shapes', r'$', ' --train 40 --val 20'),
     (r'reproduce evaluate', '$', ' --workers 0'),
-    (
-        r'evaluate imagenet|accept|export',
-        r'\b(mine|s|deit)\.(safetensors|pth)',
-        'small.safetensors',
-    ),
+    (r'evaluate imagenet|export', r'\b(mine|s|deit)\.(safetensors|pth)', 'small.safetensors'),
     (r'verify', r'\bs\.pth', 'small.safetensors'),
     (r'evaluate imagenet|train imagenet', r'\bmaformer_small\b|deit_small\w*', 'maformer_micro'),
     (r'train imagenet', r'--recipe maformer_small_deit', '--recipe maformer_micro'),

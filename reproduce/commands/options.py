@@ -85,7 +85,9 @@ Names = Annotated[
 Record = Annotated[str, Argument(help='A record, by its file, its stem or its key.')]
 Results = Annotated[Path, Option(help='Folder with table1.csv ... table7.csv and evaluations/.')]
 Evaluations = Annotated[Path, Option(help='Folder of the evaluation records.')]
-Manifest = Annotated[Path | None, Option(help='Another manifest than the released one.')]
+Manifest = Annotated[
+    Path, Option(help='Another manifest than the released one.', show_default=False)
+]
 
 
 def split_names(entries: list[str] | None) -> list[str]:

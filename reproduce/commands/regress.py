@@ -9,6 +9,7 @@ from typer import Option
 
 from reproduce.base.job_options import Workers
 from reproduce.commands import options
+from reproduce.weights.registry import MANIFEST
 
 
 def regress(
@@ -25,7 +26,7 @@ def regress(
         Path | None,
         Option(help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.'),
     ] = None,
-    manifest: options.Manifest = None,
+    manifest: options.Manifest = MANIFEST,
     output: Annotated[
         Path | None, Option(help='Folder for the records; kept nowhere without.')
     ] = None,

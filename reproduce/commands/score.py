@@ -53,12 +53,6 @@ def _detections(task: Task) -> Callable[..., None]:
             Path, Argument(help="Detections in COCO's result format, .json or .json.gz.")
         ],
         annotations: Annotated[Path, Option(help='An instances file, as instances_val2017.json.')],
-        fast: Annotated[
-            bool,
-            Option(
-                '--fast', help='By hotcoco: the same numbers in a fraction of the time, no record.'
-            ),
-        ] = False,
         limit: Limit = None,
         format: options.Format = 'text',
     ) -> None:
@@ -78,9 +72,8 @@ def _detections(task: Task) -> Callable[..., None]:
             'detections': sum(result['image_id'] in looked_at for result in found),
             'fingerprint': truth.fingerprint,
             'problems': lacks(truth),
-            'scorer': 'hotcoco' if fast else 'pycocotools',
         }
-        _report(results, scoring.score(found, truth, fast=fast), facts, format)
+        _report(results, scoring.score(found, truth), facts, format)
 
     return score
 

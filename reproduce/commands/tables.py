@@ -53,12 +53,6 @@ def tables(
             'the row is put). Repeat for more.'
         ),
     ] = None,
-    marks: Annotated[
-        bool,
-        Option(
-            '--marks/--no-marks', help='Mark what is measured, deviating, cited, and which FLOPs.'
-        ),
-    ] = True,
     output: Annotated[
         Path | None,
         Option(
@@ -79,7 +73,7 @@ def tables(
     shown = layout.select_columns(numbers, split_names(columns), split_names(extras))
     formats = [format] if format or output is None else list(_WRITE)
     texts = {
-        f'table{number}.{suffix}': write(lines[number], shown[number], show, marks)
+        f'table{number}.{suffix}': write(lines[number], shown[number], show)
         for write, suffix in (_WRITE[name or 'markdown'] for name in formats)
         for number in numbers
         if lines[number] and shown[number]

@@ -39,7 +39,7 @@ def check(
     processes: int = 1,
     workers: int | None = None,
     data: Path | None = None,
-    manifest: Path | None = None,
+    manifest: Path = registry.MANIFEST,
     output: Path | None = None,
     weights: Path | None = None,
 ) -> list[Check]:
@@ -58,7 +58,6 @@ def check(
     Raises:
         UserError: if the manifest is malformed or has no reference, or `weights` is not a folder.
     """
-    manifest = manifest or registry.MANIFEST
     entries: tuple[Released, ...] = registry.load_manifest(manifest)
     if weights is not None:
         if not weights.is_dir():
