@@ -6,6 +6,7 @@ checkout, on the embedded data and with small networks in the place of real ones
 `NOT_HERE` lists those that do not run at all, with the reason.
 """
 
+import json
 import os
 import re
 import shlex
@@ -356,9 +357,30 @@ def copied(tmp_path_factory):
         (stems[name],) = {
             path.stem for path in (folder / 'results/evaluations').glob('*.json')
         } - set(stems.values())
+    (folder / 'own.toml').write_text(manifest(folder, stems['FIRST']))
     labels = 'labels test_resnet --checkpoint other.safetensors --output maps --workers 0'
     in_shell(f'python -m reproduce {labels} --data data', folder)
     return Sandbox(folder, stems)
+
+
+def manifest(folder: Path, stem: str) -> str:
+    """The entry of a manifest with what the record of a classifier says of its weights."""
+    found = json.loads((folder / f'results/evaluations/{stem}.json').read_text())
+    data = found['data']
+    return f"""
+[[checkpoint]]
+name = "mine"
+model = "maformer_micro"
+file = "small.safetensors"
+sha256 = "{found['checkpoint']['sha256']}"
+licence = "Apache-2.0"
+
+[[checkpoint.reference]]
+fingerprint = "{data['fingerprint']}"
+images = {data['images']}
+metrics = {{ top1 = {found['metrics']['top1']} }}
+source = "a test"
+"""
 
 
 def in_shell(text: str, folder: Path) -> None:

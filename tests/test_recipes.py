@@ -14,6 +14,13 @@ DOCUMENT = Path(__file__).parents[1] / 'docs/recipes.md'
 FULL_SIZE = {path.name for path in CONFIGS.glob('*maformer*.py') if 'shapes' not in path.name}
 
 
+def settings(text):
+    """The settings `name=value` of a cell or several, each of which is there once."""
+    pairs = re.findall(r'`([^`=]+)=([^`]*)`', text)
+    assert len(pairs) == len(dict(pairs)), text
+    return dict(pairs)
+
+
 def documented():
     """The document's recipes by name: the one it is derived from, if any, and its own settings."""
     text = DOCUMENT.read_text()
@@ -22,18 +29,20 @@ def documented():
         name = re.match(r'`([^`]+)`$', section, re.MULTILINE)
         if name:
             parent = re.search(r'^As `([^`]+)`, but:$', section, re.MULTILINE)
-            rows = re.findall(r'^\| `([^`]+)` \| `([^`]*)` \| .+ \|$', section, re.MULTILINE)
-            assert section.count('\n| `') == len(rows) == len(dict(rows)), name[1]
-            recipes[name[1]] = parent and parent[1], dict(rows)
+            cells = re.findall(r'^\| (`[^|]*=[^|]*`) \| .+ \|$', section, re.MULTILINE)
+            assert section.count('\n| `') == len(cells), name[1]
+            recipes[name[1]] = parent and parent[1], settings(' '.join(cells))
     for pattern, parent, changes in re.findall(
         r'^\| `([^`]+)` \| `([^`]+)` \| (`[^|]*=[^|]*`) \| .*\|$', text, re.MULTILINE
     ):
-        own = dict(re.findall(r'`([^`=]+)=([^`]*)`', changes))
         names = re.compile(re.escape(pattern).replace(r'\*', '(.+)'))
         for name in [*RECIPES, *FULL_SIZE]:
             if (match := names.fullmatch(name)) and name not in recipes:
                 parts = iter(match.groups())
-                recipes[name] = re.sub(r'\*', lambda _, parts=parts: next(parts), parent), own
+                recipes[name] = (
+                    re.sub(r'\*', lambda _, parts=parts: next(parts), parent),
+                    settings(changes),
+                )
     return recipes
 
 
@@ -47,7 +56,7 @@ def test_the_document_has_every_setting_of_every_classifier():
     assert {name for name in tables if not name.endswith('.py')} == set(RECIPES)
     for name, recipe in RECIPES.items():
         stated = values(tables, name)
-        assert list(stated) == list(Recipe.model_fields)
+        assert stated.keys() == Recipe.model_fields.keys()
         assert Recipe(model='').changed(**stated) == recipe, name
 
 
