@@ -23,7 +23,6 @@ from tabulate import tabulate
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from reproduce.base.errors import UserError
 from reproduce.base.job_options import Amp
-from reproduce.base.progress import progress
 from reproduce.base.quiet import quiet_libraries
 from reproduce.complexity.flops import measure
 from reproduce.evaluate.records import device_name
@@ -261,11 +260,10 @@ def main(
             for _ in range(WARM_UP[device]):
                 work()
         seconds: dict[str, list[float]] = {name: [] for name in works}
-        with progress('timing, round', rounds) as shown:
-            for number in range(rounds):
-                for name, work in works.items():
-                    seconds[name].append(seconds_of(work, place))
-                shown(str(number + 1))
+        for number in range(rounds):
+            for name, work in works.items():
+                seconds[name].append(seconds_of(work, place))
+            print(f'timed round {number + 1} of {rounds}', file=sys.stderr)
         del works
         memory = {
             name: added_memory(one, train, precision, place, batch_size)

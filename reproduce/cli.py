@@ -4,7 +4,7 @@ Each command is a module of `reproduce.commands`, which is imported when the com
 `--help` and the commands that only read results do not wait for torch.
 """
 
-import codecs
+import ast
 import errno
 import json
 import os
@@ -12,6 +12,7 @@ import sys
 import tomllib
 import traceback
 from importlib import import_module
+from pathlib import Path
 
 import click
 import typer
@@ -21,58 +22,32 @@ from typer.core import TyperGroup
 from reproduce.base.errors import UserError
 from reproduce.base.files import reason
 from reproduce.base.processes import in_group, leave, speaks
-from reproduce.base.wording import in_ascii
 from reproduce.commands.options import SETTINGS
 
-# What `--help` says of each command, by what they are for, the most used first: the first sentence
-# of the command's own help.
+# The commands by what they are for, the most used first.
 SECTIONS = {
-    'Tables and report': {
-        'table': "Measure, judge and write every cell of the paper's tables.",
-        'show': 'Print a cell or a record, and the command that repeats it.',
-        'report': 'Write one HTML page with all tables, figures and the origin of each number.',
-        'tables': "Write the paper's tables in Markdown or LaTeX, with measured values.",
-        'figures': 'Draw accuracy over cost and the deviations from the paper.',
-        'audit': 'Check the paper against itself: its text, its tables, and their sources.',
-    },
-    'Evaluation': {
-        'evaluate': 'Measure the accuracy of a model, and keep it as a record.',
-        'plan': 'Say what `table` with the same options would evaluate, and what is missing for '
-        'the rest.',
-        'data': 'List the data sets in a folder: in which form, how many images, complete or not.',
-        'checkpoints': "List the public weights of the paper's systems, or fetch them.",
-        'compare': 'Compare two results on the same images, or several: is the difference real?',
-        'score': 'Score kept predictions again, without the model.',
-        'verify': 'Check a record against its attestation: which part of it differs, if one does.',
-    },
-    'Training': {
-        'train': 'Train a classifier, or a detector or segmenter from its config file.',
-        'rehearse': 'Take a few steps of the real trainings on this machine, before days are '
-        'spent.',
-        'labels': 'Write the dense label maps of token labeling for every training image.',
-        'ablation': "Train variants of the design side by side, and judge the paper's claims "
-        'about it.',
-    },
-    'Released weights': {
-        'export': 'Write a measured classifier as a folder that timm loads and the Hub takes.',
-        'regress': 'Evaluate every released checkpoint and compare it with its reference.',
-        'accept': 'Make a measured result the reference of its weights for the regression gate.',
-    },
+    'Tables and report': ('table', 'show', 'report', 'tables', 'figures', 'audit'),
+    'Evaluation': ('evaluate', 'plan', 'data', 'checkpoints', 'compare', 'score', 'verify'),
+    'Training': ('train', 'rehearse', 'labels', 'ablation'),
+    'Released weights': ('export', 'regress', 'accept'),
 }
+COMMANDS = [name for section in SECTIONS.values() for name in section]
+
+_FOLDER = Path(__file__).parent / 'commands'
 
 # Errors of files' contents. `reproduce.base.files.naming_file` adds the name of the file.
 _MALFORMED = (ValidationError, json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError)
-COMMANDS = {name: says for section in SECTIONS.values() for name, says in section.items()}
 
 
 class _Commands(TyperGroup):
     """The commands by name, each imported when it is asked for.
 
-    A module has a function of the command's name, or an `app` of several commands.
+    A module has a function of the command's name, or an `app` of several commands, whose help is
+    the docstring of the module.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return COMMANDS
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -86,11 +61,18 @@ class _Commands(TyperGroup):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands by section, without importing them."""
+        """List the commands by section, with the first sentence of their help."""
         widest = max(map(len, COMMANDS))
-        for title, commands in SECTIONS.items():
+        for title, names in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl([(name.ljust(widest), says) for name, says in commands.items()])
+                formatter.write_dl([(name.ljust(widest), _summary(name)) for name in names])
+
+
+def _summary(command: str) -> str:
+    """Return the first sentence of a command's help from its source, without importing it."""
+    tree = ast.parse((_FOLDER / f'{command}.py').read_text())
+    functions = [node for node in tree.body if getattr(node, 'name', '') == command]
+    return ast.get_docstring(*functions or [tree]).partition('\n\n')[0]
 
 
 app = typer.Typer(**SETTINGS, cls=_Commands, no_args_is_help=True)
@@ -107,8 +89,7 @@ def run() -> None:
     An error that the user can fix is printed as one line, and the status is 2 or that of a
     `UserError`. Any other error, which is one of the program, keeps its traceback.
     """
-    codecs.register_error('in_ascii', in_ascii)
-    sys.stdout.reconfigure(errors='in_ascii')
+    sys.stdout.reconfigure(errors='backslashreplace')
     try:
         try:
             app()

@@ -38,8 +38,8 @@ def test_an_error_keeps_its_type_and_sentence_and_workers_end(workers):
 
 def test_a_small_shared_memory_is_refused_before_workers_hang(monkeypatch):
     usage = namedtuple('usage', 'total used free')
-    # Two workers read two batches of 16,000 bytes ahead.
-    for free, refused in ((64_000, False), (63_000, True)):
+    # Two workers read two batches of 16,000 bytes and little more ahead.
+    for free, refused in ((68_000, False), (63_000, True)):
         monkeypatch.setattr(loading.shutil, 'disk_usage', lambda _, f=free: usage(1 << 30, 0, f))
         batches = iter(Loader(Numbers(), batch_size=2, num_workers=2))
         if refused:

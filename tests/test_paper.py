@@ -82,9 +82,9 @@ def test_every_row_is_a_system_in_every_framework_that_it_prints():
     ('file', 'before', 'after', 'message'),
     [
         ('table1.csv', '3-5-8-3,23,4.5,83.7', '3,23,4.5', 'table1.csv, line 2'),
-        ('table1.csv', '83.7', 'nan', 'column top1'),
+        ('table1.csv', '83.7', 'nan', 'line 2: top1'),
         ('tolerances.toml', 'relative = 0.02', 'relativ = 0.02', 'params_m.relativ'),
-        ('tolerances.toml', '[params_m]', '[params_m', 'TOML'),
+        ('tolerances.toml', '[params_m]', '[params_m', r'tolerances\.toml: Expected'),
     ],
 )
 def test_damaged_files_are_refused_by_place(folder, file, before, after, message):

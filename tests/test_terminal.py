@@ -39,19 +39,6 @@ def test_a_pipe_gets_whole_lines_without_codes():
     assert '\x1b' not in text
 
 
-def test_marks_differ_in_ascii(judged, run, monkeypatch):
-    """Those of verdicts, and those of tables in Markdown."""
-    out = io.TextIOWrapper(io.BytesIO(), 'ascii')
-    monkeypatch.setattr('sys.stdout', out)
-    run('tables', '--results', RESULTS)
-    print(as_text(*listing.render(judged)))
-    out.flush()
-    text = out.buffer.getvalue().decode('ascii')
-    assert 'v match  ^ better  x worse  ~ known' in text
-    assert '* measured, within' in text and '!= measured, outside' in text
-    assert '?' not in text
-
-
 def test_a_full_disk_is_one_sentence(run, monkeypatch):
     with open('/dev/full', 'w') as full:
         monkeypatch.setattr('sys.stdout', full)

@@ -22,10 +22,6 @@ def first_line(error: Exception) -> str:
     return str(error).partition('\n')[0] or type(error).__name__
 
 
-class OutOfMemory(UserError):
-    """The memory of the machine or of a GPU is too small for the work."""
-
-
 class DataNotFound(UserError):
     """The folder exists, and does not hold the data set."""
 

@@ -12,19 +12,22 @@ KEY_VALUES = 'KEY=VALUE ...'
 
 Limit = Annotated[
     int | None,
-    typer.Option(help='Use only that many images: a subset, never compared with the paper.'),
+    typer.Option(min=1, help='Use only that many images: a subset, never compared with the paper.'),
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        help='Images per batch, in each process.  [default: 64 for ImageNet, 1 for COCO and ADE20K]'
+        min=1,
+        help='Images per batch, in each process.  [default: 64 for ImageNet, 1 for COCO and '
+        'ADE20K]',
     ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
+        min=0,
         help='Data-loading workers, for each of the processes.  [default: one for each core of a '
-        'process, at most 8]'
+        'process, at most 8]',
     ),
 ]
 Amp = Annotated[

@@ -1,32 +1,18 @@
 """Reading a data set in worker processes, with errors that keep their type and sentence."""
 
 import os
+import pickle
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from reproduce.base.errors import UserError
 
 # torch's workers put the tensors of batches there. A default Docker container has 64 MB of it.
-SHARED_MEMORY = Path('/dev/shm')
-
-# Batches that each worker reads ahead: the default of `DataLoader`.
-_PREFETCHED = 2
-
-
-def check_workers(workers: int | None) -> None:
-    """Check a number of data-loading workers; None stands for the default.
-
-    Raises:
-        UserError: if it is negative.
-    """
-    if workers is not None and workers < 0:
-        raise UserError(f'--workers must be at least 0, got {workers}.')
+SHARED_MEMORY = '/dev/shm'
 
 
 def default_workers() -> int:
@@ -74,23 +60,15 @@ class Loader(DataLoader):
     def _check_shared_memory(self) -> None:
         """Check that /dev/shm holds what the workers read ahead; torch's would hang or die."""
         self.checked = True
-        first = next(iter(self.batch_sampler), None)
-        one = first and self.collate_fn([self.dataset[first[0]]])
+        first = next(iter(self.batch_sampler), ())
+        if not first or not os.path.exists(SHARED_MEMORY):
+            return
+        batch = len(first) * len(pickle.dumps(self.collate_fn([self.dataset[first[0]]])))
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-        needed = _nbytes(one) * len(first or ()) * _PREFETCHED * self.num_workers * processes
-        free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else 0
-        if free < needed:
+        needed = batch * self.prefetch_factor * self.num_workers * processes
+        if (free := shutil.disk_usage(SHARED_MEMORY).free) < needed:
             raise UserError(
                 f'{SHARED_MEMORY} is too small for {self.num_workers} data-loading workers in each '
                 f'process: {free >> 20} MiB are free, and their batches take {needed >> 20}. Give '
                 'it more, in Docker with --shm-size, or use fewer with --workers.'
             )
-
-
-def _nbytes(batch: Any) -> int:
-    """Return the number of bytes of the tensors in a batch."""
-    if isinstance(batch, torch.Tensor):
-        return batch.nbytes
-    if isinstance(batch, Mapping):
-        return sum(map(_nbytes, batch.values()))
-    return sum(map(_nbytes, batch)) if isinstance(batch, list | tuple) else 0

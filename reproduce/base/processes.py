@@ -13,6 +13,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
-from reproduce.base.errors import OutOfMemory, UserError
+from reproduce.base.errors import UserError, first_line
 from reproduce.base.wording import shortened
 
 if TYPE_CHECKING:
@@ -42,6 +43,22 @@ _TIMEOUT = timedelta(hours=2)
 
 # The option of prctl(2) that sets the signal sent to a process when its parent ends.
 _PR_SET_PDEATHSIG = 1
+
+# What libraries say of errors that the user can fix, and how.
+_ADVICE = {
+    "out of memory|_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory": (
+        'lower the batch size'
+    ),
+    'no kernel image': (
+        'install a torch that has kernels for this GPU, for V100 with '
+        'CONSTRAINTS=requirements/v100.txt'
+    ),
+    'does not have a deterministic implementation': 'leave out --deterministic',
+    'DataLoader worker': (
+        'give the machine more memory or, in Docker, more shared memory with --shm-size, or lower '
+        '--workers'
+    ),
+}
 
 # Seconds before a rank other than the first prints its error, and before one prints that it lost
 # another. The launcher ends it within them if the rank that has the cause exited.
@@ -68,10 +85,8 @@ def start_again(processes: int) -> None:
     Every command that takes --processes calls it first. With one process it returns, too.
 
     Raises:
-        UserError: if `processes` is not positive, or a rank was ended by a signal.
+        UserError: if a rank was ended by a signal.
     """
-    if processes < 1:
-        raise UserError(f'--processes must be at least 1, got {processes}.')
     if in_group():
         end_with_parent()
         # The launcher gets Ctrl-C as well; no rank and none of its workers prints a traceback.
@@ -127,7 +142,7 @@ def start(processes: int, *arguments: str) -> int:
             return 128 + number
         name = f'rank {failed} of {processes}'
         if number == signal.SIGKILL:
-            raise OutOfMemory(
+            raise UserError(
                 f'{name} was killed, as happens when the memory of the machine is full.'
             ) from None
         raise UserError(f'{name} was ended by {signal.Signals(number).name}.') from None
@@ -201,14 +216,20 @@ class Group:
             return
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.size
+        found: list[dict[str, str]] = [{}] * self.size
         own = facts().items()
         own = {name: json.dumps(value, sort_keys=True, default=str) for name, value in own}
         dist.all_gather_object(found, own)
-        if sentence := difference(found):
-            error = UserError(sentence)
-            error.everywhere = True
-            raise error
+        for name in dict.fromkeys(name for of_rank in found for name in of_rank):
+            values = [of_rank.get(name) for of_rank in found]
+            others = [i for i, value in enumerate(values) if value != values[0]]
+            if others:
+                error = UserError(
+                    f'the ranks do not have the same {name}: rank {shortened(others)} differs from '
+                    'rank 0. Start all of them with the same code, command, weights and data.'
+                )
+                error.everywhere = True
+                raise error
 
     def add(self, tensor: 'torch.Tensor') -> 'torch.Tensor':
         """Return the sum of `tensor` over all ranks, on the CPU."""
@@ -253,14 +274,20 @@ def join(device: str | None = None) -> Iterator[Group]:
     import torch
     import torch.distributed as dist
 
-    from reproduce.base import gpus
-
     on_cpu = device == 'cpu' or (device is None and not torch.cuda.is_available())
     size, local_rank, local_size = 1, 0, 1
     if in_group():
         names = ('WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
         size, local_rank, local_size = (int(os.environ[name]) for name in names)
-    chosen = torch.device('cpu') if on_cpu else gpus.take(local_rank, local_size)
+    chosen = torch.device('cpu')
+    if not on_cpu:
+        if local_size > (gpus := torch.cuda.device_count()):
+            raise UserError(
+                f'there are {gpus} GPUs for {local_size} processes on this machine: lower '
+                '--processes, or use --device cpu.'
+            )
+        chosen = torch.device('cuda', local_rank)
+        torch.cuda.set_device(chosen)
     group = Group(rank(), size, local_size, chosen)
     try:
         if not in_group():
@@ -287,51 +314,16 @@ def join(device: str | None = None) -> Iterator[Group]:
 
 def _explained(error: Exception, group: Group) -> UserError | None:
     """Return one sentence for an error of torch that the user can fix; None for any other."""
-    import torch
     import torch.distributed as dist
 
-    from reproduce.base import gpus
-
-    first = str(error).partition('\n')[0]
-    if gpus.is_out_of_memory(error):
-        return OutOfMemory(f'{group.device} is out of memory ({first}): lower the batch size.')
-    if 'no kernel image' in first:
-        return UserError(
-            f'torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()}: install '
-            'a release that has, for V100 with CONSTRAINTS=requirements/v100.txt.'
-        )
-    operator, lacks, _ = first.partition(' does not have a deterministic implementation')
-    if lacks:
-        return UserError(
-            f'{operator} has no deterministic algorithm on {group.device}: leave out '
-            '--deterministic.'
-        )
-    if 'DataLoader worker' in first:
-        return UserError(
-            f'a data-loading worker ended ({first}): give the machine more memory or, in Docker, '
-            'more shared memory with --shm-size, or lower --workers.'
-        )
+    first = first_line(error)
+    for said, advice in _ADVICE.items():
+        if re.search(said, str(error), re.IGNORECASE):
+            return UserError(f'{group.device}: {first}: {advice}.')
+    if isinstance(error, MemoryError):
+        return UserError('the memory of the machine is full: lower the batch size.')
     if isinstance(error, dist.DistBackendError) and 'remote' not in str(error):
         return UserError(f'NCCL failed: {first}. NCCL_DEBUG=INFO prints the details.')
     if group.size > 1 and (isinstance(error, dist.DistError) or 'gloo' in first):
         return PeerLost(f'rank {group.rank} of {group.size} lost its connection to another rank.')
     return None
-
-
-def difference(found: list[dict[str, str]]) -> str:
-    """Return a sentence on the first fact that not all ranks share, '' if they share all.
-
-    Args:
-        found: the facts of each rank.
-    """
-    for name in dict.fromkeys(name for facts in found for name in facts):
-        ranks: dict[str | None, list[int]] = {}
-        for i, facts in enumerate(found):
-            ranks.setdefault(facts.get(name), []).append(i)
-        if len(ranks) > 1:
-            sides = ' and '.join(f'rank {shortened(same)}' for same in ranks.values())
-            return (
-                f'the ranks do not have the same {name}: {sides} differ. Start all of them with '
-                'the same code, command, weights and data.'
-            )
-    return ''

@@ -3,25 +3,22 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import StringIO
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 _SHORT = 14  # characters; a column of at most that width is never wrapped
-_LONG_WORD = 40  # characters; up to that length, words are not broken
-_SENTENCE = 80  # characters; sentences are wrapped at that width, whatever the terminal's
-_GAP = 3  # spaces between two columns
+_SENTENCE = 80  # characters; longer cells are wrapped, whatever the width of the terminal
 _UNLIMITED = 1_000_000  # characters in a line where the output is not a terminal
 
 
-@dataclass(frozen=True)
-class TextTable:
+class TextTable(NamedTuple):
     """A table to be printed.
 
     Attributes:
@@ -59,40 +56,31 @@ def as_text(*parts: Part, width: int | None = None, stream: TextIO | None = None
     if width is None and not stream.isatty() and not os.environ.get('COLUMNS'):
         width = _UNLIMITED
     console = Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+    options = console.options.update(width=_UNLIMITED)
     texts, width = [], console.width
     for part in parts:
+        shown, console.width = part, width
+        if isinstance(part, TextTable):
+            shown = _laid_out(part)
+            console.width = max(width, Measurement.get(console, options, shown).minimum)
         with console.capture() as captured:
-            if isinstance(part, TextTable):
-                console.width, table = _laid_out(part, width)
-                console.print(table)
-            else:
-                console.width = width
-                console.print(part)
+            console.print(shown)
         texts.append('\n'.join(line.rstrip() for line in captured.get().splitlines()))
     return '\n\n'.join(texts)
 
 
-def _laid_out(of: TextTable, width: int) -> tuple[int, Table]:
-    """Return a table and its width; long columns are wrapped for it to fit in `width`."""
-    rows = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in of.rows]
-    heads = of.heads or [''] * len(rows[0])
-    columns = [[Text(head), *(row[i] for row in rows)] for i, head in enumerate(heads)]
-    words = [
-        max(cell_len(word) for cell in cells for word in cell.plain.split() or [''])
-        for cells in columns
-    ]
-    widths = [
-        min(max(cell.cell_len for cell in cells), max(_SENTENCE, word))
-        for cells, word in zip(columns, words, strict=True)
-    ]
-    for i in sorted(range(len(widths)), key=widths.__getitem__, reverse=True):
-        excess = sum(widths) + _GAP * len(widths) - width
-        least = min(widths[i], max(_SHORT, min(words[i], _LONG_WORD)))
-        widths[i] = max(least, widths[i] - max(excess, 0))
+def _laid_out(of: TextTable) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=bool(of.heads))
-    for head, column_width in zip(heads, widths, strict=True):
-        side = 'right' if head in of.right else 'left'
-        table.add_column(head, justify=side, overflow='fold', width=column_width)
-    for row in rows:
+    for i, cells in enumerate(zip(*of.rows, strict=True)):
+        head = of.heads[i] if of.heads else ''
+        words = [cell_len(word) for cell in cells for word in str(cell).split()]
+        table.add_column(
+            head,
+            justify='right' if head in of.right else 'left',
+            overflow='fold',
+            no_wrap=max(cell_len(str(cell)) for cell in (head, *cells)) <= _SHORT,
+            max_width=max(_SENTENCE, *words, 0),  # a path is not broken
+        )
+    for row in of.rows:
         table.add_row(*row)
-    return max(width, sum(widths) + _GAP * len(widths)), table
+    return table

@@ -3,15 +3,6 @@
 from collections.abc import Iterable, Sequence, Sized
 from difflib import get_close_matches
 
-_ASCII = str.maketrans(
-    {
-        **{'✓': 'v', '▲': '^', '✗': 'x', '≈': '~', '·': '.', '◦': 'o', '†': '+', '─': '-'},
-        **{'ˡ': '(l)', 'ᵗ': '(t)', 'ᵇ': 'b', 'ᵐ': 'm', '₅': '5', '₀': '0', '₇': '7', '²': '^2'},
-        **{'•': '*', '≠': '!=', '⋆': '**', '±': '+-'},
-        **{'–': '-', '−': '-', '×': 'x', '’': "'", '“': '"', '”': '"', '…': '...'},
-    }
-)
-
 
 def shortened(items: Sequence[object], most: int = 5) -> str:
     """Return the first `most` items separated by commas, and how many more there are.
@@ -39,9 +30,3 @@ def extent(images: int, complete: bool, problems: Iterable[str]) -> str:
     if complete:
         return f'the complete {images:,} images'
     return f'a subset of {images:,} images ({"; ".join(problems)})'
-
-
-def in_ascii(error: UnicodeEncodeError) -> tuple[str, int]:
-    """Replace what an output cannot encode, so that marks stay different; an error handler."""
-    text = error.object[error.start : error.end].translate(_ASCII)
-    return text.encode('ascii', 'replace').decode(), error.end

@@ -3,13 +3,13 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from reproduce.base.errors import UserError
-from reproduce.base.progress import progress
 from reproduce.base.quiet import quiet_libraries
 
 
@@ -32,15 +32,13 @@ def in_processes(
     processes = min(8, len(os.sched_getaffinity(0)))
     spawn, ignore = multiprocessing.get_context('spawn'), (signal.SIGINT, signal.SIG_IGN)
     results = {}
-    with (
-        progress(what, len(arguments)) as step_done,
-        ProcessPoolExecutor(processes, spawn, signal.signal, ignore) as pool,
-    ):
+    with ProcessPoolExecutor(processes, spawn, signal.signal, ignore) as pool:
         try:
             started = {pool.submit(_tried, compute, *a): name for name, a in arguments.items()}
             for done in as_completed(started):
-                results[started[done]] = done.result()
-                step_done(started[done])
+                name = started[done]
+                results[name] = done.result()
+                print(f'{what}: {len(results)}/{len(arguments)} {name}', file=sys.stderr)
         except BrokenProcessPool as error:
             raise UserError(
                 'a worker process was killed, as when memory is full: close other programs, and '

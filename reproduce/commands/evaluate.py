@@ -1,4 +1,4 @@
-"""`python -m reproduce evaluate`: the accuracy of one model."""
+"""Measure the accuracy of a model, and keep it as a record."""
 
 import sys
 from collections.abc import Callable
@@ -28,11 +28,7 @@ COMMON = (
 )
 _PREPROCESSING = ('img_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
 
-app = typer.Typer(
-    **options.SETTINGS,
-    help='Measure the accuracy of a model, and keep it as a record.',
-    no_args_is_help=True,
-)
+app = typer.Typer(**options.SETTINGS, help=__doc__, no_args_is_help=True)
 
 Output = Annotated[Path, Option(help='Folder for the record and the predictions.')]
 Config = Annotated[

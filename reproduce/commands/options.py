@@ -67,8 +67,9 @@ Data = Annotated[Path, Option(help="The data set's folder, or the one that it li
 Processes = Annotated[
     int,
     Option(
+        min=1,
         help='Processes on this machine, one for each GPU. Under torchrun, as on several nodes, '
-        'this option is ignored.'
+        'this option is ignored.',
     ),
 ]
 Format = Annotated[

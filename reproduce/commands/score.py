@@ -1,7 +1,6 @@
-"""`python -m reproduce score`: kept predictions, scored without the model.
+"""Score kept predictions again, without the model."""
 
-What scores is imported in each command, so that `--help` does not wait for it.
-"""
+# What scores is imported in each command, so that `--help` does not wait for it.
 
 from collections.abc import Callable
 from importlib import import_module
@@ -16,11 +15,7 @@ from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.tasks import TASKS, Task
 
-app = typer.Typer(
-    **options.SETTINGS,
-    help='Score kept predictions again, without the model.',
-    no_args_is_help=True,
-)
+app = typer.Typer(**options.SETTINGS, help=__doc__, no_args_is_help=True)
 
 
 def _classes(task: Task) -> Callable[..., None]:

@@ -1,4 +1,7 @@
-"""`python -m reproduce train`: classifiers, detectors and segmenters."""
+"""Train a classifier, or a detector or segmenter from its config file.
+
+`train CONFIG` is short for `train config CONFIG`.
+"""
 
 from typing import Annotated, Any
 
@@ -26,8 +29,7 @@ class _ConfigUnlessNamed(TyperGroup):
 app = typer.Typer(
     **options.SETTINGS,
     cls=_ConfigUnlessNamed,
-    help='Train a classifier, or a detector or segmenter from its config file. '
-    '`train CONFIG` is short for `train config CONFIG`.',
+    help=__doc__,
     no_args_is_help=True,
 )
 

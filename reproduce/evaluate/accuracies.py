@@ -1,5 +1,6 @@
 """The accuracies of the tables: measured where data and weights are there, else from records."""
 
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.folders import EVALUATIONS
-from reproduce.base.progress import progress
 from reproduce.evaluate import apart, records
 from reproduce.evaluate.records import Evaluation
 from reproduce.systems import System
@@ -142,15 +142,15 @@ def measure(
     earlier = records.load_all(folder)
     failures: dict[str, NotRun] = {}
     complete = [one for one in inputs if one.complete]
-    with progress('evaluating', len(complete)) as step_done:
-        for one in complete:
-            what = (one.system.task, one.system.name, one.checkpoint, data)
-            options['multi_scale'] = 'ms_miou' in one.system.accuracies
-            try:
-                earlier.append(records.load(apart.evaluate(*what, output=folder, **options)))
-            except UserError as error:
-                failures[one.system.name] = NotRun(str(error), failed=True)
-            step_done(one.system.name)
+    for i, one in enumerate(complete):
+        name = one.system.name
+        print(f'evaluating {i + 1}/{len(complete)} {name}', file=sys.stderr, flush=True)
+        what = (one.system.task, name, one.checkpoint, data)
+        options['multi_scale'] = 'ms_miou' in one.system.accuracies
+        try:
+            earlier.append(records.load(apart.evaluate(*what, output=folder, **options)))
+        except UserError as error:
+            failures[name] = NotRun(str(error), failed=True)
     return {
         (one.system.name, metric): failures.get(one.system.name) or one.on_record(metric, earlier)
         for one in inputs

@@ -103,11 +103,6 @@ class Job:
                 raise UserError(f'{self.task} has no option {option}: leave it out.')
         if self.batch_size is None:
             object.__setattr__(self, 'batch_size', kind.batch_size)
-        for name, least in (('batch_size', 1), ('workers', 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                option = name.replace('_', '-')
-                raise UserError(f'--{option} must be at least {least}, got {value}.')
         if self.amp == 'off':
             object.__setattr__(self, 'amp', None)
         if self.amp is not None and self.amp not in PRECISIONS:

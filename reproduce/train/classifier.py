@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
-from reproduce.base.loading import check_workers
 from reproduce.base.processes import Group, join
 from reproduce.train import memory
 from reproduce.train.classifier_steps import ClassifierTraining
@@ -65,7 +64,6 @@ def train(job: TrainingJob) -> list[dict[str, float]]:
         )
     if job.labels is not None and not job.recipe.token_labeling:
         raise UserError('--labels is for token labeling only: add --token-labeling.')
-    check_workers(job.workers)
     if job.tensorboard:
         check_tensorboard()
     with (

@@ -26,7 +26,7 @@ from datasets.reading import open_image
 from reproduce.base.errors import UserError, first_line
 from reproduce.base.files import sha256_of, write_atomically
 from reproduce.base.gpus import check_precision
-from reproduce.base.loading import Loader, check_workers, default_workers
+from reproduce.base.loading import Loader, default_workers
 from reproduce.base.processes import join
 from reproduce.base.versions import code_facts
 from reproduce.systems import timm_names
@@ -72,7 +72,6 @@ def make_labels(
             can number, or others than the data; an image or the checkpoint cannot be read; or the
             folder holds maps that were made in another way.
     """
-    check_workers(workers)
     timm_names.check(model)
     with join(device) as group, claimed(output, group):
         check_precision(group.device, amp)
