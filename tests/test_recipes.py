@@ -29,8 +29,8 @@ def documented():
         name = re.match(r'`([^`]+)`$', section, re.MULTILINE)
         if name:
             parent = re.search(r'^As `([^`]+)`, but:$', section, re.MULTILINE)
-            cells = re.findall(r'^\| (`[^|]*=[^|]*`) \| .+ \|$', section, re.MULTILINE)
-            assert section.count('\n| `') == len(cells), name[1]
+            cells = re.findall(r'^\* ((?:`[^`]*` ?)+): .+$', section, re.MULTILINE)
+            assert section.count('\n* `') == len(cells), name[1]
             recipes[name[1]] = parent and parent[1], settings(' '.join(cells))
     for pattern, parent, changes in re.findall(
         r'^\| `([^`]+)` \| `([^`]+)` \| (`[^|]*=[^|]*`) \| .*\|$', text, re.MULTILINE
