@@ -195,7 +195,8 @@ def test_the_command_of_an_evaluation_says_all_of_it():
     assert words[:3] == ['reproduce', 'evaluate', 'imagenet']
     command = typer.main.get_command(command_line.app).commands['imagenet']
     read = command.make_context('imagenet', words[3:]).params
-    assert (read['model'], read['checkpoint'], str(read['data'])) == (*words[3:6:2], 'DATA')
-    assert (read['img_size'], read['mean']) == (64, (0.5, 0.4, 0.3))
-    assert read['use_train_size'] and read['crop_pct'] is None
+    assert (read['model'], read['checkpoint']) == ('maformer_micro', 'a b.pth')
+    assert str(read['data']) == 'DATA'
+    replaced = command_line.Preprocessing(**parse(read['preprocessing']))
+    assert json.loads(replaced.model_dump_json(exclude_none=True)) == preprocessing
     assert parse(read['model_kwargs']) == arguments

@@ -7,9 +7,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-# The metavar of options that take KEY=VALUE entries.
-KEY_VALUES = 'KEY=VALUE ...'
-
 Limit = Annotated[
     int | None,
     typer.Option(min=1, help='Use only that many images: a subset, never compared with the paper.'),
@@ -42,6 +39,17 @@ Deterministic = Annotated[
     typer.Option(
         '--deterministic',
         help='Compute with deterministic algorithms alone: slower, and recorded.',
+    ),
+]
+
+
+ConfigOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        '--cfg-options',
+        metavar='KEY=VALUE',
+        help="A value in place of the config's, such as model.test_cfg.rcnn.score_thr=0.01. Repeat "
+        'for more.',
     ),
 ]
 

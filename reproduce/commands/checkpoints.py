@@ -14,6 +14,7 @@ from reproduce.commands import options
 from reproduce.systems.selection import rows_and_systems, select
 from reproduce.weights import registry
 from reproduce.weights.download import receipt, write_receipt
+from reproduce.weights.registry import Public
 from reproduce.weights.store import in_folder, obtain, state, stored
 
 
@@ -37,67 +38,62 @@ def checkpoints(
 
     Exits with 2 if one cannot be downloaded, or is another file than the published one.
     """
-    rows, systems = rows_and_systems(tables)
-    if names:
-        rows, systems = select(rows, systems, names)
-    of_system = {system.name: system for system in systems}
-    chosen = [public for public in registry.load_public() if public.system in of_system]
-    if not chosen:
-        raise UserError(f'{", ".join(names or ["these tables"])}: no weights are public.')
-    if download and folder is None:
-        raise UserError('--download needs a folder for the files: name it with --checkpoints.')
-    if download and not (names or tables):
+    if download and (folder is None or not (names or tables)):
         raise UserError(
-            f'--download would fetch all {len(chosen)} files, several GB: name systems, or tables '
-            'with --table.'
+            '--download needs a folder, --checkpoints FOLDER, and systems or tables: all weights '
+            'together are many GB.'
         )
-    if not download and folder is not None and not folder.is_dir():
-        raise UserError(f'{folder} is not a folder: expected one with weights.')
+    rows, systems = select(*rows_and_systems(tables), names)
+    of_system = {system.name: system for system in systems}
     listed, failures = [], []
-    for public in chosen:
+    for public in registry.load_public():
+        if public.system not in of_system:
+            continue
         if download:
-            try:  # an existing file is never replaced, whatever it is
-                path = in_folder(folder, public.system)
-                if path is not None and public.by_hand and receipt(path) is None:
-                    write_receipt(public.url, path, sha256_of(path))
-                if path is None:
-                    obtain(public, folder=folder)
-                else:
-                    stored(public, folder)
+            try:
+                _fetch(public, folder)
             except UserError as error:
                 failures.append(str(error))
                 print(f'error: {error}', file=sys.stderr)
-        system, reference = of_system[public.system], public.reference[0]
+        system, published = of_system[public.system], public.reference[0]
         path = folder and in_folder(folder, public.system)
         of_rows = [row for row in rows if system.stands_for(row)]
-        printed = {
-            column.metric.name: cell.text
-            for row in of_rows
-            for column in system.columns(row.table)
-            if (cell := row.cells[column.name]) and column.metric.name in reference.metrics
-        }
         listed.append(
             {
-                'system': public.system,
+                **public.model_dump(include={'system', 'url', 'by_hand', 'sha256', 'licence'}),
                 'tables': sorted({row.table for row in of_rows}),
                 'weights': public.name,
                 'state': state(public, path),
                 'file': path and str(path),
                 'size': path and path.stat().st_size,
-                'url': public.url,
-                'by_hand': public.by_hand,
-                'sha256': public.sha256,
-                'licence': public.licence,
-                'published': reference.metrics,
-                'source': reference.source,
-                'paper': printed,
+                'published': published.metrics,
+                'source': published.source,
+                'paper': {
+                    column.metric.name: cell.text
+                    for row in of_rows
+                    for column in system.columns(row.table)
+                    if (cell := row.cells[column.name]) and column.metric.name in published.metrics
+                },
                 'protocol': public.protocol,
             }
         )
+    if not listed:
+        raise UserError(f'{", ".join(names or ["these tables"])}: no weights are public.')
     code = 2 if failures else 0
     result = {'checkpoints': listed, 'failures': failures, 'exit_code': code}
     options.show(format, result, *_rendered(listed))
     raise typer.Exit(code)
+
+
+def _fetch(public: Public, folder: Path) -> None:
+    """Download and verify a file; one that is there is verified, and never replaced."""
+    path = in_folder(folder, public.system)
+    if path is None:
+        obtain(public, folder=folder)
+        return
+    if public.by_hand and receipt(path) is None:
+        write_receipt(public.url, path, sha256_of(path))
+    stored(public, folder)
 
 
 def _rendered(listed: list[dict[str, Any]]) -> list[terminal.Part]:

@@ -1,18 +1,14 @@
 """Options that several commands have, and how their results are printed."""
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 from tabulate import tabulate
 from typer import Argument, Option
-from typer.core import TyperCommand
 
 from reproduce.base import terminal
-from reproduce.base.job_options import KEY_VALUES
 from reproduce.base.terminal import Part
 
 # The settings that every command and group of commands has.
@@ -22,29 +18,6 @@ SETTINGS: dict[str, Any] = {
     'rich_markup_mode': None,
     'context_settings': {'help_option_names': ['-h', '--help']},
 }
-
-
-class KeyValueCommand(TyperCommand):
-    """A command whose options of KEY_VALUES take several entries after one flag, or repeated."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Repeat the flag before every entry, which is how click takes several."""
-        flags = {flag for p in self.params if p.metavar == KEY_VALUES for flag in p.opts}
-        spelled_out: list[str] = []
-        flag, awaits_entry = None, False
-        for arg in args:
-            name, equals, _ = arg.partition('=')
-            if name in flags:
-                flag, awaits_entry = name, not equals
-            elif awaits_entry:
-                awaits_entry = False
-            elif flag is not None and re.match(r'[\w.]+=', arg):
-                spelled_out.append(flag)
-            else:
-                flag = None
-            spelled_out.append(arg)
-        return super().parse_args(ctx, spelled_out)
-
 
 Tables = Annotated[
     list[int] | None, Argument(help='Tables of the paper, 1-7; all if none is named.')

@@ -31,9 +31,7 @@ def plan(
     from reproduce.evaluate import planning, records
     from reproduce.evaluate.accuracies import find_inputs
 
-    rows, chosen = rows_and_systems(tables)
-    if models:
-        rows, chosen = select(rows, chosen, models)
+    rows, chosen = select(*rows_and_systems(tables), models)
     inputs = find_inputs(chosen, data, checkpoints, limit)
     cells = planning.plan(rows, chosen, inputs, records.load_all(evaluations))
     parts = [planning.by_system(cells)] if systems else planning.by_table(cells, inputs)

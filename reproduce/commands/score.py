@@ -1,7 +1,5 @@
 """Score kept predictions again, without the model."""
 
-# What scores is imported in each command, so that `--help` does not wait for it.
-
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +12,8 @@ from reproduce.base.job_options import Limit
 from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.tasks import TASKS, Task
+
+# What scores is imported in each command, so that `--help` does not wait for it.
 
 app = typer.Typer(**options.SETTINGS, help=__doc__, no_args_is_help=True)
 
@@ -31,13 +31,9 @@ def _classes(task: Task) -> Callable[..., None]:
         """
         images = task.load_data(data, limit=limit)
         scores = task.score_file(predictions, images)
-        facts = {
-            'warnings': (*images.notes, *scores.warnings),
-            'images': len(images.samples),
-            'fingerprint': images.fingerprint,
-            'problems': images.problems,
-        }
-        _report(predictions, scores, facts, format)
+        notes = (*images.notes, *scores.warnings)
+        facts = {'images': len(images.samples), 'fingerprint': images.fingerprint}
+        _report(predictions, scores, facts | {'warnings': notes}, images.problems, format)
 
     return score
 
@@ -62,13 +58,10 @@ def _detections(task: Task) -> Callable[..., None]:
         truth = whole.take(limit)
         found = scoring.checked(scoring.read(results), whole, results)
         looked_at = {image['id'] for image in truth.images}
-        facts = {
-            'images': len(truth.images),
-            'detections': sum(result['image_id'] in looked_at for result in found),
-            'fingerprint': truth.fingerprint,
-            'problems': lacks(truth),
-        }
-        _report(results, scoring.score(found, truth), facts, format)
+        detections = sum(result['image_id'] in looked_at for result in found)
+        facts = {'images': len(truth.images), 'fingerprint': truth.fingerprint}
+        facts['detections'] = detections
+        _report(results, scoring.score(found, truth), facts, lacks(truth), format)
 
     return score
 
@@ -96,7 +89,7 @@ def _label_maps(task: Task) -> Callable[..., None]:
 
         form = import_module(f'datasets.{task.name}').FORMAT
         scores, images, problems = score_folder(predictions, annotations, limit, form)
-        _report(predictions, scores, {'images': images, 'problems': problems}, format)
+        _report(predictions, scores, {'images': images}, problems, format)
 
     return score
 
@@ -106,18 +99,15 @@ for _task in TASKS.values():
     app.command(_task.name)(_COMMANDS[_task.kind.name](_task))
 
 
-def _report(predictions: Path, scores: Any, facts: dict[str, Any], format: str) -> None:
-    """Print the scores of a file of predictions.
-
-    Args:
-        scores: a `Scores`.
-        facts: what else the JSON object has; images and problems among it.
-    """
-    facts = {'warnings': scores.warnings, 'complete': not facts['problems'], **facts}
-    if format == 'json':
-        per_class = {'per_class': scores.per_class} if scores.per_class else {}
-        measured = {'metrics': scores.metrics, 'intervals': scores.intervals, **per_class}
-        options.print_json({**measured, **facts})
+def _report(
+    predictions: Path, scores: Any, facts: dict[str, Any], problems: tuple[str, ...], format: str
+) -> None:
+    """Print the `Scores` of a file of predictions; `facts` are further fields of the JSON."""
+    facts = {'warnings': scores.warnings, 'complete': not problems, 'problems': problems, **facts}
+    if format == 'text':
+        print(f'{predictions}, {extent(facts["images"], not problems, problems)}')
+        options.print_metrics(scores.metrics, scores.intervals, facts['warnings'], scores.per_class)
         return
-    print(f'{predictions}, {extent(facts["images"], facts["complete"], facts["problems"])}')
-    options.print_metrics(scores.metrics, scores.intervals, facts['warnings'], scores.per_class)
+    per_class = {'per_class': scores.per_class} if scores.per_class else {}
+    measured = {'metrics': scores.metrics, 'intervals': scores.intervals, **per_class}
+    options.print_json({**measured, **facts})

@@ -53,13 +53,11 @@ def table(
         from reproduce.judge import assembly, cells, known_deviations
         from reproduce.report import listing
 
-        rows, systems = rows_and_systems(tables)
+        rows, systems = select(*rows_and_systems(tables), models)
         folder = output or (None if models else RESULTS)
         if folder is not None:
             files.check_writable(folder)
         tolerances, known = paper.load_tolerances(), known_deviations.load_known()
-        if models:
-            rows, systems = select(rows, systems, models)
         complexities = counts.count(systems)
         how = {'processes': processes, 'limit': limit, 'batch_size': batch_size}
         how |= {'workers': workers, 'amp': amp}

@@ -80,7 +80,7 @@ def train_imagenet(
     train(TrainingJob(recipe_for(model, token_labeling, recipe).changed(**values), **given))
 
 
-@app.command('config', cls=options.KeyValueCommand)
+@app.command('config')
 @with_fields_of(ConfigJob, *CONFIG)
 def train_config(
     config: Annotated[

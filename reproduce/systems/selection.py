@@ -19,35 +19,36 @@ def rows_and_systems(tables: Sequence[int] | None) -> tuple[list[Row], list[Syst
 
 
 def select(
-    rows: Sequence[Row], systems: Sequence[System], names: Sequence[str]
-) -> tuple[list[Row], list[System]]:
+    rows: Sequence[Row], systems: Sequence[System], names: Sequence[str] | None
+) -> tuple[Sequence[Row], Sequence[System]]:
     """Return the rows and systems that `names` names, by printed name, system or timm model.
 
     Args:
-        names: each may hold several names, separated by commas.
+        names: each may hold several names, separated by commas; without any, all are returned.
 
     Raises:
-        UserError: if there is no name, or a name is that of no row and no system.
+        UserError: if a name is that of no row and no system.
     """
-    names = [name.strip() for entry in names for name in entry.split(',') if name.strip()]
     if not names:
-        raise UserError('--models names nothing: give printed names or systems.')
-    chosen = set()
-    for name in names:
-        found = {
-            (row.table, row.model, system.name)
+        return rows, systems
+    chosen = []
+    for name in (name.strip() for entry in names for name in entry.split(',')):
+        found = [
+            (row, system)
             for row in rows
             for system in systems
             if system.stands_for(row) and name in (row.model, system.name, system.model)
-        }
+        ]
         if not found:
             near = nearest(name, {row.model for row in rows} | {s.name for s in systems})
             raise UserError(
                 f"no row or system of these tables is called '{name}'; the nearest are "
                 f'{", ".join(near) or "none"}.'
             )
-        chosen |= found
+        chosen += found
+    printed = {(row.table, row.model) for row, _ in chosen}
+    named = {system.name for _, system in chosen}
     return (
-        [row for row in rows if any((row.table, row.model) == key[:2] for key in chosen)],
-        [system for system in systems if any(system.name == key[2] for key in chosen)],
+        [row for row in rows if (row.table, row.model) in printed],
+        [system for system in systems if system.name in named],
     )

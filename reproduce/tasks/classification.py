@@ -113,10 +113,8 @@ def preprocessing(
     for option, (above, most) in limits.items():
         given = overrides.get(option)
         if given is not None and not all(above < value <= most for value in np.ravel(given)):
-            where = f' with --crop-mode {config["crop_mode"]}' if option == 'crop_pct' else ''
             raise UserError(
-                f'--{option.replace("_", "-")} {given} is out of range: expected more than {above} '
-                f'and at most {most}{where}.'
+                f'{option} {given} is out of range: expected more than {above} and at most {most}.'
             )
     return {
         key: list(config[key]) if isinstance(config[key], tuple) else config[key]
@@ -199,7 +197,7 @@ class _Network(nn.Module):
             reason = first_line(error)
             raise UserError(
                 f'the model does not take images of {height} x {width} pixels ({reason}): give '
-                'another --img-size, build it for this one with --model-kwargs '
+                'another --preprocessing img_size, build it for this one with --model-kwargs '
                 f'img_size={height}{", or leave out --compile" if compiled_for else ""}.'
             ) from error
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from reproduce.base.job_options import KEY_VALUES, Amp, Deterministic, Device, Workers
+from reproduce.base.job_options import Amp, ConfigOptions, Deterministic, Device, Workers
 from reproduce.train.recipes import Recipe
 
 Output = Annotated[Path, typer.Option('--output', help='Folder for weights and log.')]
@@ -104,10 +104,7 @@ class ConfigJob:
             "name.  [default: the config's]",
         ),
     ] = None
-    options: Annotated[
-        list[str] | None,  # typer takes any other sequence for a single value
-        typer.Option('--cfg-options', metavar=KEY_VALUES, help="Values in place of the config's."),
-    ] = None
+    options: ConfigOptions = None
     resume: Resume = False
     amp: Amp = 'off'
     deterministic: Deterministic = False
