@@ -4,15 +4,12 @@
     ROOT/ILSVRC/Data/CLS-LOC/{train,val}/...      the same under Kaggle's folders
     ROOT/[val/]ILSVRC2012_val_*.JPEG              as released: flat, with its labels in a file
     ROOT/{train,val}/NAME/*.jpg                   another data set, in class folders of any name
-
-or, where there are no such folders, in archives, which are read in place:
-
     ROOT/ILSVRC2012_img_{train,val}.tar           as released: flat val, and a tar of each class
-    ROOT/imagenet*.zip, ROOT/ILSVRC*.tar, ...     Kaggle's zip, or the folders above in an archive
-    ROOT/*{train,val}*-0000.tar, ...              shards, WebDataset's or the Hub's parquet: see
+    ROOT/*{train,val}*-0000.tar, ...              shards, WebDataset's or the Hub's Parquet: see
     ROOT/[data/]{train,validation}-*.parquet      `datasets.shards`
 
-ROOT may also be the folder above, with ImageNet in ROOT/imagenet.
+ROOT may also be the folder above, with ImageNet in ROOT/imagenet. The first form that is there is
+taken, in this order.
 
 The labels of flat images come from the devkit (`ILSVRC2012_validation_ground_truth.txt` and
 `meta.mat`, also in `ILSVRC2012_devkit_t12.tar.gz`) or from a text file of `name wnid` lines.
@@ -20,23 +17,23 @@ The labels of flat images come from the devkit (`ILSVRC2012_validation_ground_tr
 nothing measured on it is compared with the paper.
 """
 
+import gzip
 import hashlib
+import io
 import os
 import re
-import stat
+import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
-from datasets.classes import NUM_CLASSES, WNID, imagenet_classes, number_classes
-from datasets.flat_labels import flat_labels
+from datasets.classes import WNID, imagenet_classes, number_classes
 from datasets.shards import find_shards
 from datasets.stores import AnyPath, StoredPath, open_archive
 from datasets.subset import Split, check_request, evenly_spaced, left_out
 from reproduce.base.errors import DataNotFound, UserError
+from reproduce.base.files import naming_file
 from reproduce.base.wording import by_number, shortened
 
 NUM_IMAGES = {'train': 1_281_167, 'val': 50_000}
@@ -46,58 +43,27 @@ VAL_IMAGES_PER_CLASS = 50
 _NAMES = ('imagenet', 'ImageNet', 'imagenet-1k', 'ILSVRC2012')
 
 _FLAT = re.compile(r'ILSVRC2012_val_\d{8}\.JPEG')
-_SUFFIXES = ('.jpeg', '.jpg', '.png')
-_KAGGLE = 'ILSVRC/Data/CLS-LOC'
+_VISIBLE = re.compile(r'[^.].*')
+_IMAGE = re.compile(r'[^.].*\.(?:jpeg|jpg|png)', re.IGNORECASE)
 
-# Archives of one split, and of several; other archives of a folder are not opened.
-_SPLIT_ARCHIVE = r'(?:ILSVRC2012_img_)?{split}\.(?:tar|zip)'
-_ARCHIVE = re.compile(
-    r'(?!ILSVRC2012_(?:img|bbox|devkit|Task)_?|.*(?:train|val|validation)[-_.]?\d+\.tar)'
-    r'(?:imagenet|ILSVRC).*\.(?:tar|zip)',
-    re.IGNORECASE,
-)
+# Where the labels of flat images may be.
+_GROUND_TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
+_META = 'meta.mat'
+_DEVKIT = ('.', 'data', 'ILSVRC2012_devkit_t12/data', 'devkit/data', 'devkit')
+DEVKIT_ARCHIVE = 'ILSVRC2012_devkit_t12.tar.gz'
+_LABEL_FILES = ('val_labels.txt', 'ILSVRC2012_val.txt', 'val.txt', 'LOC_val_solution.csv')
 
-# Folders that file systems and archives leave behind; they often cannot be read.
-_LEFT_BY_SYSTEMS = {
-    *('lost+found', '__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN', 'System Volume Information')
-}
-
-
-@dataclass(frozen=True)
-class ImageNet(Split):
-    """One split of a classification data set; its samples are ordered by class and name.
-
-    The names of the classes are WordNet ids, or the names of the class folders. The fingerprint
-    covers the class, the name and the size in bytes of every image.
-
-    Attributes:
-        notes: sentences that a record of an evaluation shows as warnings.
-    """
-
-    notes: tuple[str, ...] = ()
+# An image, its size in bytes, and the name of its class.
+_Image = tuple[AnyPath, int, str]
+# The labels of flat images by their names, and the names of all classes.
+_Labels = tuple[dict[str, str], list[str]]
 
 
-class _Found(NamedTuple):
-    """What is in a folder.
-
-    Attributes:
-        images: each with its size in bytes and the name of its class.
-        names: of the classes.
-        left_out: a phrase for what is not an image.
-    """
-
-    images: list[tuple[AnyPath, int, str]]
-    names: list[str]
-    left_out: list[str]
-
-
-# The content of a folder by name: each path with the size of a file in bytes, -1 for a folder, and
-# None for a link to nothing, a pipe, ...
-_Entries = dict[str, tuple[AnyPath, int | None]]
-
-
-def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
+def load(root: Path, split: str = 'val', limit: int | None = None) -> Split:
     """Find the images of `split` under `root`, label them and check that none is missing.
+
+    They are ordered by class and name. The fingerprint covers the class, the name and the size in
+    bytes of every image.
 
     Args:
         root: the folder in one of the layouts above.
@@ -107,15 +73,13 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
     Raises:
         DataNotFound: if there is no image in the folder.
         UserError: if there is no such folder or split, the limit is below 1, an image is there
-            twice, something cannot be read, or the labels of flat images are missing, unreadable
-            or do not fit the images.
+            twice, or the labels of flat images are missing, unreadable or do not fit the images.
     """
     root = Path(root)
     check_request('ImageNet', root, f'{split}/WNID/*.JPEG', split, NUM_IMAGES, limit)
-    images, names, problems = _find(root, split)
-
+    images, names = _find(root, split)
     classes, index = number_classes(set(names))
-    own = classes != imagenet_classes()
+    problems = []
     if foreign := sorted(set(names) - index.keys()):
         problems.append(f'left out, as they are not classes of ImageNet-1K: {shortened(foreign)}')
     found = [(index[name], path.name, path, size) for path, size, name in images if name in index]
@@ -125,68 +89,52 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> ImageNet:
     for (label, name, path, _), (next_label, next_name, other, _) in pairwise(found):
         if (label, name) == (next_label, next_name):
             raise UserError(f'{path} and {other} have one name: expected each image once.')
-    problems += _problems(split, classes, own, Counter(label for label, *_ in found))
+    problems += _problems(split, classes, Counter(label for label, *_ in found))
     taken = evenly_spaced(found, limit)
-    problems += left_out(len(taken), len(found))
-    notes = ()
-    if own and len(classes) == NUM_CLASSES:
-        notes = (
-            f'The {NUM_CLASSES:,} classes of {root} are numbered in the order of their names, '
-            "which is not ImageNet-1K's order: for that, name their folders by WordNet ids or by "
-            f'numbers from 0 to {NUM_CLASSES - 1}.',
-        )
+    digest = hashlib.sha256()
+    with naming_file(root):  # a name that is not in UTF-8
+        for label, name, _, size in taken:
+            digest.update(f'{label} {classes[label]}/{name} {size}\n'.encode())
     label, _, first, _ = taken[0]
     in_class = not isinstance(first, StoredPath) and first.parent.name == classes[label]
-    return ImageNet(
+    return Split(
         root=root,
         split=split,
         samples=[(path, label) for label, _, path, _ in taken],
         classes=classes,
-        problems=tuple(problems),
-        fingerprint=_fingerprint(taken, classes),
+        problems=(*problems, *left_out(len(taken), len(found))),
+        fingerprint=digest.hexdigest()[:16],
         sources=(first.parent.parent if in_class else first.parent,),
-        notes=notes,
     )
 
 
 survey = load
 
 
-def _fingerprint(images: Sequence[tuple[int, str, AnyPath, int]], classes: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for label, name, path, size in images:
-        try:
-            digest.update(f'{label} {classes[label]}/{name} {size}\n'.encode())
-        except UnicodeEncodeError as error:
-            where = path.parent
-            if isinstance(path, StoredPath):
-                where = path.store.paths[path.member.part]
-            raise UserError(
-                f'the name {classes[label]}/{name!a} in {where} is not in UTF-8: rename it.'
-            ) from error
-    return digest.hexdigest()[:16]
-
-
-def _find(root: Path, split: str) -> _Found:
-    """Return the labelled images of the first folder or archive in or below `root` that has any."""
+def _find(root: Path, split: str) -> tuple[list[_Image], list[str]]:
+    """Return the images of the first form that is in or below `root`, and their classes."""
     bases = [base for base in (root, *(root / name for name in _NAMES)) if base.is_dir()]
-    kaggle = f'{_KAGGLE}/{split}'
-    folders = [(base / place, (root, base)) for base in bases for place in (split, kaggle, '.')]
-    if found := _first_found(split, folders, [base / split for base in bases]):
-        return found
-    in_archives = [
-        (top / place, (root, base, top))
-        for base in bases
-        for path, of_split in _archives(base, split)
-        for top in _tops(open_archive(path))
-        for place in ((split, '.') if of_split else (split, kaggle))
-    ]
-    if found := _first_found(split, in_archives, [folder for folder, _ in in_archives]):
-        return found
     for base in bases:
-        if stored := find_shards(base, split):
-            images = [(path, path.member.size, name) for path, name in stored]
-            return _Found(images, [name for *_, name in images], [])
+        for place in (split, f'ILSVRC/Data/CLS-LOC/{split}', '.'):
+            folder = base / place
+            if found := _with_wnids(folder, split, (root, base, folder, folder.parent)):
+                return found
+    for base in bases:
+        # Not in the folder that was asked for itself: its folders may be anything. A folder without
+        # an image is not a class, and a single folder with images is more likely the `images` of a
+        # detection data set.
+        found = _in_class_folders(_entries(base / split, _VISIBLE))
+        names = sorted({name for *_, name in found})
+        if len(names) > 1:
+            return found, names
+    for base in bases:
+        archive = base / f'ILSVRC2012_img_{split}.tar'
+        stored = open_archive(archive) if archive.is_file() else None
+        if stored and (found := _with_wnids(stored, split, (root, base))):
+            return found
+        if shards := find_shards(base, split):
+            images = [(path, path.member.size, name) for path, name in shards]
+            return images, [name for *_, name in images]
     flat = ' or ILSVRC2012_val_*.JPEG' if split == 'val' else ''
     raise DataNotFound(
         f'no ImageNet images in {root}: expected class folders {split}/WNID/*.JPEG{flat}, the '
@@ -195,121 +143,59 @@ def _find(root: Path, split: str) -> _Found:
     )
 
 
-def _first_found(
-    split: str, places: Sequence[tuple[AnyPath, tuple[AnyPath, ...]]], named: Sequence[AnyPath]
-) -> _Found | None:
-    """Return the labelled images of the first folder that has any.
+def _with_wnids(
+    folder: AnyPath, split: str, around: Sequence[Path]
+) -> tuple[list[_Image], list[str]] | None:
+    """Return the images in class folders of WordNet ids, or flat ones, and the classes.
 
     Args:
-        places: folders that may hold WordNet ids or flat images, each with the folders that may
-            hold the labels of the latter.
-        named: folders that may hold class folders of any name. The folder that was asked for itself
-            is none of them: its folders may be anything.
+        around: the folders that may hold the labels of flat images.
     """
-    for folder, around in places:
-        entries = _entries(folder)
-        if any(size == -1 and WNID.fullmatch(name) for name, (_, size) in entries.items()):
-            return _in_class_folders({n: e for n, e in entries.items() if WNID.fullmatch(n)})
-        flat = {name: entry for name, entry in entries.items() if _FLAT.fullmatch(name)}
-        if split == 'val' and flat:
-            labels, wnids = flat_labels((*around, folder, folder.parent), flat)
-            return _Found([_labelled(e, labels[name]) for name, e in flat.items()], wnids, [])
-    for folder in named:
-        # A folder without an image is not a class, and a single folder with images is more likely
-        # the `images` of a detection data set.
-        found = _in_class_folders(
-            {n: e for n, e in _entries(folder).items() if n not in _LEFT_BY_SYSTEMS}, False
-        )
-        if len(found.names) > 1:
-            return found
-    return None
+    if classes := _entries(folder, WNID):
+        return _in_class_folders(classes), list(classes)
+    flat = _entries(folder, _FLAT) if split == 'val' else {}
+    if not flat:
+        return None
+    labels, wnids = _flat_labels(around, flat)
+    return [(path, size, labels[name]) for name, (path, size) in flat.items()], wnids
 
 
-def _in_class_folders(entries: _Entries, by_wnid: bool = True) -> _Found:
-    """Return the images in class folders.
-
-    Args:
-        entries: the folders; other files are ignored unless the names are WordNet ids.
-        by_wnid: whether they are. If not, folders without an image are not classes.
-    """
-    images, names, others = [], [], []
-    for name, (path, size) in entries.items():
-        if size is None or (by_wnid and size >= 0):
-            raise _inaccessible(path, 'it is not a class folder')
-        files = {n: e for n, e in _entries(path).items() if e[1] != -1} if size == -1 else {}
-        found = {n: e for n, e in files.items() if n.lower().endswith(_SUFFIXES)}
-        if found or (by_wnid and size == -1):
-            images += [_labelled(entry, name) for entry in found.values()]
-            names.append(name)
-            others += [f'{name}/{n}' for n in files if n not in found]
-    left_out = [f'files that are not *.jpg, *.jpeg or *.png, left out: {shortened(others)}']
-    return _Found(images, names, left_out if others and not by_wnid else [])
+def _in_class_folders(folders: dict[str, tuple[AnyPath, int]]) -> list[_Image]:
+    return [
+        (path, size, name)
+        for name, (folder, _) in folders.items()
+        for path, size in _entries(folder, _IMAGE).values()
+        if size >= 0
+    ]
 
 
-def _archives(folder: Path, split: str) -> Iterator[tuple[Path, bool]]:
-    """Yield the archives in `folder` that may hold the split, and whether it is all they hold."""
-    of_split = re.compile(_SPLIT_ARCHIVE.format(split=split))
-    files = {name: path for name, (path, size) in _entries(folder).items() if size != -1}
-    yield from ((path, True) for name, path in files.items() if of_split.fullmatch(name))
-    yield from ((path, False) for name, path in files.items() if _ARCHIVE.fullmatch(name))
-
-
-def _tops(root: StoredPath) -> list[StoredPath]:
-    """Return the root of an archive, and the folder that is all that it holds."""
-    entries = list(root.iterdir())
-    return [root, *(e for e in entries if len(entries) == 1 and e.is_dir())]
-
-
-def _entries(folder: AnyPath) -> _Entries:
-    """Return the content of a folder by name, without what is hidden; nothing if it is none."""
+def _entries(folder: AnyPath, names: re.Pattern[str]) -> dict[str, tuple[AnyPath, int]]:
+    """Return what of these names is in a folder, with its size in bytes, -1 for a folder."""
     if not folder.is_dir():
         return {}
     if isinstance(folder, StoredPath):
-        found = {e.name: (e, -1 if e.is_dir() else e.member.size) for e in folder.iterdir()}
-    else:
-        try:
-            with os.scandir(folder) as entries:
-                found = {entry.name: (Path(entry.path), _size(entry)) for entry in entries}
-        except OSError as error:
-            raise _inaccessible(folder, error.strerror) from error
-    return {name: entry for name, entry in sorted(found.items()) if name[0] != '.'}
+        return {
+            path.name: (path, path.member.size if path.is_file() else -1)
+            for path in folder.iterdir()
+            if names.fullmatch(path.name)
+        }
+    with os.scandir(folder) as found:
+        entries = sorted((e for e in found if names.fullmatch(e.name)), key=lambda e: e.name)
+        return {e.name: (Path(e.path), -1 if e.is_dir() else e.stat().st_size) for e in entries}
 
 
-def _size(entry: os.DirEntry) -> int | None:
-    try:
-        if entry.is_dir():
-            return -1
-        status = entry.stat()
-    except OSError:  # a link to nothing, or to itself
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def _labelled(entry: tuple[AnyPath, int | None], name: str) -> tuple[AnyPath, int, str]:
-    path, size = entry
-    if size is None:
-        raise _inaccessible(path, 'it is not a regular file, or is a link to nothing')
-    return path, size, name
-
-
-def _inaccessible(path: AnyPath, reason: str) -> UserError:
-    return UserError(f'cannot read {path}: {reason}; make it readable, or remove it.')
-
-
-def _problems(split: str, classes: Sequence[str], own: bool, count: Counter[int]) -> list[str]:
+def _problems(split: str, classes: Sequence[str], count: Counter[int]) -> list[str]:
     """Return a phrase for each difference of the images from those of ImageNet-1K's split.
 
     Args:
         classes: the names of the classes.
-        own: whether they are other classes than ImageNet-1K's.
         count: the number of images of each class index.
     """
     problems = []
+    own = classes != imagenet_classes()
     missing = [name for i, name in enumerate(classes) if i not in count]
     if own:
-        problems.append(
-            f"{len(classes):,} classes of its own instead of ImageNet-1K's {NUM_CLASSES:,}"
-        )
+        problems.append(f"{len(classes):,} classes of its own instead of ImageNet-1K's 1,000")
     if missing:
         problems.append(
             f'{len(classes) - len(missing):,} of {len(classes):,} classes: '
@@ -317,12 +203,81 @@ def _problems(split: str, classes: Sequence[str], own: bool, count: Counter[int]
         )
     if count.total() != NUM_IMAGES[split]:
         problems.append(f'{count.total():,} images instead of {NUM_IMAGES[split]:,}')
-    if split == 'val' and not own:
-        uneven = [
-            f'{classes[i]} ({n})' for i, n in sorted(count.items()) if n != VAL_IMAGES_PER_CLASS
-        ]
-        if uneven:
-            problems.append(
-                f'not {VAL_IMAGES_PER_CLASS} images in every class: {shortened(uneven)}'
-            )
+    each = VAL_IMAGES_PER_CLASS
+    uneven = [f'{classes[i]} ({n})' for i, n in sorted(count.items()) if n != each]
+    if split == 'val' and not own and uneven:
+        problems.append(f'not {each} images in every class: {shortened(uneven)}')
     return problems
+
+
+def _flat_labels(places: Sequence[Path], images: Collection[str]) -> _Labels:
+    """Return the labels of flat images, from the first file of labels in one of the places."""
+    readers: list[tuple[Path, Callable[[Path], _Labels]]] = [
+        *((place / DEVKIT_ARCHIVE, _packed_devkit) for place in places),
+        *((place / name / _GROUND_TRUTH, _devkit) for place in places for name in _DEVKIT),
+        *((place / name, _listed) for place in places for name in _LABEL_FILES),
+    ]
+    source, reader = next(((path, read) for path, read in readers if path.is_file()), (None, None))
+    if reader is None:
+        raise UserError(
+            f'{shortened(sorted(images), 1)} are not in class folders and have '
+            f"no labels: expected the devkit's {_GROUND_TRUTH} and {_META}, or {_LABEL_FILES[0]} "
+            f"of 'name wnid' lines, in {places[0]}."
+        )
+    try:
+        labels, wnids = reader(source)
+    except Exception as error:  # whatever SciPy and tarfile raise, or a label without a class
+        raise UserError(
+            f'cannot read the labels in {source}: {type(error).__name__}: {error}; take the '
+            f"devkit's {_GROUND_TRUTH} with its {_META}, or write {_LABEL_FILES[0]} of lines as "
+            'ILSVRC2012_val_00000001.JPEG n01751748.'
+        ) from error
+    without, missing = sorted(set(images) - labels.keys()), sorted(labels.keys() - set(images))
+    if without or missing:
+        raise UserError(
+            f'{source} has no label for {len(without):,} images ({shortened(without, 1)}) and '
+            f'labels {len(missing):,} that are not there ({shortened(missing, 1)}): expected one '
+            'label for each image.'
+        )
+    return labels, wnids
+
+
+def _packed_devkit(path: Path) -> _Labels:
+    content = io.BytesIO(gzip.decompress(path.read_bytes()))  # whose checksum is right
+    with tarfile.open(fileobj=content) as tar:
+        names = (f'ILSVRC2012_devkit_t12/data/{name}' for name in (_GROUND_TRUTH, _META))
+        return _devkit_labels(*(tar.extractfile(name).read() for name in names))
+
+
+def _devkit(path: Path) -> _Labels:
+    return _devkit_labels(path.read_bytes(), path.with_name(_META).read_bytes())
+
+
+def _devkit_labels(truth: bytes, meta: bytes) -> _Labels:
+    # Only the devkit's own labels need SciPy, which takes as long to import as all the rest.
+    import scipy.io
+
+    synsets = scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)['synsets']
+    wnids = {
+        int(s['ILSVRC2012_ID']): str(s['WNID'])
+        for s in synsets.reshape(-1)
+        if not int(s['num_children'])
+    }
+    labels = {
+        f'ILSVRC2012_val_{number:08d}.JPEG': wnids[int(line)]
+        for number, line in enumerate(truth.split(), 1)
+    }
+    return labels, sorted(wnids.values())
+
+
+def _listed(path: Path) -> _Labels:
+    """Return the labels in lines of a name and a WordNet id, or in Kaggle's table."""
+    labels = {}
+    for number, line in enumerate(path.read_text('utf-8-sig').splitlines(), 1):
+        fields = line.replace(',', ' ').split()
+        if fields and fields[0] != 'ImageId':
+            if len(fields) < 2 or not WNID.fullmatch(fields[1]):
+                raise ValueError(f"line {number} is '{line}'")
+            name = fields[0].rpartition('/')[2].removesuffix('.JPEG')
+            labels[f'{name}.JPEG'] = fields[1]
+    return labels, sorted(set(labels.values()))

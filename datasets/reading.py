@@ -1,4 +1,4 @@
-"""Reading images and text of a data set, from folders and from archives."""
+"""Reading images of a data set, from folders and from archives."""
 
 import struct
 from io import BytesIO
@@ -52,18 +52,6 @@ def upright_size(path: AnyPath) -> tuple[int, int]:
         raise unreadable('image', path, error) from error
 
 
-def check_whole(path: AnyPath) -> None:
-    """Decode the image at `path` to its end.
-
-    Raises:
-        UserError: if the file is missing, truncated or not an image.
-    """
-    try:
-        decode_to_end(_source(path))
-    except DECODING_ERRORS as error:
-        raise unreadable('image', path, error) from error
-
-
 def decode_to_end(source: Path | BytesIO) -> None:
     """Decode an image for what Pillow raises; a JPEG at an eighth of its size, to its end.
 
@@ -73,18 +61,6 @@ def decode_to_end(source: Path | BytesIO) -> None:
     with Image.open(source) as image:
         image.draft('RGB', (1, 1))
         image.load()
-
-
-def read_text(path: AnyPath) -> str:
-    """Return the text of a file in UTF-8.
-
-    Raises:
-        UserError: if it cannot be read, or is not such text.
-    """
-    try:
-        return path.read_bytes().decode('utf-8-sig')
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} is not text ({error}): save it in UTF-8.') from error
 
 
 def unreadable(kind: str, path: object, error: Exception) -> UserError:
@@ -97,8 +73,4 @@ def unreadable(kind: str, path: object, error: Exception) -> UserError:
 
 def _source(path: AnyPath) -> Path | BytesIO:
     """Return what Pillow opens: the path of a file, or its content if it is in an archive."""
-    if isinstance(path, StoredPath):
-        return path.open()
-    if path.exists() and not path.is_file():
-        raise OSError('it is not a regular file')  # a pipe may never end
-    return path
+    return path.open() if isinstance(path, StoredPath) else path

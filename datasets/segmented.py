@@ -24,15 +24,15 @@ from datasets.subset import Split, check_request, evenly_spaced, left_out
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import by_number, shortened
 
+# A file or a folder of label maps, which may be predictions in a zip file.
+_AnyPath = AnyPath | ZipPath
+
 
 @dataclass(frozen=True)
 class SegmentationData(Split):
     """One split: its images with their label maps, ordered by name.
 
     The fingerprint covers the name, the size in pixels and the labels of every image.
-
-    Attributes:
-        format: of the data set.
     """
 
     format: 'SegmentationFormat'
@@ -100,44 +100,38 @@ class SegmentationFormat:
         return replace(listed, fingerprint=digest.hexdigest()[:16])
 
     def survey(self, root: Path, split: str = 'val', limit: int | None = None) -> SegmentationData:
-        """Return what lies there of `split`, as `load` does; images and label maps are not read."""
+        """Return what there is of `split`, as `load` does; images and label maps are not read."""
         folder, samples = self._find(Path(root), split, limit)
         classes = self.class_names(folder)
         taken = tuple(evenly_spaced(samples, limit))
-        names = [self._key(image) for image, _ in samples]
-        problems = self.incomplete(split, classes, names, len(taken))
+        problems = self.incomplete(split, classes, [i.name for i, _ in samples], len(taken))
         return SegmentationData(folder, split, taken, classes, problems, '', (folder,), self)
 
     def incomplete(
-        self, split: str, classes: Sequence[str], names: Sequence[str], taken: int
+        self, split: str, classes: Sequence[str], files: Sequence[str], taken: int
     ) -> tuple[str, ...]:
         """Return a phrase for each difference of a data set from the complete split.
 
         Args:
-            split: 'val' or 'train'.
             classes: the names of its classes.
-            names: what the names of its images and label maps share.
-            taken: the number of these images that were asked for.
+            files: the names of its images or label maps.
+            taken: the number of these that were asked for.
         """
         problems, expected = [], self.num_images[split]
         if len(classes) != self.num_classes:
             problems.append(
                 f'{len(classes):,} classes of its own instead of the {self.num_classes}'
             )
-        if len(names) != expected:
-            problems.append(f'{len(names):,} images instead of {expected:,}')
+        if len(files) != expected:
+            problems.append(f'{len(files):,} images instead of {expected:,}')
         if self.image_name:
-            numbers = range(1, expected + 1)
-            wanted = {self.image_name.format(split=split, number=number) for number in numbers}
-            if missing := sorted(wanted - set(names)):
-                problems.append(
-                    f'{shortened(missing, 1)} {by_number(missing, "is", "are")} missing'
-                )
-        return (*problems, *left_out(taken, len(names)))
+            wanted = {self.image_name.format(split=split, number=1 + i) for i in range(expected)}
+            if missing := sorted(wanted - {Path(name).stem for name in files}):
+                verb = by_number(missing, 'is', 'are')
+                problems.append(f'{shortened(missing, 1)} {verb} missing')
+        return (*problems, *left_out(taken, len(files)))
 
-    def label_maps(
-        self, folder: AnyPath | ZipPath, nested: bool = True
-    ) -> dict[str, AnyPath | ZipPath]:
+    def label_maps(self, folder: _AnyPath, nested: bool = True) -> dict[str, _AnyPath]:
         """Return the label maps in a folder by the names of the files, in sorted order.
 
         Args:
@@ -149,7 +143,7 @@ class SegmentationFormat:
         found = _files(folder, self.label_suffix, nested)
         return {path.name: path for path in found.values()}
 
-    def read_label_map(self, path: AnyPath | ZipPath, classes: int) -> np.ndarray:
+    def read_label_map(self, path: _AnyPath, classes: int) -> np.ndarray:
         """Return the labels of a PNG, (H, W) in uint8: 0 for no class, and 1 to `classes`.
 
         Raises:
@@ -183,9 +177,6 @@ class SegmentationFormat:
         """Return labels as `read_label_map` gives them, as they are in a file."""
         return labels - np.uint8(1 - self.first_label)
 
-    def _key(self, image: AnyPath) -> str:
-        return image.name.removesuffix(self.image_suffix)
-
     def _find(
         self, root: Path, split: str, limit: int | None
     ) -> tuple[AnyPath, list[tuple[AnyPath, AnyPath]]]:
@@ -197,7 +188,14 @@ class SegmentationFormat:
         for folder in self._places(root):
             if found := _files(folder / images, self.image_suffix):
                 maps = _files(folder / labels, self.label_suffix)
-                return folder, _paired(found, maps, folder / images, folder / labels)
+                for has, lacks, what in (
+                    (found, maps, f'label map: expected it in {folder / labels}'),
+                    (maps, found, f'image: expected it in {folder / images}'),
+                ):
+                    if without := [path.name for name, path in has.items() if name not in lacks]:
+                        verb = by_number(without, 'has', 'have')
+                        raise UserError(f'{shortened(without, 1)} {verb} no {what}; restore it.')
+                return folder, [(path, maps[name]) for name, path in found.items()]
         raise DataNotFound(
             f'no {self.name} images in {root}: expected {layout} or {self.folder}.zip; name the '
             'folder that holds them.'
@@ -218,18 +216,16 @@ class SegmentationFormat:
         if labels.shape != (height, width):
             raise UserError(
                 f'the label map {label_map} has {labels.shape[1]} x {labels.shape[0]} pixels and '
-                f'its image {width} x {height}: expected the same; restore both from the original '
-                'archive.'
+                f'its image {width} x {height}: expected the same; restore both.'
             )
+        name = image.name.removesuffix(self.image_suffix)
         pixels = hashlib.sha256(np.ascontiguousarray(labels)).hexdigest()
-        return f'{self._key(image)} {width} {height} {pixels}\n'.encode()
+        return f'{name} {width} {height} {pixels}\n'.encode()
 
 
-def _files(
-    folder: AnyPath | ZipPath, suffix: str, nested: bool = True
-) -> dict[str, AnyPath | ZipPath]:
+def _files(folder: _AnyPath, suffix: str, nested: bool = True) -> dict[str, _AnyPath]:
     """Return the files in a folder that end with `suffix`, by their names without it."""
-    found: dict[str, AnyPath | ZipPath] = {}
+    found: dict[str, _AnyPath] = {}
     for path in sorted(_walk(folder, nested), key=lambda path: path.name):
         if not path.name.startswith('.') and path.name.endswith(suffix):
             name = path.name.removesuffix(suffix)
@@ -239,22 +235,9 @@ def _files(
     return found
 
 
-def _walk(folder: AnyPath | ZipPath, nested: bool) -> Iterator[AnyPath | ZipPath]:
+def _walk(folder: _AnyPath, nested: bool) -> Iterator[_AnyPath]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_file():
             yield path
         elif nested and path.is_dir():
             yield from _walk(path, nested)
-
-
-def _paired(
-    found: Mapping[str, AnyPath], maps: Mapping[str, AnyPath], images: AnyPath, labels: AnyPath
-) -> list[tuple[AnyPath, AnyPath]]:
-    for has, lacks, what in (
-        (found, maps, f'label map: expected it in {labels}'),
-        (maps, found, f'image: expected it in {images}'),
-    ):
-        if without := [path.name for name, path in has.items() if name not in lacks]:
-            verb = by_number(without, 'has', 'have')
-            raise UserError(f'{shortened(without, 1)} {verb} no {what}; restore it.')
-    return [(path, maps[name]) for name, path in found.items()]

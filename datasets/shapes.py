@@ -27,7 +27,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import typer
@@ -43,10 +43,10 @@ CLASSES = (
 WNIDS = tuple(f'n{i:08d}' for i in range(1, len(CLASSES) + 1))
 GROUNDS = ('stripes', 'checks', 'dots', 'clouds', 'grain')
 COCO_IDS = (1, 2, 3, 5, 7, 8, 11, 13, 17, 18)  # with gaps, as COCO's own have
-MIN_VISIBLE = 0.3  # the part of a shape's area that has to be visible to make it an instance
-OWN_HUE = 0.7  # the part of a class's shapes that have the hue of the class
-ONE_RIGHT_CLASS = 1.5  # the pixels of an ImageNet image's class divided by those of the next class
 
+_MIN_VISIBLE = 0.3  # the part of a shape's area that has to be visible to make it an instance
+_OWN_HUE = 0.7  # the part of a class's shapes that have the hue of the class
+_ONE_RIGHT_CLASS = 1.5  # the pixels of an ImageNet image's class divided by those of the next one
 _ANTIALIASING = 4
 _SIDES = {'triangle': 3, 'square': 4, 'pentagon': 5, 'hexagon': 6, 'star': 10}
 
@@ -68,11 +68,6 @@ class Shape:
     hollow: bool
     visible: np.ndarray
     area: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether the polygon alone describes what is visible of the shape."""
-        return not self.hollow and int(self.visible.sum()) == self.area
 
     def enlarged(self, scale: int) -> 'Shape':
         """Return the shape in an image of `scale` times the height and width."""
@@ -102,7 +97,7 @@ class Scene:
 
     def instances(self) -> list[Shape]:
         """Return the shapes of which enough is visible to be annotated."""
-        return [s for s in self.shapes if s.visible.sum() >= MIN_VISIBLE * s.area]
+        return [s for s in self.shapes if s.visible.sum() >= _MIN_VISIBLE * s.area]
 
     def enlarged(self, scale: int) -> 'Scene':
         """Return the scene in `scale` times the height and width."""
@@ -145,7 +140,11 @@ def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene
             scene.crowds.append(_crowd(rng, canvas, categories(), base))
         for _ in range(int(rng.integers(3, 7))):
             radius = float(np.exp(rng.uniform(np.log(14), np.log(48))))
-            scene.shapes.append(_shape(rng, canvas, categories(), radius, base))
+            category, margin = categories(), rng.uniform(0.5, 0.95, 2) * radius
+            sides = zip(margin, (width, height), strict=True)
+            centre = np.array([rng.uniform(m, side - m) for m, side in sides])
+            colour = _contrasting(rng, base, category)
+            scene.shapes.append(_draw(rng, canvas, category, radius, centre, colour))
     regions = [*scene.crowds, *scene.shapes]
     for behind, region in enumerate(regions):
         for front in regions[behind + 1 :]:
@@ -170,16 +169,10 @@ def label_map(scene: Scene) -> np.ndarray:
 
 
 def write(root: Path, train: int = 600, val: int = 120, seed: int = 0, scale: int = 1) -> None:
-    """Draw scenes and write them in all three formats under `root`.
+    """Draw scenes and write them as imagenet/, coco/ and ade20k/ in the folder ROOT.
 
-    Args:
-        root: the folder to write `imagenet`, `coco` and `ade20k` into.
-        train, val: number of scenes of each split; the scenes of one do not depend on the other.
-        seed: the same seed gives the same files.
-        scale: how many times as high and wide the images are made.
-
-    Raises:
-        UserError: if there are so few scenes that a class has no image in the ImageNet format.
+    TRAIN and VAL are the numbers of scenes of each split, which do not depend on each other. The
+    same SEED gives the same files. SCALE is how many times as high and wide the images are made.
     """
     root = Path(root)
     for split, scenes_asked, stream in (('train', train, 0), ('val', val, 1)):
@@ -246,13 +239,13 @@ def _box_around(
 
 
 def _right_class(scene: Scene, box: tuple[int, int, int, int]) -> int | None:
-    """Return the class with the most visible pixels in `box`, if it leads by `ONE_RIGHT_CLASS`."""
+    """Return the class with the most visible pixels in `box`, if it leads by `_ONE_RIGHT_CLASS`."""
     left, top, right, bottom = box
     pixels = np.zeros(len(CLASSES))
     for shape in (*scene.shapes, *scene.crowds):
         pixels[shape.category] += shape.visible[top:bottom, left:right].sum()
     second, first = np.sort(pixels)[-2:]
-    return int(pixels.argmax()) if first > ONE_RIGHT_CLASS * second else None
+    return int(pixels.argmax()) if first > _ONE_RIGHT_CLASS * second else None
 
 
 def _write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
@@ -286,7 +279,8 @@ def _write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
 
 def _annotation(shape: Shape, crowd: int) -> dict[str, Any]:
     encoded = rle.encode(np.asfortranarray(shape.visible.astype(np.uint8)))
-    if shape.whole and not crowd:
+    whole = not shape.hollow and int(shape.visible.sum()) == shape.area
+    if whole and not crowd:
         segmentation: Any = [shape.polygon.ravel().tolist()]
     else:
         # Uncompressed run lengths: column by column, zeros first.
@@ -358,16 +352,6 @@ def _regular(corners: int) -> np.ndarray:
     return _on_circle(np.linspace(0, 2 * np.pi, corners, endpoint=False))
 
 
-def _shape(
-    rng: np.random.Generator, canvas: np.ndarray, category: int, radius: float, ground: np.ndarray
-) -> Shape:
-    """Draw a shape at a random place of `canvas` (H, W, 3)."""
-    height, width = canvas.shape[:2]
-    margin = rng.uniform(0.5, 0.95, 2) * radius
-    centre = np.array([rng.uniform(m, n - m) for m, n in zip(margin, (width, height), strict=True)])
-    return _draw(rng, canvas, category, radius, centre, _contrasting(rng, ground, category))
-
-
 def _draw(
     rng: np.random.Generator,
     canvas: np.ndarray,
@@ -376,6 +360,7 @@ def _draw(
     centre: np.ndarray,
     colour: np.ndarray,
 ) -> Shape:
+    """Draw a shape on `canvas` (H, W, 3)."""
     height, width = canvas.shape[:2]
     turn = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
@@ -440,7 +425,7 @@ def _contrasting(rng: np.random.Generator, ground: np.ndarray, category: int) ->
     """Return a colour for a shape of a class that contrasts with the colour of the ground."""
     while True:
         own = category / len(CLASSES) + rng.normal(0, 0.02)
-        colour = _colour(rng, own % 1 if rng.random() < OWN_HUE else None)
+        colour = _colour(rng, own % 1 if rng.random() < _OWN_HUE else None)
         if np.linalg.norm(colour - ground) > 80:
             return colour
 
@@ -470,16 +455,5 @@ def _texture(rng: np.random.Generator, kind: str, height: int, width: int) -> np
             return rng.normal(0, 0.7, (height, width))
 
 
-def main(
-    root: Annotated[Path, typer.Argument(help='Folder to write imagenet/, coco/, ade20k/ into.')],
-    train: Annotated[int, typer.Option(help='Training scenes.')] = 600,
-    val: Annotated[int, typer.Option(help='Validation scenes.')] = 120,
-    seed: Annotated[int, typer.Option(help='The same seed gives the same files.')] = 0,
-) -> None:
-    """Write the embedded data: drawn shapes as ImageNet, COCO and ADE20K."""
-    write(root, train, val, seed)
-    print(f'Written: {root}/imagenet, {root}/coco, {root}/ade20k.')
-
-
 if __name__ == '__main__':
-    typer.run(main)
+    typer.run(write)

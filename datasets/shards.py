@@ -1,11 +1,11 @@
-"""Labelled images in several files: WebDataset's tar files, or the Hub's parquet files.
+"""Labelled images in several files: WebDataset's tar files, or the Hub's Parquet files.
 
     *train*-0000.tar, ...                      WebDataset: NAME.jpg with NAME.cls or NAME.json
     data/train-00000-of-00294.parquet, ...     the Hub's: columns `image` (bytes, path) and `label`
 
 The files of a split are in one folder, perhaps one of the split's name. Their labels are numbers.
 What class a number is, the names of the images say (`n01440764_10026`,
-`ILSVRC2012_val_00000001_n01751748`), or the names of the classes in a parquet file; and 1,000
+`ILSVRC2012_val_00000001_n01751748`), or the names of the classes in a Parquet file; and 1,000
 classes without names are ImageNet's in sorted order. Otherwise the number is the name of the class.
 """
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from datasets.classes import MOST_CLASSES, NUM_CLASSES, WNID, imagenet_classes, names_of_numbers
 from datasets.stores import Member, Store, StoredPath, derived_file
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 
 _WORDS = {'train': 'train', 'val': 'val|validation'}
 _NUMBERED = re.compile(r'(?P<set>.*?)[-_.]?\d+(?:-of-\d+)?(?:-[0-9a-f]+)?')
@@ -31,10 +31,9 @@ _NUMBERED = re.compile(r'(?P<set>.*?)[-_.]?\d+(?:-of-\d+)?(?:-[0-9a-f]+)?')
 _NAME = re.compile(
     r'(?P<stem>ILSVRC2012_val_\d{8}|(?P<own>n\d{8})_\d+)(?:_(?P<added>n\d{8}))?\.\w+'
 )
-_IMAGES = ('jpg', 'jpeg', 'png')
 # A file of a sample: what comes before the first dot of its name is common to all of them.
 _SAMPLE = re.compile(r'(?i)(?P<key>(?:.*/)?[^./]+)\.(?P<extension>jpe?g|png|cls|json)')
-# Row groups of parquet files that a process keeps: of 100 images, about 11 MB, in the Hub's files.
+# Row groups of Parquet files that a process keeps: of 100 images, about 11 MB, in the Hub's files.
 _ROW_GROUPS_KEPT = 16
 _ROWS = 2**32  # more than a row group has
 
@@ -75,11 +74,10 @@ def find_shards(folder: Path, split: str) -> list[tuple[StoredPath, str]]:
 
 
 def _labelled(store: '_Shards') -> list[tuple[StoredPath, str]]:
-    images = store.images()
+    path = derived_file(store.paths, '.images.json', store.write_list)
+    images = [_Image(*image) for image in json.loads(path.read_bytes())]
     if not images:
-        raise UserError(
-            f'{store.name} has no labelled images: expected {store.expected}; name another folder.'
-        )
+        raise UserError(f'{store.name} has no labelled images: expected {store.expected}.')
     names, labelled = _class_names(store, images), []
     for image in images:
         match = _NAME.fullmatch(image.name)
@@ -135,29 +133,27 @@ class _Shards(Store):
     def __reduce__(self) -> tuple:
         return type(self), (self.paths,)
 
-    def images(self) -> list[_Image]:
-        """Return the images, from a list in the cache folder that is written the first time."""
-        path = derived_file(self.paths, '.images.json', self._write_list)
-        return [_Image(*image) for image in json.loads(path.read_bytes())]
-
     def class_names(self) -> list[str] | None:
         """Return what the shards name their classes, in order; None if they do not."""
         return None
 
-    def _write_list(self, path: Path) -> None:
+    def write_list(self, path: Path) -> None:
+        """Write the list of all images."""
         bar = tqdm(range(len(self.paths)), 'indexing', leave=False, disable=None)
-        path.write_text(json.dumps([image for part in bar for image in self._images_of(part)]))
+        path.write_text(json.dumps([image for part in bar for image in self.images_of(part)]))
 
-    def _images_of(self, part: int) -> Iterator[_Image]:
+    def images_of(self, part: int) -> Iterator[_Image]:
+        """Yield the images of one of the shards."""
         raise NotImplementedError
 
-    def _image(self, member: Member, name: str, label: object, sample: str) -> _Image:
+    def image(self, member: Member, name: str, label: object, sample: str) -> _Image:
         """Return an image, after a check of its label."""
-        if not isinstance(label, int) or not 0 <= label < MOST_CLASSES:
-            raise self._unlabelled(member.part, sample, f'its label is {label!r}'[:80])
-        return _Image(*member, PurePosixPath(name).name, int(label))
+        if type(label) is not int or not 0 <= label < MOST_CLASSES:
+            raise self.unlabelled(member.part, sample, f'its label is {label!r}'[:80])
+        return _Image(*member, PurePosixPath(name).name, label)
 
-    def _unlabelled(self, part: int, sample: str, reason: str) -> UserError:
+    def unlabelled(self, part: int, sample: str, reason: str) -> UserError:
+        """Return the error that a sample is not a labelled image."""
         return UserError(
             f'{sample} in {self.paths[part]} is not a labelled image ({reason}): expected '
             f'{self.expected}, with labels from 0 to {MOST_CLASSES - 1:,}.'
@@ -171,7 +167,7 @@ class WebDatasetShards(_Shards):
     suffix = '.tar'
     expected = 'each NAME.jpg once, with its number in NAME.cls or in NAME.json as label'
 
-    def _images_of(self, part: int) -> Iterator[_Image]:
+    def images_of(self, part: int) -> Iterator[_Image]:
         samples: dict[str, dict[str, Any]] = defaultdict(dict)
         end = 0
         try:
@@ -181,33 +177,34 @@ class WebDatasetShards(_Shards):
                     match = _SAMPLE.fullmatch(entry.name)
                     if not match or not entry.isreg():
                         continue
-                    key, extension = match['key'], match['extension'].lower()
-                    if extension in samples[key]:
-                        raise self._unlabelled(part, repr(entry.name), 'it is there twice')
-                    if extension in _IMAGES:
-                        samples[key][extension] = Member(part, entry.offset_data, entry.size)
+                    sample, extension = samples[match['key']], match['extension'].lower()
+                    part_of = extension if extension in ('cls', 'json') else 'image'
+                    if part_of in sample:
+                        raise self.unlabelled(part, repr(entry.name), 'it is there twice')
+                    if part_of == 'image':
+                        sample['name'] = PurePosixPath(entry.name).name
+                        sample['image'] = Member(part, entry.offset_data, entry.size)
                     else:
-                        samples[key][extension] = tar.extractfile(entry).read()
+                        sample[part_of] = tar.extractfile(entry).read()
         except (tarfile.TarError, EOFError, OSError) as error:
             raise self.damaged(part, error) from error
         self.check_end(part, end)
         for key, sample in samples.items():
-            extension = next((e for e in _IMAGES if e in sample), None)
-            if extension is None:
-                raise self._unlabelled(part, repr(key), 'it has no image')
+            if 'image' not in sample:
+                raise self.unlabelled(part, repr(key), 'it has no image')
             try:
                 facts = json.loads(sample.get('json', b'{}'))
                 label = int(sample['cls']) if 'cls' in sample else facts.get('label')
                 name = facts.get('filename')
             except (ValueError, AttributeError, RecursionError) as error:
                 reason = f'its label cannot be read: {error}'
-                raise self._unlabelled(part, repr(key), reason) from error
-            name = name if isinstance(name, str) else f'{key}.{extension}'
-            yield self._image(sample[extension], name, label, repr(key))
+                raise self.unlabelled(part, repr(key), reason) from error
+            name = name if isinstance(name, str) else sample['name']
+            yield self.image(sample['image'], name, label, repr(key))
 
 
 class ParquetShards(_Shards):
-    """The Hub's parquet files: a column `image` with `bytes` and `path`, and a column `label`.
+    """The Hub's Parquet files: a column `image` with `bytes` and `path`, and a column `label`.
 
     A row is read with its row group, of 100 images in the Hub's files; the last ones are kept.
     """
@@ -216,8 +213,8 @@ class ParquetShards(_Shards):
     suffix = '.parquet'
     expected = 'columns image (a struct with bytes and path) and label (whole numbers)'
 
-    def _images_of(self, part: int) -> Iterator[_Image]:
-        before, groups = 0, _parquet_file(self, part, os.getpid()).num_row_groups
+    def images_of(self, part: int) -> Iterator[_Image]:
+        number, groups = 0, _parquet_file(self, part, os.getpid()).num_row_groups
         import pyarrow.compute as pc
 
         for group in range(groups):
@@ -227,12 +224,12 @@ class ParquetShards(_Shards):
             paths = contents.field('path').to_pylist()
             rows = zip(sizes, paths, table['label'].to_pylist(), strict=True)
             for row, (size, path, label) in enumerate(rows):
-                number = before + row
                 if not size:
-                    raise self._unlabelled(part, f'row {number}', 'it has no image')
-                name, member = path or f'{part:05d}_{number:06d}.JPEG', (part, group * _ROWS + row)
-                yield self._image(Member(*member, size), name, label, f'row {number}')
-            before += len(sizes)
+                    raise self.unlabelled(part, f'row {number}', 'it has no image')
+                name = path or f'{part:05d}_{number:06d}.JPEG'
+                member = Member(part, group * _ROWS + row, size)
+                yield self.image(member, name, label, f'row {number}')
+                number += 1
 
     def class_names(self) -> list[str] | None:
         metadata = _parquet_file(self, 0, os.getpid()).schema_arrow.metadata or {}
@@ -257,14 +254,12 @@ def _parquet_file(store: ParquetShards, part: int, process: int) -> Any:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise UserError(
-            f'{path} is read with pyarrow, which is not installed: pip install pyarrow.'
-        ) from error
+        raise UserError(f'{path} is read with pyarrow: pip install pyarrow.') from error
     try:
         file = ParquetFile(path)
         columns = {field.name: str(field.type) for field in file.schema_arrow}
     except (ArrowException, OSError) as error:
-        raise store.damaged(part, f'{error}'.splitlines()[0]) from error
+        raise store.damaged(part, first_line(error)) from error
     if 'label' not in columns or 'bytes: ' not in columns.get('image', ''):
         raise UserError(f'{path} has the columns {", ".join(columns)}: expected {store.expected}.')
     return file
@@ -284,4 +279,4 @@ def _row_group(store: ParquetShards, part: int, group: int, *columns: str) -> An
         file = _parquet_file(store, part, os.getpid())
         return file.read_row_group(group, list(columns), use_threads=False)
     except (ArrowException, OSError) as error:
-        raise store.damaged(part, f'{error}'.splitlines()[0]) from error
+        raise store.damaged(part, first_line(error)) from error

@@ -31,19 +31,16 @@ from ratarmountcore.mountsource.formats.zip import ZipMountSource
 from ratarmountcore.mountsource.SQLiteIndexMountSource import SQLiteIndexMountSource
 
 from reproduce.base.errors import UserError
+from reproduce.base.files import naming_file
 
 # It prints to standard output whatever its logger lets through.
 logging.getLogger('ratarmountcore').setLevel(logging.ERROR)
 
-_COMPRESSED_MAGIC = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ\x00', b'\x28\xb5\x2f\xfd')
 _BLOCK = 512  # bytes of a header in a tar file
-# Of a zip file: flags, method, CRC-32, compressed size, length of the name and of the extra field.
-_LOCAL_HEADER = struct.Struct('<6xHH4xII4xHH')
-_ENCRYPTED, _CRC_FOLLOWS = 1, 8  # flags
-_STORED, _DEFLATED = 0, 8  # methods
-
-# The size and the time of change of a file, by which another version of it is recognised.
-Version = tuple[int, int]
+# Of a zip file: flags, method, CRC-32, length of the name and of the extra field.
+_LOCAL_HEADER = struct.Struct('<4s2xHH4xI8xHH')
+_CRC_FOLLOWS = 8  # a flag
+_DEFLATED = 8  # a method
 
 
 class Member(NamedTuple):
@@ -66,24 +63,18 @@ _FOLDER = Member(0, 0, -1)
 class Store:
     """Files that hold the files of a data set: an archive, or several shards.
 
-    Attributes:
+    Args:
         paths: the files.
         form: their kind for messages, such as 'tar'.
-        name: the file, or the first and the last one, for messages.
     """
 
     def __init__(self, paths: Sequence[Path], form: str) -> None:
         self.paths, self.form = tuple(paths), form
-        self.versions = tuple(map(_version, paths))
         several = len(paths) > 1
         self.name = f'{paths[0].with_suffix("")}..{paths[-1].name}' if several else str(paths[0])
 
     def read(self, name: str, member: Member) -> bytes:
-        """Return the content of a file.
-
-        Args:
-            name: its path in the store, for messages.
-            member: where it is.
+        """Return the content of the file of this name.
 
         Raises:
             UserError: if it is damaged.
@@ -96,13 +87,8 @@ class Store:
     def bytes_at(self, part: int, offset: int, count: int) -> bytes:
         """Return `count` bytes of one of the store's files, or fewer at its end."""
         path = self.paths[part]
-        try:
-            file = _opened(path, self.versions[part])
-            if _version(file.fileno()) != self.versions[part]:
-                raise UserError(f'{path} changed since it was opened: start again.')
-            return os.pread(file.fileno(), count, offset)
-        except OSError as error:
-            raise UserError(f'cannot read {path}: {error.strerror}; make it readable.') from error
+        with naming_file(path):
+            return os.pread(_opened(path).fileno(), count, offset)
 
     def damaged(self, part: int, reason: object) -> UserError:
         """Return the error that one of the files is damaged."""
@@ -124,18 +110,17 @@ class Archive(Store):
 
     def __init__(self, path: Path) -> None:
         super().__init__([path], 'tar')
-        begin = self.bytes_at(0, 0, 6)
-        if begin.startswith(_COMPRESSED_MAGIC):
-            raise UserError(
-                f'{path} is compressed as a whole, so single files of it cannot be read: '
-                'decompress it, for example with gunzip; the .tar can stay packed.'
-            )
+        begin = self.bytes_at(0, 0, _BLOCK)
         if begin.startswith(b'PK'):
             self.form = 'zip'
+        elif begin[257:262] != b'ustar':
+            raise UserError(
+                f'{path} is not a tar or zip file: unzip a .tar.gz, else fetch it again.'
+            )
         self.index = derived_file(self.paths, '.sqlite', self._write_index)
 
     def __reduce__(self) -> tuple:
-        return _archive, (self.paths[0], self.versions[0])
+        return _archive, (self.paths[0], _version(self.paths[0]))
 
     def list(self, folder: str) -> dict[str, Member]:
         """Return the content of a folder by name."""
@@ -158,22 +143,13 @@ class Archive(Store):
         header = self.bytes_at(0, member.offset, _LOCAL_HEADER.size)
         if not header.startswith(b'PK\x03\x04') or len(header) < _LOCAL_HEADER.size:
             raise self.damaged(0, f'{name} is not where its list says')
-        flags, method, crc, packed_size, *lengths = _LOCAL_HEADER.unpack(header)
-        if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
-            raise UserError(
-                f'{self.name} has the file {name}, which is encrypted or compressed in an unusual '
-                'way: expected files stored or deflated; unpack it.'
-            )
-        if method == _STORED:
-            packed_size = member.size
-        elif packed_size in (0, 2**32 - 1):  # written elsewhere: no more than deflate can add
-            packed_size = member.size + member.size // 1000 + 64
-        content = self.bytes_at(0, member.offset + len(header) + sum(lengths), packed_size)
-        try:
-            if method == _DEFLATED:
+        _, flags, method, crc, *lengths = _LOCAL_HEADER.unpack(header)
+        most = member.size + member.size // 1000 + 64  # what deflate can add
+        content = self.bytes_at(0, member.offset + len(header) + sum(lengths), most)
+        if method == _DEFLATED:
+            with contextlib.suppress(zlib.error):  # its checksum shows it
                 content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.size or 1)
-        except zlib.error as error:
-            raise self.damaged(0, f'{name}: {error}') from error
+        content = content[: member.size]
         right = flags & _CRC_FOLLOWS or zlib.crc32(content) == crc
         if len(content) != member.size or not right:
             raise self.damaged(0, f'{name} does not fit its checksum')
@@ -203,9 +179,7 @@ class Archive(Store):
                 ((end,),) = source.index.get_connection().execute(query)
                 source.close()
         except Exception as error:  # whatever its readers of archives raise
-            raise UserError(
-                f'{path} cannot be read as a {self.form} file ({error}): download it again.'
-            ) from error
+            raise self.damaged(0, error) from error
         self.check_end(0, end)
 
 
@@ -250,11 +224,6 @@ class StoredPath:
         return PurePosixPath(self.name).stem
 
     @property
-    def suffix(self) -> str:
-        """The suffix of the name, with its dot."""
-        return PurePosixPath(self.name).suffix
-
-    @property
     def parent(self) -> 'StoredPath':
         """The folder that it is in; of the root, the root."""
         return StoredPath(self.store, self.inner.rpartition('/')[0])
@@ -266,20 +235,18 @@ class StoredPath:
         Raises:
             UserError: if there is no such file.
         """
-        member = self._found()
-        if member is None or member.size < 0:
+        if not self.is_file():
             raise UserError(f'{self.store.name} has no file {self.inner}: restore the archive.')
-        return member
+        return self._member
 
     def is_file(self) -> bool:
         """Return whether it is a file of the store."""
-        member = self._found()
-        return member is not None and member.size >= 0
+        self._member = self._member or self.store.find(self.inner)
+        return self._member is not None and self._member.size >= 0
 
     def is_dir(self) -> bool:
         """Return whether it is a folder of the store."""
-        member = self._found()
-        return member is not None and member.size < 0
+        return not self.is_file() and self._member is not None
 
     def iterdir(self) -> Iterator['StoredPath']:
         """Yield the content of this folder, in the order of the names."""
@@ -298,11 +265,6 @@ class StoredPath:
     def open(self, mode: str = 'rb') -> BinaryIO:
         """Return the content of the file as a file in memory, open for reading."""
         return io.BytesIO(self.read_bytes())
-
-    def _found(self) -> Member | None:
-        if self._member is None:
-            self._member = self.store.find(self.inner)
-        return self._member
 
 
 # A file or a folder of a data set, in a folder or in an archive.
@@ -334,42 +296,31 @@ def derived_file(sources: Sequence[Path], suffix: str, make: Callable[[Path], No
     digest = hashlib.sha256(repr(versions).encode('utf-8', 'surrogateescape')).hexdigest()
     folder = user_cache_path('maformer-reproduction')
     file = folder / f'{sources[0].name}.{digest[:16]}{suffix}'
-    if file.exists():
-        return file
     unfinished = file.with_name(f'{file.name}.unfinished')
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f'{file}.lock'):
-            if not file.exists():
-                unfinished.unlink(missing_ok=True)
-                make(unfinished)
-                os.replace(unfinished, file)
-    except OSError as error:
-        raise UserError(
-            f'the index of {sources[0]} cannot be written to {folder} ({error.strerror}): set '
-            'XDG_CACHE_HOME to a writable folder.'
-        ) from error
+    if not file.exists():
+        with naming_file(f'{folder} (XDG_CACHE_HOME names another)'):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(f'{file}.lock'):
+                if not file.exists():
+                    unfinished.unlink(missing_ok=True)
+                    make(unfinished)
+                    os.replace(unfinished, file)
     return file
 
 
-def _version(file: Path | int) -> Version:
-    """Return the version of a file, given its path or its open descriptor."""
-    try:
-        status = os.stat(file)
-    except OSError as error:
-        raise UserError(f'cannot read {file}: {error.strerror}.') from error
-    if not stat.S_ISREG(status.st_mode):  # a pipe may never end
-        raise UserError(f'{file} is not a regular file: expected an archive, or remove it.')
+def _version(file: Path) -> tuple[int, int]:
+    """Return size and time of change of a file, by which another version of it is recognised."""
+    status = file.stat()
     return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=64)
-def _archive(path: Path, version: Version) -> Archive:
+def _archive(path: Path, version: tuple[int, int]) -> Archive:
     return Archive(path)
 
 
 @lru_cache(maxsize=64)
-def _opened(path: Path, version: Version) -> BinaryIO:
+def _opened(path: Path) -> BinaryIO:
     """Return the file, open for as long as a caller keeps it."""
     return path.open('rb', buffering=0)
 

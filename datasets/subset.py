@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datasets.stores import AnyPath, StoredPath
+from datasets.stores import AnyPath
 from reproduce.base.errors import UserError
 
 Item = TypeVar('Item')
@@ -40,26 +40,6 @@ class Split:
         """Whether this is the complete split as it was released."""
         return not self.problems
 
-    @property
-    def place(self) -> str:
-        """The folder or the archive of the images."""
-        source = self.sources[0]
-        return source.store.name if isinstance(source, StoredPath) else str(source)
-
-    @property
-    def form(self) -> str:
-        """Such as 'folder', 'zip', or 'folder, with a zip'."""
-        forms = [
-            path.store.form if isinstance(path, StoredPath) else 'folder' for path in self.sources
-        ]
-        return ', with a '.join(dict.fromkeys(forms))
-
-    @property
-    def archives(self) -> tuple[Path, ...]:
-        """The files of the archives that it is in, each once."""
-        stored = [path for path in self.sources if isinstance(path, StoredPath)]
-        return tuple(dict.fromkeys(file for path in stored for file in path.store.paths))
-
 
 def check_request(
     name: str, root: Path, layout: str, split: str, splits: Collection[str], limit: int | None
@@ -70,7 +50,6 @@ def check_request(
         root: the folder that is said to hold the data set.
         layout: the files that belong into it, for the message.
         splits: the names that `split` may have.
-        limit: the number of images that is asked for, or None for all of them.
 
     Raises:
         UserError: if there is no such split, the limit is below 1, or `root` is not a folder.
@@ -79,10 +58,7 @@ def check_request(
         raise UserError(f"{name} has no split '{split}': name {' or '.join(splits)}.")
     evenly_spaced((), limit)
     if not root.is_dir():
-        raise UserError(
-            f'{root} is not a folder: expected {name} with {layout} in it; name the folder that '
-            'holds it.'
-        )
+        raise UserError(f'{root} is not a folder: expected {name} with {layout} in it.')
 
 
 def evenly_spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:

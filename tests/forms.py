@@ -61,32 +61,6 @@ def as_released(root, to):
         tar_of_tars(root, to)
 
 
-def kaggle(root, to):
-    """Kaggle's zip, compressed: class folders of train, flat val, and a table of its labels."""
-    base = 'ILSVRC/Data/CLS-LOC'
-    members = [(f'{base}/val/{name}', content) for _, name, content in images(root / 'val')]
-    lines = ['ImageId,PredictionString\n']
-    for wnid, name, _ in images(root / 'val'):
-        lines.append(f'{name.removesuffix(".JPEG")},{wnid} 1 2 3 4\n')
-    members.append(('LOC_val_solution.csv', ''.join(lines).encode()))
-    if (root / 'train').is_dir():
-        members += [(f'{base}/train/{w}/{name}', c) for w, name, c in images(root / 'train')]
-    path = to / 'imagenet-object-localization-challenge.zip'
-    zipped(path, members, zipfile.ZIP_DEFLATED)
-
-
-def whole_tar(root, to):
-    """The class folders in one tar file, as `tar -cf imagenet.tar train val` writes them."""
-    with tarfile.open(to / 'imagenet.tar', 'w') as file:
-        for split in sorted(root.iterdir()):
-            file.add(split, split.name)
-
-
-def whole_zip(root, to):
-    """The class folders in one zip file."""
-    zipped(to / 'imagenet.zip', below(root))
-
-
 def numbers(root):
     """The number of each class folder."""
     return {p.name: i for i, p in enumerate(sorted((root / 'val').iterdir()))}
@@ -167,8 +141,6 @@ def ade20k_zip(root, to):
 
 FORMS = {
     'released': as_released,
-    'kaggle': kaggle,
-    'tar': whole_tar,
     'webdataset': webdataset,
     'parquet': parquet,
 }

@@ -131,16 +131,6 @@ def test_a_missing_and_an_extra_image_are_named(full, tmp_path):
     assert data.problems == (f'not 2 images in every class: {REAL[7]} (1), {REAL[9]} (3)',)
 
 
-def test_a_thousand_classes_of_other_names_are_warned_of(full, tmp_path):
-    """They may be ImageNet's classes, in an order that is not that of its labels."""
-    class_folders(tmp_path, [f'n{i:08d}' for i in range(1000)], 2)
-    data = imagenet.load(tmp_path)
-    assert data.problems == ("1,000 classes of its own instead of ImageNet-1K's 1,000",)
-    assert not data.complete
-    (note,) = data.notes
-    assert 'numbered in the order of their names' in note
-
-
 def test_numbers_of_class_folders_are_checked(tmp_path):
     for names, expected in ((('0', '00', '1'), 'each once'), (('1', '100000'), 'to 99,999')):
         for name in names:
@@ -180,18 +170,12 @@ def test_what_is_not_a_class_is_left_out(tmp_path):
     touch(tmp_path / 'val/.cache/a.jpg', 1)
     touch(tmp_path / 'val/truck/.thumbnail.jpg', 1)
     touch(tmp_path / 'val/list.txt', 1)
+    touch(tmp_path / 'val/truck/7.webp', 1)
     touch(tmp_path / 'val/__MACOSX/truck/._0.jpg', 1)
     touch(tmp_path / 'val/docs/readme.txt', 1)
     (tmp_path / 'val/lost+found').mkdir()
     (tmp_path / 'val/@eaDir/0.jpg').mkdir(parents=True)  # a folder, whatever its name
     assert imagenet.load(tmp_path) == before
-    touch(tmp_path / 'val/truck/7.webp', 1)
-    data = imagenet.load(tmp_path)
-    assert data.problems == (
-        'files that are not *.jpg, *.jpeg or *.png, left out: truck/7.webp',
-        *before.problems,
-    )
-    assert (data.samples, data.fingerprint) == (before.samples, before.fingerprint)
 
 
 def test_the_fingerprint_sees_names_sizes_and_classes(tmp_path):
@@ -226,7 +210,7 @@ def test_what_is_wrong_with_labels_is_said(tmp_path):
         imagenet.load(tmp_path)
 
     devkit(tmp_path, OWN, [1, 2, 3, 4])  # 4 is an inner node of the hierarchy
-    with pytest.raises(UserError, match='KeyError: 4; take both'):
+    with pytest.raises(UserError, match='KeyError: 4; take the'):
         imagenet.load(tmp_path)
     devkit(tmp_path, OWN, [1, 2, 3, 1])
     assert len(imagenet.load(tmp_path).samples) == 4
@@ -235,10 +219,10 @@ def test_what_is_wrong_with_labels_is_said(tmp_path):
     (tmp_path / 'ILSVRC2012_validation_ground_truth.txt').unlink()
     lines = [f'ILSVRC2012_val_0000000{i}.JPEG {OWN[0]}' for i in range(1, 4)]
     (tmp_path / 'val_labels.txt').write_text('\n'.join(lines))
-    with pytest.raises(UserError, match='no label for ILSVRC2012_val_00000004'):
+    with pytest.raises(UserError, match=r'no label for 1 images \(ILSVRC2012_val_00000004'):
         imagenet.load(tmp_path)
     (tmp_path / 'val_labels.txt').write_text('ILSVRC2012_val_00000001.JPEG 12')
-    with pytest.raises(UserError, match='line 1 of'):
+    with pytest.raises(UserError, match='line 1 is'):
         imagenet.load(tmp_path)
 
 

@@ -43,8 +43,7 @@ def test_an_archive_has_the_files_that_were_packed(kind, tmp_path):
     assert [folder.name for folder in root.iterdir()] == ['folder0', 'folder1', 'folder2']
     file = root / 'folder1' / 'file4.bin'
     assert file.is_file() and not file.is_dir()
-    names = (file.name, file.stem, file.suffix, file.parent.name)
-    assert names == ('file4.bin', 'file4', '.bin', 'folder1')
+    assert (file.name, file.stem, file.parent.name) == ('file4.bin', 'file4', 'folder1')
     assert not (root / 'folder1/file3.bin').is_file() and not (root / 'folder').is_dir()
     assert pickle.loads(pickle.dumps(file)) == file
     assert [entry.name for entry in tmp_path.iterdir()] == ['archive']  # nothing is written there
@@ -180,7 +179,6 @@ def test_numbers_are_the_labels_in_every_form(tmp_path):
         path.write_bytes(b'x')
         members += [(f'{i}.cls', b'%d' % label), (f'{i}.jpg', b'x')]
     forms.tar(tmp_path / 'shards/val-00.tar', members)
-    forms.whole_zip(tmp_path / 'folders', tmp_path)
     cells = [{'bytes': b'x', 'path': f'{i}.jpg'} for i in range(len(labels))]
     (tmp_path / 'parquet').mkdir()
     table = pa.table({'image': cells, 'label': labels})
@@ -190,7 +188,7 @@ def test_numbers_are_the_labels_in_every_form(tmp_path):
     assert [(path.name, label) for path, label in expected.samples] == sorted(
         ((f'{i}.jpg', label) for i, label in enumerate(labels)), key=lambda s: (s[1], s[0])
     )
-    for form in ('shards', 'parquet', ''):
+    for form in ('shards', 'parquet'):
         found = imagenet.load(tmp_path / form)
         assert found.classes == expected.classes
         assert found.fingerprint == expected.fingerprint

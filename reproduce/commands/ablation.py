@@ -55,7 +55,7 @@ def ablation(
     """
     # Imported here, so that `--help` does not wait for torch.
     from datasets import shapes
-    from datasets.imagenet import NUM_CLASSES
+    from datasets.classes import NUM_CLASSES
     from reproduce.ablation import execution, rendering
     from reproduce.ablation.study import load_study
 

@@ -17,12 +17,7 @@ _BAD = (DataState.UNUSABLE, DataState.DAMAGED)
 def data(
     folder: Annotated[Path, Argument(metavar='DATA', help='Folder of a data set, or of several.')],
     verify: Annotated[
-        bool,
-        Option(
-            '--verify',
-            help='Compare archives with their published checksums, and open all images of those '
-            'that have none.',
-        ),
+        bool, Option('--verify', help='Compare archives with their published checksums.')
     ] = False,
     format: options.Format = 'text',
 ) -> None:
@@ -36,14 +31,18 @@ def data(
     code = int(any(entry.state in _BAD for entry in entries))
     splits = [asdict(entry) for entry in entries]
     result = {'data': str(folder), 'verified': verify, 'splits': splits, 'exit_code': code}
+    heads = ['', '', 'images', 'form', 'where', *(['as published'] if verify else [])]
     rows = []
     for entry in entries:
         images = '' if entry.images is None else f'{entry.images:,} of {entry.expected:,}'
         found = [images, entry.form or '', entry.place or '']
-        rows.append([f'{entry.data_set} {entry.split}', entry.state.value, *found])
-        if verify:
-            rows[-1].append(entry.verified)
-    heads = ['', '', 'images', 'form', 'where', *(['verified'] if verify else [])]
+        sound = [
+            Path(f['path']).name
+            for f in entry.archives
+            if f['found'] and f['found'] == f['published']
+        ]
+        row = [f'{entry.data_set} {entry.split}', entry.state.value, *found, ', '.join(sound)]
+        rows.append(row[: len(heads)])
     advice = [
         f'{e.data_set} {e.split}: {e.advice}'
         for e in entries

@@ -21,7 +21,8 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.imagenet import ImageNet, load
+from datasets.imagenet import load
+from datasets.subset import Split
 from model.checkpoint import failure
 from reproduce.base.errors import UserError
 from reproduce.base.files import hash_of, write_atomically
@@ -321,7 +322,7 @@ class ClassifierTraining:
         )
 
 
-def _check_data(train: ImageNet, val: ImageNet, recipe: Recipe, processes: int) -> None:
+def _check_data(train: Split, val: Split, recipe: Recipe, processes: int) -> None:
     if train.classes != val.classes:
         raise UserError(
             f'train and val of {train.root} have {len(train.classes)} and {len(val.classes)} '

@@ -18,9 +18,9 @@ from timm.data.auto_augment import RandAugment
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.utils.data import Dataset, Sampler
 
-from datasets.imagenet import ImageNet
 from datasets.reading import open_image
 from datasets.stores import AnyPath
+from datasets.subset import Split
 from reproduce.base.errors import UserError
 from reproduce.train.augmentation import TracedImage, make_legal
 from reproduce.train.recipes import Recipe
@@ -67,7 +67,7 @@ class TrainingImages(Dataset):
 
     def __init__(
         self,
-        data: ImageNet,
+        data: Split,
         recipe: Recipe,
         config: dict[str, Any],
         labels: AnyPath | None,
@@ -160,7 +160,7 @@ class TrainingImages(Dataset):
 class ValidationImages(Dataset):
     """(image (3, S, S), label) as timm's data config of a model crops it."""
 
-    def __init__(self, data: ImageNet, config: dict[str, Any]) -> None:
+    def __init__(self, data: Split, config: dict[str, Any]) -> None:
         self.samples, self.transform = data.samples, create_transform(**config)
 
     def __len__(self) -> int:
