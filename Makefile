@@ -110,9 +110,8 @@ format: $(READY)  ## Put the code into the checked style
 benchmark: $(READY)  ## Images/s, share of the peak, memory of networks; ARGS="--table 4 --device cuda"
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
-benchmark-scoring: $(READY)  ## Seconds to score COCO and ADE20K predictions, beside the fast scorer and mmseg
-	$(BIN)/python -m benchmarks.scoring coco
-	$(BIN)/python -m benchmarks.scoring ade20k
+benchmark-scoring: $(READY)  ## Seconds to score ADE20K predictions, compared with mmseg
+	$(BIN)/python -m benchmarks.scoring
 
 benchmark-intervals: $(READY)  ## How often the 95 % intervals hold the truth, by simulation
 	$(BIN)/python -m benchmarks.interval_coverage $(ARGS)

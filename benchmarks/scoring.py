@@ -1,7 +1,7 @@
-"""The time to score predictions, by the reference scorer and by the fast one.
+"""The time to score predicted label maps, by this project's confusion matrix and by mmseg's.
 
-One run on drawn predictions of the size of the real data set, each scorer in turn; reading files is
-not counted. The run fails if the two disagree.
+One run on drawn label maps, as many as ADE20K's validation set has; reading files is not counted.
+The run fails if the two disagree.
 """
 
 import time
@@ -14,88 +14,11 @@ import typer
 from mmengine.logging import MMLogger
 from mmseg.evaluation import IoUMetric
 from PIL import Image
-from pycocotools import mask as run_lengths
 from tabulate import tabulate
 
-from datasets import ade20k as ade20k_data
-from datasets.coco_annotations import CATEGORY_IDS, NUM_ANNOTATIONS, NUM_IMAGES, Annotations
+from datasets.ade20k import NUM_IMAGES, class_names
 from reproduce.statistics.pixel_counts import means
-from reproduce.tasks.detection_scores import evaluated
 from reproduce.tasks.segmentation_scores import class_pixels
-
-app = typer.Typer(pretty_exceptions_enable=False)
-HEIGHT, WIDTH = 480, 640  # of the images of COCO that are drawn
-
-
-@app.callback()
-def _main() -> None:
-    """Time the scoring of one task's predictions."""
-
-
-def draw(images: int, detections: int, seed: int = 0) -> tuple[Annotations, list[dict]]:
-    """Return as many objects an image as COCO has, and detections, a third of them near one.
-
-    Objects are ellipses with rough outlines, log-uniform in size.
-    """
-    rng = np.random.default_rng(seed)
-    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-
-    def ellipse() -> np.ndarray:
-        """Return centre and radii in pixels."""
-        radius = np.exp(rng.uniform(np.log(8), np.log(HEIGHT / 2)))
-        return np.array([*rng.uniform(0, (WIDTH, HEIGHT)), *(radius * rng.uniform(0.6, 1.4, 2))])
-
-    def instance(shape: np.ndarray, category: int) -> dict:
-        radii = shape[2:, None] * rng.uniform(0.85, 1.15, turn.size)
-        points = shape[:2, None] + radii * np.stack([np.cos(turn), np.sin(turn)])
-        points = points.clip(0, [[WIDTH], [HEIGHT]]).T
-        mask = run_lengths.frPyObjects([points.ravel().tolist()], HEIGHT, WIDTH)[0]
-        return {
-            'image_id': image_id,
-            'category_id': category,
-            'bbox': run_lengths.toBbox(mask).tolist(),
-            'area': float(run_lengths.area(mask)),
-            'segmentation': {**mask, 'counts': mask['counts'].decode()},
-        }
-
-    infos, objects, results = [], [], []
-    mean = NUM_ANNOTATIONS['val'] / NUM_IMAGES['val']
-    for image_id in range(images):
-        infos.append({'id': image_id, 'file_name': '', 'height': HEIGHT, 'width': WIDTH})
-        truth = [(ellipse(), int(rng.choice(CATEGORY_IDS))) for _ in range(rng.poisson(mean))]
-        for one in truth:
-            crowd = {'id': len(objects) + 1, 'iscrowd': int(rng.random() < 0.01)}
-            objects.append(instance(*one) | crowd)
-        for _ in range(detections):
-            shape, category, score = ellipse(), int(rng.choice(CATEGORY_IDS)), rng.beta(2, 5)
-            if truth and rng.random() < 1 / 3:
-                shape, category = truth[rng.integers(len(truth))]
-                shape, score = shape * rng.normal(1, 0.05, 4), rng.beta(2, 2)
-            results.append(instance(shape, category) | {'score': float(score)})
-    categories = tuple({'id': i, 'name': str(i)} for i in CATEGORY_IDS)
-    return Annotations(Path('drawn'), tuple(infos), tuple(objects), categories), results
-
-
-@app.command()
-def coco(
-    images: Annotated[int, typer.Option(help='Number of images.')] = NUM_IMAGES['val'],
-    detections: Annotated[int, typer.Option(help='Detections an image, with masks.')] = 100,
-) -> None:
-    """Compare pycocotools and hotcoco."""
-    annotations, results = draw(images, detections)
-    rows = []
-    for kind in ('box', 'mask'):
-        seconds, stats = [], []
-        for fast in (False, True):
-            start = time.perf_counter()
-            stats.append(evaluated(results, annotations, kind, fast).stats)
-            seconds.append(time.perf_counter() - start)
-        if not np.array_equal(*stats):
-            raise RuntimeError(f'the scorers disagree: {stats}')
-        rows.append([f'{kind} AP', 100 * stats[0][0], *seconds, seconds[0] / seconds[1]])
-    print(f'{images:,} images, {len(results):,} detections, {len(annotations.instances):,} objects')
-    heads = ['', 'AP', 'pycocotools, s', 'hotcoco, s', 'times as fast']
-    print(tabulate(rows, heads, 'simple', floatfmt=('', '.2f', '.1f', '.1f', '.1f')))
 
 
 def label_maps(n: int, classes: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -117,13 +40,12 @@ def label_maps(n: int, classes: int, seed: int = 0) -> list[tuple[np.ndarray, np
     return pairs
 
 
-@app.command()
-def ade20k(
-    maps: Annotated[int, typer.Option(help='Number of maps.')] = ade20k_data.NUM_IMAGES['val'],
+def main(
+    maps: Annotated[int, typer.Option(help='Number of maps.')] = NUM_IMAGES['val'],
     distinct: Annotated[int, typer.Option(help='Number of different maps, taken in turn.')] = 40,
 ) -> None:
     """Compare this project's confusion matrix and mmseg's IoUMetric."""
-    classes = ade20k_data.class_names(Path())
+    classes = class_names(Path())
     pairs = label_maps(distinct, len(classes))
     MMLogger.get_instance('scoring', log_level='ERROR')  # it would print a table of all classes
     metric = IoUMetric()
@@ -155,4 +77,4 @@ def ade20k(
 
 
 if __name__ == '__main__':
-    app()
+    typer.run(main)

@@ -14,7 +14,7 @@ classes is read as well, and marked as not complete.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from datasets.coco_annotations import NUM_IMAGES, Annotations, lacks, read
@@ -59,15 +59,16 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
     Raises:
         DataNotFound: if there is no COCO in the folder.
         UserError: if there is no such folder or split, the limit is below 1, the annotations are
-            not COCO's instances or are not as mmdet reads them, or an image is missing, lies
-            outside its folder, or has another size than they say.
+            not COCO's instances or are not as mmdet reads them, or an image is missing or has
+            another size than they say.
     """
-    root = Path(root)
-    layout = f'annotations/instances_{split}2017.json'
-    check_request('COCO', root, layout, split, NUM_IMAGES, limit)
-    base, path, folder = _find(root, split)
+    base, path, folder = _find(Path(root), split, limit)
     whole = read(path)
-    _check_for_training(path, whole)
+    if not whole.in_class_order:
+        raise UserError(
+            f'{path} lists its categories in another order than by id: sort them by id; detectors '
+            'number their classes in the order of the file.'
+        )
     content = whole.take(limit)
     if not any(not instance['iscrowd'] for instance in content.instances):
         raise UserError(
@@ -91,25 +92,24 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
 
 
 def survey(root: Path, split: str = 'val') -> Split:
-    """Return what lies there of `split`; neither annotations nor images are read.
+    """Return what there is of `split`; neither annotations nor images are read.
 
     Raises:
         DataNotFound: if there is no COCO in the folder, or none of the split's images.
         UserError: if there is no such folder, or there are images without annotations.
     """
-    root = Path(root)
-    check_request('COCO', root, f'annotations/instances_{split}2017.json', split, NUM_IMAGES, None)
-    base, path, folder = _find(root, split)
-    images = [(entry, None) for entry in folder.iterdir() if entry.suffix.lower() == '.jpg']
+    base, path, folder = _find(Path(root), split, None)
+    images = [(entry, None) for entry in folder.iterdir() if entry.name.endswith('.jpg')]
     expected = NUM_IMAGES[split]
     problems = (f'{len(images):,} images instead of {expected:,}',) * (len(images) != expected)
     return Split(base, split, images, (), problems, '', (folder, path))
 
 
-def _find(root: Path, split: str) -> tuple[Path, AnyPath, AnyPath]:
+def _find(root: Path, split: str, limit: int | None) -> tuple[Path, AnyPath, AnyPath]:
     """Return the folder of the data set, the instances file of `split`, that of its images."""
-    bases = [root, *(root / name for name in _NAMES)]
     expected, images = f'annotations/instances_{split}2017.json', f'{split}2017'
+    check_request('COCO', root, expected, split, NUM_IMAGES, limit)
+    bases = [root, *(root / name for name in _NAMES)]
     for base in bases:
         if path := _first(expected, base, base / _ANNOTATIONS):
             zips = (base / f'{images}.zip', base / f'images/{images}.zip')
@@ -139,27 +139,6 @@ def _first(name: str, *places: Path) -> AnyPath | None:
     return None
 
 
-def _check_for_training(path: AnyPath, content: Annotations) -> None:
-    """Check what matters where mmdet reads the file `path` itself, and opens its images.
-
-    Raises:
-        UserError: if its categories are in another order than by id, or an image is said to lie
-            outside the folder of the images.
-    """
-    if not content.in_class_order:
-        raise UserError(
-            f'{path} lists its categories in another order than by id: sort them by id; detectors '
-            'number their classes in the order of the file.'
-        )
-    for image in content.images:
-        name = PurePath(image['file_name'])
-        if name.is_absolute() or '..' in name.parts:
-            raise UserError(
-                f'{path} names the image {name}: expected a file below the folder of the images; '
-                'no other is read.'
-            )
-
-
 def _check_images(folder: AnyPath, path: AnyPath, images: Sequence[dict[str, Any]]) -> None:
     """Check that `folder` holds the images of the instances file `path`, in the sizes it says."""
     missing = []
@@ -177,6 +156,5 @@ def _check_images(folder: AnyPath, path: AnyPath, images: Sequence[dict[str, Any
     if missing:
         raise UserError(
             f'{len(missing):,} of {len(images):,} images of {path} '
-            f'{by_number(missing, "is", "are")} not in {folder}: {shortened(missing)}; restore '
-            f'{by_number(missing, "it", "them")}, or take annotations of those there are.'
+            f'{by_number(missing, "is", "are")} not in {folder}: {shortened(missing)}.'
         )

@@ -1,8 +1,12 @@
-"""COCO's instances files: their form, their content, and what is checked of it."""
+"""COCO's instances files: their form, their content, and what is checked of it.
+
+pycocotools trusts what it decodes: run lengths that do not cover the image give a wrong number or
+never return, and a coordinate far outside the image ends the process. So masks are checked before
+they reach it; hotcoco checks run lengths when it decodes them.
+"""
 
 import hashlib
 import json
-import zlib
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,24 +14,14 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Annotated, Any, NotRequired
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    FiniteFloat,
-    NonNegativeInt,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-)
+from hotcoco import mask as run_lengths
+from pydantic import AfterValidator, Discriminator, Field, FiniteFloat, Tag, TypeAdapter
 from typing_extensions import TypedDict
 
-from datasets.coco_masks import check_polygons, sound_run_lengths
 from datasets.stores import AnyPath
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
-from reproduce.base.files import first_error, unzipped
+from reproduce.base.files import naming_file, unzipped
 from reproduce.base.wording import by_number, shortened
 
 NUM_IMAGES = {'train': 118_287, 'val': 5_000}
@@ -44,42 +38,38 @@ def _not_negative(box: list[float]) -> list[float]:
     return box
 
 
-def _whole(value: object) -> object:
-    """Return what JSON writes as `3.0` or `true` as the number it is, and anything else as is."""
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-        return int(value)
-    return value
-
-
+# NumPy has no whole numbers of more bits, and would compare some as fractions.
+Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Natural = Annotated[int, Field(ge=0)]
+_Positive = Annotated[int, Field(gt=0)]
 # x, y, width, height in pixels; a list, since pycocotools does not accept tuples.
 Box = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4), AfterValidator(_not_negative)]
-Whole = Annotated[int, BeforeValidator(_whole)]
 # Height and width in pixels.
-MaskSize = Annotated[list[Annotated[Whole, Field(gt=0)]], Field(min_length=2, max_length=2)]
+MaskSize = Annotated[list[_Positive], Field(min_length=2, max_length=2)]
 
 
 class _ImageInfo(TypedDict):
-    id: Whole
+    id: Id
     file_name: str
-    height: Annotated[Whole, Field(gt=0)]
-    width: Annotated[Whole, Field(gt=0)]
+    height: _Positive
+    width: _Positive
 
 
 class _RunLengths(TypedDict):
     size: MaskSize
     counts: Annotated[
-        Annotated[str, Tag('compressed')] | Annotated[list[NonNegativeInt], Tag('plain')],
+        Annotated[str, Tag('compressed')] | Annotated[list[_Natural], Tag('plain')],
         Discriminator(lambda value: 'plain' if isinstance(value, list) else 'compressed'),
     ]
 
 
 class _Instance(TypedDict):
-    id: Whole
-    image_id: Whole
-    category_id: Whole
+    id: Id
+    image_id: Id
+    category_id: Id
     bbox: Box
     area: Annotated[FiniteFloat, Field(ge=0)]
-    iscrowd: Annotated[Whole, Field(ge=0, le=1)]
+    iscrowd: Annotated[int, Field(ge=0, le=1)]
     segmentation: NotRequired[
         Annotated[
             Annotated[_RunLengths, Tag('run_lengths')]
@@ -90,7 +80,7 @@ class _Instance(TypedDict):
 
 
 class _Category(TypedDict):
-    id: Whole
+    id: Id
     name: str
 
 
@@ -124,9 +114,7 @@ class Annotations:
     in_class_order: bool = True
 
     def take(self, limit: int | None) -> 'Annotations':
-        """Return the part of `limit` images, evenly spaced over the sorted ids.
-
-        Everything is returned if the limit is None or exceeds the number of images.
+        """Return the part of `limit` images, evenly spaced over the sorted ids; None for all.
 
         Raises:
             UserError: if the limit is below 1.
@@ -161,13 +149,7 @@ def read(path: AnyPath) -> Annotations:
         UserError: if the file cannot be read, is not in the form of COCO's instances, or
             contradicts itself.
     """
-    try:
-        content = read_json(path, _FILE)
-    except ValueError as error:
-        raise UserError(
-            f"the annotations {path} are not COCO's instances: {error}; name a file like "
-            'annotations/instances_val2017.json.'
-        ) from error
+    content = read_json(path, _FILE)
     for contradiction in _contradictions(content):
         raise UserError(f'the annotations {path} contradict themselves: {contradiction}.')
     images, categories = _by_id(content['images']), _by_id(content['categories'])
@@ -178,8 +160,7 @@ def read(path: AnyPath) -> Annotations:
             instances.append(_with_sound_mask(instance, sizes[instance['image_id']]))
         except ValueError as error:
             raise UserError(
-                f'the annotations {path} contradict themselves: the segmentation of the annotation '
-                f'{instance["id"]} {error}; restore the file.'
+                f'{path}: the segmentation of the annotation {instance["id"]} {error}.'
             ) from error
     in_order = content['categories'] == list(categories)
     return Annotations(path, images, tuple(instances), categories, in_order)
@@ -218,12 +199,75 @@ def _with_sound_mask(instance: dict[str, Any], size: list[int]) -> dict[str, Any
     return instance
 
 
-def lacks(content: Annotations, split: str = 'val') -> list[str]:
-    """Return a phrase for each difference of `content` from the annotations of COCO 2017's split.
+def sound_run_lengths(mask: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a mask; if it has runs of no pixels, encoded again without them.
+
+    Libraries disagree about runs of no pixels other than the first.
 
     Args:
-        split: 'val' or 'train'.
+        mask: size (height, width) and counts, COCO's compressed run lengths or a list of numbers
+            that are not negative.
+
+    Raises:
+        ValueError: if the run lengths do not cover the image.
     """
+    (height, width), counts = mask['size'], mask['counts']
+    try:
+        if isinstance(counts, list):
+            covers = sum(counts) == height * width
+            if covers and 0 in counts[1:]:
+                return _encoded_again(run_lengths.frPyObjects(dict(mask), height, width))
+        else:
+            again = _encoded_again(mask)
+            covers = _longer_than(counts, height * width - 1)
+            if covers and again['counts'] != counts:
+                return again
+    except (ValueError, TypeError) as error:  # TypeError: not text in UTF-8
+        raise ValueError(f'cannot be decoded ({error})') from error
+    if not covers:
+        raise ValueError(f'has run lengths that do not cover its {height} x {width} pixels')
+    return mask
+
+
+def _encoded_again(mask: Any) -> dict[str, Any]:
+    """Return the union of a mask with itself, which has no runs without pixels."""
+    merged = run_lengths.merge([mask, mask])
+    return {'size': list(merged['size']), 'counts': merged['counts'].decode()}
+
+
+def _longer_than(counts: str, pixels: int) -> bool:
+    """Return whether run lengths that can be decoded have more than `pixels` pixels."""
+    try:
+        run_lengths.rle_from_string(counts, 1, pixels)
+    except ValueError:
+        return True
+    return False
+
+
+def check_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> None:
+    """Check that polygons have three points or more, and are not far outside of their image.
+
+    Args:
+        polygons: each as x1, y1, x2, y2, ... in pixels.
+        height, width: of the image in pixels.
+
+    Raises:
+        ValueError: for the first polygon that is unsound.
+    """
+    beyond = max(height, width)
+    for polygon in polygons:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f'has a polygon of {len(polygon)} numbers: expected 6, 8, ...')
+        low, right, bottom = min(polygon), max(polygon[::2]), max(polygon[1::2])
+        if low < -beyond or right > width + beyond or bottom > height + beyond:
+            raise ValueError(
+                f'has a polygon with the coordinate {max(polygon, key=abs):g}, far outside its '
+                f'image of {width} x {height} pixels'
+            )
+
+
+def lacks(content: Annotations, split: str = 'val') -> list[str]:
+    """Return a phrase for each difference of `content` from COCO 2017's split of this name."""
     problems = []
     ids = {category['id'] for category in content.categories}
     missing = [str(i) for i in CATEGORY_IDS if i not in ids]
@@ -247,14 +291,10 @@ def read_json(path: AnyPath, schema: TypeAdapter) -> Any:
     """Return the validated content of a JSON file in UTF-8, gzipped or not.
 
     Raises:
-        ValueError: if it cannot be read, or does not fit; its text is the first reason.
+        UserError: if it cannot be read, or does not fit; the first reason is in its sentence.
     """
-    try:
+    with naming_file(path):
         return schema.validate_json(unzipped(path.read_bytes()).removeprefix(BOM_UTF8), strict=True)
-    except ValidationError as error:
-        raise ValueError(': '.join(filter(None, first_error(error)))) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(getattr(error, 'strerror', None) or str(error)) from error
 
 
 def _by_id(entries: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:

@@ -21,7 +21,6 @@ from reproduce.tasks import detection_scores
 from reproduce.tasks.detection_scores import (
     METRICS,
     checked,
-    evaluated,
     read,
     to_json,
 )
@@ -108,7 +107,7 @@ def annotation(content, **values):
     [
         (
             lambda c: c.update(annotations=[{'id': 1, 'image_id': 1, 'caption': 'shapes'}]),
-            r'are not COCO.*: annotations\.0\.category_id: Field required',
+            r': annotations\.0\.category_id: Field required',
         ),
         (lambda c: annotation(c, bbox=[1, 2, -3, 4]), r'annotations\.0\.bbox: .* negative side'),
         (lambda c: annotation(c, bbox=[1, float('nan'), 3, 4]), r'bbox\.1: .* finite number'),
@@ -233,16 +232,15 @@ def shifted(annotations, seed=0):
     return results
 
 
-def score(results, annotations, fast=False, masks=None):
+def score(results, annotations, masks=None):
     """The metrics and those of the classes."""
-    scores = detection_scores.score(results, annotations, masks, fast)
+    scores = detection_scores.score(results, annotations, masks)
     return scores.metrics, scores.per_class
 
 
-@pytest.mark.parametrize('fast', [False, True])
-def test_the_truth_scores_100_in_every_cell(annotations, fast):
+def test_the_truth_scores_100_in_every_cell(annotations):
     assert any(instance['iscrowd'] for instance in annotations.instances)
-    metrics, per_class = score(truth_as_results(annotations), annotations, fast)
+    metrics, per_class = score(truth_as_results(annotations), annotations)
     expected = {f'{kind}_{name}': 100.0 for kind in ('box', 'mask') for name in NAMES}
     for kind in ('box', 'mask'):  # of the objects of a class in an image one detection finds one
         assert 0 < metrics.pop(f'{kind}_ar1') < expected.pop(f'{kind}_ar1')
@@ -264,10 +262,9 @@ def by_hand(path, results, iou_type, category_ids=None):
     return evaluation.stats
 
 
-@pytest.mark.parametrize('fast', [False, True])
-def test_shifted_truth_scores_what_pycocotools_gives(annotations, tmp_path, fast, capsys):
+def test_shifted_truth_scores_what_pycocotools_gives(annotations, tmp_path, capsys):
     results = shifted(annotations)
-    metrics, per_class = score(results, annotations, fast)
+    metrics, per_class = score(results, annotations)
     assert capsys.readouterr().out == ''
     for kind, iou_type, left_out in (('box', 'bbox', 'segmentation'), ('mask', 'segm', 'bbox')):
         file = tmp_path / 'results.json'
@@ -332,30 +329,10 @@ def hard_case(seed):
     return {'images': images, 'annotations': objects, 'categories': categories}, results
 
 
-@pytest.mark.parametrize('kind', ['box', 'mask'])
-def test_the_fast_scorer_gives_the_twelve_numbers_of_pycocotools(annotations, tmp_path, kind):
-    cases = [(annotations, shifted(annotations))]
-    for seed in range(4):
-        content, results = hard_case(seed)
-        cases.append((coco.read(instances_file(tmp_path, content)), results))
-    cases.append((annotations, []))
-    spread = []
-    for truth, results in cases:
-        record, fast = (evaluated(results, truth, kind, fast) for fast in (False, True))
-        assert len(record.stats) == 12
-        np.testing.assert_array_equal(fast.stats, record.stats)
-        np.testing.assert_array_equal(fast.eval['precision'], record.eval['precision'])
-        spread.append(record.stats[0])
-    assert len(set(spread)) == len(cases)
-
-
-@pytest.mark.parametrize(
-    ('change', 'fast'), [(lambda i: i - 10**6, False), (lambda i: i + 2**70, True)]
-)
-def test_ids_may_be_any_whole_numbers(tmp_path, fast, change):
-    """0, below 0, and too large for 64 bits."""
+@pytest.mark.parametrize('change', [lambda i: i - 10**6, lambda i: i + 2**62])
+def test_ids_may_be_any_whole_numbers_of_64_bits(tmp_path, change):
     content, results = hard_case(1)
-    expected = score(results, coco.read(instances_file(tmp_path, content)), fast)
+    expected = score(results, coco.read(instances_file(tmp_path, content)))
     renumbered = json.loads(json.dumps(content))
     for part in ('images', 'annotations', 'categories'):
         for entry in renumbered[part]:
@@ -364,7 +341,10 @@ def test_ids_may_be_any_whole_numbers(tmp_path, fast, change):
         {**r, 'image_id': change(r['image_id']), 'category_id': change(r['category_id'])}
         for r in results
     ]
-    assert score(found, coco.read(instances_file(tmp_path, renumbered)), fast) == expected
+    assert score(found, coco.read(instances_file(tmp_path, renumbered))) == expected
+    renumbered['images'][0]['id'] = 2**63
+    with pytest.raises(UserError, match=r'images\.0\.id'):
+        coco.read(instances_file(tmp_path, renumbered))
 
 
 def test_nothing_detected_is_zero_and_not_a_gap(annotations):
@@ -393,7 +373,7 @@ def test_results_are_kept_and_read(annotations, tmp_path):
         assert read(tmp_path / name) == results
     checked(results, annotations, tmp_path / name)
     (tmp_path / name).write_bytes(kept[:-9])
-    with pytest.raises(UserError, match='cannot be read'):
+    with pytest.raises(UserError, match='file ended before'):
         read(tmp_path / name)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as run_lengths
 
-from datasets.coco_masks import check_polygons, sound_run_lengths
+from datasets.coco_annotations import check_polygons, sound_run_lengths
 
 HEIGHT, WIDTH = 100, 120
 SIZE = [HEIGHT, WIDTH]
@@ -91,7 +91,7 @@ def test_the_length_of_polygons_and_where_they_are():
     check_polygons([triangle, [-3.0, -2.0, 125.0, 0, 3, 101]], *SIZE)
     check_polygons([], *SIZE)
     for polygon, problem in (
-        ([10, 12, 35, 42], 'has a polygon of 4 numbers: expected x and y of three points or more'),
+        ([10, 12, 35, 42], 'has a polygon of 4 numbers: expected 6, 8, ...'),
         ([*triangle, 5, -1e9], r'has a polygon with the coordinate -1e+09, far outside'),
         ([*triangle, 241, 5], 'the coordinate 241, far outside its image of 120 x 100 pixels'),
     ):

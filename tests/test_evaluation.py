@@ -98,16 +98,6 @@ def test_the_classes_are_those_of_the_bare_model(data, weights, alone, predictio
     assert alone.evaluation.checkpoint.sha256 == sha256_of(weights)
 
 
-@pytest.mark.slow
-def test_a_compiled_model_predicts_the_same(data, weights, alone, predictions):
-    """The last batch has one image of four: it is filled up, and the filling predicts nothing."""
-    compiled = evaluate(job(data, weights, compiled=True))
-    ours, theirs = predictions(compiled), predictions(alone)
-    assert (ours.files, compiled.evaluation.metrics) == (theirs.files, alone.evaluation.metrics)
-    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
-    assert compiled.evaluation.attestation.sha256 != alone.evaluation.attestation.sha256
-
-
 @pytest.mark.parametrize('processes', [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_number_of_processes_predicts_the_same(data, weights, alone, processes):
     together = in_ranks(processes, evaluate, job(data, weights))

@@ -43,7 +43,7 @@ class Preprocessing(BaseModel, extra='forbid'):
 
 
 def _classifier(task: Task) -> Callable[..., None]:
-    @with_fields_of(Job, *COMMON, 'compiled')
+    @with_fields_of(Job, *COMMON)
     def evaluate(
         model: Annotated[
             str, Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
@@ -79,7 +79,7 @@ def _classifier(task: Task) -> Callable[..., None]:
         arguments = parse(model_kwargs or [], '--model-kwargs')
         _run(Job(task.name, model, arguments=arguments, **given), output, format)
 
-    evaluate.__doc__ = f"""Measure Top-1 and Top-5 on {task.images_name}.
+    evaluate.__doc__ = f"""Measure Top-1 and Top-5 on {task.validation_set}.
 
     Images are prepared as timm's own validation does it for the model: its config says size, crop,
     interpolation, mean and standard deviation, those for testing where it has such. Weights of
@@ -111,7 +111,7 @@ def _of_config(task: Task) -> Callable[..., None]:
         _run(Job(task.name, config, arguments=parse(cfg_options or []), **given), output, format)
 
     measured = {'detection': 'box and mask AP and AR', 'segmentation': 'mIoU'}[task.kind.name]
-    evaluate.__doc__ = f'Measure {measured} on {task.images_name}.'
+    evaluate.__doc__ = f'Measure {measured} on {task.validation_set}.'
     return evaluate
 
 

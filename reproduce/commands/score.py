@@ -31,9 +31,8 @@ def _classes(task: Task) -> Callable[..., None]:
         """
         images = task.load_data(data, limit=limit)
         scores = task.score_file(predictions, images)
-        notes = (*images.notes, *scores.warnings)
         facts = {'images': len(images.samples), 'fingerprint': images.fingerprint}
-        _report(predictions, scores, facts | {'warnings': notes}, images.problems, format)
+        _report(predictions, scores, facts, images.problems, format)
 
     return score
 

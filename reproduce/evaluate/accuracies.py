@@ -15,7 +15,7 @@ from reproduce.tasks import TASKS
 from reproduce.weights.store import expected, in_folder
 
 if TYPE_CHECKING:
-    from reproduce.tasks.job import DataSet
+    from datasets.subset import Split
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Inputs:
 
     system: System
     checkpoint: Path | None
-    data: 'DataSet | None'
+    data: 'Split | None'
     weights_folder: Path | None = None
     data_folder: Path | None = None
 

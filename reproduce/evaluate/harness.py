@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from datasets.subset import evenly_spaced
+from datasets.subset import Split, evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.base.files import reason, sha256_of
 from reproduce.base.gpus import check_precision, use_deterministic_algorithms
@@ -30,7 +30,7 @@ from reproduce.evaluate import records
 from reproduce.evaluate.attestation import attest
 from reproduce.statistics import kept
 from reproduce.tasks import TASKS
-from reproduce.tasks.job import DataSet, Job, Prepared, inference
+from reproduce.tasks.job import Job, Prepared, inference
 from reproduce.tasks.scores import Scorer
 from reproduce.weights import store
 
@@ -121,7 +121,6 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
                 batch_size=job.batch_size,
                 seconds=round(seconds, 3),
                 threads=torch.get_num_threads(),
-                compiled=job.compiled,
                 deterministic=job.deterministic,
             ),
         )
@@ -148,7 +147,6 @@ def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str,
         'limit': job.limit,
         'batch size': job.batch_size,
         'precision': job.amp or 'fp32',
-        'compiled': job.compiled,
         'deterministic': job.deterministic,
         'device': group.device.type,
         'weights (SHA-256)': sha256,
@@ -156,7 +154,7 @@ def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str,
     }
 
 
-def data_facts(data: DataSet) -> dict[str, Any]:
+def data_facts(data: Split) -> dict[str, Any]:
     """Return what ranks have in common if they read the same images, for `Group.check_same`."""
     digest = hashlib.sha256()
     for path, _ in evenly_spaced(data.samples, _COMPARED):

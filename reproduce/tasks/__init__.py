@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from datasets.subset import Split
     from reproduce.tasks.job import Job, Prepared
     from reproduce.tasks.scores import Scores
 
@@ -46,7 +47,7 @@ CLASSIFICATION = Kind(
     headlines=('top1',),
     suffixes=('.csv.gz', '.csv'),
     batch_size=64,
-    options=('preprocessing', 'compiled'),
+    options=('preprocessing',),
 )
 DETECTION = Kind(
     'detection',
@@ -92,16 +93,11 @@ class Task:
         return import_module(f'datasets.{self.name}').NUM_IMAGES['val']
 
     @property
-    def images_name(self) -> str:
-        """What the images of the validation set are called, whatever their number."""
-        return self.complete_data.replace('{:,} ', '')
-
-    @property
     def validation_set(self) -> str:
         """What the complete validation set is called in messages."""
         return self.complete_data.format(self.images)
 
-    def load_data(self, root: Path, split: str = 'val', limit: int | None = None) -> Any:
+    def load_data(self, root: Path, split: str = 'val', limit: int | None = None) -> 'Split':
         """Return the task's data set under `root`; see `datasets.NAME.load`.
 
         Raises:
@@ -110,7 +106,7 @@ class Task:
         """
         return import_module(f'datasets.{self.name}').load(root, split, limit)
 
-    def load_part(self, root: Path, images: int) -> Any:
+    def load_part(self, root: Path, images: int) -> 'Split':
         """Return the data set under `root`, or the part of it with that many images.
 
         Raises:
@@ -119,8 +115,8 @@ class Task:
         data = self.load_data(root)
         return data if len(data.samples) <= images else self.load_data(root, limit=images)
 
-    def score_file(self, path: Path, data: Any) -> 'Scores':
-        """Score predictions of `data`, as `load_data` returns it; see `score_file` of its kind.
+    def score_file(self, path: Path, data: 'Split') -> 'Scores':
+        """Score predictions of `data`; see `score_file` of its kind.
 
         Raises:
             UserError: if they are no predictions of that data.
@@ -133,20 +129,15 @@ class Task:
         Raises:
             UserError: if the checkpoint, the data or an option is not what it should be.
         """
-        return self._module.prepare(job, device)
+        return import_module(f'reproduce.tasks.{self.kind.name}').prepare(job, device)
 
-    def point_dataset(self, dataset: Any, data: Any) -> None:
+    def point_dataset(self, dataset: Any, data: 'Split') -> None:
         """Let a dataset of an OpenMMLab config read `data`, and call its classes by name.
 
         Args:
             dataset: the dataset of one of the config's loaders; changed in place.
-            data: as `load_data` returns it.
         """
-        self._module.point_dataset(dataset, data)
-
-    @property
-    def _module(self) -> Any:
-        return import_module(f'reproduce.tasks.{self.kind.name}')
+        import_module(f'reproduce.tasks.{self.kind.name}').point_dataset(dataset, data)
 
 
 TASKS = {

@@ -7,7 +7,6 @@ import numpy as np
 import timm
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from timm.data import create_transform, resolve_data_config
 from torch.utils.data import Dataset
 
@@ -17,8 +16,9 @@ from datasets.stores import AnyPath
 from reproduce.base.errors import UserError, first_line
 from reproduce.systems import load_systems, timm_names
 from reproduce.tasks import TASKS
-from reproduce.tasks.classification_scores import TOP, TopClasses, TopScorer, names
+from reproduce.tasks.classification_scores import TOP, Predictions, names, score
 from reproduce.tasks.job import Job, Prepared, check_finite, inference
+from reproduce.tasks.scores import Scorer
 from reproduce.weights import parameters, store
 
 PREPROCESSING = ('input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
@@ -44,18 +44,20 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     data = TASKS[job.task].load_data(job.data, limit=job.limit)
     size = timm_names.size_argument(name, trained.get('img_size'))
     classifier = build(name, {**size, **arguments}, len(data.classes))
-    notes = (*data.notes, *parameters.load(classifier, path))
+    notes = parameters.load(classifier, path)
     network = _Network(classifier, config).to(device)
     with inference(device, job.amp):
-        network.try_out(job.batch_size if job.compiled else 0)
-    files, labels = names(data), [label for _, label in data.samples]
+        network.try_out()
+    files, labels = names(data), np.array([label for _, label in data.samples])
 
-    def predict(indices: Sequence[int], images: torch.Tensor) -> TopClasses:
-        found = network.best(images.to(device, non_blocking=True)).cpu()
-        probabilities, classes = found.numpy()
+    def predict(indices: Sequence[int], images: torch.Tensor) -> list[tuple[np.ndarray, ...]]:
+        probabilities, classes = network(images.to(device, non_blocking=True)).cpu().numpy()
         for index, of_image in zip(indices, probabilities, strict=True):
             check_finite(of_image, files[index])
-        return TopClasses(classes.astype(int), probabilities)
+        return list(zip(classes.astype(int), probabilities, strict=True))
+
+    def collected(predictions: list[tuple[np.ndarray, ...]]) -> Predictions:
+        return Predictions(files, labels, *map(np.stack, zip(*predictions, strict=True)))
 
     return Prepared(
         described={
@@ -71,7 +73,11 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         images=_Images(data.samples, config),
         collate=torch.stack,
         predict=predict,
-        scorer=TopScorer(files, labels),
+        scorer=Scorer(
+            '.csv.gz',
+            lambda predictions: score(collected(predictions)),
+            lambda predictions: collected(predictions).to_csv(),
+        ),
         notes=notes,
     )
 
@@ -154,7 +160,6 @@ class _Network(nn.Module):
     def __init__(self, classifier: nn.Module, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.classifier, self.size = classifier, config['input_size']
-        self.batch_size = 0  # of a compiled network
         for name in ('mean', 'std'):
             value = torch.tensor(config[name]).view(1, -1, 1, 1) * 255
             self.register_buffer(name, value, persistent=False)
@@ -171,34 +176,23 @@ class _Network(nn.Module):
         best = logits.topk(min(TOP, logits.shape[1])).indices
         return torch.stack([logits.softmax(-1).gather(1, best), best.float()])
 
-    def best(self, images: torch.Tensor) -> torch.Tensor:
-        """Return what `forward` does; a compiled network computes whole batches only."""
-        missing = self.batch_size - len(images) if self.batch_size else 0
-        return self(F.pad(images, (0, 0) * 3 + (0, missing)))[:, : len(images)]
-
-    def try_out(self, compiled_for: int) -> None:
+    def try_out(self) -> None:
         """Compute one image of the size that will be read, before any is.
-
-        Args:
-            compiled_for: the size of the batches to compile the network for; 0 for none.
 
         Raises:
             UserError: if that fails.
         """
-        if compiled_for:
-            self.compile(dynamic=False)
-            self.batch_size = compiled_for
         try:
-            self.best(torch.zeros(1, *self.size, dtype=torch.uint8, device=self.mean.device))
+            self(torch.zeros(1, *self.size, dtype=torch.uint8, device=self.mean.device))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a foreign model or a compiler raises
+        except Exception as error:  # whatever a foreign model raises
             _, height, width = self.size
             reason = first_line(error)
             raise UserError(
                 f'the model does not take images of {height} x {width} pixels ({reason}): give '
-                'another --preprocessing img_size, build it for this one with --model-kwargs '
-                f'img_size={height}{", or leave out --compile" if compiled_for else ""}.'
+                'another --preprocessing img_size, or build it for this one with --model-kwargs '
+                f'img_size={height}.'
             ) from error
 
 

@@ -5,40 +5,24 @@ import io
 import warnings
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pandas.errors import ParserWarning
 from scipy.optimize import linear_sum_assignment
 
-from reproduce.base.errors import UserError, first_line
-from reproduce.base.files import unzipped
+from datasets.subset import Split
+from reproduce.base.errors import UserError
+from reproduce.base.files import reason, unzipped
 from reproduce.statistics.image_hits import ImageHits
-from reproduce.tasks.scores import Scorer, Scores, check_images
-
-if TYPE_CHECKING:
-    from datasets.imagenet import ImageNet
+from reproduce.tasks.scores import Scores, check_images
 
 TOP = 5
 
 # Of the classes whose order is checked: the assignment takes the square of their number in memory.
 _MOST_CLASSES = 3000
-
-
-class TopClasses(NamedTuple):
-    """The best classes of a batch of images, the best first.
-
-    Attributes:
-        classes: (B, K) class indices; K is 5, or all classes where there are fewer.
-        probabilities: (B, K) in float32.
-    """
-
-    classes: np.ndarray
-    probabilities: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -63,41 +47,6 @@ class Predictions:
         frame[[f'class{i}' for i in ranks]] = self.classes
         frame[[f'score{i}' for i in ranks]] = self.scores
         return gzip.compress(frame.to_csv(index=False, float_format='%.6f').encode(), mtime=0)
-
-
-class TopScorer(Scorer):
-    """Top-1 and Top-5 accuracy; the predictions are kept as `Predictions.to_csv` does.
-
-    Args:
-        files: the name of each image, as `names` gives them.
-        labels: the right class of each.
-    """
-
-    suffix = '.csv.gz'
-
-    def __init__(self, files: Sequence[str], labels: Sequence[int]) -> None:
-        self.files, self.labels = tuple(files), np.asarray(labels)
-        self.collected: list[tuple[Sequence[int], TopClasses]] = []
-
-    def update(self, indices: Sequence[int], predictions: TopClasses) -> None:
-        """Add the `TopClasses` of a batch."""
-        self.collected.append((indices, predictions))
-
-    @property
-    def predictions(self) -> Predictions:
-        """All predictions, in the order of the data set."""
-        indices, parts = zip(*self.collected, strict=True)
-        order = np.argsort(np.concatenate(indices))
-        best = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
-        return Predictions(self.files, self.labels, *best)
-
-    def compute(self) -> Scores:
-        """See `score`."""
-        return score(self.predictions)
-
-    def to_bytes(self) -> bytes:
-        """Return the CSV, a row for each image in the order of the data set."""
-        return self.predictions.to_csv()
 
 
 def score(predictions: Predictions, top5: bool = True) -> Scores:
@@ -136,11 +85,7 @@ def read(path: Path) -> Predictions:
                 index_col=False,
             )
     except (OSError, EOFError, ValueError, ParserWarning, zlib.error) as error:
-        reason = first_line(error)
-        raise UserError(
-            f'the predictions {path} cannot be read ({reason}): expected a CSV, or a gzipped one, '
-            'that an evaluation wrote.'
-        ) from error
+        raise UserError(f'the predictions {path} cannot be read: {reason(error)}.') from error
     k = sum(name.startswith('class') for name in frame.columns)
     columns = [f'{kind}{i}' for kind in ('class', 'score') for i in range(1, k + 1)]
     if k == 0 or list(frame.columns) != ['file', 'label', *columns]:
@@ -193,7 +138,7 @@ def order_warnings(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, ...]
     )
 
 
-def names(data: 'ImageNet') -> tuple[str, ...]:
+def names(data: Split) -> tuple[str, ...]:
     """Return the name of each image: that of its file, with its class where file names repeat."""
     files = tuple(path.name for path, _ in data.samples)
     if len(set(files)) == len(files):
@@ -201,7 +146,7 @@ def names(data: 'ImageNet') -> tuple[str, ...]:
     return tuple(f'{data.classes[label]}/{path.name}' for path, label in data.samples)
 
 
-def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictions:
+def matched(predictions: Predictions, data: Split, path: Path) -> Predictions:
     """Return `predictions` in the order of the images of `data`, with the labels of `data`.
 
     Raises:
@@ -222,7 +167,7 @@ def matched(predictions: Predictions, data: 'ImageNet', path: Path) -> Predictio
     return Predictions(wanted, labels, predictions.classes[order], predictions.scores[order])
 
 
-def score_file(path: Path, data: 'ImageNet') -> Scores:
+def score_file(path: Path, data: Split) -> Scores:
     """Score the predictions in the file `path` for the images of `data`.
 
     There is a Top-5 if the file has five classes for each image, or all where there are fewer.

@@ -6,6 +6,7 @@ which changes what a detector sees beyond their borders, and with it the AP.
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import check_classes
 from reproduce.openmmlab.transforms import with_whole_images
 from reproduce.tasks import TASKS
-from reproduce.tasks.detection_scores import DetectionScorer, check_masks
+from reproduce.tasks.detection_scores import check_masks, score, to_json
 from reproduce.tasks.job import Job, Prepared, check_finite
 from reproduce.tasks.pipelines import PipelineImages, describe, test_steps
+from reproduce.tasks.scores import Scorer
 from reproduce.weights import store
 
 # The modules whose outputs the next ones take, or the predictions are made of.
@@ -47,9 +49,6 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     steps = with_whole_images(test_steps(config))
     annotations = data.content.of(image_id for _, image_id in data.samples)
     infos = [{'img_path': location(file), 'img_id': i} for file, i in data.samples]
-    if config.test_dataloader.dataset.get('return_classes'):  # of a detector that reads text
-        texts = {'text': tuple(data.classes), 'caption_prompt': None, 'custom_entities': True}
-        infos = [info | texts for info in infos]
     model = inference.build(config, path)
     if model.with_mask:
         check_masks(annotations)
@@ -71,7 +70,11 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         images=PipelineImages(infos, config, steps),
         collate=pseudo_collate,
         predict=predict,
-        scorer=DetectionScorer(annotations, masks=model.with_mask),
+        scorer=Scorer(
+            '.json.gz',
+            lambda found: score([*chain(*found)], annotations, model.with_mask),
+            lambda found: to_json([*chain(*found)]),
+        ),
     )
 
 

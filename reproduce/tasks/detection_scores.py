@@ -5,22 +5,19 @@ import gzip
 import io
 import json
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Any, NotRequired
 
-import hotcoco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from pydantic import BeforeValidator, FiniteFloat, TypeAdapter
+from pydantic import FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from datasets.coco import COCO as CocoData
-from datasets.coco_annotations import Annotations, Box, MaskSize, Whole, read_json
-from datasets.coco_masks import sound_run_lengths
+from datasets.coco_annotations import Annotations, Box, Id, MaskSize, read_json, sound_run_lengths
 from reproduce.base.errors import UserError
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
-from reproduce.tasks.scores import Scorer, Scores
+from reproduce.tasks.scores import Scores
 
 # What pycocotools calls the kind of a comparison, and the key under which a result has the object.
 KINDS = {'box': ('bbox', 'bbox'), 'mask': ('segm', 'segmentation')}
@@ -31,57 +28,19 @@ class _Mask(TypedDict):
     counts: str
 
 
-# As in pycocotools, an empty list is no mask and no box.
-_NoneIfEmpty = BeforeValidator(lambda value: None if value == [] else value)
-
-
 class _Detection(TypedDict):
-    image_id: Whole
-    category_id: Whole
-    bbox: NotRequired[Annotated[Box | None, _NoneIfEmpty]]
+    image_id: Id
+    category_id: Id
+    bbox: NotRequired[Box]
     score: FiniteFloat
-    segmentation: NotRequired[Annotated[_Mask | None, _NoneIfEmpty]]
+    segmentation: NotRequired[_Mask]
 
 
 _DETECTIONS = TypeAdapter(list[_Detection])
 
 
-class DetectionScorer(Scorer):
-    """Average precision and recall; the detections of an image are a list of COCO's result objects.
-
-    Args:
-        annotations, masks: as `score` takes them.
-    """
-
-    suffix = '.json.gz'
-
-    def __init__(self, annotations: Annotations, masks: bool) -> None:
-        self.annotations, self.masks = annotations, masks
-        self.collected: list[tuple[int, list[dict[str, Any]]]] = []
-
-    def update(self, indices: Sequence[int], predictions: Sequence[list[dict[str, Any]]]) -> None:
-        """Add the detections of each image of a batch."""
-        self.collected += zip(indices, predictions, strict=True)
-
-    @property
-    def results(self) -> list[dict[str, Any]]:
-        """All detections, in the order of the images."""
-        return [r for _, found in sorted(self.collected, key=itemgetter(0)) for r in found]
-
-    def compute(self) -> Scores:
-        """See `score`."""
-        return score(self.results, self.annotations, self.masks)
-
-    def to_bytes(self) -> bytes:
-        """Return a gzipped file of COCO's result format, in the order of the images."""
-        return to_json(self.results)
-
-
 def score(
-    results: Sequence[dict[str, Any]],
-    annotations: Annotations,
-    masks: bool | None = None,
-    fast: bool = False,
+    results: Sequence[dict[str, Any]], annotations: Annotations, masks: bool | None = None
 ) -> Scores:
     """Return COCO's twelve numbers of boxes and of masks, and the AP and AP50 of each class.
 
@@ -98,8 +57,6 @@ def score(
             other images do not count.
         masks: whether masks are scored where nothing at all was detected; None scores them if the
             annotations have some.
-        fast: count by hotcoco instead of pycocotools, which is the metric of record, and leave the
-            intervals out: hotcoco hands its matches over slowly.
 
     Raises:
         UserError: if the annotations have no object, or no masks to score masks against.
@@ -115,7 +72,7 @@ def score(
     per_class: dict[str, dict[str, float]] = {}
     matches: dict[str, Matches] = {}
     for kind in kinds:
-        evaluation = evaluated(results, annotations, kind, fast)
+        evaluation = evaluated(results, annotations, kind)
         values = dict(zip(METRICS, evaluation.stats, strict=True))
         metrics |= {f'{kind}_{name}': 100 * float(v) for name, v in values.items() if v >= 0}
         # By IoU, recall, class, size and detections an image; -1 where there is no object.
@@ -125,10 +82,7 @@ def score(
                 own = per_class.setdefault(category['name'], {})
                 own[f'{kind}_ap'] = 100 * float(precision[:, :, i].mean())
                 own[f'{kind}_ap50'] = 100 * float(precision[0, :, i].mean())
-        if not fast:
-            matches[kind] = Matches.of(evaluation)
-    if fast:
-        return Scores(metrics, per_class=per_class)
+        matches[kind] = Matches.of(evaluation)
     statistics = MatchedDetections(matches, len(annotations.images), len(categories))
     return Scores(metrics, statistics.intervals(), per_class, statistics)
 
@@ -142,23 +96,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     """Read the detections from a file of COCO's result format, gzipped or not.
 
     Each has image_id, category_id, score and bbox (x, y, width, height in pixels), or segmentation
-    (compressed run lengths), or both. An empty one counts as none.
+    (compressed run lengths), or both.
 
     Raises:
         UserError: if it is missing, or is not such a file.
     """
-    try:
-        results = read_json(path, _DETECTIONS)
-    except ValueError as error:
-        raise UserError(
-            f"the results {path} cannot be read ({error}): expected COCO's result format, a list "
-            'of objects with image_id, category_id, score and bbox or segmentation.'
-        ) from error
-    for result in results:
-        for _, key in KINDS.values():
-            if key in result and result[key] is None:
-                del result[key]
-    return results
+    return read_json(path, _DETECTIONS)
 
 
 def checked(
@@ -166,8 +109,7 @@ def checked(
 ) -> list[dict[str, Any]]:
     """Return the results of the file `path`, checked to be for the images of `annotations`.
 
-    Masks are decoded; those in which runs are empty are encoded again, since pycocotools and
-    hotcoco disagree about them.
+    Masks are decoded; those in which runs are empty are encoded again.
 
     Raises:
         UserError: if one has an image or a category that `annotations` has not, or a mask that is
@@ -209,7 +151,7 @@ def checked(
 
 
 def score_file(path: Path, data: CocoData) -> Scores:
-    """Score the detections in the file `path` for the images of `data`, by pycocotools.
+    """Score the detections in the file `path` for the images of `data`.
 
     Raises:
         UserError: if it is no such file, or does not fit the images.
@@ -233,13 +175,8 @@ def check_masks(annotations: Annotations) -> None:
         )
 
 
-def evaluated(
-    results: Sequence[dict[str, Any]], annotations: Annotations, kind: str, fast: bool = False
-) -> COCOeval:
-    """Return pycocotools' `COCOeval` of 'box' or 'mask': its `stats`, `eval` and `evalImgs`.
-
-    Images, categories and objects are numbered from 1 in their order: pycocotools takes the id 0
-    for none, and hotcoco has no ids that are negative or above 2^64.
+def evaluated(results: Sequence[dict[str, Any]], annotations: Annotations, kind: str) -> COCOeval:
+    """Return pycocotools' `COCOeval` of 'box' or 'mask', after its three steps.
 
     Raises:
         UserError: if the annotations have no object, or no masks to score masks against.
@@ -252,42 +189,27 @@ def evaluated(
     if kind == 'mask':
         check_masks(annotations)
     iou_type, key = KINDS[kind]
-    api, evaluator = (hotcoco.COCO, hotcoco.COCOeval) if fast else (COCO, COCOeval)
-    images, categories = (
-        {entry['id']: number for number, entry in enumerate(entries, 1)}
-        for entries in (annotations.images, annotations.categories)
-    )
-
-    def renumbered(entry: dict[str, Any], **changes: Any) -> dict[str, Any]:
-        image, category = images[entry['image_id']], categories[entry['category_id']]
-        return {**entry, 'image_id': image, 'category_id': category, **changes}
-
-    dataset = {
-        'images': [{**image, 'id': images[image['id']]} for image in annotations.images],
-        'categories': [{**c, 'id': categories[c['id']]} for c in annotations.categories],
-        'annotations': [renumbered(i, id=n) for n, i in enumerate(annotations.instances, 1)],
-    }
     keys = ('image_id', 'category_id', 'score', key)
+    # pycocotools takes an object with the id 0 for none, and adds to the entries.
+    objects = [{**instance, 'id': n} for n, instance in enumerate(annotations.instances, 1)]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth, found = api(), api()
-        truth.dataset = dataset
+        truth, found = COCO(), COCO()
+        truth.dataset = {
+            'images': list(annotations.images),
+            'categories': list(annotations.categories),
+            'annotations': objects,
+        }
         truth.createIndex()
         if results:
-            alone = [{k: result[k] for k in keys} for result in results]
-            found = truth.loadRes([renumbered(result) for result in alone])
+            found = truth.loadRes([{k: result[k] for k in keys} for result in results])
         else:
-            found.dataset = {**dataset, 'annotations': []}
+            found.dataset = {**truth.dataset, 'annotations': []}
             found.createIndex()
-        evaluation = evaluator(truth, found, iou_type)
+        evaluation = COCOeval(truth, found, iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
-        # hotcoco's tables are pycocotools' to the bit, but its means of them only nearly.
-        summary = COCOeval(iouType=iou_type)
-        summary.eval = evaluation.eval
-        if not fast:
-            summary.evalImgs, summary.params = evaluation.evalImgs, evaluation.params
-        summary.summarize()
-    return summary
+        evaluation.summarize()
+    return evaluation
 
 
 def _any_mask(entries: Sequence[dict[str, Any]]) -> bool:

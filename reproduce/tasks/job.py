@@ -4,41 +4,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reproduce.base.errors import UserError
-from reproduce.base.job_options import (
-    Amp,
-    BatchSize,
-    Deterministic,
-    Device,
-    Limit,
-    Workers,
-)
+from reproduce.base.job_options import Amp, BatchSize, Deterministic, Device, Limit, Workers
 from reproduce.tasks import TASKS
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import Dataset
 
+    from datasets.subset import Split
     from reproduce.tasks.scores import Scorer
 
 # Of mixed precision: names of options, and torch's names of the types.
 PRECISIONS = {'fp16': 'float16', 'bf16': 'bfloat16'}
-
-
-class DataSet(Protocol):
-    """The data set of a task, as `datasets` finds it on a disk."""
-
-    root: Path
-    split: str
-    samples: Sequence[Any]
-    classes: Sequence[str]
-    complete: bool
-    problems: tuple[str, ...]
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -76,13 +58,6 @@ class Job:
     ]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            '--compile',
-            help='Compute with torch.compile: a minute to begin; benchmark whether it pays.',
-        ),
-    ] = False
     multi_scale: Annotated[
         bool,
         typer.Option(
@@ -98,7 +73,7 @@ class Job:
 
     def __post_init__(self) -> None:
         kind = TASKS[self.task].kind
-        for option in ('preprocessing', 'compiled', 'multi_scale'):
+        for option in ('preprocessing', 'multi_scale'):
             if getattr(self, option) and option not in kind.options:
                 raise UserError(f'{self.task} has no option {option}: leave it out.')
         if self.batch_size is None:
@@ -128,7 +103,7 @@ class Prepared:
 
     described: dict[str, Any]
     checkpoint: Path
-    data: DataSet
+    data: 'Split'
     images: 'Dataset'
     collate: Callable[[list[Any]], Any]
     predict: Callable[[Sequence[int], Any], Any]

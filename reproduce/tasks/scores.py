@@ -1,14 +1,13 @@
 """What predictions score, one module for each kind; none of them needs torch or the model.
 
-A module has a `Scorer` for the evaluation of a model, and a function that scores kept predictions.
-A scorer gets the predictions batch by batch, and what the processes of an evaluation collected is
-merged before the result is computed.
+A module has functions that score predictions and write them as a file, from which the evaluation of
+a model makes a `Scorer`, and a function that scores such a file.
 """
 
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,48 +29,51 @@ class Scores:
     """
 
     metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]]
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     statistics: PerImage | None = field(default=None, compare=False, repr=False)
     warnings: tuple[str, ...] = ()
 
 
-class Scorer(ABC):
+@dataclass
+class Scorer:
     """Collects the predictions for a data set, batch by batch; scores them, and keeps them.
 
     Attributes:
-        suffix: of the name of a file with `to_bytes`.
-        collected: what was collected so far, which `+=` adds up: a list or a counter. This alone
-            travels between processes.
+        suffix: of the name of a file of predictions.
+        score: computes the scores of the predictions of all images, in the order of the data set.
+        write: returns them as the content of a file: the same predictions give the same bytes.
+        collected: the place of an image in the data set with its prediction, of each image so far.
+            This alone travels between processes.
     """
 
-    suffix = ''
-    collected: Any
+    suffix: str
+    score: Callable[[list[Any]], Scores]
+    write: Callable[[list[Any]], bytes]
+    collected: list[tuple[int, Any]] = field(default_factory=list)
 
-    @abstractmethod
-    def update(self, indices: Sequence[int], predictions: Any) -> None:
-        """Add a batch.
+    def update(self, indices: Sequence[int], predictions: Sequence[Any]) -> None:
+        """Add the predictions for the images of a batch, given their places in the data set."""
+        self.collected += zip(indices, predictions, strict=True)
 
-        Args:
-            indices: the place of each image in the data set.
-            predictions: those of the images, in the form of the task.
-        """
-
-    def merge(self, collected: Any) -> None:
+    def merge(self, collected: list[tuple[int, Any]]) -> None:
         """Add what a scorer of the same kind collected from other images."""
         self.collected += collected
 
-    @abstractmethod
     def compute(self) -> Scores:
-        """Return the metrics of all predictions so far.
+        """Return the scores of all predictions.
 
         Raises:
             UserError: if there is nothing to score them against.
         """
+        return self.score(self._in_order())
 
     def to_bytes(self) -> bytes:
-        """Return the predictions as the content of a file: the same ones give the same bytes."""
-        raise NotImplementedError
+        """Return the predictions as the content of a file."""
+        return self.write(self._in_order())
+
+    def _in_order(self) -> list[Any]:
+        return [prediction for _, prediction in sorted(self.collected, key=itemgetter(0))]
 
 
 def check_images(path: Path, predicted: Iterable[str], wanted: Iterable[str]) -> None:
@@ -89,6 +91,6 @@ def check_images(path: Path, predicted: Iterable[str], wanted: Iterable[str]) ->
         if images:
             raise UserError(
                 f'the predictions {path} do not fit the {len(names):,} images: '
-                f'{shortened(images, 1)} {by_number(images, "is", "are")} {problem}; expected one '
-                'prediction for each; name the data and the --limit that they were predicted for.'
+                f'{shortened(images, 1)} {by_number(images, "is", "are")} {problem}; name the data '
+                'and the --limit that they were predicted for.'
             )

@@ -6,7 +6,6 @@ Images of a batch are read together and segmented one after the other: they diff
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmseg.structures import SegDataSample
@@ -21,7 +20,8 @@ from reproduce.openmmlab.transforms import kind
 from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job, Prepared, check_finite
 from reproduce.tasks.pipelines import PipelineImages, describe, test_steps
-from reproduce.tasks.segmentation_scores import LabelMapScorer
+from reproduce.tasks.scores import Scorer
+from reproduce.tasks.segmentation_scores import PredictedMaps, score, to_zip
 from reproduce.weights import store
 
 with quiet_libraries():  # it prints
@@ -50,16 +50,18 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         )
     test_step = inference.tester(segmenter, config, device)
 
-    def predict(indices: Sequence[int], batch: list[dict[str, Any]]) -> list[np.ndarray]:
-        found = []
-        for views in batch:
-            of_image = (views[key] for key in ('inputs', 'data_samples'))
-            several = (v if isinstance(v, list) else [v] for v in of_image)
-            found.append(segment(test_step, *several).cpu().numpy())
-        return found
-
     infos = [{'img_path': location(image)} for image, _ in data.samples]
     label_maps = [label_map for _, label_map in data.samples]
+
+    def predict(indices: Sequence[int], batch: list[dict[str, Any]]) -> list[PredictedMaps]:
+        found = []
+        for index, views in zip(indices, batch, strict=True):
+            of_image = (views[key] for key in ('inputs', 'data_samples'))
+            several = (v if isinstance(v, list) else [v] for v in of_image)
+            maps = segment(test_step, *several).cpu().numpy()
+            found.append(PredictedMaps.of(maps, label_maps[index], len(data.classes), data.format))
+        return found
+
     return Prepared(
         described=describe(job, system, name, config, steps),
         checkpoint=path,
@@ -67,7 +69,11 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         images=PipelineImages(infos, config, steps),
         collate=list,
         predict=predict,
-        scorer=LabelMapScorer(label_maps, data.classes, data.format),
+        scorer=Scorer(
+            '.zip',
+            lambda predictions: score([maps.pixels for maps in predictions], data.classes),
+            lambda predictions: to_zip(predictions, [path.name for path in label_maps]),
+        ),
     )
 
 

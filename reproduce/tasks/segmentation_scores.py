@@ -4,17 +4,18 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 from PIL import Image
 
 from datasets.segmented import SegmentationData, SegmentationFormat
+from datasets.stores import AnyPath
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.statistics.pixel_counts import LABELLED, PREFIXES, PixelCounts, ious, means
-from reproduce.tasks.scores import Scorer, Scores, check_images
+from reproduce.tasks.scores import Scores, check_images
 
 # The folder, in a folder or an archive of predictions, of those at several scales.
 MULTI_SCALE = 'multi_scale'
@@ -22,55 +23,49 @@ MULTI_SCALE = 'multi_scale'
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
-class LabelMapScorer(Scorer):
-    """mIoU, mAcc and aAcc; the predictions are kept as an archive of PNGs.
+class PredictedMaps(NamedTuple):
+    """The predictions for an image: at one scale, and perhaps at several scales.
 
-    Args:
-        label_maps: the file of the labels of each image.
-        classes: the names of the K classes.
-        format: of the label maps, which is also that of the kept predictions.
+    Attributes:
+        pixels: the `class_pixels` of each.
+        pngs: each as the content of a PNG.
     """
 
-    suffix = '.zip'
+    pixels: list[np.ndarray]
+    pngs: list[bytes]
 
-    def __init__(
-        self, label_maps: Sequence[Path], classes: Sequence[str], format: SegmentationFormat
-    ) -> None:
-        self.label_maps, self.classes, self.format = label_maps, classes, format
-        # Of each image its place, and of each scale its pixels and its PNG.
-        self.collected: list[tuple[int, list[np.ndarray], list[bytes]]] = []
-
-    def update(self, indices: Sequence[int], predictions: Sequence[np.ndarray]) -> None:
-        """Add the predictions for a batch.
-
-        Args:
-            predictions: of each image, (P, H, W) in uint8 at the size of its label map: P is 1, or
-                2 with those at several scales; 1 is the first class and 0 is none.
+    @classmethod
+    def of(
+        cls, maps: np.ndarray, label_map: AnyPath, classes: int, format: SegmentationFormat
+    ) -> Self:
+        """Return the predictions `maps`, (P, H, W) in uint8: 1 is the first class and 0 is none.
 
         Raises:
-            UserError: if one has another size than its label map, or a label map cannot be read.
+            UserError: if one has another size than its label map, or this cannot be read.
         """
-        for index, maps in zip(indices, predictions, strict=True):
-            pixels = class_pixels_of(self.label_maps[index], maps, len(self.classes), self.format)
-            pngs = [to_png(self.format.encode_label_map(labels)) for labels in maps]
-            self.collected.append((index, pixels, pngs))
+        pngs = []
+        for labels in maps:
+            content = io.BytesIO()
+            image = Image.fromarray(format.encode_label_map(labels))
+            image.save(content, 'PNG', compress_level=3)
+            pngs.append(content.getvalue())
+        return cls(class_pixels_of(label_map, maps, classes, format), pngs)
 
-    def compute(self) -> Scores:
-        """See `score`."""
-        pixels = [of_image for _, of_image, _ in sorted(self.collected, key=itemgetter(0))]
-        return score(pixels, self.classes)
 
-    def to_bytes(self) -> bytes:
-        """Return the archive, in the order of the images, several scales in a folder of it."""
-        content = io.BytesIO()
-        kept = [(i, pngs) for i, _, pngs in sorted(self.collected, key=itemgetter(0))]
-        with zipfile.ZipFile(content, 'w') as archive:
-            for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
-                for index, pngs in kept:
-                    if scale < len(pngs):
-                        name = f'{folder}{self.label_maps[index].name}'
-                        archive.writestr(zipfile.ZipInfo(name, _FIRST_DAY), pngs[scale])
-        return content.getvalue()
+def to_zip(predictions: Sequence[PredictedMaps], names: Sequence[str]) -> bytes:
+    """Return an archive of the predictions, those at several scales in a folder of it.
+
+    Args:
+        names: of the label maps of the images.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, 'w') as archive:
+        for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
+            for name, maps in zip(names, predictions, strict=True):
+                if scale < len(maps.pngs):
+                    entry = zipfile.ZipInfo(f'{folder}{name}', _FIRST_DAY)
+                    archive.writestr(entry, maps.pngs[scale])
+    return content.getvalue()
 
 
 def score(pixels: Sequence[Sequence[np.ndarray]], classes: Sequence[str]) -> Scores:
@@ -103,7 +98,7 @@ def score(pixels: Sequence[Sequence[np.ndarray]], classes: Sequence[str]) -> Sco
 
 
 def class_pixels_of(
-    label_map: Path, predictions: Sequence[np.ndarray], classes: int, format: SegmentationFormat
+    label_map: AnyPath, predictions: Sequence[np.ndarray], classes: int, format: SegmentationFormat
 ) -> list[np.ndarray]:
     """Return the `class_pixels` of each of the predictions for a label map.
 
@@ -119,13 +114,6 @@ def class_pixels_of(
                 f'{sizes[1]}: expected the same; predict at the size of the original image.'
             )
     return [class_pixels(prediction, label, classes) for prediction in predictions]
-
-
-def to_png(labels: np.ndarray) -> bytes:
-    """Return the labels (H, W) in uint8 as a PNG."""
-    content = io.BytesIO()
-    Image.fromarray(labels).save(content, 'PNG', compress_level=3)
-    return content.getvalue()
 
 
 def class_pixels(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
@@ -188,8 +176,8 @@ def score_folder(
         for name, label_map in taken.items():
             maps = [format.read_label_map(scale[name], len(classes)) for scale in scales]
             pixels.append(class_pixels_of(label_map, maps, len(classes), format))
-    names = [name.removesuffix(format.label_suffix) for name in labels]
-    return score(pixels, classes), len(taken), format.incomplete('val', classes, names, len(taken))
+    problems = format.incomplete('val', classes, list(labels), len(taken))
+    return score(pixels, classes), len(taken), problems
 
 
 def score_file(path: Path, data: SegmentationData) -> Scores:
@@ -204,20 +192,15 @@ def score_file(path: Path, data: SegmentationData) -> Scores:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path | zipfile.Path]:
-    """Open the folder of predictions at `path`, or in the archive there.
-
-    Raises:
-        UserError: if it is neither.
-    """
+    """Open the folder of predictions at `path`, or in the archive there."""
     if path.is_dir():
         yield path
         return
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        reason = 'it does not exist' if isinstance(error, FileNotFoundError) else error
         raise UserError(
-            f'the predictions {path} cannot be read ({reason}): expected a folder of PNGs, or the '
+            f'the predictions {path} cannot be read ({error}): expected a folder of PNGs, or the '
             '.zip that an evaluation kept.'
         ) from error
     with archive:
