@@ -14,7 +14,7 @@ from datasets import shapes
 from reproduce.base.files import sha256_of
 from reproduce.evaluate import records
 from reproduce.evaluate.harness import evaluate
-from reproduce.report.model_folder import FORMATS, export, results, write_format
+from reproduce.report.model_folder import export, results
 from reproduce.tasks.job import Job
 
 
@@ -111,22 +111,3 @@ def test_what_cannot_be_exported_says_what_to_do(run, kept, sound, tmp_path):
     kept.write_text(json.dumps(content))
     detector = refusal(run, kept, '--output', tmp_path / 'new', '--checkpoint', sound)
     assert 'timm does not load' in detector
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', FORMATS)
-def test_formats_compute_the_same_for_other_batches(name, sound, tmp_path):
-    if name == 'onnx':
-        session_of = pytest.importorskip('onnxruntime').InferenceSession
-        pytest.importorskip('onnxscript')
-    model = timm.create_model('maformer_micro', num_classes=len(shapes.CLASSES)).eval()
-    model.load_state_dict(load_file(sound))
-    path = tmp_path / FORMATS[name]
-    write_format(name, model, torch.randn(2, 3, 64, 64), path)
-    images = torch.randn(3, 3, 64, 64)
-    if name == 'onnx':
-        found = torch.from_numpy(session_of(path).run(None, {'images': images.numpy()})[0])
-    else:
-        found = torch.export.load(path).module()(images)
-    with torch.no_grad():
-        torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-5)

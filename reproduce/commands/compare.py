@@ -7,7 +7,6 @@ import typer
 from typer import Argument, Option
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
 from reproduce.judge import comparison
@@ -24,10 +23,7 @@ def compare(
     ],
     data: Annotated[
         Path | None,
-        Option(help="The data set's folder: for files of predictions, and for --pictures."),
-    ] = None,
-    pictures: Annotated[
-        Path | None, Option(help='Folder for a PNG of the images on which two differ most.')
+        Option(help="The data set's folder, for files of predictions."),
     ] = None,
     fail_if_worse: Annotated[
         bool,
@@ -48,12 +44,6 @@ def compare(
     """
     if len(names) < 2:
         raise UserError(f"'{' '.join(names)}' is one result: name two or more to compare.")
-    if pictures is not None:
-        if data is None:
-            raise UserError('--pictures takes the images: name their folder with --data.')
-        if len(names) > 2:
-            raise UserError(f'--pictures shows two results, and {len(names)} are named: name two.')
-        check_writable(pictures)
     candidates = comparison.find_candidates(names, evaluations, data)
     markdown = format == 'markdown'
     found = comparison.compare(candidates)
@@ -68,12 +58,4 @@ def compare(
         print('\n\n'.join(parts))
     else:
         options.show(format, result, *parts)
-    if pictures is not None:
-        # Imported here, so that comparisons without pictures do not wait for matplotlib.
-        from reproduce.report.pictures import differences
-
-        path = pictures / 'differences.png'
-        write_atomically(path, differences(found[0], data))
-        if format != 'json':
-            print(f'\nWritten: {path}.')
     raise typer.Exit(int(fail_if_worse and worse))

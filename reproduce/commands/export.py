@@ -24,23 +24,17 @@ def export(
         str | None,
         Option(help="The weights' licence, such as Apache-2.0.  [default: that of released ones]"),
     ] = None,
-    onnx: Annotated[bool, Option('--onnx', help='Also write model.onnx.')] = False,
-    torch_export: Annotated[
-        bool, Option('--torch-export', help='Also write model.pt2, for torch.export.load.')
-    ] = False,
     evaluations: options.Evaluations = EVALUATIONS,
 ) -> None:
     """Write a measured classifier as a folder that timm loads and the Hub takes.
 
     It holds the weights as safetensors, timm's config, a model card with the measured metrics, and
-    the record. Every file is loaded again and compared before the folder appears.
+    the record. The folder appears once timm has loaded it and computed the same outputs.
     """
     path, evaluation = find_record(record, evaluations)
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.report.model_folder import export
 
-    wanted = {'onnx': onnx, 'torch-export': torch_export}
-    formats = [name for name, asked in wanted.items() if asked]
-    files = export(path, evaluation, output, checkpoint, licence, formats)
+    files = export(path, evaluation, output, checkpoint, licence)
     print(f"Load it: timm.create_model('local-dir:{output}', pretrained=True)")
     print(f'Written: {output}, with {", ".join(files)}.')

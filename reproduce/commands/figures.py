@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from typer import Option
 
@@ -16,20 +16,13 @@ def figures(
     output: Annotated[Path, Option(help='Folder for the figures, each as PDF and PNG.')] = RESULTS
     / 'figures',
     results: options.Results = RESULTS,
-    flops: Annotated[
-        Literal['total', 'layer'],
-        Option(
-            help="FLOPs that all models are drawn over: total includes attention's products, layer "
-            'is convolutions and linear layers only, in figures called NAME-layer.'
-        ),
-    ] = 'total',
 ) -> None:
     """Draw accuracy over cost and the deviations from the paper."""
     # Imported here, so that `--help` does not wait for matplotlib.
     from reproduce.report import plots
 
     check_writable(output)
-    drawn = plots.figures(load_results(results), flops)
+    drawn = plots.figures(load_results(results))
     for name, drawing in drawn.items():
         figure = drawing.draw()
         for format in ('pdf', 'png'):

@@ -7,8 +7,6 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import timm
@@ -29,14 +27,6 @@ from reproduce.weights import parameters, registry, store
 
 WEIGHTS = 'model.safetensors'  # the name that timm looks for first
 
-# The files of the formats that run without timm.
-FORMATS = {'onnx': 'model.onnx', 'torch-export': 'model.pt2'}
-
-_ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
-
-# Outputs of an exported network and of the original differ by less, relative to the largest.
-_TOLERANCE = 1e-4
-
 _HEADINGS = {'top1': 'Top-1 accuracy (%)', 'top5': 'Top-5 accuracy (%)'}
 
 
@@ -46,7 +36,6 @@ def export(
     folder: Path,
     checkpoint: str | Path | None = None,
     licence: str | None = None,
-    formats: Sequence[str] = (),
 ) -> list[str]:
     """Write a measured classifier as a folder for `timm.create_model('local-dir:FOLDER')`.
 
@@ -58,15 +47,13 @@ def export(
         folder: a new folder, or an empty one.
         checkpoint: the weights, in one of the forms of `store.find`; None for released ones.
         licence: of the weights; None for that of released ones, if they are.
-        formats: keys of `FORMATS`; their files take images of the measured size.
 
     Returns:
         the names of the files in the folder.
 
     Raises:
         UserError: if the record is not that of a classifier, its weights are missing or are others
-            than the evaluated ones, a package that a format needs is missing, or `folder` is not
-            empty or cannot be written.
+            than the evaluated ones, or `folder` is not empty.
     """
     e = evaluation
     if e.task != 'imagenet':
@@ -76,80 +63,36 @@ def export(
         )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f'{folder} is not empty: name a new folder with --output, or an empty one.')
-    if 'onnx' in formats and not all(map(find_spec, _ONNX_PACKAGES)):
-        raise UserError(f'--onnx needs packages: run `pip install {" ".join(_ONNX_PACKAGES)}`.')
     path = _weights(e, checkpoint)
     network = _network(e, path)
-    example = torch.randn(
-        2, *e.preprocessing['input_size'], generator=torch.Generator().manual_seed(0)
-    )
     if licence is None and (entry := registry.released(e.checkpoint.sha256)):
         licence = entry.licence
     measured = {k: tuple(v) if isinstance(v, list) else v for k, v in e.preprocessing.items()}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f'.{folder.name}.', dir=folder.parent, ignore_cleanup_errors=True
-        ) as name:
-            made = Path(name) / folder.name
-            save_for_hf(network, str(made), safe_serialization=True, data_config=measured)
-            if _has_the_parameters(path, network):
-                shutil.copyfile(path, made / WEIGHTS)
-            _check_with_timm(network, example, made)
-            for extra in formats:
-                write_format(extra, network, example, made / FORMATS[extra])
-            shutil.copy(record, made / 'record.json')
-            for file in (record.parent / name for name in (e.predictions, e.statistics)):
-                if file.is_file():
-                    shutil.copy(file, made)
-            digest = sha256_of(made / WEIGHTS)
-            (made / 'README.md').write_text(_model_card(e, network, licence, digest))
-            files = sorted(file.name for file in made.iterdir())
-            os.replace(made, folder)
-    except OSError as error:
-        raise UserError(f'{folder} cannot be written: {error.strerror}.') from error
-    return files
-
-
-def write_format(name: str, network: nn.Module, example: torch.Tensor, path: Path) -> None:
-    """Write a network in a format, for batches of any size of images as large as the example.
-
-    Args:
-        name: a key of `FORMATS`.
-        network: a classifier in evaluation mode.
-        example: images (B, 3, H, W), normalised, B > 1.
-
-    Raises:
-        UserError: if the network cannot be exported, or what was exported computes something else.
-    """
-    try:
-        with torch.no_grad():
-            batch = ({0: torch.export.Dim('batch')},)
-            program = torch.export.export(network, (example,), dynamic_shapes=batch, strict=False)
-        if name == 'torch-export':
-            torch.export.save(program, path)
-            compute = torch.export.load(path).module()
-        else:
-            # Imported here: it is not among the packages that the suite needs.
-            import onnxruntime
-
-            names = {'input_names': ['images'], 'output_names': ['logits']}
-            torch.onnx.export(program, dynamo=True, verbose=False, **names).save(path)
-            session = onnxruntime.InferenceSession(path)
-
-            def compute(images: torch.Tensor) -> torch.Tensor:
-                return torch.from_numpy(session.run(None, {'images': images.numpy()})[0])
-    except Exception as error:  # whatever torch's exporter cannot do with a foreign network
-        reason = str(error).strip().partition('\n')[0]
-        raise UserError(
-            f'{type(network).__name__} cannot be exported with torch {torch.__version__} '
-            f'({type(error).__name__}: {reason}): leave out --{name}.'
-        ) from error
-    for images in (example, example[:1]):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f'.{folder.name}.', dir=folder.parent, ignore_cleanup_errors=True
+    ) as name:
+        made = Path(name) / folder.name
+        save_for_hf(network, str(made), safe_serialization=True, data_config=measured)
+        if _has_the_parameters(path, network):
+            shutil.copyfile(path, made / WEIGHTS)
+        loaded = timm.create_model(f'local-dir:{made}', pretrained=True).eval()
+        images = torch.randn(2, *measured['input_size'], generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            expected, found = network(images), compute(images)
-        if (found - expected).abs().max() > _TOLERANCE * expected.abs().max():
-            raise UserError(f'{path.name} computes other outputs: leave out --{name}.')
+            if not torch.equal(loaded(images), network(images)):
+                raise UserError(
+                    f'what timm {timm.__version__} loads from the exported folder computes other '
+                    'outputs than the evaluated network: use the version of timm in the record.'
+                )
+        shutil.copy(record, made / 'record.json')
+        for file in (record.parent / name for name in (e.predictions, e.statistics)):
+            if file.is_file():
+                shutil.copy(file, made)
+        digest = sha256_of(made / WEIGHTS)
+        (made / 'README.md').write_text(_model_card(e, network, licence, digest))
+        files = sorted(file.name for file in made.iterdir())
+        os.replace(made, folder)
+    return files
 
 
 def _model_card(e: Evaluation, network: nn.Module, licence: str | None, digest: str) -> str:
@@ -250,16 +193,3 @@ def _has_the_parameters(path: Path, network: nn.Module) -> bool:
         return False
     with safe_open(path, 'pt') as file:
         return set(file.keys()) == set(network.state_dict())
-
-
-def _check_with_timm(network: nn.Module, example: torch.Tensor, folder: Path) -> None:
-    """Check that timm builds from `folder` a network that computes the same."""
-    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    with torch.inference_mode():
-        same = torch.equal(loaded(example), network(example))
-    if not same:
-        raise UserError(
-            f'what timm {timm.__version__} loads from the exported folder computes other outputs '
-            'than the evaluated network, so nothing was written: export with the version of timm '
-            'that the record names.'
-        )

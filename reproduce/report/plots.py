@@ -111,23 +111,19 @@ class Point(NamedTuple):
     measured: bool
 
 
-def figures(cells: Sequence[Cell], convention: str = 'total') -> dict[str, Drawing]:
-    """Return all figures of cells, by file name.
-
-    Args:
-        convention: which FLOPs are the cost of all models, 'total' or 'layer'.
-    """
+def figures(cells: Sequence[Cell]) -> dict[str, Drawing]:
+    """Return all figures of cells, by file name."""
     tables = all_lines(cells)
     drawn: dict[str, Drawing] = {}
     for name, (number, framework, metric) in _ACCURACIES.items():
         if number in tables:
             column = TABLES[number].column(framework, metric)
             what = column.group or TABLES[number].title.rpartition(',')[2].strip()
-            found = {c: points(tables[number], column, c, convention) for c in _COSTS}
-            drawn[name if convention == 'total' else f'{name}-{convention}'] = Drawing(
+            found = {cost: points(tables[number], column, cost) for cost in _COSTS}
+            drawn[name] = Drawing(
                 f'{what}: {column.metric.heading}',
                 _IN_WINDOWS if in_windows(found['flops_g']) else _ACCURACY,
-                partial(_accuracy, found, column, convention),
+                partial(_accuracy, found, column),
                 [point.line.label for point in found['params_m']],
             )
     drawn['deviations'] = Drawing(
@@ -145,16 +141,12 @@ def save(figure: Figure, path: Path | BinaryIO, format: str) -> None:
         figure.savefig(path, format=format, dpi=200, metadata=undated.get(format))
 
 
-def points(
-    of_table: Sequence[Line], column: Column, cost: str, convention: str = 'total'
-) -> list[Point]:
+def points(of_table: Sequence[Line], column: Column, cost: str) -> list[Point]:
     """Return the models of a table that have both the accuracy in `column` and the cost `cost`.
 
     A printed accuracy is drawn once: of the variants of its row, at the cost of the one that is
     nearest to the printed FLOPs. The others have a point only where their accuracy was measured.
-
-    Args:
-        convention: which FLOPs are the cost, 'total' or 'layer'; all models are counted alike.
+    FLOPs are total ones for all models.
     """
     table = TABLES[of_table[0].row.table]
     name, flops = (table.column(column.framework.name, metric).name for metric in (cost, 'flops_g'))
@@ -175,10 +167,9 @@ def points(
             if y is None and line is fitting and cell.paper:
                 y = float(cell.paper)
             # A printed value alone does not say which FLOPs it counts.
-            x = of_cost.flops(convention) if cost == 'flops_g' else of_cost.value
+            x = of_cost.total_flops_g if cost == 'flops_g' else of_cost.value
             if x is not None and y is not None:
-                windows = line.row.own and (cost, convention) == ('flops_g', 'total')
-                low = flops_in_windows(of_cost) if windows else x
+                low = flops_in_windows(of_cost) if line.row.own and cost == 'flops_g' else x
                 found.append(Point(line, line is fitting, x, y, low, cell.measured is not None))
     return found
 
@@ -200,7 +191,7 @@ def in_windows(found: Iterable[Point]) -> list[Point]:
 
 
 @matplotlib.rc_context(STYLE)
-def _accuracy(found: Mapping[str, Sequence[Point]], column: Column, convention: str) -> Figure:
+def _accuracy(found: Mapping[str, Sequence[Point]], column: Column) -> Figure:
     """Draw accuracies over costs, a panel for each cost, with a line for each family of models."""
     figure = Figure((10, 5.4), layout='constrained')
     every = figure.subplots(1, len(found), sharey=True)
@@ -213,8 +204,7 @@ def _accuracy(found: Mapping[str, Sequence[Point]], column: Column, convention: 
         for p in {_family_name(p): p for p in found['params_m']}.values()
     }
     for axes, cost in zip(every, found, strict=True):
-        flops = f'FLOPs (G), all {convention}'
-        axes.set_xlabel(flops if cost == 'flops_g' else METRICS[cost].heading)
+        axes.set_xlabel('FLOPs (G), all total' if cost == 'flops_g' else METRICS[cost].heading)
         axes.set_xscale('log')
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
