@@ -38,11 +38,9 @@ def tables(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        Option(help='Only these, such as params_m,top1; comma-separated or repeated.'),
-    ] = None,
-    extras: Annotated[
-        list[str] | None,
-        Option('--with', help='Show layer_flops_g or total_flops_g, all in one convention, too.'),
+        Option(
+            help='Only these, such as params_m,total_flops_g,top1; comma-separated or repeated.'
+        ),
     ] = None,
     add: Annotated[
         list[str] | None,
@@ -69,14 +67,16 @@ def tables(
         lines = {n: [x for x in of_table if not x.variant] for n, of_table in lines.items()}
     for what in add or []:
         lines = own_rows.add(lines, what, results / EVALUATIONS.name)
-    lines = layout.select_rows(lines, split_names(rows))
-    shown = layout.select_columns(numbers, split_names(columns), split_names(extras))
+    built = [
+        layout.shown_table(of_table, show, split_names(rows), split_names(columns))
+        for of_table in lines.values()
+    ]
     formats = [format] if format or output is None else list(_WRITE)
     texts = {
-        f'table{number}.{suffix}': write(lines[number], shown[number], show)
+        f'table{table.number}.{suffix}': write(table)
         for write, suffix in (_WRITE[name or 'markdown'] for name in formats)
-        for number in numbers
-        if lines[number] and shown[number]
+        for table in built
+        if table.rows and table.columns
     }
     if not texts:
         raise UserError('no table has both these rows and these columns: choose others.')

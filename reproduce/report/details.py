@@ -12,7 +12,8 @@ from reproduce.judge.lookup import Found, address
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import load_tolerances
-from reproduce.report.layout import off_by, systems_by_name
+from reproduce.report.layout import off_by
+from reproduce.systems import load_systems
 from reproduce.weights.registry import Public, load_public
 
 
@@ -55,7 +56,7 @@ def as_dict(found: Found) -> dict[str, Any]:
 
 def cell_facts(cell: Cell) -> dict[str, str]:
     """Return what is known about a cell besides its values, by name; without empty facts."""
-    system = systems_by_name()[cell.system]
+    system = next(system for system in load_systems() if system.name == cell.system)
     flops = ''
     if cell.layer_flops_g is not None and cell.total_flops_g is not None:
         flops = (

@@ -1,14 +1,13 @@
-"""The lines and columns of the tables that are shown, which the cells of the results form."""
+"""The tables that are shown: their lines and columns, and the text and mark of every field."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
-from reproduce.base.errors import UserError
-from reproduce.base.wording import nearest
 from reproduce.judge.cells import Cell
+from reproduce.judge.verdict import Verdict
 from reproduce.paper import TABLES, Column, Row
-from reproduce.systems import System, load_systems
 
 DAGGER = '†'  # at the name of a model with token labeling
 
@@ -16,6 +15,14 @@ CONVENTION_MARKS = {'layer': 'ˡ', 'total': 'ᵗ'}
 CONVENTION_MEANINGS = {
     'layer': 'layer FLOPs, of convolutions and linear layers',
     'total': "total FLOPs, attention's products included",
+}
+# Where a number comes from, by the name of its command in LaTeX: its symbol and its meaning.
+MARKS = {
+    'measured': ('•', 'measured, within the tolerance of the printed value'),
+    'deviating': ('≠', 'measured, outside that tolerance'),
+    'cited': ('◦', 'as printed: no implementation here'),
+    'added': ('⋆', 'added'),
+    'printed': ('', 'unmarked: as printed, not measured'),
 }
 
 _DESCRIPTIONS = {
@@ -40,19 +47,20 @@ _ORDER = {
 }
 
 
-@dataclass(frozen=True)
-class ShownColumn:
+class ShownColumn(NamedTuple):
     """A column of a shown table.
 
     Attributes:
         name: unique in its table.
+        metric: what its numbers are, or 'total_flops_g' for a column that the paper does not print,
+            with the FLOPs of all models in one convention.
         heading: of the column.
         printed: the column of the paper's table with the same numbers; None for a description.
-        convention: of a column with the FLOPs of all models in one convention, which the paper does
-            not print: 'layer' or 'total'; '' for the others.
+        convention: of FLOPs in one convention, 'layer' or 'total'; '' for the others.
     """
 
     name: str
+    metric: str
     heading: str
     printed: Column | None = None
     convention: str = ''
@@ -62,13 +70,6 @@ class ShownColumn:
         """The heading above the column's own; '' where there is none."""
         return self.printed.group if self.printed else ''
 
-    @property
-    def names(self) -> set[str]:
-        """What users may call the column: its own name, or that of its metric."""
-        if self.convention:
-            return {self.name, f'{self.convention}_flops_g'}
-        return {self.name, self.printed.metric.name if self.printed else self.name}
-
 
 @cache
 def columns(table: int) -> tuple[ShownColumn, ...]:
@@ -76,13 +77,15 @@ def columns(table: int) -> tuple[ShownColumn, ...]:
     found = []
     for name in _ORDER.get(table, TABLES[table].columns):
         printed = TABLES[table].columns.get(name)
-        heading = printed.metric.heading if printed else _DESCRIPTIONS[name]
-        found.append(ShownColumn(name, heading, printed))
-        if printed and printed.metric.name == 'flops_g':
-            prefix = name.removesuffix('flops_g')
-            for one in CONVENTION_MARKS:
-                title = f'{one.capitalize()} FLOPs (G)'
-                found.append(ShownColumn(f'{prefix}{one}_flops_g', title, printed, one))
+        if printed is None:
+            found.append(ShownColumn(name, name, _DESCRIPTIONS[name]))
+            continue
+        found.append(ShownColumn(name, printed.metric.name, printed.metric.heading, printed))
+        if printed.metric.name == 'flops_g':
+            for kind in CONVENTION_MARKS:
+                metric, heading = f'{kind}_flops_g', f'{kind.capitalize()} FLOPs (G)'
+                own = name.removesuffix('flops_g') + metric
+                found.append(ShownColumn(own, metric, heading, printed, kind))
     return tuple(found)
 
 
@@ -165,12 +168,6 @@ def line_of_cells(tables: Mapping[int, Iterable[Line]]) -> dict[tuple[int, str, 
     return {cell.key: line for line in every for cell in line.cells.values()}
 
 
-@cache
-def systems_by_name() -> dict[str, System]:
-    """Return all systems of the tables, by name."""
-    return {system.name: system for system in load_systems()}
-
-
 def columns_with_totals(table: int, of_table: Sequence[Line]) -> list[ShownColumn]:
     """Return the printed columns, and the total FLOPs of those that print both conventions."""
     conventions: dict[str, set[str]] = {}
@@ -185,50 +182,114 @@ def columns_with_totals(table: int, of_table: Sequence[Line]) -> list[ShownColum
     ]
 
 
-def select_rows(lines: Mapping[int, Sequence[Line]], names: Sequence[str]) -> dict[int, list[Line]]:
-    """Return the lines of each table with these names, all if none; added lines always stay.
+class Field(NamedTuple):
+    """What a line shows in a column.
 
-    Raises:
-        UserError: if a name is that of no line.
+    Attributes:
+        text: a number or a description; '' for nothing.
+        printed: the printed number, which follows in parentheses.
+        mark: where a number comes from, a key of `MARKS`; '' where this is not marked.
+        convention: the FLOPs that it counts, 'layer' or 'total'; '' where both are the same.
+        best: whether it is the best accuracy of its block.
     """
-    _check(names, [line.names for of_table in lines.values() for line in of_table], '--rows')
-    return {
-        table: [line for line in of_table if line.added or not names or line.names & set(names)]
-        for table, of_table in lines.items()
-    }
+
+    text: str = ''
+    printed: str = ''
+    mark: str = ''
+    convention: str = ''
+    best: bool = False
 
 
-def select_columns(
-    tables: Iterable[int], names: Sequence[str], extras: Sequence[str] = ()
-) -> dict[int, list[ShownColumn]]:
-    """Return the columns of each table that `names` names, in printed order; all if none.
+class ShownTable(NamedTuple):
+    """A table as it is written: `rows` has a label and a field for each column, for each line."""
+
+    number: int
+    columns: Sequence[ShownColumn]
+    lines: Sequence[Line]
+    rows: Sequence[Sequence[Field]]
+
+    @property
+    def title(self) -> str:
+        return TABLES[self.number].title
+
+    @property
+    def legend(self) -> str:
+        """The meaning of the marks that the table has, as a sentence."""
+        fields = [field for row in self.rows for field in row]
+        marks, conventions = {f.mark for f in fields}, {f.convention for f in fields}
+        parts = [f'{DAGGER} with token labeling'] * any(line.is_labeled for line in self.lines)
+        parts += [' '.join(of).strip() for name, of in MARKS.items() if name in marks]
+        parts += ['in parentheses: as printed'] * any(field.printed for field in fields)
+        parts += [
+            f'{CONVENTION_MARKS[n]} {CONVENTION_MEANINGS[n]}' for n in sorted(conventions) if n
+        ]
+        return '; '.join(parts) + '.' * bool(parts)
+
+
+def shown_table(
+    lines: Sequence[Line], show: str, rows: Collection[str] = (), names: Collection[str] = ()
+) -> ShownTable:
+    """Return a table with the best accuracies of each block marked.
 
     Args:
-        names: of columns, or of metrics: 'miou' stands for those of both frameworks of Table 7.
-        extras: 'layer_flops_g' or 'total_flops_g', which are shown as well.
-
-    Raises:
-        UserError: if a name is that of no column.
+        lines: of one table.
+        show: which value, 'measured', 'printed' or 'both'; where there is no measured one it is
+            always the printed one.
+        rows: the lines to show, by the name of a printed row, a label or a system; all if empty.
+            Added lines are always shown.
+        names: the columns to show, by name or metric: 'miou' is that of both frameworks of Table 7;
+            all printed ones if empty.
     """
-    found = {table: columns(table) for table in tables}
-    every = [column for of_table in found.values() for column in of_table]
-    _check(names, [column.names for column in every if not column.convention], '--columns')
-    _check(extras, [column.names for column in every if column.convention], '--with')
-    chosen = {*names, *extras}
-    return {
-        table: [c for c in of_table if c.names & chosen or not (c.convention or names)]
-        for table, of_table in found.items()
-    }
+    number = lines[0].row.table
+    lines = [line for line in lines if line.added or not rows or line.names & {*rows}]
+    shown = [
+        column
+        for column in columns(number)
+        if {column.name, column.metric} & {*names} or not (names or column.convention)
+    ]
+    fields = [
+        [Field(' '.join(line.label.split())), *(_field(line, column, show) for column in shown)]
+        for line in lines
+    ]
+    for place, column in enumerate(shown, 1):
+        if column.printed is None or column.printed.metric.is_complexity:
+            continue
+        for block in {line.row.block for line in lines}:
+            of_block = [
+                row
+                for row, line in zip(fields, lines, strict=True)
+                if line.row.block == block and row[place].text and not line.partial
+            ]
+            best = max((float(row[place].text) for row in of_block), default=0)
+            for row in of_block:
+                if len(of_block) > 1 and float(row[place].text) == best:
+                    row[place] = row[place]._replace(best=True)
+    return ShownTable(number, shown, lines, fields)
 
 
-def _check(names: Iterable[str], existing: Iterable[set[str]], option: str) -> None:
-    known = set().union(*existing)
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"{option}: nothing in these tables is called '{name}'; the nearest are "
-                f'{", ".join(nearest(name, known) or sorted(known))}.'
-            )
+def _field(line: Line, column: ShownColumn, show: str) -> Field:
+    if column.printed is None:
+        return Field(line.described(column.name))
+    if column.convention:
+        flops = line.flops(column)
+        return Field('' if flops is None else _number(flops))
+    cell = line.cells.get(column.name)
+    if cell is None:
+        return Field()
+    measured = cell.measured is not None and (show != 'printed' or line.added)
+    text = _number(cell.measured) if measured else cell.printed
+    mark = 'cited' if cell.verdict is Verdict.CITED else 'printed'
+    if line.added:
+        mark = 'added'
+    elif cell.measured is not None:
+        mark = 'deviating' if cell.deviates else 'measured'
+    printed = cell.printed if measured and show == 'both' else ''
+    return Field(text, printed, mark, cell.distinct_convention) if text else Field()
+
+
+def _number(value: float) -> str:
+    """Return a number with one decimal, or with two digits where that would leave less."""
+    return f'{value:.1f}' if value >= 0.95 or value == 0 else f'{value:.2g}'
 
 
 def off_by(cell: Cell) -> str:

@@ -28,10 +28,10 @@ from reproduce.report.layout import (
     columns_with_totals,
     line_of_cells,
     off_by,
-    systems_by_name,
 )
 from reproduce.report.plots import PALETTE, Drawing
 from reproduce.report.studies import study_figure
+from reproduce.systems import load_systems
 
 PAPER = 'https://arxiv.org/abs/2209.01620'
 
@@ -77,7 +77,7 @@ def render(
         deviations=[c for c in cells if c.deviates or c.verdict is Verdict.ERROR],
         published=count_published(cells),
         differing=[c for c in cells if c.published and not c.published.agrees],
-        systems=systems_by_name(),
+        systems={system.name: system for system in load_systems()},
         figures=plots.figures(cells).values(),
         records=[(record, facts[record.stem]) for record in records],
         findings=findings,
