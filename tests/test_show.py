@@ -68,9 +68,13 @@ def test_what_it_takes_to_repeat_a_cell(run, show):
     assert f'fingerprint {e.data.fingerprint}' in found['data']
     assert '79.90 (95 %: 78.90 to 80.90)' in found['metrics']
     (cell,) = show('4/DeiT-S/flops_g')[2]['cells']
-    assert cell['repeat'] == f'python -m reproduce table 4 --models {DEIT}'
+    assert cell['to_measure'] == [f'python -m reproduce table 4 --models {DEIT}']
     (cell,) = show('dsnet_small/top1')[2]['cells']
-    assert (cell['verdict'], cell['reference_verdict'], cell['repeat']) == ('cited', 'cited', '')
+    assert (cell['verdict'], cell['reference_verdict'], cell['to_measure']) == (
+        'cited',
+        'cited',
+        [],
+    )
 
 
 def test_a_cell_that_was_not_measured_says_what_to_run(run):

@@ -1,11 +1,11 @@
 """Rows that a user adds to the paper's tables: from a CSV, or from the record of an evaluation."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import OptionalNumber, read_csv
@@ -18,7 +18,14 @@ from reproduce.paper import FRAMEWORKS, TABLES, Row
 from reproduce.report.layout import Line
 
 # The tables that compare models; Tables 1 to 3 are of the paper's own.
-_TABLES = (4, 5, 6, 7)
+_TABLE_OF = {name: number for number in (4, 5, 6, 7) for name in TABLES[number].frameworks}
+# Frameworks by the type of an OpenMMLab detector, or of a segmenter's head.
+_FRAMEWORK_OF = {
+    'MaskRCNN': 'mask_rcnn',
+    'CascadeRCNN': 'cascade_mask_rcnn',
+    'FPNHead': 'sem_fpn',
+    'UPerHead': 'upernet',
+}
 
 
 def add(lines: Mapping[int, Sequence[Line]], what: str, folder: Path) -> dict[int, list[Line]]:
@@ -26,8 +33,7 @@ def add(lines: Mapping[int, Sequence[Line]], what: str, folder: Path) -> dict[in
 
     Args:
         what: a CSV with the columns of one of the paper's tables, or a record by its file, stem or
-            key, with `LABEL=` in front to name its row. Rows of one name are joined if each fills
-            what the other leaves empty, such as a Semantic FPN and a UPerNet in Table 7.
+            key, with `LABEL=` in front to name its row.
         folder: of the records.
 
     Raises:
@@ -36,31 +42,21 @@ def add(lines: Mapping[int, Sequence[Line]], what: str, folder: Path) -> dict[in
     label, equals, name = what.partition('=')
     if Path(what).is_file() or not equals:
         label, name = '', what
-    if Path(name).suffix == '.csv':
-        if label or len(lines) != 1:
-            raise UserError(
-                f'--add {what}: a CSV names its rows itself and has the columns of one table, '
-                f'which is to be named, as in `python -m reproduce tables 5 --add {name}`.'
-            )
-        ((table, of_table),) = lines.items()
-        found = _of_csv(Path(name), table, of_table)
+    if Path(name).suffix != '.csv':
+        found = [_of_record(find_record(name, folder)[1], label, lines)]
+    elif len(lines) == 1:
+        found = _of_csv(Path(name), *next(iter(lines.items())))
     else:
-        found = _of_record(find_record(name, folder)[1], label, lines)
+        raise UserError(
+            f'--add {what}: a CSV has the columns of one table, which is to be named, as in '
+            f'`python -m reproduce tables 5 --add {name}`.'
+        )
     together = {table: list(of_table) for table, of_table in lines.items()}
     for line in found:
-        _insert(together[line.row.table], line)
+        of_table = together[line.row.table]
+        places = [n for n, other in enumerate(of_table) if other.row.block == line.row.block]
+        of_table.insert(places[-1] + 1 if places else len(of_table), line)
     return together
-
-
-def _insert(of_table: list[Line], line: Line) -> None:
-    """Insert a line at the end of its block, or join it with an added one of the same name."""
-    for index, other in enumerate(of_table):
-        same = other.added and (other.row.model, other.partial) == (line.row.model, line.partial)
-        if same and not other.cells.keys() & line.cells.keys():
-            of_table[index] = replace(other, cells={**other.cells, **line.cells})
-            return
-    places = [n for n, other in enumerate(of_table) if other.row.block == line.row.block]
-    of_table.insert(places[-1] + 1 if places else len(of_table), line)
 
 
 def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
@@ -68,53 +64,47 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
 
     `model` is required. `block` names the own model at the end of whose block the row is inserted.
     """
-    metrics, descriptions = TABLES[table].columns, TABLES[table].descriptions
-    blocks = tuple(dict.fromkeys(line.row.block for line in of_table))
+    descriptions, metrics = TABLES[table].descriptions, TABLES[table].columns
+    costs = {name for name, column in metrics.items() if column.metric.is_complexity}
+    # An accuracy of at most 1 is not in percent.
+    limits = {
+        name: Field(None, gt=0) if name in costs else Field(None, gt=1, le=100) for name in metrics
+    }
     schema = create_model(
         'OwnRow',
-        **dict.fromkeys(descriptions, (str, '')) | {'model': (str, ...)},
-        **dict.fromkeys(metrics, (OptionalNumber, None)),
-        block=(Literal[('', *blocks)], ''),
+        **dict.fromkeys(descriptions, (str, '')),
+        **{name: (OptionalNumber, limit) for name, limit in limits.items()},
+        block=(Literal[('', *dict.fromkeys(line.row.block for line in of_table))], ''),
     )
     found = []
     for number, record in read_csv(path, schema):
         values = record.model_dump()
         row = Row(table, {name: values[name] for name in descriptions}, {}, values['block'])
-        there = [name for name in metrics if values[name] is not None]
-        if not row.model or not there:
+        cells = {
+            name: _cell(row, name, measured=values[name])
+            for name in metrics
+            if values[name] is not None
+        }
+        if not row.model or not cells:
             raise UserError(
                 f'{path}, line {number}: expected the name of a model and a value in any of '
                 f'{", ".join(metrics)}.'
             )
-        for name in there:
-            low, high = (0, 1e9) if metrics[name].metric.is_complexity else (1, 100)
-            if not low < values[name] <= high:
-                raise UserError(
-                    f'{path}, line {number}, column {name}: {values[name]:g}; expected more than '
-                    f'{low}, and at most {high:g}.'
-                )
-        cells = {name: _cell(row, name, measured=values[name]) for name in there}
         found.append(Line(row, '', cells, added=True))
-    if not found:
-        raise UserError(f'{path} has no rows: expected a line for each model.')
     return found
 
 
-def _of_record(e: Evaluation, label: str, lines: Mapping[int, Sequence[Line]]) -> list[Line]:
-    """Return the line of an evaluated model for each of the tables that it belongs to.
-
-    Its parameters and FLOPs are counted now. It is put in the block whose own model is nearest in
-    parameters.
-    """
+def _of_record(e: Evaluation, label: str, lines: Mapping[int, Sequence[Line]]) -> Line:
+    """Return the line of an evaluated model, whose parameters and FLOPs are counted now."""
     name = e.system or Path(e.model.rpartition('::')[2]).name.removesuffix('.py')
     label = label or f'{name} ({e.checkpoint.released or Path(e.checkpoint.file).stem})'
     size = e.preprocessing.get('input_size', [''])[-1]
-    counted, framework = _count(e, label, size)
-    fitting = [table for table in _TABLES if framework in TABLES[table].frameworks]
-    if not any(table in lines for table in fitting):
+    counted, framework = _count(e, size)
+    table = _TABLE_OF.get(framework)
+    if table not in lines:
         kind = FRAMEWORKS[framework].heading or 'a classifier'
         raise UserError(
-            f'{label} is {kind}, which belongs to Table {" or ".join(map(str, fitting))}; '
+            f'{label} is {kind}, which belongs to Table {table}; '
             f'shown are {", ".join(map(str, lines))}.'
         )
     description = {
@@ -123,63 +113,44 @@ def _of_record(e: Evaluation, label: str, lines: Mapping[int, Sequence[Line]]) -
         'train_size': str(size if 'img_size' in e.from_weights else ''),
         'test_size': str(size),
     }
-    values: dict[str, dict[str, Any]] = {
-        name: {'measured': value, 'record': e.stem} for name, value in e.metrics.items()
-    }
     layer, total = counted.layer_flops / 1e9, counted.total_flops / 1e9
-    values['params_m'] = {'measured': counted.params / 1e6}
-    values['flops_g'] = {'measured': total, 'convention': 'total'}
-    values['flops_g'] |= {'layer_flops_g': layer, 'total_flops_g': total}
+    flops = {'convention': 'total', 'layer_flops_g': layer, 'total_flops_g': total}
+    values: dict[str, dict[str, Any]] = {
+        'params_m': {'measured': counted.params / 1e6},
+        'flops_g': {'measured': total, **flops},
+        **{name: {'measured': value, 'record': e.stem} for name, value in e.metrics.items()},
+    }
+    row = Row(table, description, {}, _block(lines[table], framework, counted.params / 1e6))
+    cells = {
+        name: _cell(row, name, **values[column.metric.name])
+        for name, column in TABLES[table].columns.items()
+        if column.framework.name == framework and column.metric.name in values
+    }
     partial = '' if e.data.complete else f'{e.data.images:,} images'
-    found = []
-    for table in (table for table in fitting if table in lines):
-        row = Row(table, description, {}, _block(lines[table], framework, counted))
-        cells = {
-            name: _cell(row, name, **values[column.metric.name])
-            for name, column in TABLES[table].columns.items()
-            if column.framework.name == framework and column.metric.name in values
-        }
-        found.append(Line(row, '', cells, added=True, partial=partial))
-    return found
+    return Line(row, '', cells, added=True, partial=partial)
 
 
-def _count(e: Evaluation, label: str, size: int | str) -> tuple[Complexity, str]:
-    """Return the parameters and FLOPs of a model, and the name of its framework."""
+def _count(e: Evaluation, size: int | str) -> tuple[Complexity, str]:
+    """Return the parameters and FLOPs of a model, and the paper's name of its framework."""
+    # Imported here, because torch takes seconds to load.
     from reproduce.complexity import flops
     from reproduce.openmmlab import inference
     from reproduce.systems import timm_names
 
-    framework: str | None = 'classifier'
-    try:
-        if e.task == 'imagenet':
-            arguments = timm_names.size_argument(e.model, size or None) | e.arguments
-            arguments = {'num_classes': e.data.classes} | arguments
-            return flops.count_classifier(e.model, size or 224, **arguments), framework
-        _, _, config = inference.resolve(e.model, e.arguments, e.task)
-        framework = _framework(config.model)
-        if framework is not None:
-            return flops.count_config(config), framework
-    except UserError:
-        raise
-    except Exception as error:  # whatever a foreign constructor raises
+    if e.task == 'imagenet':
+        arguments = timm_names.size_argument(e.model, size or None) | e.arguments
+        arguments = {'num_classes': e.data.classes} | arguments
+        return flops.count_classifier(e.model, size or 224, **arguments), 'classifier'
+    _, _, config = inference.resolve(e.model, e.arguments, e.task)
+    model = config.model
+    part = model if model.get('roi_head', {}).get('mask_head') else model.get('decode_head')
+    framework = _FRAMEWORK_OF.get(part['type']) if isinstance(part, dict) else None
+    if framework is None:
         raise UserError(
-            f'{label} cannot be built, so its parameters and FLOPs cannot be counted '
-            f'({type(error).__name__}: {str(error).partition(chr(10))[0]}): add its row as a CSV.'
-        ) from error
-    raise UserError(
-        f'{label} is of none of the frameworks of the tables, which are Mask R-CNN, Cascade '
-        'Mask R-CNN, Semantic FPN and UPerNet: add its row as a CSV.'
-    )
-
-
-def _framework(model: Mapping[str, Any]) -> str | None:
-    """Return the paper's framework of the model of an OpenMMLab config; None for any other."""
-    if model['type'] == 'MaskRCNN':
-        return 'mask_rcnn'
-    if model['type'] == 'CascadeRCNN' and model['roi_head'].get('mask_head'):
-        return 'cascade_mask_rcnn'
-    head = (model.get('decode_head') or {}).get('type')
-    return {'FPNHead': 'sem_fpn', 'UPerHead': 'upernet'}.get(head)
+            f'{e.model} is of none of the frameworks of the tables, which are Mask R-CNN, Cascade '
+            'Mask R-CNN, Semantic FPN and UPerNet: add its row as a CSV.'
+        )
+    return flops.count_config(config), framework
 
 
 def _cell(row: Row, column: str, **values: Any) -> Cell:
@@ -189,13 +160,12 @@ def _cell(row: Row, column: str, **values: Any) -> Cell:
     return Cell(system='', paper='', **verdicts, **of_row, **values)
 
 
-def _block(lines: Sequence[Line], framework: str, counted: Complexity) -> str:
-    """Return the block whose own model is nearest in parameters; '' in a table without blocks."""
-    sizes = {}
-    for line in lines:
-        column = TABLES[line.row.table].column(framework, 'params_m')
-        cell = line.cells.get(column.name) if column else None
-        if line.row.block and line.row.model == line.row.block and cell is not None and cell.value:
-            sizes[line.row.block] = cell.value
-    params = counted.params / 1e6
-    return min(sizes, key=lambda name: max(sizes[name] / params, params / sizes[name]), default='')
+def _block(lines: Sequence[Line], framework: str, params: float) -> str:
+    """Return the block whose own model is nearest in parameters (M)."""
+    column = TABLES[lines[0].row.table].column(framework, 'params_m').name
+    sizes = {
+        line.row.block: line.cells[column].value
+        for line in lines
+        if line.row.own and column in line.cells
+    }
+    return min(sizes, key=lambda name: abs(math.log(sizes[name] / params)))
