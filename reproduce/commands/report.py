@@ -23,20 +23,15 @@ def report(
     The page needs no other file. The audit's findings are on it where all seven tables are.
     """
     # Imported here, so that `--help` does not wait for matplotlib and scipy.
+    from reproduce.ablation.outcomes import load_outcomes
     from reproduce.audit.findings import audit
     from reproduce.report import page
-    from reproduce.report.studies import load_studies
 
     check_writable(output.parent)
     found = load_results(results)
     findings = audit(results)[1] if {cell.table for cell in found} == set(TABLES) else ()
-    html = page.render(
-        found,
-        load_all(results / 'evaluations'),
-        findings,
-        load_studies(results),
-        _origin(),
-    )
+    studies = [load_outcomes(p.parent) for p in sorted(results.glob('ablations/*/study.toml'))]
+    html = page.render(found, load_all(results / 'evaluations'), findings, studies, _origin())
     write_atomically(output, html)
     print(f'The report: {output}')
 

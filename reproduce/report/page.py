@@ -30,7 +30,6 @@ from reproduce.report.layout import (
     off_by,
 )
 from reproduce.report.plots import PALETTE, Drawing
-from reproduce.report.studies import study_figure
 from reproduce.systems import load_systems
 
 PAPER = 'https://arxiv.org/abs/2209.01620'
@@ -81,7 +80,7 @@ def render(
         figures=plots.figures(cells).values(),
         records=[(record, facts[record.stem]) for record in records],
         findings=findings,
-        studies=[(outcomes, study_figure(outcomes)) for outcomes in studies],
+        studies=[(outcomes, plots.study_figure(outcomes)) for outcomes in studies],
         rendering=rendering,
         provenance={
             _key(cell): {

@@ -1,4 +1,4 @@
-"""Figures of the cells: accuracy over cost, and deviations from the paper.
+"""Figures: accuracy over cost, deviations from the paper, and differences in the ablations.
 
 Colours are close to Okabe and Ito's. Markers say the same, for prints in grey.
 """
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
+from reproduce.ablation.outcomes import DesignVerdict, Outcomes
 from reproduce.audit.readings import flops_in_windows
 from reproduce.audit.rows import family
 from reproduce.judge.cells import Cell
@@ -80,6 +81,11 @@ _LOOKS = [  # the marker and colour of a family of models
     *(('o', COLOURS['blue']), ('s', COLOURS['green']), ('D', COLOURS['yellow'])),
     *(('^', COLOURS['cyan']), ('v', COLOURS['magenta']), ('P', INK), ('X', FAINT)),
 ]
+_DESIGN_LOOKS = {
+    DesignVerdict.SUPPORTED: (COLOURS['green'], 'o'),
+    DesignVerdict.CONTRADICTED: (COLOURS['red'], 'X'),
+    DesignVerdict.UNRESOLVED: (COLOURS['blue'], 's'),
+}
 
 
 class Drawing(NamedTuple):
@@ -218,9 +224,7 @@ def _accuracy(found: Mapping[str, Sequence[Point]], column: Column) -> Figure:
             if edge:
                 steps = [p.x for p in edge], [p.y for p in edge]
                 axes.step(*steps, where='post', color=FAINT, lw=0.9, ls=style, label=label)
-    handles = {}
-    for axes in every:
-        handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    handles = _handles(every)
     handles['filled: measured'] = Line2D([], [], color=INK, marker='o', ls='')
     handles['hollow: as printed'] = Line2D([], [], color=INK, marker='o', mfc=SURFACE, ls='')
     figure.legend(handles.values(), handles, loc='outside lower center', ncols=6)
@@ -276,3 +280,45 @@ def _deviations(cells: Sequence[Cell]) -> Figure:
     axes.set_xlabel('measured − printed, in tolerances; in the band a cell matches')
     figure.legend(loc='outside upper center', ncols=len(Verdict))
     return figure
+
+
+def study_figure(outcomes: Outcomes) -> Drawing:
+    """Return the figure of an ablation study: what it measured of each claim."""
+    judged = outcomes.judgements
+    resolved = sum(one.verdict is not DesignVerdict.UNRESOLVED for one in judged)
+    return Drawing(
+        f'Study {outcomes.study.name}: the measured differences, and those of the paper',
+        f'{resolved} of {len(judged)} differences are significant at this size.',
+        partial(_forest, outcomes),
+    )
+
+
+@matplotlib.rc_context(STYLE)
+def _forest(outcomes: Outcomes) -> Figure:
+    """Draw each claim's mean difference with its 95 % interval, and the paper's difference."""
+    judged = outcomes.judgements
+    figure = Figure((8, 1.2 + 0.34 * len(judged)), layout='constrained')
+    axes = figure.subplots()
+    axes.axvline(0, color=FAINT, lw=0.8)
+    for place, one in enumerate(judged):
+        if one.low is not None:
+            colour, marker = _DESIGN_LOOKS[one.verdict]
+            around = [[one.mean - one.low], [one.high - one.mean]]
+            axes.errorbar(one.mean, place, xerr=around, color=colour, fmt=marker, label=one.verdict)
+        if one.paper:
+            label = 'paper, ImageNet'
+            axes.plot(float(one.paper), place, 'D', color=INK, mfc=SURFACE, ms=5, label=label)
+    axes.set_yticks(range(len(judged)), [one.says for one in judged], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel('difference in Top-1 (%), better minus worse, with its 95 % interval')
+    handles = _handles([axes])
+    figure.legend(handles.values(), handles, loc='outside upper center', ncols=len(handles) or 1)
+    return figure
+
+
+def _handles(every: Iterable[Axes]) -> dict[str, Any]:
+    """Return what a legend shows, once for each label."""
+    found: dict[str, Any] = {}
+    for axes in every:
+        found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    return found
