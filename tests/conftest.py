@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import shutil
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import SimpleNamespace
@@ -24,7 +23,6 @@ from datasets import shapes
 from datasets.imagenet import load
 from datasets.reading import open_image
 from reproduce import cli
-from reproduce.audit.rows import find_row, number
 from reproduce.base.files import sha256_of
 from reproduce.base.folders import COUNTS
 from reproduce.base.versions import CHECKOUT
@@ -37,14 +35,6 @@ from reproduce.tasks.job import Job
 from reproduce.weights import registry
 
 DAY = '2026-01-01T00:00:00+00:00'
-
-
-def printed_value(text, tables):
-    """What a register or a claim cites: 'T4[Swin-T].top1', or the difference of two such cells."""
-    cells = re.findall(r'T(\d)\[([^]]+)]\.(\w+)', text)
-    values = [number(find_row(tables, int(table), row), metric) for table, row, metric in cells]
-    assert len(values) == text.count(' - ') + 1 <= 2, text
-    return values[0] - sum(values[1:])
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import printed_value
 from scipy import stats
 
 from reproduce import paper
@@ -17,6 +16,7 @@ from reproduce.ablation import rendering
 from reproduce.ablation.execution import measure_variants, plan_execution
 from reproduce.ablation.outcomes import DesignVerdict, judge, load_outcomes
 from reproduce.ablation.study import DesignClaim, load_study
+from reproduce.audit.rows import printed_value
 from reproduce.base.folders import ABLATIONS
 from reproduce.evaluate import records
 from reproduce.train.building import build
@@ -77,7 +77,7 @@ def test_the_claims_print_what_the_tables_do():
     printed = [one for one in load_study('micro').claim if one.paper]
     assert len(printed) == 5
     for one in printed:
-        assert float(printed_value(one.cells, tables)) == float(one.paper), one.name
+        assert float(printed_value(one.cells, {'': tables})) == float(one.paper), one.name
 
 
 @pytest.mark.parametrize(

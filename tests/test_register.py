@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from conftest import printed_value
 
 from model.maformer import VARIANTS
 from reproduce import paper
+from reproduce.audit.rows import printed_value
 from reproduce.audit.sources import load_misprints, load_sources
 from reproduce.complexity import counts
 from reproduce.complexity.flops import measure_system
@@ -79,7 +79,7 @@ def computed(evidence):
     """What the evidence comes to when it is computed again."""
     if evidence.printed:
         own = {n: load_table(n) for n in paper.TABLES}
-        return printed_value(evidence.printed, sources().get(evidence.source, own))
+        return printed_value(evidence.printed, {'': sources().get(evidence.source, own)})
     if evidence.count == 'depths':
         return '-'.join(map(str, VARIANTS[evidence.model]['depths']))
     if evidence.count == 'vil_counter_g':

@@ -5,14 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from reproduce import paper
 from reproduce.audit.rows import Tables, best_rivals, find_row, number, same_model
-from reproduce.base.errors import UserError
 from reproduce.base.files import NumberText, read_csv
 from reproduce.paper import Printed, Row
 
@@ -48,6 +46,7 @@ class Claim(BaseModel):
         table, row, metric, rival: what is compared; `rival` may name several rows that the sentence
             may mean, separated by ' or '.
         note: how it was read, or why it cannot be checked.
+        finding: the finding that it belongs to, where this does not follow from its verdict.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,6 +59,7 @@ class Claim(BaseModel):
     metric: str
     rival: str
     note: str
+    finding: str
 
 
 @dataclass(frozen=True)
@@ -72,34 +72,23 @@ class JudgedClaim:
     evidence: str
 
 
-def load_claims(folder: Path = paper.FOLDER) -> list[Claim]:
-    """Return the claims of `claims.csv`, in the order of the text.
-
-    Raises:
-        UserError: if the file is missing or malformed.
-    """
-    return [claim for _, claim in read_csv(folder / 'claims.csv', Claim)]
+def judge_claims(tables: Tables) -> list[JudgedClaim]:
+    """Return the claims of `claims.csv`, in the order of the text, recomputed from `tables`."""
+    return [_judge(claim, tables) for _, claim in read_csv(paper.FOLDER / 'claims.csv', Claim)]
 
 
-def judge_claim(claim: Claim, tables: Tables) -> JudgedClaim:
-    """Recompute a claim; a number holds when the recomputed one rounds to it.
-
-    Raises:
-        UserError: if the tables have no such row or number.
-    """
+def _judge(claim: Claim, tables: Tables) -> JudgedClaim:
+    """Recompute a claim; a number holds when the recomputed one rounds to it."""
     if not claim.relation:
         return JudgedClaim(claim, ClaimVerdict.UNCHECKED, '', claim.note)
-    try:
-        row = find_row(tables, int(claim.table), claim.row)
-        if claim.relation == 'leads':
-            rivals = list(best_rivals(tables, row).values())
-            readings = [_leads(row, tables)]
-        else:
-            names = claim.rival.split(' or ') if claim.rival else []
-            rivals = [find_row(tables, row.table, name) for name in names]
-            readings = [_compare(claim, row, rival) for rival in rivals or [None]]
-    except UserError as error:
-        raise UserError(f"claims.csv, '{claim.place}: {claim.says}': {error}") from None
+    row = find_row(tables, int(claim.table), claim.row)
+    if claim.relation == 'leads':
+        rivals = list(best_rivals(tables, row).values())
+        readings = [_leads(row, tables)]
+    else:
+        names = claim.rival.split(' or ') if claim.rival else []
+        rivals = [find_row(tables, row.table, name) for name in names]
+        readings = [_compare(claim, row, rival) for rival in rivals or [None]]
     held, computed, evidence = zip(*readings, strict=True)
     if not any(held):
         verdict = ClaimVerdict.FAILS
@@ -143,7 +132,7 @@ def _has_token_labeling(row: Row, tables: Tables) -> bool | None:
     """
     found = {
         twin.description['token_labeling'] == 'true'
-        for twin in ([row] if row.table == 4 else tables.get(4, ()))
+        for twin in ([row] if row.table == 4 else tables[4])
         if same_model(twin, row) and twin.cells['top1'] == row.cells.get('top1')
     }
     return found.pop() if len(found) == 1 else None

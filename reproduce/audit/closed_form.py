@@ -1,15 +1,14 @@
 """Parameters and FLOPs of MAFormer in closed form, in every reading of its block.
 
 The text leaves the block open in several places. A reading has one of `OPTIONS` for each of them.
-What a framework has in common for all backbones is not counted.
-
-A count is an array (3, ...): parameters, layer multiply-adds, total multiply-adds.
+What a framework has in common for all backbones is not counted. A count is an array (3, ...):
+parameters, layer multiply-adds, total multiply-adds.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import product
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 
@@ -52,20 +51,15 @@ _GLD = {
     '7x7 to 24': (49, 24),
     '28x28 to 14x14': (784, 196),
 }
+_MAF_OPTIONS = ('local', 'lepe', 'positions', 'gld')
+_VIT_OPTIONS = ('lepe', 'positions', 'attention')
 _CLASSES = 1000
 
 
 def count(reading: Reading, framework: str, dims: Dims, depths: Dims, image: Dims) -> np.ndarray:
-    """Count one reading.
+    """Return the count (3,) of a reading with these channels and blocks of the four stages.
 
-    Args:
-        framework: a name of `paper.FRAMEWORKS`.
-        dims, depths: channels and blocks of the four stages; channels may be arrays (N,), which are
-            counted at once.
-        image: height and width.
-
-    Returns:
-        (3,), or (3, N).
+    Channels may be arrays (N,), which gives counts (3, N).
     """
     return sum(
         part(*(reading[name] for name in names)) * (1 if stage is None else depths[stage])
@@ -74,13 +68,9 @@ def count(reading: Reading, framework: str, dims: Dims, depths: Dims, image: Dim
 
 
 def count_all(framework: str, dims: Dims, depths: np.ndarray, image: Dims) -> np.ndarray:
-    """Count all combinations of the options.
+    """Return counts (3, readings, D) of all combinations of the options, with D different depths.
 
-    Args:
-        depths: (D, 4), those that each reading is counted with.
-
-    Returns:
-        (3, readings, D), the readings in the order of `itertools.product` over the options.
+    The readings are in the order of `itertools.product` over the options; `depths` is (D, 4).
     """
     shape = [len(options) for options in OPTIONS.values()]
     total = np.zeros([3, *shape, len(depths)])
@@ -98,22 +88,15 @@ def _parts(
     """Yield each part's options, its count as a function of them, and the stage of a block."""
     yield ('stem', 'merging'), partial(_stem, dims, image), None
     for stage, C in enumerate(dims):
-        H, W = _size(image, stage)
-        if stage < 2:
-            names = ('local', 'lepe', 'positions', 'gld')
-            yield names, partial(_maf_block, stage, C, H, W), stage
-        else:
-            names = ('lepe', 'positions', 'attention')
-            yield names, partial(_vit_block, stage, C, H, W), stage
+        block = _maf_block if stage < 2 else _vit_block
+        names = _MAF_OPTIONS if stage < 2 else _VIT_OPTIONS
+        yield names, partial(block, stage, C, *_size(image, stage)), stage
     yield ('auxiliary head',), partial(_frame, framework, dims, image), None
 
 
 def _size(image: Dims, stage: int) -> Dims:
     """Return height and width of the map of a stage, counted from 0."""
-    height, width = (ceil(side / 4) for side in image)
-    for _ in range(stage):
-        height, width = ceil(height / 2), ceil(width / 2)
-    return height, width
+    return tuple(ceil(side / (4 * 2**stage)) for side in image)
 
 
 def _count(params: int = 0, layer: int = 0, products: int = 0) -> np.ndarray:
@@ -144,18 +127,15 @@ def _mlp(C: int, tokens: int) -> np.ndarray:
 
 
 def _stem(dims: Dims, image: Dims, stem: str, merging: str) -> np.ndarray:
-    H, W = _size(image, 0)
-    C = dims[0]
+    C, n = dims[0], prod(_size(image, 0))
     if stem == '3x3 twice':
-        total = _linear(27, C // 2, 4 * H * W) + _norm(C // 2) + _linear(9 * C // 2, C, H * W)
+        total = _linear(27, C // 2, 4 * n) + _norm(C // 2) + _linear(9 * C // 2, C, n)
     else:
-        total = _linear(48 if stem == '4x4' else 147, C, H * W)
-    total = total + _norm(C)
+        total = _linear(48 if stem == '4x4' else 147, C, n)
     for stage in (1, 2, 3):
-        H, W = _size(image, stage)
         inputs = (4 if merging == '2x2' else 9) * dims[stage - 1]
-        total = total + _linear(inputs, dims[stage], H * W) + _norm(dims[stage])
-    return total
+        total = total + _linear(inputs, dims[stage], prod(_size(image, stage)))
+    return total + sum(map(_norm, dims))
 
 
 def _maf_block(
@@ -201,7 +181,7 @@ def _vit_block(
 
 def _frame(framework: str, dims: Dims, image: Dims, auxiliary_head: str) -> np.ndarray:
     """Count what a framework adds in proportion to the channels of the backbone."""
-    tokens = [H * W for H, W in (_size(image, stage) for stage in range(4))]
+    tokens = [prod(_size(image, stage)) for stage in range(4)]
     if framework == 'classifier':
         heads = _linear(dims[3], _CLASSES, 1)
         if auxiliary_head == 'counted':

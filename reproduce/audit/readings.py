@@ -16,20 +16,17 @@ from reproduce.audit.closed_form import BUILT, OPTIONS, WINDOWS, Dims, Reading, 
 from reproduce.audit.rows import Tables
 from reproduce.base.errors import UserError
 from reproduce.judge.cells import Cell
-from reproduce.paper import TABLES, load_table
+from reproduce.paper import load_table
 
 _PRINTED_IN = (1, 5, 6, 7)  # the tables with parameters and FLOPs of all sizes
 _SMALL = 'MAFormer-S'
 _FEWER = 2  # S is also counted with up to this many blocks fewer than printed in each stage
 # Other widths of S that are tried with the printed depths.
 _WIDTHS = (range(32, 97, 8), range(96, 193, 16), range(256, 385, 32), range(384, 641, 64))
+_MEASURE = {'': 0, 'layer': 1, 'total': 2}  # index into a count, by a cell's FLOP convention
 
 
-class Variant(NamedTuple):
-    """Channels and blocks of the four stages."""
-
-    dims: Dims
-    depths: Dims
+Variant = tuple[Dims, Dims]  # channels and blocks of the four stages
 
 
 class Target(NamedTuple):
@@ -100,11 +97,9 @@ class Search:
     def flops(self, model: str, framework: str, convention: str) -> np.ndarray:
         """Return FLOPs in G of a size in a framework for every reading; S has its best depths."""
         target = next(t for t in self.targets if t.framework == framework and t.measure)
-        dims, depths = self.variants[model]
-        small = model == _SMALL
-        counted = count_all(
-            framework, dims, self.depths if small else np.array([depths]), target.image
-        )[{'layer': 1, 'total': 2}[convention]]
+        small, (dims, depths) = model == _SMALL, self.variants[model]
+        tried = self.depths if small else np.array([depths])
+        counted = count_all(framework, dims, tried, target.image)[_MEASURE[convention]]
         chosen = counted[np.arange(len(counted)), self.best_depths if small else 0]
         return (chosen + target.rest) / 1e9
 
@@ -112,7 +107,7 @@ class Search:
 def variants(tables: Tables) -> dict[str, Variant]:
     """Return the widths and depths that Table 1 prints for each size."""
     return {
-        row.model: Variant(*(_numbers(row.description[name]) for name in ('embed_dims', 'depths')))
+        row.model: (_numbers(row.description['embed_dims']), _numbers(row.description['depths']))
         for row in tables[1]
     }
 
@@ -148,8 +143,8 @@ def search(tables: Tables, cells: Sequence[Cell]) -> Search:
         UserError: if a printed cell of MAFormer is not measured.
     """
     sizes = variants(tables)
-    targets = _targets(tables, cells)
-    printed = sizes[_SMALL].depths
+    targets = _targets(sizes, cells)
+    _, printed = sizes[_SMALL]
     fewer = [range(d, max(d - _FEWER, 1) - 1, -1) for d in printed]
     grid = np.array(sorted(product(*fewer), key=lambda depths: sum(printed) - sum(depths)))
     readings = [dict(zip(OPTIONS, chosen, strict=True)) for chosen in product(*OPTIONS.values())]
@@ -165,27 +160,28 @@ def search(tables: Tables, cells: Sequence[Cell]) -> Search:
     )
 
 
-def _targets(tables: Tables, cells: Sequence[Cell]) -> list[Target]:
+def _targets(sizes: Mapping[str, Variant], cells: Sequence[Cell]) -> list[Target]:
     """Return the printed parameters and FLOPs of MAFormer in Tables 1, 5, 6 and 7."""
-    sizes, found = variants(tables), []
-    measured = {(c.table, c.model, c.metric): c for c in cells if not c.variant}
-    for row in (row for table in _PRINTED_IN for row in tables[table] if row.own):
-        for column in TABLES[row.table].columns.values():
-            printed, metric = row.cells[column.name], column.metric.name
-            if not column.metric.is_complexity or printed is None:
-                continue
-            cell = measured.get((row.table, row.model, column.name))
-            if cell is None or cell.measured is None:
-                raise UserError(
-                    f'the results have no measured {column.name} of {row.model} in Table '
-                    f'{row.table}: write them with `make reproduce`.'
-                )
-            unit = 1e6 if metric == 'params_m' else 1e9
-            measure = {'': 0, 'layer': 1, 'total': 2}[cell.convention]
-            framework = column.framework.name, TABLES[row.table].image
-            own = count(BUILT, framework[0], *sizes[row.model], framework[1])[measure]
-            of_cell = printed.value * unit, cell.tolerance * unit, cell.measured * unit - own
-            found.append(Target(row.model, *framework, measure, *of_cell))
+    found = []
+    for cell in cells:
+        column = cell.column
+        is_own = cell.row.own and not cell.variant and cell.table in _PRINTED_IN
+        if not is_own or not column.metric.is_complexity or not cell.paper:
+            continue
+        if cell.measured is None:
+            raise UserError(
+                f'the results have no measured {cell.metric} of {cell.model} in Table '
+                f'{cell.table}: write them with `make reproduce`.'
+            )
+        unit = 1e9 if cell.convention else 1e6
+        measure, framework, image = (
+            _MEASURE[cell.convention],
+            column.framework.name,
+            column.framework.image,
+        )
+        own = count(BUILT, framework, *sizes[cell.model], image)[measure]
+        of_cell = float(cell.paper) * unit, cell.tolerance * unit, cell.measured * unit - own
+        found.append(Target(cell.model, framework, image, measure, *of_cell))
     return found
 
 
@@ -194,11 +190,9 @@ def widths_that_fit(search: Search) -> list[Dims]:
     does with the printed widths and fewer blocks."""
     widths = np.array(list(product(*_WIDTHS)))
     missed = np.zeros(len(widths), int)
-    for cell in search.targets:
-        if cell.model == _SMALL:
-            depths = search.variants[_SMALL].depths
-            counted = count(BUILT, cell.framework, widths.T, depths, cell.image)
-            off = counted[cell.measure] + cell.rest - cell.printed
-            missed += abs(off) > cell.width
+    _, depths = search.variants[_SMALL]
+    for cell in (cell for cell in search.targets if cell.model == _SMALL):
+        counted = count(BUILT, cell.framework, widths.T, depths, cell.image)[cell.measure]
+        missed += abs(counted + cell.rest - cell.printed) > cell.width
     fit = missed <= len(search.targets) - search.met[search.readings.index(BUILT)]
     return [tuple(dims) for dims in widths[fit].tolist()]

@@ -1,5 +1,6 @@
 """Rows of the printed tables, found by name and by what they have in common."""
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
@@ -8,6 +9,7 @@ from reproduce.paper import TABLES, Row
 
 Tables = Mapping[int, Sequence[Row]]
 
+_PRINTED = re.compile(r'(?:(\w+):)?T(\d)\[([^]]+)]\.(\w+)')
 # Table 3 prints DS-Net without its size; parameters and Top-1 are those of DS-Net-S in Table 4.
 _ALIASES = {'DS-Net': 'DS-Net-S'}
 
@@ -20,12 +22,9 @@ def find_row(tables: Tables, table: int, name: str) -> Row:
     """
     model, *others = (part.strip() for part in name.split(','))
     wanted = {'model': model, **dict(part.partition('=')[::2] for part in others)}
-    found = [row for row in tables.get(table, ()) if wanted.items() <= row.description.items()]
+    found = [row for row in tables[table] if wanted.items() <= row.description.items()]
     if len(found) != 1:
-        raise UserError(
-            f"Table {table} has {len(found)} rows '{name}', expected one: give the printed model "
-            'and, where it is printed more than once, column=value.'
-        )
+        raise UserError(f"Table {table} has {len(found)} rows '{name}', expected one.")
     return found[0]
 
 
@@ -41,18 +40,35 @@ def number(row: Row, column: str) -> Decimal:
     return Decimal(printed.text)
 
 
+def printed_value(text: str, publications: Mapping[str, Tables]) -> Decimal | int:
+    """Return a printed number, the difference of two, or by how many percent one exceeds the other.
+
+    Args:
+        text: 'T4[Swin-T].top1' for a number of the paper, 'cswin:T4[CSWin-S].flops_g' for one of a
+            source, 'A - B' for a difference, 'A % B' for percent.
+        publications: the tables of the sources by name, those of the paper under ''.
+    """
+    values = [
+        number(find_row(publications[source], int(table), row), column)
+        for source, table, row, column in _PRINTED.findall(text)
+    ]
+    if ' % ' in text:
+        return round(100 * (values[0] / values[1] - 1))
+    return values[0] - sum(values[1:])
+
+
 def best_rivals(tables: Tables, row: Row) -> dict[str, Row]:
     """Return the best baseline of the block of `row` in each accuracy that both print, by column.
 
     Models of the row's own family are not among them.
     """
+    rivals = [
+        other
+        for other in tables[row.table]
+        if other.block == row.block and not other.own and family(other) != family(row)
+    ]
     best = {}
     for name, column in TABLES[row.table].columns.items():
-        rivals = [
-            other
-            for other in tables[row.table]
-            if other.block == row.block and not other.own and family(other) != family(row)
-        ]
         printed = [rival for rival in rivals if rival.cells[name]]
         if printed and row.cells[name] and not column.metric.is_complexity:
             best[name] = max(printed, key=lambda rival: number(rival, name))

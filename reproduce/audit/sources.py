@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from reproduce import paper
 from reproduce.audit.rows import Tables, same_model
@@ -19,7 +18,7 @@ class Misprint(BaseModel):
     """A line of `misprints.csv`: a printed value that is probably another."""
 
     model_config = ConfigDict(frozen=True)
-    table: int = Field(ge=min(paper.TABLES), le=max(paper.TABLES))
+    table: int
     model: str
     metric: str
     printed: str
@@ -32,13 +31,9 @@ class Misprint(BaseModel):
         return self.table, self.model, self.metric
 
 
-def load_misprints(folder: Path = paper.FOLDER) -> list[Misprint]:
-    """Return the registered misprints.
-
-    Raises:
-        UserError: if the file is missing or malformed.
-    """
-    return [misprint for _, misprint in read_csv(folder / 'misprints.csv', Misprint)]
+def load_misprints() -> list[Misprint]:
+    """Return the registered misprints."""
+    return [misprint for _, misprint in read_csv(paper.FOLDER / 'misprints.csv', Misprint)]
 
 
 class Source(BaseModel):
@@ -78,15 +73,11 @@ class SourcedCell(NamedTuple):
         return f'Table {self.table}, {self.model}, {self.field}: {self.printed}; {theirs}.'
 
 
-def load_sources(folder: Path = FOLDER) -> dict[str, Source]:
-    """Return the publications of `sources.toml`, by name, each with the tables in its folder.
-
-    Raises:
-        UserError: if a file is missing or malformed.
-    """
-    found = read_toml(folder / 'sources.toml', dict[str, Source])
+def load_sources() -> dict[str, Source]:
+    """Return the publications of `sources.toml`, by name, each with the tables in its folder."""
+    found = read_toml(FOLDER / 'sources.toml', dict[str, Source])
     for name, source in found.items():
-        source.tables = {n: paper.load_table(n, folder / name) for n in source.headings}
+        source.tables = {n: paper.load_table(n, FOLDER / name) for n in source.headings}
     return found
 
 

@@ -13,9 +13,7 @@ from reproduce.base.terminal import Part, TextTable
 def render(data: AuditData, findings: Sequence[Finding], details: bool = False) -> list[Part]:
     """Return the findings in their order, and what was checked.
 
-    Args:
-        details: whether the evidence of each finding, the claims and the options of the readings
-            follow.
+    With `details` follow the evidence of each finding, the claims, and the options of the readings.
     """
     verdicts = Counter(judged.verdict for judged in data.claims)
     summary = (
@@ -29,8 +27,8 @@ def render(data: AuditData, findings: Sequence[Finding], details: bool = False) 
     if not details:
         return [*parts, 'With --details the evidence follows.']
     for i, finding in enumerate(findings, 1):
-        evidence = '\n'.join(f'  * {sentence}' for sentence in finding.evidence)
-        parts.append(f'{i}. {finding.title}\n{finding.sentence}\n{evidence}')
+        evidence = [f'  * {sentence}' for sentence in finding.evidence]
+        parts.append('\n'.join([f'{i}. {finding.title}', finding.sentence, *evidence]))
     claims = [
         [j.claim.place, j.claim.says, j.claim.printed, j.computed, j.verdict] for j in data.claims
     ]
@@ -50,9 +48,7 @@ def as_json(data: AuditData, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return findings, claims and readings for JSON."""
     return {
         'findings': [finding.model_dump() for finding in findings],
-        'claims': [
-            {**asdict(judged), 'claim': judged.claim.model_dump()} for judged in data.claims
-        ],
+        'claims': [asdict(j) | {'claim': j.claim.model_dump()} for j in data.claims],
         'readings': {
             'number': len(data.search.readings),
             'by_cells_met': data.search.histogram,
