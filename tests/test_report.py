@@ -214,7 +214,7 @@ def test_the_row_of_a_csv(tables, refused, tmp_path):
     assert r'Mine \& Co\_100\% & 40.5{\celladded}' in latex
     assert r'\$x\textasciicircum{}2\$\textbackslash{}input\{a\} &' in latex
     path.write_text('model,box_ap\nA,47\nMine,0.47\n')
-    assert 'line 3, column box_ap' in refused(5, '--add', path)
+    assert 'line 3: box_ap' in refused(5, '--add', path)
 
 
 def test_the_row_of_a_record_is_in_the_block_of_its_size(tables, refused, tmp_path):
