@@ -1,18 +1,14 @@
-"""The embedded data, read back with each format's own tools, and by its configs."""
+"""The embedded data, read back with each format's own tools."""
 
 import hashlib
 from collections import Counter
 
 import numpy as np
 import pytest
-from mmengine.registry import DefaultScope
-from mmseg.datasets.transforms import LoadAnnotations
-from mmseg.registry import DATASETS
 from PIL import Image
 from pycocotools.coco import COCO
 
 from datasets import shapes
-from reproduce.openmmlab.configs import load_config
 
 
 @pytest.fixture(scope='module')
@@ -71,18 +67,3 @@ def test_no_two_instances_share_a_pixel_and_ade20k_agrees_with_coco(root, coco):
             category = shapes.COCO_IDS.index(annotation['category_id'])
             assert (labels[mask] == 1 + category).all()
         assert taken.max() <= 1
-
-
-def test_segmentation_configs_of_the_embedded_data_name_and_colour_its_classes(root):
-    """mmseg's dataset, built from the config alone, reads the maps as they were drawn."""
-    settings = load_config('upernet_maformer-micro_shapes.py').test_dataloader.dataset
-    settings.data_root = str(root / 'ade20k/ADEChallengeData2016')
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        dataset = DATASETS.build(settings)
-    assert dataset.metainfo['classes'] == (*shapes.CLASSES, *shapes.GROUNDS)
-    palette = dataset.metainfo['palette']
-    assert len(palette) == len(set(map(tuple, palette))) == len(dataset.metainfo['classes'])
-    info = dataset.get_data_info(0)
-    drawn_map = np.asarray(Image.open(info['seg_map_path'])).astype(np.int64)
-    labels = LoadAnnotations(reduce_zero_label=True)(info)['gt_seg_map']
-    assert (labels == np.where(drawn_map == 0, 255, drawn_map - 1)).all()

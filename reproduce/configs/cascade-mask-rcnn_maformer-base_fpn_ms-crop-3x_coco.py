@@ -1,5 +1,2 @@
-"""Cascade Mask R-CNN with MAFormer-B, 3x (Section 4.3, Table 6)."""
-
 _base_ = './cascade-mask-rcnn_maformer-small_fpn_ms-crop-3x_coco.py'
-
 model = dict(backbone=dict(arch='maformer_base', drop_path_rate=0.3))

@@ -34,10 +34,8 @@ train_pipeline = [
 load, annotations = _base_.object_loading
 test_resize = dict(type='Resize', scale=(256, 160), keep_ratio=True)
 test_pipeline = [load, test_resize, annotations, _base_.object_packing]
-train_dataloader = dict(
-    batch_size=4, num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=train_pipeline)
-)
-val_dataloader = dict(num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=test_pipeline))
+train_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(num_workers=1, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 train_cfg = dict(max_epochs=8, val_interval=4)

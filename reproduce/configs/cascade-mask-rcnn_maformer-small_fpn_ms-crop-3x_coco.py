@@ -1,5 +1,3 @@
-"""Cascade Mask R-CNN with MAFormer-S as printed, 3x (Section 4.3, Table 6)."""
-
 _base_ = [
     './_base_/models/cascade-mask-rcnn_fpn.py',
     './_base_/datasets/coco_instance_ms-crop.py',

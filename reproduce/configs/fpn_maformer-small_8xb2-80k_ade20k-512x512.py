@@ -1,5 +1,3 @@
-"""Semantic FPN with MAFormer-S as printed, 80k iterations (Section 4.4, Table 7)."""
-
 _base_ = [
     './_base_/models/fpn.py',
     './_base_/datasets/ade20k_8xb2.py',

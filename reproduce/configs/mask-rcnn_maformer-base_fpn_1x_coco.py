@@ -1,5 +1,2 @@
-"""Mask R-CNN with MAFormer-B, 1x (Section 4.3, Table 5)."""
-
 _base_ = './mask-rcnn_maformer-small_fpn_1x_coco.py'
-
 model = dict(backbone=dict(arch='maformer_base', drop_path_rate=0.3))

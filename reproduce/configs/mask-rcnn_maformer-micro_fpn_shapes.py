@@ -14,10 +14,8 @@ flip, pack = dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')
 train_pipeline = [*_base_.object_loading, resize, flip, pack]
 load, annotations = _base_.object_loading
 test_pipeline = [load, resize, annotations, _base_.object_packing]
-train_dataloader = dict(
-    batch_size=4, num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=train_pipeline)
-)
-val_dataloader = dict(num_workers=1, dataset=dict(metainfo=_base_.metainfo, pipeline=test_pipeline))
+train_dataloader = dict(batch_size=4, num_workers=1, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(num_workers=1, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 train_cfg = dict(max_epochs=9, val_interval=3)

@@ -1,5 +1,3 @@
-"""Mask R-CNN with MAFormer-S as printed, 1x (Section 4.3, Table 5)."""
-
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',

@@ -1,5 +1,3 @@
-"""UPerNet with MAFormer-S as printed, 160k iterations (Section 4.4, Table 7)."""
-
 _base_ = [
     './_base_/models/upernet.py',
     './_base_/datasets/ade20k_8xb2.py',

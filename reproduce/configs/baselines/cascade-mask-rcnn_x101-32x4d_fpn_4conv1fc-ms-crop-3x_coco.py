@@ -1,7 +1,4 @@
-"""Cascade Mask R-CNN with ResNeXt-101-32x4d and Swin's box heads and schedule, 3x (Table 6)."""
-
 _base_ = './cascade-mask-rcnn_r50_fpn_4conv1fc-ms-crop-3x_coco.py'
-
 model = dict(
     backbone=dict(
         type='ResNeXt',

@@ -1,5 +1,3 @@
-"""Cascade Mask R-CNN with ResNeXt-101-64x4d and Swin's box heads and schedule, 3x (Table 6)."""
-
 _base_ = './cascade-mask-rcnn_x101-32x4d_fpn_4conv1fc-ms-crop-3x_coco.py'
 
 init_cfg = dict(checkpoint='open-mmlab://resnext101_64x4d')

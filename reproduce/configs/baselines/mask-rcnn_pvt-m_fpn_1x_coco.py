@@ -1,5 +1,2 @@
-"""Mask R-CNN with PVT-M, 1x (Table 5)."""
-
 _base_ = './mask-rcnn_pvt-s_fpn_1x_coco.py'
-
 model = dict(backbone=dict(num_layers=[3, 4, 18, 3]))

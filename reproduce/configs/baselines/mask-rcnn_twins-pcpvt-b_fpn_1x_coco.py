@@ -1,5 +1,2 @@
-"""Mask R-CNN with Twins-PCPVT-B, 1x (Table 5)."""
-
 _base_ = './mask-rcnn_twins-pcpvt-s_fpn_1x_coco.py'
-
 model = dict(backbone=dict(depths=[3, 4, 18, 3]))

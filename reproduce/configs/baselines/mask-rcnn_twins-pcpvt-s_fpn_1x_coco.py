@@ -1,11 +1,7 @@
 """Mask R-CNN with Twins-PCPVT-S, 1x (Table 5): mmseg's backbone, trained as PVT is."""
 
-_base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/coco_instance.py',
-    '../_base_/schedules/adamw_1x.py',
-    '../_base_/default_runtime_mmdet.py',
-]
+_base_ = './mask-rcnn_pvt-s_fpn_1x_coco.py'
+
 model = dict(
     backbone=dict(
         _delete_=True,
@@ -17,7 +13,5 @@ model = dict(
         sr_ratios=[8, 4, 2, 1],
         qkv_bias=True,
         drop_path_rate=0.2,
-    ),
-    neck=dict(in_channels=[64, 128, 320, 512]),
+    )
 )
-optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))

@@ -1,5 +1,2 @@
-"""UPerNet with Focal-S, 160k (Table 7)."""
-
 _base_ = './upernet_focal-t_8xb2-160k_ade20k-512x512.py'
-
 model = dict(backbone=dict(arch='focal_small'))

@@ -1,8 +1,4 @@
-"""The embedded data of `datasets.shapes`, and what the small networks for them have in common.
-
-mmdet's own tools find annotations by these class names; mmseg's name and colour the classes of a
-label map by them.
-"""
+"""The embedded data of `datasets.shapes`, and what the small networks for them have in common."""
 
 micro_backbone = dict(
     arch='maformer_micro',
@@ -15,12 +11,6 @@ micro_channels = [32, 64, 96, 128]
 micro_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
 
 # Of detectors.
-metainfo = dict(
-    classes=(
-        *('circle', 'ring', 'crescent', 'heart', 'star'),
-        *('triangle', 'square', 'pentagon', 'hexagon', 'cross'),
-    )
-)
 detector_channels = 48
 detector = dict(
     backbone=micro_backbone,
@@ -55,30 +45,13 @@ object_packing = dict(
     meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
 )
 
-# Of segmenters. A map has the classes of the shapes and those of the grounds; mmseg's ADE20KDataset
-# takes no other classes than its own.
-map_dataset = dict(
-    type='BaseSegDataset',
-    metainfo=dict(
-        classes=(*metainfo['classes'], 'stripes', 'checks', 'dots', 'clouds', 'grain'),
-        # As R, G, B: the shapes in saturated colours, the grounds in pale ones.
-        palette=[
-            *([31, 119, 180], [255, 127, 14], [44, 160, 44], [214, 39, 40], [148, 103, 189]),
-            *([140, 86, 75], [227, 119, 194], [70, 70, 70], [188, 189, 34], [23, 190, 207]),
-            *([174, 199, 232], [255, 187, 120], [152, 223, 138], [255, 152, 150], [197, 176, 213]),
-        ],
-    ),
-    img_suffix='.jpg',
-    seg_map_suffix='.png',
-    reduce_zero_label=True,
-)
+# Of segmenters.
 map_crop_size = (128, 128)
 map_scale = (640, 160)  # the shorter side is 160
 map_train_loader = dict(
     batch_size=8,
     num_workers=1,
     dataset=dict(
-        **map_dataset,
         # Without PhotoMetricDistortion: here hues tell classes apart.
         pipeline=[
             dict(type='LoadImageFromFile'),
@@ -93,7 +66,6 @@ map_train_loader = dict(
 map_test_loader = dict(
     num_workers=1,
     dataset=dict(
-        **map_dataset,
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='Resize', scale=map_scale, keep_ratio=True),
