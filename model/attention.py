@@ -1,9 +1,8 @@
 """Attention in cross-shaped or shifted windows, and over all tokens.
 
-Every module maps a channels-last map (B, H, W, C) to one of the same shape. Its arguments are the
-channels `dim`, the number of heads, sizes of windows in tokens, whether the projections to
-queries, keys and values have biases, and the dropout of the weights, `attn_drop`. A head is a slice
-of the channels, which `scaled_dot_product_attention` reads without a copy.
+Every module maps a channels-last map (B, H, W, C) to one of the same shape. Sizes of windows are in
+tokens. A head is a slice of the channels, which `scaled_dot_product_attention` reads without a
+copy.
 """
 
 import torch
@@ -13,12 +12,11 @@ from timm.layers import gen_relative_position_index, trunc_normal_
 
 
 class Attention(nn.Module):
-    """Base of attentions: the heads, and the dropout of the weights."""
+    """Base of all attentions."""
 
-    def __init__(self, num_heads: int, attn_drop: float) -> None:
+    def __init__(self, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.attn_drop = attn_drop
 
     def heads(self, x: torch.Tensor) -> torch.Tensor:
         """Split (..., N, C) into (..., heads, N, d)."""
@@ -40,8 +38,7 @@ class Attention(nn.Module):
                 bias = bias.expand(*leading, -1, -1, -1).flatten(0, -4)
         q, k, v = (t.flatten(0, -4) for t in (q, k, v))
         q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
-        dropout = self.attn_drop if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, bias, dropout)
+        out = F.scaled_dot_product_attention(q, k, v, bias)
         return out.transpose(-3, -2).flatten(-2).unflatten(0, leading)
 
 
@@ -57,16 +54,9 @@ class SelfAttention(Attention):
     cross-shaped attention.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        lepe: bool = False,
-    ) -> None:
-        super().__init__(num_heads, attn_drop)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+    def __init__(self, dim: int, num_heads: int, lepe: bool = False) -> None:
+        super().__init__(num_heads)
+        self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if lepe else None
 
@@ -93,19 +83,12 @@ class CrossShapedAttention(Attention):
         ValueError: if the number of heads is odd.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        stripe_width: int = 1,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-    ) -> None:
-        super().__init__(num_heads, attn_drop)
+    def __init__(self, dim: int, num_heads: int, stripe_width: int = 1) -> None:
+        super().__init__(num_heads)
         if num_heads % 2:
             raise ValueError(f'cross-shaped attention needs an even num_heads, got {num_heads}')
         self.stripe_width = stripe_width
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim)
         self.lepe = nn.ModuleList(
             nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2) for _ in range(2)
         )
@@ -164,13 +147,13 @@ def from_windows(x: torch.Tensor, window_size: int, H: int, W: int) -> torch.Ten
 class RelativePositionBias(Attention):
     """Base of window attentions with Swin's relative position bias.
 
-    The bias table has a row for each of the (2 * window_size - 1)**2 differences between the
-    positions of a query and a key, and a column for each head.
+    Its table has a row for each of the (2 * window_size - 1)**2 differences between the positions
+    of a query and a key, and a column for each head.
     """
 
-    def add_bias_table(self, num_heads: int, window_size: int) -> None:
-        """Add the table as a parameter; a constructor calls this where its parameters need it."""
-        self.relative_position_bias_table = small_random((2 * window_size - 1) ** 2, num_heads)
+    def add_bias_table(self, window_size: int) -> None:
+        """Add the table as a parameter."""
+        self.relative_position_bias_table = small_random((2 * window_size - 1) ** 2, self.num_heads)
         index = gen_relative_position_index((window_size, window_size))
         self.register_buffer('relative_position_index', index, persistent=False)
 
@@ -186,21 +169,13 @@ class ShiftedWindowAttention(RelativePositionBias):
     Swin. A map that fits into one window is not shifted.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        window_size: int = 7,
-        shift_size: int = 0,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-    ) -> None:
-        super().__init__(num_heads, attn_drop)
+    def __init__(self, dim: int, num_heads: int, window_size: int = 7, shift_size: int = 0) -> None:
+        super().__init__(num_heads)
         self.window_size = window_size
         self.shift_size = shift_size
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.add_bias_table(num_heads, window_size)
+        self.add_bias_table(window_size)
 
     def _bias(self, H: int, W: int, down: int, right: int) -> torch.Tensor:
         """Return the position bias, and of a shifted map plus its mask: ([windows,] heads, n, n).

@@ -8,15 +8,14 @@ import torch.nn as nn
 
 
 class TokenLabeling:
-    """Mixin of timm's networks: a linear classifier of every token, `aux_head`."""
+    """Mixin of timm's networks: a linear classifier of every token, `aux_head`.
+
+    With `add_token_max` half of the maximum of the token logits over the tokens is added to the
+    logits in evaluation mode, as LV-ViT's released code does.
+    """
 
     def add_auxiliary_head(self, token_labeling: bool, add_token_max: bool) -> None:
-        """Add the head, if `token_labeling`.
-
-        Args:
-            add_token_max: whether to add half of the maximum of the token logits over the tokens to
-                the logits in evaluation mode, as LV-ViT's released code does.
-        """
+        """Add the head, if `token_labeling`."""
         self.token_labeling = token_labeling
         self.add_token_max = add_token_max
         self._make_auxiliary_head()
@@ -37,21 +36,14 @@ class TokenLabeling:
     def combine(
         self, logits: torch.Tensor, tokens: torch.Tensor
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Return the output of the network from its class logits and its tokens.
+        """Return the output of the network from its logits (B, K) and its tokens (B, H, W, C).
 
-        Args:
-            logits: (B, K), or of a higher rank where the tokens were not pooled; such logits belong
-                to single tokens already, and nothing is added to them.
-            tokens: (B, H, W, C).
-
-        Returns:
-            in training mode `logits` and the token logits (B, H, W, K), otherwise logits alone.
+        That is in training mode `logits` and the token logits (B, H, W, K), otherwise logits alone.
+        Logits of tokens that were not pooled have more dimensions, and stay as they are.
         """
-        if self.aux_head is None:
-            return logits
-        if self.training:
+        if self.aux_head is not None and self.training:
             return logits, self.aux_head(tokens)
-        if not self.add_token_max or logits.ndim > 2:
+        if self.aux_head is None or not self.add_token_max or logits.ndim > 2:
             return logits
         return logits + 0.5 * self.aux_head(tokens).amax((1, 2))
 

@@ -17,12 +17,13 @@ from .checkpoint import renamed
 from .pyramid import Pyramid, TransformerBlock, init_weights
 from .registration import register
 
+STRIPE_WIDTHS = (1, 2, 7)  # of stages 1 to 3, in tokens
+
 
 class ConvDownsample(nn.Module):
     """Overlapping convolution and LayerNorm: the stem (7x7, stride 4) and the merging (3x3, 2).
 
-    The stem turns a side of s pixels into (s + 1) // 4 tokens, the merging s tokens into
-    ceil(s / 2), as in the released code.
+    As in the released code, the stem turns s pixels into (s + 1) // 4 tokens.
     """
 
     def __init__(
@@ -33,44 +34,30 @@ class ConvDownsample(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, C) to (B, h, w, dim)."""
         x = self.proj(x.permute(0, 3, 1, 2))
         return self.norm(x.permute(0, 2, 3, 1))
 
 
 class CSWin(Pyramid):
-    """CSWin as a classifier, and as a feature pyramid through `forward_intermediates`.
-
-    `Pyramid` has the arguments that are common to the networks.
-
-    Args:
-        stripe_widths: stripe width of the cross-shaped attention in stages 1 to 3, in tokens.
-        qkv_bias: whether the projections to queries, keys and values have biases.
-    """
+    """CSWin as a classifier, and as a feature pyramid; `Pyramid` has the arguments."""
 
     def __init__(
         self,
         embed_dims: Sequence[int] = (64, 128, 256, 512),
         depths: Sequence[int] = (1, 2, 21, 1),
         num_heads: Sequence[int] = (2, 4, 8, 16),
-        stripe_widths: Sequence[int] = (1, 2, 7),
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        attn_drop_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
             if stage < 3:
-                attention = CrossShapedAttention(
-                    dim, heads, stripe_widths[stage], qkv_bias, attn_drop_rate
-                )
+                attention = CrossShapedAttention(dim, heads, STRIPE_WIDTHS[stage])
             else:
-                attention = SelfAttention(dim, heads, qkv_bias, attn_drop_rate, lepe=True)
-            return TransformerBlock(dim, attention, mlp_ratio, drop_path)
+                attention = SelfAttention(dim, heads, lepe=True)
+            return TransformerBlock(dim, attention, drop_path=drop_path)
 
         stem = partial(ConvDownsample, kernel_size=7, stride=4, padding=2)
-        super().__init__(block, embed_dims, depths, stem, ConvDownsample, mlp_ratio, **kwargs)
+        super().__init__(block, embed_dims, depths, stem, ConvDownsample, **kwargs)
         self.apply(init_weights)
 
 
@@ -89,20 +76,14 @@ _RELEASED_NAMES = (
     (r'^stage(\d)\.', lambda match: f'stages.{int(match[1]) - 1}.blocks.'),
 )
 
-
 checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES)
-
 
 SMALL: dict[str, Any] = {'depths': (2, 4, 32, 2)}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     'cswin_tiny': {},
     'cswin_small': SMALL,
-    'cswin_base': {
-        **SMALL,
-        'embed_dims': (96, 192, 384, 768),
-        'num_heads': (4, 8, 16, 32),
-    },
+    'cswin_base': SMALL | {'embed_dims': (96, 192, 384, 768), 'num_heads': (4, 8, 16, 32)},
 }
 
 register(CSWin, VARIANTS, checkpoint_filter_fn, license='mit')

@@ -21,6 +21,8 @@ from .checkpoint import renamed
 from .pyramid import Downsample, Pyramid, init_weights
 from .registration import register
 
+REDUCTIONS = (8, 4, 2, 2)  # of the four stages
+
 
 class DualStreamBlock(Attention):
     """Convolution and self-attention side by side, co-attention between them, and an MLP.
@@ -30,21 +32,11 @@ class DualStreamBlock(Attention):
         num_heads: heads of self-attention and of both directions of the co-attention.
         reduction: side of the map divided by that of the global half, rounded down; at least one
             token is left.
-        mlp_ratio: hidden width of the MLP divided by `dim`.
-        attn_drop: dropout of the weights of every attention.
         drop_path: stochastic depth of both residual branches.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        reduction: int,
-        mlp_ratio: float,
-        attn_drop: float,
-        drop_path: float,
-    ) -> None:
-        super().__init__(num_heads, attn_drop)
+    def __init__(self, dim: int, num_heads: int, reduction: int, drop_path: float) -> None:
+        super().__init__(num_heads)
         half = dim // 2
         self.reduction = reduction
         self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
@@ -62,8 +54,7 @@ class DualStreamBlock(Attention):
         self.fuse_channel_sa = nn.Linear(half, half)
         self.conv2 = nn.Conv2d(dim, dim, 1)
         self.norm2 = nn.BatchNorm2d(dim)
-        hidden = int(dim * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Conv2d(dim, hidden, 1), nn.GELU(), nn.Conv2d(hidden, dim, 1))
+        self.mlp = nn.Sequential(nn.Conv2d(dim, 4 * dim, 1), nn.GELU(), nn.Conv2d(4 * dim, dim, 1))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -113,11 +104,10 @@ class DSNet(Pyramid):
     """DS-Net as a classifier, and as a feature pyramid.
 
     `Pyramid` has the arguments that are common to the networks. Half of the channels are those of
-    the attention heads.
+    the attention heads. The released code trains with a dropout of 0.1 of the attention's weights,
+    which this has not.
 
     Args:
-        reductions: `reduction` of the blocks in the four stages.
-        attn_drop_rate: dropout of the weights of every attention; the released code always has 0.1.
         drop_path_rate: stochastic depth that the last of all blocks would have if it rose linearly
             from 0. As in the released code, each stage starts again from 0, so none reaches it.
     """
@@ -127,19 +117,13 @@ class DSNet(Pyramid):
         embed_dims: Sequence[int] = (64, 128, 320, 512),
         depths: Sequence[int] = (2, 2, 4, 1),
         num_heads: Sequence[int] = (1, 2, 5, 8),
-        reductions: Sequence[int] = (8, 4, 2, 2),
-        mlp_ratio: float = 4.0,
-        attn_drop_rate: float = 0.1,
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         step = drop_path_rate / max(sum(depths) - 1, 1)
 
         def block(i: int, index: int, _: float) -> nn.Module:
-            return DualStreamBlock(
-                *(embed_dims[i], num_heads[i], reductions[i], mlp_ratio, attn_drop_rate),
-                drop_path=step * index,
-            )
+            return DualStreamBlock(embed_dims[i], num_heads[i], REDUCTIONS[i], step * index)
 
         downsample = partial(Downsample, norm_layer=nn.Identity)
         stem = partial(Downsample, stride=4, norm_layer=nn.Identity)
@@ -158,9 +142,7 @@ _RELEASED_NAMES = (
     (r'^head\.(weight|bias)$', r'head.fc.\1'),
 )
 
-
 checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES)
-
 
 VARIANTS: dict[str, dict[str, Any]] = {
     'dsnet_tiny': {},

@@ -34,26 +34,19 @@ class FocalAttention(RelativePositionBias):
             for its window alone.
         focal_window: side of the square of pooled windows that a query sees, its own in the middle;
             an odd number.
-        attn_drop: dropout of the weights.
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        window_size: int,
-        expand_size: int,
-        focal_window: int,
-        attn_drop: float = 0.0,
+        self, dim: int, num_heads: int, window_size: int, expand_size: int, focal_window: int
     ) -> None:
-        super().__init__(num_heads, attn_drop)
+        super().__init__(num_heads)
         self.window_size = w = window_size
         self.focal_window = focal_window
         self.pool = nn.Linear(w * w, 1)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-        self.add_bias_table(num_heads, window_size)
+        self.add_bias_table(window_size)
         self.relative_position_bias_table_to_windows = small_random(
             num_heads, (w + focal_window - 1) ** 2
         )
@@ -151,24 +144,16 @@ class Focal(Pyramid):
         window_size: int = 7,
         expand_sizes: Sequence[int] = (3, 3, 3, 0),
         focal_windows: Sequence[int] = (7, 5, 3, 1),
-        mlp_ratio: float = 4.0,
-        attn_drop_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         def block(i: int, index: int, drop_path: float) -> nn.Module:
+            dim = embed_dims[i]
             attention = FocalAttention(
-                embed_dims[i],
-                num_heads[i],
-                window_size,
-                expand_sizes[i],
-                focal_windows[i],
-                attn_drop_rate,
+                dim, num_heads[i], window_size, expand_sizes[i], focal_windows[i]
             )
-            return TransformerBlock(embed_dims[i], attention, mlp_ratio, drop_path)
+            return TransformerBlock(dim, attention, drop_path=drop_path)
 
-        # Queries, keys and values, and the keys and values of four shifted maps.
-        expansion = max(mlp_ratio, 3 + 4 * 2)
-        super().__init__(block, embed_dims, depths, expansion=expansion, **kwargs)
+        super().__init__(block, embed_dims, depths, **kwargs)
         self.apply(init_weights)
 
 
@@ -186,20 +171,14 @@ _RELEASED_NAMES = (
 )
 _RELEASED_BUFFERS = r'\.(relative_position_index(_0)?|valid_ind_rolled)$'
 
-
 checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES, without=_RELEASED_BUFFERS)
-
 
 SMALL: dict[str, Any] = {'depths': (2, 2, 18, 2)}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     'focal_tiny': {},
     'focal_small': SMALL,
-    'focal_base': {
-        **SMALL,
-        'embed_dims': (128, 256, 512, 1024),
-        'num_heads': (4, 8, 16, 32),
-    },
+    'focal_base': SMALL | {'embed_dims': (128, 256, 512, 1024), 'num_heads': (4, 8, 16, 32)},
 }
 
 register(Focal, VARIANTS, checkpoint_filter_fn, crop_pct=0.875, license='mit')

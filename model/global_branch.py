@@ -1,51 +1,24 @@
 """The global branch: Global Learning with Down-sampling (GLD), its parts and its substitutes.
 
-Each maps (B, H, W, C) to (B, h, w, C) with h x w = `reduced(grid_size, ratio)`.
+Each maps (B, H, W, C) to (B, h, w, C) with h x w = `reduced(grid_size, ratio)`. A ratio is that of
+both sides, or those of height and width: half of the tokens are kept by (1, 0.5), a quarter by 0.5.
+`dim` is the number of channels C.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import partial
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
-Ratio = float | Sequence[float]  # of both sides, or of height and width
-
-
-def resize_weights(
-    side: int, grids: Sequence[int], dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """Return the weights that resize a side, linearly and with antialiasing: (sum of grids, side).
-
-    Each new position is the mean of the old ones around its centre, weighted by a triangle: as wide
-    as two new positions where they are fewer than the old ones, else as two old ones.
-
-    Args:
-        side: old positions.
-        grids: new positions of each of the resized sides, whose weights are rows one after another.
-    """
-    positions = torch.arange(side, dtype=torch.float64, device=device) + 0.5
-    weights = []
-    for grid in grids:
-        scale = side / grid
-        centres = (torch.arange(grid, dtype=torch.float64, device=device) + 0.5) * scale
-        distances = (positions - centres[:, None]).abs() / max(scale, 1.0)
-        triangle = (1 - distances).clamp(min=0)
-        weights.append(triangle / triangle.sum(1, keepdim=True))
-    return torch.cat(weights).to(dtype)
+Ratio = float | Sequence[float]
 
 
-@lru_cache(maxsize=256)
-def _kept_weights(
-    side: int, grids: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    # Made in an inference, they have to serve a training too.
-    with torch.inference_mode(False), torch.no_grad():
-        weights = resize_weights(side, grids, dtype, device)
-    # Within torch.func's transforms tensors have no storage: an error, so that none is kept.
-    if weights.data_ptr() == 0:
-        raise RuntimeError('the weights have no storage')
-    return weights
+def reduced(grid_size: int, ratio: Ratio) -> tuple[int, int]:
+    """Return height and width of a square grid whose sides are reduced by a ratio."""
+    height, width = (ratio, ratio) if isinstance(ratio, (int, float)) else ratio
+    return round(grid_size * height), round(grid_size * width)
 
 
 class AntialiasedResize(nn.Module):
@@ -73,30 +46,17 @@ class AntialiasedResize(nn.Module):
         columns = self._weights(W, self.widths, x).split(self.widths)
         return [columns[i] @ maps[i] for i in range(len(maps))]
 
-    def _weights(self, side: int, grids: list[int], x: torch.Tensor) -> torch.Tensor:
-        arguments = side, tuple(grids), x.dtype, x.device
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if traced or x.is_meta or type(x) is not torch.Tensor:
-            return resize_weights(*arguments)
-        try:
-            return _kept_weights(*arguments)
-        except RuntimeError:
-            return resize_weights(*arguments)
-
-
-def reduced(grid_size: int, ratio: Ratio) -> tuple[int, int]:
-    """Return height and width of a square grid whose sides are reduced by a ratio.
-
-    Args:
-        ratio: of both sides, or of height and width. Half of the tokens of the grid are kept by
-            (1, 0.5), a quarter of them by 0.5.
-    """
-    height, width = (ratio, ratio) if isinstance(ratio, (int, float)) else ratio
-    return round(grid_size * height), round(grid_size * width)
+    def _weights(self, side: int, sizes: list[int], x: torch.Tensor) -> torch.Tensor:
+        """Return the matrix that resizes a side of `x` to each of `sizes`: (sum of sizes, side)."""
+        unit = torch.eye(side, dtype=torch.float64, device=x.device)[None, None]
+        resized = [
+            F.interpolate(unit, (size, side), mode='bilinear', antialias=True) for size in sizes
+        ]
+        return torch.cat(resized, dim=2)[0, 0].to(x.dtype)
 
 
 class GLD(nn.Module):
-    """X_G = Pos(Y) + FC(Y) (eq. 2).
+    """X_G = Pos(Y) + FC(Y) (eq. 2), or one of the two.
 
     FC acts along the tokens and is shared by all channels: the map is resized to a square grid of
     tokens, which one linear layer maps to h x w. Pos is the map resized to h x w.
@@ -104,47 +64,30 @@ class GLD(nn.Module):
     stage 1 it would add 15 M parameters to MAFormer-S.
 
     Args:
-        dim: unused, since FC does not depend on the channels.
         grid_size: tokens along each side of the grid.
-        ratio: N of Section 3.2, per side; see `reduced`.
+        ratio: N of Section 3.2, per side.
     """
 
-    def __init__(self, dim: int, grid_size: int = 14, ratio: Ratio = 0.5) -> None:
+    def __init__(
+        self,
+        dim: int,
+        grid_size: int = 14,
+        ratio: Ratio = 0.5,
+        with_pos: bool = True,
+        with_fc: bool = True,
+    ) -> None:
         super().__init__()
-        self.grid_size = grid_size
         height, width = reduced(grid_size, ratio)
         self.resize = AntialiasedResize((grid_size, grid_size), (height, width))
-        self.fc = nn.Linear(grid_size**2, height * width)
+        self.with_pos = with_pos
+        self.fc = nn.Linear(grid_size**2, height * width) if with_fc else None
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         grid, pos = self.resize(y)
-        fc = self.fc(grid.flatten(1, 2).mT).mT  # (B, h*w, C)
-        return pos + fc.reshape(pos.shape)
-
-
-class PosBranch(nn.Module):
-    """Pos of GLD alone: the map resized to h x w, without a learned layer."""
-
-    def __init__(self, dim: int, grid_size: int = 14, ratio: Ratio = 0.5) -> None:
-        super().__init__()
-        self.resize = AntialiasedResize(reduced(grid_size, ratio))
-
-    def forward(self, y: torch.Tensor) -> torch.Tensor:
-        return self.resize(y)[0]
-
-
-class FCBranch(nn.Module):
-    """FC of GLD alone, without Pos."""
-
-    def __init__(self, dim: int, grid_size: int = 14, ratio: Ratio = 0.5) -> None:
-        super().__init__()
-        self.output_size = reduced(grid_size, ratio)
-        self.resize = AntialiasedResize((grid_size, grid_size))
-        self.fc = nn.Linear(grid_size**2, self.output_size[0] * self.output_size[1])
-
-    def forward(self, y: torch.Tensor) -> torch.Tensor:
-        grid = self.resize(y)[0]
-        return self.fc(grid.flatten(1, 2).mT).mT.unflatten(1, self.output_size)
+        if self.fc is None:
+            return pos
+        fc = self.fc(grid.flatten(1, 2).mT).mT.reshape(pos.shape)
+        return pos + fc if self.with_pos else fc
 
 
 class PoolingBranch(nn.Module):
@@ -172,11 +115,11 @@ class ConvGlobalBranch(nn.Module):
 
 
 # By the values of MAFormer's argument `global_branch`.
-GLOBAL_BRANCHES: dict[str, type[nn.Module] | None] = {
+GLOBAL_BRANCHES = {
     'gld': GLD,
     'conv': ConvGlobalBranch,
-    'pos': PosBranch,
-    'fc': FCBranch,
+    'pos': partial(GLD, with_fc=False),
+    'fc': partial(GLD, with_pos=False),
     'pooling': PoolingBranch,
     'none': None,
 }

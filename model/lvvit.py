@@ -2,18 +2,16 @@
 
 It is timm's ViT with a convolutional stem, scaled residual branches and an auxiliary head on its
 tokens. What the paper leaves open follows the released code. `checkpoint_filter_fn` renames the
-parameters of the released weights and resamples their position table. MixToken belongs to the
-training and is not here.
+parameters of the released weights. MixToken belongs to the training and is not here.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn as nn
-from timm.layers import PatchEmbed, resample_abs_pos_embed, trunc_normal_
+from timm.layers import PatchEmbed, trunc_normal_
 from timm.models.vision_transformer import Block, VisionTransformer
 
 from .auxiliary_head import TokenLabeling, fit_auxiliary_head
@@ -25,31 +23,23 @@ from .registration import register
 class ConvPatchEmbed(PatchEmbed):
     """Four convolutions instead of ViT's one: 7x7 of stride 2, two of 3x3, and the projection.
 
-    Args:
-        width: channels of the first three convolutions.
-        kwargs: further arguments of timm's PatchEmbed.
+    The first three have `width` channels.
     """
 
     def __init__(
-        self,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        embed_dim: int = 768,
-        width: int = 64,
-        **kwargs: Any,
+        self, patch_size: int, in_chans: int, embed_dim: int, width: int, **kwargs: Any
     ) -> None:
         super().__init__(patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, **kwargs)
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        self.proj = nn.Sequential()
         for i, (dim, kernel_size, stride) in enumerate(
             [(in_chans, 7, 2), (width, 3, 1), (width, 3, 1)], start=1
         ):
-            layers[f'conv{i}'] = nn.Conv2d(
-                dim, width, kernel_size, stride, padding=kernel_size // 2, bias=False
-            )
-            layers[f'bn{i}'] = nn.BatchNorm2d(width)
-            layers[f'relu{i}'] = nn.ReLU(inplace=True)
-        layers['proj'] = nn.Conv2d(width, embed_dim, patch_size // 2, patch_size // 2)
-        self.proj = nn.Sequential(layers)
+            convolution = nn.Conv2d(dim, width, kernel_size, stride, kernel_size // 2, bias=False)
+            self.proj.add_module(f'conv{i}', convolution)
+            self.proj.add_module(f'bn{i}', nn.BatchNorm2d(width))
+            self.proj.add_module(f'relu{i}', nn.ReLU(inplace=True))
+        projection = nn.Conv2d(width, embed_dim, patch_size // 2, patch_size // 2)
+        self.proj.add_module('proj', projection)
 
 
 class Divide(nn.Module):
@@ -130,26 +120,15 @@ class LVViT(TokenLabeling, VisionTransformer):
         return self.combine(self.head(pooled), tokens)
 
 
-def checkpoint_filter_fn(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
-) -> dict[str, torch.Tensor]:
-    """Return released parameters under the names of this module; names of this module stay.
+# Regular expression of the released parameter names, and its replacement.
+_RELEASED_NAMES = ((r'^patch_embed\.((?:conv|bn)\d|proj)\.(\w+)$', r'patch_embed.proj.\1.\2'),)
+checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES)
 
-    With `model` the position table is resampled to its size, as the release does it: bicubic,
-    without antialiasing, the class token's entry left alone.
-    """
-    stem = r'^patch_embed\.((?:conv|bn)\d|proj)\.(\w+)$', r'patch_embed.proj.\1.\2'
-    state = renamed(state_dict, names=[stem])
-    table = state.get('pos_embed')
-    if model is not None and table is not None and table.shape != model.pos_embed.shape:
-        state['pos_embed'] = resample_abs_pos_embed(
-            table,
-            new_size=model.patch_embed.grid_size,
-            num_prefix_tokens=model.num_prefix_tokens,
-            interpolation='bicubic',
-            antialias=False,
-        )
-    return state
+
+def _pretrained(
+    state_dict: Mapping[str, torch.Tensor], model: nn.Module
+) -> dict[str, torch.Tensor]:
+    return fit_auxiliary_head(checkpoint_filter_fn(state_dict), model)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -163,13 +142,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         'skip_lam': 3.0,
     },
 }
-
-
-def _pretrained(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module
-) -> dict[str, torch.Tensor]:
-    return fit_auxiliary_head(checkpoint_filter_fn(state_dict, model), model)
-
 
 register(
     LVViT,

@@ -19,14 +19,7 @@ from timm.layers import DropPath
 from .attention import Attention, CrossShapedAttention, SelfAttention, ShiftedWindowAttention
 from .auxiliary_head import TokenLabeling, fit_auxiliary_head
 from .global_branch import GLOBAL_BRANCHES
-from .pyramid import (
-    Downsample,
-    Mlp,
-    Pyramid,
-    TransformerBlock,
-    check_choice,
-    init_weights,
-)
+from .pyramid import Downsample, Mlp, Pyramid, TransformerBlock, init_weights
 from .registration import register
 
 
@@ -37,13 +30,11 @@ class FusionAttention(Attention):
     (B, h, w, C). The output is (B, H, W, C).
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0
-    ) -> None:
-        super().__init__(num_heads, attn_drop)
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.k = nn.Linear(dim, dim, bias=qkv_bias)
-        self.v = nn.Linear(dim, dim, bias=qkv_bias)
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(num_heads)
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
 
     def forward(self, x_l: torch.Tensor, x_g: torch.Tensor) -> torch.Tensor:
         q, k, v = (t.flatten(1, 2) for t in (self.q(x_l), self.k(x_g), self.v(x_g)))
@@ -58,15 +49,11 @@ class MAFBlock(nn.Module):
     block consists of the local attention and its MLP.
 
     Args:
-        dim: channels C.
         num_heads: heads of the fusion.
         local_attention: maps (B, H, W, C) to the same shape.
         global_branch: maps (B, H, W, C) to (B, h, w, C), or None.
-        local_enhanced: whether the fusion is local-enhanced.
         mlp_ratio: hidden width of both MLPs divided by `dim`.
-        qkv_bias: whether the projections of the fusion have biases.
         drop_path: stochastic depth of every residual branch.
-        attn_drop: dropout of the weights of the fusion.
     """
 
     def __init__(
@@ -75,11 +62,9 @@ class MAFBlock(nn.Module):
         num_heads: int,
         local_attention: nn.Module,
         global_branch: nn.Module | None,
-        local_enhanced: bool = False,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        drop_path: float = 0.0,
-        attn_drop: float = 0.0,
+        local_enhanced: bool,
+        mlp_ratio: float,
+        drop_path: float,
     ) -> None:
         super().__init__()
         self.local_enhanced = local_enhanced
@@ -91,7 +76,7 @@ class MAFBlock(nn.Module):
         if global_branch is not None:
             self.norm_l = nn.LayerNorm(dim)
             self.norm_g = nn.LayerNorm(dim)
-            self.fusion = FusionAttention(dim, num_heads, qkv_bias, attn_drop)
+            self.fusion = FusionAttention(dim, num_heads)
             self.mlp = Mlp(dim, mlp_ratio, drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -112,7 +97,7 @@ class MAFormer(TokenLabeling, Pyramid):
     Args:
         patch_size: side of the stem's patches in pixels; the paper's is 4, a smaller one suits
             small images.
-        qkv_bias: whether the projections to queries, keys and values have biases.
+        mlp_ratio: hidden width of every MLP divided by the width of its input.
         local_attention: 'cross_shaped' (default) or 'shifted_window' (Table 2).
         stripe_widths: stripe width of the cross-shaped attention in stages 1 and 2, in tokens.
         window_size: side of the windows of the shifted-window attention, in tokens.
@@ -138,7 +123,6 @@ class MAFormer(TokenLabeling, Pyramid):
         depths: Sequence[int] = (3, 5, 8, 3),
         num_heads: Sequence[int] = (2, 4, 10, 16),
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
         local_attention: str = 'cross_shaped',
         stripe_widths: Sequence[int] = (1, 2),
         window_size: int = 7,
@@ -146,48 +130,34 @@ class MAFormer(TokenLabeling, Pyramid):
         grid_size: int = 14,
         gld_ratio: float | Sequence[float] = 0.5,
         fusion: str = 'multi_scale',
-        attn_drop_rate: float = 0.0,
         token_labeling: bool = False,
         add_token_max: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_choice('local_attention', local_attention, ('cross_shaped', 'shifted_window'))
-        check_choice('global_branch', global_branch, tuple(GLOBAL_BRANCHES))
-        check_choice('fusion', fusion, ('multi_scale', 'local_enhanced'))
-
-        def local(stage: int, index: int) -> nn.Module:
-            dim, heads = embed_dims[stage], num_heads[stage]
-            if local_attention == 'cross_shaped':
-                return CrossShapedAttention(
-                    dim, heads, stripe_widths[stage], qkv_bias, attn_drop_rate
-                )
-            shift_size = window_size // 2 if index % 2 else 0
-            return ShiftedWindowAttention(
-                dim, heads, window_size, shift_size, qkv_bias, attn_drop_rate
-            )
+        for name, value, choices in (
+            ('local_attention', local_attention, ('cross_shaped', 'shifted_window')),
+            ('global_branch', global_branch, tuple(GLOBAL_BRANCHES)),
+            ('fusion', fusion, ('multi_scale', 'local_enhanced')),
+        ):
+            if value not in choices:
+                raise ValueError(f'{name} must be one of {choices}, got {value!r}')
 
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
             if stage >= 2:
-                attention = SelfAttention(dim, heads, qkv_bias, attn_drop_rate)
-                return TransformerBlock(dim, attention, mlp_ratio, drop_path)
+                return TransformerBlock(dim, SelfAttention(dim, heads), mlp_ratio, drop_path)
+            if local_attention == 'cross_shaped':
+                local = CrossShapedAttention(dim, heads, stripe_widths[stage])
+            else:
+                shift_size = window_size // 2 if index % 2 else 0
+                local = ShiftedWindowAttention(dim, heads, window_size, shift_size)
             branch = GLOBAL_BRANCHES[global_branch]
-            return MAFBlock(
-                dim,
-                heads,
-                local_attention=local(stage, index),
-                global_branch=branch and branch(dim, grid_size, gld_ratio),
-                local_enhanced=fusion == 'local_enhanced',
-                mlp_ratio=mlp_ratio,
-                qkv_bias=qkv_bias,
-                drop_path=drop_path,
-                attn_drop=attn_drop_rate,
-            )
+            branch = branch and branch(dim, grid_size, gld_ratio)
+            local_enhanced = fusion == 'local_enhanced'
+            return MAFBlock(dim, heads, local, branch, local_enhanced, mlp_ratio, drop_path)
 
         stem = partial(Downsample, stride=patch_size)
-        super().__init__(
-            block, embed_dims, depths, stem, expansion=mlp_ratio, stem_stride=patch_size, **kwargs
-        )
+        super().__init__(block, embed_dims, depths, stem, stem_stride=patch_size, **kwargs)
         self.add_auxiliary_head(token_labeling, add_token_max)
         self.apply(init_weights)
 

@@ -25,8 +25,8 @@ class MixingAttention(RelativePositionBias):
     with zeros, which both branches see.
     """
 
-    def __init__(self, dim: int, num_heads: int, window_size: int, attn_drop: float = 0.0) -> None:
-        super().__init__(num_heads, attn_drop)
+    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+        super().__init__(num_heads)
         half = dim // 2
         self.window_size = window_size
         self.attention_in = nn.Sequential(nn.Linear(dim, half), nn.LayerNorm(half))
@@ -45,7 +45,7 @@ class MixingAttention(RelativePositionBias):
         self.convolution_out = nn.Conv2d(dim, half, 1)
         self.convolution_norm = nn.BatchNorm2d(half)
         self.qkv = nn.Linear(half, 3 * half)
-        self.add_bias_table(num_heads, window_size)
+        self.add_bias_table(window_size)
         self.spatial_interaction = nn.Sequential(
             nn.Conv2d(half, dim // 16, 1),
             nn.BatchNorm2d(dim // 16),
@@ -120,26 +120,17 @@ class MixFormer(Pyramid):
         depths: Sequence[int] = (2, 2, 8, 8),
         num_heads: Sequence[int] = (4, 8, 16, 32),
         window_size: int = 7,
-        mlp_ratio: float = 4.0,
         head_width: int = 1280,
         drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
-            attention = MixingAttention(dim, heads, window_size, attn_drop_rate)
-            return TransformerBlock(dim, attention, mlp_ratio, drop_path)
+            attention = MixingAttention(dim, heads, window_size)
+            return TransformerBlock(dim, attention, drop_path=drop_path)
 
-        super().__init__(
-            block,
-            embed_dims,
-            depths,
-            MixFormerStem,
-            BatchNormDownsample,
-            num_classes=num_classes,
-            **kwargs,
-        )
+        modules = {'stem': MixFormerStem, 'downsample': BatchNormDownsample}
+        super().__init__(block, embed_dims, depths, num_classes=num_classes, **modules, **kwargs)
         self.head_hidden_size = head_width
         self.last_proj = nn.Linear(self.num_features, head_width)
         self.head = ClassifierHead(

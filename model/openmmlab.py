@@ -8,7 +8,6 @@ its own. A config file imports this module with
 """
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -36,7 +35,6 @@ class Backbone(BaseModule):
     Args:
         arch: a variant of a network, such as 'maformer_small' or 'cswin_tiny'.
         out_indices: the stages whose maps are returned, 0 to 3, of strides 4, 8, 16, 32.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with their
             norms. Frozen parts have no gradient and stay in evaluation mode during training.
         with_cp: whether to recompute every block in the backward pass instead of keeping its
@@ -44,13 +42,12 @@ class Backbone(BaseModule):
         output_norms: whether each output is normalised.
         with_classifier: whether to keep the classifier's norm and head of 1000 classes, frozen,
             which count as parameters.
-        init_cfg: `dict(type='Pretrained', checkpoint=path)` of a classification checkpoint, a file
-            of safetensors or one that `torch.load(weights_only=True)` reads; its head is ignored.
-            With None, or a checkpoint of None, the weights stay random.
-        kwargs: further arguments of the network.
+        init_cfg: `dict(type='Pretrained', checkpoint=path)` of a classification checkpoint, whose
+            head is ignored. With None, or a checkpoint of None, the weights stay random.
+        kwargs: further arguments of the network, such as `drop_path_rate`.
 
     Raises:
-        ValueError: if `arch` is not a variant of this network, or `init_cfg` has another form.
+        ValueError: if `arch` is not a variant of this network, or `init_cfg` of another type.
     """
 
     variants = tuple(variant for variants in NETWORKS.values() for variant in variants)
@@ -59,7 +56,6 @@ class Backbone(BaseModule):
         self,
         arch: str,
         out_indices: Sequence[int] = (0, 1, 2, 3),
-        drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
         output_norms: bool = True,
@@ -69,21 +65,13 @@ class Backbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg=None)
         if arch not in self.variants:
-            near = ', '.join(get_close_matches(arch, self.variants, cutoff=0))
-            kind = type(self).__name__
-            raise ValueError(f"arch '{arch}' is not a {kind}; the nearest are {near}")
-        if init_cfg is not None and (
-            init_cfg.get('type') != 'Pretrained' or set(init_cfg) - {'type', 'checkpoint'}
-        ):
-            raise ValueError(
-                f"init_cfg must be dict(type='Pretrained', checkpoint=...), got {init_cfg}"
-            )
+            raise ValueError(f"arch must be one of {', '.join(self.variants)}, got '{arch}'")
+        if init_cfg is not None and init_cfg.get('type') != 'Pretrained':
+            raise ValueError(f"the type of init_cfg must be 'Pretrained', got {init_cfg}")
         self.arch = arch
         self.checkpoint = init_cfg and init_cfg.get('checkpoint')
         classes = 1000 if with_classifier else 0
-        self.network = timm.create_model(
-            arch, num_classes=classes, drop_path_rate=drop_path_rate, **kwargs
-        )
+        self.network = timm.create_model(arch, num_classes=classes, **kwargs)
         self.network.set_grad_checkpointing(with_cp)
         # Parameters that never see a gradient stop distributed training.
         kept = self.network.prune_intermediate_layers(
@@ -99,11 +87,7 @@ class Backbone(BaseModule):
         self._freeze()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Map images (B, 3, H, W) to one map (B, C_i, H_i, W_i) per output.
-
-        A side of a map is the side of the image divided by the stride, rounded up; but CSWin's
-        first map has a height of (H + 1) // 4.
-        """
+        """Map images (B, 3, H, W) to one map (B, C_i, H_i, W_i) per output."""
         maps = self.network.forward_intermediates(
             x,
             indices=list(self.out_indices),
@@ -129,12 +113,24 @@ class Backbone(BaseModule):
             CheckpointError: if the file does not exist, cannot be read safely or does not fit.
         """
         if self.checkpoint is None:
-            print_log(
-                f'{self.arch} starts from random weights: init_cfg has no checkpoint', 'current'
-            )
+            message = f'{self.arch} starts from random weights: init_cfg has no checkpoint'
+            print_log(message, 'current')
         else:
-            _load_classifier(self.network, self.checkpoint, self.arch)
+            self._load_classifier(self.checkpoint)
         self._is_init = True
+
+    def _load_classifier(self, path: str) -> None:
+        """Load a classification checkpoint, under any names of a release, into these stages."""
+        network = self.network
+        state = checkpoint.translated(checkpoint.read(path, network)[0], network)
+        ignored = (*_CLASSIFIER_ONLY, *(f'stages.{i}.' for i in range(len(network.stages), 4)))
+        state = {name: value for name, value in state.items() if not name.startswith(ignored)}
+        wanted = {k: v for k, v in network.state_dict().items() if not k.startswith(ignored)}
+        if differing := checkpoint.mismatch(state, wanted):
+            raise CheckpointError(
+                f'the backbone checkpoint {path} is not one of {self.arch}: {differing}'
+            )
+        network.load_state_dict(state, strict=False)
 
     def _freeze(self) -> None:
         network, k = self.network, self.frozen_stages
@@ -144,21 +140,6 @@ class Backbone(BaseModule):
             frozen += [network.stem, *network.stages[:k], *(norm for i, norm in norms if i < k)]
         for module in frozen:
             module.eval().requires_grad_(False)
-
-
-def _load_classifier(network: Pyramid, path: str, arch: str) -> None:
-    """Load a classification checkpoint into the stages that a network has.
-
-    The file has one of the forms of `checkpoint.read`. Parameters under the names of the network's
-    first release are renamed, and its head is ignored.
-    """
-    state = checkpoint.translated(checkpoint.read(path, network)[0], network)
-    ignored = (*_CLASSIFIER_ONLY, *(f'stages.{i}.' for i in range(len(network.stages), 4)))
-    state = {name: value for name, value in state.items() if not name.startswith(ignored)}
-    wanted = {k: v for k, v in network.state_dict().items() if not k.startswith(ignored)}
-    if differing := checkpoint.mismatch(state, wanted):
-        raise CheckpointError(f'the backbone checkpoint {path} is not one of {arch}: {differing}')
-    network.load_state_dict(state, strict=False)
 
 
 # A package that was imported under two names, `model` and `maformer`, registers the same networks.

@@ -5,7 +5,6 @@ Maps are channels-last, (B, H, W, C), from the stem to the head.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -19,21 +18,36 @@ from timm.layers import (
 )
 from timm.models import checkpoint_seq
 
-from .workspace import in_pieces, recorded
+# Elements of the widest intermediate in inference. On a CPU larger buffers, above 8 MiB, miss the
+# caches and cause page faults; on a GPU this is far above what fills the device.
+CPU_WORKSPACE = 2**21
+ACCELERATOR_WORKSPACE = 2**26
+
+
+def recorded() -> bool:
+    """Return whether the pass is recorded, for gradients or as a graph, and has to stay whole."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def in_pieces(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Return `function(x)`, computed on a few entries of the first axis at a time in inference.
+
+    The wide intermediates of attentions and MLPs are most of what a forward pass allocates. In
+    pieces, its peak memory does not grow with the batch. `function` treats the entries of the first
+    axis independently of each other.
+    """
+    workspace = CPU_WORKSPACE if x.device.type == 'cpu' else ACCELERATOR_WORKSPACE
+    entries = max(1, workspace // (4 * x[0].numel()))  # MLPs are four times as wide
+    if recorded() or entries >= len(x):
+        return function(x)
+    return torch.cat([function(piece) for piece in x.split(entries)])
 
 
 class Mlp(nn.Module):
-    """X + MLP(LN(X)), the second line of MAFormer's eq. 1.
-
-    Args:
-        dim: channels.
-        mlp_ratio: hidden width divided by `dim`.
-        drop_path: stochastic depth of the residual branch.
-    """
+    """X + MLP(LN(X)), the second line of MAFormer's eq. 1, of hidden width `mlp_ratio` * `dim`."""
 
     def __init__(self, dim: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
-        self.expansion = mlp_ratio
         self.norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, int(dim * mlp_ratio))
         self.fc2 = nn.Linear(int(dim * mlp_ratio), dim)
@@ -41,7 +55,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, H, W, C) to the same shape."""
-        update = in_pieces(self._update, x.reshape(-1, x.shape[-1]), self.expansion)
+        update = in_pieces(self._update, x.reshape(-1, x.shape[-1]))
         return x + self.drop_path(update.view(x.shape))
 
     def _update(self, x: torch.Tensor) -> torch.Tensor:
@@ -109,30 +123,25 @@ class BatchNormDownsample(nn.Module):
 class Stage(nn.Module):
     """The patch merging and the blocks of one scale.
 
-    Args:
-        downsample: the patch merging; an identity in the first stage, which follows the stem.
-        blocks: map (B, H, W, C) to the same shape.
-        expansion: size of the blocks' widest intermediate divided by that of their input, by which
-            inference works on a few images at a time; None for stages with batch norm, where the
-            whole batch is processed at once.
+    In the first stage, which follows the stem, `downsample` is an identity.
     """
 
-    def __init__(
-        self, downsample: nn.Module, blocks: Sequence[nn.Module], expansion: float | None
-    ) -> None:
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.Sequential(*blocks)
-        self.expansion = expansion
         self.grad_checkpointing = False
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the blocks to (B, H, W, C)."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.downsample(x)
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint_seq(self.blocks, x)
-        if self.expansion is None:
-            return self.blocks(x)
-        return in_pieces(self.blocks, x, self.expansion)
+        # In training, batch norms need the whole batch.
+        return self.run(x) if self.training else in_pieces(self.run, x)
 
 
 class Pyramid(nn.Module):
@@ -142,9 +151,7 @@ class Pyramid(nn.Module):
     that timm expects of a network.
 
     The constructors of the networks have the arguments `embed_dims`, `depths`, `num_heads`, the
-    attention heads of the four stages; `mlp_ratio`, the hidden width of every MLP divided by the
-    width of its input; `attn_drop_rate`, the dropout of the weights of every attention; and those
-    of this class from `drop_path_rate` on.
+    attention heads of the four stages, and those of this class from `drop_path_rate` on.
 
     Args:
         block: makes a block from its stage, its place in the stage and its stochastic depth.
@@ -152,7 +159,6 @@ class Pyramid(nn.Module):
         stem: makes what maps images (B, H, W, in_chans) to the input of the first stage, from the
             channels before and after it.
         downsample: makes a patch merging from the channels before and after it.
-        expansion: of every stage, see `Stage`.
         stage: makes a stage from its number and the arguments of `Stage`.
         norm_layer: makes the norm after the last stage from the number of channels.
         stem_stride: of the stem, in pixels.
@@ -174,7 +180,6 @@ class Pyramid(nn.Module):
         depths: Sequence[int],
         stem: Callable[[int, int], nn.Module] = partial(Downsample, stride=4),
         downsample: Callable[[int, int], nn.Module] = Downsample,
-        expansion: float | None = None,
         stage: Callable[..., Stage] = lambda _, *parts: Stage(*parts),
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         stem_stride: int = 4,
@@ -201,7 +206,7 @@ class Pyramid(nn.Module):
         for i, dim in enumerate(embed_dims):
             merging = downsample(embed_dims[i - 1], dim) if i else nn.Identity()
             blocks = [block(i, j, rate) for j, rate in enumerate(rates[i])]
-            self.stages.append(stage(i, merging, blocks, expansion))
+            self.stages.append(stage(i, merging, blocks))
         self.norm = norm_layer(embed_dims[-1])
         self.head = ClassifierHead(
             embed_dims[-1], num_classes, global_pool, drop_rate, input_fmt='NHWC'
@@ -211,15 +216,6 @@ class Pyramid(nn.Module):
         """Return the names of the parameters without weight decay besides biases and norms."""
         words = ('relative_position_bias', 'cls_token')
         return {n for n, _ in self.named_parameters() if any(word in n for word in words)}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return the patterns by which timm groups parameters by depth, for layer-wise rates."""
-        blocks = [
-            (r'^stages\.(\d+)\.downsample', (0,)),
-            (r'^stages\.(\d+)\.blocks\.(\d+)', None),
-            (r'^norm', (99999,)),
-        ]
-        return {'stem': r'^stem', 'blocks': r'^stages\.(\d+)' if coarse else blocks}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in the backward pass instead of keeping its activations."""
@@ -236,10 +232,9 @@ class Pyramid(nn.Module):
         self.head.reset(num_classes, global_pool)
 
     def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Return the stages that timm's argument `indices` selects."""
         stages = range(len(self.stages))
         if indices is None or isinstance(indices, int):
-            return list(stages[-indices:] if indices else stages)
+            return list(stages[-(indices or 0) :])
         return [stages[i] for i in indices]
 
     def forward_intermediates(
@@ -261,7 +256,6 @@ class Pyramid(nn.Module):
             output_fmt: layout of the maps, 'NCHW' or 'NHWC'.
             intermediates_only: whether to return the list of maps alone.
         """
-        check_choice('output_fmt', output_fmt, ('NCHW', 'NHWC'))
         taken = self._taken(indices)
         stages = self.stages[: max(taken) + 1] if stop_early else self.stages
         maps = []
@@ -306,12 +300,6 @@ class Pyramid(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map images (B, in_chans, H, W) to logits (B, K)."""
         return self.forward_head(self.forward_features(x))
-
-
-def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Raise a ValueError that names the argument if its value is not one of `choices`."""
-    if value not in choices:
-        raise ValueError(f'{name} must be one of {choices}, got {value!r}')
 
 
 def init_weights(module: nn.Module) -> None:

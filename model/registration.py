@@ -27,8 +27,8 @@ def register(
         variants: the constructor arguments of each variant, by name.
         filter_fn: changes pretrained parameters, such as their names, to those of the model.
         out_indices: the maps that `features_only=True` returns by default.
-        different: fields of timm's description in which a variant differs from the others.
-        description: fields of all variants, such as `license`.
+        description, different: fields of timm's description of all variants, such as `license`, and
+            of single ones.
     """
     NETWORKS[network] = variants
     common = {

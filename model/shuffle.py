@@ -29,15 +29,13 @@ class ShuffledWindowAttention(RelativePositionBias):
     zero q, k and v: the released code only runs on maps of whole windows.
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, window_size: int, shuffle: bool, attn_drop: float = 0.0
-    ) -> None:
-        super().__init__(num_heads, attn_drop)
+    def __init__(self, dim: int, num_heads: int, window_size: int, shuffle: bool) -> None:
+        super().__init__(num_heads)
         self.window_size = window_size
         self.shuffle = shuffle
         self.to_qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
         self.proj = nn.Conv2d(dim, dim, 1)
-        self.add_bias_table(num_heads, window_size)
+        self.add_bias_table(window_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         _, C, H, W = x.shape
@@ -67,24 +65,16 @@ class ShuffleBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        window_size: int,
-        shuffle: bool,
-        mlp_ratio: float,
-        drop_path: float,
-        attn_drop: float = 0.0,
+        self, dim: int, num_heads: int, window_size: int, shuffle: bool, drop_path: float
     ) -> None:
         super().__init__()
-        hidden = int(dim * mlp_ratio)
         self.norm1 = nn.BatchNorm2d(dim)
-        self.attn = ShuffledWindowAttention(dim, num_heads, window_size, shuffle, attn_drop)
+        self.attn = ShuffledWindowAttention(dim, num_heads, window_size, shuffle)
         self.norm2 = nn.BatchNorm2d(dim)
         self.local = nn.Conv2d(dim, dim, window_size, padding=window_size // 2, groups=dim)
         self.norm3 = nn.BatchNorm2d(dim)
         self.mlp = nn.Sequential(
-            nn.Conv2d(dim, hidden, 1), nn.ReLU6(inplace=True), nn.Conv2d(hidden, dim, 1)
+            nn.Conv2d(dim, 4 * dim, 1), nn.ReLU6(inplace=True), nn.Conv2d(4 * dim, dim, 1)
         )
         self.drop_path = DropPath(drop_path)
 
@@ -136,31 +126,17 @@ class Shuffle(Pyramid):
         num_heads: Sequence[int] = (3, 6, 12, 24),
         stem_width: int = 32,
         window_size: int = 7,
-        mlp_ratio: float = 4.0,
-        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
         def block(stage: int, index: int, _: float) -> nn.Module:
-            return ShuffleBlock(
-                embed_dims[stage],
-                num_heads[stage],
-                window_size,
-                shuffle=index % 2 == 1,
-                mlp_ratio=mlp_ratio,
-                drop_path=drop_path_rate * stage / 3,
-                attn_drop=attn_drop_rate,
-            )
+            dim, heads, rate = embed_dims[stage], num_heads[stage], drop_path_rate * stage / 3
+            return ShuffleBlock(dim, heads, window_size, index % 2 == 1, rate)
 
         stem = partial(ShuffleStem, width=stem_width)
+        downsample = partial(BatchNormDownsample, bias=False)
         super().__init__(
-            block,
-            embed_dims,
-            depths,
-            stem,
-            downsample=partial(BatchNormDownsample, bias=False),
-            norm_layer=nn.Identity,
-            **kwargs,
+            block, embed_dims, depths, stem, downsample, norm_layer=nn.Identity, **kwargs
         )
         self.apply(_init_weights)
 
@@ -178,29 +154,18 @@ _RELEASED_NAMES = (
     (r'^head\.(weight|bias)$', r'head.fc.\1'),
     (r'\.patch_partition\.', '.downsample.'),
     (r'\.mlp\.fc(\d)\.', lambda match: f'.mlp.{2 * int(match[1]) - 2}.'),
-    (
-        r'\.layers\.(\d+)\.(\d)\.',
-        lambda match: f'.blocks.{2 * int(match[1]) + int(match[2])}.',
-    ),
+    (r'\.layers\.(\d+)\.(\d)\.', lambda match: f'.blocks.{2 * int(match[1]) + int(match[2])}.'),
     (r'^stage(\d)\.', lambda match: f'stages.{int(match[1]) - 1}.'),
 )
-
-
-checkpoint_filter_fn = partial(
-    renamed, names=_RELEASED_NAMES, without=r'\.relative_position_index$'
-)
-
+_RELEASED_BUFFERS = r'\.relative_position_index$'
+checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES, without=_RELEASED_BUFFERS)
 
 SMALL: dict[str, Any] = {'depths': (2, 2, 18, 2)}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     'shuffle_tiny': {},
     'shuffle_small': SMALL,
-    'shuffle_base': {
-        **SMALL,
-        'embed_dims': (128, 256, 512, 1024),
-        'num_heads': (4, 8, 16, 32),
-    },
+    'shuffle_base': SMALL | {'embed_dims': (128, 256, 512, 1024), 'num_heads': (4, 8, 16, 32)},
 }
 
 register(Shuffle, VARIANTS, checkpoint_filter_fn, first_conv='stem.conv1.0', crop_pct=0.875)

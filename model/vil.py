@@ -3,63 +3,53 @@
 A token attends to the tokens of its chunk and of the eight chunks around it, and to the global
 token of its stage, which attends to all tokens. What the paper leaves open follows the released
 code with relative positions. Classifiers have attention over all tokens in stages 3 and 4,
-detectors sliding windows in every stage. `checkpoint_filter_fn` reads the released weights and
-turns those of a classifier into those of a detector's backbone.
+detectors sliding windows in every stage. `checkpoint_filter_fn` renames the parameters of the
+released weights.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import to_2tuple
-from torch.utils.checkpoint import checkpoint
+from timm.layers import gen_relative_position_index, to_2tuple
+from timm.models import checkpoint_seq
 
 from .attention import Attention, from_windows, small_random, to_windows
 from .checkpoint import renamed
 from .pyramid import Pyramid, Stage, TransformerBlock, init_weights
 from .registration import register
-from .workspace import in_pieces
+
+NUM_GLOBAL = (1, 1, 1, 0)  # global tokens of the four stages
 
 
 class _GlobalTokenAttention(Attention):
     """Base of attentions over the tokens of a map (H, W) behind `num_global` global tokens.
 
     The bias of a query and a key of the map is the entry of a table for the difference between
-    their positions, that of any other pair a number for each head.
-
-    Args:
-        dim: channels C.
-        num_heads: attention heads.
-        num_global: global tokens.
-        grid: height and width of the square of keys whose differences the table has entries for.
-        attn_drop: dropout of the weights.
+    their positions, that of any other pair a number for each head. The table has `entries`.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        num_global: int,
-        grid: tuple[int, int],
-        attn_drop: float = 0.0,
-    ) -> None:
-        super().__init__(num_heads, attn_drop)
+    def __init__(self, dim: int, num_heads: int, num_global: int, entries: int) -> None:
+        super().__init__(num_heads)
         self.num_global = num_global
-        self.grid = grid
         self.proj = nn.Linear(dim, dim)
-        entries = math.prod(2 * side - 1 for side in grid)
         self.local_relative_position_bias_table = small_random(entries, num_heads)
         if num_global:
             self.g2l_relative_position_bias = small_random(2, num_heads, num_global)
             self.g2g_relative_position_bias = small_random(num_heads, num_global, num_global)
 
-    def _bias_to_global(self, queries: int) -> torch.Tensor:
-        """Return the bias of `queries` tokens of the map to global ones, (heads, queries, g)."""
-        return self.g2l_relative_position_bias[1][:, None].expand(-1, queries, -1)
+    def _bias(self) -> torch.Tensor:
+        """Return the bias of queries of the map to global tokens and theirs, (heads, n, g + m)."""
+        bias = self.local_relative_position_bias_table[self.index].permute(2, 0, 1)
+        if not self.num_global:
+            return bias
+        to_global = self.g2l_relative_position_bias[1][:, None].expand(-1, bias.shape[1], -1)
+        return torch.cat([to_global, bias], dim=2)
 
     def _bias_of_global(self, keys: int) -> torch.Tensor:
         """Return the bias of the global tokens and all, `keys` of the map: (heads, g, g + keys)."""
@@ -70,32 +60,21 @@ class _GlobalTokenAttention(Attention):
 class GlobalTokenFullAttention(_GlobalTokenAttention):
     """Attention of every token to all tokens, (B, g + H*W, C) to the same shape.
 
-    The table has entries for maps of the size `grid`; for others it is resized, bilinearly.
+    Maps have the size `grid`.
     """
 
-    def __init__(self, dim: int, *args: Any) -> None:
-        super().__init__(dim, *args)
+    def __init__(self, dim: int, num_heads: int, num_global: int, grid: tuple[int, int]) -> None:
+        entries = math.prod(2 * side - 1 for side in grid)
+        super().__init__(dim, num_heads, num_global, entries)
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.register_buffer('index', gen_relative_position_index(grid), persistent=False)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        bias = self._bias(size[0], size[1])[None]
+        bias = self._bias()
+        if self.num_global:
+            bias = torch.cat([self._bias_of_global(bias.shape[1]), bias], dim=1)
         return self.proj(self.attend(self.heads(q), self.heads(k), self.heads(v), bias))
-
-    def _bias(self, H: int, W: int) -> torch.Tensor:
-        """Return the bias of all pairs of tokens, (heads, g + H*W, g + H*W)."""
-        table = self.local_relative_position_bias_table
-        h, w = self.grid
-        if (h, w) != (H, W):
-            table = _resized(table, (2 * h - 1, 2 * w - 1), (2 * H - 1, 2 * W - 1))
-        tokens = torch.arange(H * W, device=table.device)
-        y, x = tokens // W, tokens % W
-        dy, dx = y[:, None] - y[None], x[:, None] - x[None]
-        bias = table[(dy + H - 1) * (2 * W - 1) + dx + W - 1].permute(2, 0, 1)
-        if not self.num_global:
-            return bias
-        bias = torch.cat([self._bias_to_global(H * W), bias], dim=2)
-        return torch.cat([self._bias_of_global(H * W), bias], dim=1)
 
 
 class SlidingChunkAttention(_GlobalTokenAttention):
@@ -106,15 +85,8 @@ class SlidingChunkAttention(_GlobalTokenAttention):
     are masked. The global tokens see all tokens, with the same projections.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        num_global: int,
-        window_size: int = 7,
-        attn_drop: float = 0.0,
-    ) -> None:
-        super().__init__(dim, num_heads, num_global, (2 * window_size, 2 * window_size), attn_drop)
+    def __init__(self, dim: int, num_heads: int, num_global: int, window_size: int) -> None:
+        super().__init__(dim, num_heads, num_global, (4 * window_size - 1) ** 2)
         self.window_size = w = window_size
         self.query = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
@@ -130,7 +102,7 @@ class SlidingChunkAttention(_GlobalTokenAttention):
         if g:
             # The same again, as the released code computes it, for the count of its FLOPs.
             k, v = self.kv(x).chunk(2, dim=-1)
-            bias = self._bias_of_global(size[0] * size[1])[None]
+            bias = self._bias_of_global(size[0] * size[1])
             first = self.attend(self.heads(q[:, :g]), self.heads(k), self.heads(v), bias)
             out = torch.cat([first, out], dim=1)
         return self.proj(out)
@@ -145,15 +117,13 @@ class SlidingChunkAttention(_GlobalTokenAttention):
         q = to_windows(F.pad(q.view(B, H, W, C), (0, 0, 0, right, 0, bottom)), w)
         seen = self._around(kv[:, g:].view(B, H, W, 2 * C)).expand(B, -1, -1, -1)
         inside = self._around(q.new_ones(1, H, W, 1, dtype=torch.bool))[0, :, :, 0]
-        bias = self.local_relative_position_bias_table[self.index].permute(2, 0, 1)
         if g:
             first = kv[:, None, :g].expand(-1, rows * columns, -1, -1)
             seen = torch.cat([first, seen], dim=2)
             inside = F.pad(inside, (g, 0), value=True)
-            bias = torch.cat([self._bias_to_global(w * w), bias], dim=2)
         k, v = seen.chunk(2, dim=-1)
         # (chunks, heads, w*w, g + 9*w*w)
-        bias = bias.masked_fill(~inside[:, None, None], -math.inf)
+        bias = self._bias().masked_fill(~inside[:, None, None], -math.inf)
         out = self.attend(self.heads(q), self.heads(k), self.heads(v), bias)
         out = from_windows(out, w, rows * w, columns * w)
         return out[:, :H, :W].reshape(B, H * W, C)
@@ -179,37 +149,30 @@ class GlobalTokenBlock(TransformerBlock):
 
 
 class GlobalTokenStage(Stage):
-    """A stage whose blocks see `num_global` learned tokens before those of the map.
-
-    They are the stage's own: it drops them at its end.
-    """
+    """A stage whose blocks see `num_global` learned tokens of its own before those of the map."""
 
     def __init__(
         self,
         downsample: nn.Module,
         blocks: Sequence[GlobalTokenBlock],
-        expansion: float,
         dim: int,
         num_global: int,
     ) -> None:
-        super().__init__(downsample, blocks, expansion)
-        self.blocks = nn.ModuleList(blocks)  # which take the size of the map, too
+        super().__init__(downsample, blocks)
         self.num_global = num_global
         self.cls_token = small_random(1, num_global, dim) if num_global else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_pieces(self._blocks, self.downsample(x), self.expansion)
-
-    def _blocks(self, x: torch.Tensor) -> torch.Tensor:
+    def run(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
         x = x.flatten(1, 2)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(B, -1, -1), x], dim=1)
-        for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, (H, W), use_reentrant=False)
-            else:
-                x = block(x, (H, W))
+        blocks = [partial(block, size=(H, W)) for block in self.blocks]
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            x = checkpoint_seq(blocks, x)
+        else:
+            for block in blocks:
+                x = block(x)
         return x[:, self.num_global :].reshape(B, H, W, C)
 
 
@@ -222,9 +185,8 @@ class ViL(Pyramid):
     `Pyramid` has the arguments that are common to the networks.
 
     Args:
-        img_size: size of the images in pixels, for which attention over all tokens has its table.
-            Images of any size from 32 x 32 can be processed: the table is resized.
-        num_global: global tokens of the four stages.
+        img_size: size of the images in pixels, which attention over all tokens needs; with sliding
+            windows alone images of any size can be processed.
         full_attention: the stages with attention over all tokens instead of sliding windows.
         window_size: side of the chunks of the sliding windows, in tokens.
     """
@@ -235,33 +197,23 @@ class ViL(Pyramid):
         embed_dims: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (1, 2, 8, 1),
         num_heads: Sequence[int] = (3, 3, 6, 12),
-        num_global: Sequence[int] = (1, 1, 1, 0),
         full_attention: Sequence[bool] = (False, False, True, True),
         window_size: int = 7,
-        mlp_ratio: float = 4.0,
-        attn_drop_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        def attention(i: int) -> nn.Module:
-            dim, heads, g = embed_dims[i], num_heads[i], num_global[i]
+        def block(i: int, index: int, drop_path: float) -> nn.Module:
+            sizes = embed_dims[i], num_heads[i], NUM_GLOBAL[i]
             if full_attention[i]:
                 grid = tuple(math.ceil(side / (4 * 2**i)) for side in to_2tuple(img_size))
-                return GlobalTokenFullAttention(dim, heads, g, grid, attn_drop_rate)
-            return SlidingChunkAttention(dim, heads, g, window_size, attn_drop_rate)
+                attention = GlobalTokenFullAttention(*sizes, grid)
+            else:
+                attention = SlidingChunkAttention(*sizes, window_size)
+            return GlobalTokenBlock(embed_dims[i], attention, drop_path=drop_path)
 
-        def block(i: int, index: int, drop_path: float) -> nn.Module:
-            return GlobalTokenBlock(embed_dims[i], attention(i), mlp_ratio, drop_path)
+        def stage(i: int, *parts: Any) -> Stage:
+            return GlobalTokenStage(*parts, embed_dims[i], NUM_GLOBAL[i])
 
-        expansion = max(mlp_ratio, 9 * 2)  # the keys and values of nine chunks
-        super().__init__(
-            block,
-            embed_dims,
-            depths,
-            expansion=expansion,
-            stage=lambda i, *parts: GlobalTokenStage(*parts, embed_dims[i], num_global[i]),
-            img_size=img_size,
-            **kwargs,
-        )
+        super().__init__(block, embed_dims, depths, stage=stage, img_size=img_size, **kwargs)
         self.apply(_init_weights)
 
 
@@ -269,12 +221,6 @@ def _init_weights(module: nn.Module) -> None:
     init_weights(module)
     if isinstance(module, nn.LayerNorm):
         module.eps = 1e-6
-
-
-def _resized(table: torch.Tensor, shape: tuple[int, int], to: tuple[int, int]) -> torch.Tensor:
-    """Resize a table of biases (h*w, heads), `shape` being h and w, bilinearly."""
-    table = table.T.unflatten(1, shape)[None]
-    return F.interpolate(table, to, mode='bilinear')[0].flatten(1).T
 
 
 def _block_name(match: re.Match[str]) -> str:
@@ -296,31 +242,8 @@ _RELEASED_NAMES = (
     (r'\.attn\.', '.attention.'),
     (r'^head\.(weight|bias)$', r'head.fc.\1'),
 )
-
-
-def checkpoint_filter_fn(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module | None = None
-) -> dict[str, torch.Tensor]:
-    """Return released parameters under the names of this module; names of this module stay.
-
-    Where `model` has sliding windows in stages that had attention over all tokens, its queries are
-    separated from keys and values, and tables of biases are resized, as in the released code.
-    """
-    state = renamed(state_dict, names=_RELEASED_NAMES, without=r'\.relative_position_index$')
-    if model is None:
-        return state
-    wanted = model.state_dict()
-    for name, value in list(state.items()):
-        if '.attention.qkv.' in name and name not in wanted:
-            q, kv = value.tensor_split([len(value) // 3])
-            del state[name]
-            state[name.replace('.qkv.', '.query.')], state[name.replace('.qkv.', '.kv.')] = q, kv
-        if name.endswith('.local_relative_position_bias_table') and name in wanted:
-            old, new = math.isqrt(len(value)), math.isqrt(len(wanted[name]))
-            if old != new and (old**2, new**2) == (len(value), len(wanted[name])):
-                state[name] = _resized(value, (old, old), (new, new))
-    return state
-
+_RELEASED_BUFFERS = r'\.relative_position_index$'
+checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES, without=_RELEASED_BUFFERS)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     'vil_tiny': {
@@ -333,4 +256,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'vil_base': {'depths': (1, 8, 24, 1)},
 }
 
-register(ViL, VARIANTS, checkpoint_filter_fn, license='mit')
+register(ViL, VARIANTS, checkpoint_filter_fn, fixed_input_size=True, license='mit')

@@ -90,7 +90,7 @@ def test_inference_in_pieces_equals_the_recorded_pass(monkeypatch):
     whole = model(x)
     assert whole.requires_grad
     for workspace in (1, 10_000, 100_000):
-        monkeypatch.setattr('model.workspace.CPU_WORKSPACE', workspace)
+        monkeypatch.setattr('model.pyramid.CPU_WORKSPACE', workspace)
         with torch.no_grad():
             torch.testing.assert_close(model(x), whole, rtol=1e-4, atol=1e-5)
 

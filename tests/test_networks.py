@@ -25,7 +25,7 @@ SMALL = {
     'lvvit_small': {'img_size': 64, 'embed_dim': 24, 'depth': 3, 'num_heads': 2, 'stem_width': 8},
     'mixformer_b4': {**PYRAMID, 'head_width': 40},
     'shuffle_tiny': PYRAMID,
-    'vil_tiny': PYRAMID,
+    'vil_tiny': {**PYRAMID, 'img_size': 64},
 }
 
 

@@ -154,32 +154,11 @@ def test_outputs_equal_a_loop_over_queries_and_keys(full, size, tmp_path):
     check_outputs(model, size, lambda image: slow_vil(image, state, full))
 
 
-def test_a_classifier_becomes_the_backbone_of_a_detector(tmp_path):
-    """Queries part from keys and values; tables become those of 27 x 27 differences."""
-    state = released_shapes((96, 192, 384, 768), (1, 2, 8, 1), (3, 3, 6, 12), CLASSIFIER)
-    state = {name: torch.randn(shape) for name, shape in state.items()}
-    torch.save({'net': state}, tmp_path / 'vil.pth')
-    backbone = openmmlab.Backbone(
-        'vil_small',
-        full_attention=DETECTOR,
-        output_norms=False,
-        with_classifier=True,
-        init_cfg={'type': 'Pretrained', 'checkpoint': str(tmp_path / 'vil.pth')},
-    )
-    head = backbone.network.head.fc.weight.clone()
-    backbone.init_weights()
-    attention = backbone.network.stages[2].blocks[3].attention
-    qkv = state['layer3.7.attn.qkv.weight']
-    assert torch.equal(attention.query.weight, qkv[:384])
-    assert torch.equal(attention.kv.weight, qkv[384:])
-    table = state['layer3.7.attn.local_relative_position_bias_table']
-    assert torch.equal(attention.local_relative_position_bias_table, table)  # 27 x 27 already
-    (block,) = backbone.network.stages[3].blocks
-    theirs = state['layer4.1.attn.local_relative_position_bias_table'].view(13, 13, 12)
-    ours = block.attention.local_relative_position_bias_table.view(27, 27, 12)
-    torch.testing.assert_close(ours[13, 13], theirs[6, 6])
-    torch.testing.assert_close(ours[0, 26], theirs[0, 12])
-    assert torch.equal(backbone.network.head.fc.weight, head)  # a checkpoint's is ignored
+def test_a_detector_keeps_the_last_layers_of_the_classifier_frozen():
+    with torch.device('meta'):
+        backbone = openmmlab.Backbone(
+            'vil_small', full_attention=DETECTOR, output_norms=False, with_classifier=True
+        )
     frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
     parts = ('network.norm', 'network.head.fc')
     assert frozen == {f'{part}.{kind}' for part in parts for kind in ('weight', 'bias')}
