@@ -104,7 +104,7 @@ def test_mistakes_are_one_line_each(run, arguments, message):
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (None, 'no record is called'),
+        (None, 'is called'),
         (b'{"task"', 'own.json: Invalid JSON'),
         (b'{}', 'own.json: task: Field required.'),
     ],

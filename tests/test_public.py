@@ -224,8 +224,7 @@ def test_weights_of_another_protocol(sha256, measured, verdict, reference_verdic
     changes = {'task': 'ade20k', 'checkpoint': weights, 'metrics': {'miou': measured}}
     measurement = record(FPN_TWINS, 0, **changes, intervals={})
     cells = assembly.assemble(
-        *(rows, [SYSTEMS[FPN_TWINS]], {FPN_TWINS: COUNTED}, paper.load_tolerances(), {}),
-        {(FPN_TWINS, 'miou'): measurement},
+        rows, [SYSTEMS[FPN_TWINS]], {FPN_TWINS: COUNTED}, {(FPN_TWINS, 'miou'): measurement}
     )
     cell = next(cell for cell in cells if cell.metric == 'sem_fpn_miou')
     assert (cell.verdict, cell.reference_verdict) == (verdict, reference_verdict)
@@ -235,10 +234,7 @@ def test_weights_of_another_protocol(sha256, measured, verdict, reference_verdic
 def unmeasured(table, system):
     """The accuracies of a system's row while nothing is measured, by metric."""
     rows = [row for row in paper.load_table(table) if SYSTEMS[system].stands_for(row)]
-    cells = assembly.assemble(
-        *(rows, [SYSTEMS[system]], {system: COUNTED}, paper.load_tolerances(), {}),
-        defaultdict(NotRun),
-    )
+    cells = assembly.assemble(rows, [SYSTEMS[system]], {system: COUNTED}, defaultdict(NotRun))
     return {cell.metric: cell for cell in cells if not cell.column.metric.is_complexity}
 
 

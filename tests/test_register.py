@@ -18,8 +18,8 @@ from reproduce.audit.rows import printed_value
 from reproduce.audit.sources import load_misprints, load_sources
 from reproduce.complexity import counts
 from reproduce.complexity.flops import measure_system
+from reproduce.judge.assembly import load_known
 from reproduce.judge.cells import load_results
-from reproduce.judge.known_deviations import load_known
 from reproduce.openmmlab import configs, models
 from reproduce.paper import load_table
 from reproduce.systems import System, load_systems

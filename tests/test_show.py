@@ -85,7 +85,7 @@ def test_a_cell_that_was_not_measured_says_what_to_run(run):
     assert commands[0].endswith(f'checkpoints {system} --checkpoints /weights --download')
     assert commands[1].endswith(f'4 --models {system} --data /data --checkpoints /weights')
     assert facts(out)['weights'].startswith('https://')
-    _, out, _ = run('show', 'table4/maformer_base/top1', '--results', RESULTS)
+    _, out, _ = run('show', 'table4/MAFormer-B/top1', '--results', RESULTS)
     assert 'none are public' in out and '--download' not in out
 
 

@@ -134,16 +134,11 @@ def write_csv(path: Path, schema: type[Line], rows: Iterable[Mapping[str, Any]])
     Raises:
         UserError: if it cannot be written; an earlier file is unchanged then.
     """
-    write_atomically(path, csv_text(schema, rows))
-
-
-def csv_text(schema: type[Line], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return `rows` as the text of a CSV file whose columns are the fields of `schema`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(schema), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
+    write_atomically(path, text.getvalue())
 
 
 def read_toml(path: Path, schema: type[Schema]) -> Schema:

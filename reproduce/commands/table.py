@@ -47,22 +47,20 @@ def table(
     """
     with quiet_libraries():
         # Imported here, so that `--help` waits for none of it.
-        from reproduce import paper
         from reproduce.complexity import counts
         from reproduce.evaluate import accuracies
-        from reproduce.judge import assembly, cells, known_deviations
+        from reproduce.judge import assembly, cells
         from reproduce.report import listing
 
         rows, systems = select(*rows_and_systems(tables), models)
         folder = output or (None if models else RESULTS)
         if folder is not None:
             files.check_writable(folder)
-        tolerances, known = paper.load_tolerances(), known_deviations.load_known()
         complexities = counts.count(systems)
         how = {'processes': processes, 'limit': limit, 'batch_size': batch_size}
         how |= {'workers': workers, 'amp': amp}
         measured = accuracies.measure(systems, data, checkpoints, evaluations, **how)
-        judged = assembly.assemble(rows, systems, complexities, tolerances, known, measured)
+        judged = assembly.assemble(rows, systems, complexities, measured)
         written = cells.write(judged, folder) if folder is not None else []
 
     code = assembly.exit_code(judged, strict)

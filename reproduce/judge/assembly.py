@@ -2,27 +2,60 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from itertools import product
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from reproduce.base.files import read_toml
 from reproduce.complexity import Complexity
 from reproduce.evaluate.accuracies import NotRun
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
-from reproduce.judge.known_deviations import KNOWN, KnownDeviation
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Agreement, Verdict, compare_published, exit_status, judge
-from reproduce.paper import Column, Printed, Row, Tolerance
+from reproduce.paper import Column, Printed, Row, Tolerance, load_tolerances
 from reproduce.systems import System
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference
+
+KNOWN = Path(__file__).parent / 'known.toml'
+
+
+class KnownDeviation(BaseModel, extra='forbid'):
+    """Cells that are outside their tolerance, and why; `known.toml` describes the fields."""
+
+    tables: list[int]
+    systems: list[str]
+    metrics: list[str]
+    reason: str
+    convention: str = ''
+    evidence: list[dict[str, Any]] = []
+
+    @property
+    def text(self) -> str:
+        """All that is said about the cells."""
+        return '; '.join(filter(None, (self.reason, self.convention)))
+
+
+def load_known() -> dict[tuple[int, str, str], KnownDeviation]:
+    """Return the entry of each registered (table, system, metric).
+
+    Raises:
+        UserError: if the file is malformed.
+    """
+    return {
+        key: entry
+        for entry in read_toml(KNOWN, dict[str, list[KnownDeviation]])['known']
+        for key in product(entry.tables, entry.systems, entry.metrics)
+    }
 
 
 def assemble(
     rows: Collection[Row],
     systems: Collection[System],
     complexities: Mapping[str, Complexity | str],
-    tolerances: Mapping[str, Tolerance],
-    known: Mapping[tuple[int, str, str], KnownDeviation],
     accuracies: Mapping[tuple[str, str], Evaluation | NotRun],
 ) -> list[Cell]:
     """Return the judged cells of `rows`, in printed order.
@@ -30,12 +63,10 @@ def assemble(
     Args:
         systems: those that stand for the rows.
         complexities: of each system its parameters and FLOPs, or why they could not be counted.
-        tolerances: by metric.
-        known: the entry of each registered deviation.
         accuracies: of each system and metric its evaluation on the complete data, or why there is
             none.
     """
-    cells = []
+    tolerances, known, cells = load_tolerances(), load_known(), []
     for row in rows:
         of_row = []
         for system in systems:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import NumberText, OptionalNumber, csv_text, read_csv, write_atomically
+from reproduce.base.files import NumberText, OptionalNumber, read_csv, write_csv
 from reproduce.base.folders import RESULTS
 from reproduce.evaluate.accuracies import NotRun
 from reproduce.judge.verdict import Agreement, Verdict
@@ -16,35 +16,12 @@ from reproduce.systems import load_systems
 
 
 class Cell(BaseModel):
-    """One number of one row. The fields that are not excluded are the columns of the CSV, in order.
+    """One number of one row; docs/results.md describes the columns of the CSV.
 
     Attributes:
-        model: the printed row.
-        system: what was built for it.
-        metric: the name of the table's column.
-        convention: which FLOPs the printed value counts, 'layer' or 'total'; '' for other metrics.
-        paper: the printed value; '' where nothing is printed.
-        reference: the value published with the evaluated weights. While nothing is measured, what
-            the system's authors print or, where they print none, who released its public weights.
-        measured: the measured value; of FLOPs, the count that `convention` names.
-        difference, tolerance: measured less printed, and how much is allowed.
-        verdict, reference_verdict: against the printed value and against the reference.
-        layer_flops_g, total_flops_g: both counts where the metric is FLOPs.
-        record: the stem of the evaluation record that the value comes from, or of the one on a
-            part of the data where there is no other.
-        variant: what tells the system from the one that is built as the row is printed, such as the
-            depths '3-3-8-3'; '' for that one.
-        published: how `reference` compares with `paper`: 'same' up to rounding, 'close' up to other
-            seeds, 'higher' or 'lower'; '' where either is missing.
-        reference_source: where `reference` is published.
-        resolvable: of an accuracy, the smallest true difference of two networks that a test on the
-            data set finds with a probability of 80 %, in percent.
-        backbone: the part of a measured detector or segmenter that its backbone has; the tolerance
-            is relative to it, since the heads are the same for all backbones.
         satisfied_by: another system of the same row whose accuracy makes up for this one's.
         missing: what kept the accuracy from being measured.
-        row: the printed row, with its block and whether it is one of the paper's own models; None
-            for a cell that a user adds.
+        row: the printed row; None for a cell that a user adds.
     """
 
     model_config = ConfigDict(extra='forbid', frozen=True)
@@ -117,26 +94,21 @@ class Cell(BaseModel):
 def write(cells: Sequence[Cell], folder: Path) -> list[Path]:
     """Write `tableN.csv` for each table in `cells`, and return the paths.
 
-    A file is replaced whole or not at all. The content depends on nothing but the cells, so the
-    same inputs give the same bytes.
+    A file is replaced whole or not at all. The same cells give the same bytes.
 
     Raises:
         UserError: if a file cannot be written; earlier files are unchanged then.
     """
     paths = []
     for table in sorted({cell.table for cell in cells}):
+        lines = [cell.model_dump(mode='json') for cell in cells if cell.table == table]
+        lines = [
+            {k: f'{v:.6f}' if isinstance(v, float) else v for k, v in line.items()}
+            for line in lines
+        ]
         paths.append(folder / f'table{table}.csv')
-        write_atomically(paths[-1], as_csv(cell for cell in cells if cell.table == table))
+        write_csv(paths[-1], Cell, lines)
     return paths
-
-
-def as_csv(cells: Iterable[Cell]) -> str:
-    """Return cells as the text of a CSV file, one line a cell."""
-    lines = [
-        {k: f'{v:.6f}' if isinstance(v, float) else v for k, v in c.model_dump(mode='json').items()}
-        for c in cells
-    ]
-    return csv_text(Cell, lines)
 
 
 def load_results(folder: Path = RESULTS, tables: Iterable[int] = TABLES) -> list[Cell]:

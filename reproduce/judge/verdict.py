@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from reproduce.paper import Direction, Metric, Printed, Tolerance
 
@@ -11,27 +11,25 @@ from reproduce.paper import Direction, Metric, Printed, Tolerance
 class Verdict(StrEnum):
     """The verdict on a cell; every cell has one."""
 
-    MATCH = 'match'
-    BETTER = 'better'
-    WORSE = 'worse'
-    KNOWN = 'known'
-    UNPRINTED = 'unprinted'
-    NOT_RUN = 'not-run'
-    CITED = 'cited'
-    ERROR = 'error'
+    MATCH = 'match'  # within the tolerance of the target
+    BETTER = 'better'  # beyond the tolerance, on the good side (accuracies only)
+    WORSE = 'worse'  # outside the tolerance
+    KNOWN = 'known'  # outside the tolerance, for a registered reason
+    UNPRINTED = 'unprinted'  # measured; there is no value to compare it with
+    NOT_RUN = 'not-run'  # not measured yet
+    CITED = 'cited'  # no implementation here, the printed value is carried
+    ERROR = 'error'  # should have been measured, and failed
 
     @property
     def about(self) -> 'About':
-        """What it means, how it is shown, and what it makes of the exit status."""
+        """How it is shown, and what it makes of the exit status."""
         return _ABOUT[self]
 
 
-@dataclass(frozen=True)
-class About:
-    """What there is to know of a verdict.
+class About(NamedTuple):
+    """How a verdict is shown, and what it makes of the exit status.
 
     Attributes:
-        meaning: what it says of a cell.
         phrase: what a number of such cells do, in a sentence; '' where sentences do not count them.
         symbol: next to a number; '' for none.
         colour: in a terminal, and of figures the one of that name in their palette.
@@ -39,7 +37,6 @@ class About:
         status: the exit status of a command that judges a cell so.
     """
 
-    meaning: str
     phrase: str = ''
     symbol: str = ''
     colour: str = ''
@@ -48,27 +45,14 @@ class About:
 
 
 _ABOUT = {
-    Verdict.MATCH: About(
-        'within the tolerance of the target', 'match the paper', '✓', 'green', 'o'
-    ),
-    Verdict.BETTER: About(
-        'beyond the tolerance, on the good side (accuracies only)', 'are better', '▲', 'blue', '^'
-    ),
-    Verdict.WORSE: About('outside the tolerance', 'are worse', '✗', 'red', 'X', status=1),
-    Verdict.KNOWN: About(
-        'outside the tolerance, for a registered reason',
-        *('deviate for a registered reason', '≈', 'yellow', 'D'),
-    ),
-    Verdict.UNPRINTED: About(
-        'measured; there is no value to compare it with', 'have no printed value', '', 'cyan', 's'
-    ),
-    Verdict.NOT_RUN: About('not measured yet', colour='white'),
-    Verdict.CITED: About('no implementation here, the printed value is carried', symbol='◦'),
-    Verdict.ERROR: About(
-        'should have been measured, and failed',
-        *('could not be measured', '!', 'magenta', 'P'),
-        status=2,
-    ),
+    Verdict.MATCH: About('match the paper', '✓', 'green', 'o'),
+    Verdict.BETTER: About('are better', '▲', 'blue', '^'),
+    Verdict.WORSE: About('are worse', '✗', 'red', 'X', status=1),
+    Verdict.KNOWN: About('deviate for a registered reason', '≈', 'yellow', 'D'),
+    Verdict.UNPRINTED: About('have no printed value', '', 'cyan', 's'),
+    Verdict.NOT_RUN: About(colour='white'),
+    Verdict.CITED: About(symbol='◦'),
+    Verdict.ERROR: About('could not be measured', '!', 'magenta', 'P', status=2),
 }
 
 

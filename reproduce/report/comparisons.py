@@ -32,9 +32,6 @@ def render(comparison: Comparison, markdown: bool) -> list[Part]:
         ),
         *_classes(comparison, markdown),
     ]
-    if comparison.images:
-        rows = [[i.name, f'{i.first:.1f}', f'{i.second:.1f}'] for i in comparison.images]
-        parts.append(_table(rows, ['images that differ most', 'first', 'second'], markdown))
     return parts
 
 

@@ -39,10 +39,6 @@ class PerImage(ABC):
         """Return the 95 % interval of each metric, in percent."""
 
     @abstractmethod
-    def image_scores(self) -> np.ndarray:
-        """Return how well each image was predicted, (N,) in percent; NaN where nothing is on it."""
-
-    @abstractmethod
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the content as arrays by name."""
 

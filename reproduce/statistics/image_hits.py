@@ -40,10 +40,6 @@ class ImageHits(PerImage):
         counts = self.hits.sum(0).tolist()
         return {name: wilson(n, self.images) for name, n in zip(NAMES, counts, strict=False)}
 
-    def image_scores(self) -> np.ndarray:
-        """See `PerImage.image_scores`: 100 for the best class, 50 for one of the best five."""
-        return 100.0 * self.hits.mean(1)
-
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {'labels': self.labels.astype(np.int32), 'hits': self.hits}
 

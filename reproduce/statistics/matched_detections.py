@@ -163,26 +163,6 @@ class MatchedDetections(ResampledImages):
         counting = matches.object_class[matches.objects[:, 0] > 0]
         return np.bincount(counting, minlength=self.classes)
 
-    def image_scores(self) -> np.ndarray:
-        """See `PerImage.image_scores`: the AP of the image alone, by masks where there are some.
-
-        It is the mean over the classes of its objects.
-        """
-        m = list(self.kinds.values())[-1]
-        key = m.detection_class.astype(np.int64) << 32 | m.detection_image
-        order = np.argsort(key, kind='stable')
-        wanted = m.object_class.astype(np.int64) << 32 | m.object_image
-        begin, end = (key[order].searchsorted(wanted, side) for side in ('left', 'right'))
-        sums, classes = np.zeros(self.number), np.zeros(self.number)
-        for i in np.flatnonzero(m.objects[:, 0]):
-            of = order[begin[i] : end[i]]
-            ones, right = np.ones((1, of.size), np.int32), m.matched[of, 0] & ~m.ignored[of, 0]
-            found = _average_precision(ones, right, m.ignored[of, 0], m.objects[i : i + 1, 0])
-            sums[m.object_image[i]] += found.mean()
-            classes[m.object_image[i]] += 1
-        with np.errstate(invalid='ignore'):
-            return 100 * sums / classes
-
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {
             **{

@@ -46,10 +46,6 @@ class PixelCounts(ResampledImages):
     def images_of_classes(self) -> np.ndarray:
         return (self.counts[0, :, LABELLED] > 0).sum(0)
 
-    def image_scores(self) -> np.ndarray:
-        """See `PerImage.image_scores`: the mIoU of the image alone, by its last prediction."""
-        return means(self.counts[-1])['miou']
-
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {'counts': self.counts}
 
