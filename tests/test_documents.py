@@ -1,9 +1,8 @@
 """README and docs: links lead somewhere, numbers are those of the results, every command runs.
 
-Every line of a fenced `bash` block is a command, which the command's own option parser reads. What
-only reads results runs in the fast tests. The others run in the slow ones, in a copy of the
-checkout, on the embedded data and with small networks in the place of real ones (`SUBSTITUTIONS`).
-`NOT_HERE` lists those that do not run at all, with the reason.
+Every line of a fenced `bash` block is a command, which the command's own option parser reads. In
+the slow tests they run in a copy of the checkout, on the embedded data and with small networks in
+the place of real ones (`SUBSTITUTIONS`). `NOT_HERE` lists those that do not run, with the reason.
 """
 
 import json
@@ -23,10 +22,8 @@ import pytest
 import timm
 import typer
 from conftest import weights
-from torch.distributed.run import get_args_parser
 
 from datasets import shapes
-from reproduce import cli
 from reproduce.openmmlab.configs import load_config
 from reproduce.systems import load_systems
 
@@ -116,10 +113,6 @@ SUBSTITUTIONS = [
     (r'^make ablation|reproduce ablation', r'$', ' --dry-run'),
     (r'^make benchmark', r'$', ' --rounds 1'),
 ]
-# Those that only read what is there: they run in the fast tests.
-READING = re.compile(
-    r'^(?!.*\bRECORD\b).*reproduce (show|audit|tables|checkpoints)\b|^make (audit|checkpoints)$'
-)
 
 
 def heading_anchors(document: Path) -> set[str]:
@@ -177,97 +170,68 @@ def test_commands_are_in_blocks_that_are_tested(document):
 # The commands, as their option parsers read them.
 
 
-def parse(arguments: list[str]) -> typer.Context:
-    """Let the options of a command of `python -m reproduce` read the arguments."""
-    return _parse(typer.main.get_command(cli.app), 'reproduce', arguments)
+def module_calls(text: str, folder: Path = ROOT) -> Iterator[tuple[str, list[str]]]:
+    """The modules that a line starts by `python -m` or another launcher, and their arguments."""
+    words = shlex.split(text)
+    if words[0] == 'make':
+        for part in recipe_of(words, folder):
+            yield from module_calls(part, folder)
+    elif 'make' in words:  # in a container
+        yield from module_calls(shlex.join(words[words.index('make') :]))
+    elif '--wrap' in words:
+        yield from module_calls(words[words.index('--wrap') + 1])
+    elif words[0] == 'sbatch':
+        (at,) = (i for i, word in enumerate(words) if word.endswith('.sbatch'))
+        assert (ROOT / words[at]).exists()
+        yield 'reproduce', ['train', *words[at + 1 :], '--output', 'OUTPUT']
+    elif '-m' in words:
+        at = words.index('-m') + 1
+        yield words[at], words[at + 1 :]
 
 
-def _parse(command, name, arguments):
-    context = command.make_context(name, list(arguments))
-    while hasattr(command, 'resolve_command'):
-        rest = [*context._protected_args, *context.args]
-        name, command, rest = command.resolve_command(context, rest)
-        context = command.make_context(name, rest, parent=context)
-    return context
+def recipe_of(words: list[str], folder: Path) -> list[str]:
+    """What a make command runs, with the environment as it is."""
+    ready = ('.venv/.ready', '.venv/.ready-v100.txt')
+    options = [option for name in ready for option in ('--old-file', name)]
+    command = ['make', *options, *words[1:], '--dry-run']
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    parts = re.split(r'&&|\|\||;|\n', done.stdout.replace('\\\n', ' '))
+    return [part for part in parts if re.search(r'python"? -m ', part)]
 
 
-def parse_module(name: str, arguments: list[str]) -> typer.Context:
-    """The same for `python -m NAME`, a module with one function or several as its commands."""
-    module = import_module(name)
-    app = getattr(module, 'app', None)
+def parse(module: str, arguments: list[str]) -> typer.Context:
+    """Let a module's command read its arguments."""
+    imported = import_module('reproduce.cli' if module == 'reproduce' else module)
+    app = getattr(imported, 'app', None)
     if app is None:
         app = typer.Typer()
-        app.command()(module.main)
-    return _parse(typer.main.get_command(app), name, arguments)
-
-
-def shell_commands(text: str, folder: Path = ROOT) -> list[list[str]]:
-    """The commands of a line, and of the recipe of a make target, as words."""
-    words = shlex.split(text)
-    if words[0] != 'make':
-        return [words]
-    done = subprocess.run([*made(text), '--dry-run'], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    recipe = done.stdout.replace('\\\n', ' ')
-    parts = re.split(r'&&|\|\||;|\n', recipe)
-    return [shlex.split(part) for part in parts if re.search(r'python"? -m ', part)]
-
-
-def made(text: str) -> list[str]:
-    """The words of a make command that takes the environment as it is."""
-    _, *words = shlex.split(text)
-    ready = ('.venv/.ready', '.venv/.ready-v100.txt')
-    return ['make', *(option for name in ready for option in ('--old-file', name)), *words]
-
-
-def python_modules(words: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """The module that a command starts and its arguments, by whatever launcher."""
-    program, *arguments = words
-    if program == 'torchrun':
-        options = get_args_parser().parse_args(arguments)
-        assert options.module
-        yield options.training_script, options.training_script_args
-    elif program == 'sbatch' and '--wrap' in arguments:
-        for inner in shell_commands(arguments[arguments.index('--wrap') + 1]):
-            yield from python_modules(inner)
-    elif program == 'sbatch':
-        (script,) = (word for word in arguments if word.endswith('.sbatch'))
-        assert (ROOT / script).exists()
-        rest = arguments[arguments.index(script) + 1 :]
-        yield 'reproduce', ['train', *rest, '--output', 'OUTPUT']
-    elif program == 'docker' and 'make' in arguments:
-        for inner in shell_commands(shlex.join(arguments[arguments.index('make') :])):
-            yield from python_modules(inner)
-    elif program in ('srun', 'python', '.venv/bin/python') and '-m' in arguments:
-        module, *rest = arguments[arguments.index('-m') + 1 :]
-        yield module, rest
+        app.command()(imported.main)
+    command = typer.main.get_command(app)
+    while hasattr(command, 'get_command'):
+        group, (name, *rest) = command, arguments
+        command = group.get_command(None, name)
+        if command is None:  # `train CONFIG` is `train config CONFIG`
+            command = group.get_command(None, 'config')
+        else:
+            arguments = rest
+    return command.make_context(command.name, list(arguments))
 
 
 @pytest.mark.parametrize('command', COMMANDS, ids=text_of)
 def test_the_parser_of_a_command_reads_it(command):
-    if '.mim/tools/train.py' in command.text:
-        package, config = command.text.partition(' --cfg-options')[0].split()[-2:]
-        path = re.search(r'import (\w+)', command.text)[1]
-        tools = Path(import_module(path).__path__[0], '.mim/tools')
-        assert package.endswith('/.mim/tools/train.py"') and (tools / 'train.py').exists()
-        assert (ROOT / config).exists()
-        return
     program = shlex.split(command.text)[0]
-    assert program in ('make', 'python', 'torchrun', 'srun', 'sbatch', 'docker', 'cp', 'pip')
-    for words in shell_commands(command.text):
-        for module, arguments in python_modules(words):
-            if module == 'reproduce':
-                check_names(parse(arguments))
-            elif module.startswith(('benchmarks', 'datasets')):
-                parse_module(module, arguments)
+    assert program in ('make', 'python', 'torchrun', 'sbatch', 'docker', 'cp', 'pip')
+    for module, arguments in module_calls(command.text):
+        if module.startswith(('reproduce', 'benchmarks', 'datasets')):
+            check_names(parse(module, arguments))
 
 
 def check_names(context: typer.Context) -> None:
     """The model and the config that are named exist."""
     model = context.params.get('model')
-    if model:
-        names = {system.name for system in load_systems()}
-        assert model in names or timm.is_model(model)
+    if isinstance(model, str):
+        assert model in {system.name for system in load_systems()} or timm.is_model(model)
     if context.params.get('config'):
         config_exists(context.params['config'])
 
@@ -275,11 +239,6 @@ def check_names(context: typer.Context) -> None:
 @cache
 def config_exists(name: str) -> None:
     load_config(name)
-
-
-def test_a_wrong_option_is_found():
-    with pytest.raises(Exception, match='No such option'):
-        parse(['show', 'table1/x/y', '--reslts', 'x'])
 
 
 # The commands, run.
@@ -312,18 +271,6 @@ def with_arguments(text: str) -> str:
     if options and not any(word.startswith('ARGS=') for word in words):
         words.append(f'ARGS={options}')
     return shlex.join(words)
-
-
-@pytest.mark.parametrize('command', [c for c in RUNNING if READING.search(c.text)], ids=text_of)
-def test_a_command_that_reads_results_runs(command, run, tmp_path):
-    shutil.copytree(ROOT / 'results', tmp_path / 'results')
-    shutil.copy(ROOT / 'Makefile', tmp_path)
-    (tmp_path / 'mine.csv').write_text('model,params_m,flops_g,box_ap\nMine,40,260,47.5\n')
-    for words in shell_commands(command.text, tmp_path):
-        for _, arguments in python_modules(words):
-            status, out, error = run(*arguments)
-            assert status in (0, None), error
-            assert out
 
 
 @pytest.fixture(scope='session')
@@ -396,18 +343,20 @@ def in_shell(text: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('command', [c for c in RUNNING if not READING.search(c.text)], ids=text_of)
+@pytest.mark.parametrize('command', RUNNING, ids=text_of)
 def test_a_command_runs(command, copied, run, monkeypatch):
     """Those of `reproduce` in this process, which has imported what they need."""
     monkeypatch.chdir(copied.folder)
-    for words in shell_commands(runnable(command, copied), copied.folder):
+    text = runnable(command, copied)
+    for part in recipe_of(shlex.split(text), copied.folder) if text.startswith('make') else [text]:
+        words = shlex.split(part)
         if words[0].endswith('python') and words[1:3] == ['-m', 'reproduce']:
             status, out, error = run(*words[3:])
             # Without data, accuracies are not-run, which --strict counts as a failure.
             expected = (1,) if '--strict' in words else (0, None)
-            assert status in expected, f'{shlex.join(words)}\n{out[-1500:]}\n{error[-3000:]}'
+            assert status in expected, f'{part}\n{out[-1500:]}\n{error[-3000:]}'
         else:
-            in_shell(shlex.join(words), copied.folder)
+            in_shell(part, copied.folder)
 
 
 @pytest.mark.slow
