@@ -206,7 +206,7 @@ def parse(module: str, arguments: list[str]) -> typer.Context:
     app = getattr(imported, 'app', None)
     if app is None:
         app = typer.Typer()
-        app.command()(imported.main)
+        app.command()(getattr(imported, 'main', None) or imported.write)
     command = typer.main.get_command(app)
     while hasattr(command, 'get_command'):
         group, (name, *rest) = command, arguments
