@@ -42,7 +42,7 @@ $(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(subst
 	@$(BIN)/python -m pip install --quiet "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --progress-bar on \
 		$(if $(CONSTRAINTS),--constraint "$(CONSTRAINTS)") --group dev
-	@echo "==> 3/4 the stand-in for mmcv's compiled operators"
+	@echo "==> 3/4 the replacement of mmcv's compiled operators"
 	$(BIN)/python -m pip install --quiet --no-deps ./operators
 	@echo "==> 4/4 OpenCV without libGL"
 	@version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python-headless"))') && \
