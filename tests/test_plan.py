@@ -58,16 +58,3 @@ def test_public_weights_of_all_tables():
     assert after[CellState.RECORD] == 1
     assert after[CellState.PUBLIC] == before[CellState.PUBLIC] - 1
     assert after.total() == before.total()
-
-
-def test_the_short_answer_fits_a_terminal(run, tmp_path, monkeypatch):
-    monkeypatch.setenv('COLUMNS', '80')
-    weights(tmp_path / 'weights' / f'{DEIT}.safetensors', DEIT)
-    code, out, err = run('plan', '--checkpoints', 'weights')
-    assert (code, err) == (0, '')
-    assert max(map(len, out.splitlines())) <= 80
-    (line,) = (line.split() for line in out.splitlines() if line.startswith('4 '))
-    assert line == ['4', '96', '64', '1', '22', '9', '102']
-    assert '50 systems have public weights: `make checkpoints TABLE=N' in ' '.join(out.split())
-    code, out, _ = run('plan', 4, '--checkpoints', 'weights', '--systems')
-    assert f'{SWIN}, T4 top1: public, timm:{SWIN}.ms_in1k ' in ' '.join(out.split())

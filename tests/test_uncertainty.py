@@ -61,12 +61,6 @@ def test_a_resolvable_difference_is_found_in_four_of_five_cases(pairs, tests):
     assert (p < 0.05 / tests).mean() == pytest.approx(0.8, abs=0.015)
 
 
-def test_of_many_pairs_the_resolvable_difference_is_that_of_the_normal_distribution():
-    expected = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * 31.6 / math.sqrt(50_000)
-    assert resolvable(31.6, 50_000) == pytest.approx(expected, rel=1e-4)
-    assert math.isnan(resolvable(1.0, 1)) and math.isnan(resolvable(math.nan, 5))
-
-
 # ------------------------------------------------------------------------------------------------
 # The bootstrap over images
 
