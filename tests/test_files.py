@@ -1,6 +1,5 @@
 """Files that are replaced whole or not at all, and what a killed process leaves of them."""
 
-import gzip
 import os
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import sys
 import pytest
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import unzipped, write_atomically
+from reproduce.base.files import write_atomically
 
 
 def test_a_killed_process_leaves_the_earlier_file_whole(tmp_path):
@@ -36,10 +35,3 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         write_atomically(tmp_path / 'kept.json', 'half')
     assert [path.name for path in tmp_path.iterdir()] == ['kept.json']
     assert (tmp_path / 'kept.json').read_text() == 'before'
-
-
-def test_a_gzipped_file_that_is_too_large_is_not_unpacked():
-    content = gzip.compress(bytes(10_001))
-    assert len(unzipped(content, 10_001)) == 10_001
-    with pytest.raises(ValueError, match='more than 10,000 bytes'):
-        unzipped(content, 10_000)

@@ -78,6 +78,19 @@ def test_every_row_is_a_system_in_every_framework_that_it_prints():
                 assert sum('3383' in system.name for system in of_row) * 2 == len(of_row)
 
 
+def test_systems_are_defined_once_and_name_rows_uniquely():
+    systems = load_systems()
+    assert len({system.name for system in systems}) == len(systems)
+    for system in systems:
+        assert sum(way is not None for way in (system.model, system.config, system.cited)) == 1
+        assert system.config is None or system.flops is not None
+        assert not system.protocol or system.weights
+        for selector in system.rows:
+            named = system.model_copy(update={'rows': [selector]})
+            rows = paper.load_table(selector['table'])
+            assert sum(named.stands_for(row) for row in rows) == 1, (system.name, selector)
+
+
 @pytest.mark.parametrize(
     ('file', 'before', 'after', 'message'),
     [

@@ -1,6 +1,5 @@
 """`python -m reproduce plan`: what the tables would evaluate, what is missing, where to get it."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 from typer import Option
@@ -35,4 +34,4 @@ def plan(
     inputs = find_inputs(chosen, data, checkpoints, limit)
     cells = planning.plan(rows, chosen, inputs, records.load_all(evaluations))
     parts = [planning.by_system(cells)] if systems else planning.by_table(cells, inputs)
-    options.show(format, {'cells': [asdict(cell) for cell in cells]}, *parts)
+    options.show(format, {'cells': [cell._asdict() for cell in cells]}, *parts)

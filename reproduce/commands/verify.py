@@ -1,6 +1,5 @@
 """`python -m reproduce verify`: a record against its attestation."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -36,9 +35,8 @@ def verify(
     result = {
         'record': str(path),
         'attestation': evaluation.attestation.sha256,
-        'parts': [asdict(one) for one in checked],
+        'parts': [one._asdict() for one in checked],
         'exit_code': code,
     }
-    rows = [[one.part, one.state, one.reason] for one in checked]
-    options.show(format, result, str(path), TextTable([], rows))
+    options.show(format, result, str(path), TextTable([], checked))
     raise typer.Exit(code)

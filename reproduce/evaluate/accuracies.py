@@ -15,50 +15,7 @@ from reproduce.tasks import TASKS
 from reproduce.weights.store import expected, in_folder
 
 if TYPE_CHECKING:
-    from datasets.subset import Split
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a system is evaluated with, as far as it is there, and where it is expected.
-
-    Attributes:
-        checkpoint, data: None where they are missing.
-        weights_folder, data_folder: as the options name them; None without the option.
-    """
-
-    system: System
-    checkpoint: Path | None
-    data: 'Split | None'
-    weights_folder: Path | None = None
-    data_folder: Path | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether the system can be evaluated now."""
-        return self.checkpoint is not None and self.data is not None
-
-    def on_record(self, metric: str, earlier: Collection[Evaluation]) -> 'Evaluation | NotRun':
-        """Return the latest evaluation of a metric on the complete data, or why there is none."""
-        system, task = self.system, TASKS[self.system.task]
-        if (found := records.latest(earlier, system.name, metric)) is not None:
-            return found
-        part = records.latest(earlier, system.name, metric, complete=False)
-        missing = []
-        if self.checkpoint is None:
-            missing.append(expected(self.weights_folder or 'CHECKPOINTS', 'SYSTEM'))
-        if self.data is None:
-            missing.append(f'{task.validation_set} at {self.data_folder or "DATA"}')
-        elif part is not None and self.checkpoint is not None:
-            missing.append(f'all of {task.validation_set} at {self.data_folder}')
-        reason = 'no evaluation on record'
-        if part is not None:
-            reason = (
-                f'only a part was evaluated, {part.metrics[metric]:.2f} on {part.data.images:,} '
-                'images, which is not held against the paper'
-            )
-        reason += f'; it takes {" and ".join(missing)}'
-        return NotRun(reason, record=part.stem if part else '')
+    from reproduce.tasks.job import DataSet
 
 
 @dataclass(frozen=True)
@@ -79,6 +36,41 @@ class NotRun:
     def sentence(self, system: str) -> str:
         """Return the reason for `system`."""
         return self.reason.replace('SYSTEM', system)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a system is evaluated with, None where it is missing, and where it is expected."""
+
+    system: System
+    checkpoint: Path | None
+    data: 'DataSet | None'
+    weights_folder: str | Path
+    data_folder: str | Path
+
+    @property
+    def complete(self) -> bool:
+        """Whether the system can be evaluated now."""
+        return self.checkpoint is not None and self.data is not None
+
+    def on_record(self, metric: str, earlier: Collection[Evaluation]) -> Evaluation | NotRun:
+        """Return the latest evaluation of a metric on the complete data, or why there is none."""
+        name, task = self.system.name, TASKS[self.system.task]
+        if (found := records.latest(earlier, name, metric)) is not None:
+            return found
+        missing = []
+        if self.checkpoint is None:
+            missing.append(expected(self.weights_folder, 'SYSTEM'))
+        if self.data is None or not self.data.complete:
+            missing.append(f'{task.validation_set} at {self.data_folder}')
+        reason, part = 'no evaluation on record', records.latest(earlier, name, metric, False)
+        if part is not None:
+            reason = (
+                f'only a part was evaluated, {part.metrics[metric]:.2f} on {part.data.images:,} '
+                'images, which is not compared with the paper'
+            )
+        reason += f'; it takes {" and ".join(missing)}'
+        return NotRun(reason, record=part.stem if part else '')
 
 
 def find_inputs(
@@ -111,8 +103,9 @@ def find_inputs(
             missing = error
     if missing is not None and not found:
         raise missing
+    folders = weights or 'CHECKPOINTS', data or 'DATA'
     return [
-        Inputs(s, weights and in_folder(weights, s.name), found.get(s.task), weights, data)
+        Inputs(s, weights and in_folder(weights, s.name), found.get(s.task), *folders)
         for s in chosen
     ]
 
@@ -135,12 +128,10 @@ def measure(
         options: those of one evaluation: processes, limit, batch_size, workers, amp.
 
     Raises:
-        UserError: if the folder of the data or of the weights is not what it should be, or a
-            record is damaged.
+        UserError: as `find_inputs` does, or if a record is malformed.
     """
     inputs = find_inputs(systems, data, weights, options.get('limit'))
-    earlier = records.load_all(folder)
-    failures: dict[str, NotRun] = {}
+    earlier, failures = records.load_all(folder), {}
     complete = [one for one in inputs if one.complete]
     for i, one in enumerate(complete):
         name = one.system.name

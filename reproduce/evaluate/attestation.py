@@ -3,10 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
@@ -31,8 +30,7 @@ class State(StrEnum):
     UNCHECKED = 'unchecked'  # something that the check needs is missing
 
 
-@dataclass(frozen=True)
-class CheckedPart:
+class CheckedPart(NamedTuple):
     """A part of a record or of what belongs to it, the result of its check, and why."""
 
     part: str
@@ -42,22 +40,10 @@ class CheckedPart:
 
 def attest(evaluation: Evaluation, predictions: bytes, statistics: bytes) -> Attestation:
     """Return the attestation of a measurement, from its record and the content of its files."""
-    files = {'predictions': predictions, 'statistics': statistics}
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    of_all = parts(evaluation.model_dump(mode='json')) | digests
+    of_all = _parts(evaluation.model_dump(mode='json'))
+    for name, content in zip(_FILES, (predictions, statistics), strict=True):
+        of_all[name] = hashlib.sha256(content).hexdigest()
     return Attestation(sha256=_hashed(of_all), parts=of_all)
-
-
-def parts(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hash of each field of a record, in 64 hex digits.
-
-    The attestation itself and the names of the files are left out.
-
-    Args:
-        content: the record as JSON has it.
-    """
-    left_out = ('attestation', *_FILES)
-    return {name: _hashed(value) for name, value in content.items() if name not in left_out}
 
 
 def verify(
@@ -80,20 +66,26 @@ def verify(
             f'{evaluation.stem} has no attestation of all its fields because an earlier version '
             'wrote it: evaluate again to get one.'
         )
-    found = parts(json.loads(path.read_bytes()))
+    found = _parts(json.loads(path.read_bytes()))
     known = {name: digest for name, digest in attested.parts.items() if name not in _FILES}
     changed = [name for name in known | found if known.get(name) != found.get(name)]
     record = CheckedPart('record', State.HOLDS)
     if changed:
         record = CheckedPart('record', State.DIFFERS, f'changed since: {", ".join(changed)}')
-    files = {name: path.parent / getattr(evaluation, name) for name in _FILES}
-    checks = [
-        _compared('attestation', attested.sha256, _hashed(attested.parts)),
-        record,
-        *(_compared(name, attested.parts.get(name), _sha256(of)) for name, of in files.items()),
-    ]
+    checks = [_compared('attestation', attested.sha256, _hashed(attested.parts)), record]
+    for name in _FILES:
+        file = path.parent / getattr(evaluation, name)
+        checks.append(_compared(name, attested.parts.get(name), _sha256(file)))
     if not changed and checks[-1].state is State.HOLDS:
-        checks.append(_metrics(evaluation, files['statistics']))
+        counted = kept.read(file).statistics.metrics()
+        wrong = [
+            f'{name} {value}, counted {counted.get(name)}'
+            for name, value in evaluation.metrics.items()
+            if abs(counted.get(name, float('inf')) - value) > _PRECISION
+        ]
+        state = State.DIFFERS if wrong else State.HOLDS
+        again = '; '.join(wrong) or 'computed again from the counts of each image'
+        checks.append(CheckedPart('metrics', state, again))
     images = data and TASKS[evaluation.task].load_part(data, evaluation.data.images).fingerprint
     sources = evaluation.provenance.sources
     return [
@@ -102,6 +94,12 @@ def verify(
         _compared('data', evaluation.data.fingerprint, images, State.OTHER),
         _compared('code', sources, sources and sources_sha256(), State.OTHER),
     ]
+
+
+def _parts(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hash of each field of a record that does not name a file of it, by name."""
+    left_out = ('attestation', *_FILES)
+    return {name: _hashed(value) for name, value in content.items() if name not in left_out}
 
 
 def _compared(
@@ -116,19 +114,6 @@ def _compared(
 
 def _sha256(path: Path | None) -> str | None:
     return sha256_of(path) if path is not None and path.is_file() else None
-
-
-def _metrics(evaluation: Evaluation, statistics: Path) -> CheckedPart:
-    """Compute the metrics again from what was counted on each image."""
-    found = kept.read(statistics).statistics.metrics()
-    wrong = [
-        f'{name} {value}, counted {found.get(name)}'
-        for name, value in evaluation.metrics.items()
-        if abs(found.get(name, float('inf')) - value) > _PRECISION
-    ]
-    if wrong:
-        return CheckedPart('metrics', State.DIFFERS, '; '.join(wrong))
-    return CheckedPart('metrics', State.HOLDS, 'computed again from the counts of each image')
 
 
 def _hashed(content: Any) -> str:

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from reproduce.base.terminal import Part, TextTable
 from reproduce.evaluate.accuracies import Inputs
@@ -25,8 +25,7 @@ class CellState(StrEnum):
     CITED = 'cited'  # cannot be measured: there is no implementation here
 
 
-@dataclass(frozen=True)
-class PlannedCell:
+class PlannedCell(NamedTuple):
     """One number of one row, and what it needs.
 
     Attributes:
@@ -41,8 +40,8 @@ class PlannedCell:
     metric: str
     is_printed: bool
     state: CellState
-    reason: str = ''
-    weights: str | None = None
+    reason: str
+    weights: str | None
 
 
 def plan(

@@ -5,7 +5,7 @@ from typing import Any
 import timm
 
 from reproduce.base.errors import UserError
-from reproduce.base.wording import nearest, shortened
+from reproduce.base.wording import nearest
 
 
 def check(name: str, others: tuple[str, ...] = ()) -> None:
@@ -15,19 +15,18 @@ def check(name: str, others: tuple[str, ...] = ()) -> None:
         others: further names that a user may have meant.
 
     Raises:
-        UserError: if not; it lists which names there are.
+        UserError: if not.
     """
     architecture, _, tag = name.partition('.')
     # A former name is not listed: timm builds it under its new name, with a warning only.
     if architecture not in timm.list_models():
-        near = [*nearest(name, others, 2), *nearest(name, timm.list_models(), 3)]
-        listed = ', '.join(dict.fromkeys(near)) or 'listed by timm.list_models()'
-        raise UserError(f"there is no model '{name}'; the nearest are {listed}.")
+        near = nearest(name, [*others, *timm.list_models()])
+        raise UserError(f"there is no model '{name}'; the nearest are {', '.join(near) or 'none'}.")
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError:
         known = [n.partition('.')[2] for n in timm.list_pretrained(f'{architecture}.*')]
-        listed = shortened(known, 20) or 'none'
+        listed = ', '.join(known) or 'none'
         raise UserError(f"timm's {architecture} has no weights '{tag}'; it has {listed}.") from None
 
 
