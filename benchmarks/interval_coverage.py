@@ -12,10 +12,8 @@ import numpy as np
 import typer
 from tabulate import tabulate
 
-from reproduce.statistics import PerImage, ResampledImages
-from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics import ImageHits, PerImage, PixelCounts, ResampledImages
 from reproduce.statistics.matched_detections import IOUS, MatchedDetections, Matches
-from reproduce.statistics.pixel_counts import PixelCounts
 
 # The images of the population, and the classes of those with boxes and pixels.
 _POPULATION = 100_000

@@ -17,7 +17,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from datasets.ade20k import NUM_IMAGES, class_names
-from reproduce.statistics.pixel_counts import means
+from reproduce.statistics import means
 from reproduce.tasks.segmentation_scores import class_pixels
 
 

@@ -10,11 +10,9 @@ from test_coco import hard_case
 
 from benchmarks.interval_coverage import coverage
 from datasets.coco_annotations import Annotations
-from reproduce.statistics import bootstrap
-from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics import ImageHits, PixelCounts, bootstrap, means
 from reproduce.statistics.matched_detections import METRICS
 from reproduce.statistics.paired import paired
-from reproduce.statistics.pixel_counts import PixelCounts, means
 from reproduce.statistics.significance import holm, mcnemar, paired_interval, resolvable, wilson
 from reproduce.tasks.detection_scores import evaluated, score
 

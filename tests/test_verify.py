@@ -8,7 +8,7 @@ from conftest import record, restored
 from reproduce.base.versions import CHECKOUT, sources_sha256
 from reproduce.evaluate import records
 from reproduce.evaluate.attestation import attest, verify
-from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics import ImageHits
 from reproduce.statistics.kept import read
 
 DEIT = 'deit_small_patch16_224'

@@ -9,11 +9,19 @@ each task. Nothing here needs torch, a model or the data set.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 
+from reproduce.statistics.significance import wilson
+
 RESAMPLES = 1000
+
+# Of the counts of pixels: the order in which those of a class are kept, predicted correctly,
+# labelled and predicted; and what the names of metrics begin with at one and at several scales.
+RIGHT, LABELLED, PREDICTED = range(3)
+PREFIXES = ('', 'ms_')
 
 
 class PerImage(ABC):
@@ -50,6 +58,46 @@ class PerImage(ABC):
         Raises:
             KeyError, ValueError: if an array is missing or does not fit the others.
         """
+
+
+@dataclass(frozen=True)
+class ImageHits(PerImage):
+    """Whether the class of each of N images was predicted.
+
+    Attributes:
+        labels: (N,) the class of each image.
+        hits: (N, 2) in bool, whether it is the best of the predicted classes and among the best
+            five; (N, 1) where only the best class is known.
+    """
+
+    KIND: ClassVar[str] = 'image hits'
+    NAMES: ClassVar[tuple[str, ...]] = ('top1', 'top5')
+
+    labels: np.ndarray
+    hits: np.ndarray
+
+    @property
+    def images(self) -> int:
+        return len(self.hits)
+
+    def metrics(self) -> dict[str, float]:
+        counts = zip(self.NAMES, self.hits.sum(0).tolist(), strict=False)
+        return {name: 100 * n / self.images for name, n in counts}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return the 95 % Wilson interval of each metric, in percent."""
+        counts = zip(self.NAMES, self.hits.sum(0).tolist(), strict=False)
+        return {name: wilson(n, self.images) for name, n in counts}
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {'labels': self.labels.astype(np.int32), 'hits': self.hits}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        labels, hits = arrays['labels'], arrays['hits']
+        if hits.shape not in ((len(labels), 1), (len(labels), 2)) or hits.dtype != bool:
+            raise ValueError(f'{hits.shape} hits in {hits.dtype} for {len(labels)} labels')
+        return cls(labels, hits)
 
 
 class ResampledImages(PerImage):
@@ -95,6 +143,77 @@ class ResampledImages(PerImage):
                 low, high = np.percentile(resampled, [2.5, 97.5])
                 intervals[name] = max(0.0, 2 * value - high), min(100.0, 2 * value - low)
         return intervals
+
+
+@dataclass(frozen=True)
+class PixelCounts(ResampledImages):
+    """The pixels of N images by class, for P predictions of each.
+
+    Attributes:
+        counts: (P, N, 3, K) in int64, the pixels of each class that are predicted correctly, that
+            are labelled, and that are predicted. Pixels without a label do not count.
+    """
+
+    KIND: ClassVar[str] = 'pixel counts'
+
+    counts: np.ndarray
+
+    @property
+    def images(self) -> int:
+        return self.counts.shape[1]
+
+    def compute(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """See `ResampledImages.compute`; names begin with 'ms_' for the second prediction."""
+        p, n, _, k = self.counts.shape
+        # As a product of float64 matrices, which is fast, and exact up to 2^53 pixels.
+        flat = self.counts.reshape(p, n, 3 * k).astype(np.float64)
+        sums = (times.astype(np.float64) @ flat).reshape(p, len(times), 3, k)
+        metrics, classes = {}, {}
+        for prefix, summed in zip(PREFIXES, sums, strict=False):
+            metrics |= {f'{prefix}{name}': of for name, of in means(summed).items()}
+            classes[f'{prefix}iou'] = ious(summed)
+        return metrics, classes
+
+    def images_of_classes(self) -> np.ndarray:
+        return (self.counts[0, :, LABELLED] > 0).sum(0)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {'counts': self.counts}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        counts = arrays['counts']
+        if counts.shape[2:] != (3, len(arrays['classes'])) or len(counts) not in (1, 2):
+            raise ValueError(f'counts of shape {counts.shape}')
+        return cls(counts)
+
+
+def means(summed: np.ndarray) -> dict[str, np.ndarray]:
+    """Return miou, macc and aacc of summed pixels, in percent.
+
+    The means leave out what is 0 / 0, as mmseg's IoUMetric does: mIoU the classes that neither a
+    label nor a prediction has, mAcc those that no label has.
+
+    Args:
+        summed: (..., 3, K), as in `PixelCounts`.
+
+    Returns:
+        (...) for each; NaN where no pixel has a label.
+    """
+    right, labelled, _ = np.moveaxis(summed, -2, 0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return {
+            'miou': mean_of_numbers(ious(summed)),
+            'macc': mean_of_numbers(100 * right / labelled),
+            'aacc': 100 * right.sum(-1) / labelled.sum(-1),
+        }
+
+
+def ious(summed: np.ndarray) -> np.ndarray:
+    """Return the IoU of each class, (..., K) in percent; NaN for one that does not occur."""
+    right, labelled, predicted = np.moveaxis(summed, -2, 0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return 100 * right / (labelled + predicted - right)
 
 
 def bootstrap(images: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:

@@ -3,15 +3,13 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from datasets.subset import Split
 from reproduce.base.errors import UserError
-from reproduce.statistics import PerImage
-from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics import ImageHits, PerImage, PixelCounts
 from reproduce.statistics.matched_detections import MatchedDetections
-from reproduce.statistics.pixel_counts import PixelCounts
 
 SUFFIX = '.images.npz'
 
@@ -20,20 +18,15 @@ _KINDS = {kind.KIND: kind for kind in (ImageHits, MatchedDetections, PixelCounts
 
 @dataclass(frozen=True)
 class KeptImages:
-    """The counts of N images and K classes, and what these are called.
-
-    Attributes:
-        images: the N names of the images' files.
-        classes: the K names.
-    """
+    """The counts of N images and K classes, the N names of the images' files, and the K classes."""
 
     statistics: PerImage
     images: tuple[str, ...]
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, statistics: PerImage, data: Any) -> 'KeptImages':
-        """Return the counts with the names of the images and classes of a task's data set."""
+    def of(cls, statistics: PerImage, data: Split) -> 'KeptImages':
+        """Return the counts with the names of the images and classes of a data set."""
         names = tuple(path.name for path, _ in data.samples)
         if len(set(names)) < len(names):
             names = tuple(f'{path.parent.name}/{path.name}' for path, _ in data.samples)
@@ -63,8 +56,7 @@ def read(path: Path) -> KeptImages:
             arrays = {name: file[name] for name in file.files}
         statistics = _KINDS[str(arrays['kind'])].from_arrays(arrays)
         images, classes = (tuple(arrays[name].tolist()) for name in ('images', 'classes'))
-        are_names = all(isinstance(name, str) for name in (*images, *classes))
-        if statistics.images != len(images) or not are_names:
+        if statistics.images != len(images):
             raise ValueError(f'{len(images):,} names for {statistics.images:,} images')
     except Exception as error:  # whatever NumPy and the checks raise for another file
         raise UserError(

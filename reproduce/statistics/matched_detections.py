@@ -99,23 +99,6 @@ class Matches:
             objects[some],
         )
 
-    def check(self, images: int, classes: int) -> None:
-        """Check that the arrays fit each other.
-
-        Raises:
-            ValueError: if they do not.
-        """
-        m, g = (len(self.rank),), (len(self.object_class),)
-        shapes = [m, m, m, (*m, _AREAS), (*m, _AREAS), g, g, (*g, _AREAS)]
-        types = [np.int32] * 3 + [np.uint16] * 2 + [np.int32] * 3
-        limits = [classes, images, 2**16, 2**IOUS, 2**IOUS, classes, images, 2**16]
-        for field, shape, dtype, limit in zip(fields(self), shapes, types, limits, strict=True):
-            of = getattr(self, field.name)
-            if (of.shape, of.dtype) != (shape, dtype) or np.any((of < 0) | (of >= limit)):
-                raise ValueError(f'{field.name} has another shape or type, or is out of range')
-        if np.any(np.diff(self.detection_class) < 0):
-            raise ValueError('the detections are not ordered by class')
-
 
 def _bits(tables: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
     """Return a bit for each IoU of what each of the (IOUS, D) `tables` says, (sum of D,)."""
@@ -184,8 +167,6 @@ class MatchedDetections(ResampledImages):
         }
         if not kinds or classes != len(arrays['classes']):
             raise ValueError(f'matches of {list(kinds)} in {classes:,} classes')
-        for matches in kinds.values():
-            matches.check(number, classes)
         return cls(kinds, number, classes)
 
 

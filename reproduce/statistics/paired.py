@@ -5,8 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from reproduce.statistics import RESAMPLES, PerImage, ResampledImages, bootstrap
-from reproduce.statistics.image_hits import NAMES, ImageHits
+from reproduce.statistics import RESAMPLES, ImageHits, PerImage, ResampledImages, bootstrap
 from reproduce.statistics.significance import LEVEL, POWER, holm, mcnemar, paired_interval
 
 # A class on fewer images is not tested: the bootstrap's standard error is too small there.
@@ -74,7 +73,7 @@ def paired(first: PerImage, second: PerImage, resamples: int = RESAMPLES, seed: 
 
 def _of_hits(first: ImageHits, second: ImageHits) -> Paired:
     metrics, n = {}, first.images
-    for name, one, other in zip(NAMES, first.hits.T, second.hits.T, strict=False):
+    for name, one, other in zip(ImageHits.NAMES, first.hits.T, second.hits.T, strict=False):
         lost, won = int((one & ~other).sum()), int((other & ~one).sum())
         values = (100 * int(of.sum()) / n for of in (one, other))
         interval = paired_interval(lost, won, n)

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from datasets.subset import Split
 from reproduce.base.errors import UserError
 from reproduce.base.files import reason, unzipped
-from reproduce.statistics.image_hits import ImageHits
+from reproduce.statistics import ImageHits
 from reproduce.tasks.scores import Scores, check_images
 
 TOP = 5
