@@ -20,7 +20,7 @@ from typing import Any
 from datasets.coco_annotations import NUM_IMAGES, Annotations, lacks, read
 from datasets.reading import upright_size
 from datasets.stores import AnyPath, open_archive
-from datasets.subset import Split, check_request, left_out
+from datasets.subset import Split, check_folder, left_out
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import by_number, shortened
 
@@ -58,11 +58,10 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
 
     Raises:
         DataNotFound: if there is no COCO in the folder.
-        UserError: if there is no such folder or split, the limit is below 1, the annotations are
-            not COCO's instances or are not as mmdet reads them, or an image is missing or has
-            another size than they say.
+        UserError: if there is no such folder, the annotations are not COCO's instances or are not
+            as mmdet reads them, or an image is missing or has another size than they say.
     """
-    base, path, folder = _find(Path(root), split, limit)
+    base, path, folder = _find(Path(root), split)
     whole = read(path)
     if not whole.in_class_order:
         raise UserError(
@@ -92,23 +91,18 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
 
 
 def survey(root: Path, split: str = 'val') -> Split:
-    """Return what there is of `split`; neither annotations nor images are read.
-
-    Raises:
-        DataNotFound: if there is no COCO in the folder, or none of the split's images.
-        UserError: if there is no such folder, or there are images without annotations.
-    """
-    base, path, folder = _find(Path(root), split, None)
+    """Return what there is of `split`, as `load` does; neither annotations nor images are read."""
+    base, path, folder = _find(Path(root), split)
     images = [(entry, None) for entry in folder.iterdir() if entry.name.endswith('.jpg')]
     expected = NUM_IMAGES[split]
     problems = (f'{len(images):,} images instead of {expected:,}',) * (len(images) != expected)
     return Split(base, split, images, (), problems, '', (folder, path))
 
 
-def _find(root: Path, split: str, limit: int | None) -> tuple[Path, AnyPath, AnyPath]:
+def _find(root: Path, split: str) -> tuple[Path, AnyPath, AnyPath]:
     """Return the folder of the data set, the instances file of `split`, that of its images."""
     expected, images = f'annotations/instances_{split}2017.json', f'{split}2017'
-    check_request('COCO', root, expected, split, NUM_IMAGES, limit)
+    check_folder(root, 'COCO', expected)
     bases = [root, *(root / name for name in _NAMES)]
     for base in bases:
         if path := _first(expected, base, base / _ANNOTATIONS):

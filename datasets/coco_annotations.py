@@ -114,11 +114,7 @@ class Annotations:
     in_class_order: bool = True
 
     def take(self, limit: int | None) -> 'Annotations':
-        """Return the part of `limit` images, evenly spaced over the sorted ids; None for all.
-
-        Raises:
-            UserError: if the limit is below 1.
-        """
+        """Return the part of `limit` images, evenly spaced over the sorted ids; None for all."""
         return self.of(image['id'] for image in evenly_spaced(self.images, limit))
 
     def of(self, image_ids: Iterable[int]) -> 'Annotations':
@@ -141,29 +137,26 @@ class Annotations:
 
 
 def read(path: AnyPath) -> Annotations:
-    """Return the checked content of the instances file at `path`, without looking at its images.
-
-    It may be gzipped. Masks are decoded and checked.
+    """Return the checked content of the instances file at `path`, which may be gzipped.
 
     Raises:
-        UserError: if the file cannot be read, is not in the form of COCO's instances, or
-            contradicts itself.
+        UserError: if the file cannot be read, is not in the form of COCO's instances, contradicts
+            itself, or has a mask that is not sound.
     """
     content = read_json(path, _FILE)
     for contradiction in _contradictions(content):
         raise UserError(f'the annotations {path} contradict themselves: {contradiction}.')
     images, categories = _by_id(content['images']), _by_id(content['categories'])
     sizes = {image['id']: [image['height'], image['width']] for image in images}
-    instances = []
     for instance in content['annotations']:
         try:
-            instances.append(_with_sound_mask(instance, sizes[instance['image_id']]))
+            _check_mask(instance, sizes[instance['image_id']])
         except ValueError as error:
             raise UserError(
                 f'{path}: the segmentation of the annotation {instance["id"]} {error}.'
             ) from error
     in_order = content['categories'] == list(categories)
-    return Annotations(path, images, tuple(instances), categories, in_order)
+    return Annotations(path, images, tuple(content['annotations']), categories, in_order)
 
 
 def _contradictions(content: Mapping[str, Sequence[dict[str, Any]]]) -> Iterator[str]:
@@ -187,26 +180,21 @@ def _contradictions(content: Mapping[str, Sequence[dict[str, Any]]]) -> Iterator
             )
 
 
-def _with_sound_mask(instance: dict[str, Any], size: list[int]) -> dict[str, Any]:
-    """Return an instance, whose run lengths are encoded again if some runs are empty."""
+def _check_mask(instance: dict[str, Any], size: list[int]) -> None:
+    """Check the mask of an instance, whose run lengths are encoded again if some runs are empty."""
     mask = instance.get('segmentation')
     if isinstance(mask, list):
         check_polygons(mask, *size)
     elif mask is not None:
         if mask['size'] != size:
             raise ValueError(f'has the size {mask["size"]} and its image {size}')
-        return {**instance, 'segmentation': sound_run_lengths(mask)}
-    return instance
+        instance['segmentation'] = sound_run_lengths(mask)
 
 
 def sound_run_lengths(mask: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a mask; if it has runs of no pixels, encoded again without them.
+    """Return run lengths, compressed or not; encoded again if they have runs of no pixels.
 
     Libraries disagree about runs of no pixels other than the first.
-
-    Args:
-        mask: size (height, width) and counts, COCO's compressed run lengths or a list of numbers
-            that are not negative.
 
     Raises:
         ValueError: if the run lengths do not cover the image.
@@ -247,10 +235,6 @@ def _longer_than(counts: str, pixels: int) -> bool:
 def check_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> None:
     """Check that polygons have three points or more, and are not far outside of their image.
 
-    Args:
-        polygons: each as x1, y1, x2, y2, ... in pixels.
-        height, width: of the image in pixels.
-
     Raises:
         ValueError: for the first polygon that is unsound.
     """
@@ -288,11 +272,7 @@ def lacks(content: Annotations, split: str = 'val') -> list[str]:
 
 
 def read_json(path: AnyPath, schema: TypeAdapter) -> Any:
-    """Return the validated content of a JSON file in UTF-8, gzipped or not.
-
-    Raises:
-        UserError: if it cannot be read, or does not fit; the first reason is in its sentence.
-    """
+    """Return the validated content of a JSON file in UTF-8, gzipped or not."""
     with naming_file(path):
         return schema.validate_json(unzipped(path.read_bytes()).removeprefix(BOM_UTF8), strict=True)
 

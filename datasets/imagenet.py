@@ -31,7 +31,7 @@ from pathlib import Path
 from datasets.classes import WNID, imagenet_classes, number_classes
 from datasets.shards import find_shards
 from datasets.stores import AnyPath, StoredPath, open_archive
-from datasets.subset import Split, check_request, evenly_spaced, left_out
+from datasets.subset import Split, check_folder, evenly_spaced, left_out
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.files import naming_file
 from reproduce.base.wording import by_number, shortened
@@ -72,11 +72,11 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> Split:
 
     Raises:
         DataNotFound: if there is no image in the folder.
-        UserError: if there is no such folder or split, the limit is below 1, an image is there
-            twice, or the labels of flat images are missing, unreadable or do not fit the images.
+        UserError: if there is no such folder, an image is there twice, or the labels of flat images
+            are missing, unreadable or do not fit the images.
     """
     root = Path(root)
-    check_request('ImageNet', root, f'{split}/WNID/*.JPEG', split, NUM_IMAGES, limit)
+    check_folder(root, 'ImageNet', f'{split}/WNID/*.JPEG')
     images, names = _find(root, split)
     classes, index = number_classes(set(names))
     problems = []
@@ -148,8 +148,7 @@ def _with_wnids(
 ) -> tuple[list[_Image], list[str]] | None:
     """Return the images in class folders of WordNet ids, or flat ones, and the classes.
 
-    Args:
-        around: the folders that may hold the labels of flat images.
+    The labels of flat images may be in one of the folders `around`.
     """
     if classes := _entries(folder, WNID):
         return _in_class_folders(classes), list(classes)
@@ -185,12 +184,7 @@ def _entries(folder: AnyPath, names: re.Pattern[str]) -> dict[str, tuple[AnyPath
 
 
 def _problems(split: str, classes: Sequence[str], count: Counter[int]) -> list[str]:
-    """Return a phrase for each difference of the images from those of ImageNet-1K's split.
-
-    Args:
-        classes: the names of the classes.
-        count: the number of images of each class index.
-    """
+    """Return a phrase for each difference of the images, counted by class, from ImageNet-1K's."""
     problems = []
     own = classes != imagenet_classes()
     missing = [name for i, name in enumerate(classes) if i not in count]

@@ -36,16 +36,12 @@ class InventoryEntry:
     """A split of a data set in a folder.
 
     Attributes:
-        data_set: one of `DATA_SETS`.
-        split: one of `SPLITS`.
-        state: what is known of it.
         form: such as 'folder', 'zip', or 'folder, with a zip'; None if nothing is there.
         place: the folder or archive of the images.
         images, expected: the number of images, and that of the complete split.
         advice: a sentence on what to do, or on what a part is good for; '' if all is well.
-        archives: if they were verified, for each file of its archives a dictionary with its path,
-            the algorithm of the published checksum, the published digest, its source, and the
-            digest found; None where no checksum is published.
+        archives: if they were verified, the path, algorithm, source and published and found digest
+            of each archive; None where no checksum is published.
     """
 
     data_set: str
@@ -69,9 +65,7 @@ def published_checksums() -> dict[str, dict[str, str]]:
 def take_inventory(root: Path, verify: bool = False) -> list[InventoryEntry]:
     """Return what `root` holds of each split of each data set.
 
-    Args:
-        root: the folder of a data set, or of several.
-        verify: compare archives with their published checksums.
+    With `verify`, archives are compared with their published checksums.
 
     Raises:
         UserError: if there is no such folder, or it holds none of the data sets.

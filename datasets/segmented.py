@@ -6,26 +6,20 @@
 
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile
-from zipfile import Path as ZipPath
 
 import numpy as np
 from PIL import Image
 
 from datasets.reading import DECODING_ERRORS, unreadable, upright_size
 from datasets.stores import AnyPath, open_archive
-from datasets.subset import Split, check_request, evenly_spaced, left_out
+from datasets.subset import Split, check_folder, evenly_spaced, left_out
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.base.wording import by_number, shortened
-
-# A file or a folder of label maps, which may be predictions in a zip file.
-_AnyPath = AnyPath | ZipPath
 
 
 @dataclass(frozen=True)
@@ -87,9 +81,9 @@ class SegmentationFormat:
 
         Raises:
             DataNotFound: if there is no image in the folder.
-            UserError: if there is no such folder or split, the limit is below 1, an image has no
-                label map or a label map no image, a label map has another size than its image or a
-                label without a class, or a file cannot be read.
+            UserError: if there is no such folder, an image has no label map or a label map no
+                image, a label map has another size than its image or a label without a class, or a
+                file cannot be read.
         """
         listed = self.survey(root, split, limit)
         digest = hashlib.sha256()
@@ -101,7 +95,7 @@ class SegmentationFormat:
 
     def survey(self, root: Path, split: str = 'val', limit: int | None = None) -> SegmentationData:
         """Return what there is of `split`, as `load` does; images and label maps are not read."""
-        folder, samples = self._find(Path(root), split, limit)
+        folder, samples = self._find(Path(root), split)
         classes = self.class_names(folder)
         taken = tuple(evenly_spaced(samples, limit))
         problems = self.incomplete(split, classes, [i.name for i, _ in samples], len(taken))
@@ -112,10 +106,7 @@ class SegmentationFormat:
     ) -> tuple[str, ...]:
         """Return a phrase for each difference of a data set from the complete split.
 
-        Args:
-            classes: the names of its classes.
-            files: the names of its images or label maps.
-            taken: the number of these that were asked for.
+        `files` are the names of its images or label maps, `taken` how many were asked for.
         """
         problems, expected = [], self.num_images[split]
         if len(classes) != self.num_classes:
@@ -131,19 +122,12 @@ class SegmentationFormat:
                 problems.append(f'{shortened(missing, 1)} {verb} missing')
         return (*problems, *left_out(taken, len(files)))
 
-    def label_maps(self, folder: _AnyPath, nested: bool = True) -> dict[str, _AnyPath]:
-        """Return the label maps in a folder by the names of the files, in sorted order.
-
-        Args:
-            nested: whether the folders in it are searched, too.
-
-        Raises:
-            UserError: if two have the same name.
-        """
+    def label_maps(self, folder: AnyPath, nested: bool = True) -> dict[str, AnyPath]:
+        """Return the label maps in a folder, or `nested` below it, by the names of the files."""
         found = _files(folder, self.label_suffix, nested)
         return {path.name: path for path in found.values()}
 
-    def read_label_map(self, path: _AnyPath, classes: int) -> np.ndarray:
+    def read_label_map(self, path: AnyPath, classes: int) -> np.ndarray:
         """Return the labels of a PNG, (H, W) in uint8: 0 for no class, and 1 to `classes`.
 
         Raises:
@@ -157,8 +141,7 @@ class SegmentationFormat:
                 bytewise = image.mode == 'P' or [tile[3] for tile in image.tile] == ['L']
                 labels = np.asarray(image) if image.format == 'PNG' and bytewise else None
                 found = f'a {image.format} of mode {image.mode}'
-        except (*DECODING_ERRORS, BadZipFile, zlib.error, RuntimeError) as error:
-            # RuntimeError: an archive with a password, or compressed in an unknown way.
+        except DECODING_ERRORS as error:
             raise unreadable('label map', path, error) from error
         if labels is None:
             raise UserError(
@@ -177,14 +160,11 @@ class SegmentationFormat:
         """Return labels as `read_label_map` gives them, as they are in a file."""
         return labels - np.uint8(1 - self.first_label)
 
-    def _find(
-        self, root: Path, split: str, limit: int | None
-    ) -> tuple[AnyPath, list[tuple[AnyPath, AnyPath]]]:
+    def _find(self, root: Path, split: str) -> tuple[AnyPath, list[tuple[AnyPath, AnyPath]]]:
         """Return the folder of the data set, and each image with its label map."""
-        name = self.splits.get(split, split)
-        images, labels = self.images.format(name), self.labels.format(name)
+        images, labels = (t.format(self.splits[split]) for t in (self.images, self.labels))
         layout = f'{self.folder}/{images}/*{self.image_suffix}'
-        check_request(self.name, root, layout, split, self.num_images, limit)
+        check_folder(root, self.name, layout)
         for folder in self._places(root):
             if found := _files(folder / images, self.image_suffix):
                 maps = _files(folder / labels, self.label_suffix)
@@ -223,9 +203,9 @@ class SegmentationFormat:
         return f'{name} {width} {height} {pixels}\n'.encode()
 
 
-def _files(folder: _AnyPath, suffix: str, nested: bool = True) -> dict[str, _AnyPath]:
+def _files(folder: AnyPath, suffix: str, nested: bool = True) -> dict[str, AnyPath]:
     """Return the files in a folder that end with `suffix`, by their names without it."""
-    found: dict[str, _AnyPath] = {}
+    found: dict[str, AnyPath] = {}
     for path in sorted(_walk(folder, nested), key=lambda path: path.name):
         if not path.name.startswith('.') and path.name.endswith(suffix):
             name = path.name.removesuffix(suffix)
@@ -235,7 +215,7 @@ def _files(folder: _AnyPath, suffix: str, nested: bool = True) -> dict[str, _Any
     return found
 
 
-def _walk(folder: _AnyPath, nested: bool) -> Iterator[_AnyPath]:
+def _walk(folder: AnyPath, nested: bool) -> Iterator[AnyPath]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_file():
             yield path

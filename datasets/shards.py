@@ -32,7 +32,7 @@ _NAME = re.compile(
     r'(?P<stem>ILSVRC2012_val_\d{8}|(?P<own>n\d{8})_\d+)(?:_(?P<added>n\d{8}))?\.\w+'
 )
 # A file of a sample: what comes before the first dot of its name is common to all of them.
-_SAMPLE = re.compile(r'(?i)(?P<key>(?:.*/)?[^./]+)\.(?P<extension>jpe?g|png|cls|json)')
+_SAMPLE = re.compile(r'(?i)(?P<key>(?:.*/)?[^./]+)\.(?:(?P<image>jpe?g|png)|(?P<facts>cls|json))')
 # Row groups of Parquet files that a process keeps: of 100 images, about 11 MB, in the Hub's files.
 _ROW_GROUPS_KEPT = 16
 _ROWS = 2**32  # more than a row group has
@@ -69,7 +69,7 @@ def find_shards(folder: Path, split: str) -> list[tuple[StoredPath, str]]:
                 if match and pattern.fullmatch(match['set']) and not WNID.fullmatch(path.stem):
                     shards.append(path)
             if shards:
-                return _labelled(kind(shards))
+                return _labelled(kind(shards, kind.form))
     return []
 
 
@@ -77,7 +77,7 @@ def _labelled(store: '_Shards') -> list[tuple[StoredPath, str]]:
     path = derived_file(store.paths, '.images.json', store.write_list)
     images = [_Image(*image) for image in json.loads(path.read_bytes())]
     if not images:
-        raise UserError(f'{store.name} has no labelled images: expected {store.expected}.')
+        raise UserError(f'{store.name} have no labelled images: expected {store.expected}.')
     names, labelled = _class_names(store, images), []
     for image in images:
         match = _NAME.fullmatch(image.name)
@@ -88,18 +88,14 @@ def _labelled(store: '_Shards') -> list[tuple[StoredPath, str]]:
 
 
 def _class_names(store: '_Shards', images: Sequence[_Image]) -> Mapping[int, str]:
-    """Return the name of each class by its number.
-
-    Raises:
-        UserError: if names of images contradict the numbers.
-    """
+    """Return the name of each class by its number."""
     found: dict[int, str] = {}
     for image in images:
         match = _NAME.fullmatch(image.name)
         wnid = match and (match['added'] or match['own'])
         if wnid and found.setdefault(image.label, wnid) != wnid:
             raise UserError(
-                f'{store.name} labels images of {found[image.label]} and of {wnid} with the '
+                f'{store.name} label images of {found[image.label]} and of {wnid} with the '
                 f'number {image.label}: expected one class; take shards with right labels.'
             )
     labels = {image.label for image in images}
@@ -127,11 +123,8 @@ class _Shards(Store):
     suffix: str
     expected: str  # what is in a shard, for messages
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        super().__init__(paths, self.form)
-
     def __reduce__(self) -> tuple:
-        return type(self), (self.paths,)
+        return type(self), (self.paths, self.form)
 
     def class_names(self) -> list[str] | None:
         """Return what the shards name their classes, in order; None if they do not."""
@@ -140,22 +133,17 @@ class _Shards(Store):
     def write_list(self, path: Path) -> None:
         """Write the list of all images."""
         bar = tqdm(range(len(self.paths)), 'indexing', leave=False, disable=None)
-        path.write_text(json.dumps([image for part in bar for image in self.images_of(part)]))
+        path.write_text(json.dumps([image for part in bar for image in self._images_of(part)]))
 
-    def images_of(self, part: int) -> Iterator[_Image]:
-        """Yield the images of one of the shards."""
-        raise NotImplementedError
-
-    def image(self, member: Member, name: str, label: object, sample: str) -> _Image:
-        """Return an image, after a check of its label."""
-        if type(label) is not int or not 0 <= label < MOST_CLASSES:
-            raise self.unlabelled(member.part, sample, f'its label is {label!r}'[:80])
+    def _image(self, member: Member | None, name: str, label: object, sample: str) -> _Image:
+        if member is None or type(label) is not int or not 0 <= label < MOST_CLASSES:
+            reason = 'it has no image' if member is None else f'its label is {label!r}'[:80]
+            raise self._unsound(sample, reason)
         return _Image(*member, PurePosixPath(name).name, label)
 
-    def unlabelled(self, part: int, sample: str, reason: str) -> UserError:
-        """Return the error that a sample is not a labelled image."""
+    def _unsound(self, sample: str, reason: str) -> UserError:
         return UserError(
-            f'{sample} in {self.paths[part]} is not a labelled image ({reason}): expected '
+            f'{sample} in {self.name} is not a labelled image ({reason}): expected '
             f'{self.expected}, with labels from 0 to {MOST_CLASSES - 1:,}.'
         )
 
@@ -167,7 +155,7 @@ class WebDatasetShards(_Shards):
     suffix = '.tar'
     expected = 'each NAME.jpg once, with its number in NAME.cls or in NAME.json as label'
 
-    def images_of(self, part: int) -> Iterator[_Image]:
+    def _images_of(self, part: int) -> Iterator[_Image]:
         samples: dict[str, dict[str, Any]] = defaultdict(dict)
         end = 0
         try:
@@ -177,30 +165,26 @@ class WebDatasetShards(_Shards):
                     match = _SAMPLE.fullmatch(entry.name)
                     if not match or not entry.isreg():
                         continue
-                    sample, extension = samples[match['key']], match['extension'].lower()
-                    part_of = extension if extension in ('cls', 'json') else 'image'
-                    if part_of in sample:
-                        raise self.unlabelled(part, repr(entry.name), 'it is there twice')
-                    if part_of == 'image':
-                        sample['name'] = PurePosixPath(entry.name).name
+                    sample, kind = samples[match['key']], (match['facts'] or 'image').lower()
+                    if kind in sample:
+                        raise self._unsound(repr(entry.name), 'it is there twice')
+                    if match['image']:
+                        sample['name'] = entry.name
                         sample['image'] = Member(part, entry.offset_data, entry.size)
                     else:
-                        sample[part_of] = tar.extractfile(entry).read()
+                        sample[kind] = tar.extractfile(entry).read()
         except (tarfile.TarError, EOFError, OSError) as error:
             raise self.damaged(part, error) from error
         self.check_end(part, end)
         for key, sample in samples.items():
-            if 'image' not in sample:
-                raise self.unlabelled(part, repr(key), 'it has no image')
             try:
                 facts = json.loads(sample.get('json', b'{}'))
                 label = int(sample['cls']) if 'cls' in sample else facts.get('label')
                 name = facts.get('filename')
             except (ValueError, AttributeError, RecursionError) as error:
-                reason = f'its label cannot be read: {error}'
-                raise self.unlabelled(part, repr(key), reason) from error
-            name = name if isinstance(name, str) else sample['name']
-            yield self.image(sample['image'], name, label, repr(key))
+                raise self._unsound(repr(key), f'its label cannot be read: {error}') from error
+            name = name if isinstance(name, str) else sample.get('name', key)
+            yield self._image(sample.get('image'), name, label, repr(key))
 
 
 class ParquetShards(_Shards):
@@ -213,7 +197,7 @@ class ParquetShards(_Shards):
     suffix = '.parquet'
     expected = 'columns image (a struct with bytes and path) and label (whole numbers)'
 
-    def images_of(self, part: int) -> Iterator[_Image]:
+    def _images_of(self, part: int) -> Iterator[_Image]:
         number, groups = 0, _parquet_file(self, part, os.getpid()).num_row_groups
         import pyarrow.compute as pc
 
@@ -224,11 +208,9 @@ class ParquetShards(_Shards):
             paths = contents.field('path').to_pylist()
             rows = zip(sizes, paths, table['label'].to_pylist(), strict=True)
             for row, (size, path, label) in enumerate(rows):
-                if not size:
-                    raise self.unlabelled(part, f'row {number}', 'it has no image')
+                member = Member(part, group * _ROWS + row, size) if size else None
                 name = path or f'{part:05d}_{number:06d}.JPEG'
-                member = Member(part, group * _ROWS + row, size)
-                yield self.image(member, name, label, f'row {number}')
+                yield self._image(member, name, label, f'row {number}')
                 number += 1
 
     def class_names(self) -> list[str] | None:

@@ -44,17 +44,11 @@ _DEFLATED = 8  # a method
 
 
 class Member(NamedTuple):
-    """Where a file of a store is.
+    """Where a file of a store is."""
 
-    Attributes:
-        part: the index of the store's file that holds it.
-        offset: the byte at which it, or its header in a zip file, begins; the row of a table.
-        size: its number of bytes; -1 for a folder.
-    """
-
-    part: int
-    offset: int
-    size: int
+    part: int  # the index of the store's file that holds it
+    offset: int  # the byte at which it, or its header in a zip file, begins; the row of a table
+    size: int  # in bytes; -1 for a folder
 
 
 _FOLDER = Member(0, 0, -1)
@@ -74,11 +68,7 @@ class Store:
         self.name = f'{paths[0].with_suffix("")}..{paths[-1].name}' if several else str(paths[0])
 
     def read(self, name: str, member: Member) -> bytes:
-        """Return the content of the file of this name.
-
-        Raises:
-            UserError: if it is damaged.
-        """
+        """Return the content of a file; the name is for the error that it is damaged."""
         content = self.bytes_at(member.part, member.offset, member.size)
         if len(content) < member.size:
             raise self.damaged(member.part, f'it ends inside of {name}')
@@ -95,11 +85,7 @@ class Store:
         return UserError(f'{self.paths[part]} is damaged ({reason}): download it again.')
 
     def check_end(self, part: int, end: int) -> None:
-        """Check that a tar file is whole: libraries take a damaged header for its end.
-
-        Args:
-            end: the byte at which its last member ends.
-        """
+        """Check that a tar file ends at this byte: libraries take a damaged header for its end."""
         end = -(-end // _BLOCK) * _BLOCK
         if self.bytes_at(part, end, _BLOCK) != bytes(_BLOCK):
             raise self.damaged(part, f'it has no mark of its end at byte {end:,}')
@@ -156,14 +142,11 @@ class Archive(Store):
         return content
 
     def _member(self, name: str, info: FileInfo) -> Member:
+        data = info.userdata[-1]
         if stat.S_ISDIR(info.mode):
             return _FOLDER
-        data = info.userdata[-1]
         if info.linkname or data.issparse:
-            raise UserError(
-                f'{self.name} has the link or sparse file {name}, which cannot be read in place: '
-                'pack it with tar --dereference --hard-dereference.'
-            )
+            raise UserError(f'{self.name} has the link or sparse file {name}: pack it without.')
         return Member(0, data.offsetheader if self.form == 'zip' else data.offset, info.size)
 
     def _write_index(self, index: Path) -> None:
@@ -230,11 +213,7 @@ class StoredPath:
 
     @property
     def member(self) -> Member:
-        """Where the file is.
-
-        Raises:
-            UserError: if there is no such file.
-        """
+        """Where the file is; a `UserError` if there is none."""
         if not self.is_file():
             raise UserError(f'{self.store.name} has no file {self.inner}: restore the archive.')
         return self._member
@@ -255,11 +234,7 @@ class StoredPath:
             yield StoredPath(self.store, prefix + name, member)
 
     def read_bytes(self) -> bytes:
-        """Return the content of the file.
-
-        Raises:
-            UserError: if there is no such file, or the store is damaged.
-        """
+        """Return the content of the file."""
         return self.store.read(self.inner, self.member)
 
     def open(self, mode: str = 'rb') -> BinaryIO:

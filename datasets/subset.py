@@ -1,6 +1,6 @@
 """A split of a data set, and the part of it that is asked for."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,22 +41,8 @@ class Split:
         return not self.problems
 
 
-def check_request(
-    name: str, root: Path, layout: str, split: str, splits: Collection[str], limit: int | None
-) -> None:
-    """Check what a caller asks of the data set `name`, before anything is searched for.
-
-    Args:
-        root: the folder that is said to hold the data set.
-        layout: the files that belong into it, for the message.
-        splits: the names that `split` may have.
-
-    Raises:
-        UserError: if there is no such split, the limit is below 1, or `root` is not a folder.
-    """
-    if split not in splits:
-        raise UserError(f"{name} has no split '{split}': name {' or '.join(splits)}.")
-    evenly_spaced((), limit)
+def check_folder(root: Path, name: str, layout: str) -> None:
+    """Check that `root` is a folder; else say that the data set `name` has this layout in it."""
     if not root.is_dir():
         raise UserError(f'{root} is not a folder: expected {name} with {layout} in it.')
 
@@ -65,12 +51,7 @@ def evenly_spaced(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     """Return `limit` of the items, evenly spaced, the first one among them.
 
     All items are returned if the limit is None or exceeds their number.
-
-    Raises:
-        UserError: if the limit is below 1.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f'a limit of {limit} images leaves nothing: give 1 or more.')
     if limit is None or limit >= len(items):
         return items
     return [items[i * len(items) // limit] for i in range(limit)]

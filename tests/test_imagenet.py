@@ -197,8 +197,6 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
     with pytest.raises(UserError, match='no ImageNet images in'):
         imagenet.load(tmp_path)
     class_folders(tmp_path, OWN)
-    with pytest.raises(UserError, match='limit of 0'):
-        imagenet.load(tmp_path, limit=0)
     (tmp_path / 'empty/val/n00000009').mkdir(parents=True)
     with pytest.raises(DataNotFound, match='hold no image'):
         imagenet.load(tmp_path / 'empty')

@@ -189,7 +189,7 @@ def collect(prepared: Prepared, scorers: Sequence[Scorer], group: Group, job: Jo
     for indices, collected in parts[1:]:
         predicted += indices
         for scorer, theirs in zip(scorers, collected, strict=True):
-            scorer.merge(theirs)
+            scorer.collected += theirs
     times = np.bincount(predicted, minlength=len(prepared.images))
     if (times != 1).any():
         wrong = int((times != 1).argmax())

@@ -25,13 +25,9 @@ PREFIXES = ('', 'ms_')
 
 
 class PerImage(ABC):
-    """The counts of N images and K classes that metrics are computed from.
+    """The counts of N images and K classes that metrics are computed from."""
 
-    Attributes:
-        KIND: the name under which the counts are kept in a file.
-    """
-
-    KIND: ClassVar[str]
+    KIND: ClassVar[str]  # the name under which the counts are kept in a file
 
     @property
     @abstractmethod
@@ -53,11 +49,7 @@ class PerImage(ABC):
     @classmethod
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Return what `to_arrays` was called on.
-
-        Raises:
-            KeyError, ValueError: if an array is missing or does not fit the others.
-        """
+        """Return the counts of these arrays, or raise an error if they do not fit each other."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +89,8 @@ class ImageHits(PerImage):
         labels, hits = arrays['labels'], arrays['hits']
         if hits.shape not in ((len(labels), 1), (len(labels), 2)) or hits.dtype != bool:
             raise ValueError(f'{hits.shape} hits in {hits.dtype} for {len(labels)} labels')
+        if not np.isin(labels, range(len(arrays['classes']))).all():
+            raise ValueError('labels of no class')
         return cls(labels, hits)
 
 
@@ -185,6 +179,8 @@ class PixelCounts(ResampledImages):
         counts = arrays['counts']
         if counts.shape[2:] != (3, len(arrays['classes'])) or len(counts) not in (1, 2):
             raise ValueError(f'counts of shape {counts.shape}')
+        if np.any((counts < 0) | (counts[:, :, :1] > counts)):
+            raise ValueError('more correct pixels than there are')
         return cls(counts)
 
 

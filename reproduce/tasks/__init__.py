@@ -107,19 +107,15 @@ class Task:
         return import_module(f'datasets.{self.name}').load(root, split, limit)
 
     def load_part(self, root: Path, images: int) -> 'Split':
-        """Return the data set under `root`, or the part of it with that many images.
-
-        Raises:
-            DataNotFound, UserError: as `load_data` does.
-        """
+        """Return the data set under `root`, or the part of it with that many images."""
         data = self.load_data(root)
         return data if len(data.samples) <= images else self.load_data(root, limit=images)
 
     def score_file(self, path: Path, data: 'Split') -> 'Scores':
-        """Score predictions of `data`; see `score_file` of its kind.
+        """Score the predictions of `data` in a file.
 
         Raises:
-            UserError: if they are no predictions of that data.
+            UserError: if it is missing, malformed or damaged, or does not fit the images.
         """
         return import_module(f'reproduce.tasks.{self.kind.name}_scores').score_file(path, data)
 
@@ -132,11 +128,7 @@ class Task:
         return import_module(f'reproduce.tasks.{self.kind.name}').prepare(job, device)
 
     def point_dataset(self, dataset: Any, data: 'Split') -> None:
-        """Let a dataset of an OpenMMLab config read `data`, and call its classes by name.
-
-        Args:
-            dataset: the dataset of one of the config's loaders; changed in place.
-        """
+        """Let the dataset of a loader of an OpenMMLab config read `data` and its class names."""
         import_module(f'reproduce.tasks.{self.kind.name}').point_dataset(dataset, data)
 
 
@@ -156,11 +148,7 @@ TASKS = {
 
 
 def known_task(name: str) -> str:
-    """Return the name of a task.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
+    """Return the name, if it is that of a task; else raise a `ValueError`."""
     if name not in TASKS:
         raise ValueError(f'{name!r}; expected one of {", ".join(TASKS)}')
     return name

@@ -28,11 +28,7 @@ _LIMITS = {'img_size': (0, 10_000), 'mean': (-1, 1), 'std': (0, 1)}
 
 
 def prepare(job: Job, device: torch.device) -> Prepared:
-    """Find and check what the job needs, and build its classifier on `device`.
-
-    Raises:
-        UserError: if the checkpoint, the data or an option is not what it should be.
-    """
+    """See `Task.prepare`."""
     system, name, arguments = resolve(job.model, job.arguments)
     path = store.find(job.checkpoint, system or name)
     trained = parameters.trained_preprocessing(path)
@@ -73,11 +69,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         images=_Images(data.samples, config),
         collate=torch.stack,
         predict=predict,
-        scorer=Scorer(
-            '.csv.gz',
-            lambda predictions: score(collected(predictions)),
-            lambda predictions: collected(predictions).to_csv(),
-        ),
+        scorer=Scorer('.csv.gz', lambda p: score(collected(p)), lambda p: collected(p).to_csv()),
         notes=notes,
     )
 
@@ -138,24 +130,17 @@ def build(name: str, arguments: Mapping[str, Any], classes: int) -> nn.Module:
         network = timm.create_model(name, **{'num_classes': classes, **arguments}).eval()
     except Exception as error:  # whatever a foreign constructor raises
         raise UserError(
-            f'{name} cannot be built with {arguments or "no arguments"}: '
-            f'{type(error).__name__}: {error}'.splitlines()[0]
+            f'{name} cannot be built with {arguments or "no arguments"}: {first_line(error)}'
         ) from error
     if not getattr(network, 'num_classes', 0):
         raise UserError(
-            f'{name} with {arguments} gives features and no classes: leave out features_only and '
-            'num_classes=0.'
+            f'{name} with {arguments} gives features: leave out features_only and num_classes=0.'
         )
     return network
 
 
 class _Network(nn.Module):
-    """A classifier with the normalisation of its input before it and the best classes behind it.
-
-    Args:
-        classifier: pixels (B, 3, H, W), normalised, to logits (B, K).
-        config: as `preprocessing` returns it.
-    """
+    """A classifier with the normalisation of its input before it and the best classes behind it."""
 
     def __init__(self, classifier: nn.Module, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -165,23 +150,17 @@ class _Network(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities and the indices of the best classes (2, B, K) in fp32.
+        """Return the probabilities and the indices of the best classes, (2, B, 5) in fp32.
 
-        One tensor leaves the device in one piece; fp32 holds indices up to 2^24.
-
-        Args:
-            images: (B, 3, H, W) in uint8.
+        One tensor leaves the device in one piece; fp32 holds indices up to 2^24. The images are
+        (B, 3, H, W) in uint8.
         """
         logits = self.classifier((images.float() - self.mean) / self.std).float()
         best = logits.topk(min(TOP, logits.shape[1])).indices
         return torch.stack([logits.softmax(-1).gather(1, best), best.float()])
 
     def try_out(self) -> None:
-        """Compute one image of the size that will be read, before any is.
-
-        Raises:
-            UserError: if that fails.
-        """
+        """Compute one image of the size that will be read, before any is."""
         try:
             self(torch.zeros(1, *self.size, dtype=torch.uint8, device=self.mean.device))
         except torch.OutOfMemoryError:

@@ -38,10 +38,7 @@ class Predictions:
     scores: np.ndarray
 
     def to_csv(self) -> bytes:
-        """Return a gzipped CSV with the columns file, label, class1, ..., score1, ...
-
-        The same predictions give the same bytes.
-        """
+        """Return a gzipped CSV with the columns file, label, class1, ..., score1, ..."""
         ranks = range(1, self.classes.shape[1] + 1)
         frame = pd.DataFrame({'file': self.files, 'label': self.labels})
         frame[[f'class{i}' for i in ranks]] = self.classes
@@ -70,12 +67,7 @@ def score(predictions: Predictions, top5: bool = True) -> Scores:
 
 
 def read(path: Path) -> Predictions:
-    """Read the predictions from a CSV, gzipped or not.
-
-    Raises:
-        UserError: if it is missing, is not such a file, or an image does not have different
-            classes, the best first.
-    """
+    """Read the predictions from a CSV, gzipped or not."""
     try:
         with warnings.catch_warnings(action='error', category=ParserWarning):
             frame = pd.read_csv(
@@ -147,11 +139,7 @@ def names(data: Split) -> tuple[str, ...]:
 
 
 def matched(predictions: Predictions, data: Split, path: Path) -> Predictions:
-    """Return `predictions` in the order of the images of `data`, with the labels of `data`.
-
-    Raises:
-        UserError: if an image has no prediction or two, or `data` does not have it or its class.
-    """
+    """Return the predictions of a file in the order of the images of `data`, with its labels."""
     wanted, n = names(data), len(data.classes)
     check_images(path, predictions.files, wanted)
     outside = (predictions.classes < 0) | (predictions.classes >= n)
@@ -168,12 +156,9 @@ def matched(predictions: Predictions, data: Split, path: Path) -> Predictions:
 
 
 def score_file(path: Path, data: Split) -> Scores:
-    """Score the predictions in the file `path` for the images of `data`.
+    """See `Task.score_file`.
 
     There is a Top-5 if the file has five classes for each image, or all where there are fewer.
-
-    Raises:
-        UserError: if it is not such a file, or does not fit the images.
     """
     predictions = matched(read(path), data, path)
     return score(predictions, predictions.classes.shape[1] >= min(TOP, len(data.classes)))

@@ -37,11 +37,7 @@ _LOGITS = re.compile(r'\w*head(\.\d+)?$')
 
 
 def prepare(job: Job, device: torch.device) -> Prepared:
-    """Find and check what the job needs, and build its detector on `device`.
-
-    Raises:
-        UserError: if the checkpoint, the data or an option is not what it should be.
-    """
+    """See `Task.prepare`."""
     system, name, config = inference.resolve(job.model, job.arguments, job.task)
     path = store.find(job.checkpoint, inference.checkpoint_name(system, name))
     data = TASKS[job.task].load_data(job.data, limit=job.limit)
@@ -79,7 +75,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
 
 
 def point_dataset(dataset: Any, data: COCO) -> None:
-    """Let a `CocoDataset` of a config read `data`, and call its classes by name."""
+    """See `Task.point_dataset`."""
     dataset.data_root = ''  # both paths are absolute, and one in an archive does not look so
     dataset.ann_file = location(data.annotations)
     dataset.data_prefix = {**dataset.get('data_prefix', {}), 'img': location(data.images)}
@@ -110,19 +106,9 @@ def detections(
     ]
     if 'masks' in found:
         for result, mask in zip(results, found.masks, strict=True):
-            result['segmentation'] = _run_lengths(mask)
+            encoded = run_lengths.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+            result['segmentation'] = {**encoded, 'counts': encoded['counts'].decode()}
     return results
-
-
-def _run_lengths(mask: torch.Tensor | dict[str, Any]) -> dict[str, Any]:
-    """Return COCO's compressed run lengths of a mask (H, W), which some heads give already."""
-    if isinstance(mask, torch.Tensor):
-        mask = run_lengths.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
-    counts = mask['counts']
-    return {
-        'size': [int(side) for side in mask['size']],
-        'counts': counts.decode() if isinstance(counts, bytes) else counts,
-    }
 
 
 def refuse_nan(model: nn.Module, amp: str | None) -> None:

@@ -44,13 +44,8 @@ def score(
 ) -> Scores:
     """Return COCO's twelve numbers of boxes and of masks, and the AP and AP50 of each class.
 
-    `box_ap` is the mean over IoU 0.50:0.95, `box_ap50` and `box_ap75` are those at one IoU,
-    `box_ap_s`, `_m`, `_l` those of objects of up to 32², of 32² to 96², of 96² pixels and more.
-    `box_ar1`, `_ar10` and `_ar100` are the average recall of at most so many detections an image,
-    and `box_ar_s`, `_m`, `_l` that of 100 by size. `mask_ap` and so on likewise. Where nothing is
-    detected they are 0; a size or a class without an object has no precision and no recall, and is
-    left out. A detection has the size of its box where boxes are compared, and of its mask where
-    masks are.
+    Their names are `box_` or `mask_` and one of `METRICS`. Where nothing is detected they are 0; a
+    size or a class without an object has no precision and no recall, and is left out.
 
     Args:
         annotations: of all images that were looked at, those without a detection too. Results on
@@ -97,9 +92,6 @@ def read(path: Path) -> list[dict[str, Any]]:
 
     Each has image_id, category_id, score and bbox (x, y, width, height in pixels), or segmentation
     (compressed run lengths), or both.
-
-    Raises:
-        UserError: if it is missing, or is not such a file.
     """
     return read_json(path, _DETECTIONS)
 
@@ -109,12 +101,10 @@ def checked(
 ) -> list[dict[str, Any]]:
     """Return the results of the file `path`, checked to be for the images of `annotations`.
 
-    Masks are decoded; those in which runs are empty are encoded again.
-
     Raises:
         UserError: if one has an image or a category that `annotations` has not, or a mask that is
-            none or has another size than its image; if some have boxes or masks and others have
-            none.
+            not sound or has another size than its image; if some have boxes or masks and others
+            have none.
     """
 
     def refuse(wrong: Sequence[dict[str, Any]], problem: str) -> None:
@@ -151,21 +141,13 @@ def checked(
 
 
 def score_file(path: Path, data: CocoData) -> Scores:
-    """Score the detections in the file `path` for the images of `data`.
-
-    Raises:
-        UserError: if it is no such file, or does not fit the images.
-    """
+    """See `Task.score_file`."""
     truth = data.content.of(image_id for _, image_id in data.samples)
     return score(checked(read(path), data.content, path), truth)
 
 
 def check_masks(annotations: Annotations) -> None:
-    """Check that masks can be scored.
-
-    Raises:
-        UserError: if an object has none.
-    """
+    """Check that all objects have masks, so that masks can be scored."""
     without = [i['id'] for i in annotations.instances if not i.get('segmentation')]
     if without:
         raise UserError(
@@ -176,11 +158,7 @@ def check_masks(annotations: Annotations) -> None:
 
 
 def evaluated(results: Sequence[dict[str, Any]], annotations: Annotations, kind: str) -> COCOeval:
-    """Return pycocotools' `COCOeval` of 'box' or 'mask', after its three steps.
-
-    Raises:
-        UserError: if the annotations have no object, or no masks to score masks against.
-    """
+    """Return pycocotools' `COCOeval` of 'box' or 'mask', after its three steps."""
     if not any(not instance['iscrowd'] for instance in annotations.instances):
         raise UserError(
             f'{annotations.path} has no object in these {len(annotations.images):,} images: there '

@@ -38,9 +38,6 @@ class Job:
         workers: None takes one for each core of the process, and 8 at most.
         amp: 'off' becomes None, which computes in fp32.
         device: None takes GPUs where there are some.
-
-    Raises:
-        UserError: if the task has no such option, or a value is out of range.
     """
 
     task: str
@@ -72,16 +69,10 @@ class Job:
     deterministic: Deterministic = False
 
     def __post_init__(self) -> None:
-        kind = TASKS[self.task].kind
-        for option in ('preprocessing', 'multi_scale'):
-            if getattr(self, option) and option not in kind.options:
-                raise UserError(f'{self.task} has no option {option}: leave it out.')
         if self.batch_size is None:
-            object.__setattr__(self, 'batch_size', kind.batch_size)
+            object.__setattr__(self, 'batch_size', TASKS[self.task].kind.batch_size)
         if self.amp == 'off':
             object.__setattr__(self, 'amp', None)
-        if self.amp is not None and self.amp not in PRECISIONS:
-            raise UserError(f"--amp '{self.amp}' is unknown: take {' or '.join(PRECISIONS)}.")
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,6 @@ class Prepared:
         described: the fields of the record that say what is evaluated: system, model, arguments,
             preprocessing, overridden, and from_weights where that is known.
         checkpoint: the file of the weights, which are loaded.
-        data: the data set.
         images: what the model reads of each image of `data`, by index.
         collate: makes a batch of a list of these.
         predict: returns the predictions for a batch, given the indices of its images and the batch;

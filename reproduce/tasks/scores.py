@@ -43,8 +43,8 @@ class Scorer:
         suffix: of the name of a file of predictions.
         score: computes the scores of the predictions of all images, in the order of the data set.
         write: returns them as the content of a file: the same predictions give the same bytes.
-        collected: the place of an image in the data set with its prediction, of each image so far.
-            This alone travels between processes.
+        collected: the predictions so far, each with the place of its image in the data set. These
+            alone travel between processes.
     """
 
     suffix: str
@@ -56,16 +56,8 @@ class Scorer:
         """Add the predictions for the images of a batch, given their places in the data set."""
         self.collected += zip(indices, predictions, strict=True)
 
-    def merge(self, collected: list[tuple[int, Any]]) -> None:
-        """Add what a scorer of the same kind collected from other images."""
-        self.collected += collected
-
     def compute(self) -> Scores:
-        """Return the scores of all predictions.
-
-        Raises:
-            UserError: if there is nothing to score them against.
-        """
+        """Return the scores of all predictions."""
         return self.score(self._in_order())
 
     def to_bytes(self) -> bytes:

@@ -32,11 +32,7 @@ RATIOS = (1.0, 0.5, 0.75, 1.25, 1.5, 1.75)
 
 
 def prepare(job: Job, device: torch.device) -> Prepared:
-    """Find and check what the job needs, and build its segmenter on `device`.
-
-    Raises:
-        UserError: if the checkpoint, the data or an option is not what it should be.
-    """
+    """See `Task.prepare`."""
     system, name, config = inference.resolve(job.model, job.arguments, job.task)
     path = store.find(job.checkpoint, inference.checkpoint_name(system, name))
     steps = pipeline(config, job.multi_scale)
@@ -78,7 +74,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
 
 
 def point_dataset(dataset: Any, data: SegmentationData) -> None:
-    """Let a dataset of a config of mmseg read `data`, and call its classes by name."""
+    """See `Task.point_dataset`."""
     form, name = data.format, data.format.splits[data.split]
     dataset.type = 'BaseSegDataset'  # mmseg's other data sets have class names of their own
     dataset.metainfo = {'classes': tuple(data.classes)}  # mmseg draws a palette

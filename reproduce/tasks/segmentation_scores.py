@@ -2,8 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.segmented import SegmentationData, SegmentationFormat
-from datasets.stores import AnyPath
+from datasets.stores import AnyPath, open_archive
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
 from reproduce.statistics import LABELLED, PREFIXES, PixelCounts, ious, means
@@ -38,11 +37,7 @@ class PredictedMaps(NamedTuple):
     def of(
         cls, maps: np.ndarray, label_map: AnyPath, classes: int, format: SegmentationFormat
     ) -> Self:
-        """Return the predictions `maps`, (P, H, W) in uint8: 1 is the first class and 0 is none.
-
-        Raises:
-            UserError: if one has another size than its label map, or this cannot be read.
-        """
+        """Return the predictions `maps`, (P, H, W) in uint8: 1 is the first class and 0 is none."""
         pngs = []
         for labels in maps:
             content = io.BytesIO()
@@ -53,11 +48,7 @@ class PredictedMaps(NamedTuple):
 
 
 def to_zip(predictions: Sequence[PredictedMaps], names: Sequence[str]) -> bytes:
-    """Return an archive of the predictions, those at several scales in a folder of it.
-
-    Args:
-        names: of the label maps of the images.
-    """
+    """Return an archive of the predictions for label maps of these names, several scales nested."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, 'w') as archive:
         for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
@@ -71,9 +62,7 @@ def to_zip(predictions: Sequence[PredictedMaps], names: Sequence[str]) -> bytes:
 def score(pixels: Sequence[Sequence[np.ndarray]], classes: Sequence[str]) -> Scores:
     """Return mIoU, mAcc and aAcc, as mmseg's IoUMetric has them, and the IoU of each class.
 
-    The means leave out what is 0 / 0: mIoU the classes that neither a label nor a prediction has,
-    mAcc those that no label has. A class that only predictions have counts with an IoU of 0. Pixels
-    with label 0 do not count.
+    A class that only predictions have counts with an IoU of 0; see `statistics.means`.
 
     Args:
         pixels: of each image the `class_pixels` of its prediction, and of that at several scales
@@ -85,7 +74,7 @@ def score(pixels: Sequence[Sequence[np.ndarray]], classes: Sequence[str]) -> Sco
     """
     counts = np.ascontiguousarray(np.swapaxes(np.array(pixels, np.int64), 0, 1))
     if not counts[0, :, LABELLED].any():
-        raise UserError('no pixel of the label maps has a class: there is nothing to score.')
+        raise UserError('no pixel of the label maps has a class: expected some to score.')
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {}
     for prefix, total in zip(PREFIXES, counts.sum(1), strict=False):
@@ -124,14 +113,7 @@ def class_pixels(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.
     Args:
         prediction, label: (H, W) in uint8, 0 for no class and 1 to `classes`.
         classes: K, at most 255.
-
-    Raises:
-        ValueError: if the two have different sizes, or one has a larger label.
     """
-    if prediction.shape != label.shape:
-        raise ValueError(f'a prediction of {prediction.shape} for labels of {label.shape}')
-    if max(prediction.max(), label.max()) > classes:
-        raise ValueError(f'a label above {classes}')
     # K is at most 255, so every pair of labels has a number below 2^16.
     pairs = label.astype(np.uint16) * np.uint16(classes + 1) + prediction
     counts = np.bincount(pairs.ravel(), minlength=(classes + 1) ** 2)
@@ -144,14 +126,12 @@ def score_folder(
 ) -> tuple[Scores, int, tuple[str, ...]]:
     """Score predicted label maps against those of a data set, without a model.
 
-    The folder of the data set is two above `annotations`; a file there may name the classes.
-
     Args:
         predictions: a folder of PNGs of the same names and form as in `annotations`, or the .zip
             that an evaluation kept; those in its folder `multi_scale` are scored as well.
-        annotations: the folder of the label maps, as `annotations/validation`.
+        annotations: the folder of the label maps, as `annotations/validation`; a file two folders
+            above may name the classes.
         limit: as many of them, evenly spaced, as were evaluated.
-        format: of the data set.
 
     Returns:
         the scores, the number of images, and what keeps them from being the whole validation set,
@@ -166,42 +146,21 @@ def score_folder(
     if not labels:
         raise UserError(f'{annotations} has no label map: expected a folder of PNGs.')
     taken = {name: labels[name] for name in evenly_spaced(list(labels), limit)}
-    with opened(predictions) as folder:
-        scales = [format.label_maps(folder, nested=False)]
-        if more := format.label_maps(folder / MULTI_SCALE):
-            scales.append(more)
-        for found in scales:
-            check_images(predictions, found, taken)
-        pixels = []
-        for name, label_map in taken.items():
-            maps = [format.read_label_map(scale[name], len(classes)) for scale in scales]
-            pixels.append(class_pixels_of(label_map, maps, len(classes), format))
+    folder = predictions if predictions.is_dir() else open_archive(predictions)
+    scales = [format.label_maps(folder, nested=False)]
+    if more := format.label_maps(folder / MULTI_SCALE):
+        scales.append(more)
+    for found in scales:
+        check_images(predictions, found, taken)
+    pixels = []
+    for name, label_map in taken.items():
+        maps = [format.read_label_map(scale[name], len(classes)) for scale in scales]
+        pixels.append(class_pixels_of(label_map, maps, len(classes), format))
     problems = format.incomplete('val', classes, list(labels), len(taken))
     return score(pixels, classes), len(taken), problems
 
 
 def score_file(path: Path, data: SegmentationData) -> Scores:
-    """Score the label maps in the folder or archive `path` for the images of `data`.
-
-    Raises:
-        UserError: if it is neither, or does not fit the images.
-    """
+    """See `Task.score_file`; `path` is a folder or an archive of label maps."""
     labels = data.root / data.format.labels.format(data.format.splits[data.split])
     return score_folder(path, labels, len(data.samples), data.format)[0]
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Path | zipfile.Path]:
-    """Open the folder of predictions at `path`, or in the archive there."""
-    if path.is_dir():
-        yield path
-        return
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f'the predictions {path} cannot be read ({error}): expected a folder of PNGs, or the '
-            '.zip that an evaluation kept.'
-        ) from error
-    with archive:
-        yield zipfile.Path(archive)

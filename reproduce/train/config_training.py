@@ -29,7 +29,6 @@ from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Sampler
 
-from datasets import load
 from model.checkpoint import CheckpointError, read
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of, write_atomically
@@ -41,6 +40,7 @@ from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
 from reproduce.openmmlab.models import extract_regions_in_fp32
 from reproduce.openmmlab.transforms import kind
+from reproduce.tasks import TASKS
 from reproduce.tasks.detection_scores import check_masks
 from reproduce.tasks.job import PRECISIONS
 from reproduce.train.jobs import ConfigJob
@@ -152,7 +152,7 @@ def _point_at_data(config: Config, folder: Path, checks_masks: bool) -> dict[str
     for split, loaders in (('train', ('train',)), ('val', ('val', 'test'))):
         for name in loaders:
             if config.get(f'{name}_dataloader'):
-                found[split] = found.get(split) or load(task, folder, split)
+                found[split] = found.get(split) or TASKS[task].load_data(folder, split)
                 point_at(config, found[split], name)
         if checks_masks and trains_masks and split in found:
             check_masks(found[split].content)
