@@ -1,4 +1,4 @@
-"""KEY=VALUE entries: one grammar in evaluation and training, held against OpenMMLab's own."""
+"""KEY=VALUE entries: one grammar in evaluation and training, compared with OpenMMLab's own."""
 
 import json
 from argparse import ArgumentParser

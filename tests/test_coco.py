@@ -1,4 +1,4 @@
-"""COCO as it lies on people's disks, and detections held against it."""
+"""COCO as it is stored on disks, and the scores of detections."""
 
 import contextlib
 import gzip

@@ -76,8 +76,8 @@ NOT_HERE = {
 }
 
 LABEL_MAPS = 'ade20k/ADEChallengeData2016/annotations/validation'
-# What stands in the place of what takes the real data, days or eight GPUs: (the commands that it
-# concerns, pattern, replacement). SANDBOX is the copy of the checkout.
+# Replacements for the real data, days of training and eight GPUs: (the commands concerned, pattern,
+# replacement). SANDBOX is the copy of the checkout.
 SUBSTITUTIONS = [
     ('', r'(?<![\w./])/data/cifar10\b', '/data/imagenet'),
     ('', r'(?<![\w./])/(data|weights|maps|tmp)\b', r'SANDBOX/\1'),

@@ -37,7 +37,7 @@ def root(tmp_path_factory):
 
 
 def segmenter(config, seed=0):
-    """With random weights that tell pixels apart."""
+    """With random weights that predict several classes."""
     torch.manual_seed(seed)
     config = configs.load_config(config)
     model = models.build(config, 'cpu')

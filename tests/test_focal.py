@@ -107,7 +107,7 @@ def attention(x, state, block, heads, w, e, f):
                                 bias = table[(i - y + w - 1) * (2 * w - 1) + j - x_ + w - 1, head]
                                 scores.append(query @ k[r * w + y, c * w + x_, s] + bias)
                                 values.append(v[r * w + y, c * w + x_, s])
-                        for n, (y, x_) in enumerate(around):  # the map goes on at its other end
+                        for n, (y, x_) in enumerate(around):  # the map wraps around
                             pixel = (r * w + y) % x.shape[0], (c * w + x_) % x.shape[1]
                             bias = to_neighbors[0, head, i * w + j, n]
                             scores.append(query @ k[pixel][s] + bias)

@@ -35,7 +35,7 @@ HANGS_AFTER = 300
 
 
 def fuzz(examples):
-    """Draw so many inputs, the same ones every time."""
+    """Draw that many inputs, the same ones every time."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     options = {'deadline': None, 'derandomize': True, 'database': None}
     return settings(max_examples=examples, suppress_health_check=checks, **options)

@@ -218,7 +218,7 @@ def test_a_file_is_known_by_the_hash_in_its_name(tmp_path, monkeypatch):
     ],
 )
 def test_weights_of_another_protocol(sha256, measured, verdict, reference_verdict):
-    """They are held against the paper, but neither called better nor worse for their protocol."""
+    """They are compared with the paper, but neither better nor worse for their protocol."""
     rows = [row for row in paper.load_table(7) if row.model == 'Twins-S']
     weights = {'file': 'x.pth', 'sha256': sha256 + '0' * 56}
     changes = {'task': 'ade20k', 'checkpoint': weights, 'metrics': {'miou': measured}}

@@ -43,7 +43,7 @@ EVIDENCE = dict.fromkeys(('printed', 'source', 'system', 'count'), '') | {
 
 
 def numbers(text):
-    """The numbers of a text, as they stand there, but for those of tables and stages it names."""
+    """The numbers of a text as written, without those of tables and stages that it names."""
     text = re.sub(r'(Table|stage)s?( \d,?)+( and \d)?', '', text)
     return {*DEPTHS.findall(text), *NUMBER.findall(DEPTHS.sub('', text))}
 

@@ -1,4 +1,4 @@
-"""A cell or a record found by what people call it, with what it takes to repeat it."""
+"""A cell or a record found by what people call it, with the command that repeats it."""
 
 import json
 from pathlib import Path
