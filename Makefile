@@ -25,7 +25,7 @@ INPUTS = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHE
 EVALUATE = $(INPUTS) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-scoring benchmark-intervals clean
+.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-intervals clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -109,9 +109,6 @@ format: $(READY)  ## Put the code into the checked style
 
 benchmark: $(READY)  ## Images/s, share of the peak, memory of networks; ARGS="--table 4 --device cuda"
 	$(BIN)/python -m benchmarks.speed $(ARGS)
-
-benchmark-scoring: $(READY)  ## Seconds to score ADE20K predictions, compared with mmseg
-	$(BIN)/python -m benchmarks.scoring
 
 benchmark-intervals: $(READY)  ## How often the 95 % intervals hold the truth, by simulation
 	$(BIN)/python -m benchmarks.interval_coverage $(ARGS)
