@@ -5,15 +5,19 @@ The work folder holds
     data/, labels/          of a study that draws its images, and whose annotator labels them
     annotator/              the annotator's training
     runs/VARIANT/SEED/      a training each, its log, the evaluation's record, and result.json
+    execution.json          the study, and how it is run
     study.toml, *.csv       what has been measured so far (see `outcomes`)
 
-Runs are taken seed by seed, so that a study that is ended early has whole pairs.
+Runs are taken seed by seed, so that a study that is ended early has whole pairs. Each is
+
+    python -m reproduce.ablation.execution WORK VARIANT SEED     (or WORK annotator)
 """
 
 import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,19 +26,88 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets import shapes
 from datasets.imagenet import load
 from reproduce.ablation.outcomes import CurveLine, Outcomes, RunLine, TimeLine, VariantLine
-from reproduce.ablation.single_run import RESULT, Execution
-from reproduce.ablation.study import Study
-from reproduce.base.errors import UserError
+from reproduce.ablation.study import Design, Study
+from reproduce.base.errors import UserError, first_line
 from reproduce.base.files import check_writable, read_toml, write_atomically
-from reproduce.base.processes import join
+from reproduce.base.processes import end_with_parent, join
+from reproduce.base.progress import progress
 from reproduce.complexity import flops as complexity
+from reproduce.evaluate import harness
+from reproduce.evaluate.apart import evaluate_command
+from reproduce.train.classifier import train
+from reproduce.train.jobs import TrainingJob
+from reproduce.train.label_maps import make_labels
 from reproduce.train.output_folder import claimed
-from reproduce.train.recipes import recipe_for
+from reproduce.train.recipes import Recipe, recipe_for
+
+_RESULT = 'result.json'
+
+
+class Execution(BaseModel):
+    """A study, and where and how it is run. Paths are absolute.
+
+    Attributes:
+        work: the folder of trainings and of what has been measured so far.
+        labels: the folder of the label maps; None where no variant needs them.
+        seeds: the number of the study's seeds that are run.
+        jobs: the number of runs at a time.
+    """
+
+    model_config = ConfigDict(extra='forbid', frozen=True)
+    study: Study
+    work: Path
+    data: Path
+    labels: Path | None
+    seeds: int
+    jobs: int
+    device: str
+
+    @property
+    def workers(self) -> int:
+        """Data-loading processes of each run; on CPUs the other cores have runs of their own."""
+        return 4 if self.device == 'cuda' else 0
+
+    def recipe(self, variant: Design, seed: int) -> Recipe:
+        """Return what a variant is trained by with a seed of the study.
+
+        All variants begin with the weights of the study's first one where shapes agree.
+        """
+        study = self.study
+        chosen = recipe_for(study.model, variant.token_labeling, study.recipe)
+        networks = {
+            'arguments': study.network(variant),
+            'initial_arguments': study.network(study.variant[0]),
+        }
+        seed += variant.seed_offset
+        return chosen.changed(**{**study.settings, **variant.settings, **networks, 'seed': seed})
+
+    def folder(self, variant: Design, seed: int) -> Path:
+        """Return the folder of a run."""
+        return self.work / 'runs' / variant.name / str(seed)
+
+    def train(
+        self, recipe: Recipe, folder: Path, labels: Path | None = None
+    ) -> list[dict[str, float]]:
+        """Train into `folder`, or resume an earlier training there; return its log."""
+        job = TrainingJob(
+            recipe=recipe,
+            data=self.data,
+            output=folder,
+            labels=labels,
+            resume=(folder / 'last.pth').exists(),
+            workers=self.workers,
+            device=self.device,
+            train_images=self.study.train_images,
+            val_images=self.study.val_images,
+            in_memory=self.study.in_memory,
+        )
+        return train(job)
 
 
 def plan_execution(
@@ -45,7 +118,6 @@ def plan_execution(
     seeds: int | None = None,
     jobs: int | None = None,
     device: str | None = None,
-    workers: int | None = None,
 ) -> Execution:
     """Return how a study is run, by options of which None takes the default.
 
@@ -75,8 +147,6 @@ def plan_execution(
         seeds=seeds or len(study.seeds),
         jobs=jobs or (torch.cuda.device_count() if device == 'cuda' else max(1, cores)),
         device=device,
-        # On CPUs the other cores have runs of their own.
-        workers=workers if workers is not None else 4 if device == 'cuda' else 0,
     )
 
 
@@ -98,12 +168,11 @@ def execute(execution: Execution, output: Path) -> Outcomes:
             unfinished.rename(work / 'data')
         train, val = load(execution.data, 'train', study.train_images), load(execution.data, 'val')
         variants = measure_variants(study, len(val.classes))
-        for run in collect(execution, variants).runs:
+        for run in _collect(execution, variants).runs:
             if (run.train_data, run.val_data) != (train.fingerprint, val.fingerprint):
                 raise UserError(
-                    f'the run {run.variant}, seed {run.seed}, was of other images than '
-                    f'{execution.data} holds: continue with the same data, or name another folder '
-                    'with --work.'
+                    f'the run {run.variant}, seed {run.seed}, was of other images than those in '
+                    f'{execution.data}: continue with the same data, or name another --work.'
                 )
         write_atomically(work / 'execution.json', execution.model_dump_json(indent=2) + '\n')
         if study.annotator:
@@ -117,31 +186,26 @@ def execute(execution: Execution, output: Path) -> Outcomes:
         }
         failed = []
         for folder, error in _run_all(execution, runs):
-            name = ', seed '.join(runs[folder])
             if error:
-                failed.append(f'{name}: {error}')
-                _print(f'failed: {failed[-1]}')
-                continue
-            collect(execution, variants).save(work)
-            top1 = json.loads((folder / RESULT).read_text())['run']['top1']
-            _print(f'{name}: top-1 {top1:.2f} %')
+                failed.append(f'{", seed ".join(runs[folder])}: {error}')
+            _collect(execution, variants).save(work)
         if failed:
             raise UserError(
                 f'{len(failed)} runs of the study {study.name} failed, the first of them '
                 f'{failed[0]} What the others measured is in {work}: fix the cause and repeat the '
                 'command.'
             )
-        outcomes = collect(execution, variants)
+        outcomes = _collect(execution, variants)
         outcomes.save(output)
         return outcomes
 
 
-def collect(execution: Execution, variants: tuple[VariantLine, ...]) -> Outcomes:
+def _collect(execution: Execution, variants: tuple[VariantLine, ...]) -> Outcomes:
     """Return what has been measured so far."""
     study, runs, curves, times = execution.study, [], [], []
     for variant in study.variant:
         for seed in study.seeds:
-            path = execution.folder(variant, seed) / RESULT
+            path = execution.folder(variant, seed) / _RESULT
             if path.is_file():
                 found = json.loads(path.read_text())
                 key = {'variant': variant.name, 'seed': seed}
@@ -167,9 +231,7 @@ def measure_variants(study: Study, num_classes: int) -> tuple[VariantLine, ...]:
             )
         except Exception as error:  # whatever a constructor raises
             raise UserError(
-                f'the variant {variant.name} cannot be built with {network}: {error}'.splitlines()[
-                    0
-                ]
+                f'the variant {variant.name} cannot be built with {network}: {first_line(error)}'
             ) from error
         counts = {name: getattr(counted, name) for name in ('params', 'layer_flops', 'total_flops')}
         found.append(VariantLine(variant=variant.name, says=variant.says, **counts))
@@ -192,7 +254,7 @@ def _run_all(execution: Execution, runs: dict[Path, tuple[str, ...]]) -> Iterato
     """Carry out the runs that have no result yet; yield the folder and the error of each, or ''.
 
     Args:
-        runs: the arguments of `single_run` after the work folder, by the folder of the run.
+        runs: the arguments of a run's process after the work folder, by the folder of the run.
     """
     gpus = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
     gpus = gpus or [str(gpu) for gpu in range(torch.cuda.device_count())]
@@ -206,25 +268,105 @@ def _run_all(execution: Execution, runs: dict[Path, tuple[str, ...]]) -> Iterato
         environment = {**os.environ, 'OMP_NUM_THREADS': str(execution.study.threads)}
         if execution.device == 'cuda':
             environment['CUDA_VISIBLE_DEVICES'] = gpus[place % len(gpus)]
-        command = ['-m', 'reproduce.ablation.single_run', execution.work, *runs[folder]]
+        command = [sys.executable, '-m', __spec__.name, execution.work, *runs[folder]]
         with (folder / 'output.log').open('ab') as log:
-            done = subprocess.run(
-                [sys.executable, *command], stdout=log, stderr=log, env=environment
-            )
+            done = subprocess.run(command, stdout=log, stderr=log, env=environment)
         places.put(place)
         lines = (folder / 'output.log').read_text(errors='replace').strip().splitlines()
         return (lines or ['no output.'])[-1].removeprefix('error: ') if done.returncode else ''
 
-    pending = [folder for folder in runs if not (folder / RESULT).is_file()]
-    _print(f'{len(pending)} of {len(runs)} runs of the study {execution.study.name} are to be done')
-    with ThreadPoolExecutor(execution.jobs) as pool:
+    pending = [folder for folder in runs if not (folder / _RESULT).is_file()]
+    with (
+        ThreadPoolExecutor(execution.jobs) as pool,
+        progress(f'study {execution.study.name}', len(pending)) as show,
+    ):
         folders = {pool.submit(run, folder): folder for folder in pending}
         try:
             for future in as_completed(folders):
-                yield folders[future], future.result()
+                folder, error = folders[future], future.result()
+                show(f'{" ".join(runs[folder])} {"failed" if error else "done"}')
+                yield folder, error
         finally:  # also on Ctrl-C, which reaches the runs, too
             pool.shutdown(cancel_futures=True)
 
 
-def _print(line: str) -> None:
-    print(f'[{time.strftime("%H:%M:%S")}] {line}', file=sys.stderr, flush=True)
+def _train_annotator(execution: Execution) -> None:
+    """Train the study's annotator and write the label maps of all training images."""
+    study, annotator = execution.study, execution.study.annotator
+    settings = {**study.settings, 'img_size': annotator.img_size, 'epochs': annotator.epochs}
+    folder = execution.work / 'annotator'
+    execution.train(recipe_for(annotator.model, name=study.recipe).changed(**settings), folder)
+    make_labels(
+        annotator.model,
+        execution.data,
+        execution.labels,
+        folder / 'model.safetensors',
+        annotator.img_size,
+        workers=execution.workers,
+        device=execution.device,
+    )
+    write_atomically(folder / _RESULT, '{}\n')
+
+
+def _train_variant(execution: Execution, variant: Design, seed: int) -> None:
+    """Train a variant, evaluate it on all validation images, and write the result."""
+    folder, recipe = execution.folder(variant, seed), execution.recipe(variant, seed)
+    is_resumed, begun = (folder / 'last.pth').exists(), time.process_time()
+    history = execution.train(recipe, folder, execution.labels if variant.token_labeling else None)
+    cpu_seconds = None if is_resumed else round(time.process_time() - begun, 1)
+    what = ('imagenet', recipe.model, folder / 'model.safetensors', execution.data)
+    options = {
+        'arguments': execution.study.network(variant),
+        'preprocessing': {'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]},
+    }
+    sys.argv = evaluate_command(*what, **options)  # the record has the command that repeats it
+    workers, device = execution.workers, execution.device
+    outcome = harness.evaluate(harness.Job(*what, **options, workers=workers, device=device))
+    evaluation, record = outcome.evaluation, outcome.save(folder / 'evaluation')
+    trained_on = json.loads((folder / 'recipe.json').read_text())
+    result = {
+        'run': {
+            'top1': evaluation.metrics['top1'],
+            'top5': evaluation.metrics['top5'],
+            'epochs': len(history),
+            'train_images': trained_on['data']['train']['images'],
+            'train_data': trained_on['data']['train']['fingerprint'],
+            'val_images': evaluation.data.images,
+            'val_data': evaluation.data.fingerprint,
+            'labels': (trained_on['labels'] or {}).get('checkpoint_sha256') or '',
+            'weights': evaluation.checkpoint.sha256,
+            'record': record.stem,
+        },
+        'curve': [
+            {'epoch': row['epoch'], 'loss': row['loss'], 'top1': row['ema_top1']} for row in history
+        ],
+        'time': {
+            'train_cpu_seconds': cpu_seconds,
+            'train_seconds': round(sum(row['seconds'] for row in history), 1),
+            'evaluation_seconds': round(evaluation.provenance.seconds, 1),
+            'threads': evaluation.provenance.threads,
+            'device': evaluation.provenance.device,
+            'date': evaluation.provenance.date,
+        },
+    }
+    write_atomically(folder / _RESULT, json.dumps(result, indent=2) + '\n')
+
+
+def _run(work: str, name: str, seed: str = '') -> None:
+    """Carry out the run of a variant, or that of the annotator, in this process."""
+    end_with_parent(signal.SIGTERM)  # if the study is killed, its runs save and end
+    execution = Execution.model_validate_json((Path(work) / 'execution.json').read_text())
+    torch.set_num_threads(execution.study.threads)
+    try:
+        if name == 'annotator':
+            _train_annotator(execution)
+        else:
+            variant = next(v for v in execution.study.variant if v.name == name)
+            _train_variant(execution, variant, int(seed))
+    except UserError as error:
+        print(f'{error.label}: {error}', file=sys.stderr, flush=True)
+        sys.exit(error.status)
+
+
+if __name__ == '__main__':
+    _run(*sys.argv[1:])

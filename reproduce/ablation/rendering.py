@@ -1,13 +1,11 @@
-"""A study's plan as text, and its outcomes as Markdown and LaTeX."""
+"""The outcomes of a study as Markdown and LaTeX."""
 
 from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from reproduce.ablation.outcomes import DesignVerdict, Judgement, Outcomes, VariantLine
-from reproduce.ablation.study import Study
-from reproduce.base.terminal import Part, TextTable
-from reproduce.statistics.significance import LEVEL, POWER, resolvable
+from reproduce.ablation.outcomes import DesignVerdict, Judgement, Outcomes
+from reproduce.statistics.significance import LEVEL, POWER
 
 HEADINGS = (
     *('claim', 'paper', 'measured', '95 % interval', 'p (Holm)', 'resolvable', 'seeds'),
@@ -59,16 +57,10 @@ def rows(outcomes: Outcomes) -> list[list[str]]:
     """Return a row for each claim, under `HEADINGS`."""
     costs = {}
     for line in outcomes.variants:
-        times = [
-            time.train_cpu_seconds
-            for time in outcomes.times
-            if time.variant == line.variant and time.train_cpu_seconds is not None
-        ]
-        costs[line.variant] = (
-            f'{line.params / 1e6:.2f}',
-            f'{line.total_flops / 1e9:.4f}',
-            f'{sum(times) / len(times):.0f}' if times else '–',
-        )
+        times = [t.train_cpu_seconds for t in outcomes.times if t.variant == line.variant]
+        times = [seconds for seconds in times if seconds is not None]
+        mean = f'{sum(times) / len(times):.0f}' if times else '–'
+        costs[line.variant] = (f'{line.params / 1e6:.2f}', f'{line.total_flops / 1e9:.4f}', mean)
     return [
         [
             judged.says,
@@ -78,10 +70,7 @@ def rows(outcomes: Outcomes) -> list[list[str]]:
             '–' if judged.p_holm is None else f'{judged.p_holm:.3f}',
             '–' if judged.resolvable is None else f'{judged.resolvable:.2f}',
             str(judged.pairs),
-            *(
-                f'{better} / {worse}'
-                for better, worse in zip(costs[judged.better], costs[judged.worse], strict=True)
-            ),
+            *map(' / '.join, zip(costs[judged.better], costs[judged.worse], strict=True)),
             judged.verdict.value,
         ]
         for judged in outcomes.judgements
@@ -115,26 +104,6 @@ def about(outcomes: Outcomes) -> str:
         f'{len(runs)} runs with {of_all} seeds, which were fixed before any was run, on '
         f'{" and ".join(kinds)}. {study.data}'
     ).strip()
-
-
-def plan(study: Study, variants: Sequence[VariantLine], seeds: int) -> list[Part]:
-    """Return what a study would train with the first of its seeds, and what it could resolve."""
-    networks = [
-        [v.variant, f'{v.params / 1e6:.2f}', f'{v.total_flops / 1e9:.4f}', v.says] for v in variants
-    ]
-    family, claims = sum(not claim.control for claim in study.claim), []
-    for claim in study.claim if seeds > 1 else ():
-        least = resolvable(study.spread, seeds, 1 if claim.control else family)
-        claims.append([claim.says, claim.paper or '–', f'{least:.2f}'])
-    return [
-        f'Study {study.name}: {study.about} {study.data}'.strip(),
-        TextTable(['variant', 'params M', 'FLOPs G', ''], networks),
-        TextTable(['claim', 'paper', 'resolvable'], claims),
-        f'{len(variants) * seeds} runs with {seeds} seeds. Resolvable is the smallest true '
-        f'difference in Top-1 (%) that is found with a probability of {POWER:.0%}, at a standard '
-        f'deviation of paired differences of {study.spread:.2f}.',
-        study.limits.strip(),
-    ]
 
 
 def markdown(outcomes: Outcomes) -> str:

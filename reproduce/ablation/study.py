@@ -14,10 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from reproduce import paper
 from reproduce.base.errors import UserError
 from reproduce.base.files import NumberText, read_csv, read_toml
-from reproduce.base.wording import nearest
 
-FOLDER = Path(__file__).parent
-STUDIES = FOLDER / 'studies'
+_FOLDER = Path(__file__).parent
+_STUDIES = _FOLDER / 'studies'
 
 Name = Annotated[str, Field(pattern=r'^[a-z0-9_]+$')]
 Count = Annotated[int, Field(ge=1)]
@@ -80,7 +79,8 @@ class Study(_Entry):
     # Every variant is trained once with each. They are fixed before the study is run.
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     threads: Count = 1  # of each run, for computing on CPUs; they decide the last digits
-    # The standard deviation of paired differences, in percent of Top-1, that is planned with.
+    # The standard deviation of paired differences, in percent of Top-1, that the number of seeds
+    # was planned with.
     spread: float = Field(gt=0)
     drawn: DrawnData | None = None  # None for data that the user names
     data: str = ''  # a sentence on how to get the data
@@ -88,9 +88,7 @@ class Study(_Entry):
     val_images: Count | None = None  # for the learning curves; the final accuracy is of all
     in_memory: bool = False  # whether each run keeps the training images in memory
     annotator: Annotator | None = None  # makes the label maps; None where the user has them
-    paper_claims: bool = (
-        True  # the shared variants and claims, those of the paper too, belong to it
-    )
+    paper_claims: bool = True  # whether the shared variants and the paper's claims belong to it
     # The claims that are tested; all if there is none. Of the variants, the first one and those of
     # the claims are trained.
     only: tuple[Name, ...] = ()
@@ -124,9 +122,7 @@ class Study(_Entry):
         return tomlkit.dumps(content)
 
 
-class _Shared(_Entry):
-    """What `variants.toml` holds."""
-
+class _Shared(_Entry):  # the schema of `variants.toml`
     variant: tuple[Design, ...]
     claim: tuple[DesignClaim, ...]
 
@@ -138,19 +134,16 @@ def load_study(name: str) -> Study:
         UserError: if there is no such study, it is malformed, or a claim compares an unknown
             variant.
     """
-    path = STUDIES / f'{name}.toml'
+    path = _STUDIES / f'{name}.toml'
     if not path.is_file():
         path = Path(name)
     if path.suffix != '.toml' or not path.is_file():
-        known = sorted(file.stem for file in STUDIES.glob('*.toml'))
-        raise UserError(
-            f"there is no study '{name}': expected {', '.join(nearest(name, known) or known)} or a "
-            'TOML file.'
-        )
+        known = ', '.join(sorted(file.stem for file in _STUDIES.glob('*.toml')))
+        raise UserError(f"there is no study '{name}': expected {known} or a TOML file.")
     study = read_toml(path, Study)
     variants, claims = study.variant, study.claim
     if study.paper_claims:
-        shared = read_toml(FOLDER / 'variants.toml', _Shared)
+        shared = read_toml(_FOLDER / 'variants.toml', _Shared)
         own = {variant.name for variant in variants}
         variants = (*(v for v in shared.variant if v.name not in own), *variants)
         of_paper = read_csv(paper.FOLDER / 'design_claims.csv', DesignClaim)

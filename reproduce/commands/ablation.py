@@ -5,7 +5,6 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from reproduce.base import terminal
 from reproduce.base.files import write_atomically
 from reproduce.base.folders import ABLATIONS
 from reproduce.base.job_options import Device
@@ -30,15 +29,7 @@ def ablation(
         int | None,
         Option(min=1, help='Runs at a time.  [default: one a GPU, or as many as the cores allow]'),
     ] = None,
-    workers: Annotated[
-        int | None,
-        Option(min=0, help='Data-loading workers, for each run.  [default: 0 on CPUs, 4 on GPUs]'),
-    ] = None,
     device: Device = None,
-    dry_run: Annotated[
-        bool,
-        Option('--dry-run', help='Print what it would train and could resolve, and train nothing.'),
-    ] = False,
     work: Annotated[
         Path | None, Option(help='Folder of the trainings.  [default: work_dirs/ablations/STUDY]')
     ] = None,
@@ -54,20 +45,13 @@ def ablation(
     pairs. A study that was interrupted continues with the same command.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from datasets import shapes
-    from datasets.classes import NUM_CLASSES
     from reproduce.ablation import execution, rendering
     from reproduce.ablation.study import load_study
 
     chosen = load_study(study)
-    if dry_run:
-        classes = len(shapes.CLASSES) if chosen.drawn else NUM_CLASSES
-        variants = execution.measure_variants(chosen, classes)
-        terminal.show(*rendering.plan(chosen, variants, seeds or len(chosen.seeds)))
-        return
     work = work or Path('work_dirs/ablations') / chosen.name
     output = output or ABLATIONS / chosen.name
-    planned = execution.plan_execution(chosen, work, data, labels, seeds, jobs, device, workers)
+    planned = execution.plan_execution(chosen, work, data, labels, seeds, jobs, device)
     outcomes = execution.execute(planned, output)
     text = rendering.markdown(outcomes)
     write_atomically(output / 'claims.md', text)
