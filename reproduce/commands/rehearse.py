@@ -36,7 +36,7 @@ def rehearse(
     evaluated, by the commands `train` and `evaluate`. Ends with status 1 if one fails.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from reproduce.train.rehearsal import as_text, device, rehearse, select
+    from reproduce.train.rehearsal import as_text, rehearse, select
 
     request = RehearsalRequest(names=names or (), **given)
     if memory:
@@ -57,7 +57,7 @@ def rehearse(
         print(f'{row["name"]}: {row["failure"] or "passes"}', file=sys.stderr, flush=True)
     passes = not any(row['failure'] for row in rows)
     if format == 'json':
-        print_json({'device': device(), 'passes': passes, 'trainings': rows})
+        print_json({'passes': passes, 'trainings': rows})
     else:
         print(as_text(rows))
     raise typer.Exit(not passes)

@@ -10,19 +10,13 @@ What a GPU holds besides is not counted: CUDA's context, buffers of NCCL and of 
 cuDNN and cuBLAS, and fragments. `LEFT_OUT` is a reserve for these.
 """
 
-import json
-import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from weakref import ref
 
-import numpy as np
 import torch
 import torch.nn as nn
-from PIL import Image
 from tabulate import tabulate
 from timm.optim import create_optimizer_v2
 
@@ -31,16 +25,20 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reproduce.base.quiet import quiet_libraries
 from reproduce.base.tensors import tensors_in
 from reproduce.tasks.job import autocast
 from reproduce.train.building import build, targets_of
-from reproduce.train.jobs import ConfigJob, RehearsalRequest
+from reproduce.train.jobs import RehearsalRequest
 from reproduce.train.recipes import Recipe
 
 GIB = 2**30
 
 # GiB of a GPU that the tensors of a step cannot have.
 LEFT_OUT = 1.5
+
+# The settings of a recipe that decide the tensors of a step.
+_SHAPING = {'model', 'arguments', 'token_labeling', 'img_size', 'drop_path', 'accumulation'}
 
 # GB of the GPUs that the table is about.
 GPUS = (16, 32, 80)
@@ -49,8 +47,8 @@ GPUS = (16, 32, 80)
 _BLOCK = 512
 
 _CLASSES = 1000
-# The height and width of the image of a detector, and its objects: a mask head samples up to 128.
-_IMAGE = 800, 1333
+# The shape of the image of a detector, and its objects: a mask head samples up to 128.
+_IMAGE = 3, 800, 1333
 _OBJECTS = 130
 
 
@@ -174,63 +172,50 @@ def _batch(recipe: Recipe, images: int) -> dict[str, torch.Tensor]:
 def config_peak(name: str, images: int, amp: str, grad_checkpointing: bool = False) -> float:
     """Predict the peak of a training step of a detector or segmenter, in GiB.
 
-    Its training takes two steps with one image. What that image needs besides weights, gradients
-    and the optimizer's state, each of `images` needs.
+    It takes two steps with one image. What that image needs besides weights, gradients and the
+    optimizer's state, each of `images` needs.
 
     Args:
         name: of a config.
         images: of one process.
         amp: 'fp16', 'bf16', or 'off' for fp32.
-
-    Raises:
-        UserError: if the config cannot be trained.
     """
-    # Imported here, because mmdet takes seconds to import, and classifiers do not need it.
-    from reproduce.openmmlab.configs import load_config, task_of
-    from reproduce.train import config_training
-    from reproduce.train.rehearsal import draw
+    # Imported here, because they take seconds, and classifiers do not need them.
+    from mmengine.optim import OptimWrapper
 
-    options = ['train_dataloader.batch_size=1', 'train_dataloader.num_workers=0']
+    from reproduce.openmmlab import models
+    from reproduce.openmmlab.configs import load_config
+
+    config = load_config(name)
     if grad_checkpointing:
-        options.append('model.backbone.with_cp=True')
-    with tempfile.TemporaryDirectory(prefix='memory-') as made, PeakMemory() as memory:
-        data = Path(made, 'data')
-        draw(data, scenes=4, images=1)
-        if task_of(load_config(name)) == 'coco':
-            _draw_crowd(data / 'coco')
-        job = ConfigJob(name, data, Path(made, 'run'), options=options, max_steps=2)
-        with _norms_in_fp32(), _autocast(amp):
-            config_training.train(job)
-        # Weights and two states of AdamW exist still, and gradients are as large as the weights.
-        static = 4 / 3 * memory.now
-        return (static + images * (memory.peak - static)) / GIB
+        config.model.backbone.with_cp = True
+    batch = _batch_of(config)
+    with quiet_libraries(), PeakMemory() as memory, _norms_in_fp32(), _autocast(amp):
+        model = models.build(config, 'cpu').requires_grad_().train()
+        models.extract_regions_in_fp32(model)
+        optimizer = OptimWrapper(torch.optim.AdamW(model.parameters()))
+        for _ in range(2):
+            model.train_step(batch, optimizer)
+    # Weights and two states of AdamW exist still, and gradients are as large as the weights.
+    static = 4 / 3 * memory.now
+    return (static + images * (memory.peak - static)) / GIB
 
 
-def _draw_crowd(root: Path) -> None:
-    """Replace the training images of a drawn COCO by four large ones with many objects."""
-    path = root / 'annotations/instances_train2017.json'
-    content = json.loads(path.read_text())
-    height, width = _IMAGE
-    columns = math.isqrt(_OBJECTS) + 2
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    content['images'], content['annotations'] = content['images'][:4], []
-    for image in content['images']:
-        Image.fromarray(pixels).save(root / 'train2017' / image['file_name'])
-        image |= {'height': height, 'width': width}
-        for number in range(_OBJECTS):
-            x, y = number % columns * 100 + 5, number // columns * 78 + 5
-            content['annotations'].append(
-                {
-                    'id': len(content['annotations']) + 1,
-                    'image_id': image['id'],
-                    'category_id': content['categories'][0]['id'],
-                    'bbox': [x, y, 80, 60],
-                    'area': 4800,
-                    'iscrowd': 0,
-                    'segmentation': [[x, y, x + 80, y, x + 80, y + 60, x, y + 60]],
-                }
-            )
-    path.write_text(json.dumps(content))
+def _batch_of(config: Any) -> dict[str, Any]:
+    """Return a batch of one image as the data loader of mmdet or mmseg gives it."""
+    from mmdet.testing import demo_mm_inputs
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    from reproduce.openmmlab.configs import task_of
+
+    if task_of(config) == 'coco':
+        return demo_mm_inputs(1, [_IMAGE], [_OBJECTS], num_classes=80, with_mask=True)
+    size = config.model.data_preprocessor.size
+    labels = PixelData(data=torch.zeros(1, *size, dtype=torch.int64))
+    sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size}, gt_sem_seg=labels)
+    image = torch.randint(256, (3, *size), dtype=torch.uint8)
+    return {'inputs': [image], 'data_samples': [sample]}
 
 
 def predict(
@@ -250,24 +235,22 @@ def predict(
     """
     from reproduce.openmmlab.configs import load_config
 
-    processes = request.processes or 8
+    predicted: dict[tuple[Any, ...], list[float]] = {}
     for name, recipe in trainings.items():
         amp = request.amp or ('fp16' if recipe else 'off')
-        own = recipe.batch_size // processes if recipe else 0
+        own = recipe.batch_size // (request.processes or 8) if recipe else 0
         images = request.batch_size or own or load_config(name).train_dataloader.batch_size
-        peaks = [
-            classifier_peak(recipe.changed(grad_checkpointing=checkpointed), images, amp)
-            if recipe
-            else config_peak(name, images, amp, checkpointed)
-            for checkpointed in (False, True)
-        ]
-        yield {
-            'name': name,
-            'images': images,
-            'amp': amp,
-            'plain': peaks[0],
-            'checkpointed': peaks[1],
-        }
+        key = (recipe.model_dump_json(include=_SHAPING) if recipe else name, images, amp)
+        if key not in predicted:
+            predicted[key] = [
+                classifier_peak(recipe.changed(grad_checkpointing=checkpointed), images, amp)
+                if recipe
+                else config_peak(name, images, amp, checkpointed)
+                for checkpointed in (False, True)
+            ]
+        plain, checkpointed = predicted[key]
+        facts = {'name': name, 'images': images, 'amp': amp}
+        yield {**facts, 'plain': plain, 'checkpointed': checkpointed}
 
 
 def as_text(rows: Sequence[dict[str, Any]]) -> str:
