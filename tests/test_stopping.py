@@ -91,7 +91,8 @@ def signalled(task, number, whom):
 @pytest.mark.parametrize(
     ('number', 'processes', 'workers', 'whom'),
     [
-        (signal.SIGTERM, 1, 2, 'all'),
+        (signal.SIGINT, 1, 2, 'all'),
+        (signal.SIGTERM, 2, 0, 'all'),
         (signal.SIGUSR1, 2, 0, 'rank'),
         (signal.SIGKILL, 2, 1, 'rank'),
     ],
@@ -104,7 +105,7 @@ def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
     task = begin(root, output, *options)
     wait_for(output / 'last.pth', task)
     everybody = signalled(task, number, whom)
-    _, err = task.communicate(timeout=120)
+    out, err = task.communicate(timeout=120)
     _, alive = psutil.wait_procs(everybody, timeout=10)
     assert not alive
     state = torch.load(output / 'last.pth')
@@ -117,6 +118,7 @@ def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
     else:
         assert task.returncode == 128 + number, err
         assert f'stopped: {number.name} came after {state["step"]} of {steps} steps' in err
+        assert 'stopped: ' not in out
         assert (output / MARKER).exists()
     job = TrainingJob(recipe(), root, output, resume=True, workers=0, device='cpu')
     in_ranks(processes, train, job)

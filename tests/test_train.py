@@ -14,7 +14,6 @@ from filelock import FileLock
 from ranks import in_ranks
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.data import resolve_data_config
 
 import model as _maformer  # noqa: F401
@@ -26,8 +25,8 @@ from reproduce.evaluate import harness
 from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.job import Job
 from reproduce.train import classifier_steps, output_folder
-from reproduce.train.classifier import best_epoch, train
-from reproduce.train.classifier_steps import ClassifierTraining
+from reproduce.train.classifier import train
+from reproduce.train.classifier_steps import ClassifierTraining, best_epoch
 from reproduce.train.images import TrainingBatches, TrainingImages
 from reproduce.train.jobs import TrainingJob
 from reproduce.train.label_maps import make_labels
@@ -147,34 +146,26 @@ def test_a_resumed_training_is_the_uninterrupted_one(root, labels, tmp_path):
         assert same(*(weights_of(tmp_path / folder, name) for folder in ('whole', 'cut')))
 
 
-def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(
-    root, tmp_path, monkeypatch
-):
+def test_the_best_and_the_last_weights_are_kept(root, tmp_path, monkeypatch):
     deterministic = []
     for module in (classifier_steps, harness):
         monkeypatch.setattr(
             module, 'use_deterministic_algorithms', lambda: deterministic.append(True)
         )
     # Weights that are hardly averaged and learn fast: the last epoch is not the best one.
-    recipe = micro(epochs=4, lr=0.02, lr_batch_size=16, ema_decay=0.1, test_crops=(0.5, 0.9))
-    job = TrainingJob(recipe, root, tmp_path, workers=0, device='cpu', tensorboard=True)
+    recipe = micro(epochs=4, lr=0.02, lr_batch_size=16, ema_decay=0.1, test_crops=(0.5,))
+    job = TrainingJob(recipe, root, tmp_path, workers=0, device='cpu')
     rows = train(replace(job, deterministic=True))
     assert json.loads((tmp_path / 'recipe.json').read_text())['deterministic'] and deterministic
     best = best_epoch(rows)
     assert best < 4
     assert rows[best - 1]['ema_top1'] == max(row['ema_top1'] for row in rows)
-    summary = json.loads((tmp_path / 'summary.json').read_text())
-    for name, epoch, file in (('last', 4, 'model'), ('best', best, 'best')):
-        assert summary[name]['epoch'] == epoch
-        assert summary[name]['file'] == f'{file}.safetensors'
-        assert summary[name]['top1']['0.5'] == rows[epoch - 1]['ema_top1']
+    for epoch, file in ((4, 'model'), (best, 'best')):
         with safe_open(tmp_path / f'{file}.safetensors', 'pt') as opened:
             assert opened.metadata()['epoch'] == str(epoch)
     # The evaluation takes size and crop from the file.
     weights = tmp_path / 'best.safetensors'
     job = Job('imagenet', 'maformer_micro', weights, root, workers=0, device='cpu')
-    other = evaluate(replace(job, preprocessing={'crop_pct': 0.9})).evaluation
-    assert other.metrics['top1'] == pytest.approx(summary['best']['top1']['0.9'], abs=1e-9)
     evaluation = evaluate(job).evaluation
     assert evaluation.metrics['top1'] == pytest.approx(rows[best - 1]['ema_top1'], abs=1e-9)
     assert evaluation.preprocessing['input_size'] == [3, 32, 32]
@@ -186,9 +177,6 @@ def test_the_best_and_the_last_weights_are_kept_and_measured_at_every_crop(
     assert chosen.provenance.deterministic and len(deterministic) == 2
     assert chosen.preprocessing['input_size'] == [3, 64, 64]
     assert (chosen.from_weights, chosen.overridden) == (('crop_pct',), ('img_size',))
-    events = EventAccumulator(str(tmp_path / 'tensorboard')).Reload().Scalars('epoch/loss')
-    expected = [row['loss'] for row in rows]
-    assert [event.value for event in events] == pytest.approx(expected, rel=1e-5)
 
 
 def test_two_processes_and_accumulated_gradients_train_as_one_batch_does(root, labels, tmp_path):
@@ -206,7 +194,6 @@ def test_two_processes_and_accumulated_gradients_train_as_one_batch_does(root, l
         # Adam divides by the gradients' size: where they nearly vanish, their last bits count.
         close = [torch.isclose(a[name], b[name], atol=2e-4).float().mean() for name in a]
         assert min(close) > 0.98
-    assert 'batch 16 = 2 x 4 x 2 parts' in (tmp_path / '2/train.log').read_text()
 
 
 def test_gradient_checkpointing_does_not_change_the_result(root, tmp_path):
@@ -229,8 +216,8 @@ def test_every_recipe_takes_a_step_at_its_own_size_and_strength(root, labels, tm
         job = TrainingJob(recipe, root, tmp_path, maps, workers=0, device='cpu')
         training = ClassifierTraining(job, group)
     training.take_step(next(training.batches()))
-    assert training.skipped_steps() == (0, 0)
-    assert 0 < training.mean_loss() < 30
+    loss, taken = training.loss_and_steps()
+    assert taken == 1 and 0 < loss < 30
     for parameter in training.model.parameters():
         assert parameter.grad.isfinite().all()
 
@@ -260,16 +247,15 @@ def test_a_step_whose_gradients_are_not_finite_is_skipped_and_counted(root, prec
     scale = training.scaler.get_scale()
     for _ in range(2):
         training.take_step(bad)
-    assert training.skipped_steps() == (2, 2)
+    assert training.loss_and_steps()[1] == 1
     skipped = state_of(training)
     weights = [name for name in good if not name.startswith('ema.')]
     assert all(torch.equal(good[name], skipped[name]) for name in weights)
     assert all(torch.isfinite(tensor).all() for tensor in skipped.values())
     training.take_step(batch)
-    assert training.skipped_steps() == (2, 0)
     assert not same(skipped, state_of(training))
-    assert training.step == 4
-    assert np.isfinite(training.mean_loss())
+    loss, taken = training.loss_and_steps()
+    assert (training.step, taken) == (4, 2) and np.isfinite(loss)
     # fp16 tries a smaller scale of the loss; the others have none.
     assert (scale, training.scaler.get_scale()) == (
         (65536, 16384) if precision == 'fp16' else (1, 1)
@@ -284,9 +270,9 @@ def test_a_job_that_does_not_fit_is_explained(root, tmp_path):
     def refused(match, recipe=None, **job):
         with pytest.raises(UserError, match=match):
             train(TrainingJob(recipe or micro(), **{'data': root, 'output': tmp_path / 'x'} | job))
-        assert not (tmp_path / 'x').exists()
+        assert {path.name for path in (tmp_path / 'x').glob('*')} <= {'.lock'}
 
-    refused('needs the annotator', micro(True))
+    refused('token labeling needs label maps', micro(True))
     refused(r'there is no label map .*\.pt', micro(True), labels=tmp_path, workers=1)
     refused('do not fill a batch', micro(batch_size=1024))
     refused('in 4 parts: choose a batch_size that 8 divides', micro(batch_size=12, accumulation=4))
@@ -300,7 +286,6 @@ def test_what_cannot_be_resumed_is_explained(root, tmp_path):
     train_imagenet(
         'maformer_micro', data=root, output=output, changes=small, workers=0, max_steps=1
     )
-    assert 'batch 16 = 1 x 16, learning rate 0.0005: 0.001 at' in (output / 'train.log').read_text()
     job = TrainingJob(micro(epochs=1, warmup_epochs=2, ema_decay=0.98), root, output, workers=0)
     with pytest.raises(UserError, match='holds a training already'):
         train(job)
@@ -308,20 +293,13 @@ def test_what_cannot_be_resumed_is_explained(root, tmp_path):
     with pytest.raises(UserError, match=r'trained with epochs = 1, not 3'):
         train(replace(job, recipe=job.recipe.changed(epochs=3)))
     path = output / 'last.pth'
-    for damage in (
-        lambda s: s.pop('ema'),
-        lambda s: s['model'].update({'head.fc.bias': torch.zeros(7)}),
-        lambda s: [1, 2],
-    ):
-        with restored(path):
-            state = torch.load(path, weights_only=True)
-            changed = damage(state)
-            torch.save(changed if isinstance(changed, list) else state, path)
-            with pytest.raises(UserError, match=r'last\.pth cannot be resumed: '):
-                train(job)
+    with restored(path):
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(UserError, match=r'last\.pth cannot be resumed: '):
+            train(job)
     with (
         FileLock(output / '.lock'),
-        pytest.raises(UserError, match=r'\.lock cannot be locked: wait'),
+        pytest.raises(UserError, match='another process writes into '),
     ):
         train(job)
 

@@ -119,8 +119,7 @@ def test_a_segmenter_is_measured_and_resumed(segmenter, tmp_path):
     assert measured['peak_bytes'] > 2**28
     output = tmp_path / 'run'
     shutil.copytree(segmenter.output, output)
-    train(replace(segmenter, output=output, tensorboard=True))
-    assert list(output.glob('*/vis_data/events*'))
+    train(replace(segmenter, output=output))
     rows = logged(output)
     assert [row['iter'] for row in rows if 'loss' in row] == [1, 2, 3, 4]
     assert [row['step'] for row in rows if 'mIoU' in row] == [2, 4]
@@ -210,20 +209,10 @@ def test_what_does_not_go_together_is_explained_before_anything_is_written(data,
         path.write_text(json.dumps(content))
         match = rf'^{path} has no segmentation for 1 of its \d+ objects, first '
         refused(match, MASK_RCNN, broken, output)
-    assert not output.exists()
+    assert {path.name for path in output.glob('*')} <= {'.lock'}
     wrong = tmp_path / 'wrong.safetensors'
     save_file({'fc.weight': torch.zeros(1)}, wrong)
     refused('not one of maformer_micro', MASK_RCNN, data, output, checkpoint=str(wrong))
-
-
-def test_a_checkpoint_that_is_damaged_or_of_another_model_is_not_resumed(segmenter):
-    path = segmenter.output / 'iter_3.pth'
-    with restored(path):
-        state = safe_loading.read_checkpoint(path)
-        del state['state_dict'][next(iter(state['state_dict']))]
-        torch.save(state, path)
-        with pytest.raises(UserError, match=r'iter_3\.pth does not fit this model'):
-            train(segmenter)
 
 
 def test_another_training_is_not_resumed(segmenter, data):

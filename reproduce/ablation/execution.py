@@ -36,7 +36,6 @@ from reproduce.ablation.study import Design, Study
 from reproduce.base.errors import UserError, first_line
 from reproduce.base.files import check_writable, read_toml, write_atomically
 from reproduce.base.processes import end_with_parent, join
-from reproduce.base.progress import progress
 from reproduce.complexity import flops as complexity
 from reproduce.evaluate import harness
 from reproduce.evaluate.apart import evaluate_command
@@ -276,15 +275,13 @@ def _run_all(execution: Execution, runs: dict[Path, tuple[str, ...]]) -> Iterato
         return (lines or ['no output.'])[-1].removeprefix('error: ') if done.returncode else ''
 
     pending = [folder for folder in runs if not (folder / _RESULT).is_file()]
-    with (
-        ThreadPoolExecutor(execution.jobs) as pool,
-        progress(f'study {execution.study.name}', len(pending)) as show,
-    ):
+    with ThreadPoolExecutor(execution.jobs) as pool:
         folders = {pool.submit(run, folder): folder for folder in pending}
         try:
-            for future in as_completed(folders):
+            for number, future in enumerate(as_completed(folders), 1):
                 folder, error = folders[future], future.result()
-                show(f'{" ".join(runs[folder])} {"failed" if error else "done"}')
+                what = f'{" ".join(runs[folder])} {"failed" if error else "done"}'
+                print(f'{what}, {number} of {len(pending)} runs', file=sys.stderr, flush=True)
                 yield folder, error
         finally:  # also on Ctrl-C, which reaches the runs, too
             pool.shutdown(cancel_futures=True)

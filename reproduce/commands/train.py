@@ -37,10 +37,10 @@ app = typer.Typer(
 # The fields of the jobs that are options.
 IMAGENET = (
     *('data', 'output', 'labels', 'resume', 'workers', 'amp', 'device'),
-    *('deterministic', 'tensorboard', 'checkpoint_steps', 'max_steps'),
+    *('deterministic', 'checkpoint_steps', 'max_steps'),
 )
 CONFIG = (
-    *('data', 'output', 'checkpoint', 'options', 'resume', 'amp', 'scale_lr', 'tensorboard'),
+    *('data', 'output', 'checkpoint', 'options', 'resume', 'amp', 'scale_lr'),
     *('deterministic', 'max_steps'),
 )
 

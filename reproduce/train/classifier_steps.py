@@ -8,11 +8,11 @@ to continue exactly as if it had not stopped, in the middle of an epoch too.
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn as nn
 from timm.data import resolve_data_config
@@ -35,10 +35,14 @@ from reproduce.tasks.job import autocast
 from reproduce.train.building import Batch, build, targets_of
 from reproduce.train.images import TrainingBatches, TrainingImages, ValidationImages
 from reproduce.train.jobs import TrainingJob
+from reproduce.train.output_folder import check_resumed, weights_file
 from reproduce.train.recipes import Recipe
 from reproduce.train.seeds import seed_everything
-from reproduce.train.stopping import survive_signals
+from reproduce.train.stopping import StopRequests, TrainingStopped, survive_signals
 from reproduce.train.token_labeling import open_label_maps, origin
+
+# What is saved of a training besides numbers.
+_STATEFUL = ('model', 'ema', 'optimizer', 'scheduler', 'scaler')
 
 # A training may be resumed with other values of these: they decide what fits into memory.
 _OF_THE_MACHINE = ('grad_checkpointing', 'accumulation')
@@ -54,21 +58,23 @@ class ClassifierTraining:
         history: what was measured at the end of each epoch; kept here so that it is saved.
 
     Raises:
-        UserError: if recipe, data and processes do not fit each other, or the recipe's model cannot
-            be built.
+        UserError: if recipe, data, processes and output folder do not fit each other, or the
+            recipe's model cannot be built.
     """
 
-    def __init__(self, job: TrainingJob, group: Group) -> None:
-        recipe = job.recipe
-        self.recipe, self.group = recipe, group
+    def __init__(self, job: TrainingJob, group: Group, stop: StopRequests | None = None) -> None:
+        self.job, self.group, self.stop, self.recipe = job, group, stop, job.recipe
+        recipe, device = job.recipe, group.device
+        self.checkpoint = job.output / 'last.pth'
+        check_resumed(job.output, self.checkpoint.exists(), job.resume)
         self.workers = default_workers() if job.workers is None else job.workers
         default = 'off'
-        if group.device.type == 'cuda':
+        if device.type == 'cuda':
             # V100 has no bf16; torch would emulate it.
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             default = 'bf16' if native else 'fp16'
         self.precision = (job.amp or default).replace('off', 'fp32')
-        check_precision(group.device, self.precision)
+        check_precision(device, self.precision)
         maps = job.labels and open_label_maps(job.labels)
         self.train_data = load(job.data, 'train', job.train_images)
         self.val_data = load(job.data, 'val', job.val_images)
@@ -76,18 +82,13 @@ class ClassifierTraining:
         _check_data(self.train_data, self.val_data, recipe, group.size)
         group.check_same(
             lambda: {
-                'command': 'train imagenet',
                 **code_facts(),
-                **recipe.model_dump(),
-                'precision': self.precision,
-                'device': group.device.type,
-                '--deterministic': job.deterministic,
+                **self._settings(),
                 **data_facts(self.train_data),
                 **data_facts(self.val_data),
-                'origin of the label maps': self.origin_of_labels,
-                'resumed checkpoint': job.resume and hash_of(job.output / 'last.pth'),
-                '--checkpoint-steps': job.checkpoint_steps,
-                '--max-steps': job.max_steps,
+                'device': device.type,
+                'resumed checkpoint': job.resume and hash_of(self.checkpoint),
+                'options': (job.deterministic, job.checkpoint_steps, job.max_steps),
             }
         )
         num_classes = len(self.train_data.classes)
@@ -96,7 +97,7 @@ class ClassifierTraining:
         if job.deterministic:
             use_deterministic_algorithms()
         seed_everything(recipe.seed)
-        self.model = build(recipe, num_classes).to(group.device)
+        self.model = build(recipe, num_classes).to(device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay)
         self.network: nn.Module = self.model
         if group.size > 1:
@@ -106,15 +107,14 @@ class ClassifierTraining:
             self.model, 'adamw', lr=recipe.scaled_lr, weight_decay=recipe.weight_decay, fused=True
         )
         dynamic = self.precision == 'fp16'
-        self.scaler = torch.amp.GradScaler(group.device.type, init_scale=2**16 if dynamic else 1)
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=2**16 if dynamic else 1)
         self.fixed_scale = None if dynamic else 1.0
         self.config = {
             **resolve_data_config({}, model=self.model),
             'input_size': (3, recipe.img_size, recipe.img_size),
         }
         self.targets = targets_of(recipe, self.model, num_classes)
-        images = len(self.train_data.samples)
-        self.order = TrainingBatches(images, recipe, group.rank, group.size)
+        self.order = TrainingBatches(len(self.train_data.samples), recipe, group.rank, group.size)
         self.steps_per_epoch = len(self.order)
         self.scheduler, _ = create_scheduler_v2(
             self.optimizer,
@@ -127,18 +127,18 @@ class ClassifierTraining:
             step_on_epochs=False,
             updates_per_epoch=self.steps_per_epoch,
         )
-        self.loader = self._loader(
-            TrainingImages(self.train_data, recipe, self.config, maps, job.in_memory),
-            batch_sampler=self.order,
-        )
-        self.val_loaders: dict[float, Loader] = {}
+        images = TrainingImages(self.train_data, recipe, self.config, maps, job.in_memory)
+        self.loader = self._loader(images, batch_sampler=self.order)
+        images = ValidationImages(self.val_data, {**self.config, 'crop_pct': recipe.test_crops[0]})
+        size = max(1, recipe.batch_size // (group.size * recipe.accumulation))
+        sampler = range(group.rank, len(images), group.size)
+        self.val_loader = self._loader(images, batch_size=size, sampler=sampler)
         self.epoch = self.step = 0
         self.begun = time.perf_counter()
         self.history: list[dict[str, float]] = []
-        # The sum of this process's finite losses in the epoch, and their number.
-        self.losses = torch.zeros(2, dtype=torch.float64, device=group.device)
-        # The steps of the epoch that were skipped, and how many of them were the last in a row.
-        self.skipped = torch.zeros(2, dtype=torch.int64, device=group.device)
+        # Of the steps of the epoch whose gradients were finite: the sum of this process's losses,
+        # and their number.
+        self.losses = torch.zeros(2, dtype=torch.float64, device=device)
 
     @property
     def steps_done(self) -> int:
@@ -154,8 +154,7 @@ class ClassifierTraining:
         """Change the weights by one step of the optimizer, and count it.
 
         A step whose gradients are not finite changes nothing but the scale of the loss: in fp16
-        that is how a scale that is too large is found. `mean_loss` and `skipped_steps` say how
-        often. Nothing here waits for the device.
+        that is how a scale that is too large is found. Nothing here waits for the device.
         """
         seed_everything(self.recipe.seed, self.epoch, self.step, self.group.rank)
         self.scheduler.step_update(self.steps_done)
@@ -169,134 +168,145 @@ class ClassifierTraining:
             alone = self.group.size > 1 and number < len(parts)
             with self.network.no_sync() if alone else nullcontext():
                 images, loss_of = self.targets(part)
-                with self._autocast():
+                with autocast(self.group.device, self.precision):
                     output = self.network(images)
                 loss = loss_of(output) / len(parts)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         # Of summed gradients, so it is the same in all processes.
-        skipped = ~torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+        finite = torch.isfinite(torch.nn.utils.get_total_norm(gradients))
         self.scaler.step(self.optimizer)
         self.scaler.update(self.fixed_scale)
         self.ema.update(self.model)
-        finite = torch.isfinite(total)
-        self.losses += torch.stack([torch.where(finite, total, 0.0), finite.float()])
-        in_a_row = torch.where(skipped, self.skipped[1] + 1, 0)
-        self.skipped = torch.stack([self.skipped[0] + skipped, in_a_row])
+        self.losses += torch.where(finite, torch.stack([total, torch.ones_like(total)]), 0.0)
         self.step += 1
 
-    def skipped_steps(self) -> tuple[int, int]:
-        """Return the number of skipped steps of the epoch, and of those that were last in a row."""
-        total, in_a_row = self.skipped.tolist()
-        return total, in_a_row
-
-    def mean_loss(self) -> float:
-        """Return the mean finite loss of the epoch over all processes, which call it; or NaN."""
-        total, count = self.group.add(self.losses.clone()).tolist()
-        return total / count if count else float('nan')
-
-    def next_epoch(self) -> None:
-        """Begin the next epoch."""
+    def end_epoch(self) -> dict[str, float]:
+        """Evaluate the epoch, begin the next one, and save; return the epoch's row of the log."""
+        loss, taken = self.loss_and_steps()
+        if not taken:
+            raise UserError(
+                f'no step of epoch {self.epoch + 1} had finite gradients: begin anew with a lower '
+                'lr, or with --amp off.'
+            )
+        row = {
+            'epoch': self.epoch + 1,
+            'lr': self.optimizer.param_groups[0]['lr'],
+            'loss': loss,
+            'skipped': self.step - taken,
+            'top1': self.top1(self.model),
+            'ema_top1': self.top1(self.ema.module),
+            'seconds': round(time.perf_counter() - self.begun, 2),
+        }
+        self.history.append(row)
+        if best_epoch(self.history) == row['epoch']:
+            self.write_weights('best.safetensors')
         self.epoch, self.step, self.begun = self.epoch + 1, 0, time.perf_counter()
         self.losses.zero_()
-        self.skipped[0] = 0
+        self.save()
+        return row
+
+    def loss_and_steps(self) -> tuple[float, int]:
+        """Return the mean loss of the epoch over all processes, and its steps that were taken."""
+        loss, taken = (self.group.add(self.losses.clone()) / self.group.size).tolist()
+        return loss / taken if taken else float('nan'), int(taken)
 
     @torch.inference_mode()
-    def top1(
-        self,
-        model: nn.Module,
-        crop: float | None = None,
-        after_batch: Callable[[], None] = lambda: None,
-    ) -> float:
-        """Return the Top-1 of `model` on the validation images in percent, each exactly once.
-
-        Args:
-            model: this training's model, or its average `ema.module`.
-            crop: side of the centre crop over the image's short side; None takes the first of the
-                recipe's.
-            after_batch: called after each batch that all processes have.
-        """
+    def top1(self, model: nn.Module) -> float:
+        """Return the Top-1 of `model` on the validation images in percent, each exactly once."""
         model.eval()
-        crop = crop or self.recipe.test_crops[0]
-        images, processes, device = len(self.val_data.samples), self.group.size, self.group.device
-        size = max(1, self.recipe.batch_size // (processes * self.recipe.accumulation))
-        if crop not in self.val_loaders:
-            self.val_loaders[crop] = self._loader(
-                ValidationImages(self.val_data, {**self.config, 'crop_pct': crop}),
-                batch_size=size,
-                sampler=range(self.group.rank, images, processes),
-            )
+        images, device = len(self.val_data.samples), self.group.device
+        shared = (
+            images // self.group.size // self.val_loader.batch_size
+        )  # full batches of all ranks
         correct = torch.zeros((), dtype=torch.int64, device=device)
-        for number, (inputs, labels) in enumerate(self.val_loaders[crop], 1):
-            with self._autocast():
+        for number, (inputs, labels) in enumerate(self.val_loader):
+            if number < shared:
+                self.stop_if_asked()
+            with autocast(device, self.precision):
                 logits = model(inputs.to(device, non_blocking=True))
             correct += (logits.argmax(1) == labels.to(device, non_blocking=True)).sum()
-            if number <= images // processes // size:
-                after_batch()
         return 100 * self.group.add(correct).item() / images
 
-    def save(self, path: Path) -> None:
-        """Write all that a resumed training needs to `path`; all processes call it."""
-        losses = self.group.add(self.losses.clone())
+    def save(self) -> None:
+        """Write all that a resumed training needs, and the log; all processes call it."""
+        losses = self.group.add(self.losses.clone()) / self.group.size
         if self.group.rank:
             return
-        state = {
-            'model': self.model.state_dict(),
-            'ema': self.ema.module.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
-            'scheduler': self.scheduler.state_dict(),
-            'scaler': self.scaler.state_dict(),
-            'epoch': self.epoch,
-            'step': self.step,
-            'seconds': time.perf_counter() - self.begun,
-            'losses': losses,
-            'skipped': self.skipped.cpu(),
-            'history': self.history,
-            'recipe': self.recipe.model_dump_json(),
-            'data': self.train_data.fingerprint,
-            'labels': json.dumps(self.origin_of_labels),
-        }
+        state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        state |= {name: getattr(self, name) for name in ('epoch', 'step', 'history')}
+        state |= {'seconds': time.perf_counter() - self.begun, 'losses': losses}
+        state['settings'] = json.dumps(self._settings())
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomically(path, buffer.getbuffer())
+        write_atomically(self.checkpoint, buffer.getbuffer())
+        if self.history:
+            text = pd.DataFrame(self.history).to_csv(index=False)
+            write_atomically(self.job.output / 'log.csv', text)
 
-    def restore(self, path: Path) -> None:
-        """Continue from the state that was saved to `path`.
+    def restore(self) -> None:
+        """Continue from the state that was saved.
 
         Raises:
             UserError: if the file cannot be read, or is of another recipe, other images or
                 other label maps.
         """
+        path = self.checkpoint
         try:
             state = torch.load(path, map_location='cpu', weights_only=True)
-            before = Recipe.model_validate_json(state['recipe']).model_dump(mode='json')
-            before |= {'images': state['data'], 'label maps': json.loads(state['labels'])}
-            now = self.recipe.model_dump(mode='json')
-            now |= {'images': self.train_data.fingerprint, 'label maps': self.origin_of_labels}
-            for name in now:
-                if name not in _OF_THE_MACHINE and now[name] != before[name]:
-                    raise UserError(
-                        f'{path} was trained with {name} = {before[name]}, not {now[name]}: resume '
-                        'with the same, or begin in another folder.'
-                    )
-            self.model.load_state_dict(state['model'])
-            self.ema.module.load_state_dict(state['ema'])
-            self.optimizer.load_state_dict(state['optimizer'])
-            self.scheduler.load_state_dict(state['scheduler'])
-            if self.fixed_scale is None:
-                self.scaler.load_state_dict(state['scaler'])
-            # One process keeps the sum over all of them.
-            self.losses.copy_(state['losses'] if self.group.rank == 0 else torch.zeros(2))
-            self.skipped.copy_(state['skipped'])
-            self.epoch, self.step, self.history = state['epoch'], state['step'], state['history']
-            self.begun = time.perf_counter() - state['seconds']
-        except UserError:
-            raise
         except Exception as error:  # torch raises half a dozen types here
-            raise UserError(
-                f'{path} cannot be resumed: {failure(error)}; begin anew in another folder.'
-            ) from error
+            raise UserError(f'{path} cannot be resumed: {failure(error)}.') from error
+        before, now = json.loads(state['settings']), json.loads(json.dumps(self._settings()))
+        for name in now:
+            if name not in _OF_THE_MACHINE and now[name] != before.get(name):
+                raise UserError(
+                    f'{path} was trained with {name} = {before.get(name)}, not {now[name]}: resume '
+                    'with the same, or begin in another folder.'
+                )
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        self.losses.copy_(state['losses'])
+        self.epoch, self.step, self.history = state['epoch'], state['step'], state['history']
+        self.begun = time.perf_counter() - state['seconds']
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what has to be the same when the training is resumed."""
+        return {
+            **self.recipe.model_dump(mode='json'),
+            'precision': self.precision,
+            'images': self.train_data.fingerprint,
+            'label maps': self.origin_of_labels,
+        }
+
+    def stop_if_asked(self) -> None:
+        """Save and raise `TrainingStopped` if a signal asks for it; all processes call it."""
+        number = self.stop and self.stop.agreed()
+        if number:
+            self.save()
+            self.group.barrier()  # no rank ends before it is written
+            raise TrainingStopped(
+                f'{number.name} came after {self.step} of {self.steps_per_epoch} steps of epoch '
+                f'{self.epoch + 1}; {self.checkpoint} holds the state: continue with the same '
+                'command and --resume.',
+                number,
+            )
+
+    def write_weights(self, name: str) -> None:
+        """Write the averaged weights, and in the file's metadata what makes their model."""
+        if self.group.rank:
+            return
+        weights = {k: v.contiguous().cpu() for k, v in self.ema.module.state_dict().items()}
+        metadata = {
+            'model': self.recipe.model,
+            'num_classes': str(len(self.train_data.classes)),
+            'token_labeling': str(self.recipe.token_labeling).lower(),
+            'img_size': str(self.recipe.img_size),
+            'crop_pct': str(self.recipe.test_crops[0]),
+            'epoch': str(len(self.history)),
+            'recipe': self.recipe.model_dump_json(),
+        }
+        write_atomically(self.job.output / name, weights_file(weights, metadata))
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """Move a batch to the device, and divide it into the parts of gradient accumulation."""
@@ -307,9 +317,6 @@ class ClassifierTraining:
         return [
             dict(zip(divided, part, strict=True)) for part in zip(*divided.values(), strict=True)
         ]
-
-    def _autocast(self) -> torch.autocast:
-        return autocast(self.group.device, self.precision)
 
     def _loader(self, images: Any, **options: Any) -> Loader:
         return Loader(
@@ -322,12 +329,14 @@ class ClassifierTraining:
         )
 
 
+def best_epoch(history: list[dict[str, float]]) -> int:
+    """Return the first epoch whose averaged weights scored best, counted from 1."""
+    return max(history, key=lambda row: row['ema_top1'])['epoch']
+
+
 def _check_data(train: Split, val: Split, recipe: Recipe, processes: int) -> None:
     if train.classes != val.classes:
-        raise UserError(
-            f'train and val of {train.root} have {len(train.classes)} and {len(val.classes)} '
-            'classes that are not the same: expected the same class folders in both.'
-        )
+        raise UserError(f'train and val of {train.root} do not have the same classes.')
     if len(train.samples) < recipe.batch_size:
         raise UserError(
             f'{len(train.samples)} training images do not fill a batch of {recipe.batch_size}: '

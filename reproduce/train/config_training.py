@@ -17,14 +17,11 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
-import torch.nn as nn
 from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATA_SAMPLERS, FUNCTIONS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, Sampler
@@ -44,32 +41,23 @@ from reproduce.tasks import TASKS
 from reproduce.tasks.detection_scores import check_masks
 from reproduce.tasks.job import PRECISIONS
 from reproduce.train.jobs import ConfigJob
-from reproduce.train.output_folder import (
-    StepMeter,
-    check_resumed,
-    check_tensorboard,
-    claimed,
-    weights_file,
-)
+from reproduce.train.output_folder import StepMeter, check_resumed, claimed, weights_file
 from reproduce.train.seeds import seed_everything
 from reproduce.train.stopping import StopRequests, TrainingStopped, survive_signals
 from reproduce.weights import store
 
 FUNCTIONS.register_module(module=survive_signals)
 
-# Iterations between checkpoints, at most: an epoch of COCO takes hours.
+# Iterations between checkpoints: an epoch of COCO takes hours.
 SAVED_ITERATIONS = 2000
 KEPT_CHECKPOINTS = 3
-
-# Iterations between checks of the loss, for which the host waits for the device.
-CHECKED_ITERATIONS = 50
 
 
 def train(job: ConfigJob) -> None:
     """Train in this process, or in the ranks that it is one of.
 
     Raises:
-        UserError: if config, data, weights and output folder do not fit each other, or the loss is
+        UserError: if config, data, weights and output folder do not fit each other, or a weight is
             no longer finite.
         TrainingStopped: if SIGTERM or SIGUSR1 asked for it.
     """
@@ -110,8 +98,6 @@ def prepare(
     Raises:
         UserError: if they do not fit each other; nothing has been written.
     """
-    if job.tensorboard:
-        check_tensorboard()
     if job.amp != 'off' and not torch.cuda.is_available():
         raise UserError(f'--amp {job.amp} needs a GPU, and there is none: leave it out.')
     config = load_config(job.config)
@@ -196,12 +182,8 @@ def _set_up_runner(config: Config, job: ConfigJob) -> None:
                 'device_ids': None,
                 'find_unused_parameters': config.get('find_unused_parameters', False),
             }
-    visualizer = config.get('visualizer') or {'type': 'Visualizer'}
-    backends = list(visualizer.get('vis_backends') or [{'type': 'LocalVisBackend'}])
-    if job.tensorboard:
-        backends.append({'type': 'TensorboardVisBackend'})
     # mmengine keeps one of each name in a process, and would log into an earlier training's folder.
-    config.visualizer = {**visualizer, 'vis_backends': backends, 'name': uuid4().hex}
+    config.get('visualizer', {}).pop('name', None)
     config.randomness = {'seed': 0, **config.get('randomness', {})}
     base = (config.get('auto_scale_lr') or {}).get('base_batch_size', 0)
     # mmengine counts the images of one iteration, of however many a step is made.
@@ -212,9 +194,8 @@ def _set_up_runner(config: Config, job: ConfigJob) -> None:
         config.optim_wrapper.dtype = PRECISIONS[job.amp]
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     saving = config.default_hooks.checkpoint
-    own = -1 if saving.get('by_epoch', True) else saving.get('interval', -1)
-    saving.interval = min(own, SAVED_ITERATIONS) if own > 0 else SAVED_ITERATIONS
-    saving.by_epoch, saving.max_keep_ckpts = False, KEPT_CHECKPOINTS
+    saving.interval, saving.by_epoch = SAVED_ITERATIONS, False
+    saving.max_keep_ckpts = KEPT_CHECKPOINTS
     loader = config.train_dataloader
     if config.train_cfg.get('type') == 'EpochBasedTrainLoop' or config.train_cfg.get('by_epoch'):
         loader.batch_sampler = {
@@ -253,22 +234,6 @@ class _Runner(Runner):
         """Write a checkpoint under another name first: a killed training leaves no half of one."""
         super().save_checkpoint(out_dir, 'unfinished.pth', *args, **options)
         os.replace(Path(out_dir, 'unfinished.pth'), Path(out_dir, filename))
-
-    def load_checkpoint(self, filename: str, *args: Any, **options: Any) -> dict[str, Any]:
-        """Load a checkpoint as mmengine does; one to resume from must fit the model exactly."""
-        try:
-            return super().load_checkpoint(filename, *args, strict=self.cfg.resume, **options)
-        except RuntimeError as error:
-            raise UserError(
-                f'{filename} does not fit this model: remove it to resume from an earlier one, or '
-                'begin in another folder.'
-            ) from error
-
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wrap the model as mmengine does, with BN for SyncBN on CPUs, where it does not train."""
-        if self.distributed and not torch.cuda.is_available():
-            model = revert_sync_batchnorm(model)
-        return super().wrap_model(model_wrapper_cfg, model)
 
 
 class _MaxStepsReached(Exception):
@@ -310,9 +275,6 @@ class _SafeEnd(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         done = runner.iter + 1
-        # mmdet's CheckInvalidLossHook does this with an AssertionError that says nothing.
-        if done % CHECKED_ITERATIONS == 0:
-            self._check_finite('loss', outputs['loss'])
         if self.meter:
             self.meter.tick()
         if self.signal is not None or done >= self.last:
@@ -331,14 +293,11 @@ class _SafeEnd(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Check the weights: a checkpoint of NaN would replace a good one."""
         for name, tensor in checkpoint['state_dict'].items():
-            self._check_finite(f'weight {name}', tensor)
-
-    def _check_finite(self, name: str, tensor: torch.Tensor) -> None:
-        if not torch.isfinite(tensor).all():
-            raise UserError(
-                f'the {name} is not finite: {self.job.output} may hold earlier checkpoints; resume '
-                'from the newest, or begin anew with a lower learning rate or without --amp.'
-            )
+            if not torch.isfinite(tensor).all():
+                raise UserError(
+                    f'the weight {name} is not finite: resume from an earlier checkpoint in '
+                    f'{self.job.output}, or begin anew with a lower learning rate or without --amp.'
+                )
 
 
 def _export(job: ConfigJob, runner: Runner) -> None:

@@ -12,9 +12,6 @@ from reproduce.train.recipes import Recipe
 
 Output = Annotated[Path, typer.Option('--output', help='Folder for weights and log.')]
 Resume = Annotated[bool, typer.Option('--resume', help='Continue the training in --output.')]
-TensorBoard = Annotated[
-    bool, typer.Option('--tensorboard', help='Write scalars for TensorBoard, too.')
-]
 MaxSteps = Annotated[
     int | None,
     typer.Option(
@@ -67,7 +64,6 @@ class TrainingJob:
     amp: AmpOrDefault = None
     device: Device = None
     deterministic: Deterministic = False
-    tensorboard: TensorBoard = False
     checkpoint_steps: Annotated[
         int,
         typer.Option(
@@ -115,7 +111,6 @@ class ConfigJob:
             help='Scale the learning rate with the batch, as auto_scale_lr says.',
         ),
     ] = True
-    tensorboard: TensorBoard = False
     max_steps: MaxSteps = None
 
 
@@ -132,8 +127,7 @@ class RehearsalRequest:
         Path | None,
         typer.Option(
             '--data',
-            help='Folder of ImageNet, COCO or ADE20K, or of several of them.  [default: drawn data '
-            'of their sizes and numbers of classes]',
+            help='Folder of ImageNet, COCO or ADE20K, or of several of them; --memory needs none.',
         ),
     ] = None
     labels: Labels = None
@@ -162,5 +156,4 @@ class RehearsalRequest:
             '--processes', min=1, help='Processes on this machine.  [default: one for each GPU]'
         ),
     ] = None
-    workers: Workers = None
     amp: AmpOrDefault = None

@@ -4,13 +4,12 @@ import json
 import resource
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import save
 
 from reproduce.base.errors import UserError
@@ -25,31 +24,21 @@ STEPS = 'steps.json'
 def claimed(folder: Path, group: Group) -> Iterator[None]:
     """Keep `folder` for these processes alone, from before anything is read until all is written.
 
-    A folder into which nothing was written is removed at the end.
-
     Raises:
         UserError: if files cannot be made in it, or another process writes into it.
     """
-    lock = folder / '.lock'
     with ExitStack() as stack:
         if group.rank == 0:
             check_writable(folder)
             try:
-                stack.enter_context(FileLock(lock, timeout=0))
-            except OSError as error:
+                stack.enter_context(FileLock(folder / '.lock', timeout=0))
+            except Timeout as error:
                 raise UserError(
-                    f'{lock} cannot be locked: wait for the end of the process that writes into '
-                    'this folder, or name another one with --output.'
+                    f'another process writes into {folder}: wait for its end, or name another '
+                    'folder with --output.'
                 ) from error
-            stack.callback(_remove_if_empty, lock)
         group.barrier()
         yield
-
-
-def _remove_if_empty(lock: Path) -> None:
-    lock.unlink(missing_ok=True)
-    with suppress(OSError):
-        lock.parent.rmdir()
 
 
 def check_resumed(folder: Path, has_checkpoint: bool, is_resumed: bool) -> None:
@@ -76,12 +65,6 @@ def weights_file(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str
     text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
     text += b' ' * (-len(text) % 8)  # the tensors begin at a multiple of eight bytes
     return len(text).to_bytes(8, 'little') + text + content[8 + length :]
-
-
-def check_tensorboard() -> None:
-    """Raise a `UserError` if TensorBoard, an optional dependency, is not installed."""
-    if find_spec('tensorboard') is None:
-        raise UserError('--tensorboard needs TensorBoard: run `pip install tensorboard`.')
 
 
 class StepMeter:

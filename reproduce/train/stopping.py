@@ -38,20 +38,19 @@ class TrainingStopped(UserError):
 class StopRequests:
     """Receives the signals that ask a training to stop, while it is the context.
 
-    A signal may reach one rank before another, or only one of them. So all of them learn of it from
-    an all-reduce, which is begun every few steps and read a few steps later: no step waits for it.
+    A signal may reach one rank before another, or only one of them, so they compare what they have
+    received every few steps.
 
     Args:
         group: the ranks that train together.
         folder: where `MARKER` is left if the training is stopped; it is removed at the beginning.
+        more: signals besides `STOP_SIGNALS`.
     """
 
-    def __init__(self, group: Group, folder: Path) -> None:
+    def __init__(self, group: Group, folder: Path, *more: signal.Signals) -> None:
         self.group, self.marker = group, folder / MARKER
-        self.received = 0
-        self.steps = 0
-        # The all-reduce that is under way: its work, and the largest number of a signal.
-        self.pending: tuple[dist.Work, torch.Tensor] | None = None
+        self.signals = (*STOP_SIGNALS, *more)
+        self.received = self.steps = 0
 
     def __enter__(self) -> 'StopRequests':
         if self.group.rank == 0:
@@ -59,7 +58,7 @@ class StopRequests:
         if self.group.size > 1:
             # On CPUs, so that reading the result does not wait for a GPU.
             self.on_cpus = dist.new_group(backend='gloo')
-        self.handlers = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
+        self.handlers = {number: signal.signal(number, self._receive) for number in self.signals}
         return self
 
     def __exit__(
@@ -70,53 +69,43 @@ class StopRequests:
     ) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
-        if kind is None and self.pending is not None:
-            self.pending[0].wait()
         if isinstance(error, TrainingStopped) and self.group.rank == 0:
             self.marker.touch()
-        if self.received and self.group.size > 1 and isinstance(error, RuntimeError):
-            # The launcher has asked this rank to end, because another one has failed.
-            os.kill(os.getpid(), self.received)
 
     def agreed(self) -> signal.Signals | None:
         """Return the signal that asks the training to stop now; the same in all ranks.
 
         All ranks call it after each step.
         """
-        if self.group.size == 1:
-            return signal.Signals(self.received) if self.received else None
         self.steps += 1
-        if self.steps % _STEPS:
-            return None
-        if self.pending is not None:
-            work, number = self.pending
-            work.wait()
-            if number:
-                self.pending = None
-                return signal.Signals(int(number))
-        number = torch.tensor(self.received, dtype=torch.uint8)
-        work = dist.all_reduce(number, dist.ReduceOp.MAX, group=self.on_cpus, async_op=True)
-        self.pending = work, number
-        return None
+        if self.group.size > 1:
+            if self.steps % _STEPS:
+                return None
+            largest = torch.tensor(self.received)
+            dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.on_cpus)
+            self.received = int(largest)
+        return signal.Signals(self.received) if self.received else None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
 
 
 def survive_signals(worker: int) -> None:
     """Keep a data-loading worker alive when another process than the training signals it.
 
-    Schedulers signal all processes of a job. The training needs its workers until it has stopped,
-    and then ends them by SIGTERM itself.
+    Schedulers and terminals signal all processes of a job. The training needs its workers until it
+    has stopped, and then ends them by SIGTERM itself.
 
     Args:
         worker: its number, as `DataLoader` passes it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    received = (*STOP_SIGNALS, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, received)
     parent = multiprocessing.parent_process().pid
 
     def end_when_the_parent_asks() -> None:
-        while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
+        while signal.sigwaitinfo(received).si_pid != parent:
             pass
         os._exit(0)
 
