@@ -84,11 +84,10 @@ class Subject:
         return measure(self.build('meta'), partial(self.forward, images=image)).total_flops
 
 
-def subject(name: str, size: tuple[int, int] | None = None) -> Subject:
+def subject(name: str) -> Subject:
     """Return the system of the tables, the config or the timm model called `name`.
 
-    Args:
-        size: height and width of the images; None for those of the published FLOPs.
+    Its images have the size of the published FLOPs.
 
     Raises:
         UserError: if there is no such system, config or model, or a system is only cited.
@@ -103,9 +102,9 @@ def subject(name: str, size: tuple[int, int] | None = None) -> Subject:
         system = System(name=name, rows=[], model=name)
     if system.cited is not None:
         raise UserError(f'{name} cannot be measured, only cited: {system.cited}.')
-    if size is None and system.model is None:
-        size = models.published_size(configs.load_config(system.config))
-    return Subject(system, size or (system.input_size, system.input_size))
+    if system.model is None:
+        return Subject(system, models.published_size(configs.load_config(system.config)))
+    return Subject(system, (system.input_size, system.input_size))
 
 
 def passes(
@@ -160,14 +159,6 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return clock() - begin
 
 
-def noise(seconds: list[float]) -> float:
-    """Return half of the 95 % interval of the median over the median (McGill et al., 1978)."""
-    if len(seconds) < 2:
-        return 0.0
-    lower, median, upper = statistics.quantiles(seconds, n=4, method='inclusive')
-    return 1.57 * (upper - lower) / len(seconds) ** 0.5 / median
-
-
 def added_memory(
     of: Subject, train: bool, amp: str | None, device: torch.device, batch: int
 ) -> float:
@@ -218,13 +209,6 @@ def main(
             min=1,
         ),
     ] = None,
-    size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(
-            help='Height and width of the images.  [default: those of the printed FLOPs]',
-            show_default=False,
-        ),
-    ] = None,
     rounds: Annotated[int, typer.Option(help='Timed rounds; the median counts.', min=1)] = 7,
     threads: Annotated[
         int, typer.Option(help='CPU threads. With one, its CPU time counts.', min=1)
@@ -240,7 +224,7 @@ def main(
         systems = rows_and_systems([table])[1]
         names = [*(names or ()), *(s.name for s in systems if s.cited is None)]
     with quiet_libraries():
-        subjects = {name: subject(name, size) for name in names or DEFAULT}
+        subjects = {name: subject(name) for name in names or DEFAULT}
         others = [name for name, one in subjects.items() if not one.is_classifier]
         if train and others:
             raise UserError(
@@ -283,12 +267,12 @@ def main(
             [
                 *(name, f'{one.size[0]} x {one.size[1]}', f'{flops / 1e9:.2f}'),
                 f'{batch_size / median:.4g}',
-                *(f'{noise(seconds[name]):.0%}', f'{share:.0%}'),
+                f'{share:.0%}',
                 f'{statistics.median(seconds[base]) / median:.2f}',
                 *(f'{memory[name]:,.0f}', f'{memory[name] / memory[base]:.2f}'),
             ]
         )
-    heads = ['network', 'pixels', 'G', 'images/s', '+-', 'of peak', 'ratio', 'MiB', 'ratio']
+    heads = ['network', 'pixels', 'G', 'images/s', 'of peak', 'ratio', 'MiB', 'ratio']
     print(tabulate(rows, heads, 'simple', disable_numparse=True))
     print(
         f'{"training" if train else "inference"}, batch {batch_size}, {precision or "fp32"}, '

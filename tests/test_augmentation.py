@@ -11,8 +11,7 @@ from timm.data import resolve_data_config
 from timm.data.auto_augment import NAME_TO_OP, RandAugment
 
 from datasets import imagenet
-from reproduce.train.augmentation import MOVING, LegalOperation
-from reproduce.train.images import RememberedCrop, TrainingImages
+from reproduce.train.images import MOVING, LegalOperation, RememberedCrop, TrainingImages
 from reproduce.train.recipes import RECIPES
 from reproduce.train.seeds import seed_everything
 from reproduce.train.token_labeling import dense_labels

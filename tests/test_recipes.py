@@ -97,7 +97,7 @@ def test_the_paper_s_recipes():
 def test_a_wrong_change_of_a_recipe_is_explained():
     recipe = recipe_for('maformer_small')
     assert recipe.changed(test_crops='1,0.9', crop_scale='0.2,1').test_crops == (1.0, 0.9)
-    with pytest.raises(UserError, match="no 'batchsize': did you mean batch_size"):
+    with pytest.raises(UserError, match="a recipe's batchsize is wrong"):
         recipe.changed(batchsize=3)
     with pytest.raises(UserError, match="a recipe's epochs is wrong"):
         recipe.changed(epochs='many')

@@ -22,7 +22,7 @@ def test_everything_is_rehearsed_unless_named():
     configs = [name for name, recipe in everything.items() if recipe is None]
     assert list(everything) == [*RECIPES, *configs]
     assert len(configs) == 14
-    with pytest.raises(UserError, match=r"no recipe or config 'maformer_bse': did you mean "):
+    with pytest.raises(UserError, match="no recipe or config 'maformer_bse': expected "):
         select(['maformer_bse'])
 
 

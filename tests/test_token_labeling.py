@@ -171,7 +171,11 @@ def test_the_true_class_has_its_share_of_the_target():
     dense, tokens = dense_labels(batch['map'], batch['box'], 7, (1, 1))
     for share in (0.0, 0.25):
         recipe = recipe_for('maformer_micro', True).changed(
-            mix_prob=0, label_smoothing=0, token_loss_weight=0.5, true_class_share=share
+            img_size=32,
+            mix_prob=0,
+            label_smoothing=0,
+            token_loss_weight=0.5,
+            true_class_share=share,
         )
         _, loss_of = targets_of(recipe, build(recipe, 7), 7)(batch)
         labels = (1 - share) * dense + share * F.one_hot(batch['label'], 7)

@@ -130,16 +130,10 @@ def test_a_segmenter_is_measured_and_resumed(segmenter, tmp_path):
     assert rates[3] - rates[2] == pytest.approx(rates[1] - rates[0])
 
 
-@pytest.mark.parametrize(
-    ('scale_lr', 'more', 'expected'),
-    [
-        (True, ('optim_wrapper.accumulative_counts=4',), {'enable': True, 'base_batch_size': 1}),
-        (False, (), {'enable': False, 'base_batch_size': 4}),
-    ],
-)
-def test_the_learning_rate_follows_the_batch_of_a_step(data, tmp_path, scale_lr, more, expected):
-    job = ConfigJob(MASK_RCNN, data, tmp_path, options=(*EPOCHS, *more), scale_lr=scale_lr)
-    assert config_training.prepare(job)[0].auto_scale_lr == expected
+def test_the_learning_rate_follows_the_batch_of_a_step(data, tmp_path):
+    options = (*EPOCHS, 'optim_wrapper.accumulative_counts=4')
+    config, _ = config_training.prepare(ConfigJob(MASK_RCNN, data, tmp_path, options=options))
+    assert config.auto_scale_lr == {'enable': True, 'base_batch_size': 1}
 
 
 # ------------------------------------------------------------------------------------------------

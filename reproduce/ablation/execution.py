@@ -49,22 +49,15 @@ _RESULT = 'result.json'
 
 
 class Execution(BaseModel):
-    """A study, and where and how it is run. Paths are absolute.
-
-    Attributes:
-        work: the folder of trainings and of what has been measured so far.
-        labels: the folder of the label maps; None where no variant needs them.
-        seeds: the number of the study's seeds that are run.
-        jobs: the number of runs at a time.
-    """
+    """A study, and where and how it is run. Paths are absolute."""
 
     model_config = ConfigDict(extra='forbid', frozen=True)
     study: Study
     work: Path
     data: Path
-    labels: Path | None
-    seeds: int
-    jobs: int
+    labels: Path | None  # None where no variant needs them
+    seeds: int  # the number of the study's seeds that are run
+    jobs: int  # the number of runs at a time
     device: str
 
     @property
@@ -121,20 +114,11 @@ def plan_execution(
     """Return how a study is run, by options of which None takes the default.
 
     Raises:
-        UserError: if one is missing, or does not fit the study.
+        UserError: if the study needs data and none are named, or draws its own.
     """
     if (study.drawn is None) == (data is None):
         needs = 'needs data: name its folder with' if data is None else 'draws its images: omit'
         raise UserError(f'the study {study.name} {needs} --data. {study.data}'.strip())
-    needs_labels = study.annotator is None and any(v.token_labeling for v in study.variant)
-    if needs_labels != (labels is not None):
-        needs = 'needs label maps: name their folder with' if needs_labels else 'needs no'
-        raise UserError(f'the study {study.name} {needs} --labels.')
-    if seeds is not None and seeds > len(study.seeds):
-        raise UserError(
-            f'--seeds must be at most {len(study.seeds)}, the number that was fixed before the '
-            f'study {study.name} was run, got {seeds}: for more, write a study with new seeds.'
-        )
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     cores = len(os.sched_getaffinity(0)) // study.threads
     work = work.absolute()
@@ -159,7 +143,14 @@ def execute(execution: Execution, output: Path) -> Outcomes:
     check_writable(output)
     study, work = execution.study, execution.work
     with join('cpu') as group, claimed(work, group):
-        _check_earlier(study, work / 'study.toml')
+        if (work / 'study.toml').exists():
+            before, now = read_toml(work / 'study.toml', Study).identity, study.identity
+            if differ := [name for name in now if now[name] != before.get(name)]:
+                raise UserError(
+                    f'{work} has the runs of a study with another {differ[0]}: name another folder '
+                    'with --work, or remove it.'
+                )
+        write_atomically(work / 'study.toml', study.to_toml())
         if study.drawn is not None and not (work / 'data').exists():
             unfinished = work / 'data.unfinished'
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -190,9 +181,8 @@ def execute(execution: Execution, output: Path) -> Outcomes:
             _collect(execution, variants).save(work)
         if failed:
             raise UserError(
-                f'{len(failed)} runs of the study {study.name} failed, the first of them '
-                f'{failed[0]} What the others measured is in {work}: fix the cause and repeat the '
-                'command.'
+                f'{len(failed)} runs failed, first {failed[0]} What the others measured is in '
+                f'{work}: fix the cause and repeat the command.'
             )
         outcomes = _collect(execution, variants)
         outcomes.save(output)
@@ -237,23 +227,11 @@ def measure_variants(study: Study, num_classes: int) -> tuple[VariantLine, ...]:
     return tuple(found)
 
 
-def _check_earlier(study: Study, path: Path) -> None:
-    """Check that the runs in the work folder, if any, are of this study; write it down."""
-    if path.exists():
-        before, now = read_toml(path, Study).identity, study.identity
-        if differ := [name for name in now if now[name] != before.get(name)]:
-            raise UserError(
-                f'{path.parent} has the runs of a study with another {differ[0]}: name another '
-                'folder with --work, or remove it.'
-            )
-    write_atomically(path, study.to_toml())
-
-
 def _run_all(execution: Execution, runs: dict[Path, tuple[str, ...]]) -> Iterator[tuple[Path, str]]:
-    """Carry out the runs that have no result yet; yield the folder and the error of each, or ''.
+    """Carry out the `runs` without a result: the arguments of the process of each, by its folder.
 
-    Args:
-        runs: the arguments of a run's process after the work folder, by the folder of the run.
+    Yields:
+        the folder and the error of each, '' for none.
     """
     gpus = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
     gpus = gpus or [str(gpu) for gpu in range(torch.cuda.device_count())]

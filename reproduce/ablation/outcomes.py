@@ -25,7 +25,6 @@ from reproduce.ablation.study import DesignClaim, Study
 from reproduce.base.files import (
     NumberText,
     OptionalNumber,
-    check_writable,
     read_csv,
     read_toml,
     write_atomically,
@@ -39,11 +38,7 @@ class _Line(BaseModel):
 
 
 class RunLine(_Line):
-    """A run: Top-1 and Top-5 on all validation images, in percent, of the last averaged weights.
-
-    `train_data` and `val_data` are fingerprints of the images, `weights` and `labels` SHA-256 of
-    the trained weights and of the annotator's, and `record` is the stem of the evaluation record.
-    """
+    """A run: Top-1 and Top-5 on all validation images, in percent, of the last averaged weights."""
 
     variant: str
     seed: int
@@ -51,12 +46,12 @@ class RunLine(_Line):
     top5: float
     epochs: int
     train_images: int
-    train_data: str
+    train_data: str  # the fingerprint of the images
     val_images: int
     val_data: str
-    labels: str
-    weights: str
-    record: str
+    labels: str  # the SHA-256 of the annotator's weights
+    weights: str  # the SHA-256 of the trained weights
+    record: str  # the stem of the evaluation record
 
 
 class CurveLine(_Line):
@@ -80,15 +75,11 @@ class VariantLine(_Line):
 
 
 class TimeLine(_Line):
-    """What a run took, where and when.
-
-    `train_cpu_seconds` is of the computing process, which other work on the machine does not
-    lengthen much; it is empty for a run that was interrupted.
-    """
+    """What a run took, where and when."""
 
     variant: str
     seed: int
-    train_cpu_seconds: OptionalNumber
+    train_cpu_seconds: OptionalNumber  # of the computing process; empty for an interrupted run
     train_seconds: float
     evaluation_seconds: float
     threads: int
@@ -144,15 +135,16 @@ def judge(claims: Sequence[DesignClaim], top1: Mapping[tuple[str, int], float]) 
     """
     found = [_measured(claim, top1) for claim in claims]
     family = [i for i, claim in enumerate(claims) if not claim.control]
-    corrected = {i: numbers.get('p', 1.0) for i, numbers in enumerate(found)}
-    corrected |= dict(zip(family, holm([corrected[i] for i in family]), strict=True))
+    corrected = [numbers.get('p', 1.0) for numbers in found]
+    for i, p in zip(family, holm([corrected[i] for i in family]), strict=True):
+        corrected[i] = p
     judged = []
-    for i, (claim, numbers) in enumerate(zip(claims, found, strict=True)):
+    for claim, numbers, p in zip(claims, found, corrected, strict=True):
         if 'p' in numbers:
-            numbers['p_holm'] = corrected[i]
             count = 1 if claim.control else len(family)
             numbers['resolvable'] = resolvable(numbers['spread'], numbers['pairs'], count)
-        if corrected[i] < LEVEL:
+            numbers['p_holm'] = p
+        if p < LEVEL:
             better = numbers['mean'] > 0
             numbers['verdict'] = DesignVerdict.SUPPORTED if better else DesignVerdict.CONTRADICTED
         facts = claim.model_dump(exclude={'name', 'cells'})
@@ -199,12 +191,7 @@ class Outcomes:
         return judge(self.study.claim, {(run.variant, run.seed): run.top1 for run in self.runs})
 
     def save(self, folder: Path) -> None:
-        """Write the files into `folder`, each whole or not at all.
-
-        Raises:
-            UserError: if one cannot be written.
-        """
-        check_writable(folder)
+        """Write the files into `folder`, each whole or not at all."""
         write_atomically(folder / 'study.toml', self.study.to_toml())
         for name, schema in _FILES.items():
             lines = [line.model_dump() for line in getattr(self, name)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from reproduce.ablation.outcomes import DesignVerdict, Judgement, Outcomes
+from reproduce.ablation.outcomes import Judgement, Outcomes
 from reproduce.statistics.significance import LEVEL, POWER
 
 HEADINGS = (
@@ -20,12 +20,6 @@ METHOD = (
     'of the better and the worse side. A control checks the study itself.'
 )
 
-_VERDICTS = {
-    DesignVerdict.SUPPORTED: 'supported here',
-    DesignVerdict.CONTRADICTED: 'contradicted here: the other design is better',
-    DesignVerdict.UNRESOLVED: 'unresolved here',
-}
-
 
 def _signed(value: float | None) -> str:
     return '–' if value is None else f'{value:+.2f}'.replace('-', '−')
@@ -33,24 +27,6 @@ def _signed(value: float | None) -> str:
 
 def _interval(judged: Judgement) -> str:
     return '–' if judged.low is None else f'{_signed(judged.low)} to {_signed(judged.high)}'
-
-
-def sentence(judged: Judgement) -> str:
-    """Return what the study says about a claim, in one sentence."""
-    says = f'{judged.says[0].upper()}{judged.says[1:]}'
-    if judged.pairs < 2:
-        return f'{says}: {judged.pairs} pairs of runs are too few.'
-    printed = f' (paper {_signed(float(judged.paper))})' if judged.paper else ''
-    text = (
-        f'{says}: {_signed(judged.mean)} ({_interval(judged)}) over {judged.pairs} seeds{printed}, '
-        f'{_VERDICTS[judged.verdict]}'
-    )
-    if judged.verdict is DesignVerdict.UNRESOLVED:
-        text += (
-            f'; a true difference of {judged.resolvable:.1f} would be found with a probability of '
-            f'{POWER:.0%}'
-        )
-    return f'{text}.'
 
 
 def rows(outcomes: Outcomes) -> list[list[str]]:

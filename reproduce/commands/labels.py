@@ -1,7 +1,7 @@
 """`python -m reproduce labels`: the label maps of token labeling."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -25,13 +25,6 @@ def labels(
             "the model's]",
         ),
     ] = None,
-    resize: Annotated[
-        Literal['squash', 'crop'],
-        Option(
-            help='squash resizes the whole image to the square; crop resizes the short side and '
-            "cuts the centre out, as LV-ViT's code does."
-        ),
-    ] = 'squash',
     batch_size: Annotated[int, Option(min=1, help='Images a batch, in each process.')] = 32,
     processes: options.Processes = 1,
     workers: Workers = None,
@@ -44,8 +37,8 @@ def labels(
     from reproduce.train.label_maps import make_labels
 
     where = (model, data, output, checkpoint)
-    made = make_labels(*where, img_size, batch_size, workers, device, resize, amp)
+    made = make_labels(*where, img_size, batch_size, workers, device, amp)
     if made is not None:
         written, earlier = made
-        there = f', beside {earlier:,} that were there' if earlier else ''
+        there = f'; {earlier:,} were there already' if earlier else ''
         print(f'Written: {written:,} label maps in {output}{there}.')

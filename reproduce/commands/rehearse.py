@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
+from tabulate import tabulate
 from typer import Argument, Option
 
 from reproduce.base.job_options import with_fields_of
@@ -46,7 +47,7 @@ def rehearse(
         if format == 'json':
             print_json({'left_out_gib': prediction.LEFT_OUT, 'trainings': predicted})
         else:
-            print(prediction.as_text(predicted))
+            print(tabulate(predicted, 'keys', 'github', floatfmt='.1f'))
         return
 
     # As Ctrl-C does, it ends the training under way and removes what was written.

@@ -40,8 +40,8 @@ IMAGENET = (
     *('deterministic', 'checkpoint_steps', 'max_steps'),
 )
 CONFIG = (
-    *('data', 'output', 'checkpoint', 'options', 'resume', 'amp', 'scale_lr'),
-    *('deterministic', 'max_steps'),
+    *('data', 'output', 'checkpoint', 'options', 'resume', 'amp', 'deterministic'),
+    'max_steps',
 )
 
 
@@ -65,8 +65,8 @@ def train_imagenet(
 ) -> None:
     """Train a classifier by the paper's recipe.
 
-    SIGTERM and SIGUSR1 stop it after the current step: it writes a checkpoint for --resume and ends
-    with status 143 or 138.
+    Ctrl-C, SIGTERM and SIGUSR1 stop it after the current step: it writes a checkpoint for --resume
+    and ends with status 130, 143 or 138.
     """
     start_again(processes)
     # Imported here, so that `--help` does not wait for torch.
@@ -96,8 +96,8 @@ def train_config(
 
     The config is one of this project, of mmdet or of mmseg, or your own.
 
-    SIGTERM and SIGUSR1 stop it after the current iteration: it writes a checkpoint for --resume and
-    ends with status 143 or 138.
+    Ctrl-C, SIGTERM and SIGUSR1 stop it after the current iteration: it writes a checkpoint for
+    --resume and ends with status 130, 143 or 138.
     """
     start_again(processes)
     from reproduce.train.config_training import train  # here, as in `train_imagenet`

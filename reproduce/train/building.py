@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm
@@ -12,16 +13,11 @@ from timm.data import Mixup
 from timm.data.mixup import mixup_target
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 from reproduce.systems import timm_names
 from reproduce.train.recipes import Recipe
 from reproduce.train.seeds import seed_everything
-from reproduce.train.token_labeling import (
-    dense_labels,
-    mix_tokens,
-    token_grid,
-    token_labeling_loss,
-)
+from reproduce.train.token_labeling import dense_labels, mix_tokens, token_labeling_loss
 
 Batch = dict[str, torch.Tensor]
 # From a batch to the mixed images, and to the loss of the model's output for them.
@@ -35,39 +31,33 @@ def build(recipe: Recipe, num_classes: int) -> nn.Module:
         UserError: if timm has no such model, or it cannot be trained as the recipe says.
     """
     timm_names.check(recipe.model)
-    arguments = recipe.arguments | timm_names.size_argument(recipe.model, recipe.img_size)
+    own = timm_names.size_argument(recipe.model, recipe.img_size)
     if recipe.token_labeling:
-        arguments['token_labeling'] = True
+        own['token_labeling'] = True
     if recipe.model.startswith('maformer'):
-        arguments['img_size'] = recipe.img_size
-    network = _create(recipe, num_classes, arguments)
-    if recipe.initial_arguments is not None:
-        seed_everything(recipe.seed)
-        own = network.state_dict()
-        initial = _create(recipe, num_classes, recipe.initial_arguments).state_dict()
-        fitting = {k: v for k, v in initial.items() if k in own and v.shape == own[k].shape}
-        network.load_state_dict(own | fitting)
-    if recipe.grad_checkpointing:
-        try:
-            network.set_grad_checkpointing()
-        except (AssertionError, AttributeError) as error:
-            raise UserError(
-                f"'{recipe.model}' has no gradient checkpointing: train it without "
-                '--grad-checkpointing.'
-            ) from error
-    return network
-
-
-def _create(recipe: Recipe, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
-    drop_path = recipe.drop_path or None
+        own['img_size'] = recipe.img_size
+    create = partial(
+        timm.create_model,
+        recipe.model,
+        num_classes=num_classes,
+        drop_path_rate=recipe.drop_path or None,
+    )
     try:
-        return timm.create_model(
-            recipe.model, num_classes=num_classes, drop_path_rate=drop_path, **arguments
-        )
+        network = create(**recipe.arguments | own)
+        if recipe.initial_arguments is not None:
+            seed_everything(recipe.seed)
+            initial, weights = create(**recipe.initial_arguments), network.state_dict()
+            for name, tensor in initial.state_dict().items():
+                if name in weights and tensor.shape == weights[name].shape:
+                    weights[name] = tensor
+            network.load_state_dict(weights)
+        if recipe.grad_checkpointing:
+            network.set_grad_checkpointing()
     except Exception as error:  # whatever a foreign constructor raises
         raise UserError(
-            f'{recipe.model} cannot be built with {arguments}: {error}'.splitlines()[0]
+            f'{recipe.model} cannot be built as the recipe says: {first_line(error)}'
         ) from error
+    return network
 
 
 def targets_of(recipe: Recipe, model: nn.Module, num_classes: int) -> Targets:
@@ -87,14 +77,17 @@ def targets_of(recipe: Recipe, model: nn.Module, num_classes: int) -> Targets:
 
         return plain
 
-    stride = model.feature_info[-1]['reduction']
+    stride, smoothing = model.feature_info[-1]['reduction'], recipe.label_smoothing
+    if recipe.img_size % stride:
+        raise UserError(
+            f'img_size must be a multiple of {stride}, the side of a token in pixels, got '
+            f'{recipe.img_size}.'
+        )
+    grid = (recipe.img_size // stride,) * 2
 
     def dense(batch: Batch) -> tuple[torch.Tensor, Callable[[Any], torch.Tensor]]:
-        images, grid = batch['image'], token_grid(batch['image'], stride)
-        smoothing, crop = recipe.label_smoothing, recipe.label_map_crop
-        labels, tokens = dense_labels(
-            batch['map'], batch['box'], num_classes, grid, smoothing, crop
-        )
+        images, where = batch['image'], (batch['map'], batch['box'])
+        labels, tokens = dense_labels(*where, num_classes, grid, smoothing, recipe.label_map_crop)
         true = mixup_target(batch['label'], num_classes, smoothing=smoothing)
         labels = labels.lerp(true, recipe.true_class_share)
         if random.random() < recipe.mix_prob:

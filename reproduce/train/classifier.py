@@ -11,7 +11,6 @@ An output folder holds
 """
 
 import json
-import signal
 
 import timm
 import torch
@@ -46,7 +45,7 @@ def train(job: TrainingJob) -> list[dict[str, float]]:
     with (
         join(job.device) as group,
         claimed(job.output, group),
-        StopRequests(group, job.output, signal.SIGINT) as stop,
+        StopRequests(group, job.output) as stop,
     ):
         training = ClassifierTraining(job, group, stop)
         is_first, total = group.rank == 0, job.recipe.total_epochs
@@ -129,4 +128,10 @@ def _begin(training: ClassifierTraining) -> None:
     if training.group.device.type == 'cuda':
         properties = torch.cuda.get_device_properties(training.group.device)
         gib = properties.total_memory / memory.GIB
-        tqdm.write(memory.sentence(recipe, images, training.precision, gib))
+        peak = memory.classifier_peak(recipe, images, training.precision)
+        tqdm.write(f'a step needs about {peak:.1f} GiB of the GPU, which has {gib:.1f}')
+        if peak > gib - memory.LEFT_OUT:
+            tqdm.write(
+                'warning: the GPU will probably run out of memory: --set grad_checkpointing=true '
+                'needs less, and --set accumulation=2 halves the images of a pass'
+            )

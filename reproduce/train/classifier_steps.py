@@ -53,9 +53,7 @@ class ClassifierTraining:
 
     Attributes:
         epoch, step: the epoch that is being trained, from 0, and its steps that are done.
-        begun: when the epoch was begun, on the clock of `time.perf_counter`; a resumed training
-            counts the time that it took before.
-        history: what was measured at the end of each epoch; kept here so that it is saved.
+        history: the log, a row for each epoch.
 
     Raises:
         UserError: if recipe, data, processes and output folder do not fit each other, or the
@@ -129,7 +127,9 @@ class ClassifierTraining:
         )
         images = TrainingImages(self.train_data, recipe, self.config, maps, job.in_memory)
         self.loader = self._loader(images, batch_sampler=self.order)
-        images = ValidationImages(self.val_data, {**self.config, 'crop_pct': recipe.test_crops[0]})
+        images = ValidationImages(
+            self.val_data.samples, {**self.config, 'crop_pct': recipe.test_crops[0]}
+        )
         size = max(1, recipe.batch_size // (group.size * recipe.accumulation))
         sampler = range(group.rank, len(images), group.size)
         self.val_loader = self._loader(images, batch_size=size, sampler=sampler)
@@ -161,16 +161,20 @@ class ClassifierTraining:
         if not self.model.training:
             self.network.train()
         self.optimizer.zero_grad()
-        parts = self._parts(batch)
+        count = self.recipe.accumulation
+        parts = {
+            name: value.to(self.group.device, non_blocking=True).chunk(count)
+            for name, value in batch.items()
+        }
         total = torch.zeros((), device=self.group.device)
-        for number, part in enumerate(parts, 1):
+        for number, part in enumerate(zip(*parts.values(), strict=True), 1):
             # Gradients are summed over the processes once, with the last part.
-            alone = self.group.size > 1 and number < len(parts)
+            alone = self.group.size > 1 and number < count
             with self.network.no_sync() if alone else nullcontext():
-                images, loss_of = self.targets(part)
+                images, loss_of = self.targets(dict(zip(parts, part, strict=True)))
                 with autocast(self.group.device, self.precision):
                     output = self.network(images)
-                loss = loss_of(output) / len(parts)
+                loss = loss_of(output) / count
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -200,7 +204,7 @@ class ClassifierTraining:
             'seconds': round(time.perf_counter() - self.begun, 2),
         }
         self.history.append(row)
-        if best_epoch(self.history) == row['epoch']:
+        if all(row['ema_top1'] > earlier['ema_top1'] for earlier in self.history[:-1]):
             self.write_weights('best.safetensors')
         self.epoch, self.step, self.begun = self.epoch + 1, 0, time.perf_counter()
         self.losses.zero_()
@@ -308,16 +312,6 @@ class ClassifierTraining:
         }
         write_atomically(self.job.output / name, weights_file(weights, metadata))
 
-    def _parts(self, batch: Batch) -> list[Batch]:
-        """Move a batch to the device, and divide it into the parts of gradient accumulation."""
-        divided = {
-            name: value.to(self.group.device, non_blocking=True).chunk(self.recipe.accumulation)
-            for name, value in batch.items()
-        }
-        return [
-            dict(zip(divided, part, strict=True)) for part in zip(*divided.values(), strict=True)
-        ]
-
     def _loader(self, images: Any, **options: Any) -> Loader:
         return Loader(
             images,
@@ -327,11 +321,6 @@ class ClassifierTraining:
             persistent_workers=self.workers > 0,
             **options,
         )
-
-
-def best_epoch(history: list[dict[str, float]]) -> int:
-    """Return the first epoch whose averaged weights scored best, counted from 1."""
-    return max(history, key=lambda row: row['ema_top1'])['epoch']
 
 
 def _check_data(train: Split, val: Split, recipe: Recipe, processes: int) -> None:

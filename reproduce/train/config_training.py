@@ -59,13 +59,13 @@ def train(job: ConfigJob) -> None:
     Raises:
         UserError: if config, data, weights and output folder do not fit each other, or a weight is
             no longer finite.
-        TrainingStopped: if SIGTERM or SIGUSR1 asked for it.
+        TrainingStopped: if SIGTERM, SIGUSR1 or Ctrl-C asked for it.
     """
     safe_loading.install()
     # The process group is joined before mmengine's Runner would choose NCCL for CPUs, too.
     with join() as group, claimed(job.output, group), StopRequests(group, job.output) as stop:
         check_precision(group.device, job.amp)
-        config, record = prepare(job, group.size, checks_masks=group.rank == 0)
+        config, record = prepare(job, group.rank, group.size)
         text = {'text of the config': config.text, '--resume': job.resume}
         group.check_same(lambda: {**code_facts(), **text, **record})
         runner = _Runner.from_cfg(config)
@@ -81,16 +81,17 @@ def train(job: ConfigJob) -> None:
         except CheckpointError as error:
             raise UserError(str(error)) from error
         if group.rank == 0:
-            _export(job, runner)
+            newest, _ = read(_newest_checkpoint(job.output))
+            weights = {name: tensor.contiguous() for name, tensor in newest.items()}
+            classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
+            metadata = {'config': job.config, 'classes': json.dumps(list(classes))}
+            path = job.output / 'model.safetensors'
+            write_atomically(path, weights_file(weights, metadata))
+            runner.logger.info(f'written: {path}')
 
 
-def prepare(
-    job: ConfigJob, processes: int = 1, checks_masks: bool = True
-) -> tuple[Config, dict[str, Any]]:
+def prepare(job: ConfigJob, rank: int = 0, size: int = 1) -> tuple[Config, dict[str, Any]]:
     """Read the config of a job, and check it against its data, weights and output folder.
-
-    Args:
-        checks_masks: read COCO's annotations and check their masks; one process is enough.
 
     Returns:
         what the Runner is built from, and the content of run.json.
@@ -105,8 +106,8 @@ def prepare(
     record = {
         'config': job.config,
         'model': config.model.to_dict(),
-        'data': _point_at_data(config, job.data, checks_masks),
-        'batch': processes * config.train_dataloader.batch_size,
+        'data': _point_at_data(config, job.data, checks_masks=rank == 0),
+        'batch': size * config.train_dataloader.batch_size,
         'amp': job.amp,
         'deterministic': job.deterministic,
         'backbone_weights': _choose_backbone(config, job.checkpoint),
@@ -117,7 +118,7 @@ def prepare(
     check_resumed(job.output, newest is not None, job.resume)
     if job.resume:
         path = job.output / 'run.json'
-        before = json.loads(path.read_text()) if path.is_file() else {}
+        before = json.loads(path.read_text())
         for name in ('model', 'data', 'batch'):
             if before.get(name) != record[name]:
                 raise UserError(
@@ -188,7 +189,7 @@ def _set_up_runner(config: Config, job: ConfigJob) -> None:
     base = (config.get('auto_scale_lr') or {}).get('base_batch_size', 0)
     # mmengine counts the images of one iteration, of however many a step is made.
     base /= config.optim_wrapper.get('accumulative_counts', 1)
-    config.auto_scale_lr = {'enable': job.scale_lr and base > 0, 'base_batch_size': base}
+    config.auto_scale_lr = {'enable': base > 0, 'base_batch_size': base}
     if job.amp != 'off':
         config.optim_wrapper.type = 'AmpOptimWrapper'
         config.optim_wrapper.dtype = PRECISIONS[job.amp]
@@ -298,14 +299,3 @@ class _SafeEnd(Hook):
                     f'the weight {name} is not finite: resume from an earlier checkpoint in '
                     f'{self.job.output}, or begin anew with a lower learning rate or without --amp.'
                 )
-
-
-def _export(job: ConfigJob, runner: Runner) -> None:
-    """Write the last weights, and in the file's metadata what makes their model."""
-    newest, _ = read(_newest_checkpoint(job.output))
-    weights = {name: tensor.contiguous() for name, tensor in newest.items()}
-    classes = runner.train_dataloader.dataset.metainfo.get('classes', ())
-    path = job.output / 'model.safetensors'
-    metadata = {'config': job.config, 'classes': json.dumps(list(classes))}
-    write_atomically(path, weights_file(weights, metadata))
-    runner.logger.info(f'written: {path}')

@@ -34,26 +34,11 @@ AmpOrDefault = Annotated[
         'on GPUs that support it, otherwise fp16; off on CPUs, and for configs]',
     ),
 ]
-GradCheckpointing = Annotated[
-    bool,
-    typer.Option(
-        '--grad-checkpointing',
-        help='Save memory by recomputing activations in the backward pass.',
-    ),
-]
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A classifier's training; most fields are options of `train imagenet`.
-
-    Attributes:
-        recipe: what is trained, and how.
-        train_images, val_images: use only that many of the images, evenly spaced over the classes;
-            None uses all.
-        in_memory: keep training images and label maps once they are read, in each worker: for data
-            that is small.
-    """
+    """A classifier's training; most fields are options of `train imagenet`."""
 
     recipe: Recipe
     data: Annotated[Path, typer.Option('--data', help="ImageNet's folder, or the folder above it.")]
@@ -73,19 +58,15 @@ class TrainingJob:
         ),
     ] = 500
     max_steps: MaxSteps = None
+    # Use only that many of the images, evenly spaced over the classes; None uses all.
     train_images: int | None = None
     val_images: int | None = None
-    in_memory: bool = False
+    in_memory: bool = False  # keep images and label maps once they are read, in each worker
 
 
 @dataclass(frozen=True)
 class ConfigJob:
-    """The training of a config of mmdet or mmseg; the fields are options of `train CONFIG`.
-
-    Attributes:
-        config: as `reproduce.openmmlab.configs.load_config` takes it.
-        amp: 'off' computes in fp32.
-    """
+    """The training of a config of mmdet or mmseg; the fields are options of `train CONFIG`."""
 
     config: str
     data: Annotated[
@@ -104,25 +85,14 @@ class ConfigJob:
     resume: Resume = False
     amp: Amp = 'off'
     deterministic: Deterministic = False
-    scale_lr: Annotated[
-        bool,
-        typer.Option(
-            '--scale-lr/--no-scale-lr',
-            help='Scale the learning rate with the batch, as auto_scale_lr says.',
-        ),
-    ] = True
     max_steps: MaxSteps = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalRequest:
-    """What is rehearsed, and how; the fields but `names` are options of `rehearse`.
+    """What is rehearsed, and how; the fields but `names` are options of `rehearse`."""
 
-    Attributes:
-        names: of recipes and configs, or patterns of them; none for all.
-    """
-
-    names: Sequence[str] = ()
+    names: Sequence[str] = ()  # of recipes and configs, or patterns of them; none for all
     data: Annotated[
         Path | None,
         typer.Option(
@@ -149,7 +119,9 @@ class RehearsalRequest:
             help="Images of a step in each process.  [default: the training's own]",
         ),
     ] = None
-    grad_checkpointing: GradCheckpointing = False
+    grad_checkpointing: Annotated[
+        bool, typer.Option('--grad-checkpointing', help='Recompute activations to save memory.')
+    ] = False
     processes: Annotated[
         int | None,
         typer.Option(

@@ -10,14 +10,13 @@ What a GPU holds besides is not counted: CUDA's context, buffers of NCCL and of 
 cuDNN and cuBLAS, and fragments. `LEFT_OUT` is a reserve for these.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
 import torch
 import torch.nn as nn
-from tabulate import tabulate
 from timm.optim import create_optimizer_v2
 
 # PyTorch documents the two modes under these paths.
@@ -40,9 +39,6 @@ LEFT_OUT = 1.5
 # The settings of a recipe that decide the tensors of a step.
 _SHAPING = {'model', 'arguments', 'token_labeling', 'img_size', 'drop_path', 'accumulation'}
 
-# GB of the GPUs that the table is about.
-GPUS = (16, 32, 80)
-
 # torch's allocator hands out multiples of this.
 _BLOCK = 512
 
@@ -53,12 +49,7 @@ _OBJECTS = 130
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made while it is active.
-
-    Attributes:
-        now: the bytes of those that exist.
-        peak: the highest that `now` has been.
-    """
+    """Counts the bytes of the tensors that are made while it is active: those `now`, the `peak`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,12 +101,7 @@ def _autocast(amp: str) -> torch.autocast:
 
 
 def classifier_peak(recipe: Recipe, images: int, amp: str) -> float:
-    """Predict the peak of a training step of a classifier, in GiB.
-
-    Args:
-        images: of one process.
-        amp: 'fp16', 'bf16', or 'off' for fp32.
-    """
+    """Predict the peak of a training step of a classifier with `images` in a process, in GiB."""
     with torch.device('meta'):
         model = build(recipe, _CLASSES)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -124,7 +110,14 @@ def classifier_peak(recipe: Recipe, images: int, amp: str) -> float:
         average = [torch.empty_like(tensor) for tensor in model.state_dict().values()]
         optimizer = create_optimizer_v2(model, 'adamw', lr=1e-3, weight_decay=0.05, fused=True)
         targets = targets_of(recipe, model, _CLASSES)
-        batch = _batch(recipe, images)
+        batch = {
+            'image': torch.empty(images, 3, recipe.img_size, recipe.img_size),
+            'label': torch.empty(images, dtype=torch.int64),
+        }
+        if recipe.token_labeling:
+            # Five scores and classes in each of the 18 x 18 cells of LV-ViT's label maps.
+            batch['map'] = torch.empty(images, 2, 5, 18, 18, dtype=torch.half)
+            batch['box'] = torch.empty(images, 4)
         for _ in range(2):  # the optimizer has its state from the first step on
             memory.peak = memory.now
             optimizer.zero_grad()
@@ -140,56 +133,32 @@ def classifier_peak(recipe: Recipe, images: int, amp: str) -> float:
         return memory.peak / GIB
 
 
-def sentence(recipe: Recipe, images: int, amp: str, gib: float) -> str:
-    """Return whether a training step of a classifier will fit into the `gib` of a GPU."""
-    peak = classifier_peak(recipe, images, amp)
-    needs = (
-        f'a step with {images} images needs about {peak:.1f} GiB of the GPU, which has {gib:.1f}'
-    )
-    if peak <= gib - LEFT_OUT:
-        return needs
-    less = classifier_peak(recipe.changed(grad_checkpointing=True), images, amp)
-    return (
-        f'warning: {needs}: it will probably run out of memory; with --set grad_checkpointing=true '
-        f'it needs {less:.1f}, and --set accumulation=2 halves the images of a pass'
-    )
-
-
-def _batch(recipe: Recipe, images: int) -> dict[str, torch.Tensor]:
-    """Return a batch as the recipe's data loader gives it."""
-    size = recipe.img_size
-    batch = {
-        'image': torch.empty(images, 3, size, size),
-        'label': torch.empty(images, dtype=torch.int64),
-    }
-    if recipe.token_labeling:
-        # Five scores and classes in each of the 18 x 18 cells of LV-ViT's label maps.
-        batch['map'] = torch.empty(images, 2, 5, 18, 18, dtype=torch.half)
-        batch['box'] = torch.empty(images, 4)
-    return batch
-
-
 def config_peak(name: str, images: int, amp: str, grad_checkpointing: bool = False) -> float:
-    """Predict the peak of a training step of a detector or segmenter, in GiB.
+    """Predict the peak of a training step of a config with `images` in a process, in GiB.
 
     It takes two steps with one image. What that image needs besides weights, gradients and the
     optimizer's state, each of `images` needs.
-
-    Args:
-        name: of a config.
-        images: of one process.
-        amp: 'fp16', 'bf16', or 'off' for fp32.
     """
     # Imported here, because they take seconds, and classifiers do not need them.
+    from mmdet.testing import demo_mm_inputs
     from mmengine.optim import OptimWrapper
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
 
     from reproduce.openmmlab import models
-    from reproduce.openmmlab.configs import load_config
+    from reproduce.openmmlab.configs import load_config, task_of
 
     config = load_config(name)
     if grad_checkpointing:
         config.model.backbone.with_cp = True
-    batch = _batch_of(config)
+    if task_of(config) == 'coco':
+        batch = demo_mm_inputs(1, [_IMAGE], [_OBJECTS], num_classes=80, with_mask=True)
+    else:
+        size = config.model.data_preprocessor.size
+        labels = PixelData(data=torch.zeros(1, *size, dtype=torch.int64))
+        sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size}, gt_sem_seg=labels)
+        image = torch.randint(256, (3, *size), dtype=torch.uint8)
+        batch = {'inputs': [image], 'data_samples': [sample]}
     with quiet_libraries(), PeakMemory() as memory, _norms_in_fp32(), _autocast(amp):
         model = models.build(config, 'cpu').requires_grad_().train()
         models.extract_regions_in_fp32(model)
@@ -199,23 +168,6 @@ def config_peak(name: str, images: int, amp: str, grad_checkpointing: bool = Fal
     # Weights and two states of AdamW exist still, and gradients are as large as the weights.
     static = 4 / 3 * memory.now
     return (static + images * (memory.peak - static)) / GIB
-
-
-def _batch_of(config: Any) -> dict[str, Any]:
-    """Return a batch of one image as the data loader of mmdet or mmseg gives it."""
-    from mmdet.testing import demo_mm_inputs
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    from reproduce.openmmlab.configs import task_of
-
-    if task_of(config) == 'coco':
-        return demo_mm_inputs(1, [_IMAGE], [_OBJECTS], num_classes=80, with_mask=True)
-    size = config.model.data_preprocessor.size
-    labels = PixelData(data=torch.zeros(1, *size, dtype=torch.int64))
-    sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size}, gt_sem_seg=labels)
-    image = torch.randint(256, (3, *size), dtype=torch.uint8)
-    return {'inputs': [image], 'data_samples': [sample]}
 
 
 def predict(
@@ -228,7 +180,7 @@ def predict(
         request: images of a step, precision and number of processes (8 unless it says otherwise).
 
     Yields:
-        `name`, `images` of one process, `amp`, and the peaks in GiB: `plain`, `checkpointed`.
+        `training`, `images` of one process, `amp`, and the peaks in GiB: `peak`, `checkpointed`.
 
     Raises:
         UserError: if a training cannot be built.
@@ -240,7 +192,7 @@ def predict(
         amp = request.amp or ('fp16' if recipe else 'off')
         own = recipe.batch_size // (request.processes or 8) if recipe else 0
         images = request.batch_size or own or load_config(name).train_dataloader.batch_size
-        key = (recipe.model_dump_json(include=_SHAPING) if recipe else name, images, amp)
+        key = recipe.model_dump_json(include=_SHAPING) if recipe else name, images, amp
         if key not in predicted:
             predicted[key] = [
                 classifier_peak(recipe.changed(grad_checkpointing=checkpointed), images, amp)
@@ -248,24 +200,5 @@ def predict(
                 else config_peak(name, images, amp, checkpointed)
                 for checkpointed in (False, True)
             ]
-        plain, checkpointed = predicted[key]
-        facts = {'name': name, 'images': images, 'amp': amp}
-        yield {**facts, 'plain': plain, 'checkpointed': checkpointed}
-
-
-def as_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the table of predictions in Markdown."""
-    lines = []
-    for row in rows:
-        fits = (
-            'yes'
-            if row['plain'] <= size - LEFT_OUT
-            else 'with checkpointing'
-            if row['checkpointed'] <= size - LEFT_OUT
-            else 'no'
-            for size in GPUS
-        )
-        peaks = (f'{row[peak]:.1f}' for peak in ('plain', 'checkpointed'))
-        lines.append((row['name'], row['images'], row['amp'], *peaks, *fits))
-    heads = ('training', 'images', 'amp', 'peak GiB', 'with checkpointing')
-    return tabulate(lines, (*heads, *(f'fits {size} GB' for size in GPUS)), 'github')
+        peaks = dict(zip(('peak', 'checkpointed'), predicted[key], strict=True))
+        yield {'training': name, 'images': images, 'amp': amp, **peaks}

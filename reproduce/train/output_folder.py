@@ -68,12 +68,7 @@ def weights_file(weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str
 
 
 class StepMeter:
-    """Measures the steps of one process, which waits for its device before and after each.
-
-    Args:
-        device: what the steps are computed on.
-        images: images of a step in all processes.
-    """
+    """Measures steps of `images` in all processes; this one waits for its device around each."""
 
     def __init__(self, device: torch.device, images: int) -> None:
         self.device, self.images = device, images
@@ -86,11 +81,7 @@ class StepMeter:
         self.times.append(time.perf_counter())
 
     def write(self, folder: Path, loss: float) -> None:
-        """Write means over the steps but the first, in which workers and devices start.
-
-        The file has the seconds of a step and those of them spent waiting for data, images of a
-        step in all processes, the peak memory of this process in bytes, and the last loss.
-        """
+        """Write means over the steps but the first, in which workers and devices start."""
         spans = np.diff(self.times).reshape(-1, 2)
         waited, computed = spans[min(1, len(spans) - 1) :].mean(0).tolist()
         if self.device.type == 'cuda':
@@ -99,9 +90,9 @@ class StepMeter:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         measured = {
             'images': self.images,
-            'seconds': waited + computed,
-            'waiting_seconds': waited,
-            'peak_bytes': peak,
+            'seconds': waited + computed,  # of a step
+            'waiting_seconds': waited,  # those of them that were spent waiting for data
+            'peak_bytes': peak,  # of this process
             'loss': loss,
         }
         write_atomically(folder / STEPS, json.dumps(measured, indent=2) + '\n')

@@ -9,7 +9,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import first_error
-from reproduce.base.wording import nearest
 
 TOKEN_LABELING = '_token_labeling'
 
@@ -19,10 +18,7 @@ def _split(value: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        raise ValueError('write it as JSON, such as {"global_branch": "none"}') from None
+    return json.loads(value) if isinstance(value, str) else value
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -61,7 +57,8 @@ class Recipe(BaseModel):
     crop_ratio: Range = (3 / 4, 4 / 3)  # width of the crop over its height
     hflip: Share = 0.5  # probability
     interpolation: Literal['random', 'bilinear', 'bicubic'] = 'random'  # of the two
-    rand_augment: str = 'rand-m9-mstd0.5-inc1'  # as timm calls it; empty for none
+    # As timm calls it; empty for none.
+    rand_augment: str = Field('rand-m9-mstd0.5-inc1', pattern=r'^(rand(-[a-z]+[0-9.]+)+)?$')
     color_jitter: float = Field(0.4, ge=0)  # only where there is no RandAugment
     random_erasing: Share = 0.25  # probability; the box gets random pixels
     # Times that an image is seen in a row, augmented anew, while others wait for a later epoch
@@ -98,9 +95,6 @@ class Recipe(BaseModel):
         Raises:
             UserError: if there is no such setting or a value is out of range.
         """
-        for name in set(changes) - set(Recipe.model_fields):
-            near = nearest(name, Recipe.model_fields) or Recipe.model_fields
-            raise UserError(f"a recipe has no '{name}': did you mean {', '.join(near)}?")
         try:
             return Recipe.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
@@ -130,20 +124,20 @@ def recipe_for(model: str, token_labeling: bool = False, name: str | None = None
     Raises:
         UserError: if there is no recipe of that name, or none named and none of that size.
     """
+    ending = TOKEN_LABELING if token_labeling else ''
     names = [
         key.removesuffix(TOKEN_LABELING)
-        for key, recipe in RECIPES.items()
-        if recipe.token_labeling == token_labeling
+        for key in RECIPES
+        if RECIPES[key].token_labeling == token_labeling
     ]
     if name is None:
-        fitting = [size for size in names if model == size or model.startswith(f'{size}_')]
-        chosen = max(fitting, key=len, default=None)
-    else:
-        chosen = name.removesuffix(TOKEN_LABELING)
+        sizes = [size for size in names if f'{model}_'.startswith(f'{size}_')]
+        name = max(sizes, key=len, default=model)
+    chosen = name.removesuffix(TOKEN_LABELING)
     if chosen not in names:
         kind = 'with' if token_labeling else 'without'
         raise UserError(
-            f"there is no recipe '{name or model}' {kind} token labeling: name one of "
-            f'{", ".join(names)} with --recipe.'
+            f"there is no recipe '{name}' {kind} token labeling: name one of {', '.join(names)} "
+            'with --recipe.'
         )
-    return RECIPES[chosen + (TOKEN_LABELING if token_labeling else '')].changed(model=model)
+    return RECIPES[chosen + ending].changed(model=model)

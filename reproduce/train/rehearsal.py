@@ -7,7 +7,6 @@ killed where memory is short.
 import fnmatch
 import json
 import math
-import os
 import shlex
 import shutil
 import signal
@@ -25,15 +24,12 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import check_writable
 from reproduce.base.processes import in_group
 from reproduce.base.versions import CHECKOUT, libraries
-from reproduce.base.wording import nearest
 from reproduce.evaluate import apart
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab.configs import CONFIGS, load_config, task_of
 from reproduce.train.jobs import RehearsalRequest
 from reproduce.train.output_folder import STEPS
 from reproduce.train.recipes import RECIPES, Recipe
-
-_COLUMNS = ('peak GiB', 's a step', 'images/s', 'waits for data', 'days')
 
 
 def rehearse(request: RehearsalRequest) -> Iterator[dict[str, Any]]:
@@ -84,10 +80,7 @@ def select(names: Sequence[str]) -> dict[str, Recipe | None]:
     for name in names or known:
         found = fnmatch.filter(known, name)
         if not found and not name.endswith('.py'):
-            near = ', '.join(nearest(name, known))
-            raise UserError(
-                f"there is no recipe or config '{name}': did you mean {near or 'a pattern, maf*'}?"
-            )
+            raise UserError(f"there is no recipe or config '{name}': expected {', '.join(known)}.")
         chosen |= {name: RECIPES.get(name) for name in found or [name]}
     return chosen
 
@@ -152,31 +145,25 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
     versions, gpus = libraries(), torch.cuda.device_count()
     names = ', '.join(f'{name} {versions[name]}' for name in ('python', 'torch', 'timm'))
     device = device_name(torch.device('cuda' if gpus else 'cpu'))
-    # Numbers are set as they are: tabulate would drop the zeros at their end.
-    table = tabulate(
-        [(row['name'], *_cells(row), 'fails' if row['failure'] else 'passes') for row in rows],
-        ('training', *_COLUMNS, 'verdict'),
-        'github',
-        colalign=('left', *['right'] * len(_COLUMNS), 'left'),
-        disable_numparse=True,
-    )
+    heads = ('training', 'peak GiB', 's a step', 'images/s', 'waits for data', 'days', 'verdict')
+    lines = []
+    for row in rows:
+        numbers = ('',) * 5
+        if not row['failure']:
+            numbers = (
+                f'{row["peak_bytes"] / 2**30:.1f}',
+                f'{row["seconds"]:.3g}',
+                f'{row["images"] / row["seconds"]:.3g}',
+                f'{row["waiting_seconds"] / row["seconds"]:.0%}',
+                f'{row["days"]:,.1f}',
+            )
+        lines.append((row['name'], *numbers, 'fails' if row['failure'] else 'passes'))
+    table = tabulate(lines, heads, 'github', disable_numparse=True)
     failures = [f'* {row["name"]}: {row["failure"]}' for row in rows if row['failure']]
     return (
         f'# A rehearsal on {max(gpus, 1)} x {device}\n\n'
-        f'Measured by `python -m reproduce {shlex.join(sys.argv[1:])}` with '
-        f'{len(os.sched_getaffinity(0))} cores and {names}. `peak GiB` is the memory of a GPU, or '
-        'of a process on a CPU; `days` is what the whole training on complete data takes at this '
-        f'batch, without its evaluations.\n\n{table}\n' + '\n'.join(['', *failures])
-    )
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    if row['failure']:
-        return ('',) * len(_COLUMNS)
-    return (
-        f'{row["peak_bytes"] / 2**30:.1f}',
-        f'{row["seconds"]:.3g}',
-        f'{row["images"] / row["seconds"]:.3g}',
-        f'{row["waiting_seconds"] / row["seconds"]:.0%}',
-        f'{row["days"]:,.1f}',
+        f'Measured by `python -m reproduce {shlex.join(sys.argv[1:])}` with {names}. `peak GiB` is '
+        'the memory of a GPU, or of a process on a CPU; `days` is what the whole training on '
+        f'complete data takes at this batch, without its evaluations.\n\n{table}\n'
+        + '\n'.join(['', *failures])
     )

@@ -17,6 +17,8 @@ from reproduce.base.processes import STOP_SIGNALS, Group
 # job into the queue again, whatever status the scheduler reports.
 MARKER = 'stopped'
 
+_SIGNALS = (*STOP_SIGNALS, signal.SIGINT)
+
 # Steps between the comparisons of what the ranks have received.
 _STEPS = 4
 
@@ -44,12 +46,10 @@ class StopRequests:
     Args:
         group: the ranks that train together.
         folder: where `MARKER` is left if the training is stopped; it is removed at the beginning.
-        more: signals besides `STOP_SIGNALS`.
     """
 
-    def __init__(self, group: Group, folder: Path, *more: signal.Signals) -> None:
+    def __init__(self, group: Group, folder: Path) -> None:
         self.group, self.marker = group, folder / MARKER
-        self.signals = (*STOP_SIGNALS, *more)
         self.received = self.steps = 0
 
     def __enter__(self) -> 'StopRequests':
@@ -58,7 +58,7 @@ class StopRequests:
         if self.group.size > 1:
             # On CPUs, so that reading the result does not wait for a GPU.
             self.on_cpus = dist.new_group(backend='gloo')
-        self.handlers = {number: signal.signal(number, self._receive) for number in self.signals}
+        self.handlers = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -95,17 +95,13 @@ def survive_signals(worker: int) -> None:
     """Keep a data-loading worker alive when another process than the training signals it.
 
     Schedulers and terminals signal all processes of a job. The training needs its workers until it
-    has stopped, and then ends them by SIGTERM itself.
-
-    Args:
-        worker: its number, as `DataLoader` passes it.
+    has stopped, and then ends them by SIGTERM itself. `DataLoader` calls it in each worker.
     """
-    received = (*STOP_SIGNALS, signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, received)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     parent = multiprocessing.parent_process().pid
 
     def end_when_the_parent_asks() -> None:
-        while signal.sigwaitinfo(received).si_pid != parent:
+        while signal.sigwaitinfo(_SIGNALS).si_pid != parent:
             pass
         os._exit(0)
 
