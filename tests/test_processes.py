@@ -114,7 +114,7 @@ def left_over(word):
     [
         ('one', 'error: one has failed.\n'),
         ('different', 'error: the ranks do not have the same lr: rank 1 differs from rank 0. .*\n'),
-        ('killed', 'error: rank 1 of 2 was killed, as happens when the memory of .* is full.\n'),
+        ('killed', 'error: rank 1 of 2 was ended by SIGKILL, as when the memory of .* is full.\n'),
     ],
 )
 def test_a_failure_is_one_sentence_and_ends_all(command, tmp_path, how, said):

@@ -170,8 +170,6 @@ def test_a_record_of_impossible_numbers_does_not_load(tmp_path):
         ('intervals', {'top1': [float('nan'), 80]}),
         ('provenance', {**content['provenance'], 'date': 'zzzz'}),
         ('task', 'cifar'),
-        ('preprocessing', {**INPUT, 'mean': [0.5, 0.5]}),
-        ('preprocessing', {'crop_pct': 0.9}),
         ('statistics', '../x.npz'),
     ):
         path.write_text(json.dumps({**content, part: value}))

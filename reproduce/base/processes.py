@@ -102,7 +102,7 @@ def start(processes: int, *arguments: str) -> int:
     then may take as long as they need to save; torch's launcher would kill them after 30 seconds.
 
     Raises:
-        UserError: if a rank was ended by a signal.
+        UserError: if a rank was ended by another signal.
     """
     from torch.distributed.elastic.agent.server.api import SignalException
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -140,12 +140,9 @@ def start(processes: int, *arguments: str) -> int:
         number = -failure.exitcode
         if number in STOP_SIGNALS:
             return 128 + number
-        name = f'rank {failed} of {processes}'
-        if number == signal.SIGKILL:
-            raise UserError(
-                f'{name} was killed, as happens when the memory of the machine is full.'
-            ) from None
-        raise UserError(f'{name} was ended by {signal.Signals(number).name}.') from None
+        full = ', as when the memory of the machine is full' if number == signal.SIGKILL else ''
+        name = signal.Signals(number).name
+        raise UserError(f'rank {failed} of {processes} was ended by {name}{full}.') from None
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -165,8 +162,7 @@ def end_with_parent(with_signal: signal.Signals = signal.SIGKILL) -> None:
 def speaks(error: BaseException) -> bool:
     """Return whether this rank prints its error, after the launcher had time to end this rank.
 
-    So an error that all ranks have is printed once, and one that is a consequence of another rank's
-    is not printed.
+    So an error of all ranks is printed once, and one that follows from another rank's is not.
     """
     if not in_group():
         return True
@@ -267,9 +263,8 @@ def join(device: str | None = None) -> Iterator[Group]:
         device: 'cpu' or 'cuda'; None takes GPUs where there are some.
 
     Raises:
-        UserError: if there are fewer GPUs than processes on this machine; or, from the body, if
-            torch has no kernels for them, memory is too small, a data-loading worker was killed, or
-            another rank has ended.
+        UserError: if there are fewer GPUs than processes on this machine; or, from the body, for an
+            error of torch that the user can fix.
     """
     import torch
     import torch.distributed as dist
@@ -306,8 +301,7 @@ def join(device: str | None = None) -> Iterator[Group]:
             raise
         dist.destroy_process_group()
     except (RuntimeError, MemoryError) as error:
-        explained = _explained(error, group)
-        if explained is None:
+        if (explained := _explained(error, group)) is None:
             raise
         raise explained from error
 

@@ -1,9 +1,5 @@
 """`python -m reproduce plan`: what the tables would evaluate, what is missing, where to get it."""
 
-from typing import Annotated
-
-from typer import Option
-
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.job_options import Limit
 from reproduce.commands import options
@@ -17,9 +13,6 @@ def plan(
     checkpoints: options.Checkpoints = None,
     limit: Limit = None,
     evaluations: options.Evaluations = EVALUATIONS,
-    systems: Annotated[
-        bool, Option('--systems', help='List every system: its cells and what they need.')
-    ] = False,
     format: options.Format = 'text',
 ) -> None:
     """Say what `table` with the same options would evaluate, and what is missing for the rest.
@@ -33,5 +26,5 @@ def plan(
     rows, chosen = select(*rows_and_systems(tables), models)
     inputs = find_inputs(chosen, data, checkpoints, limit)
     cells = planning.plan(rows, chosen, inputs, records.load_all(evaluations))
-    parts = [planning.by_system(cells)] if systems else planning.by_table(cells, inputs)
-    options.show(format, {'cells': [cell._asdict() for cell in cells]}, *parts)
+    result = {'cells': [cell._asdict() for cell in cells]}
+    options.show(format, result, *planning.by_table(cells, inputs))

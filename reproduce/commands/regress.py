@@ -1,6 +1,5 @@
 """`python -m reproduce regress`: the regression gate."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +23,11 @@ def regress(
     ] = None,
     checkpoints: Annotated[
         Path | None,
-        Option(help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.'),
+        Option(
+            exists=True,
+            file_okay=False,
+            help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.',
+        ),
     ] = None,
     manifest: options.Manifest = MANIFEST,
     output: Annotated[
@@ -44,6 +47,6 @@ def regress(
 
     checks = check(processes, workers, data, manifest, output, checkpoints)
     code = exit_status(check.verdict for check in checks)
-    result = {'checks': [asdict(one) for one in checks], 'exit_code': code}
+    result = {'checks': [one._asdict() for one in checks], 'exit_code': code}
     options.show(format, result, *render(checks))
     raise typer.Exit(code)

@@ -87,14 +87,9 @@ def find_inputs(
         limit: as many images of each data set only.
 
     Raises:
-        UserError: if the folder of the data or of the weights is not what it should be.
+        UserError: if the data are not what they should be.
     """
     chosen = [s for s in systems if s.cited is None]
-    if weights is not None and not weights.is_dir():
-        raise UserError(
-            f'{weights} is not a folder: expected one with a checkpoint for each system, such as '
-            f'{expected(weights, "maformer_small")}.'
-        )
     found, missing = {}, None
     for task in sorted({s.task for s in chosen}) if data else ():
         try:

@@ -61,8 +61,7 @@ def evaluate(*what: Any, **options: Any) -> Path:
         )
     status, printed, error = run(*evaluate_command(*what, **options), '--format', 'json')
     if status < 0:
-        name = signal.Signals(-status).name
-        raise UserError(f'its process was ended by {name}, as when the memory is full.')
+        raise UserError(f'its process was ended by {signal.Signals(-status).name}.')
     if status:
         raise UserError(error or f'it ended with status {status}.')
     return Path(json.loads(printed)['written'])

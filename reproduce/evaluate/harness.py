@@ -52,10 +52,10 @@ class Outcome:
         Raises:
             UserError: if they cannot be written; what was measured is in its sentence.
         """
+        e = self.evaluation
         try:
-            return records.save(self.evaluation, self.predictions, folder, self.statistics)
+            return records.save(e, self.predictions, folder, self.statistics)
         except UserError as error:
-            e = self.evaluation
             measured = records.in_one_line(e.metrics)
             raise UserError(f'{error} Measured of {e.system or e.model}: {measured}.') from error
 

@@ -32,7 +32,6 @@ class PlannedCell(NamedTuple):
         is_printed: whether the paper prints the number and the system is the row as printed: of a
             row with other variants each number is printed once.
         reason: the record, what is evaluated, or a sentence on what is missing; '' for counts.
-        weights: the name of the system's public weights, if there are any.
     """
 
     table: int
@@ -41,7 +40,6 @@ class PlannedCell(NamedTuple):
     is_printed: bool
     state: CellState
     reason: str
-    weights: str | None
 
 
 def plan(
@@ -68,8 +66,8 @@ def plan(
                 else:
                     needs = _needs(there[system.name], column.metric.name, earlier)
                 is_printed = row.cells[column.name] is not None and not system.variant
-                what = (row.table, system.name, column.name, is_printed, *needs)
-                cells.append(PlannedCell(*what, system.weights))
+                what = (row.table, system.name, column.name)
+                cells.append(PlannedCell(*what, is_printed, *needs))
     return cells
 
 
@@ -114,17 +112,6 @@ def by_table(cells: Sequence[PlannedCell], inputs: Collection[Inputs]) -> list[P
         'CHECKPOINTS=FOLDER` downloads those of a table.',
         f'{len(systems[CellState.UNRELEASED])} systems have no public weights: your own are '
         'expected as SYSTEM.safetensors in the folder of --checkpoints.',
-        '--systems lists them.',
+        '--format json lists every cell.',
     ]
     return [TextTable(heads, rows, heads[1:]), '\n'.join(to_do)]
-
-
-def by_system(cells: Collection[PlannedCell]) -> str:
-    """Return a line for each system, table and state: its cells, and what was found or lacks."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for cell in cells:
-        if cell.state is not CellState.COUNTED:
-            what = cell.weights if cell.state is CellState.PUBLIC else cell.reason
-            key = (f'{cell.system}, T{cell.table}', f'{cell.state}, {what}')
-            groups.setdefault(key, []).append(cell.metric)
-    return '\n'.join(f'{name} {" ".join(of)}: {what}' for (name, what), of in groups.items())

@@ -8,20 +8,21 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from reproduce.base.files import check_writable, naming_file, reason, write_atomically
+from reproduce.base.files import check_writable, naming_file, write_atomically
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.versions import CHECKOUT, libraries, sources_sha256
-from reproduce.tasks import CLASSIFICATION, TASKS, known_task
+from reproduce.tasks import TASKS, known_task
 
 if TYPE_CHECKING:
     import torch
@@ -31,24 +32,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra='forbid', frozen=True)
 
 
-def _iso_date(text: str) -> str:
-    datetime.fromisoformat(text)  # raises ValueError
-    return text
-
-
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-_Positive = Annotated[float, Field(gt=0)]
-_Side = Annotated[int, Field(gt=0, le=10_000)]
 _FileName = Annotated[str, Field(pattern=r'^[^/\x00]*$')]
-
-
-class _ClassifierInput(BaseModel, extra='forbid', allow_inf_nan=False):
-    input_size: tuple[Literal[3], _Side, _Side]
-    crop_pct: _Positive
-    crop_mode: str
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[_Positive, _Positive, _Positive]
 
 
 class Checkpoint(_Part):
@@ -74,15 +59,15 @@ class Provenance(_Part):
     """Who measured, with what, when.
 
     Attributes:
+        date: in ISO 8601, UTC.
         seconds: the time of the run over the images, without start-up.
-        threads: of each process; they decide the last digits of predictions on CPUs.
         commit: of this project, with '-dirty' if its files were changed since; '' without Git.
         sources: the hash over this project's source files, see `sources_sha256`.
-        compiled: whether by `torch.compile`, which decides the last digits, too.
-        deterministic: whether with deterministic algorithms alone.
+        threads, compiled: of each process, and whether by `torch.compile`; they decide the last
+            digits.
     """
 
-    date: Annotated[str, AfterValidator(_iso_date)]
+    date: Annotated[str, Field(pattern=r'^\d{4}-\d\d-\d\dT')]
     command: str
     device: str
     processes: int
@@ -122,8 +107,7 @@ class Evaluation(_Part):
         overridden: which of these, or of the rest of the model's config, were set by hand; and
             img_size where it is not the model's own.
         from_weights: which of these the file of the weights states; those of `train imagenet` do.
-        metrics, intervals: in percent; intervals are those of 95 %.
-        per_class: metrics of single classes, by class, in percent.
+        metrics, intervals, per_class: in percent; intervals are those of 95 %.
         warnings: sentences, such as on data that was left out and does not count.
         predictions, statistics: the names of the files of predictions and of what was counted on
             each image; their suffixes before the record is saved.
@@ -147,16 +131,6 @@ class Evaluation(_Part):
     predictions: _FileName = ''
     statistics: _FileName = ''
     attestation: Attestation | None = None
-
-    @field_validator('preprocessing')
-    @classmethod
-    def _check(cls, preprocessing: dict[str, Any], info: Any) -> dict[str, Any]:
-        if (task := TASKS.get(info.data.get('task'))) and task.kind is CLASSIFICATION:
-            try:
-                _ClassifierInput.model_validate(preprocessing)
-            except ValidationError as error:
-                raise ValueError(reason(error)) from None
-        return preprocessing
 
     @property
     def key(self) -> str:
@@ -199,20 +173,20 @@ def provenance(device: 'torch.device', **facts: Any) -> Provenance:
 
 def commit_of_checkout() -> str:
     """Return the commit of this project, as in `Provenance`."""
-    if not (CHECKOUT / '.git').exists():
-        return ''  # it may lie in another repository
 
     def git(*arguments: str) -> str:
-        command = ['git', '--no-optional-locks', '-C', CHECKOUT, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        command = ['git', '--no-optional-locks', *arguments]
+        done = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
 
+    if not (CHECKOUT / '.git').exists():
+        return ''  # it may be in another repository
     try:
-        head = git('rev-parse', 'HEAD')
         # Results are what an evaluation writes: they do not change what it measures.
         changed = git('status', '--porcelain', '--', '.', ':!results')
+        return git('rev-parse', 'HEAD') + ('-dirty' if changed else '')
     except (OSError, subprocess.CalledProcessError):
         return ''
-    return f'{head}-dirty' if changed else head
 
 
 def device_name(device: 'torch.device') -> str:
@@ -221,11 +195,8 @@ def device_name(device: 'torch.device') -> str:
         import torch  # imported here, so that commands that only read records do not wait for it
 
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.split(':', 1)[1].strip() for line in lines if 'model name' in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    found = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text())
+    return found[1] if found else platform.machine()
 
 
 def in_one_line(metrics: Mapping[str, float]) -> str:
@@ -282,12 +253,11 @@ def load(path: Path) -> Evaluation:
 def latest(
     records: Iterable[Evaluation], system: str, metric: str, complete: bool = True
 ) -> Evaluation | None:
-    """Return the latest evaluation of `system` with its own preprocessing, if there is one.
+    """Return the latest evaluation of `system` that has `metric`, with its own preprocessing.
 
     Evaluations in fp32 take precedence over those in lower precision.
 
     Args:
-        metric: it has this one.
         complete: on the complete validation set, or on a part of it.
     """
     fitting = [

@@ -5,9 +5,8 @@ With a folder of public weights, also those that are in it.
 
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from datasets import shapes
 from reproduce.base.errors import CheckpointNotFound, DataNotFound, UserError
@@ -21,8 +20,7 @@ from reproduce.weights import registry, store
 from reproduce.weights.registry import Public, Reference, Released
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One reference of one released checkpoint, and what its weights score now, in percent."""
 
     name: str
@@ -50,19 +48,14 @@ def check(
     Args:
         data: the folder of a full data set, or of several; references on data that are not there
             are `not-run`.
-        manifest: another than `registry.MANIFEST`.
         output: folder for the records; None keeps none.
         weights: folder of public weights; those that are not in it are `not-run`. None leaves
             public weights out.
 
     Raises:
-        UserError: if the manifest is malformed or has no reference, or `weights` is not a folder.
+        UserError: if the manifest is malformed or has no reference.
     """
-    entries: tuple[Released, ...] = registry.load_manifest(manifest)
-    if weights is not None:
-        if not weights.is_dir():
-            raise UserError(f'{weights} is not a folder: expected one with public weights.')
-        entries += registry.load_public()
+    entries = (*registry.load_manifest(manifest), *(registry.load_public() if weights else ()))
     references = [(entry, reference) for entry in entries for reference in entry.reference]
     if not references:
         raise UserError(f'{manifest} has no reference to compare with: add one.')
@@ -72,11 +65,19 @@ def check(
         if any(reference.data == 'shapes' for _, reference in references):
             shapes.write(drawn, train=0)
         for entry, reference in references:
-            root = data if reference.data == 'full' else drawn
-            where = entry.task if reference.data == 'full' else reference.data
+            root, where = (data, entry.task) if reference.data == 'full' else (drawn, 'shapes')
             try:
-                options = {'output': output, 'processes': processes, 'workers': workers}
-                record = _evaluate(entry, root, weights, manifest, **options)
+                path = _weights(entry, weights, manifest)
+                if root is None:
+                    raise DataNotFound(f'it takes {TASKS[entry.task].validation_set} at --data')
+                TASKS[entry.task].load_data(root)  # DataNotFound, if they are not there
+                record = apart.evaluate(
+                    *(entry.task, entry.model, path, root, entry.arguments, entry.preprocessing),
+                    multi_scale=entry.multi_scale,
+                    output=output,
+                    processes=processes,
+                    workers=workers,
+                )
                 found = _compare(entry, reference, records.load(record))
             except UserError as error:  # the others are still evaluated
                 absent = isinstance(error, CheckpointNotFound | DataNotFound)
@@ -89,22 +90,10 @@ def check(
     return checks
 
 
-def _evaluate(
-    entry: Released, root: Path | None, weights: Path | None, manifest: Path, **options: Any
-) -> Path:
-    """Evaluate released weights in a process of its own; return the path of the record.
-
-    Raises:
-        CheckpointNotFound, DataNotFound: if the weights or the data are not there.
-        UserError: if the evaluation fails.
-    """
-    public = isinstance(entry, Public)
-    path = store.stored(entry, weights) if public else store.obtain(entry, manifest)
-    if root is None:
-        raise DataNotFound(f'it takes {TASKS[entry.task].validation_set} at --data')
-    TASKS[entry.task].load_data(root)
-    what = (entry.task, entry.model, path, root, entry.arguments, entry.preprocessing)
-    return apart.evaluate(*what, multi_scale=entry.multi_scale, **options)
+def _weights(entry: Released, weights: Path | None, manifest: Path) -> Path:
+    if isinstance(entry, Public):
+        return store.stored(entry, weights)
+    return store.obtain(entry, manifest)
 
 
 def _compare(
@@ -119,13 +108,10 @@ def _compare(
             f'{data.fingerprint}, expected {reference.images:,} {reference.fingerprint}'
         )
         verdicts = dict.fromkeys(verdicts, Verdict.ERROR)
-    missing = (None, Verdict.ERROR, 'the evaluation does not give this metric')
-    return {
-        metric: (evaluation.metrics[metric], verdicts[metric], reason)
-        if metric in verdicts
-        else missing
-        for metric in reference.metrics
-    }
+    found = dict.fromkeys(
+        reference.metrics, (None, Verdict.ERROR, 'the evaluation does not give this metric')
+    )
+    return found | {m: (evaluation.metrics[m], verdict, reason) for m, verdict in verdicts.items()}
 
 
 def render(checks: Collection[Check]) -> list[Part]:
