@@ -96,8 +96,6 @@ def test_systems_are_defined_once_and_name_rows_uniquely():
     [
         ('table1.csv', '3-5-8-3,23,4.5,83.7', '3,23,4.5', 'table1.csv, line 2'),
         ('table1.csv', '83.7', 'nan', 'line 2: top1'),
-        ('tolerances.toml', 'relative = 0.02', 'relativ = 0.02', 'params_m.relativ'),
-        ('tolerances.toml', '[params_m]', '[params_m', r'tolerances\.toml: Expected'),
     ],
 )
 def test_damaged_files_are_refused_by_place(folder, file, before, after, message):
@@ -105,4 +103,3 @@ def test_damaged_files_are_refused_by_place(folder, file, before, after, message
     path.write_text(path.read_text().replace(before, after, 1))
     with pytest.raises(UserError, match=message):
         paper.load_table(1, folder)
-        paper.load_tolerances(folder)

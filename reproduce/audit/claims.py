@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from reproduce import paper
-from reproduce.audit.rows import Tables, best_rivals, find_row, number, same_model
+from reproduce.audit.rows import Tables, best_rivals, find_row, number
 from reproduce.base.files import NumberText, read_csv
 from reproduce.paper import Printed, Row
 
@@ -28,7 +28,7 @@ class ClaimVerdict(StrEnum):
     HOLDS = 'holds'
     FAILS = 'does not hold'
     PARTLY = 'in one reading'  # the sentence may mean several rows, and some agree
-    UNLIKE = 'unlike rows'  # holds, but only one of the models has token labeling
+    UNLIKE = 'unlike rows'  # holds, but only one of the rows is of a model with token labeling
     UNCHECKED = 'cannot be checked'
 
 
@@ -46,7 +46,8 @@ class Claim(BaseModel):
         table, row, metric, rival: what is compared; `rival` may name several rows that the sentence
             may mean, separated by ' or '.
         note: how it was read, or why it cannot be checked.
-        finding: the finding that it belongs to, where this does not follow from its verdict.
+        finding: the finding that it belongs to, where this does not follow from its verdict;
+            'token_labeling' where one of the rows is of a model with it, and another is not.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -83,16 +84,14 @@ def _judge(claim: Claim, tables: Tables) -> JudgedClaim:
         return JudgedClaim(claim, ClaimVerdict.UNCHECKED, '', claim.note)
     row = find_row(tables, int(claim.table), claim.row)
     if claim.relation == 'leads':
-        rivals = list(best_rivals(tables, row).values())
-        readings = [_leads(row, tables)]
+        compared = [_leads(row, tables)]
     else:
-        names = claim.rival.split(' or ') if claim.rival else []
-        rivals = [find_row(tables, row.table, name) for name in names]
-        readings = [_compare(claim, row, rival) for rival in rivals or [None]]
-    held, computed, evidence = zip(*readings, strict=True)
+        rivals = [find_row(tables, row.table, name) for name in claim.rival.split(' or ') if name]
+        compared = [_compare(claim, row, rival) for rival in rivals or [None]]
+    held, computed, evidence = zip(*compared, strict=True)
     if not any(held):
         verdict = ClaimVerdict.FAILS
-    elif {True, False} <= {_has_token_labeling(each, tables) for each in (row, *rivals)}:
+    elif claim.finding == 'token_labeling':
         verdict = ClaimVerdict.UNLIKE
     else:
         verdict = ClaimVerdict.HOLDS if all(held) else ClaimVerdict.PARTLY
@@ -123,16 +122,3 @@ def _leads(row: Row, tables: Tables) -> tuple[bool, str, str]:
 
 def _rounds_to(value: Decimal, printed: str) -> bool:
     return abs(value - Decimal(printed)) <= Decimal(str(Printed(printed).half_unit))
-
-
-def _has_token_labeling(row: Row, tables: Tables) -> bool | None:
-    """Return whether a row is of a model that was trained with token labeling.
-
-    Outside Table 4, that of the same model and Top-1 in it; None where there is none.
-    """
-    found = {
-        twin.description['token_labeling'] == 'true'
-        for twin in ([row] if row.table == 4 else tables[4])
-        if same_model(twin, row) and twin.cells['top1'] == row.cells.get('top1')
-    }
-    return found.pop() if len(found) == 1 else None

@@ -5,6 +5,7 @@ What a framework has in common for all backbones is not counted. A count is an a
 parameters, layer multiply-adds, total multiply-adds.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import product
@@ -39,18 +40,6 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 BUILT: Reading = {name: options[0] for name, options in OPTIONS.items()}
 WINDOWS: Reading = BUILT | {'attention': 'windows of 14'}  # for dense tasks, no cell excludes it
 
-_STRIPES = {
-    'stripes of 1 and 2': (1, 2),
-    'stripes of 1 and 7': (1, 7),
-    'stripes of 2 and 4': (2, 4),
-    'stripes of 7': (7, 7),
-}
-_GLD = {
-    '14x14 to 7x7': (196, 49),
-    '14x14 to 98': (196, 98),
-    '7x7 to 24': (49, 24),
-    '28x28 to 14x14': (784, 196),
-}
 _MAF_OPTIONS = ('local', 'lepe', 'positions', 'gld')
 _VIT_OPTIONS = ('lepe', 'positions', 'attention')
 _CLASSES = 1000
@@ -99,6 +88,11 @@ def _size(image: Dims, stage: int) -> Dims:
     return tuple(ceil(side / (4 * 2**stage)) for side in image)
 
 
+def _numbers(option: str) -> Dims:
+    """Return the numbers in the name of an option."""
+    return tuple(map(int, re.findall(r'\d+', option)))
+
+
 def _count(params: int = 0, layer: int = 0, products: int = 0) -> np.ndarray:
     return np.stack(np.broadcast_arrays(params, layer, layer + products))
 
@@ -131,9 +125,9 @@ def _stem(dims: Dims, image: Dims, stem: str, merging: str) -> np.ndarray:
     if stem == '3x3 twice':
         total = _linear(27, C // 2, 4 * n) + _norm(C // 2) + _linear(9 * C // 2, C, n)
     else:
-        total = _linear(48 if stem == '4x4' else 147, C, n)
+        total = _linear(3 * prod(_numbers(stem)), C, n)
     for stage in (1, 2, 3):
-        inputs = (4 if merging == '2x2' else 9) * dims[stage - 1]
+        inputs = prod(_numbers(merging)) * dims[stage - 1]
         total = total + _linear(inputs, dims[stage], prod(_size(image, stage)))
     return total + sum(map(_norm, dims))
 
@@ -143,8 +137,8 @@ def _maf_block(
 ) -> np.ndarray:
     n = H * W
     total = _attention(C, n) + _mlp(C, n)  # eq. 1
-    if local in _STRIPES:
-        width = _STRIPES[local][stage]
+    if local.startswith('stripes'):
+        width = (_numbers(local) * 2)[stage]
         for across, along in ((W, H), (H, W)):
             stripes, inside = ceil(across / width), width * along
             total += _products(C // 2, inside, inside, stripes)
@@ -154,8 +148,11 @@ def _maf_block(
         total += _linear(9, C, n) * (lepe != 'no stage')
     # GLD, eq. 2: along the tokens, shared by the channels. A layer over all tokens has their number
     # at 224 x 224, since it has a fixed size.
-    at_224 = (56 // 2**stage) ** 2
-    read, written = _GLD.get(gld, (at_224, at_224 // 2))
+    read = written = (56 // 2**stage) ** 2
+    if gld == 'all tokens to half':
+        written //= 2
+    else:
+        read, written = (prod(_numbers(tokens)) for tokens in gld.split(' to '))
     total += _count(read * written + written, read * written * C)
     # Fusion, eqs. 3 and 4, and its MLP.
     total += _norm(C) * 2 + _linear(C, C, n) + _linear(C, C, written) * 2
@@ -168,8 +165,8 @@ def _vit_block(
 ) -> np.ndarray:
     n = H * W
     total = _attention(C, n) + _mlp(C, n)
-    side = {'windows of 14': 14, 'windows of 7': 7}.get(attention)
-    if side is not None and min(H, W) > side:
+    side = _numbers(attention)[0] if attention.startswith('windows') else max(H, W)
+    if min(H, W) > side:
         total += _products(C, side**2, side**2, ceil(H / side) * ceil(W / side))
     elif attention == 'stripes of 7 in stage 3' and stage == 2:
         for across, along in ((W, H), (H, W)):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from reproduce.paper import Direction, Metric, Printed, Tolerance
+from reproduce.paper import Metric, Printed, Tolerance
 
 
 class Verdict(StrEnum):
@@ -121,7 +121,7 @@ def judge(
     difference = measured - target.value
     if abs(difference) <= tolerance.width(target):
         return Verdict.ERROR if known else Verdict.MATCH
-    if difference > 0 and metric.direction is Direction.HIGHER:
+    if difference > 0 and not metric.is_complexity:
         return Verdict.BETTER
     return Verdict.KNOWN if known else Verdict.WORSE
 

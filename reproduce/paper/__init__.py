@@ -1,6 +1,6 @@
 """What the paper prints: its seven tables, tolerances for them, its claims and its misprints."""
 
-from reproduce.paper.metrics import METRICS, Direction, Metric
+from reproduce.paper.metrics import METRICS, Metric
 from reproduce.paper.printed import (
     FOLDER,
     FRAMEWORKS,
@@ -27,7 +27,6 @@ __all__ = [
     'SEGMENTATION_SIZE',
     'TABLES',
     'Column',
-    'Direction',
     'Framework',
     'Metric',
     'Printed',

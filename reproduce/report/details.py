@@ -73,7 +73,7 @@ def cell_facts(cell: Cell) -> dict[str, str]:
         against = f', {cell.published.meaning}' if cell.published else ''
         published = f'{cell.reference}{against}: {cell.reference_source}'
     if cell.tolerance is not None:
-        tolerance = f'± {cell.tolerance:.4g}. {_tolerances()[cell.column.metric.name].reason}'
+        tolerance = f'± {cell.tolerance:.4g}. {load_tolerances()[cell.column.metric.name].reason}'
     if cell.resolvable is not None:
         resolvable = f'differences from {cell.resolvable:.2f} on, by the images of the data set'
     arguments = ', '.join(f'{name}={value}' for name, value in system.arguments.items())
@@ -145,9 +145,6 @@ def commands(cell: Cell) -> list[str]:
 
 def _public(cell: Cell) -> Public | None:
     return next((entry for entry in load_public() if entry.system == cell.system), None)
-
-
-_tolerances = cache(load_tolerances)
 
 
 @cache

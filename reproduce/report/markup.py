@@ -17,6 +17,8 @@ _LATEX = str.maketrans(
         **{character: f'\\{character}' for character in '&%$#_{}'},
         **{'†': r'$^{\dagger}$', '²': r'$^{2}$', '×': r'$\times$'},
         **{'•': r'$\bullet$', '≠': r'$\neq$', '◦': r'$\circ$', '⋆': r'$\star$'},
+        **{'ᵇ': r'\textsuperscript{b}', 'ᵐ': r'\textsuperscript{m}'},
+        **{digit: rf'\textsubscript{{{n}}}' for n, digit in zip('057', '₀₅₇', strict=True)},
         **{'ˡ': r'\textsubscript{l}', 'ᵗ': r'\textsubscript{t}'},
     }
 )
@@ -107,12 +109,7 @@ def latex(table: ShownTable) -> str:
             for i, column in enumerate(table.columns, 1)
         ],
         groups=groups if any(name for name, _, _ in groups) else [],
-        headings=[
-            c.heading.translate(_LATEX)
-            if c.convention or c.printed is None
-            else c.printed.metric.latex_heading
-            for c in table.columns
-        ],
+        headings=[column.heading.translate(_LATEX) for column in table.columns],
         blocks=[[row for _, row in block] for _, block in blocks],
         legend=table.legend.translate(_LATEX),
     )
