@@ -1,7 +1,7 @@
 """`python -m reproduce compare`: is the difference between two results real?"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
@@ -30,10 +30,7 @@ def compare(
         Option('--fail-if-worse', help='Exit with 1 if one is significantly worse than the first.'),
     ] = False,
     evaluations: options.Evaluations = EVALUATIONS,
-    format: Annotated[
-        Literal['text', 'json', 'markdown'],
-        Option(help='json prints one JSON object, nothing else.'),
-    ] = 'text',
+    format: options.Format = 'text',
 ) -> None:
     """Compare two results on the same images, or several: is the difference real?
 
@@ -45,17 +42,13 @@ def compare(
     if len(names) < 2:
         raise UserError(f"'{' '.join(names)}' is one result: name two or more to compare.")
     candidates = comparison.find_candidates(names, evaluations, data)
-    markdown = format == 'markdown'
     found = comparison.compare(candidates)
     worse = any(pair.worse for pair in found)
     if len(found) > 1:
         result = {'pairs': [pair.as_dict() for pair in found], 'worse': worse}
-        parts = comparisons.render_several(found, markdown)
+        parts = comparisons.render_several(found)
     else:
         result = found[0].as_dict()
-        parts = comparisons.render(found[0], markdown)
-    if markdown:
-        print('\n\n'.join(parts))
-    else:
-        options.show(format, result, *parts)
+        parts = comparisons.render(found[0])
+    options.show(format, result, *parts)
     raise typer.Exit(int(fail_if_worse and worse))

@@ -25,6 +25,7 @@ MARKS = {
     'printed': ('', 'unmarked: as printed, not measured'),
 }
 
+# Headings of descriptions. Token labeling is a dagger at the name of the model.
 _DESCRIPTIONS = {
     'embed_dims': 'Dim',
     'depths': 'Blocks',
@@ -37,55 +38,42 @@ _DESCRIPTIONS = {
 # Those of them that distinguish the rows of the ablations, which have one label.
 _DESIGNS = ('local_attention', 'global_features', 'dual_stream')
 
-# The printed order of the columns after the model, where it is not that of the numbers. Token
-# labeling is a dagger at the name of the model.
-_ORDER = {
-    1: ('embed_dims', 'depths', 'params_m', 'flops_g', 'top1'),
-    2: ('params_m', 'local_attention', 'global_features', 'top1'),
-    3: ('params_m', 'dual_stream', 'top1'),
-    4: ('train_size', 'test_size', 'params_m', 'flops_g', 'top1'),
-}
-
 
 class ShownColumn(NamedTuple):
     """A column of a shown table.
 
     Attributes:
         name: unique in its table.
-        metric: what its numbers are, or 'total_flops_g' for a column that the paper does not print,
-            with the FLOPs of all models in one convention.
+        metric: of its numbers; 'total_flops_g' for the total FLOPs of all models, which the paper
+            does not print.
         heading: of the column.
         printed: the column of the paper's table with the same numbers; None for a description.
-        convention: of FLOPs in one convention, 'layer' or 'total'; '' for the others.
+        group: the heading above the column's own; '' where there is none.
     """
 
     name: str
     metric: str
     heading: str
     printed: Column | None = None
-    convention: str = ''
+    group: str = ''
 
     @property
-    def group(self) -> str:
-        """The heading above the column's own; '' where there is none."""
-        return self.printed.group if self.printed else ''
+    def is_total(self) -> bool:
+        """Whether it has the total FLOPs of all models."""
+        return self.metric == 'total_flops_g'
 
 
 @cache
 def columns(table: int) -> tuple[ShownColumn, ...]:
-    """Return all columns that `table` can show, in order."""
-    found = []
-    for name in _ORDER.get(table, TABLES[table].columns):
-        printed = TABLES[table].columns.get(name)
-        if printed is None:
-            found.append(ShownColumn(name, name, _DESCRIPTIONS[name]))
-            continue
-        found.append(ShownColumn(name, printed.metric.name, printed.metric.heading, printed))
-        if printed.metric.name == 'flops_g':
-            for kind in CONVENTION_MARKS:
-                metric, heading = f'{kind}_flops_g', f'{kind.capitalize()} FLOPs (G)'
-                own = name.removesuffix('flops_g') + metric
-                found.append(ShownColumn(own, metric, heading, printed, kind))
+    """Return all columns that `table` can show: descriptions, then numbers."""
+    descriptions = [name for name in TABLES[table].descriptions if name in _DESCRIPTIONS]
+    found = [ShownColumn(name, name, _DESCRIPTIONS[name]) for name in descriptions]
+    for name, printed in TABLES[table].columns.items():
+        metric, group = printed.metric, printed.group
+        found.append(ShownColumn(name, metric.name, metric.heading, printed, group))
+        if metric.name == 'flops_g':
+            own = name.removesuffix(metric.name) + 'total_flops_g'
+            found.append(ShownColumn(own, 'total_flops_g', 'Total FLOPs (G)', printed, group))
     return tuple(found)
 
 
@@ -136,10 +124,10 @@ class Line:
         """What users may call the line: its printed name, its label, or a system."""
         return {self.row.model, self.label, *self.systems}
 
-    def flops(self, column: ShownColumn) -> float | None:
-        """Return the FLOPs in G of a column of one convention, where they were counted."""
+    def total_flops(self, column: ShownColumn) -> float | None:
+        """Return the total FLOPs in G for a column of them, where they were counted."""
         cell = self.cells.get(column.printed.name)
-        return cell.flops(column.convention) if cell else None
+        return cell.total_flops_g if cell else None
 
     def described(self, column: str) -> str:
         """Return a description as the paper writes it: '[3, 5, 8, 3]', '224²'."""
@@ -176,9 +164,7 @@ def columns_with_totals(table: int, of_table: Sequence[Line]) -> list[ShownColum
             conventions.setdefault(name, set()).add(cell.distinct_convention)
     mixed = {name for name, found in conventions.items() if len(found - {''}) > 1}
     return [
-        column
-        for column in columns(table)
-        if not column.convention or (column.convention == 'total' and column.printed.name in mixed)
+        column for column in columns(table) if not column.is_total or column.printed.name in mixed
     ]
 
 
@@ -245,7 +231,7 @@ def shown_table(
     shown = [
         column
         for column in columns(number)
-        if {column.name, column.metric} & {*names} or not (names or column.convention)
+        if {column.name, column.metric} & {*names} or not (names or column.is_total)
     ]
     fields = [
         [Field(' '.join(line.label.split())), *(_field(line, column, show) for column in shown)]
@@ -270,8 +256,8 @@ def shown_table(
 def _field(line: Line, column: ShownColumn, show: str) -> Field:
     if column.printed is None:
         return Field(line.described(column.name))
-    if column.convention:
-        flops = line.flops(column)
+    if column.is_total:
+        flops = line.total_flops(column)
         return Field('' if flops is None else _number(flops))
     cell = line.cells.get(column.name)
     if cell is None:

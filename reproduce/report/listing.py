@@ -61,13 +61,13 @@ def summary(cells: Collection[Cell]) -> str:
 
 def _heading(column: ShownColumn) -> str:
     framework = column.printed.framework.short_heading
-    heading = 'all total (G)' if column.convention else column.heading
+    heading = 'all total (G)' if column.is_total else column.heading
     return f'{framework} {heading}'.strip()
 
 
 def _field(line: Line, column: ShownColumn) -> str | Text:
-    if column.convention:
-        total = line.flops(column)
+    if column.is_total:
+        total = line.total_flops(column)
         return '' if total is None else f'{total:.4g}'
     cell = line.cells.get(column.name)
     if cell is None:

@@ -1,6 +1,6 @@
 """Figures: accuracy over cost, deviations from the paper, and differences in the ablations.
 
-Colours are close to Okabe and Ito's. Markers say the same, for prints in grey.
+Markers say the same as colours, for prints in grey.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,44 +22,16 @@ from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 from reproduce.ablation.outcomes import DesignVerdict, Outcomes
 from reproduce.audit.readings import flops_in_windows
 from reproduce.audit.rows import family
+from reproduce.base.files import read_toml
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import METRICS, TABLES, Column
 from reproduce.report.layout import DAGGER, Line, all_lines
 
-# The colours of figures and of the page, in light and in dark; figures are in light. The colours of
-# verdicts are among them, by the names that terminals have for them.
-PALETTE = {
-    'surface': ('#ffffff', '#16171a'),
-    'raised': ('#f6f6f4', '#1f2125'),
-    'ink': ('#1c1c1e', '#ececee'),
-    'soft': ('#5c5c62', '#a9abb2'),
-    'faint': ('#8a8a8e', '#84868e'),
-    'line': ('#dcdcd8', '#34363c'),
-    'blue': ('#0072b2', '#5ab2ea'),
-    'red': ('#c25100', '#ff9150'),
-    'green': ('#00805d', '#3cc79d'),
-    'yellow': ('#e69f00', '#f0b429'),
-    'cyan': ('#56b4e9', '#8ccbf2'),
-    'magenta': ('#a3458b', '#e08ccb'),
-    'white': ('#d8d8dc', '#44464d'),
-}
+PALETTE = read_toml(Path(__file__).with_name('palette.toml'), dict[str, tuple[str, str]])
 COLOURS = {name: light for name, (light, _) in PALETTE.items()}
 INK, FAINT, SURFACE, OWN = (COLOURS[name] for name in ('ink', 'faint', 'surface', 'red'))
-
-STYLE: dict[str, Any] = {
-    'font.size': 9,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'grid.alpha': 0.3,
-    'axes.axisbelow': True,
-    'legend.frameon': False,
-    'legend.fontsize': 7,
-    'pdf.fonttype': 42,
-    'svg.fonttype': 'none',
-    'svg.hashsalt': 'maformer',
-}
+STYLE = Path(__file__).with_name('figures.mplstyle')
 
 # The accuracies that are drawn over FLOPs and parameters: table, framework, metric.
 _ACCURACIES = {
@@ -116,6 +88,10 @@ class Point(NamedTuple):
     low: float
     measured: bool
 
+    @property
+    def family(self) -> str:
+        return family(self.line.row) + DAGGER * self.line.is_labeled
+
 
 def figures(cells: Sequence[Cell]) -> dict[str, Drawing]:
     """Return all figures of cells, by file name."""
@@ -143,7 +119,7 @@ def figures(cells: Sequence[Cell]) -> dict[str, Drawing]:
 def save(figure: Figure, path: Path | BinaryIO, format: str) -> None:
     """Write `figure` as 'pdf', 'png' or 'svg'; the same figure gives the same bytes."""
     undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(fname=STYLE):
         figure.savefig(path, format=format, dpi=200, metadata=undated.get(format))
 
 
@@ -189,14 +165,13 @@ def frontier(found: Iterable[Point]) -> list[Point]:
     return edge
 
 
-def in_windows(found: Iterable[Point]) -> list[Point]:
+def in_windows(found: Sequence[Point]) -> list[Point]:
     """Return the points with the lower cost of MAFormer; an empty list where it is the same."""
-    found = list(found)
     lower = [point._replace(x=point.low) for point in found]
     return lower if lower != found else []
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def _accuracy(found: Mapping[str, Sequence[Point]], column: Column) -> Figure:
     """Draw accuracies over costs, a panel for each cost, with a line for each family of models."""
     figure = Figure((10, 5.4), layout='constrained')
@@ -205,18 +180,17 @@ def _accuracy(found: Mapping[str, Sequence[Point]], column: Column) -> Figure:
     others = cycle(
         [{'color': c, 'marker': m, 'ms': 5, 'ls': ls} for ls in ('-', ':') for m, c in _LOOKS]
     )
+    own = {point.family: point.line.row.own for point in found['params_m']}
     looks = {
-        _family_name(p): {'color': OWN, 'marker': '*', 'ms': 9} if p.line.row.own else next(others)
-        for p in {_family_name(p): p for p in found['params_m']}.values()
+        name: {'color': OWN, 'marker': '*', 'ms': 9} if own[name] else next(others) for name in own
     }
     for axes, cost in zip(every, found, strict=True):
         axes.set_xlabel('FLOPs (G), all total' if cost == 'flops_g' else METRICS[cost].heading)
         axes.set_xscale('log')
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_locator(NullLocator())
+        _plain_ticks(axes)
         for name, look in looks.items():
-            _family(axes, [p for p in found[cost] if _family_name(p) == name], name, look)
+            _family(axes, [point for point in found[cost] if point.family == name], look)
         for edge, style, label in (
             (frontier(found[cost]), '--', 'efficient frontier'),
             (frontier(in_windows(found[cost])), ':', 'the same, MAFormer in windows of 14 x 14'),
@@ -231,15 +205,11 @@ def _accuracy(found: Mapping[str, Sequence[Point]], column: Column) -> Figure:
     return figure
 
 
-def _family_name(point: Point) -> str:
-    return family(point.line.row) + DAGGER * point.line.is_labeled
-
-
-def _family(axes: Axes, found: Sequence[Point], name: str, look: Mapping[str, Any]) -> None:
+def _family(axes: Axes, found: Sequence[Point], look: Mapping[str, Any]) -> None:
     """Draw a line through the sizes of a family of models, of which MAFormer's are named."""
     found = sorted(found, key=lambda point: point.x)
     line = np.reshape([(p.x, p.y) for p in found if p.fits], (-1, 2))
-    axes.plot(*line.T, **look, mfc=SURFACE, lw=0.8, label=name)
+    axes.plot(*line.T, **look, mfc=SURFACE, lw=0.8, label=found[0].family if found else '')
     for point in found:
         axes.plot(point.x, point.y, **look, mfc=None if point.measured else SURFACE, zorder=3)
         if point.low < point.x:
@@ -249,7 +219,7 @@ def _family(axes: Axes, found: Sequence[Point], name: str, look: Mapping[str, An
             axes.annotate(size, (point.x, point.y), (5, -9), **place, color=OWN, fontsize=7)
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def _deviations(cells: Sequence[Cell]) -> Figure:
     """Draw how far each measured cell is from the printed value, in tolerances."""
     judged = [cell for cell in cells if cell.difference is not None and cell.tolerance]
@@ -275,8 +245,7 @@ def _deviations(cells: Sequence[Cell]) -> Figure:
     axes.set_ylim(len(kinds) - 0.4, -0.6)
     axes.set_xscale('symlog', linthresh=2)
     axes.set_xticks([-20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20])
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_locator(NullLocator())
+    _plain_ticks(axes)
     axes.set_xlabel('measured − printed, in tolerances; in the band a cell matches')
     figure.legend(loc='outside upper center', ncols=len(Verdict))
     return figure
@@ -293,7 +262,7 @@ def study_figure(outcomes: Outcomes) -> Drawing:
     )
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def _forest(outcomes: Outcomes) -> Figure:
     """Draw each claim's mean difference with its 95 % interval, and the paper's difference."""
     judged = outcomes.judgements
@@ -306,14 +275,19 @@ def _forest(outcomes: Outcomes) -> Figure:
             around = [[one.mean - one.low], [one.high - one.mean]]
             axes.errorbar(one.mean, place, xerr=around, color=colour, fmt=marker, label=one.verdict)
         if one.paper:
-            label = 'paper, ImageNet'
-            axes.plot(float(one.paper), place, 'D', color=INK, mfc=SURFACE, ms=5, label=label)
+            look = {'color': INK, 'mfc': SURFACE, 'ms': 5, 'label': 'paper, ImageNet'}
+            axes.plot(float(one.paper), place, 'D', **look)
     axes.set_yticks(range(len(judged)), [one.says for one in judged], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel('difference in Top-1 (%), better minus worse, with its 95 % interval')
     handles = _handles([axes])
     figure.legend(handles.values(), handles, loc='outside upper center', ncols=len(handles) or 1)
     return figure
+
+
+def _plain_ticks(axes: Axes) -> None:
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _handles(every: Iterable[Axes]) -> dict[str, Any]:
