@@ -56,44 +56,39 @@ def as_dict(found: Found) -> dict[str, Any]:
 
 def cell_facts(cell: Cell) -> dict[str, str]:
     """Return what is known about a cell besides its values, by name; without empty facts."""
-    system = _systems()[cell.system]
-    flops = weights = published = tolerance = resolvable = ''
+    system, public, facts = _systems()[cell.system], _public(cell), {'off by': off_by(cell)}
+    if cell.tolerance is not None:
+        reason = load_tolerances()[cell.column.metric.name].reason
+        facts['tolerance'] = f'± {cell.tolerance:.4g}. {reason}'
+    if cell.resolvable is not None:
+        facts['resolvable'] = f'differences from {cell.resolvable:.2f} on, by the number of images'
+    facts['reason'] = cell.reason
     if cell.layer_flops_g is not None and cell.total_flops_g is not None:
-        flops = (
+        facts['FLOPs'] = (
             f'{cell.layer_flops_g:.2f} G in convolutions and linear layers, '
             f'{cell.total_flops_g:.2f} G with the products of attention; the printed value counts '
             f'the {"former" if cell.convention == "layer" else "latter"} ({cell.convention})'
         )
-    if cell.verdict is Verdict.NOT_RUN:
-        weights = f'none are public; /weights/{cell.system}.safetensors is expected'
-        if public := _public(cell):
-            protocol = f'; {public.protocol}' if public.protocol else ''
-            weights = f'{public.url} ({public.licence}{protocol})'
+    facts['misprint'] = _misprints().get((cell.table, cell.model, cell.metric), '')
     if cell.reference:
         against = f', {cell.published.meaning}' if cell.published else ''
-        published = f'{cell.reference}{against}: {cell.reference_source}'
-    if cell.tolerance is not None:
-        tolerance = f'± {cell.tolerance:.4g}. {load_tolerances()[cell.column.metric.name].reason}'
-    if cell.resolvable is not None:
-        resolvable = f'differences from {cell.resolvable:.2f} on, by the images of the data set'
-    arguments = ', '.join(f'{name}={value}' for name, value in system.arguments.items())
-    facts = {
-        'off by': off_by(cell),
-        'tolerance': tolerance,
-        'resolvable': resolvable,
-        'reason': cell.reason,
-        'FLOPs': flops,
-        'misprint': _misprints().get((cell.table, cell.model, cell.metric), ''),
-        'published': published,
-        'variant': cell.variant and f'{cell.variant}; the paper prints the row, not this variant',
+        facts['published'] = f'{cell.reference}{against}: {cell.reference_source}'
+    if cell.variant:
+        facts['variant'] = f'{cell.variant}; the paper prints the row, not this variant'
+    arguments = ''.join(f' {name}={value}' for name, value in system.arguments.items())
+    facts |= {
         'system': cell.system,
         'config': system.config or '',
-        'timm model': f'{system.model} {arguments}'.strip() if system.model else '',
+        'timm model': f'{system.model}{arguments}' if system.model else '',
         'source': system.source,
         'remark': system.note if system.note not in cell.reason else '',
-        'weights': weights,
-        'to measure it': ' && '.join(commands(cell)),
     }
+    if cell.verdict is Verdict.NOT_RUN:
+        facts['weights'] = f'none are public; /weights/{cell.system}.safetensors is expected'
+        if public:
+            notes = '; '.join(filter(None, (public.licence, public.protocol)))
+            facts['weights'] = f'{public.url} ({notes})'
+    facts['to measure it'] = ' && '.join(commands(cell))
     return {name: text for name, text in facts.items() if text}
 
 

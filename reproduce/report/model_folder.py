@@ -44,7 +44,6 @@ def export(
 
     Args:
         record: the record's file; those beside it that belong to it are copied, too.
-        folder: a new folder, or an empty one.
         checkpoint: the weights, in one of the forms of `store.find`; None for released ones.
         licence: of the weights; None for that of released ones, if they are.
 
@@ -61,12 +60,12 @@ def export(
             f'{e.stem} is a record of {TASKS[e.task].scope}, whose models timm does not load: '
             f'share the file of the weights with its config {Path(e.model).name}.'
         )
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f'{folder} is not empty: name a new folder with --output, or an empty one.')
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f'{folder} is not empty: name a new folder with --output.')
     path = _weights(e, checkpoint)
-    network = _network(e, path)
-    if licence is None and (entry := registry.released(e.checkpoint.sha256)):
-        licence = entry.licence
+    size = timm_names.size_argument(e.model, parameters.trained_preprocessing(path).get('img_size'))
+    network = classification.build(e.model, {**size, **e.arguments}, e.data.classes)
+    parameters.load(network, path)
     measured = {k: tuple(v) if isinstance(v, list) else v for k, v in e.preprocessing.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -74,8 +73,11 @@ def export(
     ) as name:
         made = Path(name) / folder.name
         save_for_hf(network, str(made), safe_serialization=True, data_config=measured)
-        if _has_the_parameters(path, network):
-            shutil.copyfile(path, made / WEIGHTS)
+        if path.suffix == '.safetensors':
+            with safe_open(path, 'pt') as file:
+                has_same_names = set(file.keys()) == set(network.state_dict())
+            if has_same_names:  # then the file keeps its SHA-256
+                shutil.copyfile(path, made / WEIGHTS)
         loaded = timm.create_model(f'local-dir:{made}', pretrained=True).eval()
         images = torch.randn(2, *measured['input_size'], generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
@@ -95,8 +97,27 @@ def export(
     return files
 
 
+def _weights(evaluation: Evaluation, checkpoint: str | Path | None) -> Path:
+    """Return the file of the evaluated weights."""
+    recorded = evaluation.checkpoint
+    if not (checkpoint or recorded.released):
+        raise UserError(
+            f'the weights of {evaluation.stem} are not released ones: name their file, '
+            f'{recorded.file} (SHA-256 {recorded.sha256[:16]}...), with --checkpoint.'
+        )
+    path = store.find(checkpoint or recorded.released, evaluation.system or evaluation.model)
+    if (digest := sha256_of(path)) != recorded.sha256:
+        raise UserError(
+            f'{path} is not the file that {evaluation.stem} was measured with: its SHA-256 is '
+            f'{digest[:16]}..., expected {recorded.sha256[:16]}... of {recorded.file}.'
+        )
+    return path
+
+
 def _model_card(e: Evaluation, network: nn.Module, licence: str | None, digest: str) -> str:
     """Return the README.md of exported weights, whose file has this SHA-256."""
+    if licence is None and (entry := registry.released(e.checkpoint.sha256)):
+        licence = entry.licence
     ours = model_entrypoint(e.model.partition('.')[0]).__module__.startswith('model.')
     metadata = ModelCardData(
         license=licence and licence.lower(),
@@ -157,39 +178,3 @@ def _images(evaluation: Evaluation) -> str:
     if data.complete:
         return TASKS[evaluation.task].validation_set
     return f'{data.images:,} images of {data.classes} classes, not the ImageNet-1K validation set'
-
-
-def _weights(evaluation: Evaluation, checkpoint: str | Path | None) -> Path:
-    """Return the file of the evaluated weights."""
-    recorded = evaluation.checkpoint
-    where = checkpoint or recorded.released
-    if not where:
-        raise UserError(
-            f'the weights of {evaluation.stem} are not released ones: name their file, '
-            f'{recorded.file} (SHA-256 {recorded.sha256[:16]}...), with --checkpoint.'
-        )
-    path = store.find(where, evaluation.system or evaluation.model)
-    if (digest := sha256_of(path)) != recorded.sha256:
-        raise UserError(
-            f'{path} is not the file that {evaluation.stem} was measured with: its SHA-256 is '
-            f'{digest[:16]}..., expected {recorded.sha256[:16]}... of {recorded.file}.'
-        )
-    return path
-
-
-def _network(evaluation: Evaluation, path: Path) -> nn.Module:
-    """Return the evaluated classifier with its weights, in evaluation mode."""
-    trained = parameters.trained_preprocessing(path)
-    size = timm_names.size_argument(evaluation.model, trained.get('img_size'))
-    arguments = {**size, **evaluation.arguments}
-    network = classification.build(evaluation.model, arguments, evaluation.data.classes)
-    parameters.load(network, path)
-    return network
-
-
-def _has_the_parameters(path: Path, network: nn.Module) -> bool:
-    """Return whether a file holds the network's parameters by their own names, as safetensors."""
-    if path.suffix != '.safetensors':
-        return False
-    with safe_open(path, 'pt') as file:
-        return set(file.keys()) == set(network.state_dict())
