@@ -40,8 +40,6 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 BUILT: Reading = {name: options[0] for name, options in OPTIONS.items()}
 WINDOWS: Reading = BUILT | {'attention': 'windows of 14'}  # for dense tasks, no cell excludes it
 
-_MAF_OPTIONS = ('local', 'lepe', 'positions', 'gld')
-_VIT_OPTIONS = ('lepe', 'positions', 'attention')
 _CLASSES = 1000
 
 
@@ -77,9 +75,11 @@ def _parts(
     """Yield each part's options, its count as a function of them, and the stage of a block."""
     yield ('stem', 'merging'), partial(_stem, dims, image), None
     for stage, C in enumerate(dims):
-        block = _maf_block if stage < 2 else _vit_block
-        names = _MAF_OPTIONS if stage < 2 else _VIT_OPTIONS
-        yield names, partial(block, stage, C, *_size(image, stage)), stage
+        of_stage = stage, C, *_size(image, stage)
+        if stage < 2:
+            yield ('local', 'lepe', 'positions', 'gld'), partial(_maf_block, *of_stage), stage
+        else:
+            yield ('lepe', 'positions', 'attention'), partial(_vit_block, *of_stage), stage
     yield ('auxiliary head',), partial(_frame, framework, dims, image), None
 
 
@@ -180,16 +180,12 @@ def _frame(framework: str, dims: Dims, image: Dims, auxiliary_head: str) -> np.n
     """Count what a framework adds in proportion to the channels of the backbone."""
     tokens = [prod(_size(image, stage)) for stage in range(4)]
     if framework == 'classifier':
-        heads = _linear(dims[3], _CLASSES, 1)
-        if auxiliary_head == 'counted':
-            heads = heads + _linear(dims[3], _CLASSES, tokens[3])
-        return _norm(dims[3]) + heads
+        auxiliary = _linear(dims[3], _CLASSES, tokens[3]) * (auxiliary_head == 'counted')
+        return _norm(dims[3]) + _linear(dims[3], _CLASSES, 1) + auxiliary
     total = sum(map(_norm, dims))
     if framework != 'upernet':
         return total + sum(_linear(C, 256, n) for C, n in zip(dims, tokens, strict=True))
-    for C, n in zip(dims[:3], tokens, strict=False):
-        total = total + _linear(C, 512, n, bias=False)
-    for side in (1, 2, 3, 6):
-        total = total + _linear(dims[3], 512, side**2, bias=False)
-    total = total + _linear(9 * dims[3], 512, tokens[3], bias=False)
+    inputs = [*dims[:3], *[dims[3]] * 4, 9 * dims[3]]  # lateral layers, pooled maps, bottleneck
+    outputs = [*tokens[:3], 1, 4, 9, 36, tokens[3]]
+    total += sum(_linear(C, 512, n, bias=False) for C, n in zip(inputs, outputs, strict=True))
     return total + _count(9 * dims[2] * 256)  # the auxiliary head, which inference does not run

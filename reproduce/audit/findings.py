@@ -1,7 +1,7 @@
 """The findings about the paper.
 
-`findings.toml` has their text and the printed numbers in it. What takes more than these is computed
-by a function of the finding's name.
+`findings.toml` has their text and the printed numbers in it. What else they need is computed by a
+function of the finding's name, which returns numbers by name, and sentences as 'evidence'.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from reproduce import paper
 from reproduce.audit import readings
 from reproduce.audit.claims import ClaimVerdict, JudgedClaim, judge_claims
 from reproduce.audit.closed_form import BUILT, OPTIONS, WINDOWS, count
-from reproduce.audit.rows import Tables, best_rivals, find_row, number, printed_value
+from reproduce.audit.rows import Tables, best_rivals, number, printed_value
 from reproduce.audit.sources import (
     Misprint,
     SourcedCell,
@@ -53,11 +53,9 @@ class Finding(BaseModel):
 
 @dataclass(frozen=True)
 class AuditData:
-    """What the findings are computed from: what is printed and what is measured.
+    """What the findings are computed from: what is printed, what is measured, and the readings.
 
-    Attributes:
-        sourced: the cells of the baselines, compared with other publications.
-        search: the readings of the block.
+    `sourced` has the cells of the baselines, compared with other publications.
     """
 
     tables: Tables
@@ -78,9 +76,6 @@ def audit(results: Path) -> tuple[AuditData, list[Finding]]:
 
     Args:
         results: folder of the measured tables.
-
-    Raises:
-        UserError: if a file is missing or malformed.
     """
     tables = {table: paper.load_table(table) for table in TABLES}
     cells, sources = load_results(results), load_sources()
@@ -107,13 +102,13 @@ def _filled(
         'readings': len(search.readings),
         'most': search.most,
         'targets': len(search.targets),
-        **{
-            name: listed(printed_value(text, publications) for text in texts)
-            for name, texts in finding.values.items()
-        },
+        'evidence': (),
         **(FINDINGS[name](data) if name in FINDINGS else {}),
     }
-    evidence = (*values.get('evidence', ()), *(e.format(**values) for e in finding.evidence))
+    for number_name, texts in finding.values.items():
+        values[number_name] = listed(printed_value(text, publications) for text in texts)
+    values['n'] = len(values['evidence'])
+    evidence = (*values['evidence'], *(text.format(**values) for text in finding.evidence))
     sentence = finding.sentence.format(**values)
     return finding.model_copy(update={'sentence': sentence, 'evidence': evidence})
 
@@ -148,8 +143,7 @@ def wrong_statements(data: AuditData) -> dict[str, Any]:
 
 def unsupported(data: AuditData) -> dict[str, Any]:
     claims = [judged for judged in data.claims if judged.claim.finding == 'unsupported']
-    evidence = [f'{j.claim.place}, {j.claim.says}: {j.evidence}' for j in claims]
-    return {'n': len(evidence), 'evidence': evidence}
+    return {'evidence': [f'{j.claim.place}, {j.claim.says}: {j.evidence}' for j in claims]}
 
 
 def small_leads(data: AuditData) -> dict[str, Any]:
@@ -168,8 +162,8 @@ def small_leads(data: AuditData) -> dict[str, Any]:
                     f'shows differences from {tolerance.resolvable:.2f} on.'
                 )
     top1 = tolerances['top1']
-    values = {'small': len(small), 'leads': leads, 'beyond': beyond, 'evidence': small}
-    return {**values, 'resolvable': top1.resolvable, 'seeds': top1.seeds.width}
+    chance = {'resolvable': top1.resolvable, 'seeds': top1.seeds.width}
+    return {'leads': leads, 'beyond': beyond, 'evidence': small, **chance}
 
 
 def unlike_sources(data: AuditData) -> dict[str, Any]:
@@ -177,29 +171,28 @@ def unlike_sources(data: AuditData) -> dict[str, Any]:
     compared = [cell for cell in data.sourced if cell.sources]
     unlike = [cell for cell in compared if not any(cell.agreement)]
     others = [cell for cell in unlike if (cell.table, cell.model, cell.field) not in registered]
-    accuracies = [
-        (f'Table {cell.table}, {cell.model}', bool(cell.sources))
-        for cell in data.sourced
-        if cell.field in TABLES[cell.table].columns
-        and not TABLES[cell.table].columns[cell.field].metric.is_complexity
-    ]
-    sourced = {row for row, has_source in accuracies if has_source}
+    sourced: dict[str, bool] = {}  # whether any source prints an accuracy of a row
+    for cell in data.sourced:
+        column = TABLES[cell.table].columns.get(cell.field)
+        if column is not None and not column.metric.is_complexity:
+            row = f'Table {cell.table}, {cell.model}'
+            sourced[row] = sourced.get(row, False) or bool(cell.sources)
     return {
         'unlike': len(unlike),
         'compared': len(compared),
-        'others': len(others),
-        'unsourced': '; '.join(dict.fromkeys(row for row, _ in accuracies if row not in sourced)),
+        'unsourced': '; '.join(row for row, found in sourced.items() if not found),
         'evidence': [str(cell) for cell in others],
     }
 
 
 def probable_misprints(data: AuditData) -> dict[str, Any]:
-    evidence = [
-        f'Table {m.table}, {m.model}, {m.metric} {m.printed}'
-        f'{m.likely and f", probably {m.likely}"}: {m.reason}'
-        for m in data.misprints
-    ]
-    return {'n': len(evidence), 'evidence': evidence}
+    return {
+        'evidence': [
+            f'Table {m.table}, {m.model}, {m.metric} {m.printed}'
+            f'{m.likely and f", probably {m.likely}"}: {m.reason}'
+            for m in data.misprints
+        ]
+    }
 
 
 # ------------------------------------------------------------------------------------------------
@@ -241,37 +234,29 @@ def total_ratios(data: AuditData, framework: str) -> dict[str, list[tuple[float,
 
 def flop_conventions(data: AuditData) -> dict[str, Any]:
     crossed = [reading['local'].startswith('stripes') for reading in data.search.readings]
-    printed, layer, mask_rcnn = _ratios(data, 'mask_rcnn')
     return {
-        'printed': printed,
-        'layer': layer,
+        'mask_rcnn': _ratios(data, 'mask_rcnn'),
+        'cascade': _ratios(data, 'cascade_mask_rcnn'),
         'in_total': data.search.met_in_total.max(),
         'crossed': data.search.met_in_total[crossed].max(),
-        'mask_rcnn': mask_rcnn,
-        'cascade': _ratios(data, 'cascade_mask_rcnn')[2],
     }
 
 
-def _ratios(data: AuditData, framework: str) -> tuple[str, str, str]:
-    """Return MAFormer's FLOPs over CSWin's as printed, in layer FLOPs, and all in a sentence."""
-    cells = flop_cells(data, framework)
-    printed = listed(f'{float(a.paper) / float(b.paper):.2f}' for a, b in cells)
-    layer, total = (
-        listed(f'{a.flops(kind) / b.flops(kind):.2f}' for a, b in cells)
-        for kind in ('layer', 'total')
-    )
-    by_attention = total_ratios(data, framework)
-    windows = listed(f'{built:.2f}' for built, *_ in by_attention[WINDOWS['attention']])
-    spans = listed(
+def _ratios(data: AuditData, framework: str) -> dict[str, str]:
+    """Return MAFormer's FLOPs over CSWin's for S, B and L, in all conventions and readings."""
+    cells, by_attention = flop_cells(data, framework), total_ratios(data, framework)
+    ratios = {
+        'printed': [float(a.paper) / float(b.paper) for a, b in cells],
+        'layer': [a.layer_flops_g / b.layer_flops_g for a, b in cells],
+        'total': [a.total_flops_g / b.total_flops_g for a, b in cells],
+        'windows': [built for built, *_ in by_attention[WINDOWS['attention']]],
+    }
+    spans = [
         f'{min(low for _, low, _ in of_size):.2f} to {max(high for *_, high in of_size):.2f}'
         for of_size in zip(*by_attention.values(), strict=True)
-    )
-    return (
-        *(printed, layer),
-        f'printed {printed} times, layer {layer}, total {total} if stages 3 and 4 attend to the '
-        f'whole map, as the text says, and {windows} with windows of 14 x 14 tokens, which no '
-        f'printed cell excludes; {spans} in all readings that meet {data.search.most} cells.',
-    )
+    ]
+    texts = {name: listed(f'{ratio:.2f}' for ratio in of) for name, of in ratios.items()}
+    return {**texts, 'spans': listed(spans)}
 
 
 def depths_of_small(data: AuditData) -> dict[str, Any]:
@@ -280,7 +265,6 @@ def depths_of_small(data: AuditData) -> dict[str, Any]:
     return {
         'printed': data.measured(1, 'MAFormer-S', 'flops_g'),
         'fewer': data.measured(1, 'MAFormer-S', 'flops_g', '3-3-8-3'),
-        'depths': find_row(data.tables, 1, 'MAFormer-S').description['depths'],
         'at_most': search.met_as_printed.max(),
         'as_printed': search.met_as_printed[built],
         'met': search.met[built],
@@ -313,15 +297,16 @@ def many_readings(data: AuditData) -> dict[str, Any]:
 def counted_otherwise(data: AuditData) -> dict[str, Any]:
     """Parameters and FLOPs of baselines that no count confirms."""
     misprinted = {misprint.key for misprint in data.misprints}
-    evidence = [
-        f'Table {c.table}, {c.model}, {c.metric}: {c.reason}.'
-        for c in data.cells
-        if c.verdict is Verdict.KNOWN
-        and c.column.metric.is_complexity
-        and not c.row.own
-        and (c.table, c.model, c.metric) not in misprinted
-    ]
-    return {'n': len(evidence), 'evidence': evidence}
+    return {
+        'evidence': [
+            f'Table {c.table}, {c.model}, {c.metric}: {c.reason}.'
+            for c in data.cells
+            if c.verdict is Verdict.KNOWN
+            and c.column.metric.is_complexity
+            and not c.row.own
+            and (c.table, c.model, c.metric) not in misprinted
+        ]
+    }
 
 
 FINDINGS: dict[str, Callable[[AuditData], dict[str, Any]]] = {
