@@ -19,8 +19,7 @@ from reproduce.report.layout import (
     off_by,
 )
 
-# Of cells that were measured, or should have been.
-_MARKED = [v for v in Verdict if v.about.symbol and v is not Verdict.CITED]
+_MARKED = [v for v in Verdict if v.about.symbol and v is not Verdict.CITED]  # of measured cells
 _LEGEND = (
     f'measured/paper {"  ".join(f"{v.about.symbol} {v}" for v in _MARKED)}  '
     '·/paper not measured (not-run or cited)\n'
@@ -50,12 +49,13 @@ def render(cells: Collection[Cell]) -> list[Part]:
 def summary(cells: Collection[Cell]) -> str:
     """Return the tables, and how many printed numbers have each verdict and published value."""
     tables = ', '.join(map(str, sorted({cell.table for cell in cells})))
-    counts = ', '.join(f'{n} {verdict}' for verdict, n in count(cells).items())
-    published = count_published(cells)
-    how = ', '.join(f'{n} {agreement}' for agreement, n in published.items())
+    counts, published = (
+        ', '.join(f'{n} {name}' for name, n in of.items())
+        for of in (count(cells), count_published(cells))
+    )
     return (
         f'Table {tables}: {len(printed_numbers(cells))} printed numbers: {counts} ({len(cells)} '
-        f'lines).' + f' Published accuracies and the paper: {how}.' * any(published.values())
+        f'lines). Published accuracies and the paper: {published}.'
     )
 
 
@@ -101,10 +101,8 @@ def _judged(cells: Collection[Cell], names: Mapping[tuple, str]) -> list[Part]:
         if c.reference and c.measured is not None
     ]
     heads = ['deviation', 'metric', '', 'paper', 'measured', 'off by', 'verdict', 'system: reason']
-    tables = (
-        TextTable(heads, deviations),
-        TextTable(['same weights', 'metric', 'reference', 'measured', 'verdict'], references),
-    )
+    of_weights = ['same weights', 'metric', 'reference', 'measured', 'verdict']
+    tables = TextTable(heads, deviations), TextTable(of_weights, references)
     return [table for table in tables if table.rows]
 
 
