@@ -1,7 +1,4 @@
-"""A folder with a measured classifier that timm loads: weights, config, model card, record.
-
-The metadata of the model card state the metrics as the Hub reads them.
-"""
+"""A folder with a measured classifier that timm loads: weights, config, model card, record."""
 
 import os
 import shlex
@@ -12,8 +9,7 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn as nn
-from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader
 from safetensors import safe_open
 from timm.models import model_entrypoint, save_for_hf
 
@@ -26,8 +22,6 @@ from reproduce.tasks import TASKS, classification
 from reproduce.weights import parameters, registry, store
 
 WEIGHTS = 'model.safetensors'  # the name that timm looks for first
-
-_HEADINGS = {'top1': 'Top-1 accuracy (%)', 'top5': 'Top-5 accuracy (%)'}
 
 
 def export(
@@ -118,15 +112,6 @@ def _model_card(e: Evaluation, network: nn.Module, licence: str | None, digest: 
     """Return the README.md of exported weights, whose file has this SHA-256."""
     if licence is None and (entry := registry.released(e.checkpoint.sha256)):
         licence = entry.licence
-    ours = model_entrypoint(e.model.partition('.')[0]).__module__.startswith('model.')
-    metadata = ModelCardData(
-        license=licence and licence.lower(),
-        library_name='timm',
-        pipeline_tag='image-classification',
-        tags=['image-classification', 'timm', *(['maformer', 'arxiv:2209.01620'] if ours else [])],
-        model_name=e.model,
-        eval_results=results(e),
-    )
     # What neither timm's config nor the file of the weights says of the preprocessing.
     by_hand = sorted(set(e.overridden) - set(e.from_weights))
     stated = e.preprocessing | {'img_size': e.preprocessing['input_size'][-1]}
@@ -135,46 +120,15 @@ def _model_card(e: Evaluation, network: nn.Module, licence: str | None, digest: 
         {name: stated.get(name, True) for name in by_hand},  # use_train_size is a flag
         amp=None if e.precision == 'fp32' else e.precision,
     )
-    template = Path(__file__).with_name('model_card.md.j2').read_text()
-    return (
-        Environment(keep_trailing_newline=True)
-        .from_string(template)
-        .render(
-            e=e,
-            metadata=metadata.to_yaml(),
-            parameters=sum(p.numel() for p in network.parameters()) / 1e6,
-            headings=_HEADINGS,
-            images=_images(e),
-            ours=ours,
-            command=shlex.join(['python', '-m', *command]),
-            by_hand=by_hand,
-            digest=digest,
-            licence=licence or 'not stated',
-        )
+    images = f'{e.data.images:,} images of {e.data.classes} classes, not the validation set'
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent))
+    return environment.get_template('model_card.md.j2').render(
+        e=e,
+        parameters=sum(p.numel() for p in network.parameters()) / 1e6,
+        images=TASKS[e.task].validation_set if e.data.complete else images,
+        ours=model_entrypoint(e.model.partition('.')[0]).__module__.startswith('model.'),
+        command=shlex.join(['python', '-m', *command]),
+        by_hand=by_hand,
+        digest=digest,
+        licence=licence,
     )
-
-
-def results(evaluation: Evaluation) -> list[EvalResult]:
-    """Return the metrics as the Hub's `model-index` takes them, in percent."""
-    data = evaluation.data
-    return [
-        EvalResult(
-            task_type='image-classification',
-            task_name='Image classification',
-            dataset_type='imagenet-1k' if data.complete else 'custom',
-            dataset_name='ImageNet-1K' if data.complete else _images(evaluation),
-            dataset_split='validation' if data.split == 'val' else data.split,
-            dataset_args={'images': data.images, 'fingerprint': data.fingerprint},
-            metric_type='accuracy',
-            metric_name=_HEADINGS[name],
-            metric_value=value,
-        )
-        for name, value in evaluation.metrics.items()
-    ]
-
-
-def _images(evaluation: Evaluation) -> str:
-    data = evaluation.data
-    if data.complete:
-        return TASKS[evaluation.task].validation_set
-    return f'{data.images:,} images of {data.classes} classes, not the ImageNet-1K validation set'
