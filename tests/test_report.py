@@ -290,7 +290,7 @@ def test_the_frontier_depends_on_what_stages_3_and_4_attend_to():
 
 def test_figures_of_both_ends_of_the_flops(evaluated):
     drawn = plots.figures(evaluated[0])
-    assert len(drawn) == 8
+    assert len(drawn) == 7
     assert 'windows of 14 x 14' in drawn['upernet_miou'].says
 
 

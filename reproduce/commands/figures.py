@@ -17,7 +17,7 @@ def figures(
     / 'figures',
     results: options.Results = RESULTS,
 ) -> None:
-    """Draw accuracy over cost and the deviations from the paper."""
+    """Draw accuracy over cost."""
     # Imported here, so that `--help` does not wait for matplotlib.
     from reproduce.report import plots
 

@@ -32,27 +32,25 @@ class About(NamedTuple):
     Attributes:
         phrase: what a number of such cells do, in a sentence; '' where sentences do not count them.
         symbol: next to a number; '' for none.
-        colour: in a terminal, and of figures the one of that name in their palette.
-        marker: in figures, as matplotlib names it; '' for none.
+        colour: in a terminal, and on the page the one of that name in its palette.
         status: the exit status of a command that judges a cell so.
     """
 
     phrase: str = ''
     symbol: str = ''
     colour: str = ''
-    marker: str = ''
     status: int = 0
 
 
 _ABOUT = {
-    Verdict.MATCH: About('match the paper', '✓', 'green', 'o'),
-    Verdict.BETTER: About('are better', '▲', 'blue', '^'),
-    Verdict.WORSE: About('are worse', '✗', 'red', 'X', status=1),
-    Verdict.KNOWN: About('deviate for a registered reason', '≈', 'yellow', 'D'),
-    Verdict.UNPRINTED: About('have no printed value', '', 'cyan', 's'),
+    Verdict.MATCH: About('match the paper', '✓', 'green'),
+    Verdict.BETTER: About('are better', '▲', 'blue'),
+    Verdict.WORSE: About('are worse', '✗', 'red', status=1),
+    Verdict.KNOWN: About('deviate for a registered reason', '≈', 'yellow'),
+    Verdict.UNPRINTED: About('have no printed value', '', 'cyan'),
     Verdict.NOT_RUN: About(colour='white'),
     Verdict.CITED: About(symbol='◦'),
-    Verdict.ERROR: About('could not be measured', '!', 'magenta', 'P', status=2),
+    Verdict.ERROR: About('could not be measured', '!', 'magenta', status=2),
 }
 
 

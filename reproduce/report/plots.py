@@ -1,4 +1,4 @@
-"""Figures: accuracy over cost, deviations from the paper, and differences in the ablations.
+"""Figures: accuracy over cost, and differences in the ablations.
 
 Markers say the same as colours, for prints in grey.
 """
@@ -24,7 +24,6 @@ from reproduce.audit.readings import flops_in_windows
 from reproduce.audit.rows import family
 from reproduce.base.files import read_toml
 from reproduce.judge.cells import Cell
-from reproduce.judge.verdict import Verdict
 from reproduce.paper import METRICS, TABLES, Column
 from reproduce.report.layout import DAGGER, Line, all_lines
 
@@ -108,11 +107,6 @@ def figures(cells: Sequence[Cell]) -> dict[str, Drawing]:
                 partial(_accuracy, found, column),
                 [point.line.label for point in found['params_m']],
             )
-    drawn['deviations'] = Drawing(
-        'Deviations from the paper, all cells',
-        'Measured less printed values in tolerances: in the band, a cell matches.',
-        partial(_deviations, cells),
-    )
     return drawn
 
 
@@ -188,7 +182,8 @@ def _accuracy(found: Mapping[str, Sequence[Point]], column: Column) -> Figure:
         axes.set_xlabel('FLOPs (G), all total' if cost == 'flops_g' else METRICS[cost].heading)
         axes.set_xscale('log')
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-        _plain_ticks(axes)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         for name, look in looks.items():
             _family(axes, [point for point in found[cost] if point.family == name], look)
         for edge, style, label in (
@@ -217,38 +212,6 @@ def _family(axes: Axes, found: Sequence[Point], look: Mapping[str, Any]) -> None
         if point.line.row.own:
             size, place = point.line.label.partition('-')[2], {'textcoords': 'offset points'}
             axes.annotate(size, (point.x, point.y), (5, -9), **place, color=OWN, fontsize=7)
-
-
-@matplotlib.rc_context(fname=STYLE)
-def _deviations(cells: Sequence[Cell]) -> Figure:
-    """Draw how far each measured cell is from the printed value, in tolerances."""
-    judged = [cell for cell in cells if cell.difference is not None and cell.tolerance]
-    kinds = list(dict.fromkeys((cell.table, cell.column) for cell in judged))
-    figure = Figure((7, 1.5 + 0.2 * len(kinds)), layout='constrained')
-    axes = figure.subplots()
-    axes.axvspan(-1, 1, color=COLOURS['green'], alpha=0.12, lw=0)
-    for verdict in Verdict:
-        spots = [
-            (cell.difference / cell.tolerance, kinds.index((cell.table, cell.column)))
-            for cell in judged
-            if cell.verdict is verdict
-        ]
-        if spots:
-            colour = COLOURS.get(verdict.about.colour, SURFACE)
-            style = {'color': colour, 'mec': INK, 'mew': 0.4, 'ms': 4.5, 'ls': '', 'alpha': 0.9}
-            axes.plot(*np.transpose(spots), marker=verdict.about.marker, label=verdict, **style)
-    names = [
-        f'Table {table} {column.framework.short_heading} {column.metric.heading}'
-        for table, column in kinds
-    ]
-    axes.set_yticks(range(len(kinds)), names, fontsize=7)
-    axes.set_ylim(len(kinds) - 0.4, -0.6)
-    axes.set_xscale('symlog', linthresh=2)
-    axes.set_xticks([-20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20])
-    _plain_ticks(axes)
-    axes.set_xlabel('measured − printed, in tolerances; in the band a cell matches')
-    figure.legend(loc='outside upper center', ncols=len(Verdict))
-    return figure
 
 
 def study_figure(outcomes: Outcomes) -> Drawing:
@@ -283,11 +246,6 @@ def _forest(outcomes: Outcomes) -> Figure:
     handles = _handles([axes])
     figure.legend(handles.values(), handles, loc='outside upper center', ncols=len(handles) or 1)
     return figure
-
-
-def _plain_ticks(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _handles(every: Iterable[Axes]) -> dict[str, Any]:
