@@ -45,8 +45,7 @@ def class_names(folder: AnyPath) -> tuple[str, ...]:
     if not names or numbers != list(range(1, len(names) + 1)) or len(set(names)) < len(names):
         raise UserError(
             f'{path} does not name the classes: expected columns Idx and Name with tabs between '
-            "them, and a line for each class in order; restore the archive's, or remove it if the "
-            f'classes are the {NUM_CLASSES} of ADE20K.'
+            "them, and a line for each class in order; restore the archive's."
         )
     return tuple(names)
 

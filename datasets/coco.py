@@ -69,11 +69,6 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
             'number their classes in the order of the file.'
         )
     content = whole.take(limit)
-    if not any(not instance['iscrowd'] for instance in content.instances):
-        raise UserError(
-            f'{path} has no object in the {len(content.images):,} images that were asked for: '
-            'take more of them.'
-        )
     _check_images(folder, path, content.images)
     return COCO(
         root=base,
@@ -103,21 +98,16 @@ def _find(root: Path, split: str) -> tuple[Path, AnyPath, AnyPath]:
     """Return the folder of the data set, the instances file of `split`, that of its images."""
     expected, images = f'annotations/instances_{split}2017.json', f'{split}2017'
     check_folder(root, 'COCO', expected)
-    bases = [root, *(root / name for name in _NAMES)]
-    for base in bases:
-        if path := _first(expected, base, base / _ANNOTATIONS):
-            zips = (base / f'{images}.zip', base / f'images/{images}.zip')
-            if folder := _first(images, base, base / 'images', *zips):
-                return base, path, folder
-            raise DataNotFound(
-                f'{base} has annotations and no images: expected them in {images} or '
-                f'images/{images}, or in {images}.zip; put them there.'
-            )
-    for base in bases:
-        if any(base.glob('annotations/*.json*')) or (base / images).is_dir():
-            raise UserError(
-                f'{base} has no {expected}: put it there, from annotations_trainval2017.zip.'
-            )
+    for base in (root, *(root / name for name in _NAMES)):
+        zips = (base / f'{images}.zip', base / f'images/{images}.zip')
+        path = _first(expected, base, base / _ANNOTATIONS)
+        folder = _first(images, base, base / 'images', *zips)
+        if path and folder:
+            return base, path, folder
+        if folder:
+            raise UserError(f'{base} has no {expected}: put it there, from {_ANNOTATIONS}.')
+        if path:
+            raise DataNotFound(f'{base} has annotations and no {images} or {images}.zip.')
     raise DataNotFound(
         f'no COCO in {root}: expected {expected} and {images}, or {_ANNOTATIONS} and '
         f'{images}.zip; name the folder that holds them.'

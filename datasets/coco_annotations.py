@@ -150,7 +150,7 @@ def read(path: AnyPath) -> Annotations:
     sizes = {image['id']: [image['height'], image['width']] for image in images}
     for instance in content['annotations']:
         try:
-            _check_mask(instance, sizes[instance['image_id']])
+            check_mask(instance, sizes[instance['image_id']])
         except ValueError as error:
             raise UserError(
                 f'{path}: the segmentation of the annotation {instance["id"]} {error}.'
@@ -180,8 +180,15 @@ def _contradictions(content: Mapping[str, Sequence[dict[str, Any]]]) -> Iterator
             )
 
 
-def _check_mask(instance: dict[str, Any], size: list[int]) -> None:
-    """Check the mask of an instance, whose run lengths are encoded again if some runs are empty."""
+def check_mask(instance: dict[str, Any], size: list[int]) -> None:
+    """Check the mask of an object or a detection; run lengths become `sound_run_lengths`.
+
+    Args:
+        size: height and width of the image.
+
+    Raises:
+        ValueError: if it is not sound.
+    """
     mask = instance.get('segmentation')
     if isinstance(mask, list):
         check_polygons(mask, *size)

@@ -90,7 +90,8 @@ def _look(root: Path, data_set: str, split: str, verify: bool) -> InventoryEntry
     if not listed.complete:
         state = DataState.INCOMPLETE
         advice = f'{"; ".join(listed.problems)}: what is measured on it is marked as of a subset.'
-    first, forms = listed.sources[0], [_form(source) for source in listed.sources]
+    first = listed.sources[0]
+    forms = [s.store.form if isinstance(s, StoredPath) else 'folder' for s in listed.sources]
     entry = InventoryEntry(
         data_set,
         split,
@@ -102,10 +103,6 @@ def _look(root: Path, data_set: str, split: str, verify: bool) -> InventoryEntry
         advice=advice,
     )
     return _verified(entry, listed.sources) if verify else entry
-
-
-def _form(source: AnyPath) -> str:
-    return source.store.form if isinstance(source, StoredPath) else 'folder'
 
 
 def _verified(entry: InventoryEntry, sources: Sequence[AnyPath]) -> InventoryEntry:

@@ -1,12 +1,11 @@
 """Reading images of a data set, from folders and from archives."""
 
 import struct
-from io import BytesIO
-from pathlib import Path
+from typing import BinaryIO
 
 from PIL import ExifTags, Image
 
-from datasets.stores import AnyPath, StoredPath
+from datasets.stores import AnyPath
 from reproduce.base.errors import UserError
 
 # What Pillow raises when it opens or decodes a missing, truncated or foreign file.
@@ -29,7 +28,7 @@ def open_image(path: AnyPath) -> Image.Image:
         UserError: if the file is missing, truncated or not an image.
     """
     try:
-        with Image.open(_source(path)) as image:
+        with path.open('rb') as file, Image.open(file) as image:
             return image.convert('RGB')
     except DECODING_ERRORS as error:
         raise unreadable('image', path, error) from error
@@ -45,14 +44,14 @@ def upright_size(path: AnyPath) -> tuple[int, int]:
         UserError: if the file is missing or is not an image.
     """
     try:
-        with Image.open(_source(path)) as image:
+        with path.open('rb') as file, Image.open(file) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
             return image.size[::-1] if turned else image.size
     except DECODING_ERRORS as error:
         raise unreadable('image', path, error) from error
 
 
-def decode_to_end(source: Path | BytesIO) -> None:
+def decode_to_end(source: BinaryIO) -> None:
     """Decode an image for what Pillow raises; a JPEG at an eighth of its size, to its end.
 
     Raises:
@@ -69,8 +68,3 @@ def unreadable(kind: str, path: object, error: Exception) -> UserError:
     return UserError(
         f'cannot read the {kind} {path}: {reason}; restore it from the original archive.'
     )
-
-
-def _source(path: AnyPath) -> Path | BytesIO:
-    """Return what Pillow opens: the path of a file, or its content if it is in an archive."""
-    return path.open() if isinstance(path, StoredPath) else path

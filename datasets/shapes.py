@@ -24,8 +24,9 @@ nothing but the ground, and some are grey-scale.
 import colorsys
 import json
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,86 +54,45 @@ _SIDES = {'triangle': 3, 'square': 4, 'pentagon': 5, 'hexagon': 6, 'star': 10}
 
 @dataclass
 class Shape:
-    """A drawn shape, or a crowd of small ones.
+    """A drawn shape, or a crowd of small ones."""
 
-    Attributes:
-        category: index of its class in `CLASSES`.
-        polygon: its outline (N, 2) as x, y in pixels.
-        hollow: whether it has a hole.
-        visible: (H, W) bool, its pixels that nothing covers.
-        area: number of its pixels, covered ones included.
-    """
-
-    category: int
-    polygon: np.ndarray
+    category: int  # the index of its class in `CLASSES`
+    polygon: np.ndarray  # its outline (N, 2) as x, y in pixels
     hollow: bool
-    visible: np.ndarray
-    area: int
-
-    def enlarged(self, scale: int) -> 'Shape':
-        """Return the shape in an image of `scale` times the height and width."""
-        visible, area = _repeated(self.visible, scale), self.area * scale**2
-        return Shape(self.category, self.polygon * scale, self.hollow, visible, area)
+    visible: np.ndarray  # (H, W) bool, its pixels that nothing covers
+    area: int  # the number of its pixels, covered ones included
 
 
 @dataclass
 class Scene:
-    """A drawn image and its content.
+    """A drawn image and its content."""
 
-    Attributes:
-        image: (H, W, 3) in uint8.
-        grey: whether the image is to be saved in grey-scale.
-        ground: index of its texture in `GROUNDS`.
-        shapes: the shapes in the order in which they were drawn.
-        crowds: regions of many small shapes of one class, below the shapes.
-        unlabelled: (H, W) bool, the pixels of a scribble.
-    """
-
-    image: np.ndarray
-    grey: bool
-    ground: int
-    shapes: list[Shape] = field(default_factory=list)
-    crowds: list[Shape] = field(default_factory=list)
-    unlabelled: np.ndarray | None = None
+    image: np.ndarray  # (H, W, 3) in uint8
+    grey: bool  # whether the image is to be saved in grey-scale
+    ground: int  # the index of its texture in `GROUNDS`
+    shapes: list[Shape]  # in the order in which they were drawn
+    crowds: list[Shape]  # regions of many small shapes of one class, below the shapes
+    unlabelled: np.ndarray  # (H, W) bool, the pixels of a scribble
 
     def instances(self) -> list[Shape]:
         """Return the shapes of which enough is visible to be annotated."""
         return [s for s in self.shapes if s.visible.sum() >= _MIN_VISIBLE * s.area]
 
-    def enlarged(self, scale: int) -> 'Scene':
-        """Return the scene in `scale` times the height and width."""
-        height, width = self.image.shape[:2]
-        image = Image.fromarray(self.image).resize((width * scale, height * scale))
-        shapes, crowds = (
-            [one.enlarged(scale) for one in several] for several in (self.shapes, self.crowds)
-        )
-        unlabelled = _repeated(self.unlabelled, scale)
-        return Scene(np.asarray(image), self.grey, self.ground, shapes, crowds, unlabelled)
-
-    def to_pil(self, box: tuple[int, int, int, int] | None = None) -> Image.Image:
-        """Return the image, or its part in `box`: left, top, right, bottom in pixels."""
+    def to_pil(self) -> Image.Image:
+        """Return the image."""
         image = Image.fromarray(self.image)
-        image = image.convert('L') if self.grey else image
-        return image.crop(box) if box else image
-
-
-def _repeated(mask: np.ndarray, scale: int) -> np.ndarray:
-    return mask.repeat(scale, 0).repeat(scale, 1)
+        return image.convert('L') if self.grey else image
 
 
 def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene:
-    """Return a scene drawn at random.
-
-    Args:
-        rng: decides everything but the classes.
-        categories: returns the class of the next shape.
-    """
+    """Return a scene drawn at random; `categories` returns the class of the next shape."""
     height, width = (int(n) for n in rng.integers(150, 225, 2))
     ground = int(rng.integers(len(GROUNDS)))
     base = _colour(rng)
     canvas = base + _texture(rng, GROUNDS[ground], height, width)[:, :, None] * _tint(rng)
-    scene = Scene(np.empty(0), bool(rng.random() < 0.06), ground)
-    scene.unlabelled = np.zeros((height, width), bool)
+    scene = Scene(
+        canvas, bool(rng.random() < 0.06), ground, [], [], np.zeros((height, width), bool)
+    )
     if rng.random() >= 0.05:
         if rng.random() < 0.15:
             scene.unlabelled = _scribble(rng, canvas)
@@ -157,10 +117,7 @@ def draw_scene(rng: np.random.Generator, categories: Callable[[], int]) -> Scene
 
 
 def label_map(scene: Scene) -> np.ndarray:
-    """Return the label map of a scene, (H, W) in uint8.
-
-    0 is no class; the classes of shapes start at 1, and those of grounds follow.
-    """
+    """Return the label map of a scene, (H, W) in uint8: 0 is none, then shapes, then grounds."""
     labels = np.full(scene.image.shape[:2], 1 + len(CLASSES) + scene.ground, np.uint8)
     labels[scene.unlabelled] = 0
     for shape in (*scene.crowds, *scene.shapes):
@@ -168,30 +125,28 @@ def label_map(scene: Scene) -> np.ndarray:
     return labels
 
 
-def write(root: Path, train: int = 600, val: int = 120, seed: int = 0, scale: int = 1) -> None:
+def write(root: Path, train: int = 600, val: int = 120, seed: int = 0) -> None:
     """Draw scenes and write them as imagenet/, coco/ and ade20k/ in the folder ROOT.
 
     TRAIN and VAL are the numbers of scenes of each split, which do not depend on each other. The
-    same SEED gives the same files. SCALE is how many times as high and wide the images are made.
+    same SEED gives the same files.
     """
     root = Path(root)
     for split, scenes_asked, stream in (('train', train, 0), ('val', val, 1)):
         if not scenes_asked:
             continue
         rng = np.random.default_rng([seed, stream])
-        bag: list[int] = []
-
-        def next_category(rng: np.random.Generator = rng, bag: list[int] = bag) -> int:
-            if not bag:
-                bag.extend(rng.permutation(len(CLASSES)).tolist())
-            return bag.pop()
-
-        scenes = [draw_scene(rng, next_category) for _ in range(scenes_asked)]
-        if scale > 1:
-            scenes = [scene.enlarged(scale) for scene in scenes]
+        categories = partial(next, _categories(rng))
+        scenes = [draw_scene(rng, categories) for _ in range(scenes_asked)]
         _write_imagenet(root / 'imagenet', split, scenes, rng)
         _write_coco(root / 'coco', split, scenes)
         _write_ade20k(root / 'ade20k/ADEChallengeData2016', split, scenes)
+
+
+def _categories(rng: np.random.Generator) -> Iterator[int]:
+    """Yield classes at random, all of them equally often."""
+    while True:
+        yield from rng.permutation(len(CLASSES)).tolist()[::-1]
 
 
 def _write_imagenet(root: Path, split: str, scenes: list[Scene], rng: np.random.Generator) -> None:
@@ -200,13 +155,10 @@ def _write_imagenet(root: Path, split: str, scenes: list[Scene], rng: np.random.
         for shape in scene.instances():
             box = _box_around(rng, shape, scene.image.shape)
             if _right_class(scene, box) == shape.category:
-                cuts[shape.category].append(scene.to_pil(box))
+                cuts[shape.category].append(scene.to_pil().crop(box))
     each = min(len(cuts[category]) for category in range(len(CLASSES)))
     if not each:
-        raise UserError(
-            f'{len(scenes)} scenes for {split} leave a class without an image: ask for 40 or more, '
-            'or for none.'
-        )
+        raise UserError(f'{len(scenes)} scenes for {split} are too few: ask for 40 or more, or 0.')
     number = 0
     for category, wnid in enumerate(WNIDS):
         folder = root / split / wnid
@@ -214,7 +166,7 @@ def _write_imagenet(root: Path, split: str, scenes: list[Scene], rng: np.random.
         for i, image in enumerate(cuts[category][:each]):
             number += 1
             name = f'{wnid}_{i}' if split == 'train' else f'ILSVRC2012_val_{number:08d}'
-            _save_jpeg(image, folder / f'{name}.JPEG')
+            image.save(folder / f'{name}.JPEG', 'JPEG', quality=90)
 
 
 def _box_around(
@@ -222,11 +174,7 @@ def _box_around(
 ) -> tuple[int, int, int, int]:
     """Return a square around a shape, of 1.2 to 2 times its extent, off centre, inside the scene.
 
-    Args:
-        size: height and width of the scene.
-
-    Returns:
-        left, top, right, bottom in pixels.
+    It is left, top, right, bottom in pixels; `size` is height and width of the scene.
     """
     low, high = shape.polygon.min(0), shape.polygon.max(0)
     side = int(min((high - low).max() * rng.uniform(1.2, 2.0), *size[:2]))
@@ -255,7 +203,7 @@ def _write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
     images, annotations = [], []
     for number, scene in enumerate(scenes, 1):
         name = f'{number:012d}.jpg'
-        _save_jpeg(scene.to_pil(), folder / name)
+        scene.to_pil().save(folder / name, 'JPEG', quality=90)
         height, width = scene.image.shape[:2]
         images.append({'id': number, 'file_name': name, 'height': height, 'width': width})
         regions = [(shape, 0) for shape in scene.instances()]
@@ -264,16 +212,12 @@ def _write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
             annotations.append(
                 {'id': len(annotations) + 1, 'image_id': number, **_annotation(shape, crowd)}
             )
-    content = {
-        'info': {'description': 'Drawn shapes'},
-        'licenses': [],
-        'images': images,
-        'annotations': annotations,
-        'categories': [
-            {'id': id, 'name': name, 'supercategory': 'shape'}
-            for id, name in zip(COCO_IDS, CLASSES, strict=True)
-        ],
-    }
+    categories = [
+        {'id': id, 'name': name, 'supercategory': 'shape'}
+        for id, name in zip(COCO_IDS, CLASSES, strict=True)
+    ]
+    content = {'info': {'description': 'Drawn shapes'}, 'licenses': [], 'images': images}
+    content |= {'annotations': annotations, 'categories': categories}
     (annotations_folder / f'instances_{split}2017.json').write_text(json.dumps(content))
 
 
@@ -305,16 +249,12 @@ def _write_ade20k(root: Path, split: str, scenes: list[Scene]) -> None:
         path.mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(scenes, 1):
         name = f'ADE_{split}_{number:08d}'
-        _save_jpeg(scene.to_pil().convert('RGB'), images / f'{name}.jpg')
+        scene.to_pil().convert('RGB').save(images / f'{name}.jpg', 'JPEG', quality=90)
         Image.fromarray(label_map(scene)).save(annotations / f'{name}.png')
     rows = [('Idx', 'Stuff', 'Name')]  # without the columns of frequencies
     rows += [(i, int(i > len(CLASSES)), name) for i, name in enumerate((*CLASSES, *GROUNDS), 1)]
     lines = ['\t'.join(map(str, row)) + '\n' for row in rows]
     (root / 'objectInfo150.txt').write_text(''.join(lines))
-
-
-def _save_jpeg(image: Image.Image, path: Path) -> None:
-    image.save(path, 'JPEG', quality=90)
 
 
 def _outline(rng: np.random.Generator, name: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -78,7 +78,8 @@ class Store:
         """Return `count` bytes of one of the store's files, or fewer at its end."""
         path = self.paths[part]
         with naming_file(path):
-            return os.pread(_opened(path).fileno(), count, offset)
+            file = _opened(path)  # another thread may take it out of the cache
+            return os.pread(file.fileno(), count, offset)
 
     def damaged(self, part: int, reason: object) -> UserError:
         """Return the error that one of the files is damaged."""

@@ -40,6 +40,14 @@ class Split:
         """Whether this is the complete split as it was released."""
         return not self.problems
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the images' files, with that of their folder where they repeat."""
+        names = tuple(path.name for path, _ in self.samples)
+        if len(set(names)) < len(names):
+            return tuple(f'{path.parent.name}/{path.name}' for path, _ in self.samples)
+        return names
+
 
 def check_folder(root: Path, name: str, layout: str) -> None:
     """Check that `root` is a folder; else say that the data set `name` has this layout in it."""

@@ -393,7 +393,7 @@ def result(**values):
         ),
         (
             [result(segmentation={'size': [9, 9], 'counts': 'a'})],
-            'a segmentation of another size than their image, first one on the image 1',
+            r'detection 1, on the image 1, has the size \[9, 9\] and its image',
         ),
     ],
 )

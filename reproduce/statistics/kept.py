@@ -27,10 +27,7 @@ class KeptImages:
     @classmethod
     def of(cls, statistics: PerImage, data: Split) -> 'KeptImages':
         """Return the counts with the names of the images and classes of a data set."""
-        names = tuple(path.name for path, _ in data.samples)
-        if len(set(names)) < len(names):
-            names = tuple(f'{path.parent.name}/{path.name}' for path, _ in data.samples)
-        return cls(statistics, names, tuple(data.classes))
+        return cls(statistics, data.names, data.classes)
 
     def to_bytes(self) -> bytes:
         """Return the content of an .npz file: the same statistics give the same bytes."""

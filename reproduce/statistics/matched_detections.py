@@ -23,23 +23,20 @@ IOUS = 10
 RECALLS = np.linspace(0.0, 1.0, 101)
 _AREAS = 4
 
-# pycocotools' twelve numbers, in its order.
+# pycocotools' twelve numbers, in its order: AP at IoU 0.50:0.95, at 0.50 and at 0.75, of objects of
+# up to 32² pixels, of 32² to 96², and of more; AR of at most 1, 10 and 100 detections an image, and
+# of 100 by size.
 METRICS = (
     *('ap', 'ap50', 'ap75', 'ap_s', 'ap_m', 'ap_l'),
     *('ar1', 'ar10', 'ar100', 'ar_s', 'ar_m', 'ar_l'),
 )
-
-# What is compared.
-KINDS = ('box', 'mask')
-
 # The index of the area range and the most detections an image of each AR.
 _RECALL_OF = ((0, 1), (0, 10), (0, 100), (1, 100), (2, 100), (3, 100))
 
-# At most so many detections of resampled data sets are accumulated at once: they fit the cache of
-# a processor.
-_AT_ONCE = 2**18
-
+KINDS = ('box', 'mask')  # what is compared
 _EVERY_IOU = np.uint16(2**IOUS - 1)
+# Detections of resampled data sets that are accumulated at once: they fit a processor's cache.
+_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -109,19 +106,13 @@ def _bits(tables: Sequence[Any], sizes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MatchedDetections(ResampledImages):
-    """The matches of N images and K classes.
-
-    Attributes:
-        kinds: of boxes as 'box', of masks as 'mask', or of one of them.
-        number: N.
-        classes: K.
-    """
+    """The matches of N images and K classes."""
 
     KIND: ClassVar[str] = 'matched detections'
 
-    kinds: Mapping[str, Matches]
-    number: int
-    classes: int
+    kinds: Mapping[str, Matches]  # of boxes as 'box', of masks as 'mask', or of one of them
+    number: int  # N
+    classes: int  # K
 
     @property
     def images(self) -> int:

@@ -21,8 +21,7 @@ def wilson(count: int, n: int) -> tuple[float, float]:
 def mcnemar(lost: int, won: int) -> float:
     """Return the two-sided p value of McNemar's exact test.
 
-    Args:
-        lost, won: the images that only the first, and only the second system classifies correctly.
+    Only the first system classifies `lost` images correctly, only the second one `won`.
     """
     from scipy.stats import binomtest
 
@@ -34,9 +33,6 @@ def paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
 
     D. G. Bonett and R. M. Price, Adjusted Wald confidence interval for a difference of binomial
     proportions based on paired data, Journal of Educational and Behavioral Statistics 37 (2012).
-
-    Args:
-        lost, won: the images that only the first, and only the second system classifies correctly.
     """
     from scipy.special import ndtri
 

@@ -16,7 +16,7 @@ from datasets.stores import AnyPath
 from reproduce.base.errors import UserError, first_line
 from reproduce.systems import load_systems, timm_names
 from reproduce.tasks import TASKS
-from reproduce.tasks.classification_scores import TOP, Predictions, names, score
+from reproduce.tasks.classification_scores import TOP, Predictions, score
 from reproduce.tasks.job import Job, Prepared, check_finite, inference
 from reproduce.tasks.scores import Scorer
 from reproduce.weights import parameters, store
@@ -44,7 +44,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     network = _Network(classifier, config).to(device)
     with inference(device, job.amp):
         network.try_out()
-    files, labels = names(data), np.array([label for _, label in data.samples])
+    files, labels = data.names, np.array([label for _, label in data.samples])
 
     def predict(indices: Sequence[int], images: torch.Tensor) -> list[tuple[np.ndarray, ...]]:
         probabilities, classes = network(images.to(device, non_blocking=True)).cpu().numpy()

@@ -27,13 +27,10 @@ _MOST_CLASSES = 3000
 
 @dataclass(frozen=True)
 class Predictions:
-    """The best classes (N, K) of N images with their probabilities, the best first.
+    """The best classes (N, K) of N images with their probabilities, the best first."""
 
-    `files` are the names of the images, as `names` gives them, and `labels` (N,) the right classes.
-    """
-
-    files: tuple[str, ...]
-    labels: np.ndarray
+    files: tuple[str, ...]  # the names of the images
+    labels: np.ndarray  # (N,) their right classes
     classes: np.ndarray
     scores: np.ndarray
 
@@ -130,17 +127,9 @@ def order_warnings(predicted: np.ndarray, labels: np.ndarray) -> tuple[str, ...]
     )
 
 
-def names(data: Split) -> tuple[str, ...]:
-    """Return the name of each image: that of its file, with its class where file names repeat."""
-    files = tuple(path.name for path, _ in data.samples)
-    if len(set(files)) == len(files):
-        return files
-    return tuple(f'{data.classes[label]}/{path.name}' for path, label in data.samples)
-
-
 def matched(predictions: Predictions, data: Split, path: Path) -> Predictions:
     """Return the predictions of a file in the order of the images of `data`, with its labels."""
-    wanted, n = names(data), len(data.classes)
+    wanted, n = data.names, len(data.classes)
     check_images(path, predictions.files, wanted)
     outside = (predictions.classes < 0) | (predictions.classes >= n)
     if outside.any():

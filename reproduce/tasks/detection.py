@@ -90,10 +90,7 @@ def detections(
     Args:
         found: on the CPU, bboxes (N, 4) as x1, y1, x2, y2 in pixels of the image, scores (N,),
             labels (N,) and, of some detectors, masks (N, H, W).
-        name: the name of the image's file, for the error.
-
-    Raises:
-        UserError: if a box or a score is no number.
+        name: of the image's file, for the error that a box or a score is not finite.
     """
     boxes = get_box_tensor(found.bboxes).cpu().double().numpy()
     scores, labels = found.scores.double().numpy(), found.labels.numpy()
@@ -118,9 +115,9 @@ def refuse_nan(model: nn.Module, amp: str | None) -> None:
     precision their corners would be pixels off.
     """
 
-    def hook(name: str, wrong: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    def hook(name: str, sound: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
         def check(module: nn.Module, inputs: Any, outputs: Any) -> Any:
-            if any(wrong(tensor).any() for tensor in tensors_in(outputs)):
+            if not all(sound(tensor).all() for tensor in tensors_in(outputs)):
                 overflow = f', or --amp {amp} overflows' if amp else ''
                 raise UserError(
                     f'the model gives NaN or infinity in its {name}: its weights are not '
@@ -132,17 +129,10 @@ def refuse_nan(model: nn.Module, amp: str | None) -> None:
 
     for name, module in model.named_modules():
         if _FEATURES.match(name):
-            module.register_forward_hook(hook(name, _not_finite))
+            module.register_forward_hook(hook(name, torch.isfinite))
         elif _LOGITS.fullmatch(name.removeprefix('roi_head.')):
-            module.register_forward_hook(hook(name, _not_below_infinity))
-
-
-def _not_finite(tensor: torch.Tensor) -> torch.Tensor:
-    return ~torch.isfinite(tensor)
-
-
-def _not_below_infinity(tensor: torch.Tensor) -> torch.Tensor:
-    return ~(tensor < torch.inf)  # some heads mask logits with -infinity
+            # Some heads mask logits with -infinity.
+            module.register_forward_hook(hook(name, lambda tensor: tensor < torch.inf))
 
 
 def _in_fp32(value: Any) -> Any:

@@ -14,7 +14,7 @@ from pydantic import FiniteFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 from datasets.coco import COCO as CocoData
-from datasets.coco_annotations import Annotations, Box, Id, MaskSize, read_json, sound_run_lengths
+from datasets.coco_annotations import Annotations, Box, Id, MaskSize, check_mask, read_json
 from reproduce.base.errors import UserError
 from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
 from reproduce.tasks.scores import Scores
@@ -126,12 +126,10 @@ def checked(
     if not has_masks:
         return list(results)
     sizes = {image['id']: [image['height'], image['width']] for image in annotations.images}
-    wrong = [r for r in results if r['segmentation']['size'] != sizes[r['image_id']]]
-    refuse(wrong, 'a segmentation of another size than their image')
-    sound = []
-    for number, result in enumerate(results, 1):
+    sound = [dict(result) for result in results]
+    for number, result in enumerate(sound, 1):
         try:
-            sound.append({**result, 'segmentation': sound_run_lengths(result['segmentation'])})
+            check_mask(result, sizes[result['image_id']])
         except ValueError as error:
             raise UserError(
                 f'the results {path}: the segmentation of the detection {number:,}, on the image '

@@ -16,29 +16,16 @@ from reproduce.tasks.job import Job
 
 
 def test_steps(config: Config) -> list[dict[str, Any]]:
-    """Return the test pipeline of `config` without the annotations, which a model does not see.
-
-    Raises:
-        UserError: if it has none.
-    """
+    """Return the test pipeline of `config` without the annotations, which a model does not see."""
     dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
     steps = [dict(s) for s in dataset.get('pipeline', ()) if kind(s) != 'LoadAnnotations']
     if not steps:
-        raise UserError(
-            f'{config.filename} has no test_dataloader.dataset.pipeline: expected the steps from a '
-            'file to the input of the model.'
-        )
+        raise UserError(f'{config.filename} has no test_dataloader.dataset.pipeline: add one.')
     return steps
 
 
 class PipelineImages(Dataset):
-    """What a test pipeline makes of each image; an image that cannot be read whole is an error.
-
-    Args:
-        infos: what the pipeline is given of each image, `img_path` among it.
-        config: of the pipeline.
-        steps: the pipeline.
-    """
+    """What the steps of a test pipeline make of each image, given its info with `img_path`."""
 
     def __init__(
         self, infos: Sequence[Mapping[str, Any]], config: Config, steps: list[dict[str, Any]]

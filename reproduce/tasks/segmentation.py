@@ -94,9 +94,6 @@ def pipeline(config: Config, multi_scale: bool) -> list[dict[str, Any]]:
     the one scale. With `multi_scale` there are 12 views: both limits times each of RATIOS, as it is
     and mirrored, as in the papers. The `tta_pipeline` of mmseg's configs is another protocol: it
     scales the original image, whatever its size.
-
-    Raises:
-        UserError: if there is no such pipeline, or it has no Resize to scale.
     """
     steps = test_steps(config)
     if not multi_scale:
@@ -106,7 +103,7 @@ def pipeline(config: Config, multi_scale: bool) -> list[dict[str, Any]]:
     if not isinstance(scale, list | tuple):
         raise UserError(
             f'the test pipeline of {config.filename} has no Resize with a scale of two sides: '
-            'expected one, to multiply for several scales; evaluate it without --multi-scale.'
+            'evaluate it without --multi-scale.'
         )
     views = [
         [{**steps[place], 'scale': tuple(int(side * ratio) for side in scale)} for ratio in RATIOS],
@@ -130,9 +127,6 @@ def segment(
 
     Returns:
         (P, H, W) in uint8, where 1 is the first class: P is 1 for one view and 2 for several.
-
-    Raises:
-        UserError: if the segmenter gives a score that is not finite.
     """
     found, logits = _one(test_step, views[0], samples[0])
     if len(views) > 1:
