@@ -9,7 +9,7 @@ from reproduce.base.errors import DataNotFound, UserError
 from reproduce.evaluate import records
 from reproduce.judge.lookup import find_record
 from reproduce.statistics.kept import KeptImages, read
-from reproduce.statistics.paired import Difference, Paired, paired
+from reproduce.statistics.paired import Difference, paired
 from reproduce.statistics.significance import LEVEL, holm
 from reproduce.tasks import SEGMENTATION, TASKS, Kind
 from reproduce.weights import registry
@@ -41,20 +41,20 @@ class Comparison:
     """Two systems on the same images.
 
     Attributes:
-        paired: their differences in the metrics, and on single classes.
+        metrics: their differences, by metric.
         corrected: the p values of the metrics that say which is better, corrected by Holm for the
             number of systems that are compared with the first.
     """
 
     first: Candidate
     second: Candidate
-    paired: Paired
+    metrics: dict[str, Difference]
     corrected: dict[str, float]
 
     @property
     def headlines(self) -> list[Difference]:
         """The differences that say which is better."""
-        return [self.paired.metrics[name] for name in self.corrected]
+        return [self.metrics[name] for name in self.corrected]
 
     @property
     def worse(self) -> bool:
@@ -62,26 +62,18 @@ class Comparison:
         differences = zip(self.headlines, self.corrected.values(), strict=True)
         return any(p < LEVEL and d.difference < 0 for d, p in differences)
 
-    def class_name(self, difference: Difference) -> str:
-        return self.first.images.classes[difference.class_index]
-
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
-        values = ('first', 'second', 'difference', 'p')
+        values = ('first', 'second', 'difference', 'interval', 'p', 'significant')
         return {
             **{
                 place: {'name': c.name, 'attestation': c.attestation}
                 for place, c in (('first', self.first), ('second', self.second))
             },
             'metrics': {
-                name: {value: getattr(d, value) for value in (*values, 'interval', 'significant')}
-                for name, d in self.paired.metrics.items()
+                name: {value: getattr(d, value) for value in values}
+                for name, d in self.metrics.items()
             },
-            'classes': [
-                {'class': self.class_name(d), 'metric': d.metric}
-                | {value: getattr(d, value) for value in values}
-                for d in self.paired.classes
-            ],
             'corrected_p': self.corrected,
             'worse': self.worse,
         }
@@ -91,8 +83,8 @@ def compare(candidates: Sequence[Candidate]) -> list[Comparison]:
     """Compare the first of several systems on the same images with each of the others."""
     first, *others = candidates
     pairs = [paired(first.images.statistics, other.images.statistics) for other in others]
-    names = [n for n in TASKS[first.task].kind.headlines if n in pairs[0].metrics]
-    corrected = {name: holm([pair.metrics[name].p for pair in pairs]) for name in names}
+    names = [n for n in TASKS[first.task].kind.headlines if n in pairs[0]]
+    corrected = {name: holm([pair[name].p for pair in pairs]) for name in names}
     return [
         Comparison(first, other, pair, {name: ps[i] for name, ps in corrected.items()})
         for i, (other, pair) in enumerate(zip(others, pairs, strict=True))

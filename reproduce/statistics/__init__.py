@@ -98,23 +98,18 @@ class ResampledImages(PerImage):
     """Counts whose metrics are not means over the images, and have bootstrap intervals."""
 
     @abstractmethod
-    def compute(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def compute(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """Return the metrics of R data sets in which image i occurs `times[r, i]` times.
 
         Args:
             times: (R, N) in int32.
 
         Returns:
-            metrics by name, (R,) in percent, and those of single classes, (R, K); NaN where a data
-            set has nothing that the metric is about.
+            metrics by name, (R,) in percent; NaN where a data set has nothing that one is about.
         """
 
-    @abstractmethod
-    def images_of_classes(self) -> np.ndarray:
-        """Return on how many images each class has something to find, (K,)."""
-
     def metrics(self) -> dict[str, float]:
-        found, _ = self.compute(np.ones((1, self.images), np.int32))
+        found = self.compute(np.ones((1, self.images), np.int32))
         return {name: float(of[0]) for name, of in found.items() if np.isfinite(of[0])}
 
     def intervals(
@@ -129,7 +124,7 @@ class ResampledImages(PerImage):
         A. C. Davison and D. V. Hinkley, Bootstrap methods and their application (1997), section
         5.2.
         """
-        found, _ = self.compute(bootstrap(self.images, resamples, seed))
+        found = self.compute(bootstrap(self.images, resamples, seed))
         intervals = {}
         for name, values in found.items():
             value, resampled = float(values[0]), values[1:][np.isfinite(values[1:])]
@@ -156,20 +151,17 @@ class PixelCounts(ResampledImages):
     def images(self) -> int:
         return self.counts.shape[1]
 
-    def compute(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def compute(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """See `ResampledImages.compute`; names begin with 'ms_' for the second prediction."""
         p, n, _, k = self.counts.shape
         # As a product of float64 matrices, which is fast, and exact up to 2^53 pixels.
         flat = self.counts.reshape(p, n, 3 * k).astype(np.float64)
         sums = (times.astype(np.float64) @ flat).reshape(p, len(times), 3, k)
-        metrics, classes = {}, {}
-        for prefix, summed in zip(PREFIXES, sums, strict=False):
-            metrics |= {f'{prefix}{name}': of for name, of in means(summed).items()}
-            classes[f'{prefix}iou'] = ious(summed)
-        return metrics, classes
-
-    def images_of_classes(self) -> np.ndarray:
-        return (self.counts[0, :, LABELLED] > 0).sum(0)
+        return {
+            f'{prefix}{name}': of
+            for prefix, summed in zip(PREFIXES, sums, strict=False)
+            for name, of in means(summed).items()
+        }
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {'counts': self.counts}

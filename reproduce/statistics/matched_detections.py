@@ -118,9 +118,9 @@ class MatchedDetections(ResampledImages):
     def images(self) -> int:
         return self.number
 
-    def compute(self, times: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def compute(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """See `ResampledImages.compute`; names begin with 'box_' or 'mask_'."""
-        metrics, classes = {}, {}
+        metrics = {}
         for kind, matches in self.kinds.items():
             precision, recall = accumulate(matches, times, self.classes)
             of_all = precision[:, :, 0]
@@ -129,13 +129,7 @@ class MatchedDetections(ResampledImages):
             means = [100 * mean_of_numbers(value.reshape(len(times), -1)) for value in values]
             names = [f'{kind}_{name}' for name in METRICS]
             metrics |= dict(zip(names, means, strict=True))
-            classes[f'{kind}_ap'] = 100 * of_all.mean(-1)
-        return metrics, classes
-
-    def images_of_classes(self) -> np.ndarray:
-        matches = next(iter(self.kinds.values()))
-        counting = matches.object_class[matches.objects[:, 0] > 0]
-        return np.bincount(counting, minlength=self.classes)
+        return metrics
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {
