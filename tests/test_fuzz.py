@@ -264,4 +264,4 @@ def test_records_that_are_compared(tmp_path, data):
         (tmp_path / 'other.images.npz').write_bytes(data.draw(mutated_bytes(counts)))
     names = [str(path), str(other)]
     found = loaded(lambda: compare(find_candidates(names, tmp_path / 'none', None)))
-    assert found is None or found[0].paired.metrics['top1'].difference == 0
+    assert found is None or found[0].metrics['top1'].difference == 0

@@ -43,6 +43,8 @@ def checkpoints(
             '--download needs a folder, --checkpoints FOLDER, and systems or tables: all weights '
             'together are many GB.'
         )
+    if download:
+        folder.mkdir(parents=True, exist_ok=True)
     rows, systems = select(*rows_and_systems(tables), names)
     of_system = {system.name: system for system in systems}
     listed, failures = [], []

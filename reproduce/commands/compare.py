@@ -58,7 +58,7 @@ def compare(
 
 def _pair(comparison: Comparison) -> list[Part]:
     """Return two systems' differences as tables, with a sentence that says what they show."""
-    rows = [[d.metric, *_numbers(d, d.p)] for d in comparison.paired.metrics.values()]
+    rows = [[d.metric, *_numbers(d, d.p)] for d in comparison.metrics.values()]
     names = [
         f'{place}: {c.name}' + (f' ({c.attestation})' if c.attestation else '')
         for place, c in (('first', comparison.first), ('second', comparison.second))
@@ -81,16 +81,14 @@ def _several(found: Sequence[Comparison]) -> list[Part]:
     """
     parts: list[Part] = [f'first: {found[0].first.name}']
     for metric in found[0].corrected:
-        rows = [
-            [c.second.name, *_numbers(c.paired.metrics[metric], c.corrected[metric])] for c in found
-        ]
+        rows = [[c.second.name, *_numbers(c.metrics[metric], c.corrected[metric])] for c in found]
         parts.append(TextTable(['second', metric, *_VALUES[1:4], "p (Holm's)"], rows))
     return parts
 
 
 def _numbers(d: Difference, p: float) -> list[str]:
     """Return both values, their difference, its interval, and its p value."""
-    interval = '' if d.interval is None else '{:+.2f} to {:+.2f}'.format(*d.interval)
+    interval = '{:+.2f} to {:+.2f}'.format(*d.interval)
     return [f'{d.first:.2f}', f'{d.second:.2f}', f'{d.difference:+.2f}', interval, _p_value(p)]
 
 

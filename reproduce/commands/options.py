@@ -34,12 +34,7 @@ SomeData = Annotated[
     Option(help='Folder of ImageNet, COCO or ADE20K, or of several of them, to evaluate on.'),
 ]
 Checkpoints = Annotated[
-    Path | None,
-    Option(
-        exists=True,
-        file_okay=False,
-        help='Folder with the weights of each system, as SYSTEM.safetensors.',
-    ),
+    Path | None, Option(help='Folder with the weights of each system, as SYSTEM.safetensors.')
 ]
 Data = Annotated[Path, Option(help="The data set's folder, or the one that it lies in.")]
 Processes = Annotated[

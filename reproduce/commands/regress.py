@@ -24,8 +24,6 @@ def regress(
     checkpoints: Annotated[
         Path | None,
         Option(
-            exists=True,
-            file_okay=False,
             help='Folder of public weights, as `checkpoints` fetches them, to evaluate too.',
         ),
     ] = None,

@@ -14,7 +14,13 @@ _SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin', '.pdparams')
 
 
 def in_folder(folder: Path, name: str) -> Path | None:
-    """Return the file of the system or model `name`, safetensors first, if there is one."""
+    """Return the file of the system or model `name`, safetensors first, if there is one.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f'{folder} is not a folder: expected one with weights.')
     candidates = (folder / f'{name}{suffix}' for suffix in (*_SUFFIXES, '.safetensors.index.json'))
     return next((path for path in candidates if path.is_file()), None)
 
