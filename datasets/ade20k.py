@@ -11,6 +11,8 @@ contains it in `ade20k` or `ade`; where there is no such folder, the archive
 In a label map 0 is "other" and ignored, and 1 is the first class.
 """
 
+import csv
+
 from datasets.segmented import SegmentationFormat
 from datasets.stores import AnyPath
 from reproduce.base.errors import UserError
@@ -36,11 +38,10 @@ def class_names(folder: AnyPath) -> tuple[str, ...]:
         return tuple(name.strip() for name in ade_classes())
     try:
         lines = path.read_bytes().decode('utf-8-sig').splitlines()
-        header, *rows = [line.split('\t') for line in lines if line.strip()]
-        number, name = header.index('Idx'), header.index('Name')
-        numbers = [int(row[number]) for row in rows]
-        names = [row[name].split(',')[0].strip() for row in rows]
-    except (ValueError, IndexError):
+        rows = list(csv.DictReader(lines, delimiter='\t', quoting=csv.QUOTE_NONE))
+        numbers = [int(row['Idx']) for row in rows]
+        names = [row['Name'].split(',')[0].strip() for row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError):
         numbers, names = [], []
     if not names or numbers != list(range(1, len(names) + 1)) or len(set(names)) < len(names):
         raise UserError(

@@ -38,14 +38,10 @@ class COCO(Split):
     Attributes:
         annotations: the instances file.
         content: all that is in it, also of images that a limit leaves out.
-        images: the folder of the images.
-        category_ids: the ids of the classes, in the same order.
     """
 
     annotations: AnyPath
     content: Annotations = field(repr=False)
-    images: AnyPath
-    category_ids: tuple[int, ...]
 
 
 def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
@@ -80,8 +76,6 @@ def load(root: Path, split: str = 'val', limit: int | None = None) -> COCO:
         sources=(folder, path),
         annotations=path,
         content=whole,
-        images=folder,
-        category_ids=tuple(category['id'] for category in content.categories),
     )
 
 

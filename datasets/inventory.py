@@ -33,25 +33,17 @@ class DataState(StrEnum):
 
 @dataclass(frozen=True)
 class InventoryEntry:
-    """A split of a data set in a folder.
-
-    Attributes:
-        form: such as 'folder', 'zip', or 'folder, with a zip'; None if nothing is there.
-        place: the folder or archive of the images.
-        images, expected: the number of images, and that of the complete split.
-        advice: a sentence on what to do, or on what a part is good for; '' if all is well.
-        archives: if they were verified, the path, algorithm, source and published and found digest
-            of each archive; None where no checksum is published.
-    """
+    """A split of a data set in a folder."""
 
     data_set: str
     split: str
     state: DataState
-    form: str | None = None
-    place: str | None = None
+    form: str | None = None  # such as 'folder', 'zip', or 'folder, with a zip'
+    place: str | None = None  # the folder or archive of the images
     images: int | None = None
-    expected: int | None = None
-    advice: str = ''
+    expected: int | None = None  # the number of images of the complete split
+    advice: str = ''  # a sentence on what to do, or on what a part is good for
+    # If verified: the path, algorithm, source and published and found digest of each archive.
     archives: tuple[dict[str, str | None], ...] = ()
 
 

@@ -38,36 +38,21 @@ class SegmentationFormat:
 
     A label map is a PNG with one byte per pixel. In memory 0 is always "ignored" and 1 is the first
     class.
-
-    Attributes:
-        name: of the data set, for messages.
-        num_images: of each complete split, by the name of the split.
-        num_classes: of the complete data set.
-        class_names: returns the names of the classes, given the folder of the data set.
-        splits: what the splits are called in the names of their folders.
-        images, labels: the folder of a split's images, and that of its label maps, with {} for what
-            the split is called there; both may have folders in them.
-        image_suffix, label_suffix: what comes after a name that image and label map share.
-        first_label: the label of the first class in a file: 1 where 0 is ignored, 0 where 255 is.
-        folder: the name of the folder of the data set, and of the zip file that holds it.
-        places: the folders that may hold that, below the one that is asked for.
-        image_name: the name of the image {number} of a {split}, counted from 1; '' if the names do
-            not follow from numbers.
     """
 
-    name: str
-    num_images: Mapping[str, int]
-    num_classes: int
-    class_names: Callable[[AnyPath], tuple[str, ...]]
-    splits: Mapping[str, str]
-    images: str
-    labels: str
-    image_suffix: str
+    name: str  # of the data set, for messages
+    num_images: Mapping[str, int]  # of each complete split
+    num_classes: int  # of the complete data set
+    class_names: Callable[[AnyPath], tuple[str, ...]]  # given the folder of the data set
+    splits: Mapping[str, str]  # what the splits are called in the names of their folders
+    images: str  # the folder of a split's images, with {} for what the split is called
+    labels: str  # likewise of its label maps; both may have folders in them
+    image_suffix: str  # what comes after a name that image and label map share
     label_suffix: str
-    first_label: int
-    folder: str
-    places: tuple[str, ...] = ('.',)
-    image_name: str = ''
+    first_label: int  # of the first class in a file: 1 where 0 is ignored, 0 where 255 is
+    folder: str  # the name of the folder of the data set, and of the zip file that holds it
+    places: tuple[str, ...] = ('.',)  # the folders below the one asked for that may hold that
+    image_name: str = ''  # of the image {number} of a {split}, counted from 1, if it has a pattern
 
     def load(self, root: Path, split: str = 'val', limit: int | None = None) -> SegmentationData:
         """Find the images of `split` under `root`, and pair them with their label maps.

@@ -123,9 +123,6 @@ class _Shards(Store):
     suffix: str
     expected: str  # what is in a shard, for messages
 
-    def __reduce__(self) -> tuple:
-        return type(self), (self.paths, self.form)
-
     def class_names(self) -> list[str] | None:
         """Return what the shards name their classes, in order; None if they do not."""
         return None

@@ -106,9 +106,6 @@ class Archive(Store):
             )
         self.index = derived_file(self.paths, '.sqlite', self._write_index)
 
-    def __reduce__(self) -> tuple:
-        return _archive, (self.paths[0], _version(self.paths[0]))
-
     def list(self, folder: str) -> dict[str, Member]:
         """Return the content of a folder by name."""
         found = _listing(self.index, os.getpid(), threading.get_ident()).list(f'/{folder}') or {}
@@ -180,9 +177,6 @@ class StoredPath:
 
     def __init__(self, store: Store, inner: str, member: Member | None = None) -> None:
         self.store, self.inner, self._member = store, inner, member if inner else _FOLDER
-
-    def __reduce__(self) -> tuple:
-        return StoredPath, (self.store, self.inner, self._member)
 
     def __str__(self) -> str:
         return f'{self.store.name}/{self.inner}' if self.inner else self.store.name

@@ -130,7 +130,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             f'{records.in_one_line(scores.metrics)}.'
         ) from error
     predictions = prepared.scorer.to_bytes()
-    statistics = kept.KeptImages.of(scores.statistics, data).to_bytes()
+    statistics = kept.KeptImages(scores.statistics, data.names, data.classes).to_bytes()
     attestation = attest(evaluation, predictions, statistics)
     evaluation = evaluation.model_copy(update={'attestation': attestation})
     return Outcome(evaluation, predictions, statistics)

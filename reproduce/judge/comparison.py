@@ -151,5 +151,5 @@ def _scored(path: Path, kind: Kind, root: Path | None) -> Candidate:
             missing = error
     else:
         raise missing
-    images = KeptImages.of(task.score_file(path, data).statistics, data)
+    images = KeptImages(task.score_file(path, data).statistics, data.names, data.classes)
     return Candidate(str(path), task.name, data.fingerprint, images)

@@ -73,13 +73,14 @@ class ImageHits(PerImage):
         return len(self.hits)
 
     def metrics(self) -> dict[str, float]:
-        counts = zip(self.NAMES, self.hits.sum(0).tolist(), strict=False)
-        return {name: 100 * n / self.images for name, n in counts}
+        return {name: 100 * n / self.images for name, n in self._counts()}
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Return the 95 % Wilson interval of each metric, in percent."""
-        counts = zip(self.NAMES, self.hits.sum(0).tolist(), strict=False)
-        return {name: wilson(n, self.images) for name, n in counts}
+        return {name: wilson(n, self.images) for name, n in self._counts()}
+
+    def _counts(self) -> list[tuple[str, int]]:
+        return list(zip(self.NAMES, self.hits.sum(0).tolist(), strict=False))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {'labels': self.labels.astype(np.int32), 'hits': self.hits}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.subset import Split
 from reproduce.base.errors import UserError
 from reproduce.statistics import ImageHits, PerImage, PixelCounts
 from reproduce.statistics.matched_detections import MatchedDetections
@@ -23,11 +22,6 @@ class KeptImages:
     statistics: PerImage
     images: tuple[str, ...]
     classes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, statistics: PerImage, data: Split) -> 'KeptImages':
-        """Return the counts with the names of the images and classes of a data set."""
-        return cls(statistics, data.names, data.classes)
 
     def to_bytes(self) -> bytes:
         """Return the content of an .npz file: the same statistics give the same bytes."""

@@ -156,11 +156,7 @@ class MatchedDetections(ResampledImages):
 
 
 def accumulate(matches: Matches, times: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return AP and AR of R data sets in which image i occurs `times[r, i]` times.
-
-    Args:
-        times: (R, N) in int32.
-        classes: K.
+    """Return AP and AR of K classes of R data sets in which image i occurs `times[r, i]` times.
 
     Returns:
         AP by size of the objects, (R, K, 4, IOUS), and AR, the mean over the IoUs, (R, K, 6): with

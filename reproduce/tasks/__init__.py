@@ -20,26 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """What tasks have in common whose models are of one kind.
+    """What tasks have in common whose models are of one kind."""
 
-    Attributes:
-        name: of the modules of this kind in `reproduce.tasks`.
-        headlines: the metrics that say which of two models is better.
-        suffixes: of files of predictions.
-        batch_size: images a batch in an evaluation, unless an option names another number.
-        options: the fields of a `Job` that only some kinds have, and this one has.
-        padded_batches: whether images of a batch are padded to the largest of them, which changes
-            what is predicted for them.
-        scope: the `default_scope` of the OpenMMLab configs of its models; '' if they have none.
-    """
-
-    name: str
-    headlines: tuple[str, ...]
-    suffixes: tuple[str, ...]
-    batch_size: int = 1
-    options: tuple[str, ...] = ()
+    name: str  # of the modules of this kind in `reproduce.tasks`
+    headlines: tuple[str, ...]  # the metrics that say which of two models is better
+    suffixes: tuple[str, ...]  # of files of predictions
+    batch_size: int = 1  # images a batch in an evaluation, unless an option names another number
+    options: tuple[str, ...] = ()  # the fields of a `Job` that only some kinds have
+    # Whether images of a batch are padded to the largest, which changes what is predicted for them.
     padded_batches: bool = False
-    scope: str = ''
+    scope: str = ''  # the `default_scope` of the OpenMMLab configs of its models
 
 
 CLASSIFICATION = Kind(
@@ -67,19 +57,12 @@ SEGMENTATION = Kind(
 
 @dataclass(frozen=True)
 class Task:
-    """A task: a data set, and the kind of model that is evaluated on it.
+    """A task: a data set, and the kind of model that is evaluated on it."""
 
-    Attributes:
-        name: of the task, and of its module in `datasets`.
-        kind: of its models.
-        complete_data: what the complete validation set is called, with a place for its size.
-        datasets: the types of data set that OpenMMLab configs of its models test on, which tell
-            tasks of one scope from each other.
-    """
-
-    name: str
+    name: str  # of the task, and of its module in `datasets`
     kind: Kind
-    complete_data: str
+    complete_data: str  # what the complete validation set is called, with a place for its size
+    # The types of data set that OpenMMLab configs test on, by which tasks of one scope differ.
     datasets: tuple[str, ...] = ()
 
     @property

@@ -44,6 +44,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     check_classes(config, data)
     steps = with_whole_images(test_steps(config))
     annotations = data.content.of(image_id for _, image_id in data.samples)
+    category_ids = [category['id'] for category in annotations.categories]
     infos = [{'img_path': location(file), 'img_id': i} for file, i in data.samples]
     model = inference.build(config, path)
     if model.with_mask:
@@ -55,7 +56,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         found = [sample.pred_instances.cpu() for sample in test_step(batch)]
         samples = [data.samples[index] for index in indices]
         return [
-            detections(instances, image_id, data.category_ids, file.name)
+            detections(instances, image_id, category_ids, file.name)
             for instances, (file, image_id) in zip(found, samples, strict=True)
         ]
 
@@ -78,7 +79,7 @@ def point_dataset(dataset: Any, data: COCO) -> None:
     """See `Task.point_dataset`."""
     dataset.data_root = ''  # both paths are absolute, and one in an archive does not look so
     dataset.ann_file = location(data.annotations)
-    dataset.data_prefix = {**dataset.get('data_prefix', {}), 'img': location(data.images)}
+    dataset.data_prefix = {**dataset.get('data_prefix', {}), 'img': location(data.sources[0])}
     dataset.metainfo = {'classes': tuple(data.classes)}
 
 

@@ -79,26 +79,19 @@ class Job:
 class Prepared:
     """A job of which everything is checked that can be known before hours are spent.
 
-    Attributes:
-        described: the fields of the record that say what is evaluated: system, model, arguments,
-            preprocessing, overridden, and from_weights where that is known.
-        checkpoint: the file of the weights, which are loaded.
-        images: what the model reads of each image of `data`, by index.
-        collate: makes a batch of a list of these.
-        predict: returns the predictions for a batch, given the indices of its images and the batch;
-            on the CPU, in the form that the task's scorer takes.
-        scorer: computes the metrics of the record, and keeps the predictions.
-        notes: a sentence for what of the data was left out and does not count.
+    `described` has the fields of the record that say what is evaluated: system, model, arguments,
+    preprocessing, overridden, and from_weights where that is known.
     """
 
     described: dict[str, Any]
-    checkpoint: Path
+    checkpoint: Path  # the file of the weights, which are loaded
     data: 'Split'
-    images: 'Dataset'
-    collate: Callable[[list[Any]], Any]
-    predict: Callable[[Sequence[int], Any], Any]
+    images: 'Dataset'  # what the model reads of each image of `data`, by index
+    collate: Callable[[list[Any]], Any]  # makes a batch of a list of these
+    # The prediction for each image of a batch, on the CPU, given the indices of the images.
+    predict: Callable[[Sequence[int], Any], Sequence[Any]]
     scorer: 'Scorer'
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences, which are warnings in the record
 
 
 def check_finite(found: Any, what: str) -> None:

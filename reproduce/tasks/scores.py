@@ -18,21 +18,14 @@ from reproduce.statistics import PerImage
 
 @dataclass(frozen=True)
 class Scores:
-    """What the predictions for a data set score.
-
-    Attributes:
-        metrics: each metric, in percent.
-        intervals: the 95 % interval of each metric, in percent.
-        per_class: the metrics of single classes, by the name of the class, in percent.
-        statistics: what the metrics are computed from, image by image.
-        warnings: a sentence for each sign that the predictions follow another convention.
-    """
+    """What the predictions for a data set score, in percent."""
 
     metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]]  # the 95 % interval of each metric
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)  # by the class's name
+    # What the metrics are computed from, image by image.
     statistics: PerImage | None = field(default=None, compare=False, repr=False)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # signs that the predictions follow another convention
 
 
 @dataclass

@@ -21,7 +21,7 @@ from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job, Prepared, check_finite
 from reproduce.tasks.pipelines import PipelineImages, describe, test_steps
 from reproduce.tasks.scores import Scorer
-from reproduce.tasks.segmentation_scores import PredictedMaps, score, to_zip
+from reproduce.tasks.segmentation_scores import class_pixels_of, score, to_png, to_zip
 from reproduce.weights import store
 
 with quiet_libraries():  # it prints
@@ -49,13 +49,14 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     infos = [{'img_path': location(image)} for image, _ in data.samples]
     label_maps = [label_map for _, label_map in data.samples]
 
-    def predict(indices: Sequence[int], batch: list[dict[str, Any]]) -> list[PredictedMaps]:
+    def predict(indices: Sequence[int], batch: list[dict[str, Any]]) -> list[tuple[list, list]]:
         found = []
         for index, views in zip(indices, batch, strict=True):
             of_image = (views[key] for key in ('inputs', 'data_samples'))
             several = (v if isinstance(v, list) else [v] for v in of_image)
             maps = segment(test_step, *several).cpu().numpy()
-            found.append(PredictedMaps.of(maps, label_maps[index], len(data.classes), data.format))
+            pixels = class_pixels_of(label_maps[index], maps, len(data.classes), data.format)
+            found.append((pixels, [to_png(labels, data.format) for labels in maps]))
         return found
 
     return Prepared(
@@ -67,8 +68,8 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         predict=predict,
         scorer=Scorer(
             '.zip',
-            lambda predictions: score([maps.pixels for maps in predictions], data.classes),
-            lambda predictions: to_zip(predictions, [path.name for path in label_maps]),
+            lambda found: score([pixels for pixels, _ in found], data.classes),
+            lambda found: to_zip([pngs for _, pngs in found], [path.name for path in label_maps]),
         ),
     )
 

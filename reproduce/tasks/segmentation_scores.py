@@ -4,7 +4,6 @@ import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -22,40 +21,26 @@ MULTI_SCALE = 'multi_scale'
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
-class PredictedMaps(NamedTuple):
-    """The predictions for an image: at one scale, and perhaps at several scales.
+def to_png(labels: np.ndarray, format: SegmentationFormat) -> bytes:
+    """Return the labels of an image, (H, W) in uint8, as the content of a file."""
+    content = io.BytesIO()
+    image = Image.fromarray(format.encode_label_map(labels))
+    image.save(content, 'PNG', compress_level=3)
+    return content.getvalue()
 
-    Attributes:
-        pixels: the `class_pixels` of each.
-        pngs: each as the content of a PNG.
+
+def to_zip(predictions: Sequence[Sequence[bytes]], names: Sequence[str]) -> bytes:
+    """Return an archive of PNGs for label maps of these names.
+
+    Each prediction is at one scale, or also at several scales, which a folder of it holds.
     """
-
-    pixels: list[np.ndarray]
-    pngs: list[bytes]
-
-    @classmethod
-    def of(
-        cls, maps: np.ndarray, label_map: AnyPath, classes: int, format: SegmentationFormat
-    ) -> Self:
-        """Return the predictions `maps`, (P, H, W) in uint8: 1 is the first class and 0 is none."""
-        pngs = []
-        for labels in maps:
-            content = io.BytesIO()
-            image = Image.fromarray(format.encode_label_map(labels))
-            image.save(content, 'PNG', compress_level=3)
-            pngs.append(content.getvalue())
-        return cls(class_pixels_of(label_map, maps, classes, format), pngs)
-
-
-def to_zip(predictions: Sequence[PredictedMaps], names: Sequence[str]) -> bytes:
-    """Return an archive of the predictions for label maps of these names, several scales nested."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, 'w') as archive:
         for scale, folder in enumerate(('', f'{MULTI_SCALE}/')):
-            for name, maps in zip(names, predictions, strict=True):
-                if scale < len(maps.pngs):
+            for name, pngs in zip(names, predictions, strict=True):
+                if scale < len(pngs):
                     entry = zipfile.ZipInfo(f'{folder}{name}', _FIRST_DAY)
-                    archive.writestr(entry, maps.pngs[scale])
+                    archive.writestr(entry, pngs[scale])
     return content.getvalue()
 
 
