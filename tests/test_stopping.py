@@ -92,6 +92,7 @@ def signalled(task, number, whom):
     ('number', 'processes', 'workers', 'whom'),
     [
         (signal.SIGINT, 1, 2, 'all'),
+        (signal.SIGINT, 2, 1, 'all'),
         (signal.SIGTERM, 2, 0, 'all'),
         (signal.SIGUSR1, 2, 0, 'rank'),
         (signal.SIGKILL, 2, 1, 'rank'),

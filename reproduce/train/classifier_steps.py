@@ -221,9 +221,8 @@ class ClassifierTraining:
         """Return the Top-1 of `model` on the validation images in percent, each exactly once."""
         model.eval()
         images, device = len(self.val_data.samples), self.group.device
-        shared = (
-            images // self.group.size // self.val_loader.batch_size
-        )  # full batches of all ranks
+        # Batches that all processes have, after which they may stop.
+        shared = images // self.group.size // self.val_loader.batch_size
         correct = torch.zeros((), dtype=torch.int64, device=device)
         for number, (inputs, labels) in enumerate(self.val_loader):
             if number < shared:

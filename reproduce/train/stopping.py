@@ -88,7 +88,10 @@ class StopRequests:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it at once
+        if (
+            self.group.size == 1
+        ):  # torchrun passes Ctrl-C on to ranks that have it from the terminal
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends it at once
 
 
 def survive_signals(worker: int) -> None:
