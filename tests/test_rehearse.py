@@ -26,7 +26,7 @@ def test_everything_is_rehearsed_unless_named():
         select(['maformer_bse'])
 
 
-def test_the_real_commands_are_called(tmp_path, monkeypatch):
+def test_the_real_commands_are_called(monkeypatch):
     data, calls = Path('/data'), []
 
     def called(*arguments):
@@ -39,7 +39,7 @@ def test_the_real_commands_are_called(tmp_path, monkeypatch):
 
     monkeypatch.setattr(rehearsal, '_call', called)
     options = {'batch_size': 4, 'grad_checkpointing': True, 'processes': 2, 'amp': 'bf16'}
-    places = {'data': data, 'labels': data / 'maps', 'output': tmp_path}
+    places = {'data': data, 'labels': data / 'maps'}
     names = ('maformer_small_token_labeling', FPN)
     request = RehearsalRequest(names=names, **places, **options)
     recipe, config = rehearse(request)
@@ -54,7 +54,6 @@ def test_the_real_commands_are_called(tmp_path, monkeypatch):
     epochs, schedule = RECIPES[names[0]].total_epochs, load_config(FPN).train_cfg
     assert recipe['days'] == pytest.approx(epochs * 1_281_167 / 16 / 86_400)
     assert config['days'] == pytest.approx(schedule.max_iters / 2 / 86_400)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -63,7 +62,7 @@ def test_a_recipe_and_a_config_are_rehearsed(run, tmp_path):
     shapes.write(data, train=40, val=40)
     small = ('--steps', 1, '--batch-size', 2)
     code, out, err = run(
-        *('rehearse', 'maformer_micro', FPN, '--data', data, '--output', tmp_path / 'out'),
+        *('rehearse', 'maformer_micro', FPN, '--data', data),
         *(*small, '--format', 'json'),
     )
     found = json.loads(out)
@@ -71,4 +70,3 @@ def test_a_recipe_and_a_config_are_rehearsed(run, tmp_path):
     for row in found['trainings']:
         assert row['images'] == 2 and row['seconds'] > 0 and row['peak_bytes'] > 2**27
     assert err.splitlines() == ['maformer_micro: passes', f'{FPN}: passes']
-    assert list((tmp_path / 'out').iterdir()) == []

@@ -94,30 +94,15 @@ class RehearsalRequest:
 
     names: Sequence[str] = ()  # of recipes and configs, or patterns of them; none for all
     data: Annotated[
-        Path | None,
-        typer.Option(
-            '--data',
-            help='Folder of ImageNet, COCO or ADE20K, or of several of them; --memory needs none.',
-        ),
+        Path | None, typer.Option('--data', help='Folder of the data sets; --memory needs none.')
     ] = None
     labels: Labels = None
-    output: Annotated[
-        Path,
-        typer.Option(
-            '--output',
-            help='Folder that the trainings would write into; what is written is removed.',
-        ),
-    ] = Path()
     steps: Annotated[
         int, typer.Option('--steps', min=1, help='Steps of each training that are measured.')
     ] = 10
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            '--batch-size',
-            min=1,
-            help="Images of a step in each process.  [default: the training's own]",
-        ),
+        typer.Option('--batch-size', min=1, help="Images of a process.  [default: the training's]"),
     ] = None
     grad_checkpointing: Annotated[
         bool, typer.Option('--grad-checkpointing', help='Recompute activations to save memory.')

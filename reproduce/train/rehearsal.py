@@ -1,7 +1,7 @@
 """A rehearsal: each training takes a few steps at full size, is resumed, and is evaluated.
 
 Each of the three is the command that a user would give, in a process of its own, which may be
-killed where memory is short.
+killed where memory is short. Its files are removed; they lie in the folder that TMPDIR names.
 """
 
 import fnmatch
@@ -21,7 +21,6 @@ import torch
 from tabulate import tabulate
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import check_writable
 from reproduce.base.processes import in_group
 from reproduce.base.versions import CHECKOUT, libraries
 from reproduce.evaluate import apart
@@ -51,8 +50,7 @@ def rehearse(request: RehearsalRequest) -> Iterator[dict[str, Any]]:
             '`python -m datasets.shapes FOLDER`.'
         )
     trainings = select(request.names)
-    check_writable(request.output)
-    with tempfile.TemporaryDirectory(prefix='rehearsal-', dir=request.output.absolute()) as made:
+    with tempfile.TemporaryDirectory(prefix='rehearsal-') as made:
         for name, recipe in trainings.items():
             row = {'name': name, 'failure': ''}
             try:
