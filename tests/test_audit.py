@@ -114,7 +114,8 @@ def test_the_closed_form_counts_what_the_model_has(variant, arguments, changes, 
     measured = measure(net, lambda m: m(torch.empty(1, 3, *image, device='meta')))
     dims, depths = net.embed_dims, arguments.get('depths', VARIANTS[variant]['depths'])
     reading = BUILT | {'auxiliary head': 'not counted'} | changes
-    counted = count(reading, 'classifier', dims, depths, image)
+    framework = paper.FRAMEWORKS['classifier'].model_copy(update={'image': image})
+    counted = count(reading, framework, dims, depths)
     assert list(counted) == [measured.params, measured.layer_flops, measured.total_flops]
 
 
@@ -128,7 +129,7 @@ def test_what_a_framework_adds_is_the_same_for_all_sizes_and_depths(data):
             if cell.variant:
                 depths = tuple(map(int, cell.variant.split('-')))
             framework = column.framework
-            own = count(BUILT, framework.name, dims, depths, framework.image)
+            own = count(BUILT, framework, dims, depths)
             of_cell = rests.setdefault((framework.name, column.metric.name), [])
             if column.metric.name == 'params_m':
                 of_cell.append(cell.measured - own[0] / 1e6)
@@ -157,7 +158,7 @@ def test_readings_that_fit(data):
             dims, depths = search.variants[cell.model]
             if cell.model == 'MAFormer-S':
                 depths = search.depths[search.best_depths[index]]
-            counted = count(search.readings[index], cell.framework, dims, depths, cell.image)
+            counted = count(search.readings[index], cell.framework, dims, depths)
             value = counted[cell.measure] + cell.rest
             met += abs(value - cell.printed) <= cell.width
         assert met == search.met[index]

@@ -13,6 +13,8 @@ from math import ceil, prod
 
 import numpy as np
 
+from reproduce.paper import Framework
+
 Dims = tuple[int, ...]
 Reading = Mapping[str, str]  # an option for each name of OPTIONS
 
@@ -43,25 +45,25 @@ WINDOWS: Reading = BUILT | {'attention': 'windows of 14'}  # for dense tasks, no
 _CLASSES = 1000
 
 
-def count(reading: Reading, framework: str, dims: Dims, depths: Dims, image: Dims) -> np.ndarray:
+def count(reading: Reading, framework: Framework, dims: Dims, depths: Dims) -> np.ndarray:
     """Return the count (3,) of a reading with these channels and blocks of the four stages.
 
     Channels may be arrays (N,), which gives counts (3, N).
     """
     return sum(
         part(*(reading[name] for name in names)) * (1 if stage is None else depths[stage])
-        for names, part, stage in _parts(framework, dims, image)
+        for names, part, stage in _parts(framework, dims)
     )
 
 
-def count_all(framework: str, dims: Dims, depths: np.ndarray, image: Dims) -> np.ndarray:
+def count_all(framework: Framework, dims: Dims, depths: np.ndarray) -> np.ndarray:
     """Return counts (3, readings, D) of all combinations of the options, with D different depths.
 
     The readings are in the order of `itertools.product` over the options; `depths` is (D, 4).
     """
     shape = [len(options) for options in OPTIONS.values()]
     total = np.zeros([3, *shape, len(depths)])
-    for names, part, stage in _parts(framework, dims, image):
+    for names, part, stage in _parts(framework, dims):
         counts = [part(*chosen) for chosen in product(*(OPTIONS[name] for name in names))]
         of_names = [n if name in names else 1 for name, n in zip(OPTIONS, shape, strict=True)]
         of_part = np.reshape(np.transpose(counts), [3, *of_names, 1])
@@ -70,9 +72,10 @@ def count_all(framework: str, dims: Dims, depths: np.ndarray, image: Dims) -> np
 
 
 def _parts(
-    framework: str, dims: Dims, image: Dims
+    framework: Framework, dims: Dims
 ) -> Iterator[tuple[tuple[str, ...], Callable[..., np.ndarray], int | None]]:
     """Yield each part's options, its count as a function of them, and the stage of a block."""
+    image = framework.image
     yield ('stem', 'merging'), partial(_stem, dims, image), None
     for stage, C in enumerate(dims):
         of_stage = stage, C, *_size(image, stage)
@@ -80,7 +83,7 @@ def _parts(
             yield ('local', 'lepe', 'positions', 'gld'), partial(_maf_block, *of_stage), stage
         else:
             yield ('lepe', 'positions', 'attention'), partial(_vit_block, *of_stage), stage
-    yield ('auxiliary head',), partial(_frame, framework, dims, image), None
+    yield ('auxiliary head',), partial(_frame, framework.name, dims, image), None
 
 
 def _size(image: Dims, stage: int) -> Dims:

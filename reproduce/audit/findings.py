@@ -275,7 +275,7 @@ def depths_of_small(data: AuditData) -> dict[str, Any]:
 def layer_of_gld(data: AuditData) -> dict[str, Any]:
     search, option = data.search, 'all tokens to half'
     literal, built = (
-        count(reading, 'classifier', *search.variants['MAFormer-S'], (224, 224))[0] / 1e6
+        count(reading, paper.FRAMEWORKS['classifier'], *search.variants['MAFormer-S'])[0] / 1e6
         for reading in (BUILT | {'gld': option}, BUILT)
     )
     return {

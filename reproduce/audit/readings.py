@@ -16,7 +16,7 @@ from reproduce.audit.closed_form import BUILT, OPTIONS, WINDOWS, Dims, Reading, 
 from reproduce.audit.rows import Tables
 from reproduce.base.errors import UserError
 from reproduce.judge.cells import Cell
-from reproduce.paper import load_table
+from reproduce.paper import Framework, load_table
 
 _PRINTED_IN = (1, 5, 6, 7)  # the tables with parameters and FLOPs of all sizes
 _SMALL = 'MAFormer-S'
@@ -39,8 +39,7 @@ class Target(NamedTuple):
     """
 
     model: str
-    framework: str
-    image: Dims
+    framework: Framework
     measure: int
     printed: float
     width: float
@@ -49,11 +48,10 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """How many of the printed cells each reading meets.
+    """How many of the printed cells, the targets, each reading meets.
 
     Attributes:
         variants: what Table 1 prints of each size.
-        targets: the printed cells.
         readings: all combinations of the options; the arrays are in their order.
         met: cells that each meets with the best depths of S, and `met_as_printed` with the printed
             ones.
@@ -96,10 +94,10 @@ class Search:
 
     def flops(self, model: str, framework: str, convention: str) -> np.ndarray:
         """Return FLOPs in G of a size in a framework for every reading; S has its best depths."""
-        target = next(t for t in self.targets if t.framework == framework and t.measure)
+        target = next(t for t in self.targets if t.framework.name == framework and t.measure)
         small, (dims, depths) = model == _SMALL, self.variants[model]
         tried = self.depths if small else np.array([depths])
-        counted = count_all(framework, dims, tried, target.image)[_MEASURE[convention]]
+        counted = count_all(target.framework, dims, tried)[_MEASURE[convention]]
         chosen = counted[np.arange(len(counted)), self.best_depths if small else 0]
         return (chosen + target.rest) / 1e9
 
@@ -125,22 +123,16 @@ def flops_in_windows(cell: Cell) -> float:
     dims, depths = variants({1: load_table(1)})[cell.model]
     depths = _numbers(cell.variant) if cell.variant else depths
     framework = cell.column.framework
-    whole, windows = (
-        count(reading, framework.name, dims, depths, framework.image)
-        for reading in (BUILT, WINDOWS)
-    )
+    whole, windows = (count(reading, framework, dims, depths) for reading in (BUILT, WINDOWS))
     return cell.total_flops_g - float(whole[2] - windows[2]) / 1e9
 
 
 def search(tables: Tables, cells: Sequence[Cell]) -> Search:
-    """Count the cells that each reading meets.
+    """Count the cells that each reading meets, which must all be measured.
 
     B and L have the printed depths. S is counted with the printed ones, and with all that have up
     to two blocks fewer in each stage; of those that meet the most, the ones with the most blocks
     are taken.
-
-    Raises:
-        UserError: if a printed cell of MAFormer is not measured.
     """
     sizes = variants(tables)
     targets = _targets(sizes, cells)
@@ -152,7 +144,7 @@ def search(tables: Tables, cells: Sequence[Cell]) -> Search:
     for cell in targets:
         dims, depths = sizes[cell.model]
         tried = grid if cell.model == _SMALL else np.array([depths])
-        counted = count_all(cell.framework, dims, tried, cell.image) + cell.rest
+        counted = count_all(cell.framework, dims, tried) + cell.rest
         met += abs(counted[cell.measure] - cell.printed) <= cell.width
         in_total += abs(counted[2 if cell.measure else 0] - cell.printed) <= cell.width
     return Search(
@@ -169,19 +161,13 @@ def _targets(sizes: Mapping[str, Variant], cells: Sequence[Cell]) -> list[Target
         if not is_own or not column.metric.is_complexity or not cell.paper:
             continue
         if cell.measured is None:
-            raise UserError(
-                f'the results have no measured {cell.metric} of {cell.model} in Table '
-                f'{cell.table}: write them with `make reproduce`.'
-            )
+            where = f'{cell.metric} of {cell.model} in Table {cell.table}'
+            raise UserError(f'the results have no measured {where}: run `make reproduce`.')
         unit = 1e9 if cell.convention else 1e6
-        measure, framework, image = (
-            _MEASURE[cell.convention],
-            column.framework.name,
-            column.framework.image,
-        )
-        own = count(BUILT, framework, *sizes[cell.model], image)[measure]
+        measure, framework = _MEASURE[cell.convention], column.framework
+        own = count(BUILT, framework, *sizes[cell.model])[measure]
         of_cell = float(cell.paper) * unit, cell.tolerance * unit, cell.measured * unit - own
-        found.append(Target(cell.model, framework, image, measure, *of_cell))
+        found.append(Target(cell.model, framework, measure, *of_cell))
     return found
 
 
@@ -192,7 +178,7 @@ def widths_that_fit(search: Search) -> list[Dims]:
     missed = np.zeros(len(widths), int)
     _, depths = search.variants[_SMALL]
     for cell in (cell for cell in search.targets if cell.model == _SMALL):
-        counted = count(BUILT, cell.framework, widths.T, depths, cell.image)[cell.measure]
+        counted = count(BUILT, cell.framework, widths.T, depths)[cell.measure]
         missed += abs(counted + cell.rest - cell.printed) > cell.width
     fit = missed <= len(search.targets) - search.met[search.readings.index(BUILT)]
     return [tuple(dims) for dims in widths[fit].tolist()]

@@ -15,11 +15,7 @@ _ALIASES = {'DS-Net': 'DS-Net-S'}
 
 
 def find_row(tables: Tables, table: int, name: str) -> Row:
-    """Return a row by 'MODEL', or by 'MODEL, column=value' where a model has several rows.
-
-    Raises:
-        UserError: if not exactly one row has that name.
-    """
+    """Return the one row named 'MODEL', or 'MODEL, column=value' where a model has several."""
     model, *others = (part.strip() for part in name.split(','))
     wanted = {'model': model, **dict(part.partition('=')[::2] for part in others)}
     found = [row for row in tables[table] if wanted.items() <= row.description.items()]
@@ -29,11 +25,7 @@ def find_row(tables: Tables, table: int, name: str) -> Row:
 
 
 def number(row: Row, column: str) -> Decimal:
-    """Return a printed number of a row.
-
-    Raises:
-        UserError: if the paper does not print it.
-    """
+    """Return a printed number of a row; UserError if the paper does not print it."""
     printed = row.cells.get(column)
     if printed is None:
         raise UserError(f"Table {row.table} prints no '{column}' of {row.model}.")

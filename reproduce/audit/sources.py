@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cache
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -31,19 +32,18 @@ class Misprint(BaseModel):
         return self.table, self.model, self.metric
 
 
+@cache
 def load_misprints() -> list[Misprint]:
     """Return the registered misprints."""
     return [misprint for _, misprint in read_csv(paper.FOLDER / 'misprints.csv', Misprint)]
 
 
 class Source(BaseModel):
-    """A publication that prints rows of the paper's baselines.
+    """A publication that prints rows of the paper's baselines; `paper` is its title.
 
     Attributes:
-        paper: its title.
         address: where the version is that was read.
         headings: what it calls its tables, under the numbers of the paper's tables.
-        tables: the rows of these.
     """
 
     model_config = ConfigDict(extra='forbid', arbitrary_types_allowed=True)

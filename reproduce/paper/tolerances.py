@@ -16,7 +16,6 @@ class Sampling(BaseModel):
     Attributes:
         deviation: the standard deviation of what one image adds to the difference, in percent: that
             of the difference times the square root of the number of images.
-        images: of the data set.
         estimate: whether it was measured on other networks than these tables'.
     """
 

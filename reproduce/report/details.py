@@ -1,6 +1,5 @@
 """All that is known about a cell or a record: what `show` prints, and the page when one clicks."""
 
-from functools import cache
 from typing import Any
 
 from reproduce.audit.sources import load_misprints
@@ -12,7 +11,7 @@ from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import load_tolerances
 from reproduce.report.layout import off_by
-from reproduce.systems import System, load_systems
+from reproduce.systems import load_systems
 from reproduce.weights.registry import Public, load_public
 
 
@@ -56,7 +55,8 @@ def as_dict(found: Found) -> dict[str, Any]:
 
 def cell_facts(cell: Cell) -> dict[str, str]:
     """Return what is known about a cell besides its values, by name; without empty facts."""
-    system, public, facts = _systems()[cell.system], _public(cell), {'off by': off_by(cell)}
+    system = next(system for system in load_systems() if system.name == cell.system)
+    public, facts = _public(cell), {'off by': off_by(cell)}
     if cell.tolerance is not None:
         reason = load_tolerances()[cell.column.metric.name].reason
         facts['tolerance'] = f'± {cell.tolerance:.4g}. {reason}'
@@ -69,7 +69,8 @@ def cell_facts(cell: Cell) -> dict[str, str]:
             f'{cell.total_flops_g:.2f} G with the products of attention; the printed value counts '
             f'the {"former" if cell.convention == "layer" else "latter"} ({cell.convention})'
         )
-    facts['misprint'] = _misprints().get((cell.table, cell.model, cell.metric), '')
+    key = cell.table, cell.model, cell.metric
+    facts['misprint'] = ''.join(m.reason for m in load_misprints() if m.key == key)
     if cell.reference:
         against = f', {cell.published.meaning}' if cell.published else ''
         facts['published'] = f'{cell.reference}{against}: {cell.reference_source}'
@@ -140,13 +141,3 @@ def commands(cell: Cell) -> list[str]:
 
 def _public(cell: Cell) -> Public | None:
     return next((entry for entry in load_public() if entry.system == cell.system), None)
-
-
-@cache
-def _systems() -> dict[str, System]:
-    return {system.name: system for system in load_systems()}
-
-
-@cache
-def _misprints() -> dict[tuple[int, str, str], str]:
-    return {misprint.key: misprint.reason for misprint in load_misprints()}

@@ -40,15 +40,12 @@ _DESIGNS = ('local_attention', 'global_features', 'dual_stream')
 
 
 class ShownColumn(NamedTuple):
-    """A column of a shown table.
+    """A column of a shown table; `group` is the heading above its own, '' where there is none.
 
     Attributes:
-        name: unique in its table.
         metric: of its numbers; 'total_flops_g' for the total FLOPs of all models, which the paper
             does not print.
-        heading: of the column.
         printed: the column of the paper's table with the same numbers; None for a description.
-        group: the heading above the column's own; '' where there is none.
     """
 
     name: str
@@ -79,13 +76,11 @@ def columns(table: int) -> tuple[ShownColumn, ...]:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a shown table: a row, built in one way.
+    """One line of a shown table: a printed row, built in one way, or a row that a user added.
 
     Attributes:
-        row: the printed row, or the one that a user added.
         variant: that of its cells; '' for the system that is built as the row is printed.
         cells: by column; those of Table 7 are of two systems, one for each framework.
-        added: whether a user added the line.
         partial: the images that its accuracies were measured on, if they are not the complete
             validation set; such accuracies are never the best ones.
     """
@@ -121,7 +116,7 @@ class Line:
 
     @property
     def names(self) -> set[str]:
-        """What users may call the line: its printed name, its label, or a system."""
+        """What users may call the line."""
         return {self.row.model, self.label, *self.systems}
 
     def total_flops(self, column: ShownColumn) -> float | None:
@@ -169,10 +164,9 @@ def columns_with_totals(table: int, of_table: Sequence[Line]) -> list[ShownColum
 
 
 class Field(NamedTuple):
-    """What a line shows in a column.
+    """What a line shows in a column: a number or a description, '' for nothing.
 
     Attributes:
-        text: a number or a description; '' for nothing.
         printed: the printed number, which follows in parentheses.
         mark: where a number comes from, a key of `MARKS`; '' where this is not marked.
         convention: the FLOPs that it counts, 'layer' or 'total'; '' where both are the same.
@@ -215,10 +209,9 @@ class ShownTable(NamedTuple):
 def shown_table(
     lines: Sequence[Line], show: str, rows: Collection[str] = (), names: Collection[str] = ()
 ) -> ShownTable:
-    """Return a table with the best accuracies of each block marked.
+    """Return a table of these lines, with the best accuracies of each block marked.
 
     Args:
-        lines: of one table.
         show: which value, 'measured', 'printed' or 'both'; where there is no measured one it is
             always the printed one.
         rows: the lines to show, by the name of a printed row, a label or a system; all if empty.
@@ -240,13 +233,12 @@ def shown_table(
     for place, column in enumerate(shown, 1):
         if column.printed is None or column.printed.metric.is_complexity:
             continue
-        for block in {line.row.block for line in lines}:
-            of_block = [
-                row
-                for row, line in zip(fields, lines, strict=True)
-                if line.row.block == block and row[place].text and not line.partial
-            ]
-            best = max((float(row[place].text) for row in of_block), default=0)
+        blocks: dict[str, list[list[Field]]] = {}
+        for row, line in zip(fields, lines, strict=True):
+            if row[place].text and not line.partial:
+                blocks.setdefault(line.row.block, []).append(row)
+        for of_block in blocks.values():
+            best = max(float(row[place].text) for row in of_block)
             for row in of_block:
                 if len(of_block) > 1 and float(row[place].text) == best:
                     row[place] = row[place]._replace(best=True)

@@ -35,9 +35,6 @@ def add(lines: Mapping[int, Sequence[Line]], what: str, folder: Path) -> dict[in
         what: a CSV with the columns of one of the paper's tables, or a record by its file, stem or
             key, with `LABEL=` in front to name its row.
         folder: of the records.
-
-    Raises:
-        UserError: if there is no such file or record, or the row belongs to none of the tables.
     """
     label, equals, name = what.partition('=')
     if Path(what).is_file() or not equals:
@@ -72,12 +69,12 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
     }
     schema = create_model(
         'OwnRow',
-        **dict.fromkeys(descriptions, (str, '')),
+        **dict.fromkeys(descriptions, (str, '')) | {'model': (str, Field(min_length=1))},
         **{name: (OptionalNumber, limit) for name, limit in limits.items()},
         block=(Literal[('', *dict.fromkeys(line.row.block for line in of_table))], ''),
     )
     found = []
-    for number, record in read_csv(path, schema):
+    for _, record in read_csv(path, schema):
         values = record.model_dump()
         row = Row(table, {name: values[name] for name in descriptions}, {}, values['block'])
         cells = {
@@ -85,11 +82,6 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
             for name in metrics
             if values[name] is not None
         }
-        if not row.model or not cells:
-            raise UserError(
-                f'{path}, line {number}: expected the name of a model and a value in any of '
-                f'{", ".join(metrics)}.'
-            )
         found.append(Line(row, '', cells, added=True))
     return found
 
