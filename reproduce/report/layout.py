@@ -11,10 +11,11 @@ from reproduce.paper import TABLES, Column, Row
 
 DAGGER = '†'  # at the name of a model with token labeling
 
-CONVENTION_MARKS = {'layer': 'ˡ', 'total': 'ᵗ'}
-CONVENTION_MEANINGS = {
-    'layer': 'layer FLOPs, of convolutions and linear layers',
-    'total': "total FLOPs, attention's products included",
+# The mark and the meaning of a FLOP convention; '' where both count the same.
+CONVENTIONS = {
+    '': ('', ''),
+    'layer': ('ˡ', 'layer FLOPs, of convolutions and linear layers'),
+    'total': ('ᵗ', "total FLOPs, attention's products included"),
 }
 # Where a number comes from, by the name of its command in LaTeX: its symbol and its meaning.
 MARKS = {
@@ -189,10 +190,6 @@ class ShownTable(NamedTuple):
     rows: Sequence[Sequence[Field]]
 
     @property
-    def title(self) -> str:
-        return TABLES[self.number].title
-
-    @property
     def legend(self) -> str:
         """The meaning of the marks that the table has, as a sentence."""
         fields = [field for row in self.rows for field in row]
@@ -200,9 +197,7 @@ class ShownTable(NamedTuple):
         parts = [f'{DAGGER} with token labeling'] * any(line.is_labeled for line in self.lines)
         parts += [' '.join(of).strip() for name, of in MARKS.items() if name in marks]
         parts += ['in parentheses: as printed'] * any(field.printed for field in fields)
-        parts += [
-            f'{CONVENTION_MARKS[n]} {CONVENTION_MEANINGS[n]}' for n in sorted(conventions) if n
-        ]
+        parts += [' '.join(CONVENTIONS[kind]) for kind in sorted(conventions) if kind]
         return '; '.join(parts) + '.' * bool(parts)
 
 

@@ -9,8 +9,7 @@ from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
 from reproduce.paper import TABLES
 from reproduce.report.layout import (
-    CONVENTION_MARKS,
-    CONVENTION_MEANINGS,
+    CONVENTIONS,
     Line,
     ShownColumn,
     all_lines,
@@ -23,7 +22,7 @@ _MARKED = [v for v in Verdict if v.about.symbol and v is not Verdict.CITED]  # o
 _LEGEND = (
     f'measured/paper {"  ".join(f"{v.about.symbol} {v}" for v in _MARKED)}  '
     '·/paper not measured (not-run or cited)\n'
-    + '  '.join(f'{CONVENTION_MARKS[name]} {text}' for name, text in CONVENTION_MEANINGS.items())
+    + '  '.join(f'{mark} {meaning}' for mark, meaning in CONVENTIONS.values() if mark)
     + '  (no mark: they are the same)'
 )
 
@@ -36,7 +35,11 @@ def render(cells: Collection[Cell]) -> list[Part]:
     for number, of_table in tables.items():
         used = {cell.column for line in of_table for cell in line.cells.values()}
         shown = [c for c in columns_with_totals(number, of_table) if c.printed in used]
-        heads = [_heading(column) for column in shown]
+        heads = [
+            f'{c.printed.framework.short_heading} '
+            f'{"all total (G)" if c.is_total else c.heading}'.strip()
+            for c in shown
+        ]
         rows = [
             [line.name, *(_field(line, column) for column in shown), ', '.join(line.systems)]
             for line in of_table
@@ -59,12 +62,6 @@ def summary(cells: Collection[Cell]) -> str:
     )
 
 
-def _heading(column: ShownColumn) -> str:
-    framework = column.printed.framework.short_heading
-    heading = 'all total (G)' if column.is_total else column.heading
-    return f'{framework} {heading}'.strip()
-
-
 def _field(line: Line, column: ShownColumn) -> str | Text:
     if column.is_total:
         total = line.total_flops(column)
@@ -74,7 +71,7 @@ def _field(line: Line, column: ShownColumn) -> str | Text:
         return ''
     if cell.measured is None:
         return Text(f'·/{cell.printed}' if cell.printed else '', 'bright_black')
-    convention = CONVENTION_MARKS.get(cell.distinct_convention, '')
+    convention = CONVENTIONS[cell.distinct_convention][0]
     mark = (cell.verdict.about.symbol, cell.verdict.about.colour)
     return Text.assemble(f'{cell.measured:.4g}{convention}/{cell.printed or "–"} ', mark)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from tabulate import tabulate
 
-from reproduce.report.layout import CONVENTION_MARKS, MARKS, Field, ShownColumn, ShownTable
+from reproduce.paper import TABLES
+from reproduce.report.layout import CONVENTIONS, MARKS, Field, ShownColumn, ShownTable
 
 _LATEX = str.maketrans(
     {
@@ -38,14 +39,6 @@ _ENVIRONMENT = Environment(
     **{'variable_start_string': '<<', 'variable_end_string': '>>'},
     **{'comment_start_string': '<#', 'comment_end_string': '#>'},
 )
-_DOCUMENT = r"""% All tables beside this file: pdflatex tables.tex
-\documentclass{article}
-\usepackage[a4paper,margin=2cm]{geometry}
-\usepackage{booktabs,graphicx,siunitx}
-\begin{document}
-TABLES
-\end{document}
-"""
 
 
 def markdown(table: ShownTable) -> str:
@@ -56,25 +49,20 @@ def markdown(table: ShownTable) -> str:
         if not number:
             return field.text.translate(_MARKDOWN)
         text = f'**{field.text}**' if field.best else field.text or '–'
-        text += CONVENTION_MARKS.get(field.convention, '')
+        text += CONVENTIONS[field.convention][0]
         text += f' ({field.printed})' if field.printed else ''
         return text + (MARKS[field.mark][0] if field.mark else '')
 
     several = len({column.group for column in table.columns} - {''}) > 1
+    heads = [f'{c.group}: {c.heading}' if several and c.group else c.heading for c in table.columns]
     body = tabulate(
         [list(map(written, row, is_number)) for row in table.rows],
-        [
-            'Model',
-            *(
-                f'{c.group}: {c.heading}' if several and c.group else c.heading
-                for c in table.columns
-            ),
-        ],
+        ['Model', *heads],
         'pipe',
         disable_numparse=True,
         colalign=['right' if number else 'left' for number in is_number],
     )
-    title = f'**Table {table.number}.** {table.title}'
+    title = f'**Table {table.number}.** {TABLES[table.number].title}'
     return '\n\n'.join(filter(None, (title, body, table.legend))) + '\n'
 
 
@@ -102,7 +90,7 @@ def latex(table: ShownTable) -> str:
     marks = {field.mark for row in table.rows for field in row} - _UNMARKED
     return _ENVIRONMENT.get_template('table.tex.j2').render(
         number=table.number,
-        title=table.title.translate(_LATEX),
+        title=TABLES[table.number].title.translate(_LATEX),
         marks=[(n, symbol.translate(_LATEX)) for n, (symbol, _) in MARKS.items() if n in marks],
         formats=[
             _format(column, [row[i] for row in table.rows])
@@ -117,7 +105,7 @@ def latex(table: ShownTable) -> str:
 
 def document(names: Iterable[str]) -> str:
     r"""Return a LaTeX document that inputs the tables `names`."""
-    return _DOCUMENT.replace('TABLES', '\n'.join(rf'\input{{{name}}}' for name in names))
+    return _ENVIRONMENT.get_template('tables.tex.j2').render(names=names)
 
 
 def _after(field: Field) -> str:

@@ -31,18 +31,15 @@ def export(
     checkpoint: str | Path | None = None,
     licence: str | None = None,
 ) -> list[str]:
-    """Write a measured classifier as a folder for `timm.create_model('local-dir:FOLDER')`.
+    """Write a measured classifier as a folder for timm's 'local-dir:', and return its files' names.
 
     The folder appears whole or not at all, after timm has loaded it and computed what the evaluated
     network computes.
 
     Args:
-        record: the record's file; those beside it that belong to it are copied, too.
+        record: the record's file; the files next to it that belong to it are copied, too.
         checkpoint: the weights, in one of the forms of `store.find`; None for released ones.
         licence: of the weights; None for that of released ones, if they are.
-
-    Returns:
-        the names of the files in the folder.
 
     Raises:
         UserError: if the record is not that of a classifier, its weights are missing or are others

@@ -20,8 +20,7 @@ from reproduce.paper import TABLES
 from reproduce.report import plots
 from reproduce.report.details import cell_facts, record_facts
 from reproduce.report.layout import (
-    CONVENTION_MARKS,
-    CONVENTION_MEANINGS,
+    CONVENTIONS,
     DAGGER,
     Line,
     all_lines,
@@ -44,11 +43,8 @@ def render(
 ) -> str:
     """Return the page as HTML; the same inputs give the same bytes.
 
-    Args:
-        records: the evaluations that the cells come from.
-        findings: those of the audit, ranked.
-        studies: the ablations that were run.
-        origin: when the page was made, and from which commit.
+    `records` are the evaluations that the cells come from, `findings` the ranked ones of the audit,
+    `studies` the ablations, and `origin` says when the page was made, and from which commit.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -126,7 +122,7 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
     counted = {cell.published for cell in cells if cell.measured is None}
     keys += [(a.symbol, f'published, {a.meaning}') for a in Agreement if a in counted]
     conventions = {cell.distinct_convention for cell in cells}
-    keys += [(CONVENTION_MARKS[n], m) for n, m in CONVENTION_MEANINGS.items() if n in conventions]
+    keys += [of for kind, of in CONVENTIONS.items() if kind and kind in conventions]
     keys += [(DAGGER, 'with token labeling')] * any(line.is_labeled for line in of_table)
     if variants := sorted({line.variant for line in of_table if line.variant}):
         keys.append((f'({", ".join(variants)})', 'depths that fit the paper’s own FLOPs better'))
@@ -138,7 +134,7 @@ def _table(number: int, of_table: Sequence[Line]) -> dict[str, Any]:
         'lines': of_table,
         'keys': keys,
         'measured': {cell.metric for cell in cells if cell.measured is not None},
-        'conventions': CONVENTION_MARKS,
+        'conventions': CONVENTIONS,
     }
 
 
