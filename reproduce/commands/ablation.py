@@ -8,7 +8,6 @@ from typer import Argument, Option
 from reproduce.base.files import write_atomically
 from reproduce.base.folders import ABLATIONS
 from reproduce.base.job_options import Device
-from reproduce.commands import options
 
 
 def ablation(
@@ -37,7 +36,6 @@ def ablation(
         Path | None,
         Option(help='Folder of the CSVs and tables.  [default: results/ablations/STUDY]'),
     ] = None,
-    format: options.Format = 'text',
 ) -> None:
     """Train variants of the design side by side, and judge the paper's claims about it.
 
@@ -56,8 +54,4 @@ def ablation(
     text = rendering.markdown(outcomes)
     write_atomically(output / 'claims.md', text)
     write_atomically(output / 'claims.tex', rendering.latex(outcomes))
-    if format == 'json':
-        claims = [judged.model_dump(mode='json') for judged in outcomes.judgements]
-        options.print_json({'study': chosen.name, 'claims': claims})
-    else:
-        print(f'{text}\nWritten: {output}')
+    print(f'{text}\nWritten: {output}')

@@ -13,9 +13,7 @@ from reproduce.base.terminal import Part, TextTable
 from reproduce.commands import options
 from reproduce.judge.comparison import Comparison, find_candidates
 from reproduce.judge.comparison import compare as compare_candidates
-from reproduce.statistics.paired import Difference
-
-_VALUES = ('first', 'second', 'difference', '95 % interval', 'p')
+from reproduce.statistics.significance import LEVEL
 
 
 def compare(
@@ -48,49 +46,38 @@ def compare(
         raise UserError(f"'{' '.join(names)}' is one result: name two or more to compare.")
     found = compare_candidates(find_candidates(names, evaluations, data))
     worse = any(pair.worse for pair in found)
+    result = found[0].as_dict()
     if len(found) > 1:
         result = {'pairs': [pair.as_dict() for pair in found], 'worse': worse}
-    else:
-        result = found[0].as_dict()
-    options.show(format, result, *(_several(found) if len(found) > 1 else _pair(found[0])))
+    options.show(format, result, *_rendered(found))
     raise typer.Exit(int(fail_if_worse and worse))
 
 
-def _pair(comparison: Comparison) -> list[Part]:
-    """Return two systems' differences as tables, with a sentence that says what they show."""
-    rows = [[d.metric, *_numbers(d, d.p)] for d in comparison.metrics.values()]
-    names = [
-        f'{place}: {c.name}' + (f' ({c.attestation})' if c.attestation else '')
-        for place, c in (('first', comparison.first), ('second', comparison.second))
-    ]
-    sentences = [
-        f'{d.metric}: the second is significantly {"better" if d.difference > 0 else "worse"} '
-        f'(p {_p_value(d.p)}).'
-        if d.significant
-        else f'{d.metric}: the difference is not significant; these images would show one of '
-        f'about {d.resolvable:.2f} in 80 % of cases.'
-        for d in comparison.headlines
-    ]
-    return ['\n'.join(names), TextTable(['metric', *_VALUES], rows), '\n'.join(sentences)]
+def _rendered(found: Sequence[Comparison]) -> list[Part]:
+    """Return the differences of systems from the first as a table, and what they show.
 
-
-def _several(found: Sequence[Comparison]) -> list[Part]:
-    """Return a table for each headline: several systems, each compared with the first.
-
-    p values are corrected by Holm for the number of systems.
+    p values of the metrics that say which is better are corrected by Holm for several systems.
     """
-    parts: list[Part] = [f'first: {found[0].first.name}']
-    for metric in found[0].corrected:
-        rows = [[c.second.name, *_numbers(c.metrics[metric], c.corrected[metric])] for c in found]
-        parts.append(TextTable(['second', metric, *_VALUES[1:4], "p (Holm's)"], rows))
-    return parts
-
-
-def _numbers(d: Difference, p: float) -> list[str]:
-    """Return both values, their difference, its interval, and its p value."""
-    interval = '{:+.2f} to {:+.2f}'.format(*d.interval)
-    return [f'{d.first:.2f}', f'{d.second:.2f}', f'{d.difference:+.2f}', interval, _p_value(p)]
-
-
-def _p_value(p: float) -> str:
-    return '< 0.001' if p < 0.001 else f'{p:.3f}'
+    systems = [found[0].first, *(comparison.second for comparison in found)]
+    names = [
+        f'{i}: {c.name}' + (f' ({c.attestation})' if c.attestation else '')
+        for i, c in enumerate(systems, 1)
+    ]
+    rows, sentences = [], []
+    for i, comparison in enumerate(found, 2):
+        for metric, d in comparison.metrics.items():
+            p = comparison.corrected.get(metric, d.p)
+            p_value = '< 0.001' if p < 0.001 else f'{p:.3f}'
+            values = f'{d.first:.2f}', f'{d.second:.2f}', f'{d.difference:+.2f}'
+            interval = '{:+.2f} to {:+.2f}'.format(*d.interval)
+            rows.append([metric, str(i), *values, interval, p_value])
+            if metric in comparison.corrected and p < LEVEL:
+                better = 'better' if d.difference > 0 else 'worse'
+                sentences.append(f'{metric}: {i} is significantly {better} than 1 (p {p_value}).')
+            elif metric in comparison.corrected:
+                sentences.append(
+                    f'{metric}: the difference of {i} from 1 is not significant; these images '
+                    f'would show one of about {d.resolvable:.2f} in 80 % of cases.'
+                )
+    heads = ['metric', 'system', '1', 'value', 'difference', '95 % interval', 'p']
+    return ['\n'.join(names), TextTable(heads, rows), '\n'.join(sentences)]

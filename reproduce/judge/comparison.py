@@ -52,15 +52,9 @@ class Comparison:
     corrected: dict[str, float]
 
     @property
-    def headlines(self) -> list[Difference]:
-        """The differences that say which is better."""
-        return [self.metrics[name] for name in self.corrected]
-
-    @property
     def worse(self) -> bool:
-        """Whether the second is significantly worse in one of the headlines."""
-        differences = zip(self.headlines, self.corrected.values(), strict=True)
-        return any(p < LEVEL and d.difference < 0 for d, p in differences)
+        """Whether the second is significantly worse in a metric that says which is better."""
+        return any(p < LEVEL and self.metrics[m].difference < 0 for m, p in self.corrected.items())
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
