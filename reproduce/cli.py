@@ -35,6 +35,9 @@ COMMANDS = [name for section in SECTIONS.values() for name in section]
 
 _FOLDER = Path(__file__).parent / 'commands'
 
+# Of standard output that is on a full disk, or a pipe that nothing reads.
+_UNWRITABLE = (errno.ENOSPC, errno.EPIPE)
+
 # Errors of files' contents. `reproduce.base.files.naming_file` adds the name of the file.
 _MALFORMED = (ValidationError, json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError)
 
@@ -107,7 +110,7 @@ def run() -> None:
             raise
         if speaks(error):
             print(sentence or traceback.format_exc().rstrip(), file=sys.stderr, flush=True)
-        if _is_unwritable(error):  # Python would try to write the rest when it ends
+        if getattr(error, 'errno', None) in _UNWRITABLE:  # Python writes the rest when it ends
             with open(os.devnull, 'w') as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
         leave(getattr(error, 'status', 2 if sentence else 1))
@@ -119,13 +122,8 @@ def _sentence(error: Exception) -> str | None:
         return f'{error.label}: {error}'
     if isinstance(error, OSError) and error.filename:
         return f'error: {error.filename}: {error.strerror}.'
-    if _is_unwritable(error):
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f'error: the output cannot be written: {error.strerror}.'
     if isinstance(error, _MALFORMED):
         return f'error: {reason(error)}.'
     return None
-
-
-def _is_unwritable(error: Exception) -> bool:
-    """Return whether standard output is a full disk or a pipe that nothing reads."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EPIPE)

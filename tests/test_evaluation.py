@@ -116,7 +116,7 @@ def test_an_image_that_is_predicted_twice_or_not_at_all_is_found(data, weights, 
         return [first, first, *rest[1:]]
 
     monkeypatch.setattr(harness, '_batches', some)
-    with pytest.raises(RuntimeError, match='image 0 was predicted 2 times'):
+    with pytest.raises(RuntimeError, match='not predicted exactly once'):
         evaluate(job(data, weights))
 
 

@@ -24,7 +24,7 @@ def test_one_that_fails_among_others(capsys):
 
 
 @pytest.mark.parametrize(
-    ('b', 'message'), [(None, 'b is missing'), ('killed', r'^a worker process was killed, .*again')]
+    ('b', 'message'), [(None, 'b is missing'), ('killed', r'^a worker process was killed')]
 )
 def test_an_error_that_the_user_can_fix_ends_all(b, message):
     with pytest.raises(UserError, match=message):

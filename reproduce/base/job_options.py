@@ -1,9 +1,9 @@
 """Options of commands that are fields of a job: each is declared once, in the dataclass."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
 
@@ -54,21 +54,21 @@ ConfigOptions = Annotated[
 ]
 
 
-def with_fields_of(job: type, *names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that replaces the `**given` of a command by fields of a dataclass.
+def with_fields_of(
+    job: type, without: Collection[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that replaces the `**given` of a command by the options of a dataclass.
 
-    The annotations and defaults of the fields become those of the command's options.
+    These are its fields that are annotated as typer expects it, with their defaults.
 
     Args:
-        job: a dataclass whose fields are annotated as typer expects it.
-        names: those of its fields that are options of the command.
+        without: names of fields that are no options of the command.
     """
-    empty, keyword = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
-    hints = get_type_hints(job, include_extras=True)
+    keyword, hints = inspect.Parameter.KEYWORD_ONLY, get_type_hints(job, include_extras=True)
     taken = []
     for field in fields(job):
-        if field.name in names:
-            default = empty if field.default is MISSING else field.default
+        if get_origin(hints[field.name]) is Annotated and field.name not in without:
+            default = inspect.Parameter.empty if field.default is MISSING else field.default
             annotation = hints[field.name]
             taken.append(
                 inspect.Parameter(field.name, keyword, default=default, annotation=annotation)

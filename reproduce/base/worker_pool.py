@@ -33,20 +33,16 @@ def in_processes(
     spawn, ignore = multiprocessing.get_context('spawn'), (signal.SIGINT, signal.SIG_IGN)
     results = {}
     with ProcessPoolExecutor(processes, spawn, signal.signal, ignore) as pool:
+        started = {pool.submit(_tried, compute, *a): name for name, a in arguments.items()}
         try:
-            started = {pool.submit(_tried, compute, *a): name for name, a in arguments.items()}
             for done in as_completed(started):
                 name = started[done]
                 results[name] = done.result()
                 print(f'{what}: {len(results)}/{len(arguments)} {name}', file=sys.stderr)
         except BrokenProcessPool as error:
-            raise UserError(
-                'a worker process was killed, as when memory is full: close other programs, and '
-                'run the same command again.'
-            ) from error
-        except BaseException:
+            raise UserError('a worker process was killed, as when memory is full.') from error
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
     return results
 
 

@@ -17,12 +17,6 @@ from reproduce.commands import options
 from reproduce.tasks import TASKS, Task
 from reproduce.tasks.job import Job
 
-# The fields of a job that are options for every task.
-COMMON = (
-    *('checkpoint', 'data', 'limit', 'batch_size', 'workers', 'amp', 'device'),
-    'deterministic',
-)
-
 app = typer.Typer(**options.SETTINGS, help=__doc__, no_args_is_help=True)
 
 Output = Annotated[Path, Option(help='Folder for the record and the predictions.')]
@@ -43,7 +37,7 @@ class Preprocessing(BaseModel, extra='forbid'):
 
 
 def _classifier(task: Task) -> Callable[..., None]:
-    @with_fields_of(Job, *COMMON)
+    @with_fields_of(Job, without=['multi_scale'])
     def evaluate(
         model: Annotated[
             str, Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
@@ -90,7 +84,7 @@ def _classifier(task: Task) -> Callable[..., None]:
 
 
 def _of_config(task: Task) -> Callable[..., None]:
-    @with_fields_of(Job, *COMMON, *task.kind.options)
+    @with_fields_of(Job, without={'multi_scale'} - {*task.kind.options})
     def evaluate(
         config: Annotated[
             str,

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +14,7 @@ from reproduce.commands.options import print_json
 from reproduce.train.jobs import RehearsalRequest
 
 
-@with_fields_of(RehearsalRequest, *(field.name for field in fields(RehearsalRequest)[1:]))
+@with_fields_of(RehearsalRequest)
 def rehearse(
     names: Annotated[
         list[str] | None,

@@ -26,27 +26,11 @@ class _ConfigUnlessNamed(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
-    **options.SETTINGS,
-    cls=_ConfigUnlessNamed,
-    help=__doc__,
-    no_args_is_help=True,
-)
-
-
-# The fields of the jobs that are options.
-IMAGENET = (
-    *('data', 'output', 'labels', 'resume', 'workers', 'amp', 'device'),
-    *('deterministic', 'checkpoint_steps', 'max_steps'),
-)
-CONFIG = (
-    *('data', 'output', 'checkpoint', 'options', 'resume', 'amp', 'deterministic'),
-    'max_steps',
-)
+app = typer.Typer(**options.SETTINGS, cls=_ConfigUnlessNamed, help=__doc__, no_args_is_help=True)
 
 
 @app.command('imagenet')
-@with_fields_of(TrainingJob, *IMAGENET)
+@with_fields_of(TrainingJob)
 def train_imagenet(
     model: Annotated[str, Argument(help='A MAFormer or any timm model.')],
     token_labeling: Annotated[
@@ -81,7 +65,7 @@ def train_imagenet(
 
 
 @app.command('config')
-@with_fields_of(ConfigJob, *CONFIG)
+@with_fields_of(ConfigJob)
 def train_config(
     config: Annotated[
         str,

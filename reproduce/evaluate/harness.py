@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -138,16 +137,11 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
 
 def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str, Any]:
     """Return what decides the numbers of an evaluation, by name."""
+    may_differ = ('checkpoint', 'data', 'workers')
     return {
-        'task': job.task,
         **code_facts(),
-        **{name: prepared.described[name] for name in ('model', 'arguments')},
-        **{f'preprocessing {k}': v for k, v in prepared.described['preprocessing'].items()},
-        'multi_scale': job.multi_scale,
-        'limit': job.limit,
-        'batch size': job.batch_size,
-        'precision': job.amp or 'fp32',
-        'deterministic': job.deterministic,
+        **{name: value for name, value in vars(job).items() if name not in may_differ},
+        **prepared.described,
         'device': group.device.type,
         'weights (SHA-256)': sha256,
         **data_facts(prepared.data),
@@ -189,11 +183,9 @@ def collect(prepared: Prepared, scorers: Sequence[Scorer], group: Group, job: Jo
     for indices, collected in parts[1:]:
         predicted += indices
         for scorer, theirs in zip(scorers, collected, strict=True):
-            scorer.collected += theirs
-    times = np.bincount(predicted, minlength=len(prepared.images))
-    if (times != 1).any():
-        wrong = int((times != 1).argmax())
-        raise RuntimeError(f'image {wrong} was predicted {times[wrong]} times')
+            scorer.merge(theirs)
+    if sorted(predicted) != list(range(len(prepared.images))):
+        raise RuntimeError('an image was not predicted exactly once')
     return True
 
 

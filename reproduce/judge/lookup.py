@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from reproduce.base.errors import UserError
 from reproduce.base.wording import nearest
@@ -13,8 +13,7 @@ from reproduce.judge.cells import Cell, load_cells
 from reproduce.paper import TABLES
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """Lines of `results/tableN.csv`, and the records that they come from, by file."""
 
     cells: list[Cell]

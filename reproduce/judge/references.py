@@ -1,6 +1,6 @@
 """Evaluations compared with published or earlier values of the same weights."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.verdict import Verdict, judge_reference
@@ -9,8 +9,7 @@ from reproduce.weights import registry
 from reproduce.weights.registry import Reference, Released
 
 
-@dataclass(frozen=True)
-class ReferenceCheck:
+class ReferenceCheck(NamedTuple):
     """An evaluation and the reference of its weights.
 
     Attributes:
