@@ -7,8 +7,10 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch.profiler import ProfilerActivity, profile
 
+from reproduce.openmmlab import models
+from reproduce.openmmlab.configs import load_config
 from reproduce.train.building import build
-from reproduce.train.memory import PeakMemory, classifier_peak
+from reproduce.train.memory import GIB, PeakMemory, classifier_peak, config_peak
 from reproduce.train.recipes import RECIPES
 
 
@@ -55,3 +57,13 @@ def test_classifiers_of_the_paper(recipe, changes, peak):
     assert classifier_peak(RECIPES[recipe].changed(**changes), 128, 'fp16') == pytest.approx(
         peak, rel=0.01
     )
+
+
+def test_a_segmenter_needs_more_for_each_image():
+    """By the same bytes for each, above weights, gradients and two states of AdamW."""
+    name = 'upernet_maformer-micro_shapes.py'
+    parameters = models.build(load_config(name), 'cpu').parameters()
+    static = 16 * sum(parameter.numel() for parameter in parameters) / GIB
+    one, two, four = (config_peak(name, images, 'off') for images in (1, 2, 4))
+    assert static < one < two < four
+    assert four - two == pytest.approx(2 * (two - one), rel=0.01)

@@ -136,8 +136,8 @@ def classifier_peak(recipe: Recipe, images: int, amp: str) -> float:
 def config_peak(name: str, images: int, amp: str, grad_checkpointing: bool = False) -> float:
     """Predict the peak of a training step of a config with `images` in a process, in GiB.
 
-    It takes two steps with one image. What that image needs besides weights, gradients and the
-    optimizer's state, each of `images` needs.
+    It takes two steps with one image, or two of a segmenter. What an image needs besides weights,
+    gradients and the optimizer's state, each of `images` needs.
     """
     # Imported here, because they take seconds, and classifiers do not need them.
     from mmdet.testing import demo_mm_inputs
@@ -152,13 +152,15 @@ def config_peak(name: str, images: int, amp: str, grad_checkpointing: bool = Fal
     if grad_checkpointing:
         config.model.backbone.with_cp = True
     if task_of(config) == 'coco':
+        drawn = 1
         batch = demo_mm_inputs(1, [_IMAGE], [_OBJECTS], num_classes=80, with_mask=True)
     else:
+        drawn = 2  # UPerNet normalizes one cell of each image, and BatchNorm needs two values
         size = config.model.data_preprocessor.size
         labels = PixelData(data=torch.zeros(1, *size, dtype=torch.int64))
         sample = SegDataSample(metainfo={'img_shape': size, 'ori_shape': size}, gt_sem_seg=labels)
         image = torch.randint(256, (3, *size), dtype=torch.uint8)
-        batch = {'inputs': [image], 'data_samples': [sample]}
+        batch = {'inputs': [image] * drawn, 'data_samples': [sample] * drawn}
     with quiet_libraries(), PeakMemory() as memory, _norms_in_fp32(), _autocast(amp):
         model = models.build(config, 'cpu').requires_grad_().train()
         models.extract_regions_in_fp32(model)
@@ -167,7 +169,7 @@ def config_peak(name: str, images: int, amp: str, grad_checkpointing: bool = Fal
             model.train_step(batch, optimizer)
     # Weights and two states of AdamW exist still, and gradients are as large as the weights.
     static = 4 / 3 * memory.now
-    return (static + images * (memory.peak - static)) / GIB
+    return (static + images / drawn * (memory.peak - static)) / GIB
 
 
 def predict(
