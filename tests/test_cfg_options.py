@@ -33,7 +33,7 @@ def test_values_are_those_of_openmmlabs_tools():
 
 
 def test_entries_that_are_none():
-    with pytest.raises(UserError, match=r'is not KEY=VALUE .Imbalanced brackets'):
+    with pytest.raises(UserError, match=r'is not KEY=VALUE: Imbalanced brackets'):
         cfg_options.parse(['a=(1,2'], '--model-kwargs')
 
 

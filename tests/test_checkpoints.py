@@ -163,20 +163,6 @@ def test_tensors_of_another_kind_are_named(tmp_path, change, what):
     assert what in message
 
 
-@pytest.mark.parametrize('labeled', [True, False])
-def test_the_option_for_token_labeling_is_named(tmp_path, labeled):
-    """Under the names of LV-ViT's release, too."""
-    made, asked = (
-        micro('lvvit_small', token_labeling=value, **SMALL['lvvit_small'])
-        for value in (labeled, not labeled)
-    )
-    released = {k.replace('embed.proj.', 'embed.'): v for k, v in made.state_dict().items()}
-    message = refusal(saved(released, tmp_path / 'x.pth'), asked)
-    assert 'is not one of lvvit_small: aux_head.bias is ' in message
-    assert message.count(' in the file and ') == 2
-    assert message.endswith(f'--model-kwargs token_labeling={labeled}.')
-
-
 def refusal(path, into=None):
     network = into or micro()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -178,14 +178,3 @@ def test_the_command_downloads_what_is_asked_for(run, offered, tmp_path):
     assert '404' in err
     assert offered.requests == 3  # what is there is not downloaded again
     assert store.find('weights', TWINS).read_bytes() == CONTENT
-
-
-def test_a_file_of_a_manifest_stays_below_its_folder(tmp_path):
-    folder = tmp_path / 'weights'
-    folder.mkdir()
-    (tmp_path / 'x.pth').write_bytes(CONTENT)
-    entry = registry.Released(
-        name='x', model='m', file='a/../../x.pth', sha256=SHA256, licence='MIT'
-    )
-    with pytest.raises(UserError, match=r"expected one below the manifest's folder"):
-        store.obtain(entry, folder / 'manifest.toml')

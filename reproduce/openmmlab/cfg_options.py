@@ -12,14 +12,11 @@ from reproduce.base.errors import UserError
 def parse(entries: Iterable[str], option: str = '--cfg-options') -> dict[str, Any]:
     """Return the values of KEY=VALUE entries, as OpenMMLab's own tools read them.
 
-    A value is a number, True, False, None, a list (1,2 or [1,2]), a tuple ((1,2)), or else text.
-
-    Args:
-        entries: a later one counts where two have the same key.
-        option: whose entries they are, for the error.
+    A value is a number, True, False, None, a list (1,2 or [1,2]), a tuple ((1,2)), or else text. A
+    later one counts where two have the same key.
 
     Raises:
-        UserError: if an entry is not KEY=VALUE, or its brackets do not match.
+        UserError: if an entry of `option` is not KEY=VALUE, or its brackets do not match.
     """
     parser = ArgumentParser()
     parser.add_argument('--values', nargs='+', action=DictAction)
@@ -29,19 +26,15 @@ def parse(entries: Iterable[str], option: str = '--cfg-options') -> dict[str, An
             # With `=`, so that no key is taken for an option.
             values |= parser.parse_args([f'--values={entry}']).values
         except (ValueError, AssertionError) as error:  # no `=`, or brackets that do not match
-            raise UserError(
-                f"{option} '{entry}' is not KEY=VALUE ({error}): write for example "
-                f'{option} a.b=0.1 c=(2,3).'
-            ) from error
+            raise UserError(f"{option} '{entry}' is not KEY=VALUE: {error}.") from error
     return values
 
 
 def merge(config: Config, values: Mapping[str, Any]) -> None:
     """Replace values of `config`, named by their keys with dots between them.
 
-    Args:
-        values: of `parse`, or read back from JSON or TOML, which have no tuples: a list of numbers
-            is taken for a tuple, as sizes and scales are in OpenMMLab.
+    The values may have been read back from JSON or TOML, which have no tuples: a list of numbers is
+    taken for a tuple, as sizes and scales are in OpenMMLab.
 
     Raises:
         UserError: if the config has no place for one.
@@ -51,8 +44,7 @@ def merge(config: Config, values: Mapping[str, Any]) -> None:
             config.merge_from_dict({key: _tupled(value)})
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
-                f'--cfg-options do not fit {config.filename}: {key}={value} has no place in it '
-                f'({error}).'
+                f'{config.filename} has no place for {key}={value}: {error}.'
             ) from error
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproduce.base.errors import UserError
-from reproduce.base.wording import nearest
 from reproduce.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -70,9 +69,7 @@ def _find(name: str) -> Path:
     for path in (root / relative, *([] if package else [Path(name)])):
         if path.is_file():
             return path
-    existing = [p.relative_to(root).as_posix() for p in root.rglob('*.py') if 'base' not in str(p)]
-    near = ', '.join(f'{package}::{n}' if package else n for n in nearest(relative, existing, 3))
     raise UserError(
         f"there is no config '{name}': expected a file, one in reproduce/configs, or one of "
-        f"'mmdet::' or 'mmseg::'; the nearest are {near}"
+        "'mmdet::' or 'mmseg::'."
     )

@@ -14,11 +14,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 
-from model.checkpoint import CheckpointError, mismatch, read
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 from reproduce.openmmlab import cfg_options, configs, detectron2_names, models
 from reproduce.systems import load_systems
-from reproduce.weights.parameters import check_finite, fill
+from reproduce.weights.parameters import load_renamed
 
 Tester = Callable[[Mapping[str, Any]], list[BaseDataElement]]
 
@@ -55,19 +54,8 @@ def build(config: Config, path: Path) -> nn.Module:
     try:
         model = models.build(_without_pretraining(config), 'cpu')
     except Exception as error:  # whatever a foreign constructor raises
-        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
-        raise UserError(f'the model of {name} cannot be built: {reason}') from error
-    try:
-        state, taken = read(path, model)
-    except CheckpointError as error:
-        raise UserError(f'{error}.') from error
-    state = detectron2_names.renamed_for(model, state)
-    wanted = model.state_dict()
-    fill(state, wanted, unread=('auxiliary_head.',))
-    if differing := mismatch(state, wanted):
-        raise UserError(f'the checkpoint {path}{taken} is not one of {name}: {differing}.')
-    check_finite(state, path)
-    model.load_state_dict(state)
+        raise UserError(f'the model of {name} cannot be built: {first_line(error)}.') from error
+    load_renamed(model, path, name, detectron2_names.renamed_for, unread=('auxiliary_head.',))
     return model
 
 
@@ -82,11 +70,7 @@ def described(config: Config, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def tester(model: nn.Module, config: Config, device: torch.device) -> Tester:
-    """Return the function that predicts a batch as mmengine's test loop does, on `device`.
-
-    Args:
-        model: of `config`; moved to the device.
-    """
+    """Return the function that predicts a batch as mmengine's test loop does, on `device`."""
     # As mmengine's Runner does it: processes that read images would fight for the cores.
     cv2.setNumThreads(0)
     model = revert_sync_batchnorm(model).to(device).eval()

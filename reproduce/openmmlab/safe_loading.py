@@ -34,7 +34,7 @@ _LOGS = (
     (_statistic, 'builtins.getattr'),
 )
 
-# Storages of mmengine that are not read, as it registers them.
+# Storages that only mmengine's own loaders read.
 _REFUSED = ('pavi://', 'mmcls://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
 
 
@@ -42,7 +42,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     """Return all that a checkpoint of mmengine holds: `state_dict`, `optimizer`, `message_hub`, ...
 
     Raises:
-        UserError: if the file is missing, is no checkpoint, or would run code.
+        UserError: if the file is missing, is not a checkpoint, or would run code.
     """
     try:
         content = read_whole(Path(path).expanduser(), _LOGS, map_location)
@@ -61,22 +61,17 @@ def install() -> None:
     name carries a hash, the file is checked by it. Other schemes are refused.
     """
     loaders = {
-        '': load_from_file,
+        '': read_checkpoint,
         'http://': load_from_web,
         'https://': load_from_web,
         'torchvision://': _listed(get_torchvision_models),
         'modelzoo://': _listed(get_torchvision_models),
         'open-mmlab://': _listed(get_external_models),
         'openmmlab://': _listed(get_external_models),
-        **dict.fromkeys(_REFUSED, load_from_elsewhere),
+        **dict.fromkeys(_REFUSED, _refuse),
     }
     for prefix, loader in loaders.items():
         CheckpointLoader.register_scheme(prefix, loader, force=True)
-
-
-def load_from_file(name: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a local file; see `read_checkpoint`."""
-    return read_checkpoint(name, map_location)
 
 
 def load_from_web(url: str, map_location: Any = None) -> dict[str, Any]:
@@ -87,8 +82,7 @@ def load_from_web(url: str, map_location: Any = None) -> dict[str, Any]:
     return read_checkpoint(path, map_location)
 
 
-def load_from_elsewhere(name: str, map_location: Any = None) -> dict[str, Any]:
-    """Refuse a storage that only mmengine knows how to read."""
+def _refuse(name: str, map_location: Any = None) -> dict[str, Any]:
     raise UserError(f'the checkpoint {name} cannot be read from there: fetch it and name the file.')
 
 

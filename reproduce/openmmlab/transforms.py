@@ -12,6 +12,7 @@ from PIL import Image
 
 from datasets.reading import decode_to_end
 from reproduce.base.errors import UserError
+from reproduce.base.files import reason
 
 # What mmengine, Pillow and OpenCV raise for a damaged image.
 _DAMAGED = (
@@ -38,11 +39,7 @@ class LoadWholeImage(LoadImageFromFile):
             decode_to_end(BytesIO(fileio.get(path)))
             return super().transform(results)
         except _DAMAGED as error:
-            reason = 'it does not exist' if isinstance(error, FileNotFoundError) else error
-            raise UserError(
-                f'cannot read the image {path}: {str(reason).splitlines()[0]}; restore it from the '
-                'original archive.'
-            ) from error
+            raise UserError(f'cannot read the image {path}: {reason(error)}.') from error
 
 
 def with_whole_images(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

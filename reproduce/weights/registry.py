@@ -5,14 +5,13 @@ SHA-256, its licence, and what it scores according to whoever released it. `publ
 same of the public weights of the paper's other systems, which `systems/*.toml` name.
 """
 
-from collections import Counter
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from reproduce.base.errors import UserError
 from reproduce.base.files import read_toml
 from reproduce.systems import System, load_systems
 from reproduce.tasks import TASKS, known_task
@@ -88,8 +87,8 @@ class Released(_Entry):
             is_complete = (reference.data, reference.images) == ('full', complete)
             if not (is_complete or reference.fingerprint):
                 raise ValueError(
-                    f'{self.name} has a reference on {reference.images} images: one on less than '
-                    f"all {complete} of {self.task}'s needs a fingerprint"
+                    f"a reference of {self.name} on less than all of {self.task}'s images needs a "
+                    'fingerprint'
                 )
         return self
 
@@ -114,7 +113,7 @@ class Public(Released):
     """
 
     system: str
-    sha256: Annotated[str, Field(pattern='^([0-9a-f]{8})?$')]
+    sha256: Annotated[str, Field(pattern='^([0-9a-f]{8})?$')] = ''
 
     @property
     def filename(self) -> str:
@@ -126,42 +125,16 @@ class _Manifest(_Entry):
     checkpoint: list[Released] = []
 
 
-class _Result(_Entry):
-    metrics: dict[str, float]
-    source: str
-    protocol: str = ''
-
-
-class _Weights(_Result):
-    url: str
-    by_hand: bool = False
-    sha256: str = ''
-    licence: str
-
-
-class _Published(_Entry):
-    weights: dict[str, _Weights]
-    results: dict[str, _Result]
-
-
 @cache
 def load_manifest(path: Path = MANIFEST) -> tuple[Released, ...]:
-    """Return the released checkpoints.
-
-    Raises:
-        UserError: if the file is malformed or a name occurs twice.
-    """
-    entries = tuple(read_toml(path, _Manifest).checkpoint)
-    for name, count in Counter(entry.name for entry in entries).items():
-        if count > 1:
-            raise UserError(f'{path} has the checkpoint {name} twice: remove one.')
-    return entries
+    """Return the released checkpoints."""
+    return tuple(read_toml(path, _Manifest).checkpoint)
 
 
 @cache
-def load_published() -> _Published:
-    """Return what is published about weights and by releases."""
-    return read_toml(PUBLISHED, _Published)
+def load_published() -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what is published about `weights`, by name, and as `results`, by system."""
+    return tomllib.loads(PUBLISHED.read_text())
 
 
 @cache
@@ -171,7 +144,7 @@ def load_public() -> tuple[Public, ...]:
 
 
 def _public(system: System) -> Public:
-    published = load_published().weights[system.weights]
+    published = load_published()['weights'][system.weights]
     return Public(
         name=system.weights,
         system=system.name,
@@ -181,13 +154,13 @@ def _public(system: System) -> Public:
         multi_scale='ms_miou' in system.accuracies,
         reference=[_reference(system, published, system.protocol)],
         protocol=system.protocol,
-        **published.model_dump(include={'url', 'by_hand', 'sha256', 'licence'}),
+        **{key: published[key] for key in published.keys() - {'metrics', 'source'}},
     )
 
 
-def _reference(system: System, published: _Result, protocol: str) -> Reference:
-    values = {'metrics': published.metrics, 'source': published.source, 'protocol': protocol}
-    return Reference(images=TASKS[system.task].images, **values)
+def _reference(system: System, published: dict[str, Any], protocol: str) -> Reference:
+    values = {'metrics': published['metrics'], 'source': published['source']}
+    return Reference(images=TASKS[system.task].images, protocol=protocol, **values)
 
 
 def reference_of(system: System) -> Reference | None:
@@ -195,8 +168,8 @@ def reference_of(system: System) -> Reference | None:
 
     What its authors trained is closer to the paper's row than public weights of others.
     """
-    if (result := load_published().results.get(system.name)) is not None:
-        return _reference(system, result, result.protocol)
+    if (result := load_published()['results'].get(system.name)) is not None:
+        return _reference(system, result, result.get('protocol', ''))
     return None if system.weights is None else _public(system).reference[0]
 
 

@@ -9,8 +9,12 @@ from reproduce.base.wording import nearest
 from reproduce.weights import download, registry
 from reproduce.weights.registry import MANIFEST, Public, Released
 
-# A folder may have the same weights twice: safetensors, which cannot hold code, goes first.
-_SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin', '.pdparams')
+# A folder may have the same weights twice: safetensors, which cannot hold code, goes first. An
+# index lists the files of weights in several, which are refused when they are read.
+_SUFFIXES = (
+    *('.safetensors', '.pth', '.pth.tar', '.pt', '.bin', '.pdparams'),
+    '.safetensors.index.json',
+)
 
 
 def in_folder(folder: Path, name: str) -> Path | None:
@@ -21,7 +25,7 @@ def in_folder(folder: Path, name: str) -> Path | None:
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is not a folder: expected one with weights.')
-    candidates = (folder / f'{name}{suffix}' for suffix in (*_SUFFIXES, '.safetensors.index.json'))
+    candidates = (folder / f'{name}{suffix}' for suffix in _SUFFIXES)
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -51,8 +55,9 @@ def find(where: str | Path, name: str) -> Path:
     """Return the checkpoint file of the system or model `name`.
 
     Args:
-        where: a file; a folder with one file for each system, such as `NAME.safetensors`; or the
-            name of released weights, whose file is downloaded if need be and verified.
+        where: a file; a folder with one file for each system, such as `NAME.safetensors`, or with
+            `model.safetensors`, as on the Hub; or the name of released weights, whose file is
+            downloaded if need be and verified.
 
     Raises:
         UserError: if there is none, or it is another file than the released one.
@@ -61,7 +66,7 @@ def find(where: str | Path, name: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        if found := in_folder(path, name) or in_folder(path, 'model'):  # as on the Hub
+        if found := in_folder(path, name) or in_folder(path, 'model'):
             return found
         raise UserError(f'{expected(path, name)} does not exist: put the weights there.')
     entries = {entry.name: entry for entry in registry.registered()}
@@ -81,30 +86,24 @@ def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = Non
         folder: for downloads; torch's cache if it is None.
 
     Raises:
-        UserError: if it does not exist or is not below the manifest's folder, cannot be downloaded,
-            or is another file.
+        UserError: if it does not exist, cannot be downloaded, or is another file.
     """
-    if entry.file is None:
-        if folder is None:
-            import torch  # imported here, so that listing the weights does not wait for it
-
-            folder = Path(torch.hub.get_dir()) / 'checkpoints'
-        path = folder / entry.filename
-        if entry.by_hand and not path.is_file():
-            raise UserError(
-                f'{entry.name} cannot be downloaded by a program: get it from {entry.url} and put '
-                f'it at {path}.'
-            )
-        download.fetch(entry.url, path, entry.sha256)
+    if entry.file is not None:
+        path = manifest.parent / entry.file
+        if not path.is_file():
+            raise UserError(f'the released checkpoint {path} does not exist: restore the checkout.')
         return _verified(entry, path)
-    path = manifest.parent / entry.file
-    if not path.resolve().is_relative_to(manifest.parent.resolve()):
+    if folder is None:
+        import torch  # imported here, so that listing the weights does not wait for it
+
+        folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    path = folder / entry.filename
+    if entry.by_hand and not path.is_file():
         raise UserError(
-            f"{manifest} has the file '{entry.file}' for {entry.name}: expected one below the "
-            "manifest's folder."
+            f'{entry.name} cannot be downloaded by a program: get it from {entry.url} and put '
+            f'it at {path}.'
         )
-    if not path.is_file():
-        raise UserError(f'the released checkpoint {path} does not exist: restore the checkout.')
+    download.fetch(entry.url, path, entry.sha256)
     return _verified(entry, path)
 
 
