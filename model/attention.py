@@ -153,6 +153,7 @@ class RelativePositionBias(Attention):
 
     def add_bias_table(self, window_size: int) -> None:
         """Add the table as a parameter."""
+        self.window_size = window_size
         self.relative_position_bias_table = small_random((2 * window_size - 1) ** 2, self.num_heads)
         index = gen_relative_position_index((window_size, window_size))
         self.register_buffer('relative_position_index', index, persistent=False)
@@ -160,6 +161,18 @@ class RelativePositionBias(Attention):
     def position_bias(self) -> torch.Tensor:
         """Return the bias of every query and key of a window, (heads, n, n), n = window_size**2."""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+    def attend_in_windows(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attend within the windows of maps (B, H, W, c) of whole windows; to the same shape.
+
+        The bias is that of the positions unless another is given.
+        """
+        _, H, W, _ = q.shape
+        q, k, v = (self.heads(to_windows(x, self.window_size)) for x in (q, k, v))
+        out = self.attend(q, k, v, self.position_bias() if bias is None else bias)
+        return from_windows(out, self.window_size, H, W)
 
 
 class ShiftedWindowAttention(RelativePositionBias):
@@ -171,7 +184,6 @@ class ShiftedWindowAttention(RelativePositionBias):
 
     def __init__(self, dim: int, num_heads: int, window_size: int = 7, shift_size: int = 0) -> None:
         super().__init__(num_heads)
-        self.window_size = window_size
         self.shift_size = shift_size
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -199,19 +211,14 @@ class ShiftedWindowAttention(RelativePositionBias):
         return last + (tokens >= side - shift).int() if shift > 0 else last
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        B, H, W, C = x.shape
-        w, heads = self.window_size, self.num_heads
-        down = self.shift_size * int(w < H)
-        right = self.shift_size * int(w < W)
-        shifted = down + right > 0
-        if shifted:
+        _, H, W, _ = x.shape
+        w = self.window_size
+        down, right = self.shift_size * int(w < H), self.shift_size * int(w < W)
+        if down + right > 0:
             x = x.roll((-down, -right), (1, 2))
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
-        _, Hp, Wp, _ = x.shape
-        qkv = to_windows(self.qkv(x), w).view(B, -1, w * w, 3, heads, C // heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # (B, windows, heads, n, d) each
-        x = self.attend(q, k, v, self._bias(Hp, Wp, down, right))
-        x = from_windows(x, w, Hp, Wp)[:, :H, :W]
-        if shifted:
+        bias = self._bias(x.shape[1], x.shape[2], down, right)
+        x = self.attend_in_windows(*self.qkv(x).chunk(3, dim=-1), bias)[:, :H, :W]
+        if down + right > 0:
             x = x.roll((down, right), (1, 2))
         return self.proj(x)

@@ -1,8 +1,5 @@
 """The auxiliary head of token labeling (Jiang et al., 2021), which classifies every token."""
 
-import warnings
-from collections.abc import Mapping
-
 import torch
 import torch.nn as nn
 
@@ -46,24 +43,3 @@ class TokenLabeling:
         if self.aux_head is None or not self.add_token_max or logits.ndim > 2:
             return logits
         return logits + 0.5 * self.aux_head(tokens).amax((1, 2))
-
-
-def fit_auxiliary_head(
-    state: Mapping[str, torch.Tensor], model: nn.Module
-) -> dict[str, torch.Tensor]:
-    """Return the parameters without an auxiliary head that the model does not take.
-
-    A model without token labeling has none, which a warning says, since the published accuracy of
-    such weights is with it. One for other classes keeps its own, as it does the head of the image.
-    """
-    names = ('aux_head.weight', 'aux_head.bias')
-    head = getattr(model, 'aux_head', None)
-    if names[0] not in state or (head and head.weight.shape == state[names[0]].shape):
-        return dict(state)
-    if head is None and getattr(model, 'num_classes', 0):
-        warnings.warn(
-            'the weights have an auxiliary head of token labeling, which is left out: the model '
-            'was created without token_labeling=True',
-            stacklevel=2,
-        )
-    return {name: value for name, value in state.items() if name not in names}

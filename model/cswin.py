@@ -86,4 +86,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'cswin_base': SMALL | {'embed_dims': (96, 192, 384, 768), 'num_heads': (4, 8, 16, 32)},
 }
 
-register(CSWin, VARIANTS, checkpoint_filter_fn, license='mit')
+register(CSWin, VARIANTS, license='mit')

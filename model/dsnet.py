@@ -25,14 +25,10 @@ REDUCTIONS = (8, 4, 2, 2)  # of the four stages
 
 
 class DualStreamBlock(Attention):
-    """Convolution and self-attention side by side, co-attention between them, and an MLP.
+    """Convolution in parallel with self-attention, co-attention between them, and an MLP.
 
-    Args:
-        dim: channels of the map, half of which are local and half global.
-        num_heads: heads of self-attention and of both directions of the co-attention.
-        reduction: side of the map divided by that of the global half, rounded down; at least one
-            token is left.
-        drop_path: stochastic depth of both residual branches.
+    Half of the channels `dim` are local and half global. The side of the global half is that of the
+    map divided by `reduction`, rounded down; at least one token is left.
     """
 
     def __init__(self, dim: int, num_heads: int, reduction: int, drop_path: float) -> None:
@@ -103,13 +99,9 @@ class _MapBatchNorm(nn.BatchNorm2d):
 class DSNet(Pyramid):
     """DS-Net as a classifier, and as a feature pyramid.
 
-    `Pyramid` has the arguments that are common to the networks. Half of the channels are those of
-    the attention heads. The released code trains with a dropout of 0.1 of the attention's weights,
-    which this has not.
-
-    Args:
-        drop_path_rate: stochastic depth that the last of all blocks would have if it rose linearly
-            from 0. As in the released code, each stage starts again from 0, so none reaches it.
+    `Pyramid` has the arguments. Half of the channels are those of the attention heads. In training
+    the released code differs in the stochastic depth, which begins at 0 in every stage, and in a
+    dropout of the attention's weights.
     """
 
     def __init__(
@@ -117,13 +109,10 @@ class DSNet(Pyramid):
         embed_dims: Sequence[int] = (64, 128, 320, 512),
         depths: Sequence[int] = (2, 2, 4, 1),
         num_heads: Sequence[int] = (1, 2, 5, 8),
-        drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        step = drop_path_rate / max(sum(depths) - 1, 1)
-
-        def block(i: int, index: int, _: float) -> nn.Module:
-            return DualStreamBlock(embed_dims[i], num_heads[i], REDUCTIONS[i], step * index)
+        def block(i: int, index: int, drop_path: float) -> nn.Module:
+            return DualStreamBlock(embed_dims[i], num_heads[i], REDUCTIONS[i], drop_path)
 
         downsample = partial(Downsample, norm_layer=nn.Identity)
         stem = partial(Downsample, stride=4, norm_layer=nn.Identity)
@@ -150,4 +139,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'dsnet_base': {'depths': (3, 4, 28, 3)},
 }
 
-register(DSNet, VARIANTS, checkpoint_filter_fn, license='apache-2.0')
+register(DSNet, VARIANTS, license='apache-2.0')

@@ -27,8 +27,6 @@ class FocalAttention(RelativePositionBias):
     token that lies in two of the four shifted maps is attended to twice.
 
     Args:
-        dim: channels C.
-        num_heads: attention heads.
         window_size: side of the windows of queries, in tokens.
         expand_size: distance around its window, in tokens, in which a query sees single tokens; 0
             for its window alone.
@@ -40,7 +38,7 @@ class FocalAttention(RelativePositionBias):
         self, dim: int, num_heads: int, window_size: int, expand_size: int, focal_window: int
     ) -> None:
         super().__init__(num_heads)
-        self.window_size = w = window_size
+        w = window_size
         self.focal_window = focal_window
         self.pool = nn.Linear(w * w, 1)
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -181,4 +179,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'focal_base': SMALL | {'embed_dims': (128, 256, 512, 1024), 'num_heads': (4, 8, 16, 32)},
 }
 
-register(Focal, VARIANTS, checkpoint_filter_fn, crop_pct=0.875, license='mit')
+register(Focal, VARIANTS, crop_pct=0.875, license='mit')

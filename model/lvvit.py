@@ -5,7 +5,6 @@ tokens. What the paper leaves open follows the released code. `checkpoint_filter
 parameters of the released weights. MixToken belongs to the training and is not here.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch.nn as nn
 from timm.layers import PatchEmbed, trunc_normal_
 from timm.models.vision_transformer import Block, VisionTransformer
 
-from .auxiliary_head import TokenLabeling, fit_auxiliary_head
+from .auxiliary_head import TokenLabeling
 from .checkpoint import renamed
 from .pyramid import init_weights
 from .registration import register
@@ -124,13 +123,6 @@ class LVViT(TokenLabeling, VisionTransformer):
 _RELEASED_NAMES = ((r'^patch_embed\.((?:conv|bn)\d|proj)\.(\w+)$', r'patch_embed.proj.\1.\2'),)
 checkpoint_filter_fn = partial(renamed, names=_RELEASED_NAMES)
 
-
-def _pretrained(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module
-) -> dict[str, torch.Tensor]:
-    return fit_auxiliary_head(checkpoint_filter_fn(state_dict), model)
-
-
 VARIANTS: dict[str, dict[str, Any]] = {
     'lvvit_small': {},
     'lvvit_medium': {'embed_dim': 512, 'depth': 20, 'num_heads': 8},
@@ -147,7 +139,6 @@ register(
     LVViT,
     VARIANTS,
     out_indices=3,
-    filter_fn=_pretrained,
     different={
         'lvvit_medium': {'crop_pct': 1.0},
         'lvvit_large': {'crop_pct': 1.0, 'input_size': (3, 288, 288)},

@@ -17,7 +17,7 @@ import torch.nn as nn
 from timm.layers import DropPath
 
 from .attention import Attention, CrossShapedAttention, SelfAttention, ShiftedWindowAttention
-from .auxiliary_head import TokenLabeling, fit_auxiliary_head
+from .auxiliary_head import TokenLabeling
 from .global_branch import GLOBAL_BRANCHES
 from .pyramid import Downsample, Mlp, Pyramid, TransformerBlock, init_weights
 from .registration import register
@@ -26,8 +26,7 @@ from .registration import register
 class FusionAttention(Attention):
     """softmax(Q_L K_G^T / sqrt(d)) V_G (eqs. 3 and 4), multi-head, without output projection.
 
-    Queries come from the local tokens x_l (B, H, W, C), keys and values from the global tokens x_g
-    (B, h, w, C). The output is (B, H, W, C).
+    It maps the local tokens x_l (B, H, W, C) and the global ones x_g (B, h, w, C) to (B, H, W, C).
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -202,4 +201,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
-register(MAFormer, VARIANTS, filter_fn=fit_auxiliary_head, license='apache-2.0')
+register(MAFormer, VARIANTS, license='apache-2.0')

@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import ClassifierHead
 
-from .attention import RelativePositionBias, from_windows, to_windows
+from .attention import RelativePositionBias
 from .pyramid import BatchNormDownsample, Pyramid, TransformerBlock, init_weights
 from .registration import register
 
@@ -28,7 +28,6 @@ class MixingAttention(RelativePositionBias):
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__(num_heads)
         half = dim // 2
-        self.window_size = window_size
         self.attention_in = nn.Sequential(nn.Linear(dim, half), nn.LayerNorm(half))
         self.convolution_in = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
         self.convolution = nn.Sequential(
@@ -63,20 +62,13 @@ class MixingAttention(RelativePositionBias):
 
         conv = self.convolution(self.convolution_in(x).permute(0, 3, 1, 2))
         channel_weights = self.channel_interaction(conv)  # (B, C/2, 1, 1)
-        attended = self._attention(self.attention_in(x), channel_weights[:, :, 0, 0])
+        q, k, v = self.qkv(self.attention_in(x)).chunk(3, dim=-1)
+        attended = self.attend_in_windows(q, k, v * channel_weights.permute(0, 2, 3, 1))
         token_weights = self.spatial_interaction(attended.permute(0, 3, 1, 2))  # (B, 1, H, W)
         conv = self.convolution_norm(token_weights * self.convolution_out(conv))
 
         x = torch.cat([self.attention_norm(attended), conv.permute(0, 2, 3, 1)], dim=-1)
         return self.proj(x[:, :H, :W])
-
-    def _attention(self, x: torch.Tensor, channel_weights: torch.Tensor) -> torch.Tensor:
-        """Attend in the windows of (B, H, W, c), with values multiplied by weights (B, c)."""
-        _, H, W, _ = x.shape
-        q, k, v = to_windows(self.qkv(x), self.window_size).chunk(3, dim=-1)
-        v = v * channel_weights[:, None, None]
-        x = self.attend(self.heads(q), self.heads(k), self.heads(v), self.position_bias())
-        return from_windows(x, self.window_size, H, W)
 
 
 class MixFormerStem(nn.Module):

@@ -82,9 +82,12 @@ class Backbone(BaseModule):
             nn.LayerNorm(self.network.embed_dims[i]) if output_norms else nn.Identity()
             for i in self.out_indices
         )
-        self.frozen_stages = frozen_stages
-        self.with_classifier = with_classifier
-        self._freeze()
+        norms = zip(self.out_indices, self.norms, strict=True)
+        self.frozen = [self.network.norm, self.network.head] if with_classifier else []
+        if frozen_stages >= 0:
+            self.frozen += [self.network.stem, *self.network.stages[:frozen_stages]]
+            self.frozen += [norm for i, norm in norms if i < frozen_stages]
+        self.train()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map images (B, 3, H, W) to one map (B, C_i, H_i, W_i) per output."""
@@ -103,7 +106,8 @@ class Backbone(BaseModule):
     def train(self, mode: bool = True) -> 'Backbone':
         """Set training or evaluation mode; frozen parts stay in evaluation mode."""
         super().train(mode)
-        self._freeze()
+        for module in self.frozen:
+            module.eval().requires_grad_(False)
         return self
 
     def init_weights(self) -> None:
@@ -131,15 +135,6 @@ class Backbone(BaseModule):
                 f'the backbone checkpoint {path} is not one of {self.arch}: {differing}'
             )
         network.load_state_dict(state, strict=False)
-
-    def _freeze(self) -> None:
-        network, k = self.network, self.frozen_stages
-        frozen = [network.norm, network.head] if self.with_classifier else []  # nothing trains them
-        if k >= 0:
-            norms = zip(self.out_indices, self.norms, strict=True)
-            frozen += [network.stem, *network.stages[:k], *(norm for i, norm in norms if i < k)]
-        for module in frozen:
-            module.eval().requires_grad_(False)
 
 
 # A package that was imported under two names, `model` and `maformer`, registers the same networks.

@@ -156,16 +156,12 @@ class Pyramid(nn.Module):
     Args:
         block: makes a block from its stage, its place in the stage and its stochastic depth.
         embed_dims, depths: channels and blocks of the four stages.
-        stem: makes what maps images (B, H, W, in_chans) to the input of the first stage, from the
-            channels before and after it.
-        downsample: makes a patch merging from the channels before and after it.
+        stem, downsample: make the stem and a patch merging from the channels before and after it.
         stage: makes a stage from its number and the arguments of `Stage`.
         norm_layer: makes the norm after the last stage from the number of channels.
         stem_stride: of the stem, in pixels.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        img_size: size of the images in pixels. It is kept as an attribute only: images of any size
-            from 32 x 32 can be processed.
-        in_chans: channels of the input image.
+        img_size: of the images in pixels, kept as an attribute: any size from 32 x 32 works.
         num_classes: classes of the head; 0 for features only.
         global_pool: pooling of the head, 'avg' or '' for none.
         drop_rate: dropout before the head.

@@ -1,7 +1,7 @@
 """Register the named variants of a network with timm."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,16 +16,16 @@ NETWORKS: dict[type[nn.Module], Mapping[str, Mapping[str, Any]]] = {}
 def register(
     network: type[nn.Module],
     variants: Mapping[str, Mapping[str, Any]],
-    filter_fn: Callable[..., Any] | None = None,
     out_indices: int | Sequence[int] = (0, 1, 2, 3),
     different: Mapping[str, Mapping[str, Any]] | None = None,
     **description: Any,
 ) -> None:
     """Register the variants of a network with timm, as classifiers of ImageNet-1K at 224 x 224.
 
+    Pretrained parameters are renamed by the `checkpoint_filter_fn` of the network's module.
+
     Args:
         variants: the constructor arguments of each variant, by name.
-        filter_fn: changes pretrained parameters, such as their names, to those of the model.
         out_indices: the maps that `features_only=True` returns by default.
         description, different: fields of timm's description of all variants, such as `license`, and
             of single ones.
@@ -44,34 +44,26 @@ def register(
         'classifier': 'head.fc',
         **description,
     }
-    different = different or {}
+    module, different = sys.modules[network.__module__], different or {}
     # timm looks for the descriptions there.
-    sys.modules[network.__module__].default_cfgs = generate_default_cfgs(
+    module.default_cfgs = generate_default_cfgs(
         {variant: common | different.get(variant, {}) for variant in variants}
     )
-    for variant, arguments in variants.items():
-        create = partial(_create, network, variant, arguments, out_indices, filter_fn)
-        create.__name__, create.__module__ = variant, network.__module__
-        create.__doc__ = f'{variant}: {network.__name__} with {arguments}.'
-        register_model(create)
 
+    def create(
+        variant: str, /, pretrained: bool = False, out_indices: Any = out_indices, **arguments: Any
+    ) -> nn.Module:
+        return build_model_with_cfg(
+            network,
+            variant,
+            pretrained,
+            pretrained_filter_fn=getattr(module, 'checkpoint_filter_fn', None),
+            feature_cfg={'out_indices': out_indices, 'feature_cls': 'getter'},
+            **{**variants[variant], **arguments},
+        )
 
-def _create(
-    network: type[nn.Module],
-    variant: str,
-    arguments: Mapping[str, Any],
-    out_indices: int | Sequence[int],
-    filter_fn: Callable[..., Any] | None,
-    /,  # the arguments below come from timm's caller, who may use the same names
-    pretrained: bool = False,
-    **kwargs: Any,
-) -> nn.Module:
-    out_indices = kwargs.pop('out_indices', out_indices)
-    return build_model_with_cfg(
-        network,
-        variant,
-        pretrained,
-        pretrained_filter_fn=filter_fn,
-        feature_cfg={'out_indices': out_indices, 'feature_cls': 'getter'},
-        **{**arguments, **kwargs},
-    )
+    for variant in variants:
+        entry = partial(create, variant)
+        entry.__name__, entry.__module__ = variant, network.__module__
+        entry.__doc__ = f'{variant}: {network.__name__} with {variants[variant]}.'
+        register_model(entry)

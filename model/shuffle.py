@@ -21,6 +21,12 @@ from .pyramid import BatchNormDownsample, Pyramid
 from .registration import register
 
 
+def deal(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Put every `rows`-th row of a map (B, H, W, C) and every `columns`-th column together."""
+    x = x.unflatten(1, (-1, rows)).transpose(1, 2).flatten(1, 2)
+    return x.unflatten(2, (-1, columns)).transpose(2, 3).flatten(2, 3)
+
+
 class ShuffledWindowAttention(RelativePositionBias):
     """Attention in windows of `window_size` x `window_size` tokens, (B, C, H, W) to the same shape.
 
@@ -31,30 +37,22 @@ class ShuffledWindowAttention(RelativePositionBias):
 
     def __init__(self, dim: int, num_heads: int, window_size: int, shuffle: bool) -> None:
         super().__init__(num_heads)
-        self.window_size = window_size
         self.shuffle = shuffle
         self.to_qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
         self.proj = nn.Conv2d(dim, dim, 1)
         self.add_bias_table(window_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        _, C, H, W = x.shape
-        w, heads = self.window_size, self.num_heads
-        qkv = F.pad(self.to_qkv(x), (0, -W % w, 0, -H % w))
-        B, _, Hp, Wp = qkv.shape
-        rows, columns = Hp // w, Wp // w
+        _, _, H, W = x.shape
+        w = self.window_size
+        qkv = F.pad(self.to_qkv(x), (0, -W % w, 0, -H % w)).permute(0, 2, 3, 1)
+        _, Hp, Wp, _ = qkv.shape
         if self.shuffle:
-            qkv = qkv.view(B, 3, heads, C // heads, w, rows, w, columns)
-            qkv = qkv.permute(1, 0, 5, 7, 2, 4, 6, 3)
-        else:
-            qkv = qkv.view(B, 3, heads, C // heads, rows, w, columns, w)
-            qkv = qkv.permute(1, 0, 4, 6, 2, 5, 7, 3)
-        q, k, v = qkv.reshape(3, B * rows * columns, heads, w * w, C // heads).unbind(0)
-        out = self.attend(q, k, v, self.position_bias()[None])
-        out = out.view(B, rows, columns, w, w, C)
-        order = (0, 5, 3, 1, 4, 2) if self.shuffle else (0, 5, 1, 3, 2, 4)
-        out = out.permute(order).reshape(B, C, Hp, Wp)[:, :, :H, :W]
-        return self.proj(out)
+            qkv = deal(qkv, Hp // w, Wp // w)
+        x = self.attend_in_windows(*qkv.chunk(3, dim=-1))
+        if self.shuffle:
+            x = deal(x, w, w)
+        return self.proj(x[:, :H, :W].permute(0, 3, 1, 2))
 
 
 class ShuffleBlock(nn.Module):
@@ -109,14 +107,13 @@ class ShuffleStem(nn.Module):
 class Shuffle(Pyramid):
     """Shuffle Transformer as a classifier, and as a feature pyramid.
 
-    `Pyramid` has the arguments that are common to the networks.
+    `Pyramid` has the arguments that are common to the networks. In training the released code
+    differs in the stochastic depth, which is the same in all blocks of a stage.
 
     Args:
         stem_width: channels between the stem's convolutions.
         window_size: side of the windows of the attention, in tokens, and of the kernels of the
             depthwise convolutions.
-        drop_path_rate: stochastic depth of the last stage; all blocks of a stage have the same, as
-            in the released code.
     """
 
     def __init__(
@@ -126,12 +123,11 @@ class Shuffle(Pyramid):
         num_heads: Sequence[int] = (3, 6, 12, 24),
         stem_width: int = 32,
         window_size: int = 7,
-        drop_path_rate: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        def block(stage: int, index: int, _: float) -> nn.Module:
-            dim, heads, rate = embed_dims[stage], num_heads[stage], drop_path_rate * stage / 3
-            return ShuffleBlock(dim, heads, window_size, index % 2 == 1, rate)
+        def block(i: int, index: int, drop_path: float) -> nn.Module:
+            shuffle = index % 2 == 1
+            return ShuffleBlock(embed_dims[i], num_heads[i], window_size, shuffle, drop_path)
 
         stem = partial(ShuffleStem, width=stem_width)
         downsample = partial(BatchNormDownsample, bias=False)
@@ -168,4 +164,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'shuffle_base': SMALL | {'embed_dims': (128, 256, 512, 1024), 'num_heads': (4, 8, 16, 32)},
 }
 
-register(Shuffle, VARIANTS, checkpoint_filter_fn, first_conv='stem.conv1.0', crop_pct=0.875)
+register(Shuffle, VARIANTS, first_conv='stem.conv1.0', crop_pct=0.875)

@@ -256,4 +256,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'vil_base': {'depths': (1, 8, 24, 1)},
 }
 
-register(ViL, VARIANTS, checkpoint_filter_fn, fixed_input_size=True, license='mit')
+register(ViL, VARIANTS, fixed_input_size=True, license='mit')

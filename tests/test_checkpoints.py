@@ -271,33 +271,3 @@ def test_released_weights_are_verified(tmp_path, monkeypatch):
 
 def test_the_manifests_files_are_there_and_verified():
     assert all(obtain(entry).is_file() for entry in load_manifest())
-
-
-each = pytest.mark.parametrize('name', SMALL)
-
-
-@pytest.fixture
-def file(tmp_path, name):
-    """Weights of a training with token labeling on 1000 classes."""
-    torch.manual_seed(0)
-    network = timm.create_model(name, token_labeling=True, **SMALL[name])
-    save_file(network.state_dict(), tmp_path / 'labeled.safetensors')
-    return tmp_path / 'labeled.safetensors'
-
-
-def pretrained(name, file, **arguments):
-    overlay = {'file': str(file)}
-    return timm.create_model(
-        name, pretrained=True, pretrained_cfg_overlay=overlay, **SMALL[name] | arguments
-    ).eval()
-
-
-@each
-def test_a_plain_model_leaves_the_auxiliary_head_out_and_says_so_once(name, file):
-    with pytest.warns(UserWarning, match='created without token_labeling=True') as caught:
-        plain = pretrained(name, file)
-    assert len([w for w in caught if 'auxiliary head' in str(w.message)]) == 1
-    labeled = pretrained(name, file, token_labeling=True, add_token_max=False)
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(plain(images), labeled(images))

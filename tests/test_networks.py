@@ -121,8 +121,7 @@ def test_arguments_of_timm_are_accepted(name):
     model = small(name, in_chans=4, drop_path_rate=0.3)
     assert model(torch.randn(2, 4, 64, 64)).shape == (2, 5)
     rates = [m.drop_prob for m in model.modules() if hasattr(m, 'drop_prob')]
-    # DS-Net counts its blocks from 0 again in every stage: here the second of five is its last.
-    assert max(rates) == pytest.approx(0.3 / 4 if name == 'dsnet_tiny' else 0.3)
+    assert max(rates) == pytest.approx(0.3)
     for key in ('first_conv', 'classifier'):
         assert model.get_submodule(model.default_cfg[key]).weight is not None
 
