@@ -15,7 +15,7 @@ from reproduce.openmmlab.models import build
 
 NAMES = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for path in CONFIGS.rglob('*.py')
+    for path in CONFIGS.rglob('*.[py]*')
     # Those for the embedded data are trained in test_train_openmmlab.py.
     if '_base_' not in path.parts and not path.stem.endswith('_shapes')
 )
