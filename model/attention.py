@@ -62,11 +62,10 @@ class SelfAttention(Attention):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
-        qkv = self.qkv(x).view(B, H * W, 3, self.num_heads, C // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, H*W, d) each
-        out = self.attend(q, k, v).view(B, H, W, C)
+        q, k, v = self.qkv(x).flatten(1, 2).chunk(3, dim=-1)  # (B, H*W, C) each
+        out = self.attend(self.heads(q), self.heads(k), self.heads(v)).view(B, H, W, C)
         if self.lepe is not None:
-            values = v.transpose(2, 3).reshape(B, C, H, W)
+            values = v.mT.reshape(B, C, H, W)
             out = out + self.lepe(values).permute(0, 2, 3, 1)
         return self.proj(out)
 

@@ -7,7 +7,7 @@ import sys
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ import torch
 import torch.nn as nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-# A function or class that a pickle may call, besides those that torch allows, and its full name.
-Allowed = tuple[Callable, str]
-
-# NumPy's arrays and scalars. NumPy 2 renamed the package `numpy.core`; files use both names.
-NUMPY: tuple[Allowed, ...] = (
+_TYPE_CODES = '?bhilqBHILQefdUSMmO'
+# NumPy's arrays and scalars, which a pickle may hold besides what torch allows, each with its full
+# name. NumPy 2 renamed the package `numpy.core`; files use both names.
+NUMPY = (
     (np.ndarray, 'numpy.ndarray'),
     (np.dtype, 'numpy.dtype'),
     *(
@@ -29,14 +28,11 @@ NUMPY: tuple[Allowed, ...] = (
         for value, name in ((np.empty(0), '_reconstruct'), (np.float64(0), 'scalar'))
         for package in ('numpy.core', 'numpy._core')
     ),
-    *(
-        (type(np.dtype(code)), f'numpy.dtypes.{type(np.dtype(code)).__name__}')
-        for code in '?bhilqBHILQefdUSMmO'
-    ),
+    *((type(np.dtype(c)), f'numpy.dtypes.{type(np.dtype(c)).__name__}') for c in _TYPE_CODES),
 )
 
 # What a file of PaddlePaddle calls besides NumPy's.
-_PADDLE: tuple[Allowed, ...] = ((codecs.encode, '_codecs.encode'), (tuple, 'builtins.tuple'))
+_PADDLE = ((codecs.encode, '_codecs.encode'), (tuple, 'builtins.tuple'))
 
 # What parameters are wrapped in, as entries or as prefixes of names, averaged ones first.
 _WRAPPERS = (
@@ -84,7 +80,7 @@ def read(path: str | Path, model: nn.Module | None = None) -> tuple[dict[str, to
         raise CheckpointError(
             f'the checkpoint {path} lists weights in several files: join them into one'
         )
-    state = _reading(path, _read_paddle if path.suffix == '.pdparams' else _unpickled)
+    state = read_file(path, _read_paddle if path.suffix == '.pdparams' else _unpickled)
     own, taken = {name.partition('.')[0] for name in model.state_dict()} if model else set(), []
     while found := next(_wrapped(state, own), None):
         place, state = found
@@ -126,28 +122,12 @@ def _wrapped(state: dict[str, Any], own: set[str]) -> Iterator[tuple[str, dict[s
             yield f'prefix {name}.', inner
 
 
-def read_whole(
-    path: str | Path, allowed: Iterable[Allowed], map_location: Any = 'cpu'
-) -> dict[str, Any]:
-    """Return the whole content of a checkpoint: parameters, and the state of the training.
-
-    Args:
-        allowed: functions and classes that the file may use besides those of torch and NumPy.
-        map_location: the device for the tensors, in one of the forms of `torch.load`.
+def read_file(path: Path, unpickle: Callable[[Path], Any]) -> dict[str, Any]:
+    """Return the content of a file: of one in safetensors, or what `unpickle` returns.
 
     Raises:
         CheckpointError: if the file is missing, is not a checkpoint, or would run code.
     """
-
-    def load(path: Path) -> Any:
-        with safe_globals([*NUMPY, *allowed]):
-            return torch.load(path, map_location=map_location, weights_only=True)
-
-    return _reading(Path(path), load)
-
-
-def _reading(path: Path, unpickle: Callable[[Path], Any]) -> dict[str, Any]:
-    """Return the content of a file: of one in safetensors, or what `unpickle` returns."""
     if not path.is_file():
         raise CheckpointError(f'the checkpoint {path} does not exist')
     try:
@@ -155,23 +135,14 @@ def _reading(path: Path, unpickle: Callable[[Path], Any]) -> dict[str, Any]:
             return safetensors.torch.load_file(path)
         with warnings.catch_warnings(action='ignore'):  # torch warns of pickles that it refuses
             content = unpickle(path)
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError as error:  # torch's advice would be to load it unsafely
-        raise CheckpointError(
-            f'the checkpoint {path} is refused: it is damaged, was not written by torch.save, or '
-            'reading it would run code; get it as safetensors, or convert it where you trust it'
-        ) from error
     except Exception as error:  # torch, pickle and safetensors raise many kinds for a bad file
         raise CheckpointError(
-            f'the checkpoint {path} is truncated, damaged or not a file of tensors '
-            f'({type(error).__name__}): fetch it again'
+            f'the checkpoint {path} cannot be read ({type(error).__name__}): it is truncated or '
+            'damaged, or reading it would run code; fetch it again, or get it as safetensors'
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f'the checkpoint {path} does not hold parameters by name; it holds a '
-            f'{type(content).__name__}'
-        )
+        kind = type(content).__name__
+        raise CheckpointError(f'the checkpoint {path} holds a {kind}, not parameters by name')
     return content
 
 
@@ -202,8 +173,7 @@ class _PaddleUnpickler(pickle.Unpickler):
 def _read_paddle(path: Path) -> dict[str, torch.Tensor]:
     """Return the parameters of a file of PaddlePaddle as torch names and shapes them.
 
-    The weights of linear layers are transposed, and the batches that a batch norm has seen, which
-    PaddlePaddle does not count, are 0.
+    The weights of linear layers are transposed.
     """
     with path.open('rb') as file:
         content = _PaddleUnpickler(file).load()
@@ -216,9 +186,7 @@ def _read_paddle(path: Path) -> dict[str, torch.Tensor]:
             tensor = tensor.T.contiguous()
         module, _, kind = name.rpartition('.')
         kind = {'_mean': 'running_mean', '_variance': 'running_var'}.get(kind, kind)
-        if kind == 'running_var':
-            state[f'{module}.num_batches_tracked'] = torch.zeros((), dtype=torch.long)
-        state[f'{module}.{kind}' if module else kind] = tensor
+        state[f'{module}.{kind}'] = tensor
     return state
 
 
@@ -231,11 +199,8 @@ def renamed(
 ) -> dict[str, torch.Tensor]:
     """Return the parameters under other names; those that already have them stay.
 
-    Args:
-        model: unused; timm gives it to a network's `checkpoint_filter_fn`.
-        names: regular expressions and their replacements, as `re.sub` takes them, which are applied
-            to every name one after the other.
-        without: a regular expression of the original names that are left out; none by default.
+    The regular expressions of `names` are replaced in every name one after the other. Original
+    names in which `without` is found are left out. timm gives the unused `model`.
     """
     result = {}
     for name, value in state.items():

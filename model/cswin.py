@@ -39,7 +39,7 @@ class ConvDownsample(nn.Module):
 
 
 class CSWin(Pyramid):
-    """CSWin as a classifier, and as a feature pyramid; `Pyramid` has the arguments."""
+    """CSWin as a classifier and a feature pyramid; `Pyramid` has the arguments of all networks."""
 
     def __init__(
         self,

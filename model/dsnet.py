@@ -97,11 +97,10 @@ class _MapBatchNorm(nn.BatchNorm2d):
 
 
 class DSNet(Pyramid):
-    """DS-Net as a classifier, and as a feature pyramid.
+    """DS-Net as a classifier and a feature pyramid; `Pyramid` has the arguments of all networks.
 
-    `Pyramid` has the arguments. Half of the channels are those of the attention heads. In training
-    the released code differs in the stochastic depth, which begins at 0 in every stage, and in a
-    dropout of the attention's weights.
+    Half of the channels are those of the attention heads. In training the released code differs in
+    the stochastic depth, which begins at 0 in every stage, and drops out weights of the attention.
     """
 
     def __init__(

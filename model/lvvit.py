@@ -65,14 +65,11 @@ class LVViT(TokenLabeling, VisionTransformer):
     """LV-ViT, which classifies by its class token.
 
     Args:
-        img_size: size of the images in pixels; the position embedding has an entry for each patch.
-        embed_dim, depth, num_heads: channels, blocks and heads.
         stem_width: channels of the stem's convolutions.
         skip_lam: divisor of every residual branch.
         token_labeling: whether to add the auxiliary head that classifies every token. In training
             mode the output is then (logits (B, K), token logits (B, H, W, K)).
-        add_token_max: with `token_labeling`, whether to add half of the maximum over tokens of the
-            token logits to the logits in evaluation mode, as the released code does.
+        add_token_max: see `TokenLabeling`.
         kwargs: further arguments of timm's VisionTransformer.
     """
 

@@ -22,6 +22,8 @@ from .global_branch import GLOBAL_BRANCHES
 from .pyramid import Downsample, Mlp, Pyramid, TransformerBlock, init_weights
 from .registration import register
 
+STRIPE_WIDTHS = (1, 2)  # of the cross-shaped attention in stages 1 and 2, in tokens
+
 
 class FusionAttention(Attention):
     """softmax(Q_L K_G^T / sqrt(d)) V_G (eqs. 3 and 4), multi-head, without output projection.
@@ -89,16 +91,12 @@ class MAFBlock(nn.Module):
 
 
 class MAFormer(TokenLabeling, Pyramid):
-    """MAFormer as a classifier, and as a feature pyramid through `forward_intermediates`.
-
-    `Pyramid` has the arguments that are common to the networks.
+    """MAFormer as a classifier and a feature pyramid; `Pyramid` has the arguments of all networks.
 
     Args:
-        patch_size: side of the stem's patches in pixels; the paper's is 4, a smaller one suits
-            small images.
+        patch_size: side of the stem's patches in pixels; less than 4 suits small images.
         mlp_ratio: hidden width of every MLP divided by the width of its input.
         local_attention: 'cross_shaped' (default) or 'shifted_window' (Table 2).
-        stripe_widths: stripe width of the cross-shaped attention in stages 1 and 2, in tokens.
         window_size: side of the windows of the shifted-window attention, in tokens.
         global_branch: 'gld' (default), 'conv' (Table 2) or 'none'; for comparison also GLD's parts
             'pos' and 'fc' alone, and 'pooling'.
@@ -108,8 +106,7 @@ class MAFormer(TokenLabeling, Pyramid):
         fusion: 'multi_scale' (Fig. 2c, default) or 'local_enhanced' (Fig. 2b, Table 3).
         token_labeling: whether to add the auxiliary head that classifies every token. In training
             mode the output is then (logits (B, K), token logits (B, H, W, K)).
-        add_token_max: with `token_labeling`, whether to add half of the maximum over tokens of the
-            token logits to the logits in evaluation mode, as LV-ViT's released code does.
+        add_token_max: see `TokenLabeling`.
 
     Raises:
         ValueError: if `local_attention`, `global_branch` or `fusion` is none of the above.
@@ -123,7 +120,6 @@ class MAFormer(TokenLabeling, Pyramid):
         num_heads: Sequence[int] = (2, 4, 10, 16),
         mlp_ratio: float = 4.0,
         local_attention: str = 'cross_shaped',
-        stripe_widths: Sequence[int] = (1, 2),
         window_size: int = 7,
         global_branch: str = 'gld',
         grid_size: int = 14,
@@ -146,7 +142,7 @@ class MAFormer(TokenLabeling, Pyramid):
             if stage >= 2:
                 return TransformerBlock(dim, SelfAttention(dim, heads), mlp_ratio, drop_path)
             if local_attention == 'cross_shaped':
-                local = CrossShapedAttention(dim, heads, stripe_widths[stage])
+                local = CrossShapedAttention(dim, heads, STRIPE_WIDTHS[stage])
             else:
                 shift_size = window_size // 2 if index % 2 else 0
                 local = ShiftedWindowAttention(dim, heads, window_size, shift_size)

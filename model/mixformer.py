@@ -95,9 +95,7 @@ class MixFormerStem(nn.Module):
 
 
 class MixFormer(Pyramid):
-    """MixFormer as a classifier, and as a feature pyramid through `forward_intermediates`.
-
-    `Pyramid` has the arguments that are common to the networks.
+    """MixFormer as a classifier and a feature pyramid; `Pyramid` has the arguments of all networks.
 
     Args:
         window_size: side of the windows of the attention, in tokens.
@@ -131,10 +129,7 @@ class MixFormer(Pyramid):
         self.apply(init_weights)
 
     def prune_intermediate_layers(
-        self,
-        indices: int | Sequence[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if prune_head:

@@ -35,8 +35,6 @@ class Backbone(BaseModule):
     Args:
         arch: a variant of a network, such as 'maformer_small' or 'cswin_tiny'.
         out_indices: the stages whose maps are returned, 0 to 3, of strides 4, 8, 16, 32.
-        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages with their
-            norms. Frozen parts have no gradient and stay in evaluation mode during training.
         with_cp: whether to recompute every block in the backward pass instead of keeping its
             activations.
         output_norms: whether each output is normalised.
@@ -56,7 +54,6 @@ class Backbone(BaseModule):
         self,
         arch: str,
         out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
         with_cp: bool = False,
         output_norms: bool = True,
         with_classifier: bool = False,
@@ -82,12 +79,9 @@ class Backbone(BaseModule):
             nn.LayerNorm(self.network.embed_dims[i]) if output_norms else nn.Identity()
             for i in self.out_indices
         )
-        norms = zip(self.out_indices, self.norms, strict=True)
-        self.frozen = [self.network.norm, self.network.head] if with_classifier else []
-        if frozen_stages >= 0:
-            self.frozen += [self.network.stem, *self.network.stages[:frozen_stages]]
-            self.frozen += [norm for i, norm in norms if i < frozen_stages]
-        self.train()
+        if with_classifier:
+            self.network.norm.requires_grad_(False)
+            self.network.head.requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map images (B, 3, H, W) to one map (B, C_i, H_i, W_i) per output."""
@@ -103,29 +97,16 @@ class Backbone(BaseModule):
             for norm, x in zip(self.norms, maps, strict=True)
         )
 
-    def train(self, mode: bool = True) -> 'Backbone':
-        """Set training or evaluation mode; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for module in self.frozen:
-            module.eval().requires_grad_(False)
-        return self
-
     def init_weights(self) -> None:
         """Load the classification checkpoint of `init_cfg`; without one the weights stay random.
 
         Raises:
             CheckpointError: if the file does not exist, cannot be read safely or does not fit.
         """
-        if self.checkpoint is None:
-            message = f'{self.arch} starts from random weights: init_cfg has no checkpoint'
-            print_log(message, 'current')
-        else:
-            self._load_classifier(self.checkpoint)
-        self._is_init = True
-
-    def _load_classifier(self, path: str) -> None:
-        """Load a classification checkpoint, under any names of a release, into these stages."""
-        network = self.network
+        path, network, self._is_init = self.checkpoint, self.network, True
+        if path is None:
+            print_log(f'{self.arch} starts from random weights', 'current')
+            return
         state = checkpoint.translated(checkpoint.read(path, network)[0], network)
         ignored = (*_CLASSIFIER_ONLY, *(f'stages.{i}.' for i in range(len(network.stages), 4)))
         state = {name: value for name, value in state.items() if not name.startswith(ignored)}

@@ -267,10 +267,7 @@ class Pyramid(nn.Module):
         return self.norm(x) if len(stages) == len(self.stages) else x, maps
 
     def prune_intermediate_layers(
-        self,
-        indices: int | Sequence[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what `forward_intermediates` does not need for the stages in `indices`.
 

@@ -27,8 +27,7 @@ def register(
     Args:
         variants: the constructor arguments of each variant, by name.
         out_indices: the maps that `features_only=True` returns by default.
-        description, different: fields of timm's description of all variants, such as `license`, and
-            of single ones.
+        description, different: fields of timm's description of all variants, and of single ones.
     """
     NETWORKS[network] = variants
     common = {

@@ -105,10 +105,9 @@ class ShuffleStem(nn.Module):
 
 
 class Shuffle(Pyramid):
-    """Shuffle Transformer as a classifier, and as a feature pyramid.
+    """Shuffle Transformer as a classifier and a feature pyramid; `Pyramid` has further arguments.
 
-    `Pyramid` has the arguments that are common to the networks. In training the released code
-    differs in the stochastic depth, which is the same in all blocks of a stage.
+    In training the released code differs in the stochastic depth: it is that of a whole stage.
 
     Args:
         stem_width: channels between the stem's convolutions.

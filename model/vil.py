@@ -152,11 +152,7 @@ class GlobalTokenStage(Stage):
     """A stage whose blocks see `num_global` learned tokens of its own before those of the map."""
 
     def __init__(
-        self,
-        downsample: nn.Module,
-        blocks: Sequence[GlobalTokenBlock],
-        dim: int,
-        num_global: int,
+        self, downsample: nn.Module, blocks: Sequence[GlobalTokenBlock], dim: int, num_global: int
     ) -> None:
         super().__init__(downsample, blocks)
         self.num_global = num_global
@@ -177,12 +173,10 @@ class GlobalTokenStage(Stage):
 
 
 class ViL(Pyramid):
-    """Vision Longformer as a classifier, and as a feature pyramid.
+    """Vision Longformer as a classifier and a feature pyramid; `Pyramid` has further arguments.
 
     The released classifiers were trained with one random chunk of the eight around a token; here
     training sees all of them, as inference and the released detectors do.
-
-    `Pyramid` has the arguments that are common to the networks.
 
     Args:
         img_size: size of the images in pixels, which attention over all tokens needs; with sliding

@@ -68,20 +68,6 @@ def test_outputs_are_normalised_maps_of_the_checkpoint(tmp_path):
         torch.testing.assert_close(output, normed.permute(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize('with_cp', [False, True])
-def test_frozen_stages_have_no_gradient_and_stay_in_evaluation_mode(with_cp):
-    frozen = ('network.stem.', 'network.stages.0.', 'network.stages.1.', 'norms.0.', 'norms.1.')
-    backbone = micro(frozen_stages=2, with_cp=with_cp, drop_path_rate=0.5).train()
-    sum((output**2).sum() for output in backbone(images())).backward()
-    for name, parameter in backbone.named_parameters():
-        is_frozen = name.startswith(frozen)
-        assert parameter.requires_grad != is_frozen
-        assert (parameter.grad is None) == is_frozen
-    for name, module in backbone.named_modules():
-        if name not in ('', 'network', 'network.stages', 'norms'):
-            assert module.training != f'{name}.'.startswith(frozen)
-
-
 def load_error(content, tmp_path):
     path = tmp_path / 'model.pth'
     if content is not None:

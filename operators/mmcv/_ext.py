@@ -22,11 +22,8 @@ from torch import Tensor
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Return the boxes that greedy non-maximum suppression keeps: (K,) by falling scores.
 
-    Args:
-        boxes: (N, 4), as x1, y1, x2, y2 in pixels.
-        scores: (N,).
-        iou_threshold: a box is removed if its IoU with a kept box is larger than this.
-        offset: mmcv's convention for the side of a box, x2 - x1 + offset; 0 or 1.
+    `boxes` are (N, 4), as x1, y1, x2, y2 in pixels. One is removed if its IoU with a kept one is
+    larger than `iou_threshold`. The side of a box is x2 - x1 + `offset`, 0 or 1.
     """
     # torchvision expects one dtype; under autocast mmdet passes fp32 boxes and fp16 scores.
     dtype = torch.promote_types(torch.promote_types(boxes.dtype, scores.dtype), torch.float32)
@@ -53,20 +50,14 @@ def roi_align_forward(
 ) -> None:
     """Write the RoIAlign of `input` (N, C, H, W) into `output`; the argument names are mmcv's.
 
-    Args:
-        rois: (K, 5), as image index, x1, y1, x2, y2.
-        output: (K, C, aligned_height, aligned_width).
-        argmax_y, argmax_x: unused; they belong to pooling by the maximum.
-        pool_mode: 1 for pooling by the average; by the maximum is not implemented.
+    `rois` are (K, 5), as image index, x1, y1, x2, y2. Pooling by the maximum, `pool_mode` 0, is not
+    implemented.
     """
     if pool_mode != 1:
         _missing("roi_align_forward with pool_mode='max'")
-    size = (aligned_height, aligned_width)
-    output.copy_(
-        torchvision.ops.roi_align(
-            input, rois.to(input.dtype), size, spatial_scale, sampling_ratio, aligned
-        )
-    )
+    size, rois = (aligned_height, aligned_width), rois.to(input.dtype)
+    pooled = torchvision.ops.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
+    output.copy_(pooled)
 
 
 def roi_align_backward(

@@ -54,9 +54,6 @@ def count(systems: Collection[System], path: Path = COUNTS) -> dict[str, Complex
 
     Those that `path` keeps are read from it, the others are counted. A system that fails to build
     or to run does not keep the others from being counted.
-
-    Raises:
-        UserError: if a package or a config file that a system needs is missing.
     """
     wanted = {system.name: system for system in systems if system.cited is None}
     keys = {name: key(system) for name, system in wanted.items()}

@@ -1,6 +1,6 @@
 """Parameters and FLOPs, counted on the `meta` device: no compute, no memory, no weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,6 @@ import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
-from model.global_branch import AntialiasedResize
 from reproduce.complexity import Complexity
 from reproduce.systems import System
 
@@ -28,21 +27,16 @@ def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity
     """Count the parameters of `model` and the multiply-adds of `forward(model)`.
 
     Layer FLOPs are those of convolutions and linear layers, total FLOPs add the two matrix
-    products inside every attention. Resizing a map is neither, also where matrix products do it.
-    The model is moved to the `meta` device for good; `forward` makes its inputs there.
+    products inside every attention. The model is moved to the `meta` device for good; `forward`
+    makes its inputs there.
     """
     model.eval()  # OpenMMLab's backbones return nothing
     model.requires_grad_(False).to('meta')
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     by_weight = 0
-    resizing = _within(
-        module for module in model.modules() if isinstance(module, AntialiasedResize)
-    )
 
     def bmm(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> int:
         nonlocal by_weight
-        if resizing:
-            return 0
         flops = bmm_flop(a.shape, b.shape)
         if not weights.isdisjoint(t.untyped_storage()._cdata for t in (a, b)):
             by_weight += flops
@@ -59,15 +53,6 @@ def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity
         counter.get_total_flops() // 2,
     )
     return Complexity(*found, *found)
-
-
-def _within(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return a list that holds one of `modules` while that is called, and is empty otherwise."""
-    within: list[nn.Module] = []
-    for module in modules:
-        module.register_forward_pre_hook(lambda called, _: within.append(called))
-        module.register_forward_hook(lambda *_: within.clear())
-    return within
 
 
 def measure_system(system: System) -> Complexity:

@@ -38,8 +38,7 @@ class ArchiveBackend(BaseStorageBackend):
 
     def list_dir_or_file(self, dir_path: str, suffix: str = '', **options: Any) -> Iterator[str]:
         """Yield the names of the files in a folder; those of ADE20K hold no folders."""
-        names = (entry.name for entry in _stored(dir_path).iterdir() if entry.is_file())
-        return (name for name in names if name.endswith(suffix or ''))
+        return (path.name for path in _stored(dir_path).iterdir() if path.name.endswith(suffix))
 
     @contextmanager
     def get_local_path(self, filepath: str) -> Iterator[str]:

@@ -16,9 +16,8 @@ CONFIGS = Path(__file__).parents[1] / 'configs'
 def load_config(name: str | Path) -> 'Config':
     """Read a config file of this project, of mmdet or of mmseg.
 
-    Args:
-        name: a path, a file name relative to `reproduce/configs`, or 'mmdet::...' or 'mmseg::...'
-            for a config file inside the installed package, as in `_base_`.
+    `name` is a path, a file name relative to `reproduce/configs`, or 'mmdet::...' or 'mmseg::...'
+    for a config file inside the installed package, as in `_base_`.
 
     Raises:
         UserError: if there is no such file, or a package that it needs is not installed.
@@ -35,11 +34,7 @@ def load_config(name: str | Path) -> 'Config':
 
 
 def config_name(name: str | Path) -> str:
-    """Return the one name of a config: relative to `reproduce/configs` where it is there.
-
-    Raises:
-        UserError: if there is no such file.
-    """
+    """Return the one name of a config: relative to `reproduce/configs` where it is there."""
     path = _find(str(name)).resolve()
     return path.relative_to(CONFIGS).as_posix() if path.is_relative_to(CONFIGS) else str(name)
 
@@ -53,10 +48,9 @@ def task_of(config: 'Config') -> str:
     scope = config.get('default_scope')
     tasks = [task for task in TASKS.values() if task.scope and task.scope == scope]
     if not tasks or 'model' not in config:
-        scopes = sorted({repr(task.scope) for task in TASKS.values() if task.scope})
         raise UserError(
             f'{config.filename} is not a config of a detector or segmenter: expected a model and '
-            f'default_scope {" or ".join(scopes)}, found {scope!r}.'
+            f"default_scope 'mmdet' or 'mmseg', found {scope!r}."
         )
     tested = ((config.get('test_dataloader') or {}).get('dataset') or {}).get('type')
     return next((task.name for task in tasks if tested in task.datasets), tasks[0].name)

@@ -23,10 +23,7 @@ def point_at(
 ) -> None:
     """Let a loader of `config`, and its evaluator, read `data`, and call its classes by name.
 
-    Args:
-        config: changed in place; its pipelines stay as they are.
-        data: what `datasets.coco.load` returns for a config of mmdet, and
-            `datasets.ade20k.load` for one of mmseg.
+    The config is changed in place; its pipelines stay as they are.
 
     Raises:
         UserError: if the config has no such loader, or one of several data sets, or the model has
@@ -37,10 +34,7 @@ def point_at(
     while isinstance(dataset, dict) and 'dataset' in dataset:  # what repeats or mixes its images
         dataset = dataset['dataset']
     if not isinstance(dataset, dict) or 'datasets' in dataset:
-        raise UserError(
-            f'{config.filename} has no {loader}_dataloader with one dataset: expected one that can '
-            'be pointed at --data.'
-        )
+        raise UserError(f'{config.filename} has no {loader}_dataloader with one dataset.')
     TASKS[task_of(config)].point_dataset(dataset, data)
     evaluators = config.get(f'{loader}_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
@@ -49,11 +43,7 @@ def point_at(
 
 
 def check_classes(config: 'Config', data: 'COCO | SegmentationData') -> None:
-    """Check that the heads of the model have as many classes as the data.
-
-    Raises:
-        UserError: if a head has another number of classes.
-    """
+    """Raise a UserError if a head of the model has another number of classes than the data."""
     for where, number in _num_classes(config.model, 'model'):
         if number != len(data.classes):
             raise UserError(

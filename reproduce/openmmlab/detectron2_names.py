@@ -32,12 +32,7 @@ _BUFFERS = r'^pixel_(mean|std)$|\.cell_anchors\.\d$'
 
 
 def renamed_for(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return released parameters under the names of a detector of mmdet; others stay.
-
-    Args:
-        model: a detector; its backbone's own release names are those of the network's module.
-        state: the parameters of a checkpoint.
-    """
+    """Return released parameters under the names of a detector of mmdet; others stay."""
     network = getattr(model.backbone, 'network', None)
     backbone = {n.removeprefix(_BACKBONE): v for n, v in state.items() if n.startswith(_BACKBONE)}
     if network is None or not backbone:

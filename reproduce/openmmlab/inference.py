@@ -25,9 +25,8 @@ Tester = Callable[[Mapping[str, Any]], list[BaseDataElement]]
 def resolve(model: str, arguments: Mapping[str, Any], task: str) -> tuple[str | None, str, Config]:
     """Return the system of the tables that this is, or None; the name of its config; the config.
 
-    Args:
-        model: a system, or a config as `configs.load_config` finds it.
-        arguments: values that replace some of the config's, by dotted name.
+    `model` is a system, or a config as `configs.load_config` finds it; `arguments` are values that
+    replace some of the config's, by dotted name.
 
     Raises:
         UserError: if there is no such system or config, it is only cited, or of another task.

@@ -16,8 +16,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
+from torch.serialization import safe_globals
 
-from model.checkpoint import CheckpointError, read_whole
+from model.checkpoint import NUMPY, CheckpointError, read_file
 from reproduce.base.errors import UserError
 from reproduce.weights import download
 
@@ -35,7 +36,7 @@ _LOGS = (
 )
 
 # Storages that only mmengine's own loaders read.
-_REFUSED = ('pavi://', 'mmcls://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
+_OTHERS = ('pavi://', 'mmcls://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
 
 
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
@@ -44,8 +45,13 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     Raises:
         UserError: if the file is missing, is not a checkpoint, or would run code.
     """
+
+    def load(path: Path) -> Any:
+        with safe_globals([*NUMPY, *_LOGS]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
     try:
-        content = read_whole(Path(path).expanduser(), _LOGS, map_location)
+        content = read_file(Path(path).expanduser(), load)
     except CheckpointError as error:
         raise UserError(f'{error}.') from error
     if isinstance(meta := content.get('meta'), dict):
@@ -68,7 +74,7 @@ def install() -> None:
         'modelzoo://': _listed(get_torchvision_models),
         'open-mmlab://': _listed(get_external_models),
         'openmmlab://': _listed(get_external_models),
-        **dict.fromkeys(_REFUSED, _refuse),
+        **dict.fromkeys(_OTHERS, _listed(dict)),
     }
     for prefix, loader in loaders.items():
         CheckpointLoader.register_scheme(prefix, loader, force=True)
@@ -80,10 +86,6 @@ def load_from_web(url: str, map_location: Any = None) -> dict[str, Any]:
     digest = re.search(r'-([0-9a-f]{8,64})\.', path.name)
     download.fetch(url, path, digest[1] if digest else '')  # of several processes, one does it
     return read_checkpoint(path, map_location)
-
-
-def _refuse(name: str, map_location: Any = None) -> dict[str, Any]:
-    raise UserError(f'the checkpoint {name} cannot be read from there: fetch it and name the file.')
 
 
 def _listed(models: Callable[[], Mapping[str, str]]) -> Callable[..., dict[str, Any]]:

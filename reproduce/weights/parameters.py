@@ -63,13 +63,9 @@ def load_renamed(
 ) -> str:
     """Load a checkpoint into a model, and return a phrase for where the weights are in the file.
 
-    What only training reads may be missing: counts of the batches of a batch normalisation, which
-    older checkpoints do not have, and all of a module in `unread`.
-
-    Args:
-        name: of the model, for the error.
-        rename: returns parameters of a release under the names of the model.
-        unread: prefixes of modules that only training reads.
+    `rename` returns parameters of a release under the names of the model. What only training reads
+    may be missing: counts of the batches of a batch normalisation, which older checkpoints do not
+    have, and all of a module whose prefix is in `unread`.
 
     Raises:
         UserError: if the file cannot be read safely, its parameters are not those of `model`,

@@ -25,13 +25,11 @@ class _Entry(BaseModel):
 
 
 class Reference(_Entry):
-    """What released weights score according to whoever released them.
+    """What released weights score, in percent, according to whoever released them.
 
     Attributes:
         data: 'full' for the task's own data set, 'shapes' for the embedded data.
         fingerprint: of the images it was measured on; required unless they are the whole set.
-        images: the number of these.
-        metrics: in percent, by name.
         source: who measured it.
         protocol: how the training or the evaluation differs from that of the paper's row.
     """
@@ -52,15 +50,11 @@ class Released(_Entry):
     """Released weights: one entry of the manifest.
 
     Attributes:
-        name: unique.
-        task: the name of a module of `datasets`.
         model, arguments: the timm model and its constructor arguments, or an OpenMMLab config and
             the values that replace some of it.
         preprocessing: what replaces a timm model's own: img_size, crop_pct, ...
-        multi_scale: whether a segmenter is evaluated at several scales, too.
         file, url: the file, relative to the manifest, or where it is downloaded from.
         by_hand: whether the URL is a page or a server for which a browser or an account is needed.
-        sha256: of the file, 64 hex digits.
         protocol: how their training or evaluation differs from that of the paper's row.
     """
 
@@ -106,10 +100,8 @@ class Released(_Entry):
 class Public(Released):
     """Public weights of a system of the paper's tables; its name is that of the weights.
 
-    Attributes:
-        system, model: the system.
-        sha256: the digits of the file's hash that its publisher's URL has. Where it has none, the
-            file is identified by the receipt of its download.
+    `sha256` has the digits of the file's hash that its publisher's URL has. Where it has none, the
+    file is identified by the receipt of its download.
     """
 
     system: str
@@ -181,9 +173,7 @@ def registered() -> tuple[Released, ...]:
 def released(sha256: str, name: str = '') -> Released | None:
     """Return the released weights with this SHA-256, if there are any.
 
-    Args:
-        name: what they were called when the file was verified, see `store.released_name`: the only
-            way to identify weights whose publisher gives no hash.
+    Weights whose publisher gives no hash are identified by `name`, see `store.released_name`.
     """
     for entry in registered():
         if sha256.startswith(entry.sha256) if entry.sha256 else entry.name == name:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from reproduce.base.errors import CheckpointNotFound, UserError
 from reproduce.base.files import sha256_of
-from reproduce.base.wording import nearest
 from reproduce.weights import download, registry
 from reproduce.weights.registry import MANIFEST, Public, Released
 
@@ -54,10 +53,9 @@ def released_name(path: Path, sha256: str) -> str:
 def find(where: str | Path, name: str) -> Path:
     """Return the checkpoint file of the system or model `name`.
 
-    Args:
-        where: a file; a folder with one file for each system, such as `NAME.safetensors`, or with
-            `model.safetensors`, as on the Hub; or the name of released weights, whose file is
-            downloaded if need be and verified.
+    `where` is a file; a folder with one file for each system, such as `NAME.safetensors`, or with
+    `model.safetensors`, as on the Hub; or the name of released weights, whose file is downloaded if
+    need be and verified.
 
     Raises:
         UserError: if there is none, or it is another file than the released one.
@@ -72,18 +70,16 @@ def find(where: str | Path, name: str) -> Path:
     entries = {entry.name: entry for entry in registry.registered()}
     if str(where) in entries:
         return obtain(entries[str(where)])
-    known = ', '.join(nearest(str(where), entries, 3))
     raise UserError(
         f'the checkpoint {where} does not exist: expected a file, a folder with {name}.safetensors '
-        f'in it, or a released checkpoint, such as {known or "`reproduce checkpoints` lists"}.'
+        'in it, or a released checkpoint, as `reproduce checkpoints` lists them.'
     )
 
 
 def obtain(entry: Released, manifest: Path = MANIFEST, folder: Path | None = None) -> Path:
     """Return the verified file of a released checkpoint, downloaded if it is not there.
 
-    Args:
-        folder: for downloads; torch's cache if it is None.
+    Downloads go to `folder`, or to torch's cache if it is None.
 
     Raises:
         UserError: if it does not exist, cannot be downloaded, or is another file.
