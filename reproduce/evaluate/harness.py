@@ -2,13 +2,12 @@
 
 Model, data and metrics are separate. A task says how a `Job` is prepared (`reproduce.tasks.KIND`):
 which images the model reads, how it predicts a batch, what scores the predictions and what keeps
-them. `collect` is the loop; it feeds any number of scorers in one pass over the images, on any
-number of processes.
+them.
 """
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from reproduce.evaluate.attestation import attest
 from reproduce.statistics import kept
 from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job, Prepared, inference
-from reproduce.tasks.scores import Scorer
 from reproduce.weights import store
 
 # Images whose bytes are compared between ranks: a fingerprint is over names and sizes only.
@@ -85,7 +83,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     sha256 = sha256_of(prepared.checkpoint)
     group.check_same(lambda: _facts(job, prepared, sha256, group))
     start = time.perf_counter()
-    if not collect(prepared, [prepared.scorer], group, job):
+    if not _collect(prepared, group, job):
         return None
     scores = prepared.scorer.compute()
     seconds = time.perf_counter() - start
@@ -161,30 +159,21 @@ def data_facts(data: Split) -> dict[str, Any]:
     }
 
 
-def collect(prepared: Prepared, scorers: Sequence[Scorer], group: Group, job: Job) -> bool:
-    """Predict every image once, and give the predictions of each batch to all `scorers`.
+def _collect(prepared: Prepared, group: Group, job: Job) -> bool:
+    """Predict every image once, and give the predictions to the scorer.
 
     Returns:
-        whether this is the first process, in which the scorers have the predictions of all.
-
-    Raises:
-        UserError: if an image cannot be read, or the model gives no number.
+        whether this is the first process, in which the scorer has the predictions of all.
     """
-    predicted: list[int] = []
+    scorer = prepared.scorer
     with inference(group.device, job.amp):
         for indices, batch in _batches(prepared, group, job):
-            predictions = prepared.predict(indices, batch)
-            for scorer in scorers:
-                scorer.update(indices, predictions)
-            predicted += indices
-    parts = group.gather([(predicted, [scorer.collected for scorer in scorers])])
-    if parts is None:
+            scorer.update(indices, prepared.predict(indices, batch))
+    everything = group.gather(scorer.collected)
+    if everything is None:
         return False
-    for indices, collected in parts[1:]:
-        predicted += indices
-        for scorer, theirs in zip(scorers, collected, strict=True):
-            scorer.merge(theirs)
-    if sorted(predicted) != list(range(len(prepared.images))):
+    scorer.collected = everything
+    if sorted(i for i, _ in everything) != list(range(len(prepared.images))):
         raise RuntimeError('an image was not predicted exactly once')
     return True
 
