@@ -107,7 +107,7 @@ format: $(READY)  ## Put the code into the checked style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(READY)  ## Images/s, share of the peak, memory of networks; ARGS="--table 4 --device cuda"
+benchmark: $(READY)  ## Images/s, share of the peak, memory of networks; ARGS="resnet50 --device cuda"
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
 benchmark-intervals: $(READY)  ## How often the 95 % intervals hold the truth, by simulation

@@ -27,9 +27,7 @@ from reproduce.base.quiet import quiet_libraries
 from reproduce.complexity.flops import measure
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab import configs, models
-from reproduce.paper import DETECTION_SIZE
 from reproduce.systems import System, load_systems, timm_names
-from reproduce.systems.selection import rows_and_systems
 from reproduce.tasks.job import PRECISIONS, autocast, inference
 from reproduce.train.memory import PeakMemory
 
@@ -53,20 +51,15 @@ class Subject:
         """Whether the network is a timm model."""
         return self.system.model is not None
 
-    def build(self, device: torch.device | str, **arguments: Any) -> nn.Module:
-        """Return the network in evaluation mode, with random weights.
-
-        Args:
-            arguments: further ones of a classifier's constructor.
-        """
+    def build(self, device: torch.device | str) -> nn.Module:
+        """Return the network in evaluation mode, with random weights."""
         system = self.system
         if not self.is_classifier:
             return models.build(configs.load_config(system.config), device)
         # Some networks check the size of their input, unless it is given.
         fixed = timm_names.size_argument(system.model, self.size[0])
-        arguments |= {'img_size': self.size} if fixed else {}
         with torch.device(device):
-            return timm.create_model(system.model, **{**system.arguments, **arguments}).eval()
+            return timm.create_model(system.model, **system.arguments | fixed).eval()
 
     def forward(self, network: nn.Module, images: torch.Tensor) -> Any:
         """Pass `images` (B, 3, H, W) through the network.
@@ -159,23 +152,8 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return clock() - begin
 
 
-def added_memory(
-    of: Subject, train: bool, amp: str | None, device: torch.device, batch: int
-) -> float:
-    """Return the MiB of the tensors that a pass adds to the weights.
-
-    Of a classifier's inference it is the pass that gives a detector its maps of one image of
-    DETECTION_SIZE; of a training that of a step of `batch` images; else that of one image.
-    """
-    if of.is_classifier and not train:
-        image = torch.randn(1, 3, *DETECTION_SIZE, device=device)
-        network = Subject(of.system, DETECTION_SIZE).build(device, features_only=True)
-
-        def work() -> None:
-            with inference(device, amp):
-                network(image)
-    else:
-        work = passes(of, batch if train else 1, train, amp, False, device.type)
+def added_memory(work: Callable[[], object], device: torch.device) -> float:
+    """Return the MiB of the tensors that a call adds to those that exist."""
     work()  # an optimizer has its state from the first step on
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
@@ -193,10 +171,9 @@ def main(
         typer.Argument(
             metavar='[MODEL]...',
             help='timm models, systems of the tables, or OpenMMLab configs.  [default: the '
-            "table's, or the MAFormers, Swin-T, CSWin-T, DeiT-S and ResNet-50]",
+            'MAFormers, Swin-T, CSWin-T, DeiT-S and ResNet-50]',
         ),
     ] = None,
-    table: Annotated[int | None, typer.Option(help='All systems of this table.')] = None,
     train: Annotated[bool, typer.Option('--train', help='Training steps, not inference.')] = False,
     device: Annotated[Literal['cpu', 'cuda'], typer.Option(help='Where to compute.')] = 'cpu',
     amp: Amp = 'off',
@@ -220,9 +197,6 @@ def main(
     place, precision = torch.device(device), None if amp == 'off' else amp
     if device == 'cuda' and not torch.cuda.is_available():
         raise UserError('torch finds no GPU on this machine: measure with --device cpu.')
-    if table is not None:
-        systems = rows_and_systems([table])[1]
-        names = [*(names or ()), *(s.name for s in systems if s.cited is None)]
     with quiet_libraries():
         subjects = {name: subject(name) for name in names or DEFAULT}
         others = [name for name, one in subjects.items() if not one.is_classifier]
@@ -250,7 +224,7 @@ def main(
             print(f'timed round {number + 1} of {rounds}', file=sys.stderr)
         del works
         memory = {
-            name: added_memory(one, train, precision, place, batch_size)
+            name: added_memory(passes(one, batch_size, train, precision, False, device), place)
             for name, one in subjects.items()
         }
     where = device_name(place)
