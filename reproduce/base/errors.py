@@ -4,17 +4,12 @@
 class UserError(Exception):
     """A wrong path, name or file, in one sentence: which one, what was expected, and what to do.
 
-    The command line prints it on one line and exits with status 2; it never shows a traceback.
-
-    Attributes:
-        everywhere: whether all ranks of a group raise it, so that the first prints it for all.
-        label: what is printed before it.
-        status: the exit status of the command.
+    The command line prints it on one line without a traceback.
     """
 
-    everywhere = False
-    label = 'error'
-    status = 2
+    everywhere = False  # whether all ranks of a group raise it, so that the first alone prints it
+    label = 'error'  # what is printed before it
+    status = 2  # the exit status of the command
 
 
 def first_line(error: Exception) -> str:

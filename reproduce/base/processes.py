@@ -185,18 +185,12 @@ def leave(status: int) -> NoReturn:
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that work on one command, as one of them sees them.
-
-    Attributes:
-        rank, size: the rank of this process, and the world size.
-        local_size: the number of processes on this machine.
-        device: what this process computes on.
-    """
+    """The processes that work on one command, as one of them sees them."""
 
     rank: int
-    size: int
-    local_size: int
-    device: 'torch.device'
+    size: int  # the world size
+    local_size: int  # the number of processes on this machine
+    device: 'torch.device'  # what this process computes on
 
     def check_same(self, facts: Callable[[], Mapping[str, Any]]) -> None:
         """Check that all ranks have the same facts: whatever decides the numbers.

@@ -19,17 +19,11 @@ _UNLIMITED = 1_000_000  # characters in a line where the output is not a termina
 
 
 class TextTable(NamedTuple):
-    """A table to be printed.
+    """A table to be printed."""
 
-    Attributes:
-        heads: the headings of the columns; empty for a table without headings.
-        rows: the cells, plain or with a style.
-        right: the headings of the columns that are aligned to the right.
-    """
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str | Text]]
-    right: Sequence[str] = ()
+    heads: Sequence[str]  # the headings of the columns; empty for a table without headings
+    rows: Sequence[Sequence[str | Text]]  # the cells, plain or with a style
+    right: Sequence[str] = ()  # the headings of the columns that are aligned to the right
 
 
 Part = str | TextTable

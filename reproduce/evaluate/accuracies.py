@@ -20,18 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NotRun:
-    """An accuracy that was not measured on the complete data.
+    """An accuracy that was not measured on the complete data."""
 
-    Attributes:
-        reason: a sentence in which SYSTEM is the name of the system, so that those that lack the
-            same things have equal values.
-        record: the stem of the record of an evaluation on a part of the data; '' without one.
-        failed: whether it should have been measured now.
-    """
-
+    # A sentence in which SYSTEM is the name of the system, so that those that lack the same things
+    # have equal values.
     reason: str = ''
-    record: str = ''
-    failed: bool = False
+    record: str = ''  # the stem of the record of an evaluation on a part of the data
+    failed: bool = False  # whether it should have been measured now
 
     def sentence(self, system: str) -> str:
         """Return the reason for `system`."""

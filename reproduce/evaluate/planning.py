@@ -26,20 +26,16 @@ class CellState(StrEnum):
 
 
 class PlannedCell(NamedTuple):
-    """One number of one row, and what it needs.
-
-    Attributes:
-        is_printed: whether the paper prints the number and the system is the row as printed: of a
-            row with other variants each number is printed once.
-        reason: the record, what is evaluated, or a sentence on what is missing; '' for counts.
-    """
+    """One number of one row, and what it needs."""
 
     table: int
     system: str
     metric: str
+    # Whether the paper prints the number and the system is the row as printed: of a row with other
+    # variants each number is printed once.
     is_printed: bool
     state: CellState
-    reason: str
+    reason: str  # the record, what is evaluated, or what is missing; '' for counts
 
 
 def plan(

@@ -56,28 +56,19 @@ class Data(_Part):
 
 
 class Provenance(_Part):
-    """Who measured, with what, when.
+    """Who measured, with what, when."""
 
-    Attributes:
-        date: in ISO 8601, UTC.
-        seconds: the time of the run over the images, without start-up.
-        commit: of this project, with '-dirty' if its files were changed since; '' without Git.
-        sources: the hash over this project's source files, see `sources_sha256`.
-        threads, compiled: of each process, and whether by `torch.compile`; they decide the last
-            digits.
-    """
-
-    date: Annotated[str, Field(pattern=r'^\d{4}-\d\d-\d\dT')]
+    date: Annotated[str, Field(pattern=r'^\d{4}-\d\d-\d\dT')]  # in ISO 8601, UTC
     command: str
     device: str
     processes: int
     batch_size: int
-    seconds: float
+    seconds: float  # of the run over the images, without start-up
     versions: dict[str, str]
-    commit: str = ''
-    sources: str = ''
-    threads: int | None = None
-    compiled: bool = False
+    commit: str = ''  # with '-dirty' if files were changed since; '' without Git
+    sources: str = ''  # see `sources_sha256`
+    threads: int | None = None  # of each process; they decide the last digits
+    compiled: bool = False  # by `torch.compile`
     deterministic: bool = False
 
 
@@ -94,40 +85,29 @@ class Attestation(_Part):
 
 
 class Evaluation(_Part):
-    """One measurement. Fields with a default are missing in records of earlier versions.
-
-    Attributes:
-        task: the name of an entry of `TASKS`.
-        system: the system of the paper's tables that this is, or None.
-        model, arguments: the timm model and its constructor arguments, or the OpenMMLab config and
-            the values that replace some of it.
-        precision: 'fp32', 'fp16' or 'bf16'.
-        preprocessing: of a classifier input_size, crop_pct, crop_mode, interpolation, mean, std; of
-            an OpenMMLab model its test pipeline, and a hash over that and the model's config.
-        overridden: which of these, or of the rest of the model's config, were set by hand; and
-            img_size where it is not the model's own.
-        from_weights: which of these the file of the weights states; those of `train imagenet` do.
-        metrics, intervals, per_class: in percent; intervals are those of 95 %.
-        warnings: sentences, such as on data that was left out and does not count.
-        predictions, statistics: the names of the files of predictions and of what was counted on
-            each image; their suffixes before the record is saved.
-    """
+    """One measurement. Fields with a default are missing in records of earlier versions."""
 
     task: Annotated[str, AfterValidator(known_task)]
-    system: str | None
-    model: str
-    arguments: dict[str, Any]
+    system: str | None  # of the paper's tables, if it is one
+    model: str  # of timm, or an OpenMMLab config
+    arguments: dict[str, Any]  # of the constructor, or values that replace some of the config's
     checkpoint: Checkpoint
     data: Data
-    precision: str
+    precision: str  # 'fp32', 'fp16' or 'bf16'
+    # Of a classifier input_size, crop_pct, crop_mode, interpolation, mean, std; of an OpenMMLab
+    # model its test pipeline, and a hash over that and the model's config.
     preprocessing: dict[str, Any]
+    # Which of these, or of the rest of the model's config, were set by hand; and img_size where it
+    # is not the model's own.
     overridden: tuple[str, ...]
-    from_weights: tuple[str, ...] = ()
+    from_weights: tuple[str, ...] = ()  # which of these the file of the weights states
     metrics: Annotated[dict[str, Percent], Field(min_length=1)]
-    intervals: dict[str, tuple[Percent, Percent]] = {}
+    intervals: dict[str, tuple[Percent, Percent]] = {}  # of 95 %
     per_class: dict[str, dict[str, Percent]] = {}
     warnings: tuple[str, ...] = ()
     provenance: Provenance
+    # The names of the files of predictions and of what was counted on each image; their suffixes
+    # before the record is saved.
     predictions: _FileName = ''
     statistics: _FileName = ''
     attestation: Attestation | None = None

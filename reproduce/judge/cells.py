@@ -16,13 +16,7 @@ from reproduce.systems import load_systems
 
 
 class Cell(BaseModel):
-    """One number of one row; docs/results.md describes the columns of the CSV.
-
-    Attributes:
-        satisfied_by: another system of the same row whose accuracy makes up for this one's.
-        missing: what kept the accuracy from being measured.
-        row: the printed row; None for a cell that a user adds.
-    """
+    """One number of one row; docs/results.md describes the columns of the CSV."""
 
     model_config = ConfigDict(extra='forbid', frozen=True)
     table: int
@@ -46,9 +40,10 @@ class Cell(BaseModel):
     reference_source: str = ''
     resolvable: OptionalNumber = None
     backbone: OptionalNumber = None
+    # Another system of the same row whose accuracy makes up for this one's.
     satisfied_by: str = Field('', exclude=True)
     missing: NotRun | None = Field(None, exclude=True)
-    row: Row | None = Field(None, exclude=True)
+    row: Row | None = Field(None, exclude=True)  # None for a cell that a user adds
 
     @property
     def column(self) -> Column:

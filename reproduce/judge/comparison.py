@@ -17,18 +17,13 @@ from reproduce.weights import registry
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the systems that are compared: a name, its task, and the counts of each image.
-
-    Attributes:
-        fingerprint: of the images.
-        attestation: of its record, shortened; '' without one.
-    """
+    """One of the systems that are compared."""
 
     name: str
     task: str
-    fingerprint: str
+    fingerprint: str  # of the images
     images: KeptImages
-    attestation: str = ''
+    attestation: str = ''  # of its record, shortened
 
     @property
     def images_key(self) -> tuple[str, str, str, tuple[str, ...]]:
@@ -38,17 +33,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same images.
-
-    Attributes:
-        metrics: their differences, by metric.
-        corrected: the p values of the metrics that say which is better, corrected by Holm for the
-            number of systems that are compared with the first.
-    """
+    """Two systems on the same images."""
 
     first: Candidate
     second: Candidate
     metrics: dict[str, Difference]
+    # The p values of the metrics that say which is better, corrected by Holm for the number of
+    # systems that are compared with the first.
     corrected: dict[str, float]
 
     @property

@@ -10,18 +10,11 @@ from reproduce.weights.registry import Reference, Released
 
 
 class ReferenceCheck(NamedTuple):
-    """An evaluation and the reference of its weights.
+    """An evaluation and the reference of its weights."""
 
-    Attributes:
-        protocol: how the weights differ from what the paper's row is about; '' if they do not, or
-            are not registered.
-        reference: what they score on these images according to their publisher, if that is known.
-        verdicts: on each metric of the reference that was measured.
-    """
-
-    protocol: str
-    reference: Reference | None
-    verdicts: dict[str, Verdict]
+    protocol: str  # how these differ from what the paper's row is about, if that is registered
+    reference: Reference | None  # what they score on these images according to their publisher
+    verdicts: dict[str, Verdict]  # on each metric of the reference that was measured
 
     def value(self, metric: str) -> float | None:
         """Return the published value of `metric`, in percent, if there is one."""

@@ -27,19 +27,12 @@ class Verdict(StrEnum):
 
 
 class About(NamedTuple):
-    """How a verdict is shown, and what it makes of the exit status.
+    """How a verdict is shown, and what it makes of the exit status."""
 
-    Attributes:
-        phrase: what a number of such cells do, in a sentence; '' where sentences do not count them.
-        symbol: next to a number; '' for none.
-        colour: in a terminal, and on the page the one of that name in its palette.
-        status: the exit status of a command that judges a cell so.
-    """
-
-    phrase: str = ''
-    symbol: str = ''
-    colour: str = ''
-    status: int = 0
+    phrase: str = ''  # what a number of such cells do; '' where sentences do not count them
+    symbol: str = ''  # next to a number
+    colour: str = ''  # in a terminal, and on the page the one of that name in its palette
+    status: int = 0  # the exit status of a command that judges a cell so
 
 
 _ABOUT = {

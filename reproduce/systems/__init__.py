@@ -17,45 +17,32 @@ FILES = ('imagenet.toml', 'coco.toml', 'ade20k.toml')
 
 
 class System(BaseModel):
-    """A named model in a framework, and the rows of the paper that it stands for.
-
-    Attributes:
-        name: unique; timm's model name or the config's stem where the system is built from one.
-        rows: the rows it stands for, each by its table and as many columns as name it uniquely.
-        framework: what the backbone works in.
-        model, arguments, input_size: timm model, its constructor arguments, pixels a side.
-        config: OpenMMLab config, a file in `reproduce/configs` or 'mmdet::...', 'mmseg::...'.
-        accuracy_config: the config of the released weights, where the printed accuracy is that of
-            another one than the printed FLOPs.
-        weights: its public weights: 'timm:', 'mmdet:' or 'mmseg:' and what they are called there,
-            or 'release:' and its own name.
-        protocol: how the training or the evaluation of these differs from the row's.
-        cited: why the system cannot be built here, in place of `model` and `config`.
-        flops: what the row's printed FLOPs count; None where a cited row does not say. Those of a
-            classifier are total unless it says otherwise.
-        variant: what distinguishes it from the system that is built as the row is printed.
-        source: where the definition comes from.
-        note: how the definition is known to differ from the row's.
-    """
+    """A named model in a framework, and the rows of the paper that it stands for."""
 
     model_config = ConfigDict(extra='forbid', frozen=True)
-    name: str
-    rows: list[dict[str, str | int]]
+    name: str  # unique; timm's model name or the config's stem where it is built from one
+    rows: list[dict[str, str | int]]  # each by its table and as many columns as name it uniquely
     framework: Literal['classifier', 'mask_rcnn', 'cascade_mask_rcnn', 'sem_fpn', 'upernet'] = (
         'classifier'
     )
-    model: str | None = None
-    arguments: dict[str, Any] = {}
-    input_size: int = 224
-    config: str | None = None
+    model: str | None = None  # of timm
+    arguments: dict[str, Any] = {}  # of the constructor of that
+    input_size: int = 224  # pixels a side
+    config: str | None = None  # a file in `reproduce/configs` or 'mmdet::...', 'mmseg::...'
+    # The config of the released weights, where the printed accuracy is that of another one than the
+    # printed FLOPs.
     accuracy_config: str | None = None
+    # Public weights: 'timm:', 'mmdet:' or 'mmseg:' and what they are called there, or 'release:'
+    # and the name of the system.
     weights: str | None = None
-    protocol: str = ''
-    cited: str | None = None
+    protocol: str = ''  # how the training or the evaluation of these differs from the row's
+    cited: str | None = None  # why it cannot be built here, in place of `model` and `config`
+    # What the row's printed FLOPs count; None where a cited row does not say. Those of a classifier
+    # are total unless it says otherwise.
     flops: Literal['layer', 'total'] | None = None
-    variant: str = ''
-    source: str = ''
-    note: str = ''
+    variant: str = ''  # what distinguishes it from the system that is built as the row is printed
+    source: str = ''  # where the definition comes from
+    note: str = ''  # how the definition is known to differ from the row's
 
     @property
     def convention(self) -> str:
