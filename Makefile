@@ -29,6 +29,9 @@ EVALUATE = $(INPUTS) $(PROCESSES)
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+	@echo
+	@echo 'make itself ends with 2 if a command fails; it prints the status of the command: Error 1 where'
+	@echo 'a result is worse than it should be, Error 2 where something could not be done.'
 
 setup: $(READY)  ## Make .venv with everything the other targets need; they do it by themselves
 

@@ -130,3 +130,34 @@ def test_the_hash_of_the_sources_has_every_module_and_needs_no_git(tmp_path):
         seen.add(sources_sha256(checkout=tmp_path))
     sources_sha256.cache_clear()
     assert len(seen) == 3 and sources_sha256(checkout=CHECKOUT) not in seen
+
+
+def test_what_was_changed_is_not_published(run, kept, sound, tmp_path):
+    """By no command that makes a reference, a row or a folder of it; `show` says so."""
+    folder, files = ('--evaluations', kept.parent), ('--output', 'made', '--checkpoint', sound)
+    publish = [
+        ('export', kept, *files, '--licence', 'MIT'),
+        ('accept', kept, '--reason', 'again', *folder),
+        ('tables', 4, '--add', kept, '--results', CHECKOUT / 'results'),
+    ]
+    whole = kept.read_bytes()
+    for change_it in (
+        lambda: change(kept, 'metrics.top1', 99.0),
+        lambda: kept.with_name(f'{kept.stem}.csv.gz').write_bytes(b'damaged'),
+    ):
+        change_it()
+        for arguments in publish:
+            code, out, err = run(*arguments)
+            assert (code, out, err.count('\n')) == (2, '', 1)
+            assert 'does not match its attestation: ' in err
+        assert 'does not match its attestation: ' in run('show', kept)[1]
+        kept.write_bytes(whole)
+    assert not (tmp_path / 'made').exists()
+
+
+def test_a_record_without_an_attestation_is_not_exported(run, kept, sound):
+    assert 'does not match' not in run('show', kept)[1]
+    change(kept, 'attestation', None)
+    code, _, err = run('export', kept, '--output', 'made', '--checkpoint', sound)
+    assert (code, 'has no attestation' in err) == (2, True)
+    assert 'has no attestation' in run('show', kept)[1]

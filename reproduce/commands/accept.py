@@ -10,6 +10,7 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
 from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
+from reproduce.evaluate.attestation import check_attested
 from reproduce.judge.lookup import find_record
 from reproduce.weights import registry
 
@@ -27,7 +28,8 @@ def accept(
     """
     if not reason.strip():
         raise UserError('a reference is not replaced without a reason: give --reason.')
-    _, evaluation = find_record(record, evaluations)
+    path, evaluation = find_record(record, evaluations)
+    check_attested(path)
     manifest = manifest.resolve()  # a link to a manifest stays one
     weights, data, measured = evaluation.checkpoint, evaluation.data, evaluation.provenance
     if evaluation.precision != 'fp32':

@@ -7,6 +7,7 @@ from typer import Option
 
 from reproduce.base.folders import EVALUATIONS
 from reproduce.commands import options
+from reproduce.evaluate.attestation import check_attested
 from reproduce.judge.lookup import find_record
 
 
@@ -32,6 +33,7 @@ def export(
     the record. The folder appears once timm has loaded it and computed the same outputs.
     """
     path, evaluation = find_record(record, evaluations)
+    check_attested(path, required=True)
     # Imported here, so that `--help` does not wait for torch.
     from reproduce.report.model_folder import export
 

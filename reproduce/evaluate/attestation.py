@@ -96,6 +96,22 @@ def verify(
     ]
 
 
+def check_attested(path: Path, required: bool = False) -> None:
+    """Check that a record and its files are what was attested, before they are published.
+
+    Args:
+        required: whether a record without an attestation is refused, too.
+
+    Raises:
+        UserError: if something differs.
+    """
+    if not required and records.load(path).attestation is None:
+        return
+    differs = [f'{one.part}, {one.reason}' for one in verify(path) if one.state is State.DIFFERS]
+    if differs:
+        raise UserError(f'{path} does not match its attestation: {"; ".join(differs)}.')
+
+
 def _parts(content: Mapping[str, Any]) -> dict[str, str]:
     """Return the hash of each field of a record that does not name a file of it, by name."""
     left_out = ('attestation', *_FILES)

@@ -1,9 +1,12 @@
 """All that is known about a cell or a record: what `show` prints, and the page when one clicks."""
 
+from pathlib import Path
 from typing import Any
 
 from reproduce.audit.sources import load_misprints
+from reproduce.base.errors import UserError
 from reproduce.base.wording import extent
+from reproduce.evaluate.attestation import check_attested
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.lookup import Found, address
@@ -29,8 +32,7 @@ def render(found: Found) -> list[str]:
         }
         parts[address(cell)] = values | cell_facts(cell) | {'record': cell.record}
     for path, e in found.evaluations.items():
-        attestation = e.attestation.short if e.attestation else 'none'
-        files = {'predictions': str(path.parent / e.predictions), 'attestation': attestation}
+        files = {'predictions': str(path.parent / e.predictions), 'attestation': _attested(path, e)}
         parts[str(path)] = record_facts(e) | files
     texts = []
     for title, facts in parts.items():
@@ -47,10 +49,19 @@ def as_dict(found: Found) -> dict[str, Any]:
             {**cell.model_dump(mode='json'), 'to_measure': commands(cell)} for cell in found.cells
         ],
         'evaluations': [
-            {'file': str(path), **e.model_dump(mode='json')}
+            {'file': str(path), 'attested': _attested(path, e), **e.model_dump(mode='json')}
             for path, e in found.evaluations.items()
         ],
     }
+
+
+def _attested(path: Path, evaluation: Evaluation) -> str:
+    """Return the attestation of a record, shortened, or what does not match it."""
+    try:
+        check_attested(path, required=True)
+    except UserError as error:
+        return str(error)
+    return evaluation.attestation.short
 
 
 def cell_facts(cell: Cell) -> dict[str, str]:

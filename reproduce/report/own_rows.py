@@ -10,6 +10,7 @@ from pydantic import Field, create_model
 from reproduce.base.errors import UserError
 from reproduce.base.files import OptionalNumber, read_csv
 from reproduce.complexity import Complexity
+from reproduce.evaluate.attestation import check_attested
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.lookup import find_record
@@ -40,7 +41,9 @@ def add(lines: Mapping[int, Sequence[Line]], what: str, folder: Path) -> dict[in
     if Path(what).is_file() or not equals:
         label, name = '', what
     if Path(name).suffix != '.csv':
-        found = [_of_record(find_record(name, folder)[1], label, lines)]
+        path, evaluation = find_record(name, folder)
+        check_attested(path)
+        found = [_of_record(evaluation, label, lines)]
     elif len(lines) == 1:
         found = _of_csv(Path(name), *next(iter(lines.items())))
     else:
