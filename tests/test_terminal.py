@@ -1,12 +1,11 @@
 """What commands print: whole on every terminal, plain in a pipe, coloured where colours are."""
 
-import io
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from reproduce.base.terminal import TextTable, as_text
+from reproduce.base.terminal import TextTable, show
 from reproduce.judge.cells import load_results
 from reproduce.report import listing
 
@@ -19,21 +18,25 @@ def judged():
     return load_results(RESULTS, (2, 5, 7))
 
 
-def test_what_is_printed_fits_the_terminal(judged):
+def test_what_is_printed_fits_the_terminal(judged, monkeypatch, capsys):
     """Nothing is cut: every character of the text that is not wrapped is there."""
     parts = listing.render(judged)
-    whole = Counter(as_text(*parts))
-    for width in (80, 240):
-        text = as_text(*parts, width=width)
+    show(*parts)
+    whole = Counter(capsys.readouterr().out)
+    for width in ('80', '240'):
+        monkeypatch.setenv('COLUMNS', width)
+        show(*parts)
+        text = capsys.readouterr().out
         assert {c: n for c, n in (whole - Counter(text)).items() if c not in ' ─='} == {}
         assert all(f'{c.measured:.4g}' in text for c in judged if c.measured is not None)
     assert max(map(len, text.splitlines())) <= 240
 
 
-def test_a_pipe_gets_whole_lines_without_codes():
+def test_a_pipe_gets_whole_lines_without_codes(capsys):
     sentence = '[x] a sentence that is longer than any terminal ' * 9
     path, word = 'a/very/long/path/' * 9, '[red]a[/red] :smile:'
-    text = as_text(sentence, TextTable(['one', 'two'], [[word, path]]), stream=io.StringIO())
+    show(sentence, TextTable(['one', 'two'], [[word, path]]))
+    text = capsys.readouterr().out
     assert len(text.splitlines()) == 5
     assert all(whole in text for whole in (sentence.strip(), path, word))
     assert '\x1b' not in text

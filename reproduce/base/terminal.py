@@ -3,8 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from io import StringIO
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from rich import box
 from rich.cells import cell_len
@@ -33,34 +32,22 @@ def show(*parts: Part) -> None:
     """Print parts to the standard output, with an empty line between them.
 
     On a terminal lines are wrapped and coloured; NO_COLOR and COLUMNS are respected. Elsewhere they
-    are plain and as long as they are.
+    are plain, and only long sentences in tables are wrapped. Tables that need more are wider.
     """
-    print(as_text(*parts, stream=sys.stdout))
-
-
-def as_text(*parts: Part, width: int | None = None, stream: TextIO | None = None) -> str:
-    """Return what `show` prints.
-
-    Args:
-        width: of the lines in characters; tables that need more are wider. None: that of `stream`,
-            if it is a terminal; otherwise only long sentences in tables are wrapped.
-        stream: where the text is to be printed; without one the text is plain.
-    """
-    stream = StringIO() if stream is None else stream
-    if width is None and not stream.isatty() and not os.environ.get('COLUMNS'):
-        width = _UNLIMITED
-    console = Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
-    options = console.options.update(width=_UNLIMITED)
+    known = sys.stdout.isatty() or os.environ.get('COLUMNS')
+    width = None if known else _UNLIMITED
+    console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+    unlimited = console.options.update(width=_UNLIMITED)
     texts, width = [], console.width
     for part in parts:
         shown, console.width = part, width
         if isinstance(part, TextTable):
             shown = _laid_out(part)
-            console.width = max(width, Measurement.get(console, options, shown).minimum)
+            console.width = max(width, Measurement.get(console, unlimited, shown).minimum)
         with console.capture() as captured:
             console.print(shown)
         texts.append('\n'.join(line.rstrip() for line in captured.get().splitlines()))
-    return '\n\n'.join(texts)
+    print('\n\n'.join(texts))
 
 
 def _laid_out(of: TextTable) -> Table:

@@ -144,10 +144,6 @@ def _run(job: Job, output: Path, format: str) -> None:
         return
     print(f'{e.system or e.model}, {extent(e.data.images, e.data.complete, e.data.problems)}')
     options.print_metrics(e.metrics, e.intervals, e.warnings)
-    if e.from_weights:
-        stated = {**e.preprocessing, 'img_size': e.preprocessing['input_size'][-1]}
-        listed = ', '.join(f'{name} {stated[name]}' for name in e.from_weights)
-        print(f'{listed}: what the weights were trained with, by their file')
     for metric, verdict in check.verdicts.items():
         source = check.reference.source
         print(f'{metric}: reference {check.value(metric):.2f}: {verdict} ({source})')

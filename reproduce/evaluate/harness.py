@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from datasets.subset import Split, evenly_spaced
 from reproduce.base.errors import UserError
-from reproduce.base.files import reason, sha256_of
+from reproduce.base.files import sha256_of
 from reproduce.base.gpus import check_precision, use_deterministic_algorithms
 from reproduce.base.loading import Loader, default_workers
 from reproduce.base.processes import Group, join
@@ -88,44 +87,38 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     scores = prepared.scorer.compute()
     seconds = time.perf_counter() - start
     data = prepared.data
-    try:
-        evaluation = records.Evaluation(
-            task=job.task,
-            **prepared.described,
-            checkpoint=records.Checkpoint(
-                file=prepared.checkpoint.name,
-                sha256=sha256,
-                released=store.released_name(prepared.checkpoint, sha256),
-            ),
-            data=records.Data(
-                split=data.split,
-                images=len(data.samples),
-                classes=len(data.classes),
-                fingerprint=data.fingerprint,
-                complete=data.complete,
-                problems=data.problems,
-            ),
-            precision=job.amp or 'fp32',
-            metrics=scores.metrics,
-            intervals=scores.intervals,
-            per_class=scores.per_class,
-            warnings=(*prepared.notes, *scores.warnings),
-            predictions=prepared.scorer.suffix,
-            statistics=kept.SUFFIX,
-            provenance=records.provenance(
-                group.device,
-                processes=group.size,
-                batch_size=job.batch_size,
-                seconds=round(seconds, 3),
-                threads=torch.get_num_threads(),
-                deterministic=job.deterministic,
-            ),
-        )
-    except ValidationError as error:
-        raise UserError(
-            f'the result could not be recorded ({reason(error)}): '
-            f'{records.in_one_line(scores.metrics)}.'
-        ) from error
+    evaluation = records.Evaluation(
+        task=job.task,
+        **prepared.described,
+        checkpoint=records.Checkpoint(
+            file=prepared.checkpoint.name,
+            sha256=sha256,
+            released=store.released_name(prepared.checkpoint, sha256),
+        ),
+        data=records.Data(
+            split=data.split,
+            images=len(data.samples),
+            classes=len(data.classes),
+            fingerprint=data.fingerprint,
+            complete=data.complete,
+            problems=data.problems,
+        ),
+        precision=job.amp or 'fp32',
+        metrics=scores.metrics,
+        intervals=scores.intervals,
+        per_class=scores.per_class,
+        warnings=(*prepared.notes, *scores.warnings),
+        predictions=prepared.scorer.suffix,
+        statistics=kept.SUFFIX,
+        provenance=records.provenance(
+            group.device,
+            processes=group.size,
+            batch_size=job.batch_size,
+            seconds=round(seconds, 3),
+            threads=torch.get_num_threads(),
+            deterministic=job.deterministic,
+        ),
+    )
     predictions = prepared.scorer.to_bytes()
     statistics = kept.KeptImages(scores.statistics, data.names, data.classes).to_bytes()
     attestation = attest(evaluation, predictions, statistics)

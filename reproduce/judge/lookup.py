@@ -1,6 +1,5 @@
 """Cells of the written tables and evaluation records, found by the names that readers give them."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +61,7 @@ def find(words: Sequence[str], tables: Path, folder: Path) -> Found:
     if not cells:
         raise UserError(f'{tables} has no tables: write them with `python -m reproduce table`.')
     for part in name.split('/'):
-        fitting = [c for c in cells if _plain(part) in map(_plain, _names(c))]
+        fitting = [c for c in cells if part.lower() in map(str.lower, _names(c))]
         if not fitting:
             near = nearest(part, [n for c in cells for n in _names(c)])
             raise UserError(
@@ -80,11 +79,5 @@ def address(cell: Cell) -> str:
 
 
 def _names(cell: Cell) -> tuple[str, ...]:
-    return f'table{cell.table}', cell.model, cell.system, cell.metric, cell.column.metric.name
-
-
-def _plain(word: str) -> str:
-    """Return a name in lower case with underscores; of a table 'table_4', also for '4' or 'T4'."""
-    plain = re.sub(r'[\s\-_.…*]+', '_', word.lower()).strip('_')
-    table = re.fullmatch(r'(?:table|t)?_?(\d+)', plain)
-    return f'table_{table[1]}' if table else plain
+    table = f'table{cell.table}', str(cell.table)
+    return *table, cell.model, cell.system, cell.metric, cell.column.metric.name
