@@ -235,11 +235,11 @@ def _parquet_file(store: ParquetShards, part: int, process: int) -> Any:
     except ImportError as error:
         raise UserError(f'{path} is read with pyarrow: pip install pyarrow.') from error
     try:
-        file = ParquetFile(path)
+        file = ParquetFile(path, page_checksum_verification=True)  # where there are checksums
         columns = {field.name: str(field.type) for field in file.schema_arrow}
     except (ArrowException, OSError) as error:
         raise store.damaged(part, first_line(error)) from error
-    if 'label' not in columns or 'bytes: ' not in columns.get('image', ''):
+    if not re.search('bytes: .*path: ', columns.get('image', '')) or 'label' not in columns:
         raise UserError(f'{path} has the columns {", ".join(columns)}: expected {store.expected}.')
     return file
 

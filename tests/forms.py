@@ -91,8 +91,8 @@ def webdataset(root, to, shards=3):
             tar(to / f'imagenet-{split}-{shard:04d}.tar', members)
 
 
-def parquet(root, to, shards=2, rows=7):
-    """The Hub's parquet files, its metadata and its names of files included."""
+def parquet(root, to, shards=2, rows=7, **options):
+    """The Hub's Parquet files, its metadata and its names of files included."""
     import pyarrow as pa
     from pyarrow import parquet as pq
 
@@ -111,7 +111,9 @@ def parquet(root, to, shards=2, rows=7):
             table = pa.table({'image': cells, 'label': [number[wnid] for wnid, *_ in part]})
             path = to / 'data' / f'{word}-{shard:05d}-of-{shards:05d}.parquet'
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=rows)
+            pq.write_table(
+                table.replace_schema_metadata(metadata), path, row_group_size=rows, **options
+            )
 
 
 def below(folder, name=''):

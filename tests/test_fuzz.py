@@ -1,6 +1,7 @@
 """Mutated inputs: each ends in the right number or in one sentence, within ten seconds.
 
-What is accepted is computed a second time from the same file, by bare pycocotools.
+What is accepted is computed a second time from the same file, by bare pycocotools, or is what is
+read from the unchanged files.
 """
 
 import contextlib
@@ -10,17 +11,22 @@ import io
 import json
 import math
 import sys
+import tarfile
 import time
 from pathlib import Path
 
+import forms
 import numpy as np
 import pytest
 from conftest import record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from datasets import imagenet
+from datasets.reading import open_image
 from reproduce import cli
 from reproduce.base.errors import UserError
 from reproduce.evaluate import records
@@ -241,6 +247,65 @@ def test_detections(detections, tmp_path, data):
         for name, value in expected.items():
             if name in metrics and value >= 0:
                 assert metrics[name] == pytest.approx(value, abs=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------
+# Shards
+
+
+@pytest.fixture(scope='module')
+def shards(tmp_path_factory):
+    """Nine images of three classes in both kinds of shards, and what is read of them."""
+    root = tmp_path_factory.mktemp('shards')
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        path = root / f'folders/val/n0000000{i % 3}/ILSVRC2012_val_0000000{i}.JPEG'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
+    (root / 'tar').mkdir()
+    forms.webdataset(root / 'folders', root / 'tar', 2)
+    forms.parquet(root / 'folders', root / 'parquet', 2, 2, write_page_checksum=True)
+    found = [
+        [(path.name, path.read_bytes()) for path in sorted((root / form).rglob('*.*'))]
+        for form in ('tar', 'parquet')
+    ]
+    return found, read_shards(root / 'tar')
+
+
+def read_shards(folder):
+    """What was read, but for the pixels: a tar file has no checksum of them."""
+    data = imagenet.load(folder)
+    for path, _ in data.samples:
+        open_image(path)
+    return data.classes, [(path.name, label) for path, label in data.samples], data.fingerprint
+
+
+@fuzz(300)
+@given(st.data())
+def test_shards(shards, tmp_path_factory, data):
+    contents, sound = shards
+    folder = tmp_path_factory.mktemp('mutated')
+    files = data.draw(st.sampled_from(contents))
+    which = data.draw(st.integers(0, len(files) - 1))
+    for i, (name, content) in enumerate(files):
+        mutated = data.draw(mutated_bytes(content)) if i == which else content
+        (folder / name).write_bytes(mutated)
+    assert loaded(lambda: read_shards(folder)) in (None, sound)
+
+
+def test_labels_of_shards(shards, tmp_path):
+    """The names of the images say what class a number is."""
+    contents, sound = shards
+    for number, value in enumerate(VALUES):
+        folder = tmp_path / str(number)
+        for name, content in contents[0]:
+            with tarfile.open(fileobj=io.BytesIO(content)) as file:
+                members = [(entry.name, file.extractfile(entry).read()) for entry in file]
+            if name == contents[0][0][0]:
+                key = members[0][0].removesuffix('.cls')
+                members[0] = (f'{key}.json', json.dumps({'label': value}).encode())
+            forms.tar(folder / name, members)
+        assert loaded(lambda folder=folder: read_shards(folder)) in (None, sound)
 
 
 # ------------------------------------------------------------------------------------------------
