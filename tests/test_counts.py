@@ -1,11 +1,14 @@
 """Parameters and FLOPs, kept while nothing changes them."""
 
+import os
 import shutil
+import signal
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from reproduce.base.errors import UserError
 from reproduce.base.folders import COUNTS
 from reproduce.base.versions import CHECKOUT, sources_sha256
 from reproduce.complexity import Complexity, counts
@@ -73,3 +76,22 @@ def test_the_counts_of_the_project_are_those_of_its_code(name, tmp_path, capsys)
     if capsys.readouterr().err:
         pytest.skip('the kept counts are of other code or libraries')
     assert counted == {name: measure_system(SYSTEMS[name])}
+
+
+def computed(what):
+    if what == 'refused':
+        raise UserError('it is missing: give one.')
+    if what == 'killed':
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {'params': what}
+
+
+def test_systems_are_counted_in_processes(capsys):
+    wanted = {'a': SMALL.model_copy(update={'model': 'none'}), 'b': SMALL}
+    assert counts.in_processes(computed, {'one': 1, 'two': 2})['two'] == {'params': 2}
+    assert 'counted 2/2' in capsys.readouterr().err
+    found = counts.in_processes(counts._count, wanted)
+    assert (found['a'], found['b']['params'] > 0) == ('RuntimeError: Unknown model (none)', True)
+    for what, message in (('refused', 'it is missing'), ('killed', '^a worker process was killed')):
+        with pytest.raises(UserError, match=message):
+            counts.in_processes(computed, {'a': 1, 'b': what})

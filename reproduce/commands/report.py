@@ -31,15 +31,11 @@ def report(
     found = load_results(results)
     findings = audit(results)[1] if {cell.table for cell in found} == set(TABLES) else ()
     studies = [load_outcomes(p.parent) for p in sorted(results.glob('ablations/*/study.toml'))]
-    html = page.render(found, load_all(results / 'evaluations'), findings, studies, _origin())
+    commit = commit_of_checkout()
+    origin = f'made on {datetime.now(UTC):%Y-%m-%d}' + (
+        f' from commit {commit[:8]}' if commit else ''
+    )
+    origin += ', with changes' if commit.endswith('-dirty') else ''
+    html = page.render(found, load_all(results / 'evaluations'), findings, studies, origin)
     write_atomically(output, html)
     print(f'The report: {output}')
-
-
-def _origin() -> str:
-    """Return when the page is made, and from which commit."""
-    commit, _, changed = commit_of_checkout().partition('-')
-    made = f'made on {datetime.now(UTC):%Y-%m-%d}'
-    if not commit:
-        return made
-    return f'{made} from commit {commit[:8]}' + (', with changes' if changed else '')

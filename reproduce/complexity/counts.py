@@ -6,18 +6,24 @@ counts networks, the libraries, the system. The file can be deleted at any time.
 
 import hashlib
 import json
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 from reproduce.base.files import read_csv, write_csv
 from reproduce.base.folders import COUNTS
+from reproduce.base.quiet import quiet_libraries
 from reproduce.base.versions import CHECKOUT, libraries, sources_sha256
-from reproduce.base.worker_pool import in_processes
 from reproduce.complexity import Complexity
 from reproduce.systems import System
 
@@ -61,8 +67,7 @@ def count(systems: Collection[System], path: Path = COUNTS) -> dict[str, Complex
     missing = {n: s for n, s in wanted.items() if n not in kept or kept[n].key != keys[n]}
     failures = {}
     if missing:
-        arguments = {name: (system,) for name, system in missing.items()}
-        counted = in_processes(_count, arguments, 'counting parameters and FLOPs')
+        counted = in_processes(_count, missing)
         failures = {name: found for name, found in counted.items() if isinstance(found, str)}
         for name in counted.keys() - failures.keys():
             kept[name] = _Line(name=name, key=keys[name], **counted[name])
@@ -88,11 +93,44 @@ def key(system: System, checkout: Path = CHECKOUT) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _count(system: System) -> dict[str, int]:
+def in_processes(
+    compute: Callable[[Any], dict[str, int] | str], wanted: Mapping[str, Any]
+) -> dict[str, dict[str, int] | str]:
+    """Return what `compute` returns for each of the `wanted`, computed in new processes, by name.
+
+    Raises:
+        UserError: if one is raised, or a process is killed.
+    """
+    # A process that builds detectors holds mmdet and mmseg, nearly 1 GB.
+    processes = min(8, len(os.sched_getaffinity(0)))
+    spawn, ignore = multiprocessing.get_context('spawn'), (signal.SIGINT, signal.SIG_IGN)
+    results = {}
+    with ProcessPoolExecutor(processes, spawn, signal.signal, ignore) as pool:
+        started = {pool.submit(compute, one): name for name, one in wanted.items()}
+        try:
+            for done in as_completed(started):
+                name = started[done]
+                results[name] = done.result()
+                print(f'counted {len(results)}/{len(wanted)} {name}', file=sys.stderr)
+        except BrokenProcessPool as error:
+            raise UserError('a worker process was killed, as when memory is full.') from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return results
+
+
+def _count(system: System) -> dict[str, int] | str:
+    """Return the fields of a complexity, or the exception that was raised, as text."""
     # Imported here: commands that find all counts kept do without torch.
     from reproduce.complexity.flops import measure_system
 
-    return asdict(measure_system(system))
+    with quiet_libraries():
+        try:
+            return asdict(measure_system(system))
+        except UserError:
+            raise
+        except Exception as error:  # whatever a model raises, not all of which can be pickled
+            return f'{type(error).__name__}: {first_line(error)}'
 
 
 def _read(path: Path) -> dict[str, _Line]:
