@@ -45,7 +45,7 @@ def read(path: Path) -> list[tuple[Sequence[str], Sequence[LintedRow]]]:
         block = rows[0].index('block') if 'block' in rows[0] else None
         return [_sheet(rows[0], [('' if block is None else row[block], row) for row in rows[1:]])]
     if path.suffix != '.tex':
-        raise UserError(f'{path} is no table: expected a file that ends in .csv or .tex.')
+        raise UserError(f'{path} is not a table: expected a file that ends in .csv or .tex.')
     text = re.sub(r'(?<!\\)%.*', '', text)
     return [_latex(of) for of in re.findall(r'\\begin{tabular.*?(?=\\end{tabular)', text, re.S)]
 
@@ -119,7 +119,7 @@ def _changes(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
                 value = Decimal(change.replace('−', '-'))
                 half = Decimal(5).scaleb(value.as_tuple().exponent - 1)
                 if all(abs(difference - value) > half for difference in found):
-                    yield f'{line.name}: {change} is no difference of numbers of the table.'
+                    yield f'{line.name}: no numbers of the table differ by {change}.'
 
 
 def _flops(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:

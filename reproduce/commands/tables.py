@@ -27,7 +27,7 @@ def tables(
         Literal['measured', 'printed', 'both'],
         Option(
             help='measured: in place of the printed value, where there is one; both: the printed '
-            'one in parentheses beside it.'
+            'one follows in parentheses.'
         ),
     ] = 'both',
     rows: Annotated[

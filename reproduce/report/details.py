@@ -65,7 +65,7 @@ def _attested(path: Path, evaluation: Evaluation) -> str:
 
 
 def cell_facts(cell: Cell) -> dict[str, str]:
-    """Return what is known about a cell besides its values, by name; without empty facts."""
+    """Return what is known about a cell apart from its values, by name; without empty facts."""
     system = next(system for system in load_systems() if system.name == cell.system)
     public, facts = _public(cell), {'off by': off_by(cell)}
     if cell.tolerance is not None:
