@@ -15,6 +15,9 @@ _LESS = re.compile(r'param|flop|\bmacs?\b|time|latency|memory|err|loss|fid|ppl|r
 _DESCRIBES = re.compile(r'size|resol|epoch|sched|seed|depth|dim|blocks|layers|stride|window', re.I)
 _BOLD = re.compile(r'\\(?:textbf|bfseries|mathbf|boldsymbol|bf)\b|\*\*')
 _NUMBER = re.compile(r'[~≈]?\s*(-?\d[\d,]*\.?\d*)\s*(?:[%MGKlt•≠◦⋆†‡*±ˡᵗ]|\d[\d.]*|\([^)]*\)|\s)*')
+_COMMAND = re.compile(
+    r'\\(?:multirow{[^}]*}|c\w*line|cite\w*|\w*color)[^{\s]*{[^}]*}|\\[a-zA-Z]+\*?'
+)
 _CHANGE = re.compile(r'(?:(?<![\w.])\+|(?<=\()[-−])\d*\.?\d+')
 _CONVENTIONS = {
     'layer FLOPs': re.compile(r'ˡ|(?:subscript|convention){l}|\blayer\b'),
@@ -37,16 +40,15 @@ class LintedRow(NamedTuple):
 
 def read(path: Path) -> list[tuple[Sequence[str], Sequence[LintedRow]]]:
     """Return headings and rows of the table of a CSV file, or of all tables of a LaTeX file."""
-    text = path.read_text()
     if path.suffix == '.csv':
-        rows = [row for row in csv.reader(text.splitlines()) if row]
+        rows = [row for row in csv.reader(path.read_text().splitlines()) if row]
         if len(set(map(len, rows))) != 1:
             raise UserError(f'{path}: expected rows with one number of fields.')
         block = rows[0].index('block') if 'block' in rows[0] else None
         return [_sheet(rows[0], [('' if block is None else row[block], row) for row in rows[1:]])]
     if path.suffix != '.tex':
         raise UserError(f'{path} is not a table: expected a file that ends in .csv or .tex.')
-    text = re.sub(r'(?<!\\)%.*', '', text)
+    text = re.sub(r'(?<!\\)%.*', '', path.read_text())
     return [_latex(of) for of in re.findall(r'\\begin{tabular.*?(?=\\end{tabular)', text, re.S)]
 
 
@@ -65,7 +67,7 @@ def _latex(body: str) -> tuple[Sequence[str], Sequence[LintedRow]]:
 
 
 def _plain(source: str) -> str:
-    text = re.sub(r'\\cmidrule(\([^)]*\))?{[^}]*}|\\[a-zA-Z]+\*?', ' ', source).replace('**', '')
+    text = _COMMAND.sub(' ', source).replace('**', '')
     return ' '.join(re.sub(r'[{}$]|\\(?=\W)', ' ', text).split())
 
 
@@ -118,7 +120,7 @@ def _changes(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
             for change in _CHANGE.findall(text):
                 value = Decimal(change.replace('−', '-'))
                 half = Decimal(5).scaleb(value.as_tuple().exponent - 1)
-                if all(abs(difference - value) > half for difference in found):
+                if found and all(abs(difference - value) > half for difference in found):
                     yield f'{line.name}: no numbers of the table differ by {change}.'
 
 
