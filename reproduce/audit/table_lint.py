@@ -15,9 +15,7 @@ _LESS = re.compile(r'param|flop|\bmacs?\b|time|latency|memory|err|loss|fid|ppl|r
 _DESCRIBES = re.compile(r'size|resol|epoch|sched|seed|depth|dim|blocks|layers|stride|window', re.I)
 _BOLD = re.compile(r'\\(?:textbf|bfseries|mathbf|boldsymbol|bf)\b|\*\*')
 _NUMBER = re.compile(r'[~≈]?\s*(-?\d[\d,]*\.?\d*)\s*(?:[%MGKlt•≠◦⋆†‡*±ˡᵗ]|\d[\d.]*|\([^)]*\)|\s)*')
-_COMMAND = re.compile(
-    r'\\(?:multirow{[^}]*}|c\w*line|cite\w*|\w*color)[^{\s]*{[^}]*}|\\[a-zA-Z]+\*?'
-)
+_MACRO = re.compile(r'\\(?:multirow{.*?}|c\w*line|cite\w*|\w*color)[^{\s]*{[^}]*}|\\[a-zA-Z]+\*?')
 _CHANGE = re.compile(r'(?:(?<![\w.])\+|(?<=\()[-−])\d*\.?\d+')
 _CONVENTIONS = {
     'layer FLOPs': re.compile(r'ˡ|(?:subscript|convention){l}|\blayer\b'),
@@ -67,7 +65,7 @@ def _latex(body: str) -> tuple[Sequence[str], Sequence[LintedRow]]:
 
 
 def _plain(source: str) -> str:
-    text = _COMMAND.sub(' ', source).replace('**', '')
+    text = _MACRO.sub(' ', source).replace('**', '')
     return ' '.join(re.sub(r'[{}$]|\\(?=\W)', ' ', text).split())
 
 
