@@ -91,7 +91,7 @@ def subject(name: str) -> Subject:
     elif name.endswith('.py') or '::' in name:
         system = System(name=name, rows=[], config=name, flops='total')
     else:
-        timm_names.check(name, tuple(systems))
+        timm_names.check(name)
         system = System(name=name, rows=[], model=name)
     if system.cited is not None:
         raise UserError(f'{name} cannot be measured, only cited: {system.cited}.')

@@ -91,7 +91,7 @@ def test_an_error_is_its_cells_own(run, monkeypatch):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (('table', '4', '--models', 'swin-t '), "'swin-t'; the nearest are Swin-T"),
+        (('table', '4', '--models', 'swin-t '), "is called 'swin-t'."),
         (('table', '8'), 'no Table 8'),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_cell_that_was_not_measured_says_what_to_run(run):
 
 def test_what_is_not_there_is_one_line(run, show):
     for words, message in (
-        (('4/DeiT-S/flops',), "for 'flops', the nearest are flops_g"),
+        (('4/DeiT-S/flops',), "'flops' is not found"),
         (('DeiT-S', '--results', 'nowhere'), 'nowhere has no tables'),
     ):
         code, out, err = run('show', *words)

@@ -275,7 +275,7 @@ def test_a_job_that_does_not_fit_is_explained(root, tmp_path):
     refused('do not fill a batch', micro(batch_size=1024))
     refused('in 4 parts: choose a batch_size that 8 divides', micro(batch_size=12, accumulation=4))
     refused('holds no checkpoint', resume=True)
-    refused("there is no model 'resnet'; the nearest are", micro(model='resnet'))
+    refused("there is no model 'resnet'", micro(model='resnet'))
     with pytest.raises(UserError, match=r'cannot read the label map .*\.pt'):
         train(TrainingJob(micro(True), root, tmp_path / 'y', tmp_path, workers=1))
 

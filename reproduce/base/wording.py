@@ -1,7 +1,6 @@
-"""Phrases that messages share: lists that are cut short, plurals, names that are nearly right."""
+"""Phrases that messages share: lists that are cut short, plurals."""
 
 from collections.abc import Iterable, Sequence, Sized
-from difflib import get_close_matches
 
 
 def shortened(items: Sequence[object], most: int = 5) -> str:
@@ -16,13 +15,6 @@ def shortened(items: Sequence[object], most: int = 5) -> str:
 def by_number(items: Sized, singular: str, plural: str) -> str:
     """Return `singular` if there is one item, and `plural` if there is none or several."""
     return singular if len(items) == 1 else plural
-
-
-def nearest(name: str, existing: Iterable[str], most: int = 4) -> list[str]:
-    """Return up to `most` of the `existing` names that resemble `name`, whatever their case."""
-    by_lower = {known.lower(): known for known in existing}
-    found = get_close_matches(name.lower(), by_lower, n=most, cutoff=0.3)
-    return [by_lower[lower] for lower in found]
 
 
 def extent(images: int, complete: bool, problems: Iterable[str]) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reproduce.base.errors import UserError
-from reproduce.base.wording import nearest
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell, load_cells
@@ -63,11 +62,7 @@ def find(words: Sequence[str], tables: Path, folder: Path) -> Found:
     for part in name.split('/'):
         fitting = [c for c in cells if part.lower() in map(str.lower, _names(c))]
         if not fitting:
-            near = nearest(part, [n for c in cells for n in _names(c)])
-            raise UserError(
-                f"no cell or record is called '{name}': for '{part}', the nearest are "
-                f'{", ".join(near) or "none"}.'
-            )
+            raise UserError(f"no cell or record is called '{name}': '{part}' is not found.")
         cells = fitting
     stems = sorted({c.record for c in cells} & kept.keys())
     return Found(cells, {folder / f'{stem}.json': kept[stem] for stem in stems})

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from reproduce.base.errors import UserError
-from reproduce.base.wording import nearest
 from reproduce.paper import Row, load_table, table_numbers
 from reproduce.systems import System, load_systems
 
@@ -40,11 +39,7 @@ def select(
             if system.stands_for(row) and name in (row.model, system.name, system.model)
         ]
         if not found:
-            near = nearest(name, {row.model for row in rows} | {s.name for s in systems})
-            raise UserError(
-                f"no row or system of these tables is called '{name}'; the nearest are "
-                f'{", ".join(near) or "none"}.'
-            )
+            raise UserError(f"no row or system of these tables is called '{name}'.")
         chosen += found
     printed = {(row.table, row.model) for row, _ in chosen}
     named = {system.name for _, system in chosen}

@@ -5,14 +5,10 @@ from typing import Any
 import timm
 
 from reproduce.base.errors import UserError
-from reproduce.base.wording import nearest
 
 
-def check(name: str, others: tuple[str, ...] = ()) -> None:
+def check(name: str) -> None:
     """Check that timm has the model `name`, under this very name, with the tag that it may have.
-
-    Args:
-        others: further names that a user may have meant.
 
     Raises:
         UserError: if not.
@@ -20,8 +16,7 @@ def check(name: str, others: tuple[str, ...] = ()) -> None:
     architecture, _, tag = name.partition('.')
     # A former name is not listed: timm builds it under its new name, with a warning only.
     if architecture not in timm.list_models():
-        near = nearest(name, [*others, *timm.list_models()])
-        raise UserError(f"there is no model '{name}'; the nearest are {', '.join(near) or 'none'}.")
+        raise UserError(f"there is no model '{name}': expected one of timm.list_models().")
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError:

@@ -86,7 +86,7 @@ def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, 
         if systems[model].cited is not None:
             raise UserError(f'{model} cannot be evaluated, only cited: {systems[model].cited}.')
         name, merged = systems[model].model, {**systems[model].arguments, **arguments}
-    timm_names.check(name, tuple(systems))
+    timm_names.check(name)
     same = (s.name for s in systems.values() if (s.model, s.arguments) == (name, merged))
     return next(same, None), name, merged
 
