@@ -72,11 +72,7 @@ class AuditData:
 
 
 def audit(results: Path) -> tuple[AuditData, list[Finding]]:
-    """Return what was audited, and the findings, the surest and largest first.
-
-    Args:
-        results: folder of the measured tables.
-    """
+    """Return what was audited with these measured tables, and the findings in their order."""
     tables = {table: paper.load_table(table) for table in TABLES}
     cells, sources = load_results(results), load_sources()
     data = AuditData(
@@ -200,10 +196,7 @@ def probable_misprints(data: AuditData) -> dict[str, Any]:
 
 
 def flop_cells(data: AuditData, framework: str) -> list[tuple[Cell, Cell]]:
-    """Return the measured FLOPs of MAFormer-S, -B and -L, each with those of its rival.
-
-    MAFormer-S has the depths that fit.
-    """
+    """Return the measured FLOPs of MAFormer-S (as fits), -B and -L, each with its rival's."""
     table = {'mask_rcnn': 5, 'cascade_mask_rcnn': 6}[framework]
     return [
         (

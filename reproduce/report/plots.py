@@ -32,16 +32,9 @@ COLOURS = {name: light for name, (light, _) in PALETTE.items()}
 INK, FAINT, SURFACE, OWN = (COLOURS[name] for name in ('ink', 'faint', 'surface', 'red'))
 STYLE = Path(__file__).with_name('figures.mplstyle')
 
-# The accuracies that are drawn over FLOPs and parameters: table, framework, metric.
-_ACCURACIES = {
-    'imagenet_top1': (4, 'classifier', 'top1'),
-    'mask_rcnn_box_ap': (5, 'mask_rcnn', 'box_ap'),
-    'mask_rcnn_mask_ap': (5, 'mask_rcnn', 'mask_ap'),
-    'cascade_box_ap': (6, 'cascade_mask_rcnn', 'box_ap'),
-    'cascade_mask_ap': (6, 'cascade_mask_rcnn', 'mask_ap'),
-    'sem_fpn_miou': (7, 'sem_fpn', 'miou'),
-    'upernet_miou': (7, 'upernet', 'miou'),
-}
+# What is drawn over FLOPs and parameters, of the tables that compare models.
+_ACCURACIES = ('top1', 'box_ap', 'mask_ap', 'miou')
+_TABLES = (4, 5, 6, 7)
 _COSTS = ('flops_g', 'params_m')
 _ACCURACY = 'No model is as accurate as those of the efficient frontier at the same cost or less.'
 _IN_WINDOWS = (
@@ -96,12 +89,13 @@ def figures(cells: Sequence[Cell]) -> dict[str, Drawing]:
     """Return all figures of cells, by file name."""
     tables = all_lines(cells)
     drawn: dict[str, Drawing] = {}
-    for name, (number, framework, metric) in _ACCURACIES.items():
-        if number in tables:
-            column = TABLES[number].column(framework, metric)
+    for number in (number for number in _TABLES if number in tables):
+        for column in TABLES[number].columns.values():
+            if column.metric.name not in _ACCURACIES:
+                continue
             what = column.group or TABLES[number].title.rpartition(',')[2].strip()
             found = {cost: points(tables[number], column, cost) for cost in _COSTS}
-            drawn[name] = Drawing(
+            drawn[f'{column.framework.name}_{column.metric.name}'] = Drawing(
                 f'{what}: {column.metric.heading}',
                 _IN_WINDOWS if in_windows(found['flops_g']) else _ACCURACY,
                 partial(_accuracy, found, column),
