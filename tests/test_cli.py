@@ -88,11 +88,18 @@ def test_an_error_is_its_cells_own(run, monkeypatch):
     assert 'RuntimeError: out of luck' in out
 
 
+WHERE = ('--checkpoint', 'x', '--data', 'x')
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (('table', '4', '--models', 'swin-t '), "is called 'swin-t'."),
         (('table', '8'), 'no Table 8'),
+        (
+            ('evaluate', 'imagenet', 'x', *WHERE, '--preprocessing', 'size=3'),
+            '--preprocessing: size: Extra inputs are not permitted.',
+        ),
     ],
 )
 def test_mistakes_are_one_line_each(run, arguments, message):

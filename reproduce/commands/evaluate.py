@@ -68,7 +68,9 @@ def _classifier(task: Task) -> Callable[..., None]:
         # Imported here, so that `--help` does not wait for torch.
         from reproduce.openmmlab.cfg_options import parse
 
-        replaced = Preprocessing.model_validate(parse(preprocessing or [], '--preprocessing'))
+        with files.naming_file('--preprocessing'):
+            values = parse(preprocessing or [], '--preprocessing')
+            replaced = Preprocessing.model_validate(values)
         given['preprocessing'] = replaced.model_dump(exclude_none=True)
         arguments = parse(model_kwargs or [], '--model-kwargs')
         _run(Job(task.name, model, arguments=arguments, **given), output, format)
