@@ -178,7 +178,7 @@ def _entries(folder: AnyPath, names: re.Pattern[str]) -> dict[str, tuple[AnyPath
             for path in folder.iterdir()
             if names.fullmatch(path.name)
         }
-    with naming_file(folder), os.scandir(folder) as found:
+    with os.scandir(folder) as found:
         entries = sorted((e for e in found if names.fullmatch(e.name)), key=lambda e: e.name)
         return {e.name: (Path(e.path), -1 if e.is_dir() else e.stat().st_size) for e in entries}
 

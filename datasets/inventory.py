@@ -74,7 +74,7 @@ def _look(root: Path, data_set: str, split: str, verify: bool) -> InventoryEntry
     module = import_module(f'datasets.{data_set}')
     try:
         listed = module.survey(root, split)
-    except UserError as error:
+    except (UserError, OSError) as error:
         missing = isinstance(error, DataNotFound)
         state = DataState.MISSING if missing else DataState.UNUSABLE
         return InventoryEntry(data_set, split, state, advice=str(error))
