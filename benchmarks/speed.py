@@ -24,10 +24,11 @@ import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from reproduce.base.errors import UserError
 from reproduce.base.job_options import Amp
 from reproduce.base.quiet import quiet_libraries
-from reproduce.complexity.flops import measure
+from reproduce.complexity.measuring import measure
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab import configs, models
-from reproduce.systems import System, load_systems, timm_names
+from reproduce.systems import System, timm_names
+from reproduce.systems.selection import named
 from reproduce.tasks.job import PRECISIONS, autocast, inference
 from reproduce.train.memory import PeakMemory
 
@@ -85,16 +86,7 @@ def subject(name: str) -> Subject:
     Raises:
         UserError: if there is no such system, config or model, or a system is only cited.
     """
-    systems = {system.name: system for system in load_systems()}
-    if name in systems:
-        system = systems[name]
-    elif name.endswith('.py') or '::' in name:
-        system = System(name=name, rows=[], config=name, flops='total')
-    else:
-        timm_names.check(name)
-        system = System(name=name, rows=[], model=name)
-    if system.cited is not None:
-        raise UserError(f'{name} cannot be measured, only cited: {system.cited}.')
+    system = named(name)
     if system.model is None:
         return Subject(system, models.published_size(configs.load_config(system.config)))
     return Subject(system, (system.input_size, system.input_size))

@@ -31,9 +31,6 @@ NUMPY = (
     *((type(np.dtype(c)), f'numpy.dtypes.{type(np.dtype(c)).__name__}') for c in _TYPE_CODES),
 )
 
-# What a file of PaddlePaddle calls besides NumPy's.
-_PADDLE = ((codecs.encode, '_codecs.encode'), (tuple, 'builtins.tuple'))
-
 # What parameters are wrapped in, as entries or as prefixes of names, averaged ones first.
 _WRAPPERS = (
     *('state_dict_ema', 'model_ema', 'ema_state_dict', 'params_ema', 'ema', 'ema_model'),
@@ -164,7 +161,8 @@ class _PaddleUnpickler(pickle.Unpickler):
     """Reads arrays and their containers; anything else is refused before it is called."""
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = {full: value for value, full in (*NUMPY, *_PADDLE)}
+        allowed = {full: value for value, full in NUMPY}
+        allowed |= {'_codecs.encode': codecs.encode, 'builtins.tuple': tuple}
         if f'{module}.{name}' not in allowed:
             raise pickle.UnpicklingError(f'{module}.{name} is not allowed')
         return allowed[f'{module}.{name}']

@@ -41,24 +41,16 @@ class ConvPatchEmbed(PatchEmbed):
         self.proj.add_module('proj', projection)
 
 
-class Divide(nn.Module):
-    """Division of a residual branch by a constant."""
-
-    def __init__(self, divisor: float) -> None:
-        super().__init__()
-        self.divisor = divisor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x / self.divisor
-
-
 class ScaledBlock(Block):
     """timm's transformer block with both residual branches divided by `skip_lam`."""
 
     def __init__(self, *args: Any, skip_lam: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.ls1 = Divide(skip_lam)
-        self.ls2 = Divide(skip_lam)
+        self.skip_lam = skip_lam
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.drop_path1(self.attn(self.norm1(x))) / self.skip_lam
+        return x + self.drop_path2(self.mlp(self.norm2(x))) / self.skip_lam
 
 
 class LVViT(TokenLabeling, VisionTransformer):

@@ -26,7 +26,7 @@ from reproduce.commands.options import SETTINGS
 
 # The commands by what they are for, the most used first.
 SECTIONS = {
-    'Tables and report': ('table', 'show', 'report', 'tables', 'figures', 'audit', 'lint'),
+    'Tables and report': ('table', 'show', 'report', 'tables', 'figures', 'audit', 'lint', 'flops'),
     'Evaluation': ('evaluate', 'plan', 'data', 'checkpoints', 'compare', 'score', 'verify'),
     'Training': ('train', 'rehearse', 'labels', 'ablation'),
     'Released weights': ('export', 'regress', 'accept'),

@@ -18,7 +18,7 @@ from reproduce.audit.claims import ClaimVerdict, judge_claims
 from reproduce.audit.closed_form import BUILT, OPTIONS, count
 from reproduce.audit.findings import audit, flop_cells, total_ratios
 from reproduce.audit.readings import flops_in_windows, widths_that_fit
-from reproduce.complexity.flops import measure
+from reproduce.complexity.measuring import measure
 from reproduce.judge.assembly import printed_numbers
 from reproduce.systems import load_systems
 from reproduce.weights.registry import reference_of

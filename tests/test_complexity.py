@@ -1,4 +1,8 @@
-"""FLOPs against closed forms."""
+"""FLOPs against closed forms, and the command that counts any model."""
+
+import csv
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from model.global_branch import GLD
-from reproduce.complexity.flops import measure
+from reproduce.complexity.measuring import measure
 
 
 class Attention(nn.Module):
@@ -53,3 +57,32 @@ def test_resizing_a_map_is_no_layer_and_no_attention():
             gld, lambda m: [m(torch.empty(1, 56, 56, 8, device='meta')) for _ in range(2)]
         )
         assert counted.layer_flops == counted.total_flops == 2 * 196 * 49 * 8
+
+
+def test_the_command_counts_what_table_1_has(run):
+    system, other = 'maformer_small_token_labeling', 'torchvision.models:resnet18'
+    code, out, _ = run('flops', system, other, '--format', 'json')
+    counted = json.loads(out)['models']
+    with (Path(__file__).parents[1] / 'results/table1.csv').open(newline='') as file:
+        lines = {line['metric']: line for line in csv.DictReader(file) if line['system'] == system}
+    assert (code, counted[other]['params']) == (0, 11_689_512)
+    for key, metric, column, unit in (
+        ('params', 'params_m', 'measured', 1e6),
+        ('layer_flops', 'flops_g', 'layer_flops_g', 1e9),
+        ('total_flops', 'flops_g', 'total_flops_g', 1e9),
+    ):
+        assert f'{counted[system][key] / unit:.6f}' == lines[metric][column]
+
+
+def test_the_command_counts_at_a_size_and_says_what_is_wrong(run):
+    code, out, _ = run('flops', 'torchvision.models:resnet18', '--size', '64x112')
+    assert (code, out.split()[-3:]) == (0, ['11.69', '0.27', '0.27'])
+    _, out, _ = run('flops', 'torchvision.models:resnet18', '--format', 'latex')
+    assert r'torchvision.models:resnet18 &' in out and r'\toprule' in out
+    for arguments, message in (
+        (('torchvision.models:resnet19',), "has no attribute 'resnet19'"),
+        (('resnet18', '--size', 'large'), "--size is 'large': expected pixels"),
+        (('no_model',), "no model 'no_model'"),
+    ):
+        code, _, err = run('flops', *arguments)
+        assert code == 2 and message in err and err.count('\n') == 1

@@ -13,7 +13,7 @@ from reproduce.base.folders import COUNTS
 from reproduce.base.versions import CHECKOUT, sources_sha256
 from reproduce.complexity import Complexity, counts
 from reproduce.complexity.counts import key
-from reproduce.complexity.flops import measure_system
+from reproduce.complexity.measuring import measure_system
 from reproduce.systems import load_systems
 
 SYSTEMS = {system.name: system for system in load_systems()}

@@ -25,7 +25,7 @@ from datasets.imagenet import load
 from reproduce import paper
 from reproduce.audit.sources import load_misprints, load_sources
 from reproduce.base.files import sha256_of
-from reproduce.complexity.flops import Complexity
+from reproduce.complexity.measuring import Complexity
 from reproduce.evaluate.accuracies import NotRun
 from reproduce.judge import assembly
 from reproduce.judge.cells import load_results

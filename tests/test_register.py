@@ -17,7 +17,7 @@ from reproduce import paper
 from reproduce.audit.rows import printed_value
 from reproduce.audit.sources import load_misprints, load_sources
 from reproduce.complexity import counts
-from reproduce.complexity.flops import measure_system
+from reproduce.complexity.measuring import measure_system
 from reproduce.judge.assembly import load_known
 from reproduce.judge.cells import load_results
 from reproduce.openmmlab import configs, models

@@ -36,7 +36,7 @@ from reproduce.ablation.study import Design, Study
 from reproduce.base.errors import UserError, first_line
 from reproduce.base.files import check_writable, read_toml, write_atomically
 from reproduce.base.processes import end_with_parent, join
-from reproduce.complexity import flops as complexity
+from reproduce.complexity import measuring as complexity
 from reproduce.evaluate import harness
 from reproduce.evaluate.apart import evaluate_command
 from reproduce.train.classifier import train

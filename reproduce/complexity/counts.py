@@ -31,7 +31,7 @@ from reproduce.systems import System
 CODE = (
     'model',
     'operators',
-    'reproduce/complexity/flops.py',
+    'reproduce/complexity/measuring.py',
     'reproduce/configs',
     'reproduce/openmmlab',
     'reproduce/paper/printed.py',
@@ -122,7 +122,7 @@ def in_processes(
 def _count(system: System) -> dict[str, int] | str:
     """Return the fields of a complexity, or the exception that was raised, as text."""
     # Imported here: commands that find all counts kept do without torch.
-    from reproduce.complexity.flops import measure_system
+    from reproduce.complexity.measuring import measure_system
 
     with quiet_libraries():
         try:

@@ -128,14 +128,14 @@ def _of_record(e: Evaluation, label: str, lines: Mapping[int, Sequence[Line]]) -
 def _count(e: Evaluation, size: int | str) -> tuple[Complexity, str]:
     """Return the parameters and FLOPs of a model, and the paper's name of its framework."""
     # Imported here, because torch takes seconds to load.
-    from reproduce.complexity import flops
+    from reproduce.complexity import measuring
     from reproduce.openmmlab import inference
     from reproduce.systems import timm_names
 
     if e.task == 'imagenet':
         arguments = timm_names.size_argument(e.model, size or None) | e.arguments
         arguments = {'num_classes': e.data.classes} | arguments
-        return flops.count_classifier(e.model, size or 224, **arguments), 'classifier'
+        return measuring.count_classifier(e.model, size or 224, **arguments), 'classifier'
     _, _, config = inference.resolve(e.model, e.arguments, e.task)
     model = config.model
     part = model if model.get('roi_head', {}).get('mask_head') else model.get('decode_head')
@@ -145,7 +145,7 @@ def _count(e: Evaluation, size: int | str) -> tuple[Complexity, str]:
             f'{e.model} is of none of the frameworks of the tables, which are Mask R-CNN, Cascade '
             'Mask R-CNN, Semantic FPN and UPerNet: add its row as a CSV.'
         )
-    return flops.count_config(config), framework
+    return measuring.count_config(config), framework
 
 
 def _cell(row: Row, column: str, **values: Any) -> Cell:

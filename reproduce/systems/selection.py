@@ -17,6 +17,27 @@ def rows_and_systems(tables: Sequence[int] | None) -> tuple[list[Row], list[Syst
     return rows, [s for s in load_systems() if any(s.stands_for(row) for row in rows)]
 
 
+def named(name: str) -> System:
+    """Return the system of the tables, the OpenMMLab config or the timm model called `name`.
+
+    Raises:
+        UserError: if there is no such system or model, or a system is only cited.
+    """
+    systems = {system.name: system for system in load_systems()}
+    if name in systems:
+        system = systems[name]
+    elif name.endswith(('.py', '.yaml')) or '::' in name:
+        system = System(name=name, rows=[], config=name, flops='total')
+    else:
+        from reproduce.systems import timm_names  # imports torch
+
+        timm_names.check(name)
+        system = System(name=name, rows=[], model=name)
+    if system.cited is not None:
+        raise UserError(f'{name} cannot be built, only cited: {system.cited}.')
+    return system
+
+
 def select(
     rows: Sequence[Row], systems: Sequence[System], names: Sequence[str] | None
 ) -> tuple[Sequence[Row], Sequence[System]]:
