@@ -52,7 +52,7 @@ class Cell(BaseModel):
 
     @property
     def key(self) -> tuple[int, str, str, str]:
-        """What tells the cell from all others."""
+        """What distinguishes the cell from all others."""
         return self.table, self.model, self.system, self.metric
 
     @property
@@ -135,7 +135,7 @@ def load_cells(path: Path, table: int) -> list[Cell]:
     cells: dict[tuple[int, str, str, str], Cell] = {}
     for number, cell in read_csv(path, Cell):
         if cell.key in cells or cell.key not in rows:
-            problem = 'is there twice' if cell.key in cells else 'is no cell of the table'
+            problem = 'is there twice' if cell.key in cells else 'is not a cell of the table'
             what = '/'.join(map(str, cell.key))
             raise UserError(f'{path}, line {number}: {what} {problem}; {again}')
         cells[cell.key] = cell.model_copy(update={'row': rows[cell.key]})

@@ -69,7 +69,7 @@ def check(
             try:
                 path = _weights(entry, weights, manifest)
                 if root is None:
-                    raise DataNotFound(f'it takes {TASKS[entry.task].validation_set} at --data')
+                    raise DataNotFound(f'{TASKS[entry.task].validation_set} are missing: --data FOLDER')
                 TASKS[entry.task].load_data(root)  # DataNotFound, if they are not there
                 record = apart.evaluate(
                     *(entry.task, entry.model, path, root, entry.arguments, entry.preprocessing),
