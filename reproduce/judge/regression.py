@@ -69,7 +69,7 @@ def check(
             try:
                 path = _weights(entry, weights, manifest)
                 if root is None:
-                    raise DataNotFound(f'{TASKS[entry.task].validation_set} are missing: --data FOLDER')
+                    raise DataNotFound(f'--data has no {TASKS[entry.task].validation_set}')
                 TASKS[entry.task].load_data(root)  # DataNotFound, if they are not there
                 record = apart.evaluate(
                     *(entry.task, entry.model, path, root, entry.arguments, entry.preprocessing),
