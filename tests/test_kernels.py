@@ -1,7 +1,9 @@
 """What decides the speed on a GPU, shown without one: kernels of attention, waits, strides."""
 
+import re
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import timm
@@ -15,6 +17,7 @@ from datasets import shapes
 from model.attention import CrossShapedAttention
 from reproduce.base import gpus
 from reproduce.base.errors import UserError
+from reproduce.base.loading import default_workers
 from reproduce.base.processes import join
 from reproduce.train.classifier_steps import ClassifierTraining
 from reproduce.train.jobs import TrainingJob
@@ -112,6 +115,18 @@ def test_nothing_in_a_step_waits_for_the_device(tmp_path, token_labeling):
     assert waits.calls == []
     assert not {'_local_scalar_dense', 'nonzero', 'masked_select'} & operators.calls.keys()
     assert operators.calls['_fused_adamw_'] > 0
+
+
+@pytest.mark.parametrize(('script', 'nodes'), [('one_node', 1), ('two_nodes', 2)])
+def test_the_sbatch_files_give_each_gpu_eight_cores(script, nodes, monkeypatch):
+    text = (Path(__file__).parents[1] / f'docs/slurm/{script}.sbatch').read_text()
+    asked = dict(re.findall(r'^#SBATCH --([\w-]+)=(\S+)$', text, re.MULTILINE))
+    assert [asked[name] for name in ('nodes', 'ntasks-per-node', 'gpus-per-node')] == [
+        *(str(nodes), '1', '8')
+    ]
+    monkeypatch.setenv('SLURM_CPUS_PER_TASK', asked['cpus-per-task'])
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', asked['gpus-per-node'])
+    assert default_workers() == 8
 
 
 def test_an_operator_without_a_deterministic_algorithm_is_one_sentence(monkeypatch):
