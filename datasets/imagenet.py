@@ -189,7 +189,10 @@ def _problems(split: str, classes: Sequence[str], count: Counter[int]) -> list[s
     own = classes != imagenet_classes()
     missing = [name for i, name in enumerate(classes) if i not in count]
     if own:
-        problems.append(f"{len(classes):,} classes of its own instead of ImageNet-1K's 1,000")
+        problems.append(
+            f'{len(classes):,} classes of its own, in the order of their names, instead of '
+            "ImageNet-1K's 1,000"
+        )
     if missing:
         problems.append(
             f'{len(classes) - len(missing):,} of {len(classes):,} classes: '

@@ -159,7 +159,7 @@ def test_class_folders_of_any_name_are_those_of_torchvision(tmp_path):
     assert data.classes == ('Zebra', 'air plane', 'truck') == tuple(expected.classes)
     assert [(str(path), label) for path, label in data.samples] == expected.samples
     assert data.problems == (
-        "3 classes of its own instead of ImageNet-1K's 1,000",
+        "3 classes of its own, in the order of their names, instead of ImageNet-1K's 1,000",
         '6 images instead of 50,000',
     )
 
