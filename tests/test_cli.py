@@ -96,10 +96,6 @@ WHERE = ('--checkpoint', 'x', '--data', 'x')
     [
         (('table', '4', '--models', 'swin-t '), "is called 'swin-t'."),
         (('table', '8'), 'no Table 8'),
-        (
-            ('evaluate', 'imagenet', 'x', *WHERE, '--preprocessing', 'size=3'),
-            '--preprocessing: size: Extra inputs are not permitted.',
-        ),
     ],
 )
 def test_mistakes_are_one_line_each(run, arguments, message):

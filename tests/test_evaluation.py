@@ -55,7 +55,7 @@ def job(data, weights, **kwargs):
 def evaluate_command(data, weights, *more):
     return (
         *('evaluate', 'imagenet', 'maformer_micro', '--checkpoint', weights, '--data', data),
-        *('--preprocessing', 'img_size=32', '--batch-size', 4, '--workers', 0),
+        *('--img-size', 32, '--batch-size', 4, '--workers', 0),
         *('--device', 'cpu', *more),
     )
 

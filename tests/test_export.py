@@ -60,7 +60,7 @@ def test_the_card_states_what_was_measured(kept, outcome, sound, tmp_path):
     assert top1.metric_value == e.metrics['top1']
     assert top1.dataset_args == {'images': e.data.images, 'fingerprint': e.data.fingerprint}
     assert top1.dataset_type == 'custom'
-    assert '--preprocessing crop_pct=1.0 --preprocessing img_size=64' in card.text
+    assert '--crop-pct 1.0 --img-size 64' in card.text
     assert f'{e.metrics["top1"]:.2f}' in card.text
 
 

@@ -148,7 +148,7 @@ def test_different_data_under_two_torchruns_are_named(tmp_path):
         *(sys.executable, '-m', 'torch.distributed.run', '--nnodes=2', '--nproc-per-node=1'),
         *('--rdzv-backend=c10d', f'--rdzv-endpoint=localhost:{port}', '-m', 'reproduce'),
         *('evaluate', 'imagenet', 'maformer_micro', '--checkpoint', 'micro.safetensors'),
-        *('--limit', '4', '--preprocessing', 'img_size=32', '--workers', '0'),
+        *('--limit', '4', '--img-size', '32', '--workers', '0'),
         *('--device', 'cpu', '--output'),
     )
     piped = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}

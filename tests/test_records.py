@@ -195,6 +195,6 @@ def test_the_command_of_an_evaluation_says_all_of_it():
     read = command.make_context('imagenet', words[3:]).params
     assert (read['model'], read['checkpoint']) == ('maformer_micro', 'a b.pth')
     assert str(read['data']) == 'DATA'
-    replaced = command_line.Preprocessing(**parse(read['preprocessing']))
-    assert json.loads(replaced.model_dump_json(exclude_none=True)) == preprocessing
+    assert (read['img_size'], read['mean'], read['std']) == (64, (0.5, 0.4, 0.3), None)
+    assert read['use_train_size'] is True
     assert parse(read['model_kwargs']) == arguments

@@ -41,15 +41,15 @@ Deterministic = Annotated[
         help='Compute with deterministic algorithms alone: slower, and recorded.',
     ),
 ]
-
+# The metavar of options that take KEY=VALUE entries.
+KEY_VALUES = 'KEY=VALUE ...'
 
 ConfigOptions = Annotated[
     list[str] | None,
     typer.Option(
         '--cfg-options',
-        metavar='KEY=VALUE',
-        help="A value in place of the config's, such as model.test_cfg.rcnn.score_thr=0.01. Repeat "
-        'for more.',
+        metavar=KEY_VALUES,
+        help="Values in place of the config's, such as model.test_cfg.rcnn.score_thr=0.01.",
     ),
 ]
 

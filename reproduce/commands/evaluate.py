@@ -1,16 +1,16 @@
 """Measure the accuracy of a model, and keep it as a record."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import BaseModel
 from typer import Argument, Option
 
 from reproduce.base import files
 from reproduce.base.folders import EVALUATIONS
-from reproduce.base.job_options import ConfigOptions, with_fields_of
+from reproduce.base.job_options import KEY_VALUES, ConfigOptions, with_fields_of
 from reproduce.base.processes import start_again
 from reproduce.base.wording import extent
 from reproduce.commands import options
@@ -22,41 +22,44 @@ app = typer.Typer(**options.SETTINGS, help=__doc__, no_args_is_help=True)
 Output = Annotated[Path, Option(help='Folder for the record and the predictions.')]
 
 
-class Preprocessing(BaseModel, extra='forbid'):
-    """What replaces a classifier's own preprocessing; the interpolations are timm's fixed ones."""
+@dataclass
+class Preprocessing:
+    """What replaces a classifier's own preprocessing, by timm's names of its options."""
 
-    img_size: int | None = None
-    crop_pct: float | None = None
-    crop_mode: Literal['center', 'squash', 'border'] | None = None
-    interpolation: Literal['nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos'] | None = (
-        None
-    )
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    use_train_size: Literal[True] | None = None
+    img_size: Annotated[int | None, Option(help='Pixels a side.')] = None
+    crop_pct: Annotated[
+        float | None, Option(help="The centre crop's side over the image's short side.")
+    ] = None
+    crop_mode: Annotated[
+        Literal['center', 'squash', 'border'] | None,
+        Option(help='center cuts a square; squash and border resize the whole image.'),
+    ] = None
+    # Of timm's, those that do not draw one of the others for each image.
+    interpolation: Annotated[
+        Literal['nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos'] | None,
+        Option(help='Of the resizing.'),
+    ] = None
+    mean: Annotated[
+        tuple[float, float, float] | None, Option(help='Of red, green and blue, from 0 to 1.')
+    ] = None
+    std: Annotated[tuple[float, float, float] | None, Option(help='Their deviations.')] = None
+    use_train_size: Annotated[
+        bool, Option('--use-train-size', help="Take timm's size and crop of the training.")
+    ] = False
 
 
 def _classifier(task: Task) -> Callable[..., None]:
     @with_fields_of(Job, without=['multi_scale'])
+    @with_fields_of(Preprocessing)
     def evaluate(
         model: Annotated[
             str, Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
         ],
-        preprocessing: Annotated[
-            list[str] | None,
-            Option(
-                metavar='KEY=VALUE',
-                help="In place of the model's own: img_size=288, crop_pct=1.0 (the crop's side "
-                "over the image's short side), crop_mode=center (cuts a square), squash or border "
-                '(resize the whole image), interpolation=bicubic, mean=0.5,0.5,0.5, std=..., '
-                "use_train_size=True (timm's size and crop of the training). Repeat for more.",
-            ),
-        ] = None,
         model_kwargs: Annotated[
             list[str] | None,
             Option(
-                metavar='KEY=VALUE',
-                help='A constructor argument, such as token_labeling=True. Repeat for more.',
+                metavar=KEY_VALUES,
+                help='Constructor arguments, such as token_labeling=True.',
             ),
         ] = None,
         processes: options.Processes = 1,
@@ -68,10 +71,13 @@ def _classifier(task: Task) -> Callable[..., None]:
         # Imported here, so that `--help` does not wait for torch.
         from reproduce.openmmlab.cfg_options import parse
 
-        with files.naming_file('--preprocessing'):
-            values = parse(preprocessing or [], '--preprocessing')
-            replaced = Preprocessing.model_validate(values)
-        given['preprocessing'] = replaced.model_dump(exclude_none=True)
+        replaced = {field.name: given.pop(field.name) for field in fields(Preprocessing)}
+        # None and False are the defaults; 0 is not, and refused.
+        given['preprocessing'] = {
+            name: value
+            for name, value in replaced.items()
+            if value is not None and value is not False
+        }
         arguments = parse(model_kwargs or [], '--model-kwargs')
         _run(Job(task.name, model, arguments=arguments, **given), output, format)
 
@@ -113,7 +119,7 @@ def _of_config(task: Task) -> Callable[..., None]:
 
 for _task in TASKS.values():
     _make = _classifier if _task.kind.name == 'classification' else _of_config
-    app.command(_task.name)(_make(_task))
+    app.command(_task.name, cls=options.KeyValueCommand)(_make(_task))
 
 
 def _run(job: Job, output: Path, format: str) -> None:

@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import click
 from tabulate import tabulate
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from reproduce.base import terminal
+from reproduce.base.job_options import KEY_VALUES
 from reproduce.base.terminal import Part
 
 # The settings that every command and group of commands has.
@@ -18,6 +21,24 @@ SETTINGS: dict[str, Any] = {
     'rich_markup_mode': None,
     'context_settings': {'help_option_names': ['-h', '--help']},
 }
+
+
+class KeyValueCommand(TyperCommand):
+    """A command whose options of KEY_VALUES take several entries after one flag, as mmdet's do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the flag before every entry, which is how click takes several."""
+        flags = {flag for p in self.params if p.metavar == KEY_VALUES for flag in p.opts}
+        repeated: list[str] = []
+        flag = None
+        for arg in args:
+            if arg.startswith('-'):
+                flag = arg if arg in flags else None
+            elif flag and '=' in arg and repeated[-1] != flag:
+                repeated.append(flag)
+            repeated.append(arg)
+        return super().parse_args(ctx, repeated)
+
 
 Tables = Annotated[
     list[int] | None, Argument(help='Tables of the paper, 1-7; all if none is named.')

@@ -64,7 +64,7 @@ def train_imagenet(
     train(TrainingJob(recipe_for(model, token_labeling, recipe).changed(**values), **given))
 
 
-@app.command('config')
+@app.command('config', cls=options.KeyValueCommand)
 @with_fields_of(ConfigJob)
 def train_config(
     config: Annotated[

@@ -25,23 +25,20 @@ def evaluate_command(
     """Return the arguments of `python -m` that evaluate a model.
 
     Args:
-        task, model, checkpoint, data, arguments, preprocessing: as in a `Job`.
-        options: options of the command by their names in a record; True for one that is a flag.
-            Those that are None or False are left out.
+        task, model, checkpoint, data, arguments: as in a `Job`.
+        preprocessing, options: options of the command by their names in a record; True for one that
+            is a flag. Those that are None or False are left out.
     """
     is_timm = not TASKS[task].scope
     command = ['reproduce', 'evaluate', task, *([model] if is_timm else ['--config', model])]
-    entries = {
-        '--preprocessing': preprocessing,
-        '--model-kwargs' if is_timm else '--cfg-options': arguments,
-    }
-    for option, values in entries.items():
-        for name, value in (values or {}).items():
-            command += [option, f'{name}={value}'.replace(' ', '')]
-    for name, value in {'checkpoint': checkpoint, 'data': data, **options}.items():
+    options = {'checkpoint': checkpoint, 'data': data, **options, **(preprocessing or {})}
+    for name, value in options.items():
         if value is not None and value is not False:
-            flag = f'--{name.replace("_", "-")}'
-            command += [flag] if value is True else [flag, str(value)]
+            values = [] if value is True else value if isinstance(value, list | tuple) else [value]
+            command += [f'--{name.replace("_", "-")}', *map(str, values)]
+    if arguments:
+        entries = (f'{name}={value}'.replace(' ', '') for name, value in arguments.items())
+        command += ['--model-kwargs' if is_timm else '--cfg-options', *entries]
     return command
 
 

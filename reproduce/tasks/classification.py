@@ -170,7 +170,7 @@ class _Network(nn.Module):
             reason = first_line(error)
             raise UserError(
                 f'the model does not take images of {height} x {width} pixels ({reason}): give '
-                'another --preprocessing img_size, or build it for this one with --model-kwargs '
+                'another --img-size, or build it for this one with --model-kwargs '
                 f'img_size={height}.'
             ) from error
 
