@@ -1,7 +1,8 @@
 """Reading images of a data set, from folders and from archives."""
 
 import struct
-from typing import BinaryIO
+from io import BytesIO
+from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image
 
@@ -18,17 +19,21 @@ DECODING_ERRORS = (
 _TURNED = (5, 6, 7, 8)
 
 
-def open_image(path: AnyPath) -> Image.Image:
+def open_image(path: AnyPath, digest: Any = None) -> Image.Image:
     """Return the whole image at `path`, decoded, in RGB, as its pixels are stored.
 
     The EXIF orientation is ignored. The format is recognised by the content and not by the name:
-    ImageNet has a PNG and CMYK JPEGs under `.JPEG`.
+    ImageNet has a PNG and CMYK JPEGs under `.JPEG`. The bytes of the file are added to `digest`, a
+    hash of `hashlib`.
 
     Raises:
         UserError: if the file is missing, truncated or not an image.
     """
     try:
-        with path.open('rb') as file, Image.open(file) as image:
+        content = path.read_bytes()
+        if digest is not None:
+            digest.update(content)
+        with Image.open(BytesIO(content)) as image:
             return image.convert('RGB')
     except DECODING_ERRORS as error:
         raise unreadable('image', path, error) from error

@@ -1,5 +1,6 @@
 """A split of a data set, and the part of it that is asked for."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,22 @@ class Split:
         if len(set(names)) < len(names):
             return tuple(f'{path.parent.name}/{path.name}' for path, _ in self.samples)
         return names
+
+    def hashes(self, images: Sequence[str] = ()) -> dict[str, str]:
+        """Return the SHA-256 of every file that decides the numbers, by name.
+
+        Those of the `images` come first, and may be known.
+        """
+        names, known = self.names, dict(zip(self.names, images, strict=False))
+        paths = dict(zip(names, (path for path, _ in self.samples), strict=True))
+        for name, (_, label_map) in zip(names, self.samples, strict=True):
+            if isinstance(label_map, AnyPath):
+                paths[f'label map of {name}'] = label_map
+        paths |= {path.name: path for path in self.sources[1:]}  # a file of annotations
+        return {
+            name: known.get(name) or hashlib.sha256(path.read_bytes()).hexdigest()
+            for name, path in paths.items()
+        }
 
 
 def check_folder(root: Path, name: str, layout: str) -> None:

@@ -105,6 +105,7 @@ def test_any_number_of_processes_predicts_the_same(data, weights, alone, process
     assert together.evaluation.metrics == alone.evaluation.metrics
     assert together.evaluation.intervals == alone.evaluation.intervals
     assert together.evaluation.key == alone.evaluation.key
+    assert together.evaluation.data == alone.evaluation.data
     assert together.evaluation.provenance.processes == processes
 
 

@@ -1,16 +1,19 @@
 """The hash over a whole measurement, and the command that finds what differs."""
 
 import json
+import shutil
 
 import pytest
 from conftest import record, restored
 
+from reproduce.base.files import sha256_of
 from reproduce.base.versions import CHECKOUT, sources_sha256
 from reproduce.evaluate import records
-from reproduce.evaluate.attestation import attest, verify
+from reproduce.evaluate.attestation import attest, content_sha256, verify
 from reproduce.statistics import ImageHits
 from reproduce.statistics.kept import read
 
+ATTESTED_FILES = ('predictions', 'statistics')
 DEIT = 'deit_small_patch16_224'
 
 
@@ -38,12 +41,22 @@ def change(path, place, value):
     path.write_text(json.dumps(content))
 
 
+def attest_again(path):
+    """Replace the attestation of a record by one of what the record and its files now are."""
+    content = json.loads(path.read_text())
+    content.pop('attestation')
+    parts = {n: content_sha256(v) for n, v in content.items() if n not in ATTESTED_FILES}
+    parts |= {name: sha256_of(path.parent / content[name]) for name in ATTESTED_FILES}
+    content['attestation'] = {'sha256': content_sha256(parts), 'parts': parts}
+    path.write_text(json.dumps(content))
+
+
 def test_a_record_that_nobody_changed_holds(run, kept, embedded, sound):
     code, found = checks(run, kept, '--data', embedded, '--checkpoint', sound)
     assert code == 0
     assert {state for state, _ in found.values()} == {'holds'}
     parts = {'attestation', 'record', 'predictions', 'statistics', 'metrics'}
-    assert found.keys() == parts | {'weights', 'data', 'code'}
+    assert found.keys() == parts | {'weights', 'data', 'bytes', 'code'}
 
 
 CHANGES = {
@@ -93,6 +106,32 @@ def test_other_data_and_weights_are_named_and_are_not_an_error(run, kept, embedd
     assert code == 0
     states = [found[part][0] for part in ('weights', 'data', 'metrics')]
     assert states == ['other here', 'other here', 'holds']
+
+
+def flipped(path):
+    """Change a bit in the middle of a file, and nothing of its length."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_an_image_of_which_a_byte_was_changed_is_named(run, kept, embedded, tmp_path):
+    data = shutil.copytree(embedded, tmp_path / 'data')
+    image = sorted(data.glob('val/*/*'))[7]
+    flipped(image)
+    code, found = checks(run, kept, '--data', data)
+    assert (code, found['data'][0]) == (0, 'holds')
+    assert found['bytes'] == ('other here', f'1 of 30 files, first {image.name}')
+
+
+def test_a_record_that_does_not_bind_the_bytes_says_so(run, kept, embedded):
+    content = json.loads(kept.read_text())
+    del content['data']['sha256']
+    kept.write_text(json.dumps(content))
+    attest_again(kept)
+    code, found = checks(run, kept, '--data', embedded)
+    assert (code, found['record'][0], found['data'][0]) == (0, 'holds', 'holds')
+    assert found['bytes'][0] == 'unchecked' and 'does not bind' in found['bytes'][1]
 
 
 def test_a_record_without_an_attestation_loads(run, tmp_path):

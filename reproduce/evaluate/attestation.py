@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets.subset import Split
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
 from reproduce.base.versions import sources_sha256
@@ -43,7 +44,7 @@ def attest(evaluation: Evaluation, predictions: bytes, statistics: bytes) -> Att
     of_all = _parts(evaluation.model_dump(mode='json'))
     for name, content in zip(_FILES, (predictions, statistics), strict=True):
         of_all[name] = hashlib.sha256(content).hexdigest()
-    return Attestation(sha256=_hashed(of_all), parts=of_all)
+    return Attestation(sha256=content_sha256(of_all), parts=of_all)
 
 
 def verify(
@@ -72,28 +73,41 @@ def verify(
     record = CheckedPart('record', State.HOLDS)
     if changed:
         record = CheckedPart('record', State.DIFFERS, f'changed since: {", ".join(changed)}')
-    checks = [_compared('attestation', attested.sha256, _hashed(attested.parts)), record]
+    checks = [_compared('attestation', attested.sha256, content_sha256(attested.parts)), record]
     for name in _FILES:
         file = path.parent / getattr(evaluation, name)
         checks.append(_compared(name, attested.parts.get(name), _sha256(file)))
+    hashes = {}
     if not changed and checks[-1].state is State.HOLDS:
-        counted = kept.read(file).statistics.metrics()
-        wrong = [
-            f'{name} {value}, counted {counted.get(name)}'
-            for name, value in evaluation.metrics.items()
-            if abs(counted.get(name, float('inf')) - value) > _PRECISION
-        ]
+        images = kept.read(file)
+        hashes = images.hashes
+        wrong = differing_metrics(evaluation, images.statistics.metrics())
         state = State.DIFFERS if wrong else State.HOLDS
-        again = '; '.join(wrong) or 'computed again from the counts of each image'
+        again = wrong or 'computed again from the counts of each image'
         checks.append(CheckedPart('metrics', state, again))
-    images = data and TASKS[evaluation.task].load_part(data, evaluation.data.images).fingerprint
+    split = data and TASKS[evaluation.task].load_part(data, evaluation.data.images)
     sources = evaluation.provenance.sources
     return [
         *checks,
         _compared('weights', evaluation.checkpoint.sha256, _sha256(checkpoint), State.OTHER),
-        _compared('data', evaluation.data.fingerprint, images, State.OTHER),
+        _compared('data', evaluation.data.fingerprint, split and split.fingerprint, State.OTHER),
+        _check_bytes(evaluation.data.sha256, hashes, split),
         _compared('code', sources, sources and sources_sha256(), State.OTHER),
     ]
+
+
+def differing_metrics(evaluation: Evaluation, counted: Mapping[str, float]) -> str:
+    """Return which metrics of a record are not those that were `counted`, '' if all are."""
+    return '; '.join(
+        f'{name} {value}, counted {counted.get(name)}'
+        for name, value in evaluation.metrics.items()
+        if abs(counted.get(name, float('inf')) - value) > _PRECISION
+    )
+
+
+def content_sha256(content: Any) -> str:
+    """Return the SHA-256 of a value as JSON, with the keys in order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def check_attested(path: Path, required: bool = False) -> None:
@@ -112,10 +126,23 @@ def check_attested(path: Path, required: bool = False) -> None:
         raise UserError(f'{path} does not match its attestation: {"; ".join(differs)}.')
 
 
+def _check_bytes(recorded: str, kept: Mapping[str, str], data: Split | None) -> CheckedPart:
+    if not recorded:
+        reason = "an earlier version wrote the record, which does not bind the images' bytes"
+        return CheckedPart('bytes', State.UNCHECKED, reason)
+    found = data.hashes() if data else {}
+    checked = _compared('bytes', recorded, found and content_sha256(found), State.OTHER)
+    differ = [name for name in found if kept and found[name] != kept.get(name)]
+    if differ:
+        reason = f'{len(differ):,} of {len(found):,} files, first {differ[0]}'
+        checked = checked._replace(reason=reason)
+    return checked
+
+
 def _parts(content: Mapping[str, Any]) -> dict[str, str]:
     """Return the hash of each field of a record that does not name a file of it, by name."""
     left_out = ('attestation', *_FILES)
-    return {name: _hashed(value) for name, value in content.items() if name not in left_out}
+    return {name: content_sha256(value) for name, value in content.items() if name not in left_out}
 
 
 def _compared(
@@ -130,7 +157,3 @@ def _compared(
 
 def _sha256(path: Path | None) -> str | None:
     return sha256_of(path) if path is not None and path.is_file() else None
-
-
-def _hashed(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -7,8 +7,9 @@ them.
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from reproduce.base.processes import Group, join
 from reproduce.base.quiet import quiet_libraries
 from reproduce.base.versions import code_facts
 from reproduce.evaluate import records
-from reproduce.evaluate.attestation import attest
+from reproduce.evaluate.attestation import attest, content_sha256
 from reproduce.statistics import kept
 from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job, Prepared, inference
@@ -82,7 +83,8 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     sha256 = sha256_of(prepared.checkpoint)
     group.check_same(lambda: _facts(job, prepared, sha256, group))
     start = time.perf_counter()
-    if not _collect(prepared, group, job):
+    hashes = _collect(prepared, group, job)
+    if hashes is None:
         return None
     scores = prepared.scorer.compute()
     seconds = time.perf_counter() - start
@@ -102,6 +104,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             fingerprint=data.fingerprint,
             complete=data.complete,
             problems=data.problems,
+            sha256=content_sha256(hashes),
         ),
         precision=job.amp or 'fp32',
         metrics=scores.metrics,
@@ -120,7 +123,7 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
         ),
     )
     predictions = prepared.scorer.to_bytes()
-    statistics = kept.KeptImages(scores.statistics, data.names, data.classes).to_bytes()
+    statistics = kept.KeptImages(scores.statistics, data.names, data.classes, hashes).to_bytes()
     attestation = attest(evaluation, predictions, statistics)
     evaluation = evaluation.model_copy(update={'attestation': attestation})
     return Outcome(evaluation, predictions, statistics)
@@ -152,27 +155,29 @@ def data_facts(data: Split) -> dict[str, Any]:
     }
 
 
-def _collect(prepared: Prepared, group: Group, job: Job) -> bool:
+def _collect(prepared: Prepared, group: Group, job: Job) -> dict[str, str] | None:
     """Predict every image once, and give the predictions to the scorer.
 
     Returns:
-        whether this is the first process, in which the scorer has the predictions of all.
+        the hashes of the files in the first process, whose scorer has the predictions of all; None
+        in the others.
     """
-    scorer = prepared.scorer
+    scorer, read = prepared.scorer, []
     with inference(group.device, job.amp):
-        for indices, batch in _batches(prepared, group, job):
+        for indices, (batch, hashes) in _batches(prepared, group, job):
             scorer.update(indices, prepared.predict(indices, batch))
-    everything = group.gather(scorer.collected)
+            read += zip(indices, hashes, strict=True)
+    everything, read = group.gather(scorer.collected), group.gather(read)
     if everything is None:
-        return False
+        return None
     scorer.collected = everything
     if sorted(i for i, _ in everything) != list(range(len(prepared.images))):
         raise RuntimeError('an image was not predicted exactly once')
-    return True
+    return prepared.data.hashes([sha256 for _, sha256 in sorted(read)])
 
 
 def _batches(prepared: Prepared, group: Group, job: Job) -> Iterator[tuple[list[int], Any]]:
-    """Yield the batches of this process, with the indices of their images; show the progress.
+    """Yield the indices of the images of each batch of this process, and the batch with the hashes.
 
     Batches are cut before they are dealt to the processes, so an image is in the same batch, and
     gets the same prediction, on any number of them.
@@ -183,7 +188,7 @@ def _batches(prepared: Prepared, group: Group, job: Job) -> Iterator[tuple[list[
     workers = default_workers() if job.workers is None else job.workers
     loader = Loader(
         prepared.images,
-        collate_fn=prepared.collate,
+        collate_fn=partial(_with_hashes, prepared.collate),
         batch_sampler=mine,
         num_workers=min(workers, len(mine)),
         pin_memory=group.device.type == 'cuda',
@@ -193,3 +198,9 @@ def _batches(prepared: Prepared, group: Group, job: Job) -> Iterator[tuple[list[
             yield indices, batch
             # This process is the first, and its i-th batch the first of a round of all.
             bar.update(min(group.size * job.batch_size, n - i * group.size * job.batch_size))
+
+
+def _with_hashes(collate: Callable[[list], Any], items: list[tuple[Any, str]]) -> tuple[Any, tuple]:
+    """Return a batch of what the model reads, and the hashes of the images' files."""
+    images, hashes = zip(*items, strict=True)
+    return collate(list(images)), hashes

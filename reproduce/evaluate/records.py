@@ -53,6 +53,7 @@ class Data(_Part):
     fingerprint: str
     complete: bool
     problems: tuple[str, ...] = ()
+    sha256: str = ''  # over the SHA-256 of every file that was read; see `Split.hashes`
 
 
 class Provenance(_Part):

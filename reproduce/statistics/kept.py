@@ -1,7 +1,8 @@
 """The file next to a record that keeps the counts of each image."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ class KeptImages:
     statistics: PerImage
     images: tuple[str, ...]
     classes: tuple[str, ...]
+    hashes: Mapping[str, str] = field(default_factory=dict)  # see `Split.hashes`
 
     def to_bytes(self) -> bytes:
         """Return the content of an .npz file: the same statistics give the same bytes."""
@@ -31,6 +33,8 @@ class KeptImages:
             kind=np.array(self.statistics.KIND),
             images=np.array(self.images, str),
             classes=np.array(self.classes, str),
+            files=np.array([*self.hashes], str),
+            sha256=np.array([*self.hashes.values()], 'S64'),
             **self.statistics.to_arrays(),
         )
         return content.getvalue()
@@ -47,6 +51,10 @@ def read(path: Path) -> KeptImages:
             arrays = {name: file[name] for name in file.files}
         statistics = _KINDS[str(arrays['kind'])].from_arrays(arrays)
         images, classes = (tuple(arrays[name].tolist()) for name in ('images', 'classes'))
+        hashes = {}
+        if 'sha256' in arrays:  # not in files of earlier versions
+            digests = arrays['sha256'].astype(str).tolist()
+            hashes = dict(zip(arrays['files'].tolist(), digests, strict=True))
         if statistics.images != len(images):
             raise ValueError(f'{len(images):,} names for {statistics.images:,} images')
     except Exception as error:  # whatever NumPy and the checks raise for another file
@@ -54,4 +62,4 @@ def read(path: Path) -> KeptImages:
             f'the counts of each image in {path} cannot be read ({error}): expected the '
             f'*{SUFFIX} that an evaluation wrote; evaluate or score again.'
         ) from error
-    return KeptImages(statistics, images, classes)
+    return KeptImages(statistics, images, classes, hashes)

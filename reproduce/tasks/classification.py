@@ -1,5 +1,6 @@
 """Top-1 and Top-5 of a classifier: a system of Tables 1-4, or any timm model."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -176,7 +177,7 @@ class _Network(nn.Module):
 
 
 class _Images(Dataset):
-    """The images, resized and cropped, as uint8 (3, H, W)."""
+    """The images, resized and cropped, as uint8 (3, H, W), each with the SHA-256 of its file."""
 
     def __init__(self, samples: Sequence[tuple[AnyPath, int]], config: Mapping[str, Any]) -> None:
         self.samples = samples
@@ -186,5 +187,7 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(open_image(self.samples[index][0]))
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+        digest = hashlib.sha256()
+        image = open_image(self.samples[index][0], digest)
+        return self.transform(image), digest.hexdigest()

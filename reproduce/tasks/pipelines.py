@@ -1,9 +1,11 @@
 """The images of a data set through the test pipeline of an OpenMMLab config."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
@@ -25,7 +27,7 @@ def test_steps(config: Config) -> list[dict[str, Any]]:
 
 
 class PipelineImages(Dataset):
-    """What the steps of a test pipeline make of each image, given its info with `img_path`."""
+    """What a test pipeline makes of each image, given its info with `img_path`, and its SHA-256."""
 
     def __init__(
         self, infos: Sequence[Mapping[str, Any]], config: Config, steps: list[dict[str, Any]]
@@ -37,14 +39,16 @@ class PipelineImages(Dataset):
     def __len__(self) -> int:
         return len(self.infos)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> tuple[Any, str]:
+        path = self.infos[index]['img_path']
         try:
-            return self.transform(dict(self.infos[index]))
+            image = self.transform(dict(self.infos[index]))
         except (cv2.error, ValueError) as error:  # no pixels, or too few to be mirrored
             raise UserError(
-                f'the image {self.infos[index]["img_path"]} does not fit the test pipeline '
+                f'the image {path} does not fit the test pipeline '
                 f'({str(error).splitlines()[0]}): leave it out.'
             ) from error
+        return image, hashlib.sha256(fileio.get(path)).hexdigest()
 
 
 def describe(
