@@ -154,6 +154,8 @@ def config_peak(name: str, images: int, amp: str, grad_checkpointing: bool = Fal
     if task_of(config) == 'coco':
         drawn = 1
         batch = demo_mm_inputs(1, [_IMAGE], [_OBJECTS], num_classes=80, with_mask=True)
+        masks = batch['data_samples'][0].gt_instances.masks
+        masks.masks = masks.masks.astype('uint8')  # as a data loader gives them, and not in float64
     else:
         drawn = 2  # UPerNet normalizes one cell of each image, and BatchNorm needs two values
         size = config.model.data_preprocessor.size
