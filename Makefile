@@ -6,6 +6,7 @@
 #   make plan DATA=/data CHECKPOINTS=/weights
 # One table of `reproduce` or `plan`: TABLE=4. Fetch the public weights of its systems first:
 #   make checkpoints TABLE=4 CHECKPOINTS=/weights
+# Another paper than MAFormer: PAPER=swin, or the path of its folder.
 
 PYTHON ?= python3
 CONSTRAINTS ?=
@@ -13,6 +14,7 @@ ARGS ?=
 DATA ?=
 CHECKPOINTS ?=
 TABLE ?=
+PAPER ?=
 GPUS ?=
 STUDY ?= micro
 VENV := .venv
@@ -20,6 +22,11 @@ BIN := $(VENV)/bin
 # A path may have spaces, which make takes for the end of a name.
 SPACE := $(subst ,, )
 READY := $(VENV)/.ready$(if $(CONSTRAINTS),-$(notdir $(subst $(SPACE),_,$(CONSTRAINTS))))
+RESULTS := results
+ifneq ($(filter-out maformer,$(PAPER)),)
+RESULTS := results/$(notdir $(PAPER))
+export REPRODUCE_PAPER := $(if $(findstring /,$(PAPER)),$(abspath $(PAPER)),$(PAPER))
+endif
 PROCESSES = $(if $(GPUS),--processes $(GPUS))
 INPUTS = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)")
 EVALUATE = $(INPUTS) $(PROCESSES)
@@ -63,7 +70,7 @@ reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
 	$(BIN)/python -m reproduce table $* $(EVALUATE) $(ARGS)
 
 tables: $(READY)  ## The paper's tables in Markdown and LaTeX, in results/tables
-	$(BIN)/python -m reproduce tables --output results/tables $(ARGS)
+	$(BIN)/python -m reproduce tables --output "$(RESULTS)/tables" $(ARGS)
 
 figures: $(READY)  ## Accuracy over cost: PDF and PNG, in results/figures
 	$(BIN)/python -m reproduce figures $(ARGS)

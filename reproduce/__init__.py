@@ -1,1 +1,1 @@
-"""The harness: systems, complexity, verdicts and results of MAFormer's Tables 1-7."""
+"""The harness: systems, complexity, verdicts and results of a paper's tables."""

@@ -13,10 +13,12 @@ import tomllib
 import traceback
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
 import click
 import typer
 from pydantic import ValidationError
+from typer import Option
 from typer.core import TyperGroup
 
 from reproduce.base.errors import UserError
@@ -81,9 +83,26 @@ def _summary(command: str) -> str:
 app = typer.Typer(**SETTINGS, cls=_Commands, no_args_is_help=True)
 
 
+def _choose(name: str | None) -> None:
+    """Name the paper in the environment, before `reproduce.base.folders` reads it there."""
+    if name is not None:
+        os.environ['REPRODUCE_PAPER'] = str(Path(name).resolve()) if os.sep in name else name
+
+
 @app.callback()
-def main() -> None:
-    """Does the number in the paper's table hold? Reproduces Tables 1-7 of MAFormer."""
+def main(
+    paper: Annotated[
+        str | None,
+        Option(
+            help='The paper: a folder of reproduce/paper, or the path of another.  '
+            '[default: maformer]',
+            show_default=False,
+            is_eager=True,
+            callback=_choose,
+        ),
+    ] = None,
+) -> None:
+    """Does the number in the paper's table hold? Reproduces the tables of a paper."""
 
 
 def run() -> None:

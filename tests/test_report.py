@@ -15,6 +15,7 @@ from conftest import record
 from reproduce.audit.findings import audit
 from reproduce.evaluate import records
 from reproduce.judge import cells
+from reproduce.paper import PAPER
 from reproduce.paper import TABLES as PRINTED
 from reproduce.report import layout, page, plots
 
@@ -30,7 +31,7 @@ def read(path):
 
 
 def printed(table):
-    return read(ROOT / f'reproduce/paper/table{table}.csv')
+    return read(ROOT / f'reproduce/paper/maformer/table{table}.csv')
 
 
 ROWS = {table: read(RESULTS / f'table{table}.csv') for table in range(1, 8)}
@@ -369,8 +370,8 @@ def test_every_cell_is_there_once_with_its_values(elements):
 
 def test_the_page_loads_nothing_and_its_ids_are_its_own(html, elements):
     links = {a[n] for _, a in elements.elements for n in ('src', 'href', 'action') if a.get(n)}
-    assert all(link.startswith(('#', 'data:')) for link in links - {page.PAPER})
-    loaded = re.sub(r'<script type.*?</script>', '', html.replace(page.PAPER, ''))
+    assert all(link.startswith(('#', 'data:')) for link in links - {PAPER.address})
+    loaded = re.sub(r'<script type.*?</script>', '', html.replace(PAPER.address, ''))
     assert not re.search(r'https?://|url\((?!#)|@import|\bfetch\(|XMLHttpRequest', loaded)
     ids = Counter(a['id'] for _, a in elements.elements if 'id' in a)
     assert max(ids.values()) == 1

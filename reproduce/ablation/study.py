@@ -2,7 +2,7 @@
 
 A study is a TOML file; `studies/` has those that come with the project. The designs that studies
 compare are in `variants.toml`. The paper's claims about them are in
-`reproduce/paper/design_claims.csv`, further ones in `variants.toml`.
+`reproduce/paper/maformer/design_claims.csv`, further ones in `variants.toml`.
 """
 
 from pathlib import Path

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reproduce import paper
 from reproduce.audit.rows import Tables, best_rivals, find_row, number
-from reproduce.base.files import NumberText, read_csv
+from reproduce.base.files import NumberText
 from reproduce.paper import Printed, Row
 
 _COMPARISONS: dict[str, Callable[[Decimal, Decimal], bool]] = {
@@ -75,7 +75,7 @@ class JudgedClaim:
 
 def judge_claims(tables: Tables) -> list[JudgedClaim]:
     """Return the claims of `claims.csv`, in the order of the text, recomputed from `tables`."""
-    return [_judge(claim, tables) for _, claim in read_csv(paper.FOLDER / 'claims.csv', Claim)]
+    return [_judge(claim, tables) for claim in paper.lines_of('claims.csv', Claim)]
 
 
 def _judge(claim: Claim, tables: Tables) -> JudgedClaim:

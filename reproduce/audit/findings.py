@@ -1,7 +1,8 @@
 """The findings about the paper.
 
-`findings.toml` has their text and the printed numbers in it. What else they need is computed by a
-function of the finding's name, which returns numbers by name, and sentences as 'evidence'.
+`findings.toml`, in the paper's folder or here, has their text and the printed numbers in it. What
+else they need is computed by a function of the finding's name, which returns numbers by name, and
+sentences as 'evidence'.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reproduce import paper
-from reproduce.audit import readings
+from reproduce.audit import readings, table_lint
 from reproduce.audit.claims import ClaimVerdict, JudgedClaim, judge_claims
 from reproduce.audit.closed_form import BUILT, OPTIONS, WINDOWS, count
 from reproduce.audit.rows import Tables, best_rivals, number, printed_value
@@ -55,7 +56,8 @@ class Finding(BaseModel):
 class AuditData:
     """What the findings are computed from: what is printed, what is measured, and the readings.
 
-    `sourced` has the cells of the baselines, compared with other publications.
+    `sourced` has the cells of the baselines, compared with other publications; `search` is None for
+    a paper whose findings take no readings.
     """
 
     tables: Tables
@@ -63,7 +65,7 @@ class AuditData:
     sourced: Sequence[SourcedCell]
     misprints: Sequence[Misprint]
     cells: Sequence[Cell]
-    search: readings.Search
+    search: readings.Search | None
 
     def measured(self, table: int, model: str, column: str, variant: str = '') -> Cell:
         """Return the measured cell of a row, and of the variant with other depths."""
@@ -75,32 +77,30 @@ def audit(results: Path) -> tuple[AuditData, list[Finding]]:
     """Return what was audited with these measured tables, and the findings in their order."""
     tables = {table: paper.load_table(table) for table in TABLES}
     cells, sources = load_results(results), load_sources()
+    own, shared = paper.FOLDER / 'findings.toml', Path(__file__).with_name('findings.toml')
+    texts = read_toml(own if own.is_file() else shared, dict[str, Finding])
+    takes_readings = any(FINDINGS.get(name) in _OF_READINGS for name in texts)
     data = AuditData(
         tables,
         judge_claims(tables),
         compare_sources(tables, sources),
         load_misprints(),
         cells,
-        readings.search(tables, cells),
+        readings.search(tables, cells) if takes_readings else None,
     )
-    texts = read_toml(Path(__file__).with_name('findings.toml'), dict[str, Finding])
     publications = {'': tables} | {name: source.tables for name, source in sources.items()}
-    return data, [_filled(name, texts[name], data, publications) for name in texts]
+    found = [_filled(name, texts[name], data, publications) for name in texts]
+    return data, [finding for finding in found if finding.evidence or own.is_file()]
 
 
 def _filled(
     name: str, finding: Finding, data: AuditData, publications: Mapping[str, Tables]
 ) -> Finding:
     """Return a finding with its numbers in the place of their names."""
-    search = data.search
-    values = {
-        'best': len(search.best),
-        'readings': len(search.readings),
-        'most': search.most,
-        'targets': len(search.targets),
-        'evidence': (),
-        **(FINDINGS[name](data) if name in FINDINGS else {}),
-    }
+    values = {'evidence': (), **(FINDINGS[name](data) if name in FINDINGS else {})}
+    if (search := data.search) is not None:
+        values |= {'best': len(search.best), 'most': search.most}
+        values |= {'readings': len(search.readings), 'targets': len(search.targets)}
     for number_name, texts in finding.values.items():
         values[number_name] = listed(printed_value(text, publications) for text in texts)
     values['n'] = len(values['evidence'])
@@ -187,6 +187,17 @@ def probable_misprints(data: AuditData) -> dict[str, Any]:
             f'Table {m.table}, {m.model}, {m.metric} {m.printed}'
             f'{m.likely and f", probably {m.likely}"}: {m.reason}'
             for m in data.misprints
+        ]
+    }
+
+
+def table_faults(data: AuditData) -> dict[str, Any]:
+    return {
+        'evidence': [
+            f'Table {table}: {sentence}'
+            for table in data.tables
+            for sheet in table_lint.read(paper.FOLDER / f'table{table}.csv')
+            for sentence in table_lint.lint(*sheet)
         ]
     }
 
@@ -302,10 +313,11 @@ def counted_otherwise(data: AuditData) -> dict[str, Any]:
     }
 
 
+_OF_READINGS = flop_conventions, depths_of_small, layer_of_gld, many_readings
 FINDINGS: dict[str, Callable[[AuditData], dict[str, Any]]] = {
     find.__name__: find
     for find in (
         *(wrong_statements, unsupported, small_leads, unlike_sources, probable_misprints),
-        *(flop_conventions, depths_of_small, layer_of_gld, many_readings, counted_otherwise),
+        *(table_faults, counted_otherwise, *_OF_READINGS),
     )
 }

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from reproduce.base.errors import UserError
-from reproduce.paper import TABLES, Row
+from reproduce.paper import PAPER, TABLES, Row
 
 Tables = Mapping[int, Sequence[Row]]
 
 _PRINTED = re.compile(r'(?:(\w+):)?T(\d)\[([^]]+)]\.(\w+)')
-# Table 3 prints DS-Net without its size; parameters and Top-1 are those of DS-Net-S in Table 4.
-_ALIASES = {'DS-Net': 'DS-Net-S'}
 
 
 def find_row(tables: Tables, table: int, name: str) -> Row:
@@ -74,4 +72,4 @@ def family(row: Row) -> str:
 
 def same_model(a: Row, b: Row) -> bool:
     """Return whether both rows are of the model of one name."""
-    return _ALIASES.get(a.model, a.model) == _ALIASES.get(b.model, b.model)
+    return PAPER.aliases.get(a.model, a.model) == PAPER.aliases.get(b.model, b.model)

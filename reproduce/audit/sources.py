@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reproduce import paper
 from reproduce.audit.rows import Tables, same_model
-from reproduce.base.files import read_csv, read_toml
+from reproduce.base.files import read_toml
 from reproduce.paper import Printed, Row
 
 FOLDER = paper.FOLDER / 'sources'
@@ -35,7 +35,7 @@ class Misprint(BaseModel):
 @cache
 def load_misprints() -> list[Misprint]:
     """Return the registered misprints."""
-    return [misprint for _, misprint in read_csv(paper.FOLDER / 'misprints.csv', Misprint)]
+    return paper.lines_of('misprints.csv', Misprint)
 
 
 class Source(BaseModel):
@@ -75,7 +75,8 @@ class SourcedCell(NamedTuple):
 
 def load_sources() -> dict[str, Source]:
     """Return the publications of `sources.toml`, by name, each with the tables in its folder."""
-    found = read_toml(FOLDER / 'sources.toml', dict[str, Source])
+    path = FOLDER / 'sources.toml'
+    found = read_toml(path, dict[str, Source]) if path.is_file() else {}
     for name, source in found.items():
         source.tables = {n: paper.load_table(n, FOLDER / name) for n in source.headings}
     return found
@@ -91,8 +92,8 @@ def compare_sources(tables: Tables, sources: Mapping[str, Source]) -> list[Sourc
         twins = [
             (source.paper, twin)
             for source in sources.values()
-            # Tables 2 and 3 repeat rows of Table 4, where the sources have them.
-            for twin in source.tables.get(4 if row.table in (2, 3) else row.table, ())
+            # A table that repeats rows has them where the sources do.
+            for twin in source.tables.get(paper.PAPER.repeats.get(row.table, row.table), ())
             if same_model(twin, row)
         ]
         for field in (*row.description, *row.cells):

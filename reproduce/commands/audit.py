@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from reproduce.audit.claims import ClaimVerdict
-from reproduce.audit.findings import AuditData, Finding
+from reproduce.audit.findings import AuditData, Finding, listed
 from reproduce.audit.findings import audit as run_audit
 from reproduce.base.folders import RESULTS
 from reproduce.base.terminal import Part, TextTable
@@ -36,12 +36,15 @@ def _parts(data: AuditData, findings: Sequence[Finding], details: bool = False) 
     With `details` follow the evidence of each finding, the claims, and the options of the readings.
     """
     verdicts = Counter(judged.verdict for judged in data.claims)
-    summary = (
+    checked = [
         f'{len(data.claims)} claims of the text, of which '
         f'{len(data.claims) - verdicts[ClaimVerdict.UNCHECKED]} can be compared with a table and '
-        f'{verdicts[ClaimVerdict.HOLDS]} hold, {len(data.sourced)} cells of baselines and '
-        f'{len(data.search.readings):,} readings of the block were checked.'
-    )
+        f'{verdicts[ClaimVerdict.HOLDS]} hold',
+        f'{len(data.sourced)} cells of baselines',
+    ]
+    if data.search is not None:
+        checked.append(f'{len(data.search.readings):,} readings of the block')
+    summary = f'{listed(checked)} were checked.'
     rows = [[str(i), f.certainty, f.extent, f.sentence] for i, f in enumerate(findings, 1)]
     parts: list[Part] = [TextTable(['', 'sure', 'extent', 'finding'], rows), summary]
     if not details:
@@ -52,16 +55,16 @@ def _parts(data: AuditData, findings: Sequence[Finding], details: bool = False) 
     claims = [
         [j.claim.place, j.claim.says, j.claim.printed, j.computed, j.verdict] for j in data.claims
     ]
-    options = [
-        [name, option, f'{n:,}']
-        for name, of in data.search.by_option.items()
-        for option, n in of.items()
-    ]
-    return [
-        *parts,
-        TextTable(['place', 'claim', 'text', 'tables', 'verdict'], claims),
-        TextTable(['option', 'of the block', 'best readings'], options, ['best readings']),
-    ]
+    parts.append(TextTable(['place', 'claim', 'text', 'tables', 'verdict'], claims))
+    if data.search is not None:
+        options = [
+            [name, option, f'{n:,}']
+            for name, of in data.search.by_option.items()
+            for option, n in of.items()
+        ]
+        heads = ['option', 'of the block', 'best readings']
+        parts.append(TextTable(heads, options, heads[2:]))
+    return parts
 
 
 def _as_json(data: AuditData, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -69,7 +72,8 @@ def _as_json(data: AuditData, findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         'findings': [finding.model_dump() for finding in findings],
         'claims': [asdict(j) | {'claim': j.claim.model_dump()} for j in data.claims],
-        'readings': {
+        'readings': data.search
+        and {
             'number': len(data.search.readings),
             'by_cells_met': data.search.histogram,
             'best_by_option': data.search.by_option,

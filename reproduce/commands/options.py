@@ -41,7 +41,7 @@ class KeyValueCommand(TyperCommand):
 
 
 Tables = Annotated[
-    list[int] | None, Argument(help='Tables of the paper, 1-7; all if none is named.')
+    list[int] | None, Argument(help='Tables of the paper, such as 5; all if none is named.')
 ]
 Models = Annotated[
     list[str] | None,
@@ -78,7 +78,7 @@ Names = Annotated[
     ),
 ]
 Record = Annotated[str, Argument(help='A record, by its file, its stem or its key.')]
-Results = Annotated[Path, Option(help='Folder with table1.csv ... table7.csv and evaluations/.')]
+Results = Annotated[Path, Option(help='Folder with table1.csv, ... and evaluations/.')]
 Evaluations = Annotated[Path, Option(help='Folder of the evaluation records.')]
 Manifest = Annotated[
     Path, Option(help='Another manifest than the released one.', show_default=False)

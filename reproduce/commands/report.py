@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Write one HTML page with all tables, figures and the origin of each number.
 
-    The page needs no other file. The audit's findings are on it where all seven tables are.
+    The page needs no other file. The audit's findings are on it where all tables are.
     """
     # Imported here, so that `--help` does not wait for matplotlib and scipy.
     from reproduce.ablation.outcomes import load_outcomes

@@ -47,8 +47,8 @@ def tables(
         Option(
             help='A row of your own: an evaluation record by its file, stem or key, with Ours= '
             'before it to name the row; parameters and FLOPs are counted. Or a CSV with columns of '
-            'one table (model, params_m, ..., and block for the MAFormer at the end of whose block '
-            'the row is put). Repeat for more.'
+            "one table (model, params_m, ..., and block for the paper's model at the end of whose "
+            'block the row is put). Repeat for more.'
         ),
     ] = None,
     output: Annotated[
@@ -85,7 +85,7 @@ def tables(
         return
     check_writable(output)
     if format != 'markdown':
-        names = {path.stem for path in output.glob('table[1-7].tex')}
+        names = {path.stem for path in output.glob('table[0-9]*.tex')}
         names |= {Path(name).stem for name in texts if name.endswith('.tex')}
         texts['tables.tex'] = markup.document(sorted(names))
     for name, text in texts.items():

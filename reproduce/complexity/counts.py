@@ -25,6 +25,7 @@ from reproduce.base.folders import COUNTS
 from reproduce.base.quiet import quiet_libraries
 from reproduce.base.versions import CHECKOUT, libraries, sources_sha256
 from reproduce.complexity import Complexity
+from reproduce.paper import DETECTION_SIZE, SEGMENTATION_SIZE
 from reproduce.systems import System
 
 # The files and folders of this project that decide what is counted.
@@ -34,7 +35,6 @@ CODE = (
     'reproduce/complexity/measuring.py',
     'reproduce/configs',
     'reproduce/openmmlab',
-    'reproduce/paper/printed.py',
 )
 
 _LIBRARIES = (
@@ -88,6 +88,7 @@ def key(system: System, checkout: Path = CHECKOUT) -> str:
     content = [
         sources_sha256(CODE, checkout),
         [installed[name] for name in _LIBRARIES],
+        [DETECTION_SIZE, SEGMENTATION_SIZE],
         system.model_dump(include=fields),
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

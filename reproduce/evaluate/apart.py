@@ -1,6 +1,7 @@
 """Commands in processes of their own: a crash ends that process alone, and gives memory back."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.base.errors import UserError
+from reproduce.base.folders import PAPER_OPTION
 from reproduce.base.processes import end_with_parent, in_group
 from reproduce.tasks import TASKS
 
@@ -30,7 +32,8 @@ def evaluate_command(
             is a flag. Those that are None or False are left out.
     """
     is_timm = not TASKS[task].scope
-    command = ['reproduce', 'evaluate', task, *([model] if is_timm else ['--config', model])]
+    command = ['reproduce', *shlex.split(PAPER_OPTION), 'evaluate', task]
+    command += [model] if is_timm else ['--config', model]
     options = {'checkpoint': checkpoint, 'data': data, **options, **(preprocessing or {})}
     for name, value in options.items():
         if value is not None and value is not False:

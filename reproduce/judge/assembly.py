@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,16 +14,16 @@ from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Agreement, Verdict, compare_published, exit_status, judge
-from reproduce.paper import Column, Printed, Row, Tolerance, load_tolerances
+from reproduce.paper import FOLDER, Column, Printed, Row, Tolerance, load_tolerances
 from reproduce.systems import System
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference
 
-KNOWN = Path(__file__).parent / 'known.toml'
+KNOWN = FOLDER / 'known.toml'
 
 
 class KnownDeviation(BaseModel, extra='forbid'):
-    """Cells that are outside their tolerance, and why; `known.toml` describes the fields."""
+    """Cells that are outside their tolerance, and why; MAFormer's file describes the fields."""
 
     tables: list[int]
     systems: list[str]
@@ -40,14 +39,15 @@ class KnownDeviation(BaseModel, extra='forbid'):
 
 
 def load_known() -> dict[tuple[int, str, str], KnownDeviation]:
-    """Return the entry of each registered (table, system, metric).
+    """Return the entry of each (table, system, metric) in the paper's `known.toml`, if it has one.
 
     Raises:
         UserError: if the file is malformed.
     """
+    registered = read_toml(KNOWN, dict[str, list[KnownDeviation]]) if KNOWN.is_file() else {}
     return {
         key: entry
-        for entry in read_toml(KNOWN, dict[str, list[KnownDeviation]])['known']
+        for entry in registered.get('known', ())
         for key in product(entry.tables, entry.systems, entry.metrics)
     }
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import NumberText, OptionalNumber, read_csv, write_csv
-from reproduce.base.folders import RESULTS
+from reproduce.base.folders import PAPER_OPTION, RESULTS
 from reproduce.evaluate.accuracies import NotRun
 from reproduce.judge.verdict import Agreement, Verdict
 from reproduce.paper import TABLES, Column, Row, load_table
@@ -122,7 +122,7 @@ def load_cells(path: Path, table: int) -> list[Cell]:
         UserError: if it is missing, empty or malformed, naming the line and the column, or a cell
             is of no system and metric of the table, or is there twice.
     """
-    again = f'write it with `make reproduce-table{table}`.'
+    again = f'write it with `python -m reproduce{PAPER_OPTION} table {table}`.'
     if not path.is_file():
         raise UserError(f'{path} does not exist: {again}')
     rows = {

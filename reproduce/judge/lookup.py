@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reproduce.base.errors import UserError
+from reproduce.base.folders import PAPER_OPTION
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell, load_cells
@@ -58,7 +59,8 @@ def find(words: Sequence[str], tables: Path, folder: Path) -> Found:
         path, evaluation = find_record(name, folder)
         return Found([c for c in cells if c.record == evaluation.stem], {path: evaluation})
     if not cells:
-        raise UserError(f'{tables} has no tables: write them with `python -m reproduce table`.')
+        again = f'write them with `python -m reproduce{PAPER_OPTION} table`.'
+        raise UserError(f'{tables} has no tables: {again}')
     for part in name.split('/'):
         fitting = [c for c in cells if part.lower() in map(str.lower, _names(c))]
         if not fitting:

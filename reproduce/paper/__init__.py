@@ -1,15 +1,21 @@
-"""What the paper prints: its seven tables, tolerances for them, its claims and its misprints."""
+"""What the paper prints: its tables, and the tolerances for them.
+
+Each paper is a folder of data here, or elsewhere; `maformer` has every kind of file.
+"""
 
 from reproduce.paper.metrics import METRICS, Metric
 from reproduce.paper.printed import (
     FOLDER,
     FRAMEWORKS,
+    PAPER,
     TABLES,
     Column,
     Framework,
     Printed,
     Row,
     Table,
+    comparisons,
+    lines_of,
     load_table,
     table_numbers,
 )
@@ -24,6 +30,7 @@ __all__ = [
     'FOLDER',
     'FRAMEWORKS',
     'METRICS',
+    'PAPER',
     'SEGMENTATION_SIZE',
     'TABLES',
     'Column',
@@ -33,6 +40,8 @@ __all__ = [
     'Row',
     'Table',
     'Tolerance',
+    'comparisons',
+    'lines_of',
     'load_table',
     'load_tolerances',
     'table_numbers',

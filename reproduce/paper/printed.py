@@ -1,8 +1,9 @@
 """The paper's tables as printed: their columns, their rows, and the numbers in them.
 
-`tables.toml` describes the tables. `table1.csv` ... `table7.csv` have one row for each printed row,
-in order and to the digit; a value that the paper does not print is an empty field. Misprints stay
-in the tables as printed and are listed, with the reason to think so, in `misprints.csv`.
+In the paper's folder `paper.toml` describes the tables. `table1.csv`, ... have one row for each
+printed row, in order and to the digit; a value that the paper does not print is an empty field.
+Misprints stay in the tables as printed and are listed, with the reason to think so, in
+`misprints.csv`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
+from reproduce.base import folders
 from reproduce.base.errors import UserError
-from reproduce.base.files import NumberText, read_csv, read_toml
+from reproduce.base.files import Line, NumberText, read_csv, read_toml
 from reproduce.paper.metrics import METRICS, Metric
 
-FOLDER = Path(__file__).parent
+FOLDER = folders.PAPER
 
 
 class Framework(BaseModel):
@@ -145,23 +147,54 @@ class _Table(BaseModel):
         return columns
 
 
-class _Tables(BaseModel):
-    model_config = ConfigDict(extra='forbid')
+class Paper(BaseModel):
+    """What `paper.toml` says of a paper; that of MAFormer describes the fields."""
+
+    model_config = ConfigDict(extra='forbid', frozen=True)
+    title: str
+    address: str
     own: frozenset[str]
-    framework: dict[str, dict[str, Any]]
+    designs: tuple[str, ...] = ()
+    repeats: dict[int, int] = {}
+    aliases: dict[str, str] = {}
+    headings: dict[str, str] = {}
+    in_windows: str = ''
+    framework: dict[str, dict[str, Any]] = {}
     table: dict[int, _Table]
 
 
-_DESCRIBED = read_toml(FOLDER / 'tables.toml', _Tables)
+PAPER = read_toml(FOLDER / 'paper.toml', Paper)
 
+_SHARED = read_toml(folders.PAPERS / 'frameworks.toml', dict[str, dict[str, Any]])
 FRAMEWORKS = {
-    name: Framework(name=name, **framework) for name, framework in _DESCRIBED.framework.items()
+    name: Framework(name=name, **framework | PAPER.framework.get(name, {}))
+    for name, framework in _SHARED.items()
 }
 
 TABLES = {
     number: Table(number, table.title, table.descriptions, table.columns())
-    for number, table in _DESCRIBED.table.items()
+    for number, table in PAPER.table.items()
 }
+
+
+def lines_of(name: str, schema: type[Line]) -> list[Line]:
+    """Return the lines of a CSV of the paper's folder; none if the paper has no such file."""
+    path = FOLDER / name
+    return [line for _, line in read_csv(path, schema)] if path.is_file() else []
+
+
+@cache
+def comparisons() -> dict[str, int]:
+    """Return the table that compares the models of each framework: accuracies over FLOPs.
+
+    A table of the paper's own models alone compares nothing.
+    """
+    return {
+        framework: number
+        for number, table in TABLES.items()
+        for framework in table.frameworks
+        if table.column(framework, 'flops_g') and not all(row.own for row in load_table(number))
+    }
 
 
 @cache
@@ -179,7 +212,7 @@ def load_table(number: int, folder: Path = FOLDER) -> tuple[Row, ...]:
         values = record.model_dump()
         description = {name: values[name] for name in table.descriptions}
         cells = {name: Printed(values[name]) if values[name] else None for name in table.columns}
-        own = description['model'] in _DESCRIBED.own
+        own = description['model'] in PAPER.own
         rows.append(Row(number, description, cells, values['block'], own))
     return tuple(rows)
 

@@ -6,6 +6,7 @@ from functools import cache
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from reproduce.base.files import read_toml
+from reproduce.base.folders import PAPERS
 from reproduce.paper.printed import FOLDER, Printed
 from reproduce.statistics.significance import resolvable
 
@@ -91,5 +92,14 @@ class Tolerance(BaseModel):
 
 @cache
 def load_tolerances() -> dict[str, Tolerance]:
-    """Return the tolerance of every metric, by its name, and that of 'reference' values."""
-    return read_toml(FOLDER / 'tolerances.toml', dict[str, Tolerance])
+    """Return the tolerance of every metric, by its name, and that of 'reference' values.
+
+    Those of a paper's own `tolerances.toml` replace the shared ones.
+    """
+    own = FOLDER / 'tolerances.toml'
+    return {
+        name: tolerance
+        for path in (PAPERS / own.name, own)
+        if path.is_file()
+        for name, tolerance in read_toml(path, dict[str, Tolerance]).items()
+    }

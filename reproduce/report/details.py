@@ -5,6 +5,7 @@ from typing import Any
 
 from reproduce.audit.sources import load_misprints
 from reproduce.base.errors import UserError
+from reproduce.base.folders import PAPER_OPTION
 from reproduce.base.wording import extent
 from reproduce.evaluate.attestation import check_attested
 from reproduce.evaluate.records import Evaluation
@@ -141,12 +142,13 @@ def commands(cell: Cell) -> list[str]:
     """Return the commands that measure parameters and FLOPs, or an accuracy that was not yet."""
     if cell.verdict is Verdict.CITED:
         return []
-    run = f'python -m reproduce table {cell.table} --models {cell.system}'
+    reproduce = f'python -m reproduce{PAPER_OPTION}'
+    run = f'{reproduce} table {cell.table} --models {cell.system}'
     if cell.column.metric.is_complexity:
         return [run]
     if cell.verdict is not Verdict.NOT_RUN:
         return []
-    fetch = f'python -m reproduce checkpoints {cell.system} --checkpoints /weights --download'
+    fetch = f'{reproduce} checkpoints {cell.system} --checkpoints /weights --download'
     return [fetch] * bool(_public(cell)) + [f'{run} --data /data --checkpoints /weights']
 
 

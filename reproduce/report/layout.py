@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Verdict
-from reproduce.paper import TABLES, Column, Row
+from reproduce.paper import PAPER, TABLES, Column, Row
 
 DAGGER = '†'  # at the name of a model with token labeling
 
@@ -25,19 +25,6 @@ MARKS = {
     'added': ('⋆', 'added'),
     'printed': ('', 'unmarked: as printed, not measured'),
 }
-
-# Headings of descriptions. Token labeling is a dagger at the name of the model.
-_DESCRIPTIONS = {
-    'embed_dims': 'Dim',
-    'depths': 'Blocks',
-    'local_attention': 'Local attention',
-    'global_features': 'Global features',
-    'dual_stream': 'Dual-stream design',
-    'train_size': 'Train size',
-    'test_size': 'Test size',
-}
-# Those of them that distinguish the rows of the ablations, which have one label.
-_DESIGNS = ('local_attention', 'global_features', 'dual_stream')
 
 
 class ShownColumn(NamedTuple):
@@ -64,8 +51,8 @@ class ShownColumn(NamedTuple):
 @cache
 def columns(table: int) -> tuple[ShownColumn, ...]:
     """Return all columns that `table` can show: descriptions, then numbers."""
-    descriptions = [name for name in TABLES[table].descriptions if name in _DESCRIPTIONS]
-    found = [ShownColumn(name, name, _DESCRIPTIONS[name]) for name in descriptions]
+    descriptions = [name for name in TABLES[table].descriptions if name in PAPER.headings]
+    found = [ShownColumn(name, name, PAPER.headings[name]) for name in descriptions]
     for name, printed in TABLES[table].columns.items():
         metric, group = printed.metric, printed.group
         found.append(ShownColumn(name, metric.name, metric.heading, printed, group))
@@ -95,7 +82,8 @@ class Line:
     @property
     def is_labeled(self) -> bool:
         """Whether the row is of a model with token labeling, in the table that says so."""
-        return self.row.table == 4 and self.row.description.get('token_labeling') == 'true'
+        says = 'token_labeling' in TABLES[self.row.table].descriptions
+        return says and self.row.description.get('token_labeling') == 'true'
 
     @property
     def label(self) -> str:
@@ -105,8 +93,8 @@ class Line:
 
     @property
     def name(self) -> str:
-        """The label with the design of the row, which distinguishes the rows of the ablations."""
-        design = [self.row.description.get(key, '') for key in _DESIGNS]
+        """The label with what distinguishes rows of one label, as those of the ablations."""
+        design = [self.described(key) for key in PAPER.designs]
         design = [text for text in design if text not in ('', 'None')]
         return f'{self.label}: {", ".join(design)}' if design else self.label
 

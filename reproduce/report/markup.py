@@ -7,7 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from tabulate import tabulate
 
-from reproduce.paper import TABLES
+from reproduce.base.folders import PAPER as FOLDER
+from reproduce.paper import PAPER, TABLES
 from reproduce.report.layout import CONVENTIONS, MARKS, Field, ShownColumn, ShownTable
 
 _LATEX = str.maketrans(
@@ -90,6 +91,8 @@ def latex(table: ShownTable) -> str:
     marks = {field.mark for row in table.rows for field in row} - _UNMARKED
     return _ENVIRONMENT.get_template('table.tex.j2').render(
         number=table.number,
+        paper=PAPER.title,
+        label=FOLDER.name,
         title=TABLES[table.number].title.translate(_LATEX),
         marks=[(n, symbol.translate(_LATEX)) for n, (symbol, _) in MARKS.items() if n in marks],
         formats=[

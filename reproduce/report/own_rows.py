@@ -9,17 +9,16 @@ from pydantic import Field, create_model
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import OptionalNumber, read_csv
+from reproduce.base.folders import PAPER_OPTION
 from reproduce.complexity import Complexity
 from reproduce.evaluate.attestation import check_attested
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.lookup import find_record
 from reproduce.judge.verdict import Verdict
-from reproduce.paper import FRAMEWORKS, TABLES, Row
+from reproduce.paper import FRAMEWORKS, TABLES, Row, comparisons
 from reproduce.report.layout import Line
 
-# The tables that compare models; Tables 1 to 3 are of the paper's own.
-_TABLE_OF = {name: number for number in (4, 5, 6, 7) for name in TABLES[number].frameworks}
 # Frameworks by the type of an OpenMMLab detector, or of a segmenter's head.
 _FRAMEWORK_OF = {
     'MaskRCNN': 'mask_rcnn',
@@ -49,7 +48,7 @@ def add(lines: Mapping[int, Sequence[Line]], what: str, folder: Path) -> dict[in
     else:
         raise UserError(
             f'--add {what}: a CSV has the columns of one table, which is to be named, as in '
-            f'`python -m reproduce tables 5 --add {name}`.'
+            f'`python -m reproduce{PAPER_OPTION} tables 5 --add {name}`.'
         )
     together = {table: list(of_table) for table, of_table in lines.items()}
     for line in found:
@@ -95,7 +94,7 @@ def _of_record(e: Evaluation, label: str, lines: Mapping[int, Sequence[Line]]) -
     label = label or f'{name} ({e.checkpoint.released or Path(e.checkpoint.file).stem})'
     size = e.preprocessing.get('input_size', [''])[-1]
     counted, framework = _count(e, size)
-    table = _TABLE_OF.get(framework)
+    table = comparisons().get(framework)
     if table not in lines:
         kind = FRAMEWORKS[framework].heading or 'a classifier'
         raise UserError(
@@ -163,4 +162,4 @@ def _block(lines: Sequence[Line], framework: str, params: float) -> str:
         for line in lines
         if line.row.own and column in line.cells
     }
-    return min(sizes, key=lambda name: abs(math.log(sizes[name] / params)))
+    return min(sizes, key=lambda name: abs(math.log(sizes[name] / params)), default='')

@@ -12,11 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from reproduce.ablation import rendering
 from reproduce.ablation.outcomes import Outcomes
 from reproduce.audit.findings import Finding
+from reproduce.base.folders import PAPER_OPTION, RESULTS
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.assembly import count, count_published, printed_numbers
 from reproduce.judge.cells import Cell
 from reproduce.judge.verdict import Agreement, Verdict
-from reproduce.paper import TABLES
+from reproduce.paper import PAPER, TABLES
 from reproduce.report import plots
 from reproduce.report.details import cell_facts, record_facts
 from reproduce.report.layout import (
@@ -30,8 +31,6 @@ from reproduce.report.layout import (
 )
 from reproduce.report.plots import PALETTE, Drawing
 from reproduce.systems import load_systems
-
-PAPER = 'https://arxiv.org/abs/2209.01620'
 
 
 def render(
@@ -61,6 +60,8 @@ def render(
     facts = {record.stem: record_facts(record) for record in records}
     return environment.get_template('page.html.j2').render(
         paper=PAPER,
+        command=f'python -m reproduce{PAPER_OPTION} report',
+        results=RESULTS,
         origin=origin,
         palette=PALETTE,
         verdicts=list(Verdict),

@@ -24,7 +24,7 @@ from reproduce.audit.readings import flops_in_windows
 from reproduce.audit.rows import family
 from reproduce.base.files import read_toml
 from reproduce.judge.cells import Cell
-from reproduce.paper import METRICS, TABLES, Column
+from reproduce.paper import METRICS, PAPER, TABLES, Column, comparisons
 from reproduce.report.layout import DAGGER, Line, all_lines
 
 PALETTE = read_toml(Path(__file__).with_name('palette.toml'), dict[str, tuple[str, str]])
@@ -32,15 +32,10 @@ COLOURS = {name: light for name, (light, _) in PALETTE.items()}
 INK, FAINT, SURFACE, OWN = (COLOURS[name] for name in ('ink', 'faint', 'surface', 'red'))
 STYLE = Path(__file__).with_name('figures.mplstyle')
 
-# What is drawn over FLOPs and parameters, of the tables that compare models.
+# What is drawn over FLOPs and parameters.
 _ACCURACIES = ('top1', 'box_ap', 'mask_ap', 'miou')
-_TABLES = (4, 5, 6, 7)
 _COSTS = ('flops_g', 'params_m')
 _ACCURACY = 'No model is as accurate as those of the efficient frontier at the same cost or less.'
-_IN_WINDOWS = (
-    f'{_ACCURACY} Points of MAFormer have attention over the whole map in stages 3 and 4, as the '
-    'text says; their bars end at windows of 14 x 14, which no printed cell excludes.'
-)
 _LOOKS = [  # the marker and colour of a family of models
     *(('o', COLOURS['blue']), ('s', COLOURS['green']), ('D', COLOURS['yellow'])),
     *(('^', COLOURS['cyan']), ('v', COLOURS['magenta']), ('P', INK), ('X', FAINT)),
@@ -68,8 +63,8 @@ class Point(NamedTuple):
         line: the line of its table whose cost it is.
         fits: whether it is the variant of its row whose cost is nearest to the printed one.
         x, y: its cost and its accuracy.
-        low: its total FLOPs with attention in windows of 14 x 14 in stages 3 and 4 of MAFormer,
-            which the tables do not exclude in dense tasks; elsewhere the same as `x`.
+        low: its total FLOPs with attention in windows, where the paper's `in_windows` says that the
+            tables do not exclude these; elsewhere the same as `x`.
         measured: whether the accuracy is measured, not printed.
     """
 
@@ -89,7 +84,7 @@ def figures(cells: Sequence[Cell]) -> dict[str, Drawing]:
     """Return all figures of cells, by file name."""
     tables = all_lines(cells)
     drawn: dict[str, Drawing] = {}
-    for number in (number for number in _TABLES if number in tables):
+    for number in (number for number in tables if number in comparisons().values()):
         for column in TABLES[number].columns.values():
             if column.metric.name not in _ACCURACIES:
                 continue
@@ -97,7 +92,7 @@ def figures(cells: Sequence[Cell]) -> dict[str, Drawing]:
             found = {cost: points(tables[number], column, cost) for cost in _COSTS}
             drawn[f'{column.framework.name}_{column.metric.name}'] = Drawing(
                 f'{what}: {column.metric.heading}',
-                _IN_WINDOWS if in_windows(found['flops_g']) else _ACCURACY,
+                f'{_ACCURACY} {PAPER.in_windows if in_windows(found["flops_g"]) else ""}'.strip(),
                 partial(_accuracy, found, column),
                 [point.line.label for point in found['params_m']],
             )
@@ -139,7 +134,8 @@ def points(of_table: Sequence[Line], column: Column, cost: str) -> list[Point]:
             # A printed value alone does not say which FLOPs it counts.
             x = of_cost.total_flops_g if cost == 'flops_g' else of_cost.value
             if x is not None and y is not None:
-                low = flops_in_windows(of_cost) if line.row.own and cost == 'flops_g' else x
+                is_open = PAPER.in_windows and line.row.own and cost == 'flops_g'
+                low = flops_in_windows(of_cost) if is_open else x
                 found.append(Point(line, line is fitting, x, y, low, cell.measured is not None))
     return found
 
@@ -154,7 +150,7 @@ def frontier(found: Iterable[Point]) -> list[Point]:
 
 
 def in_windows(found: Sequence[Point]) -> list[Point]:
-    """Return the points with the lower cost of MAFormer; an empty list where it is the same."""
+    """Return the points with their lower costs; an empty list where all are the same."""
     lower = [point._replace(x=point.low) for point in found]
     return lower if lower != found else []
 
@@ -182,7 +178,7 @@ def _accuracy(found: Mapping[str, Sequence[Point]], column: Column) -> Figure:
             _family(axes, [point for point in found[cost] if point.family == name], look)
         for edge, style, label in (
             (frontier(found[cost]), '--', 'efficient frontier'),
-            (frontier(in_windows(found[cost])), ':', 'the same, MAFormer in windows of 14 x 14'),
+            (frontier(in_windows(found[cost])), ':', f'the same, {PAPER.title} in windows'),
         ):
             if edge:
                 steps = [p.x for p in edge], [p.y for p in edge]
@@ -195,7 +191,7 @@ def _accuracy(found: Mapping[str, Sequence[Point]], column: Column) -> Figure:
 
 
 def _family(axes: Axes, found: Sequence[Point], look: Mapping[str, Any]) -> None:
-    """Draw a line through the sizes of a family of models, of which MAFormer's are named."""
+    """Draw a line through the sizes of a family of models; those of the paper are named."""
     found = sorted(found, key=lambda point: point.x)
     line = np.reshape([(p.x, p.y) for p in found if p.fits], (-1, 2))
     axes.plot(*line.T, **look, mfc=SURFACE, lw=0.8, label=found[0].family if found else '')

@@ -1,6 +1,8 @@
 """Every row of every table as a system: how it is built, and what its printed FLOPs count.
 
-One file a task: `imagenet.toml` (Tables 1-4), `coco.toml` (5, 6), `ade20k.toml` (7).
+The files of this folder are the register, with the rows of MAFormer's tables: one file a task. The
+folder of another paper has a `systems.toml`, whose entries name a system of the register and what
+differs for its rows, or define one.
 """
 
 from functools import cache
@@ -9,7 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from reproduce.base.files import read_toml
+from reproduce.base.files import naming_file, read_toml
+from reproduce.base.folders import IS_DEFAULT
+from reproduce.paper import FOLDER as PAPER
 from reproduce.paper import FRAMEWORKS, TABLES, Column, Row
 
 FOLDER = Path(__file__).parent
@@ -21,7 +25,8 @@ class System(BaseModel):
 
     model_config = ConfigDict(extra='forbid', frozen=True)
     name: str  # unique; timm's model name or the config's stem where it is built from one
-    rows: list[dict[str, str | int]]  # each by its table and as many columns as name it uniquely
+    # Each by its table and as many columns as name it uniquely.
+    rows: list[dict[str, str | int]] = []
     framework: Literal['classifier', 'mask_rcnn', 'cascade_mask_rcnn', 'sem_fpn', 'upernet'] = (
         'classifier'
     )
@@ -86,9 +91,18 @@ class _File(BaseModel):
 
 @cache
 def load_systems() -> tuple[System, ...]:
-    """Return all systems, in the order of the files.
+    """Return all systems: those of the paper's own file first, then in the order of the files.
 
     Raises:
         UserError: if a file is malformed.
     """
-    return tuple(system for file in FILES for system in read_toml(FOLDER / file, _File).system)
+    register = [system for file in FILES for system in read_toml(FOLDER / file, _File).system]
+    if IS_DEFAULT:
+        return tuple(register)
+    path = PAPER / 'systems.toml'
+    others = {system.name: {**dict(system), 'rows': []} for system in register}
+    content = read_toml(path, dict[str, list[dict[str, Any]]])
+    with naming_file(path):
+        entries = [others.pop(e.get('name'), {}) | e for e in content.get('system', ())]
+        own = _File.model_validate(content | {'system': entries}).system
+    return *own, *map(System.model_validate, others.values())

@@ -2,17 +2,19 @@
 
 `manifest.toml` is the manifest of this project's released weights: where each file is, its
 SHA-256, its licence, and what it scores according to whoever released it. `published.toml` has the
-same of the public weights of the paper's other systems, which `systems/*.toml` name.
+same of the public weights of other systems, which `systems/*.toml` name; that of a paper's folder
+has further ones.
 """
 
-import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from reproduce.base.errors import UserError
 from reproduce.base.files import read_toml
+from reproduce.paper import FOLDER
 from reproduce.systems import System, load_systems
 from reproduce.tasks import TASKS, known_task
 
@@ -126,7 +128,14 @@ def load_manifest(path: Path = MANIFEST) -> tuple[Released, ...]:
 @cache
 def load_published() -> dict[str, dict[str, dict[str, Any]]]:
     """Return what is published about `weights`, by name, and as `results`, by system."""
-    return tomllib.loads(PUBLISHED.read_text())
+    found: dict[str, dict[str, dict[str, Any]]] = {'weights': {}, 'results': {}}
+    for path in (PUBLISHED, FOLDER / PUBLISHED.name):
+        if path.is_file():
+            for part, entries in read_toml(
+                path, dict[Literal['weights', 'results'], dict[str, dict[str, Any]]]
+            ).items():
+                found[part] |= entries
+    return found
 
 
 @cache
@@ -136,7 +145,11 @@ def load_public() -> tuple[Public, ...]:
 
 
 def _public(system: System) -> Public:
-    published = load_published()['weights'][system.weights]
+    published = load_published()['weights'].get(system.weights)
+    if published is None:
+        raise UserError(
+            f'{system.name}: no published.toml has {system.weights}; add where the weights are.'
+        )
     return Public(
         name=system.weights,
         system=system.name,
