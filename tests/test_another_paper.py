@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from reproduce.base.folders import PAPER_VARIABLE
+from reproduce.base.folders import COUNTS, PAPER_VARIABLE
 from reproduce.base.versions import CHECKOUT
 
 FILES = {
@@ -100,3 +101,23 @@ def test_an_unknown_paper(reproduce):
     code, _, err = reproduce('--paper', 'swim', 'plan')
     assert code == 2
     assert err.startswith("error: no paper is called 'swim': name maformer")
+
+
+def test_swin_transformer_is_read_and_measured(reproduce, tmp_path):
+    """The committed tables are what the command writes, and the page has all of them."""
+    (tmp_path / 'results').mkdir()
+    shutil.copy(CHECKOUT / COUNTS, tmp_path / COUNTS)
+    code, out, _ = reproduce('--paper', 'swin', 'table')
+    assert code == 0 and '119 printed numbers: 50 match, 2 known, 56 not-run, 11 cited' in out
+    for path in (CHECKOUT / 'results/swin').glob('table*.csv'):
+        assert (tmp_path / 'results/swin' / path.name).read_bytes() == path.read_bytes()
+    assert (tmp_path / COUNTS).read_bytes() == (CHECKOUT / COUNTS).read_bytes()
+    code, out, _ = reproduce('--paper', 'swin', 'audit', '--details')
+    assert code == 0 and 'Top-1 of Swin-B: 83.3 in the text, 83.5 by Table 1' in out
+    code, _, _ = reproduce('--paper', 'swin', 'tables', '--output', 'tables')
+    assert code == 0 and r'\bfseries 84.5' in (tmp_path / 'tables/table1.tex').read_text()
+    code, _, _ = reproduce('--paper', 'swin', 'report')
+    page = (tmp_path / 'results/swin/report.html').read_text()
+    assert code == 0 and 'Swin Transformer: do' in page and 'MAFormer' not in page
+    code, out, _ = reproduce('--paper', 'swin', 'figures', '--output', 'figures')
+    assert code == 0 and 'Written: 3 figures' in out
