@@ -53,7 +53,7 @@ def _classifier(task: Task) -> Callable[..., None]:
     @with_fields_of(Preprocessing)
     def evaluate(
         model: Annotated[
-            str, Argument(help='A system of Tables 1-4, a MAFormer, or any timm model.')
+            str, Argument(help='A system of the tables, a MAFormer, or any timm model.')
         ],
         model_kwargs: Annotated[
             list[str] | None,

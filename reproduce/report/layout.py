@@ -68,7 +68,7 @@ class Line:
 
     Attributes:
         variant: that of its cells; '' for the system that is built as the row is printed.
-        cells: by column; those of Table 7 are of two systems, one for each framework.
+        cells: by column; in a table of several frameworks they are of a system each.
         partial: the images that its accuracies were measured on, if they are not the complete
             validation set; such accuracies are never the best ones.
     """
@@ -199,7 +199,7 @@ def shown_table(
             always the printed one.
         rows: the lines to show, by the name of a printed row, a label or a system; all if empty.
             Added lines are always shown.
-        names: the columns to show, by name or metric: 'miou' is that of both frameworks of Table 7;
+        names: the columns to show, by name or metric: 'miou' is that of all frameworks of a table;
             all printed ones if empty.
     """
     number = lines[0].row.table

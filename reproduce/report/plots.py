@@ -35,6 +35,7 @@ STYLE = Path(__file__).with_name('figures.mplstyle')
 # What is drawn over FLOPs and parameters.
 _ACCURACIES = ('top1', 'box_ap', 'mask_ap', 'miou')
 _COSTS = ('flops_g', 'params_m')
+_TICKS = (1, 1.5, 2, 3, 4, 5, 7)
 _ACCURACY = 'No model is as accurate as those of the efficient frontier at the same cost or less.'
 _LOOKS = [  # the marker and colour of a family of models
     *(('o', COLOURS['blue']), ('s', COLOURS['green']), ('D', COLOURS['yellow'])),
@@ -171,7 +172,9 @@ def _accuracy(found: Mapping[str, Sequence[Point]], column: Column) -> Figure:
     for axes, cost in zip(every, found, strict=True):
         axes.set_xlabel('FLOPs (G), all total' if cost == 'flops_g' else METRICS[cost].heading)
         axes.set_xscale('log')
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+        costs = [point.x for point in found[cost]]
+        is_wide = max(costs, default=1) > 30 * min(costs, default=1)  # more labels would overlap
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_wide else _TICKS))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
         for name, look in looks.items():

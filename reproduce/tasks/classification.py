@@ -1,4 +1,4 @@
-"""Top-1 and Top-5 of a classifier: a system of Tables 1-4, or any timm model."""
+"""Top-1 and Top-5 of a classifier: a system of the tables, or any timm model."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

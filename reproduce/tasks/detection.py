@@ -1,4 +1,4 @@
-"""Box and mask AP of a detector, such as a system of Tables 5 and 6, or any config of mmdet.
+"""Box and mask AP of a detector, such as a system of the tables, or any config of mmdet.
 
 A batch has one image unless a job says otherwise: several are padded to the size of the largest,
 which changes what a detector sees beyond their borders, and with it the AP.

@@ -1,4 +1,4 @@
-"""Label maps by a segmenter, such as a system of Table 7, or any config of mmseg.
+"""Label maps by a segmenter, such as a system of the tables, or any config of mmseg.
 
 Images of a batch are read together and segmented one after the other: they differ in size.
 """
