@@ -23,8 +23,7 @@ def open_image(path: AnyPath, digest: Any = None) -> Image.Image:
     """Return the whole image at `path`, decoded, in RGB, as its pixels are stored.
 
     The EXIF orientation is ignored. The format is recognised by the content and not by the name:
-    ImageNet has a PNG and CMYK JPEGs under `.JPEG`. The bytes of the file are added to `digest`, a
-    hash of `hashlib`.
+    ImageNet has a PNG and CMYK JPEGs under `.JPEG`. `digest`, a hash, is updated with the bytes.
 
     Raises:
         UserError: if the file is missing, truncated or not an image.

@@ -50,15 +50,11 @@ class Split:
         return names
 
     def hashes(self, images: Sequence[str] = ()) -> dict[str, str]:
-        """Return the SHA-256 of every file that decides the numbers, by name.
-
-        Those of the `images` come first, and may be known.
-        """
-        names, known = self.names, dict(zip(self.names, images, strict=False))
-        paths = dict(zip(names, (path for path, _ in self.samples), strict=True))
-        for name, (_, label_map) in zip(names, self.samples, strict=True):
-            if isinstance(label_map, AnyPath):
-                paths[f'label map of {name}'] = label_map
+        """Return the SHA-256 of each file that decides the numbers, by name; `images` are known."""
+        known = dict(zip(self.names, images, strict=False))
+        named = dict(zip(self.names, self.samples, strict=True))
+        paths = {name: path for name, (path, _) in named.items()}
+        paths |= {f'label map of {n}': m for n, (_, m) in named.items() if isinstance(m, AnyPath)}
         paths |= {path.name: path for path in self.sources[1:]}  # a file of annotations
         return {
             name: known.get(name) or hashlib.sha256(path.read_bytes()).hexdigest()

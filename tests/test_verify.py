@@ -1,17 +1,29 @@
 """The hash over a whole measurement, and the command that finds what differs."""
 
+import gzip
+import io
 import json
 import shutil
+import zipfile
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from conftest import record, restored
+from conftest import record, restored, weights
+from PIL import Image
 
+from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
 from reproduce.base.versions import CHECKOUT, sources_sha256
 from reproduce.evaluate import records
 from reproduce.evaluate.attestation import attest, content_sha256, verify
+from reproduce.evaluate.harness import evaluate
+from reproduce.evaluate.rerun import rerun
 from reproduce.statistics import ImageHits
 from reproduce.statistics.kept import read
+from reproduce.tasks import TASKS
+from reproduce.tasks.job import Job
+from reproduce.weights.registry import MANIFEST
 
 ATTESTED_FILES = ('predictions', 'statistics')
 DEIT = 'deit_small_patch16_224'
@@ -121,7 +133,25 @@ def test_an_image_of_which_a_byte_was_changed_is_named(run, kept, embedded, tmp_
     flipped(image)
     code, found = checks(run, kept, '--data', data)
     assert (code, found['data'][0]) == (0, 'holds')
-    assert found['bytes'] == ('other here', f'1 of 30 files, first {image.name}')
+    assert found['bytes'] == ('other here', f'1 of 30, first {image.name}')
+
+
+def test_label_maps_and_annotations_are_hashed_with_the_images(both_splits, tmp_path):
+    """A file with the same content and other bytes is named, too."""
+    for name, pattern, expected in (
+        ('ade20k', '**/annotations/validation/*1.png', 'label map of ADE_val_00000001.jpg'),
+        ('coco', 'annotations/instances_val2017.json', 'instances_val2017.json'),
+    ):
+        root = shutil.copytree(both_splits / name, tmp_path / name)
+        before = TASKS[name].load_data(root, limit=3)
+        hashes = before.hashes(before.names)  # any hash for those that are known
+        assert list(hashes)[:3] == list(before.names) == list(hashes.values())[:3]
+        path = min(root.glob(pattern))
+        path.write_bytes(path.read_bytes() + b'\n')
+        after = TASKS[name].load_data(root, limit=3)
+        assert after.fingerprint == before.fingerprint
+        found = after.hashes(before.names)
+        assert [file for file in found if found[file] != hashes[file]] == [expected]
 
 
 def test_a_record_that_does_not_bind_the_bytes_says_so(run, kept, embedded):
@@ -132,6 +162,102 @@ def test_a_record_that_does_not_bind_the_bytes_says_so(run, kept, embedded):
     code, found = checks(run, kept, '--data', embedded)
     assert (code, found['record'][0], found['data'][0]) == (0, 'holds', 'holds')
     assert found['bytes'][0] == 'unchecked' and 'does not bind' in found['bytes'][1]
+
+
+RELEASED = {
+    'imagenet': ('maformer_micro', 'maformer_micro_shapes', 'csv.gz'),
+    'ade20k': ('fpn_maformer-micro_shapes.py', 'sem_fpn_maformer_micro_shapes', 'zip'),
+}
+
+
+@pytest.fixture(scope='module', params=RELEASED)
+def measured(request, both_splits, tmp_path_factory):
+    """The record of a released checkpoint on a few images, and the options of its rerun."""
+    name, file, _ = RELEASED[request.param]
+    weights = MANIFEST.with_name('released') / f'{file}.safetensors'
+    data = both_splits / request.param
+    arguments = {'token_labeling': True} if request.param == 'imagenet' else {}
+    settings = {'arguments': arguments, 'limit': 4, 'workers': 0, 'device': 'cpu'}
+    outcome = evaluate(Job(request.param, name, weights, data, **settings))
+    options = ('--data', data, '--checkpoint', weights, '--rerun', 9)
+    return outcome.save(tmp_path_factory.mktemp('measured')), options
+
+
+def forged(suffix, content):
+    """Predictions in which the first image has others."""
+    if suffix == 'zip':
+        changed = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, 'w') as new:
+            first, *others = old.namelist()
+            maps = {name: old.read(name) for name in others}
+            with Image.open(io.BytesIO(old.read(first))) as image:
+                image.point(lambda label: 1).save(changed_map := io.BytesIO(), 'PNG')
+            for name, png in {first: changed_map.getvalue(), **maps}.items():
+                new.writestr(name, png)
+        return changed.getvalue()
+    head, first, *rest = gzip.decompress(content).decode().splitlines()
+    file, label, one, two, *others = first.split(',')
+    changed = [head, ','.join([file, label, two, one, *others]), *rest]
+    return gzip.compress('\n'.join(changed).encode())
+
+
+def test_a_forged_prediction_is_found_when_it_is_predicted_again(run, measured, tmp_path):
+    """Also if metrics, counts and attestation are computed again from it."""
+    path, options = measured
+    code, found = checks(run, path, *options)
+    assert (code, {state for state, _ in found.values()}) == (0, {'holds'})
+    assert found['rerun'][1].startswith('4 of 4 images, seed ')
+    assert found['rerun'][1].endswith('with 1 - (1 - p)^4, 3.9% for p = 1 %')
+    shutil.copytree(path.parent, tmp_path / 'forged')
+    path = tmp_path / 'forged' / path.name
+    record = records.load(path)
+    predictions, statistics = (path.with_name(getattr(record, name)) for name in ATTESTED_FILES)
+    predictions.write_bytes(forged(RELEASED[record.task][2], predictions.read_bytes()))
+    task = TASKS[record.task]
+    data = task.load_part(options[1], record.data.images)
+    scores, kept = task.score_file(predictions, data), read(statistics)
+    assert scores.metrics != record.metrics
+    statistics.write_bytes(replace(kept, statistics=scores.statistics).to_bytes())
+    change(path, 'metrics', scores.metrics)
+    attest_again(path)
+    assert checks(run, path)[0] == 0
+    code, found = checks(run, path, *options)
+    assert (code, found['metrics'][0], found['rerun'][0]) == (1, 'holds', 'differs')
+    assert found['rerun'][1].startswith('1 of 4 images, seed ')
+    assert found['rerun'][1].endswith(f'first {data.names[0]}')
+
+
+def test_metrics_that_the_predictions_do_not_have_are_found(run, kept, embedded, sound):
+    record = records.load(kept)
+    path = kept.with_name(record.statistics)
+    images = read(path)
+    none = ImageHits(images.statistics.labels, np.zeros_like(images.statistics.hits))
+    path.write_bytes(replace(images, statistics=none).to_bytes())
+    change(kept, 'metrics', none.metrics())
+    attest_again(kept)
+    options = ('--data', embedded, '--checkpoint', sound)
+    assert checks(run, kept, *options)[0] == 0
+    code, found = checks(run, kept, *options, '--rerun', 1, '--seed', 3)
+    assert code == 1
+    assert found['rerun'][0] == 'differs' and found['rerun'][1].startswith('top1 0.0, counted ')
+
+
+@pytest.mark.parametrize('place, value', [('task', 'coco'), ('precision', 'bf16')])
+def test_what_cannot_be_predicted_again_is_refused(kept, embedded, sound, place, value):
+    change(kept, place, value)
+    with pytest.raises(UserError, match='--rerun takes imagenet and ade20k in fp32'):
+        rerun(kept, sound, embedded, 1, 0)
+
+
+def test_other_weights_are_not_predicted_with(run, kept, embedded, sound, tmp_path):
+    other = weights(tmp_path / 'other.safetensors')
+    for options, reason in (
+        (('--data', embedded, '--checkpoint', other), 'takes the weights and data of the record'),
+        (('--data', embedded), 'takes the weights and data of the record'),
+    ):
+        code, out, err = run('verify', kept, '--rerun', 3, *options)
+        assert (code, out, err.count('\n')) == (2, '', 1)
+        assert reason in err
 
 
 def test_a_record_without_an_attestation_loads(run, tmp_path):

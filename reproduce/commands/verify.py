@@ -1,11 +1,13 @@
 """`python -m reproduce verify`: a record against its attestation."""
 
+import random
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import Option
 
+from reproduce.base.errors import UserError
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.terminal import TextTable
 from reproduce.commands import options
@@ -20,6 +22,10 @@ def verify(
         Path | None, Option(help='The file of the weights, to check it, too.')
     ] = None,
     data: Annotated[Path | None, Option(help="The data set's folder, to check it, too.")] = None,
+    rerun: Annotated[
+        int | None, Option(min=1, help='Predict as many images again, and compare the predictions.')
+    ] = None,
+    seed: Annotated[int | None, Option(help='Of the choice of these images.')] = None,
     evaluations: options.Evaluations = EVALUATIONS,
     format: options.Format = 'text',
 ) -> None:
@@ -27,10 +33,19 @@ def verify(
 
     Code, weights or data other than those given here are named, and are not an error.
 
-    Exits with 1 if the record, or a file that belongs to it, is not what was attested.
+    Exits with 1 if the record, a file of it, or what is predicted again is not what was attested.
     """
     path, evaluation = find_record(record, evaluations)
     checked = verify_record(path, checkpoint, data)
+    if rerun is not None:
+        same = {one.part for one in checked if one.state is State.HOLDS}
+        if not {'weights', 'data'} <= same:
+            raise UserError('--rerun takes the weights and data of the record: check both options.')
+        # Imported here, because it waits for torch.
+        from reproduce.evaluate.rerun import rerun as predict_again
+
+        seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+        checked.append(predict_again(path, checkpoint, data, rerun, seed))
     code = int(any(one.state is State.DIFFERS for one in checked))
     result = {
         'record': str(path),

@@ -134,8 +134,7 @@ def _check_bytes(recorded: str, kept: Mapping[str, str], data: Split | None) -> 
     checked = _compared('bytes', recorded, found and content_sha256(found), State.OTHER)
     differ = [name for name in found if kept and found[name] != kept.get(name)]
     if differ:
-        reason = f'{len(differ):,} of {len(found):,} files, first {differ[0]}'
-        checked = checked._replace(reason=reason)
+        return checked._replace(reason=f'{len(differ):,} of {len(found):,}, first {differ[0]}')
     return checked
 
 

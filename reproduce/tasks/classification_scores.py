@@ -5,6 +5,7 @@ import io
 import warnings
 import zlib
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,3 +152,14 @@ def score_file(path: Path, data: Split) -> Scores:
     """
     predictions = matched(read(path), data, path)
     return score(predictions, predictions.classes.shape[1] >= min(TOP, len(data.classes)))
+
+
+def differing(path: Path, data: Split, again: Mapping[int, tuple[np.ndarray, ...]]) -> list[int]:
+    """Return for which images a file has other classes than `again`, ties in any order."""
+    kept, differ = matched(read(path), data, path).classes[:, :TOP], []
+    for index, (classes, scores) in again.items():
+        found = dict(zip(classes.tolist(), scores.tolist(), strict=True))
+        of_kept = [found.get(label, 0) for label in kept[index].tolist()]
+        if not np.allclose(of_kept, scores[: len(of_kept)], rtol=1e-3, atol=0):
+            differ.append(index)
+    return differ

@@ -86,8 +86,7 @@ class Prepared:
     described: dict[str, Any]
     checkpoint: Path  # the file of the weights, which are loaded
     data: 'Split'
-    # What the model reads of each image of `data`, by index, and the SHA-256 of the image's file.
-    images: 'Dataset'
+    images: 'Dataset'  # what the model reads of each image of `data`, by index, and its SHA-256
     collate: Callable[[list[Any]], Any]  # makes a batch of a list of what the model reads
     # The prediction for each image of a batch, on the CPU, given the indices of the images.
     predict: Callable[[Sequence[int], Any], Sequence[Any]]

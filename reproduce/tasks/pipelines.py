@@ -40,15 +40,14 @@ class PipelineImages(Dataset):
         return len(self.infos)
 
     def __getitem__(self, index: int) -> tuple[Any, str]:
-        path = self.infos[index]['img_path']
         try:
             image = self.transform(dict(self.infos[index]))
         except (cv2.error, ValueError) as error:  # no pixels, or too few to be mirrored
             raise UserError(
-                f'the image {path} does not fit the test pipeline '
+                f'the image {self.infos[index]["img_path"]} does not fit the test pipeline '
                 f'({str(error).splitlines()[0]}): leave it out.'
             ) from error
-        return image, hashlib.sha256(fileio.get(path)).hexdigest()
+        return image, hashlib.sha256(fileio.get(self.infos[index]['img_path'])).hexdigest()
 
 
 def describe(

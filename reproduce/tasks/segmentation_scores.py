@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +149,15 @@ def score_file(path: Path, data: SegmentationData) -> Scores:
     """See `Task.score_file`; `path` is a folder or an archive of label maps."""
     labels = data.root / data.format.labels.format(data.format.splits[data.split])
     return score_folder(path, labels, len(data.samples), data.format)[0]
+
+
+def differing(path: Path, data: SegmentationData, again: Mapping[int, tuple]) -> list[int]:
+    """Return for which images over a thousandth of the pixels differ from those predicted again."""
+    folder, differ = open_archive(path), []
+    for index, (_, pngs) in again.items():
+        for place, png in zip((folder, folder / MULTI_SCALE), pngs, strict=False):
+            kept = (place / data.samples[index][1].name).read_bytes()
+            maps = (np.asarray(Image.open(io.BytesIO(content))) for content in (kept, png))
+            if np.not_equal(*maps).mean() > 1e-3 and index not in differ:
+                differ.append(index)
+    return differ

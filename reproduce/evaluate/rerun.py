@@ -1,0 +1,53 @@
+"""Some images of a record predicted again, to find predictions that no model made."""
+
+import random
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from reproduce.base.errors import UserError
+from reproduce.base.processes import join
+from reproduce.base.quiet import quiet_libraries
+from reproduce.evaluate import records
+from reproduce.evaluate.attestation import CheckedPart, State, differing_metrics
+from reproduce.tasks import DETECTION, TASKS
+from reproduce.tasks.job import Job, inference
+
+
+def rerun(path: Path, checkpoint: Path, data: Path, images: int, seed: int) -> CheckedPart:
+    """Score the predictions of a record again, and predict `images` of its images, drawn at random.
+
+    Raises:
+        UserError: if the record is a detector's, or not in fp32.
+    """
+    e = records.load(path)
+    task, kept, n = TASKS[e.task], path.parent / e.predictions, e.data.images
+    if task.kind is DETECTION or e.precision != 'fp32':
+        raise UserError(
+            f'{path} is of {e.task} in {e.precision}: --rerun takes imagenet and ade20k in fp32.'
+        )
+    scores = import_module(f'reproduce.tasks.{task.kind.name}_scores')
+    preprocessing = e.preprocessing if 'preprocessing' in task.kind.options else {}
+    more = {'limit': n, 'multi_scale': 'ms_miou' in e.metrics}
+    job = Job(e.task, e.model, checkpoint, data, e.arguments, preprocessing, **more)
+    torch.backends.cudnn.allow_tf32 = False  # as in an evaluation
+    with join() as group, quiet_libraries():
+        prepared = task.prepare(job, group.device)
+        wrong = differing_metrics(e, task.score_file(kept, prepared.data).metrics)
+        chosen = sorted(random.Random(seed).sample(range(n), min(images, n)))
+        with inference(group.device, None):
+            again = {
+                i: prepared.predict([i], prepared.collate([prepared.images[i][0]]))[0]
+                for i in chosen
+            }
+        differ = scores.differing(kept, prepared.data, again)
+    chance = f'1 - (1 - p)^{len(chosen)}, {1 - 0.99 ** len(chosen):.1%} for p = 1 %'
+    reason = (
+        f'{len(chosen):,} of {n:,} images, seed {seed}; a forged share p is found with {chance}'
+    )
+    if differ:
+        first = prepared.data.names[differ[0]]
+        reason = f'{len(differ):,} of {len(chosen):,} images, seed {seed}, first {first}'
+    state = State.DIFFERS if wrong or differ else State.HOLDS
+    return CheckedPart('rerun', state, wrong or reason)
