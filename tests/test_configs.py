@@ -16,7 +16,7 @@ from reproduce.openmmlab.configs import CONFIGS, load_config
 
 NAMES = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for path in CONFIGS.rglob('*.[py]*')
+    for path in CONFIGS.rglob('*.py')
     # Those for the embedded data are trained in test_train_openmmlab.py.
     if '_base_' not in path.parts and not path.stem.endswith('_shapes')
 )

@@ -186,7 +186,7 @@ HEADS = {
 
 def test_a_released_detector_has_mmdets_names():
     """Each of Detectron2's names becomes mmdet's of the same layer, and none is left."""
-    config = configs.load_config('baselines/mask-rcnn_vil-s_fpn_1x_coco.yaml')
+    config = configs.load_config('baselines/mask-rcnn_vil-s_fpn_1x_coco.py')
     detector = models.build(config, 'meta')
     own = detector.state_dict()
     backbone = released_shapes((96, 192, 384, 768), (1, 2, 8, 1), (3, 3, 6, 12), DETECTOR)

@@ -14,7 +14,7 @@ _PACKAGES = (
 )
 
 _ROOMS = ('model', 'datasets', 'reproduce', 'operators')
-_SOURCES = ('.py', '.toml', '.yaml', '.csv')
+_SOURCES = ('.py', '.toml', '.csv')
 
 
 def libraries() -> dict[str, str]:

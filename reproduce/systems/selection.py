@@ -26,7 +26,7 @@ def named(name: str) -> System:
     systems = {system.name: system for system in load_systems()}
     if name in systems:
         system = systems[name]
-    elif name.endswith(('.py', '.yaml')) or '::' in name:
+    elif name.endswith('.py') or '::' in name:
         system = System(name=name, rows=[], config=name, flops='total')
     else:
         from reproduce.systems import timm_names  # imports torch

@@ -1,0 +1,2 @@
+_base_ = './mask-rcnn_vil-s_fpn_1x_coco.py'
+model = dict(backbone=dict(arch='vil_medium'))

@@ -1,0 +1,2 @@
+_base_ = './upernet_focal-t_8xb2-160k_ade20k-512x512.py'
+model = dict(backbone=dict(arch='focal_small'))
