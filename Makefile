@@ -58,6 +58,8 @@ $(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(subst
 	@version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python-headless"))') && \
 	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless && \
 	$(BIN)/python -m pip install --quiet --no-deps opencv-python-headless==$$version
+	@printf '#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH="%s$${PYTHONPATH:+:$$PYTHONPATH}" exec "%s" -m reproduce "$$@"\n' \
+		"$(CURDIR)" "$(CURDIR)/$(BIN)/python" > $(BIN)/reproduce && chmod +x $(BIN)/reproduce
 	@touch $@
 	@echo "==> ready"
 

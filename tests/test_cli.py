@@ -12,6 +12,7 @@ import pytest
 from reproduce.complexity import counts
 
 ROOT = Path(__file__).parents[1]
+COMMAND = ROOT / '.venv/bin/reproduce'
 COLUMNS = (
     *('table', 'model', 'system', 'metric', 'convention', 'paper', 'reference', 'measured'),
     *('difference', 'tolerance', 'verdict', 'reference_verdict', 'reason'),
@@ -171,3 +172,14 @@ def test_make_takes_paths_with_spaces(target, words):
     spoken = shlex.split(done.stdout.replace('\\\n', ' '))
     start = spoken.index('reproduce') + 1
     assert spoken[start : start + len(words)] == words
+
+
+@pytest.mark.skipif(not COMMAND.exists(), reason='`make setup` writes the command')
+def test_the_command_runs_in_any_folder(tmp_path):
+    (tmp_path / 'model').mkdir()  # names that the project has as well
+    (tmp_path / 'datasets.py').write_text('raise ImportError')
+    done = subprocess.run(
+        [COMMAND, 'plan', '4', '--format', 'json'], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, '')
+    assert json.loads(done.stdout)
