@@ -11,8 +11,10 @@ import numpy as np
 import typer
 from tabulate import tabulate
 
-from reproduce.statistics import ImageHits, PixelCounts, ResampledImages
-from reproduce.statistics.matched_detections import IOUS, MatchedDetections, Matches
+from reproduce.statistics.classification_metrics import ImageHits
+from reproduce.statistics.detection_metrics import IOUS, MatchedDetections, Matches
+from reproduce.statistics.per_image import ResampledImages
+from reproduce.statistics.segmentation_metrics import PixelCounts
 
 # The images of the population, and the classes of those with boxes and pixels.
 _POPULATION = 100_000

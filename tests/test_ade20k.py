@@ -15,7 +15,7 @@ from PIL import Image
 from datasets.ade20k import FORMAT, class_names, load
 from datasets.segmented import SegmentationFormat
 from reproduce.base.errors import DataNotFound, UserError
-from reproduce.statistics import ious, means
+from reproduce.statistics.segmentation_metrics import ious, means
 from reproduce.tasks.segmentation_scores import MULTI_SCALE, class_pixels, score_folder
 
 

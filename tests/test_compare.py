@@ -14,8 +14,9 @@ from datasets import coco, shapes
 from datasets.ade20k import FORMAT
 from reproduce.base.errors import UserError
 from reproduce.evaluate.harness import evaluate
-from reproduce.statistics import ImageHits, PixelCounts
+from reproduce.statistics.classification_metrics import ImageHits
 from reproduce.statistics.kept import KeptImages, read
+from reproduce.statistics.segmentation_metrics import PixelCounts
 from reproduce.statistics.significance import holm
 from reproduce.tasks.detection_scores import to_json
 from reproduce.tasks.job import Job

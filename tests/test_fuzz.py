@@ -31,7 +31,7 @@ from reproduce import cli
 from reproduce.base.errors import UserError
 from reproduce.evaluate import records
 from reproduce.judge.comparison import compare, find_candidates
-from reproduce.statistics import ImageHits
+from reproduce.statistics.classification_metrics import ImageHits
 from reproduce.statistics.kept import SUFFIX, KeptImages
 
 pytestmark = pytest.mark.slow

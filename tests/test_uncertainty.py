@@ -10,9 +10,11 @@ from test_coco import hard_case
 
 from benchmarks.interval_coverage import coverage
 from datasets.coco_annotations import Annotations
-from reproduce.statistics import ImageHits, PixelCounts, bootstrap, means
-from reproduce.statistics.matched_detections import METRICS
+from reproduce.statistics.classification_metrics import ImageHits
+from reproduce.statistics.detection_metrics import METRICS
 from reproduce.statistics.paired import paired
+from reproduce.statistics.per_image import bootstrap
+from reproduce.statistics.segmentation_metrics import PixelCounts, means
 from reproduce.statistics.significance import holm, mcnemar, paired_interval, resolvable, wilson
 from reproduce.tasks.detection_scores import evaluated, score
 

@@ -19,7 +19,7 @@ from reproduce.evaluate import records
 from reproduce.evaluate.attestation import attest, content_sha256, verify
 from reproduce.evaluate.harness import evaluate
 from reproduce.evaluate.rerun import rerun
-from reproduce.statistics import ImageHits
+from reproduce.statistics.classification_metrics import ImageHits
 from reproduce.statistics.kept import read
 from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job

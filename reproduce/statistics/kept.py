@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from reproduce.base.errors import UserError
-from reproduce.statistics import ImageHits, PerImage, PixelCounts
-from reproduce.statistics.matched_detections import MatchedDetections
+from reproduce.statistics.classification_metrics import ImageHits
+from reproduce.statistics.detection_metrics import MatchedDetections
+from reproduce.statistics.per_image import PerImage
+from reproduce.statistics.segmentation_metrics import PixelCounts
 
 SUFFIX = '.images.npz'
 

@@ -5,7 +5,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from reproduce.statistics import RESAMPLES, ImageHits, PerImage, bootstrap
+from reproduce.statistics.classification_metrics import ImageHits
+from reproduce.statistics.per_image import RESAMPLES, PerImage, bootstrap
 from reproduce.statistics.significance import LEVEL, POWER, mcnemar, paired_interval
 
 

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from datasets.subset import Split
 from reproduce.base.errors import UserError
 from reproduce.base.files import reason, unzipped
-from reproduce.statistics import ImageHits
+from reproduce.statistics.classification_metrics import ImageHits
 from reproduce.tasks.scores import Scores, check_images
 
 TOP = 5

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from datasets.coco import COCO as CocoData
 from datasets.coco_annotations import Annotations, Box, Id, MaskSize, check_mask, read_json
 from reproduce.base.errors import UserError
-from reproduce.statistics.matched_detections import METRICS, MatchedDetections, Matches
+from reproduce.statistics.detection_metrics import METRICS, MatchedDetections, Matches
 from reproduce.tasks.scores import Scores
 
 # What pycocotools calls the kind of a comparison, and the key under which a result has the object.

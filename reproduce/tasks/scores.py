@@ -13,7 +13,7 @@ from typing import Any
 
 from reproduce.base.errors import UserError
 from reproduce.base.wording import by_number, shortened
-from reproduce.statistics import PerImage
+from reproduce.statistics.per_image import PerImage
 
 
 @dataclass(frozen=True)

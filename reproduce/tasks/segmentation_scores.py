@@ -12,7 +12,7 @@ from datasets.segmented import SegmentationData, SegmentationFormat
 from datasets.stores import AnyPath, open_archive
 from datasets.subset import evenly_spaced
 from reproduce.base.errors import UserError
-from reproduce.statistics import LABELLED, PREFIXES, PixelCounts, ious, means
+from reproduce.statistics.segmentation_metrics import LABELLED, PREFIXES, PixelCounts, ious, means
 from reproduce.tasks.scores import Scores, check_images
 
 # The folder, in a folder or an archive of predictions, of those at several scales.

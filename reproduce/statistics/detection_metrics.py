@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from reproduce.statistics import ResampledImages, mean_of_numbers
+from reproduce.statistics.per_image import ResampledImages, mean_of_numbers
 
 if TYPE_CHECKING:
     from pycocotools.cocoeval import COCOeval
