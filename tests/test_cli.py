@@ -97,6 +97,7 @@ WHERE = ('--checkpoint', 'x', '--data', 'x')
     [
         (('table', '4', '--models', 'swin-t '), "is called 'swin-t'."),
         (('table', '8'), 'no Table 8'),
+        (('evaluate', 'imagenet', 'x', *WHERE), 'x does not exist: expected the folder of'),
     ],
 )
 def test_mistakes_are_one_line_each(run, arguments, message):

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from reproduce.base import files
+from reproduce.base.errors import UserError
 from reproduce.base.folders import EVALUATIONS
 from reproduce.base.job_options import KEY_VALUES, ConfigOptions, with_fields_of
 from reproduce.base.processes import start_again
@@ -16,6 +17,7 @@ from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.tasks import TASKS, Task
 from reproduce.tasks.job import Job
+from reproduce.weights import store
 
 app = typer.Typer(**options.SETTINGS, help=__doc__, no_args_is_help=True)
 
@@ -67,6 +69,7 @@ def _classifier(task: Task) -> Callable[..., None]:
         format: options.Format = 'text',
         **given: Any,
     ) -> None:
+        _check_places(model, **given)
         start_again(processes)
         # Imported here, so that `--help` does not wait for torch.
         from reproduce.openmmlab.cfg_options import parse
@@ -107,6 +110,7 @@ def _of_config(task: Task) -> Callable[..., None]:
         format: options.Format = 'text',
         **given: Any,
     ) -> None:
+        _check_places(Path(config).stem, **given)
         start_again(processes)
         from reproduce.openmmlab.cfg_options import parse  # as in `_classifier`
 
@@ -120,6 +124,14 @@ def _of_config(task: Task) -> Callable[..., None]:
 for _task in TASKS.values():
     _make = _classifier if _task.kind.name == 'classification' else _of_config
     app.command(_task.name, cls=options.KeyValueCommand)(_make(_task))
+
+
+def _check_places(name: str, checkpoint: str, data: Path, **_: Any) -> None:
+    """Check that the weights and the data are somewhere, before seconds of imports."""
+    if not data.exists():
+        raise UserError(f'{data} does not exist: expected the folder of a data set.')
+    if not Path(checkpoint).exists():
+        store.find(checkpoint, name)
 
 
 def _run(job: Job, output: Path, format: str) -> None:
