@@ -4,11 +4,12 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import NamedTuple
 
 from reproduce.base.errors import UserError
+from reproduce.paper import load_tolerances
 
 # Headings of columns in which less is better, and of those that describe a row.
 _LESS = re.compile(r'param|flop|\bmacs?\b|time|latency|memory|err|loss|fid|ppl|rmse|\bwer', re.I)
@@ -20,6 +21,13 @@ _CHANGE = re.compile(r'(?:(?<![\w.])\+|(?<=\()[-−])\d*\.?\d+')
 _CONVENTIONS = {
     'layer FLOPs': re.compile(r'ˡ|(?:subscript|convention){l}|\blayer\b'),
     'total FLOPs': re.compile(r'ᵗ|(?:subscript|convention){t}|\btotal\b'),
+}
+# Headings of accuracies on the data sets whose images are known.
+_RESOLVED = {
+    'top1': re.compile(r'top-?1', re.I),
+    'box_ap': re.compile(r'\bap[\s^]*(b|box|ᵇ)$|box.?ap$', re.I),
+    'mask_ap': re.compile(r'\bap[\s^]*(m|mask|ᵐ)$|mask.?ap$', re.I),
+    'miou': re.compile(r'miou', re.I),
 }
 
 
@@ -87,7 +95,9 @@ def _sheet(
 
 def lint(heads: Sequence[str], lines: Sequence[LintedRow]) -> list[str]:
     """Return what is wrong or improbable in a table, a sentence for each fault."""
-    return [s for rule in (_bold, _changes, _flops, _same, _copied) for s in rule(heads, lines)]
+    return [
+        s for rule in (_bold, _leads, _changes, _flops, _same, _copied) for s in rule(heads, lines)
+    ]
 
 
 def _bold(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
@@ -101,6 +111,21 @@ def _bold(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
             best = {end(x.numbers[i] for x in of) for of in (of_column, of_group) if len(of) > 1}
             if best and line.numbers[i] not in best:
                 yield f'{line.name}: {line.numbers[i]} is bold and not the best {heads[i]}.'
+
+
+def _leads(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
+    """Leads of bold accuracies over the next of their group that the data set does not resolve."""
+    for line, (metric, pattern) in product(lines, _RESOLVED.items()):
+        for i in line.numbers:
+            others = [x.numbers[i] for x in lines if x.group == line.group and i in x.numbers]
+            if pattern.search(heads[i]) and _BOLD.search(line.sources[i]) and len(others) > 1:
+                lead = max(others) - sorted(others)[-2]
+                resolvable = load_tolerances()[metric].resolvable
+                if line.numbers[i] == max(others) and 0 < lead < resolvable:
+                    yield (
+                        f'{line.name}: {heads[i]} leads by {lead}, less than the {resolvable:.2f} '
+                        'that the validation images resolve.'
+                    )
 
 
 def _changes(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
