@@ -118,7 +118,11 @@ def _leads(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
     for line, (metric, pattern) in product(lines, _RESOLVED.items()):
         for i in line.numbers:
             others = [x.numbers[i] for x in lines if x.group == line.group and i in x.numbers]
-            if pattern.search(heads[i]) and _BOLD.search(line.sources[i]) and len(others) > 1:
+            if (
+                pattern.search(_plain(heads[i]))
+                and _BOLD.search(line.sources[i])
+                and len(others) > 1
+            ):
                 lead = max(others) - sorted(others)[-2]
                 resolvable = load_tolerances()[metric].resolvable
                 if line.numbers[i] == max(others) and 0 < lead < resolvable:
