@@ -20,6 +20,7 @@ from reproduce.audit.rows import printed_value
 from reproduce.base.errors import UserError
 from reproduce.base.folders import ABLATIONS
 from reproduce.evaluate import records
+from reproduce.statistics.significance import resolvable
 from reproduce.train.building import build
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +103,15 @@ def test_a_wrong_study_is_explained(tiny):
     tiny.write_text(tiny.read_text().replace('worse = "twin"', 'worse = "other"'))
     with pytest.raises(UserError, match='compares other, which is not a variant'):
         load_study(str(tiny))
+
+
+def test_a_dry_run_says_what_would_be_trained_and_resolved(run):
+    code, out, _ = run('ablation', 'micro', '--seeds', 5, '--dry-run')
+    study = load_study('micro')
+    assert code == 0
+    assert f'{5 * len(study.variant)} runs with 5 seeds.' in out
+    family = sum(not claim.control for claim in study.claim)
+    assert out.count(f'{resolvable(study.spread, 5, family):.2f} |') == family
 
 
 # ------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from reproduce.ablation.outcomes import Judgement, Outcomes
-from reproduce.statistics.significance import LEVEL, POWER
+from reproduce.ablation.outcomes import Judgement, Outcomes, VariantLine
+from reproduce.ablation.study import Study
+from reproduce.statistics.significance import LEVEL, POWER, resolvable
 
 HEADINGS = (
     *('claim', 'paper', 'measured', '95 % interval', 'p (Holm)', 'resolvable', 'seeds'),
@@ -80,6 +81,30 @@ def about(outcomes: Outcomes) -> str:
         f'{len(runs)} runs with {of_all} seeds, which were fixed before any was run, on '
         f'{" and ".join(kinds)}. {study.data}'
     ).strip()
+
+
+def plan(study: Study, variants: Sequence[VariantLine], seeds: int) -> str:
+    """Return what a study would train with the first of its seeds, and what it could resolve."""
+    networks = [
+        [v.variant, f'{v.params / 1e6:.2f}', f'{v.total_flops / 1e9:.4f}', v.says] for v in variants
+    ]
+    family = sum(not claim.control for claim in study.claim)
+    claims = [
+        [claim.says, f'{resolvable(study.spread, seeds, 1 if claim.control else family):.2f}']
+        for claim in study.claim
+        if seeds > 1
+    ]
+    return '\n\n'.join(
+        [
+            f'{len(variants) * seeds} runs with {seeds} seeds. {study.about} {study.data}'.strip(),
+            tabulate(networks, ('variant', 'params M', 'FLOPs G', ''), 'github'),
+            tabulate(claims, ('claim', 'resolvable'), 'github'),
+            f'Resolvable is the smallest true difference in Top-1 (%) that is found with a '
+            f'probability of {POWER:.0%}, at a standard deviation of paired differences of '
+            f'{study.spread:.2f}.',
+            study.limits.strip(),
+        ]
+    )
 
 
 def markdown(outcomes: Outcomes) -> str:

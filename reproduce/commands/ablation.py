@@ -29,6 +29,10 @@ def ablation(
         Option(min=1, help='Runs at a time.  [default: one a GPU, or as many as the cores allow]'),
     ] = None,
     device: Device = None,
+    dry_run: Annotated[
+        bool,
+        Option('--dry-run', help='Print what it would train and could resolve, and train nothing.'),
+    ] = False,
     work: Annotated[
         Path | None, Option(help='Folder of the trainings.  [default: work_dirs/ablations/STUDY]')
     ] = None,
@@ -43,10 +47,17 @@ def ablation(
     pairs. A study that was interrupted continues with the same command.
     """
     # Imported here, so that `--help` does not wait for torch.
+    from datasets import shapes
+    from datasets.classes import NUM_CLASSES
     from reproduce.ablation import execution, rendering
     from reproduce.ablation.study import load_study
 
     chosen = load_study(study)
+    if dry_run:
+        classes = len(shapes.CLASSES) if chosen.drawn else NUM_CLASSES
+        variants = execution.measure_variants(chosen, classes)
+        print(rendering.plan(chosen, variants, seeds or len(chosen.seeds)))
+        return
     work = work or Path('work_dirs/ablations') / chosen.name
     output = output or ABLATIONS / chosen.name
     planned = execution.plan_execution(chosen, work, data, labels, seeds, jobs, device)
