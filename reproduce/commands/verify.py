@@ -14,12 +14,14 @@ from reproduce.commands import options
 from reproduce.evaluate.attestation import State
 from reproduce.evaluate.attestation import verify as verify_record
 from reproduce.judge.lookup import find_record
+from reproduce.weights import store
 
 
 def verify(
     record: options.Record,
     checkpoint: Annotated[
-        Path | None, Option(help='The file of the weights, to check it, too.')
+        str | None,
+        Option(help='The weights, to check them, too: as for `evaluate`, a file or a name.'),
     ] = None,
     data: Annotated[Path | None, Option(help="The data set's folder, to check it, too.")] = None,
     rerun: Annotated[
@@ -36,11 +38,17 @@ def verify(
     Exits with 1 if the record, a file of it, or what is predicted again is not what was attested.
     """
     path, evaluation = find_record(record, evaluations)
+    if checkpoint is not None:
+        checkpoint = store.find(checkpoint, evaluation.system or evaluation.model)
     checked = verify_record(path, checkpoint, data)
     if rerun is not None:
         same = {one.part for one in checked if one.state is State.HOLDS}
         if not {'weights', 'data'} <= same:
-            raise UserError('--rerun takes the weights and data of the record: check both options.')
+            differing = ' and '.join(sorted({'weights', 'data'} - same))
+            raise UserError(
+                f'--rerun needs the weights and the data of the record: the {differing} given by '
+                '--checkpoint and --data are others, or none are given.'
+            )
         # Imported here, because it waits for torch.
         from reproduce.evaluate.rerun import rerun as predict_again
 

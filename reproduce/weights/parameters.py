@@ -82,6 +82,9 @@ def load_renamed(
         if key.endswith('.num_batches_tracked') or key.startswith(absent):
             state[key] = wanted[key]
     if differing := mismatch(state, wanted):
+        labeled = 'aux_head.weight' in state
+        if labeled != ('aux_head.weight' in wanted):
+            differing += f'; build the model with --model-kwargs token_labeling={labeled}'
         raise UserError(f'the checkpoint {path}{taken} is not one of {name}: {differing}.')
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():

@@ -72,7 +72,8 @@ def find(where: str | Path, name: str) -> Path:
         return obtain(entries[str(where)])
     raise UserError(
         f'the checkpoint {where} does not exist: expected a file, a folder with {name}.safetensors '
-        'in it, or a released checkpoint, as `reproduce checkpoints` lists them.'
+        'in it, or the name of weights in reproduce/weights/released/README.md or in the list of '
+        '`python -m reproduce checkpoints`.'
     )
 
 
