@@ -252,8 +252,8 @@ def test_what_cannot_be_predicted_again_is_refused(kept, embedded, sound, place,
 def test_other_weights_are_not_predicted_with(run, kept, embedded, sound, tmp_path):
     other = weights(tmp_path / 'other.safetensors')
     for options, reason in (
-        (('--data', embedded, '--checkpoint', other), 'needs the weights and the data of the record'),
-        (('--data', embedded), 'needs the weights and the data of the record'),
+        (('--data', embedded, '--checkpoint', other), 'the weights and the data of the record'),
+        (('--data', embedded), 'the weights and the data of the record'),
     ):
         code, out, err = run('verify', kept, '--rerun', 3, *options)
         assert (code, out, err.count('\n')) == (2, '', 1)
