@@ -6,7 +6,10 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from test_fuzz import fuzz, mutated_tree
 from timm.data import resolve_model_data_config
 
 from datasets import shapes
@@ -109,3 +112,16 @@ def test_what_cannot_be_exported_says_what_to_do(run, kept, sound, tmp_path):
     kept.write_text(json.dumps(content))
     with pytest.raises(UserError, match='timm does not load'):
         export(kept, records.load(kept), tmp_path / 'new', sound)
+
+
+@fuzz(40)
+@given(st.data())
+def test_a_mutated_record_is_refused_in_one_sentence(outcome, sound, run, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp('mutated')
+    path = outcome.save(folder)
+    before = json.loads(path.read_text())
+    content = data.draw(mutated_tree(before))
+    path.write_text(json.dumps(content))
+    where = ('--output', folder / 'made', '--checkpoint', sound)
+    code, _, err = run('export', path, *where)
+    assert (code, err.count('\n')) == ((0, 0) if content == before else (2, 1))
