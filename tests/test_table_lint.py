@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.audit.table_lint import lint, read
+from reproduce.audit.table_lint import faults as found
 from reproduce.paper import FOLDER, TABLES
 
 # Tables of other fields than the paper's, without a fault.
@@ -71,10 +71,6 @@ def sheet(folder, text):
     path = folder / ('table.tex' if 'tabular' in text else 'table.csv')
     path.write_text(text)
     return path
-
-
-def found(path):
-    return [sentence for table in read(path) for sentence in lint(*table)]
 
 
 def planted(before, old, new):

@@ -196,8 +196,7 @@ def table_faults(data: AuditData) -> dict[str, Any]:
         'evidence': [
             f'Table {table}: {sentence}'
             for table in data.tables
-            for sheet in table_lint.read(paper.FOLDER / f'table{table}.csv')
-            for sentence in table_lint.lint(*sheet)
+            for sentence in table_lint.faults(paper.FOLDER / f'table{table}.csv')
         ]
     }
 

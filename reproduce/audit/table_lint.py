@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +51,8 @@ def read(path: Path) -> list[tuple[Sequence[str], Sequence[LintedRow]]]:
         if len(set(map(len, rows))) != 1:
             raise UserError(f'{path}: expected rows with one number of fields.')
         block = rows[0].index('block') if 'block' in rows[0] else None
-        return [_sheet(rows[0], [('' if block is None else row[block], row) for row in rows[1:]])]
+        heads = list(map(_plain, rows[0]))
+        return [_sheet(heads, [('' if block is None else row[block], row) for row in rows[1:]])]
     if path.suffix != '.tex':
         raise UserError(f'{path} is not a table: expected a file that ends in .csv or .tex.')
     text = re.sub(r'(?<!\\)%.*', '', path.read_text())
@@ -93,6 +94,11 @@ def _sheet(
     return heads, lines
 
 
+def faults(path: Path) -> list[str]:
+    """Return what is wrong or improbable in the tables of a file, a sentence for each fault."""
+    return [sentence for table in read(path) for sentence in lint(*table)]
+
+
 def lint(heads: Sequence[str], lines: Sequence[LintedRow]) -> list[str]:
     """Return what is wrong or improbable in a table, a sentence for each fault."""
     return [
@@ -115,21 +121,18 @@ def _bold(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
 
 def _leads(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
     """Leads of bold accuracies over the next of their group that the data set does not resolve."""
-    for line, (metric, pattern) in product(lines, _RESOLVED.items()):
-        for i in line.numbers:
-            others = [x.numbers[i] for x in lines if x.group == line.group and i in x.numbers]
-            if (
-                pattern.search(_plain(heads[i]))
-                and _BOLD.search(line.sources[i])
-                and len(others) > 1
-            ):
-                lead = max(others) - sorted(others)[-2]
-                resolvable = load_tolerances()[metric].resolvable
-                if line.numbers[i] == max(others) and 0 < lead < resolvable:
-                    yield (
-                        f'{line.name}: {heads[i]} leads by {lead}, less than the {resolvable:.2f} '
-                        'that the validation images resolve.'
-                    )
+    for i, head in enumerate(heads):
+        metric = next((name for name, pattern in _RESOLVED.items() if pattern.search(head)), None)
+        bold = [line for line in lines if i in line.numbers and _BOLD.search(line.sources[i])]
+        for line in bold if metric else []:
+            of_group = [x.numbers[i] for x in lines if x.group == line.group and i in x.numbers]
+            lead = line.numbers[i] - sorted(of_group)[-2:][0]  # 0 where it is alone
+            resolvable = load_tolerances()[metric].resolvable
+            if 0 < lead < resolvable:
+                yield (
+                    f'{line.name}: {head} leads by {lead}, less than the {resolvable:.2f} that the '
+                    'validation images resolve.'
+                )
 
 
 def _changes(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:

@@ -19,15 +19,13 @@ def lint(
     """Find faults that a table of results shows by itself, of any paper.
 
     Finds bold numbers that are not the best, or lead by less than ImageNet, COCO or ADE20K
-    resolve, changes such as +0.3 that the numbers do not give,
-    FLOPs of two conventions in a group, rows of one description with different numbers, and
-    neighbouring rows with the same digits. In a CSV, `block` names the group of a row.
+    resolve, changes such as +0.3 that the numbers do not give, FLOPs of two conventions in a group,
+    rows of one description with different numbers, and neighbouring rows with the same digits. In a
+    CSV, `block` names the group of a row.
 
     Exits with 0, or with 1 if it finds a fault.
     """
     files = sorted(file.glob('table*.csv')) if file.is_dir() else [file]
-    found = [
-        s for path in files for table in table_lint.read(path) for s in table_lint.lint(*table)
-    ]
+    found = [sentence for path in files for sentence in table_lint.faults(path)]
     options.show(format, {'faults': found}, '\n'.join(found) or 'No fault was found.')
     raise typer.Exit(bool(found))
