@@ -39,7 +39,7 @@ def verify(
     """
     path, evaluation = find_record(record, evaluations)
     if checkpoint is not None:
-        checkpoint = store.find(checkpoint, evaluation.system or evaluation.model)
+        checkpoint = store.find(checkpoint, evaluation.name)
     checked = verify_record(path, checkpoint, data)
     if rerun is not None:
         same = {one.part for one in checked if one.state is State.HOLDS}

@@ -133,10 +133,14 @@ class Evaluation(_Part):
         )
 
     @property
+    def name(self) -> str:
+        """The system, or else timm's name of the model or the config's without its ending."""
+        return self.system or Path(self.model.rpartition('::')[2]).name.removesuffix('.py')
+
+    @property
     def stem(self) -> str:
         """The name of the record's files."""
-        name = self.system or Path(self.model.rpartition('::')[2]).name.removesuffix('.py')
-        return f'{name}-{self.key}'
+        return f'{self.name}-{self.key}'
 
 
 def provenance(device: 'torch.device', **facts: Any) -> Provenance:

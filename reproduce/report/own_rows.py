@@ -90,8 +90,7 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
 
 def _of_record(e: Evaluation, label: str, lines: Mapping[int, Sequence[Line]]) -> Line:
     """Return the line of an evaluated model, whose parameters and FLOPs are counted now."""
-    name = e.system or Path(e.model.rpartition('::')[2]).name.removesuffix('.py')
-    label = label or f'{name} ({e.checkpoint.released or Path(e.checkpoint.file).stem})'
+    label = label or f'{e.name} ({e.checkpoint.released or Path(e.checkpoint.file).stem})'
     size = e.preprocessing.get('input_size', [''])[-1]
     counted, framework = _count(e, size)
     table = comparisons().get(framework)
