@@ -126,13 +126,13 @@ def check_attested(path: Path, required: bool = False) -> None:
         raise UserError(f'{path} does not match its attestation: {"; ".join(differs)}.')
 
 
-def _check_bytes(recorded: str, kept: Mapping[str, str], data: Split | None) -> CheckedPart:
+def _check_bytes(recorded: str, hashes: Mapping[str, str], data: Split | None) -> CheckedPart:
     if not recorded:
         reason = "an earlier version wrote the record, which does not bind the images' bytes"
         return CheckedPart('bytes', State.UNCHECKED, reason)
     found = data.hashes() if data else {}
     checked = _compared('bytes', recorded, found and content_sha256(found), State.OTHER)
-    differ = [name for name in found if kept and found[name] != kept.get(name)]
+    differ = [name for name in found if hashes and found[name] != hashes.get(name)]
     if differ:
         return checked._replace(reason=f'{len(differ):,} of {len(found):,}, first {differ[0]}')
     return checked

@@ -1,7 +1,6 @@
 """Some images of a record predicted again, to find predictions that no model made."""
 
 import random
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -27,7 +26,6 @@ def rerun(path: Path, checkpoint: Path, data: Path, images: int, seed: int) -> C
         raise UserError(
             f'{path} is of {e.task} in {e.precision}: --rerun takes imagenet and ade20k in fp32.'
         )
-    scores = import_module(f'reproduce.tasks.{task.kind.name}_scores')
     preprocessing = e.preprocessing if 'preprocessing' in task.kind.options else {}
     more = {'limit': n, 'multi_scale': 'ms_miou' in e.metrics}
     job = Job(e.task, e.model, checkpoint, data, e.arguments, preprocessing, **more)
@@ -41,7 +39,7 @@ def rerun(path: Path, checkpoint: Path, data: Path, images: int, seed: int) -> C
                 i: prepared.predict([i], prepared.collate([prepared.images[i][0]]))[0]
                 for i in chosen
             }
-        differ = scores.differing(kept, prepared.data, again)
+        differ = task.differing(kept, prepared.data, again)
     chance = f'1 - (1 - p)^{len(chosen)}, {1 - 0.99 ** len(chosen):.1%} for p = 1 %'
     reason = (
         f'{len(chosen):,} of {n:,} images, seed {seed}; a forged share p is found with {chance}'

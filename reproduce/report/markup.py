@@ -7,8 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from tabulate import tabulate
 
-from reproduce.base.folders import PAPER as FOLDER
-from reproduce.paper import PAPER, TABLES
+from reproduce.paper import FOLDER, PAPER, TABLES
 from reproduce.report.layout import CONVENTIONS, MARKS, Field, ShownColumn, ShownTable
 
 _LATEX = str.maketrans(

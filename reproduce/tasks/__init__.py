@@ -5,6 +5,7 @@ How models of its kind are evaluated is in `reproduce.tasks.KIND`, and what thei
 in `reproduce.tasks.KIND_scores`; both are imported when they are needed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -101,6 +102,11 @@ class Task:
             UserError: if it is missing, malformed or damaged, or does not fit the images.
         """
         return import_module(f'reproduce.tasks.{self.kind.name}_scores').score_file(path, data)
+
+    def differing(self, path: Path, data: 'Split', again: Mapping[int, Any]) -> list[int]:
+        """Return the images whose predictions in a file are not those `again`, by their places."""
+        scores = import_module(f'reproduce.tasks.{self.kind.name}_scores')
+        return scores.differing(path, data, again)
 
     def prepare(self, job: 'Job', device: 'torch.device') -> 'Prepared':
         """Find and check what a job needs, and build its model on `device`, with its weights.
