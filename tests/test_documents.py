@@ -71,7 +71,7 @@ NOT_HERE = {
     r'v100\.txt|--device cuda': 'needs a GPU',
     r'^sbatch |^srun ': 'needs Slurm',
     r'^docker ': 'needs Docker, and for most a GPU',
-    r'^make checkpoints .*CHECKPOINTS=|checkpoints .*--download': 'downloads',
+    r'^make checkpoints .*CHECKPOINTS=|checkpoints .*--download|--pretrained': 'downloads',
     r'\.mim/tools/train\.py': "trains with OpenMMLab's own loop",
 }
 

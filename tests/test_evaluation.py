@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from ranks import in_ranks
 from safetensors.torch import save_file
@@ -96,6 +97,41 @@ def test_the_classes_are_those_of_the_bare_model(data, weights, alone, predictio
     assert alone.evaluation.data.images == 17
     assert not alone.evaluation.data.complete
     assert alone.evaluation.checkpoint.sha256 == sha256_of(weights)
+
+
+def test_timms_weights_come_from_the_hub_with_their_preprocessing(run, data, monkeypatch):
+    """The Hub is out of reach, and its client has kept one of two repositories."""
+    monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:1')
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(Path('hub').absolute()))
+    code, out, err = run('evaluate', 'imagenet', 'resnet18', '--pretrained', '--data', data)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    repository = f'{constants.ENDPOINT}/timm/resnet18.a1_in1k'
+    assert err.startswith(f'error: {repository} cannot be downloaded: Connection refused.')
+
+    kept = Path('hub/models--timm--test_resnet.r160_in1k')
+    (kept / 'refs').mkdir(parents=True)
+    (kept / 'refs' / 'main').write_text('0' * 40)
+    folder = kept / 'snapshots' / ('0' * 40)
+    model = timm.create_model('test_resnet', num_classes=CLASSES)
+    stated = {'crop_pct': 0.5, 'interpolation': 'bilinear'}
+    for weights, is_safe, file in (
+        (['--pretrained'], False, 'pytorch_model.bin'),
+        (['--checkpoint', 'hf-hub:timm/test_resnet.r160_in1k'], 'both', 'model.safetensors'),
+    ):
+        timm.models.save_for_hf(model, folder, data_config=stated, safe_serialization=is_safe)
+        loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+        prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(loaded))
+        with torch.inference_mode():
+            images = torch.stack([prepare(Image.open(path)) for path, _ in load(data).samples])
+            expected = loaded(images).softmax(-1).topk(CLASSES)
+        options = (*weights, '--data', data, '--workers', 0, '--format', 'json')
+        found = json.loads(run('evaluate', 'imagenet', 'test_resnet', *options)[1])
+        predicted = read(Path(found['predictions']))
+        assert np.array_equal(predicted.classes, expected.indices)
+        np.testing.assert_allclose(predicted.scores, expected.values, atol=1e-5)
+        sha256 = sha256_of(folder / file)
+        assert found['checkpoint'] == {'file': file, 'sha256': sha256, 'released': ''}
+        assert found['preprocessing']['crop_pct'] == 0.5 and 'crop_pct' in found['from_weights']
 
 
 @pytest.mark.parametrize('processes', [2, pytest.param(3, marks=pytest.mark.slow)])

@@ -16,7 +16,7 @@ from reproduce.base.processes import start_again
 from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.tasks import TASKS, Task
-from reproduce.tasks.job import Job
+from reproduce.tasks.job import Checkpoint, Job
 from reproduce.weights import store
 
 app = typer.Typer(**options.SETTINGS, help=__doc__, no_args_is_help=True)
@@ -51,12 +51,16 @@ class Preprocessing:
 
 
 def _classifier(task: Task) -> Callable[..., None]:
-    @with_fields_of(Job, without=['multi_scale'])
+    @with_fields_of(Job, without=['multi_scale', 'checkpoint'])
     @with_fields_of(Preprocessing)
     def evaluate(
         model: Annotated[
             str, Argument(help='A system of the tables, a MAFormer, or any timm model.')
         ],
+        checkpoint: Checkpoint = '',
+        pretrained: Annotated[
+            bool, Option('--pretrained', help="Take timm's own weights, from the Hugging Face Hub.")
+        ] = False,
         model_kwargs: Annotated[
             list[str] | None,
             Option(
@@ -69,11 +73,17 @@ def _classifier(task: Task) -> Callable[..., None]:
         format: options.Format = 'text',
         **given: Any,
     ) -> None:
-        _check_places(model, **given)
+        if pretrained == bool(checkpoint):
+            raise UserError('name the weights, by either --checkpoint or --pretrained.')
+        _check_places(model, checkpoint, given['data'])
         start_again(processes)
         # Imported here, so that `--help` does not wait for torch.
         from reproduce.openmmlab.cfg_options import parse
+        from reproduce.systems import timm_names
+        from reproduce.tasks.classification import resolve
 
+        if pretrained:
+            checkpoint = timm_names.pretrained(resolve(model, {})[1])
         replaced = {field.name: given.pop(field.name) for field in fields(Preprocessing)}
         # None and False are the defaults; 0 is not, and refused.
         given['preprocessing'] = {
@@ -82,7 +92,7 @@ def _classifier(task: Task) -> Callable[..., None]:
             if value is not None and value is not False
         }
         arguments = parse(model_kwargs or [], '--model-kwargs')
-        _run(Job(task.name, model, arguments=arguments, **given), output, format)
+        _run(Job(task.name, model, checkpoint, arguments=arguments, **given), output, format)
 
     evaluate.__doc__ = f"""Measure Top-1 and Top-5 on {task.validation_set}.
 
@@ -110,7 +120,7 @@ def _of_config(task: Task) -> Callable[..., None]:
         format: options.Format = 'text',
         **given: Any,
     ) -> None:
-        _check_places(Path(config).stem, **given)
+        _check_places(Path(config).stem, given['checkpoint'], given['data'])
         start_again(processes)
         from reproduce.openmmlab.cfg_options import parse  # as in `_classifier`
 
@@ -126,11 +136,11 @@ for _task in TASKS.values():
     app.command(_task.name, cls=options.KeyValueCommand)(_make(_task))
 
 
-def _check_places(name: str, checkpoint: str, data: Path, **_: Any) -> None:
-    """Check that the weights and the data are somewhere, before seconds of imports."""
+def _check_places(name: str, checkpoint: str, data: Path) -> None:
+    """Check that the weights, if they are named, and the data exist, before seconds of imports."""
     if not data.exists():
         raise UserError(f'{data} does not exist: expected the folder of a data set.')
-    if not Path(checkpoint).exists():
+    if checkpoint and not Path(checkpoint).exists():
         store.find(checkpoint, name)
 
 

@@ -25,6 +25,19 @@ def check(name: str) -> None:
         raise UserError(f"timm's {architecture} has no weights '{tag}'; it has {listed}.") from None
 
 
+def pretrained(name: str) -> str:
+    """Return where timm's weights of the model `name` are, in timm's words: hf-hub:REPOSITORY.
+
+    Raises:
+        UserError: if they are not on the Hugging Face Hub.
+    """
+    config = timm.get_pretrained_cfg(name)
+    if not config.hf_hub_id:
+        where = f'are at {config.url}' if config.url else 'are unknown to timm'
+        raise UserError(f'the weights of {name} {where}: name a file of them with --checkpoint.')
+    return f'hf-hub:{config.hf_hub_id}'
+
+
 def size_argument(name: str, img_size: int | None) -> dict[str, Any]:
     """Return the constructor argument of the size, where the model takes images of one size only.
 

@@ -33,8 +33,11 @@ def prepare(job: Job, device: torch.device) -> Prepared:
     system, name, arguments = resolve(job.model, job.arguments)
     path = store.find(job.checkpoint, system or name)
     trained = parameters.trained_preprocessing(path)
-    own = preprocessing(name, arguments, {})
-    config = preprocessing(name, arguments, {**trained, **job.preprocessing})
+    stated = parameters.hub_config(path)
+    # A system's size is that of its row, and any other model's that of the weights.
+    own = preprocessing(name, arguments, {}, {} if system else stated)
+    config = preprocessing(name, arguments, {**trained, **job.preprocessing}, stated)
+    by_weights = trained.keys() | (stated.keys() & set(PREPROCESSING))
     overridden = set(job.preprocessing)
     if config['input_size'] != own['input_size'] and 'use_train_size' not in overridden:
         overridden.add('img_size')  # it is not the system's number, whoever decided the size
@@ -63,7 +66,7 @@ def prepare(job: Job, device: torch.device) -> Prepared:
             'arguments': arguments,
             'preprocessing': config,
             'overridden': tuple(sorted(overridden)),
-            'from_weights': tuple(sorted(trained.keys() - job.preprocessing.keys())),
+            'from_weights': tuple(sorted(by_weights - job.preprocessing.keys())),
         },
         checkpoint=path,
         data=data,
@@ -93,19 +96,23 @@ def resolve(model: str, arguments: Mapping[str, Any]) -> tuple[str | None, str, 
 
 
 def preprocessing(
-    name: str, arguments: Mapping[str, Any], overrides: Mapping[str, Any]
+    name: str,
+    arguments: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    stated: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return how images become the model's input: by its own config, changed by `overrides`.
 
     As timm's own validation does, a model whose config names another size or crop for testing than
-    for training is given those for testing, unless `overrides` has `use_train_size`.
+    for training is given those for testing, unless `overrides` has `use_train_size`. What weights
+    state, see `parameters.hub_config`, takes the place of its config.
 
     Raises:
         UserError: if an override is out of range.
     """
     config = resolve_data_config(
         {'in_chans': arguments.get('in_chans', 3), **overrides},
-        pretrained_cfg=timm.get_pretrained_cfg(name).to_dict(),
+        pretrained_cfg=stated or timm.get_pretrained_cfg(name).to_dict(),
         use_test_size=not overrides.get('use_train_size'),
     )
     limits = {**_LIMITS, 'crop_pct': (0, parameters.MOST_CROP_PCT[config['crop_mode']])}

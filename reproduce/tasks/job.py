@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 PRECISIONS = {'fp16': 'float16', 'bf16': 'bfloat16'}
 
 
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        '--checkpoint',
+        help='A file, a folder with SYSTEM.safetensors (or .pth, ...), hf-hub:OWNER/REPOSITORY, or '
+        "a released checkpoint's name.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Job:
     """What to evaluate, and how; most fields are options of `evaluate`.
@@ -42,14 +52,7 @@ class Job:
 
     task: str
     model: str
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            '--checkpoint',
-            help='A file, a folder with SYSTEM.safetensors (or .pth, ...), or a released '
-            "checkpoint's name.",
-        ),
-    ]
+    checkpoint: Checkpoint
     data: Annotated[
         Path, typer.Option('--data', help="The data set's folder, or the one that it lies in.")
     ]

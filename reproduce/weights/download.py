@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from reproduce.base.errors import UserError
-from reproduce.base.files import sha256_of, write_atomically
+from reproduce.base.files import reason, sha256_of, write_atomically
 
 _HUB = 'https://huggingface.co'
 
@@ -57,6 +57,42 @@ def fetch(url: str, path: Path, sha256: str = '') -> None:
             _download(url, path, sha256)
 
 
+def from_hub(name: str) -> Path:
+    """Return the weights of a repository on the Hugging Face Hub, with its config.json beside them.
+
+    They are in the cache of the Hub's client, which is what is taken if the Hub is out of reach.
+
+    Args:
+        name: OWNER/REPOSITORY, and @REVISION if it is not the newest.
+
+    Raises:
+        UserError: if they are neither on the Hub nor in the cache.
+    """
+    from huggingface_hub import constants, snapshot_download  # here, as in `_download`
+
+    repository, _, revision = name.partition('@')
+    try:
+        for weights in ('model.safetensors', 'pytorch_model.bin'):
+            folder = snapshot_download(
+                repository, revision=revision or None, allow_patterns=['config.json', weights]
+            )
+            if (path := Path(folder, weights)).is_file():
+                return path
+    except Exception as error:  # of the Hub's client, and of an HTTP library
+        raise UserError(
+            f'{constants.ENDPOINT}/{repository} cannot be downloaded: {_cause(error)}. Without a '
+            'network, name a file with --checkpoint.'
+        ) from error
+    raise UserError(f'{constants.ENDPOINT}/{repository} has no model.safetensors.')
+
+
+def _cause(error: BaseException) -> str:
+    """Return what the first of a chain of exceptions says, such as "Name or service not known"."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return reason(error).rstrip('.')
+
+
 def _download(url: str, path: Path, sha256: str) -> None:
     # Imported here: most commands need weights that are there, or none.
     from huggingface_hub import constants, get_hf_file_metadata
@@ -72,9 +108,8 @@ def _download(url: str, path: Path, sha256: str) -> None:
             # It raises an error, too, where a connection breaks off.
             downloader = HTTPDownloader(sys.stderr.isatty(), chunk_size=1 << 20, timeout=30)
             downloader(source, str(part), None)
-        except Exception as error:  # of the hub's client, and of two HTTP libraries
-            reason = ' '.join(str(error).split())
-            raise UserError(f'{source} cannot be downloaded: {reason}.') from error
+        except Exception as error:  # of the Hub's client, and of two HTTP libraries
+            raise UserError(f'{source} cannot be downloaded: {_cause(error)}.') from error
         digest = sha256_of(part)
         if not digest.startswith(sha256):
             raise UserError(

@@ -1,5 +1,6 @@
 """Load weights into a model and check that every parameter fits."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,10 @@ State = dict[str, torch.Tensor]
 
 # By timm's crop mode: beyond 1 all but border pad the image with black.
 MOST_CROP_PCT = {'center': 1, 'squash': 1, 'border': 1.5}
+
+
+# Files of weights in a repository on the Hub, without their endings.
+_HUB_NAMES = ('model', 'pytorch_model')
 
 
 class _Trained(BaseModel):
@@ -42,6 +47,20 @@ def trained_preprocessing(path: Path) -> dict[str, Any]:
         return {}
     with naming_file(path):
         return _Trained(**metadata).model_dump(exclude_none=True)
+
+
+def hub_config(path: Path) -> dict[str, Any]:
+    """Return what timm's config.json beside weights from the Hub says of them; {} without one.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    file = path.with_name('config.json')
+    if path.stem not in _HUB_NAMES or not file.is_file():
+        return {}
+    with naming_file(file):
+        content = json.loads(file.read_bytes())
+        return content.get('pretrained_cfg', content if 'input_size' in content else {})
 
 
 def load(model: nn.Module, path: Path) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ def find(where: str | Path, name: str) -> Path:
     """Return the checkpoint file of the system or model `name`.
 
     `where` is a file; a folder with one file for each system, such as `NAME.safetensors`, or with
-    `model.safetensors`, as on the Hub; or the name of released weights, whose file is downloaded if
-    need be and verified.
+    `model.safetensors`, as on the Hub; or the name of released weights or, after hf-hub:, of a
+    repository, whose file is downloaded if need be, and verified if it is released.
 
     Raises:
         UserError: if there is none, or it is another file than the released one.
@@ -67,13 +67,16 @@ def find(where: str | Path, name: str) -> Path:
         if found := in_folder(path, name) or in_folder(path, 'model'):
             return found
         raise UserError(f'{expected(path, name)} does not exist: put the weights there.')
+    source, _, repository = str(where).partition(':')
+    if source in ('hf-hub', 'hf_hub'):  # timm takes both
+        return download.from_hub(repository)
     entries = {entry.name: entry for entry in registry.registered()}
     if str(where) in entries:
         return obtain(entries[str(where)])
     raise UserError(
         f'the checkpoint {where} does not exist: expected a file, a folder with {name}.safetensors '
-        'in it, or the name of weights in reproduce/weights/released/README.md or in the list of '
-        '`python -m reproduce checkpoints`.'
+        'in it, hf-hub:OWNER/REPOSITORY, or the name of weights in '
+        'reproduce/weights/released/README.md or in the list of `python -m reproduce checkpoints`.'
     )
 
 
