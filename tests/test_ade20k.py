@@ -16,7 +16,7 @@ from datasets.ade20k import FORMAT, class_names, load
 from datasets.segmented import SegmentationFormat
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.statistics.segmentation_metrics import ious, means
-from reproduce.tasks.segmentation_scores import MULTI_SCALE, class_pixels, score_folder
+from reproduce.tasks.segmentation_scores import MULTI_SCALE, class_pixels, score_file, score_folder
 
 
 @pytest.fixture
@@ -276,6 +276,11 @@ def test_a_folder_and_an_archive_of_it_score_the_same(root, predictions, tmp_pat
     archive = tmp_path / 'predictions.zip'
     archive.write_bytes(to_zip(files(predictions)))
     assert score_folder(archive, annotations, None, FORMAT) == folder
+    content = {p.relative_to(tmp_path): p for p in root.rglob('*') if p.is_file()}
+    data = tmp_path / 'packed/ADEChallengeData2016.zip'
+    data.parent.mkdir()
+    data.write_bytes(to_zip({str(name): path.read_bytes() for name, path in content.items()}))
+    assert score_file(archive, load(data.parent)) == folder[0]
 
 
 def test_a_part_of_the_predictions(root, predictions):

@@ -1,6 +1,6 @@
 """Score kept predictions again, without the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,7 +59,7 @@ def _detections(task: Task) -> Callable[..., None]:
         looked_at = {image['id'] for image in truth.images}
         detections = sum(result['image_id'] in looked_at for result in found)
         facts = {'images': len(truth.images), 'fingerprint': truth.fingerprint}
-        facts['detections'] = detections
+        facts |= {'detections': detections}
         _report(results, scoring.score(found, truth), facts, lacks(truth), format)
 
     return score
@@ -87,7 +87,7 @@ def _label_maps(task: Task) -> Callable[..., None]:
         from reproduce.tasks.segmentation_scores import score_folder
 
         form = import_module(f'datasets.{task.name}').FORMAT
-        scores, images, problems = score_folder(predictions, annotations, limit, form)
+        scores, images, problems = score_folder(predictions, annotations.absolute(), limit, form)
         _report(predictions, scores, {'images': images}, problems, format)
 
     return score
@@ -99,7 +99,7 @@ for _task in TASKS.values():
 
 
 def _report(
-    predictions: Path, scores: Any, facts: dict[str, Any], problems: tuple[str, ...], format: str
+    predictions: Path, scores: Any, facts: dict[str, Any], problems: Sequence[str], format: str
 ) -> None:
     """Print the `Scores` of a file of predictions; `facts` are further fields of the JSON."""
     facts = {'warnings': scores.warnings, 'complete': not problems, 'problems': problems, **facts}

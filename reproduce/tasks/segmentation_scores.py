@@ -107,7 +107,7 @@ def class_pixels(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.
 
 
 def score_folder(
-    predictions: Path, annotations: Path, limit: int | None, format: SegmentationFormat
+    predictions: Path, annotations: AnyPath, limit: int | None, format: SegmentationFormat
 ) -> tuple[Scores, int, tuple[str, ...]]:
     """Score predicted label maps against those of a data set, without a model.
 
@@ -126,7 +126,7 @@ def score_folder(
         UserError: if one is missing, too many, of another size, no label map or has a label
             without a class.
     """
-    classes = format.class_names(annotations.absolute().parent.parent)
+    classes = format.class_names(annotations.parent.parent)
     labels = format.label_maps(annotations)
     if not labels:
         raise UserError(f'{annotations} has no label map: expected a folder of PNGs.')
