@@ -111,9 +111,10 @@ test-report: $(READY)  ## Test the report in Chromium and the tables in LaTeX
 	$(BIN)/python -m pip install --quiet --group report-test
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
-lint: $(READY)  ## Check style and types of the signatures
+lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 format: $(READY)  ## Put the code into the checked style
 	$(BIN)/ruff check --fix
@@ -126,4 +127,4 @@ benchmark-intervals: $(READY)  ## How often the 95 % intervals hold the truth, b
 	$(BIN)/python -m benchmarks.interval_coverage $(ARGS)
 
 clean:  ## Remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info model/*.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info model/*.egg-info

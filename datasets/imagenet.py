@@ -123,10 +123,10 @@ def _find(root: Path, split: str) -> tuple[list[_Image], list[str]]:
         # Not in the folder that was asked for itself: its folders may be anything. A folder without
         # an image is not a class, and a single folder with images is more likely the `images` of a
         # detection data set.
-        found = _in_class_folders(_entries(base / split, _VISIBLE))
-        names = sorted({name for *_, name in found})
+        images = _in_class_folders(_entries(base / split, _VISIBLE))
+        names = sorted({name for *_, name in images})
         if len(names) > 1:
-            return found, names
+            return images, names
     for base in bases:
         archive = base / f'ILSVRC2012_img_{split}.tar'
         stored = open_archive(archive) if archive.is_file() else None

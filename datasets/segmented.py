@@ -184,7 +184,7 @@ class SegmentationFormat:
                 f'its image {width} x {height}: expected the same; restore both.'
             )
         name = image.name.removesuffix(self.image_suffix)
-        pixels = hashlib.sha256(np.ascontiguousarray(labels)).hexdigest()
+        pixels = hashlib.sha256(np.ascontiguousarray(labels).data).hexdigest()
         return f'{name} {width} {height} {pixels}\n'.encode()
 
 

@@ -200,7 +200,8 @@ def _write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
     folder, annotations_folder = root / f'{split}2017', root / 'annotations'
     folder.mkdir(parents=True, exist_ok=True)
     annotations_folder.mkdir(exist_ok=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, scene in enumerate(scenes, 1):
         name = f'{number:012d}.jpg'
         scene.to_pil().save(folder / name, 'JPEG', quality=90)
@@ -251,7 +252,7 @@ def _write_ade20k(root: Path, split: str, scenes: list[Scene]) -> None:
         name = f'ADE_{split}_{number:08d}'
         scene.to_pil().convert('RGB').save(images / f'{name}.jpg', 'JPEG', quality=90)
         Image.fromarray(label_map(scene)).save(annotations / f'{name}.png')
-    rows = [('Idx', 'Stuff', 'Name')]  # without the columns of frequencies
+    rows: list[tuple[Any, ...]] = [('Idx', 'Stuff', 'Name')]  # without the columns of frequencies
     rows += [(i, int(i > len(CLASSES)), name) for i, name in enumerate((*CLASSES, *GROUNDS), 1)]
     lines = ['\t'.join(map(str, row)) + '\n' for row in rows]
     (root / 'objectInfo150.txt').write_text(''.join(lines))

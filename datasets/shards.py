@@ -74,8 +74,8 @@ def find_shards(folder: Path, split: str) -> list[tuple[StoredPath, str]]:
 
 
 def _labelled(store: '_Shards') -> list[tuple[StoredPath, str]]:
-    path = derived_file(store.paths, '.images.json', store.write_list)
-    images = [_Image(*image) for image in json.loads(path.read_bytes())]
+    listed = derived_file(store.paths, '.images.json', store.write_list)
+    images = [_Image(*image) for image in json.loads(listed.read_bytes())]
     if not images:
         raise UserError(f'{store.name} have no labelled images: expected {store.expected}.')
     names, labelled = _class_names(store, images), []
@@ -102,6 +102,7 @@ def _class_names(store: '_Shards', images: Sequence[_Image]) -> Mapping[int, str
     if labels <= found.keys():
         return found
     declared = store.class_names()
+    names: Sequence[str]
     if declared is None or max(labels) >= len(declared):
         names = names_of_numbers(labels)
     elif len(declared) == NUM_CLASSES and not all(map(WNID.fullmatch, declared)):
@@ -131,6 +132,10 @@ class _Shards(Store):
         """Write the list of all images."""
         bar = tqdm(range(len(self.paths)), 'indexing', leave=False, disable=None)
         path.write_text(json.dumps([image for part in bar for image in self._images_of(part)]))
+
+    def _images_of(self, part: int) -> Iterator[_Image]:
+        """Yield the images of a shard, checked."""
+        raise NotImplementedError
 
     def _image(self, member: Member | None, name: str, label: object, sample: str) -> _Image:
         if member is None or type(label) is not int or not 0 <= label < MOST_CLASSES:

@@ -67,6 +67,14 @@ class Store:
         several = len(paths) > 1
         self.name = f'{paths[0].with_suffix("")}..{paths[-1].name}' if several else str(paths[0])
 
+    def list(self, folder: str) -> dict[str, Member]:
+        """Return the content of a folder by name; only archives have folders."""
+        return {}
+
+    def find(self, name: str) -> Member | None:
+        """Return the file or folder `name`; None if there is none."""
+        return None
+
     def read(self, name: str, member: Member) -> bytes:
         """Return the content of a file; the name is for the error that it is damaged."""
         content = self.bytes_at(member.part, member.offset, member.size)
@@ -107,7 +115,6 @@ class Archive(Store):
         self.index = derived_file(self.paths, '.sqlite', self._write_index)
 
     def list(self, folder: str) -> dict[str, Member]:
-        """Return the content of a folder by name."""
         found = _listing(self.index, os.getpid(), threading.get_ident()).list(f'/{folder}') or {}
         return {
             name: self._member(f'{folder}/{name}', info)
@@ -117,7 +124,6 @@ class Archive(Store):
         }
 
     def find(self, name: str) -> Member | None:
-        """Return the file or folder `name`; None if there is none."""
         info = _listing(self.index, os.getpid(), threading.get_ident()).lookup(f'/{name}')
         return None if info is None else self._member(name, info)
 

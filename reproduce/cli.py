@@ -6,6 +6,7 @@ Each command is a module of `reproduce.commands`, which is imported when the com
 
 import ast
 import errno
+import io
 import json
 import os
 import sys
@@ -13,9 +14,8 @@ import tomllib
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from pydantic import ValidationError
 from typer import Option
@@ -48,13 +48,13 @@ class _Commands(TyperGroup):
     """The commands by name, each imported when it is asked for.
 
     A module has a function of the command's name, or an `app` of several commands, whose help is
-    the docstring of the module.
+    the docstring of the module. typer has a click of its own, whose types it does not export.
     """
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return COMMANDS
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f'reproduce.commands.{cmd_name}')
@@ -65,7 +65,7 @@ class _Commands(TyperGroup):
         command.name = cmd_name
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands by section, with the first sentence of their help."""
         widest = max(map(len, COMMANDS))
         for title, names in SECTIONS.items():
@@ -76,8 +76,8 @@ class _Commands(TyperGroup):
 def _summary(command: str) -> str:
     """Return the first sentence of a command's help from its source, without importing it."""
     tree = ast.parse((_FOLDER / f'{command}.py').read_text())
-    functions = [node for node in tree.body if getattr(node, 'name', '') == command]
-    return ast.get_docstring(*functions or [tree]).partition('\n\n')[0]
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == command]
+    return ast.get_docstring(functions[0] if functions else tree).partition('\n\n')[0]
 
 
 app = typer.Typer(**SETTINGS, cls=_Commands, no_args_is_help=True)
@@ -111,7 +111,8 @@ def run() -> None:
     An error that the user can fix is printed as one line, and the status is 2 or that of a
     `UserError`. Any other error, which is one of the program, keeps its traceback.
     """
-    sys.stdout.reconfigure(errors='backslashreplace')
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         try:
             app()

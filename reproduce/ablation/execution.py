@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -58,7 +59,7 @@ class Execution(BaseModel):
     labels: Path | None  # None where no variant needs them
     seeds: int  # the number of the study's seeds that are run
     jobs: int  # the number of runs at a time
-    device: str
+    device: Literal['cpu', 'cuda']
 
     @property
     def workers(self) -> int:
@@ -109,7 +110,7 @@ def plan_execution(
     labels: Path | None = None,
     seeds: int | None = None,
     jobs: int | None = None,
-    device: str | None = None,
+    device: Literal['cpu', 'cuda'] | None = None,
 ) -> Execution:
     """Return how a study is run, by options of which None takes the default.
 
@@ -119,7 +120,8 @@ def plan_execution(
     if (study.drawn is None) == (data is None):
         needs = 'needs data: name its folder with' if data is None else 'draws its images: omit'
         raise UserError(f'the study {study.name} {needs} --data. {study.data}'.strip())
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if device is None:
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
     cores = len(os.sched_getaffinity(0)) // study.threads
     work = work.absolute()
     return Execution(
@@ -169,7 +171,7 @@ def execute(execution: Execution, output: Path) -> Outcomes:
             for _, error in _run_all(execution, {work / 'annotator': ('annotator',)}):
                 if error:
                     raise UserError(f'the annotator could not be trained: {error}')
-        runs = {
+        runs: dict[Path, tuple[str, ...]] = {
             execution.folder(variant, seed): (variant.name, str(seed))
             for seed in study.seeds[: execution.seeds]
             for variant in study.variant
@@ -197,7 +199,7 @@ def _collect(execution: Execution, variants: tuple[VariantLine, ...]) -> Outcome
             path = execution.folder(variant, seed) / _RESULT
             if path.is_file():
                 found = json.loads(path.read_text())
-                key = {'variant': variant.name, 'seed': seed}
+                key: dict[str, Any] = {'variant': variant.name, 'seed': seed}
                 runs.append(RunLine(**key, **found['run']))
                 curves += [CurveLine(**key, **row) for row in found['curve']]
                 times.append(TimeLine(**key, **found['time']))
@@ -245,7 +247,7 @@ def _run_all(execution: Execution, runs: dict[Path, tuple[str, ...]]) -> Iterato
         environment = {**os.environ, 'OMP_NUM_THREADS': str(execution.study.threads)}
         if execution.device == 'cuda':
             environment['CUDA_VISIBLE_DEVICES'] = gpus[place % len(gpus)]
-        command = [sys.executable, '-m', __spec__.name, execution.work, *runs[folder]]
+        command = [sys.executable, '-m', __spec__.name, str(execution.work), *runs[folder]]
         with (folder / 'output.log').open('ab') as log:
             done = subprocess.run(command, stdout=log, stderr=log, env=environment)
         places.put(place)
@@ -289,8 +291,8 @@ def _train_variant(execution: Execution, variant: Design, seed: int) -> None:
     is_resumed, begun = (folder / 'last.pth').exists(), time.process_time()
     history = execution.train(recipe, folder, execution.labels if variant.token_labeling else None)
     cpu_seconds = None if is_resumed else round(time.process_time() - begun, 1)
-    what = ('imagenet', recipe.model, folder / 'model.safetensors', execution.data)
-    options = {
+    what = ('imagenet', recipe.model, str(folder / 'model.safetensors'), execution.data)
+    options: dict[str, Any] = {
         'arguments': execution.study.network(variant),
         'preprocessing': {'img_size': recipe.img_size, 'crop_pct': recipe.test_crops[0]},
     }

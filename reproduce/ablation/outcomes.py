@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -152,14 +153,14 @@ def judge(claims: Sequence[DesignClaim], top1: Mapping[tuple[str, int], float]) 
     return judged
 
 
-def _measured(claim: DesignClaim, top1: Mapping[tuple[str, int], float]) -> dict[str, float]:
+def _measured(claim: DesignClaim, top1: Mapping[tuple[str, int], float]) -> dict[str, Any]:
     """Return the fields of a `Judgement` that follow from the pairs of this claim alone."""
     import numpy as np
     from scipy import stats
 
     seeds = sorted(s for v, s in top1 if v == claim.better and (claim.worse, s) in top1)
     differences = np.array([top1[claim.better, s] - top1[claim.worse, s] for s in seeds])
-    numbers = {'pairs': len(seeds)}
+    numbers: dict[str, Any] = {'pairs': len(seeds)}
     if len(seeds):
         numbers['mean'] = float(differences.mean())
     if len(seeds) > 1:
@@ -209,7 +210,7 @@ def load_outcomes(folder: Path) -> Outcomes:
         UserError: if a file is missing or malformed.
     """
     study = read_toml(folder / 'study.toml', Study)
-    lines = {
+    lines: dict[str, Any] = {
         name: tuple(line for _, line in read_csv(folder / f'{name}.csv', schema))
         for name, schema in _FILES.items()
     }

@@ -6,16 +6,17 @@ parameters, layer multiply-adds, total multiply-adds.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, reduce
 from itertools import product
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 
 from reproduce.paper import Framework
 
-Dims = tuple[int, ...]
+Dims = Sequence[Any]  # whole numbers, or arrays of them
 Reading = Mapping[str, str]  # an option for each name of OPTIONS
 
 # The first of each is the model as built (`model/maformer.py`).
@@ -40,7 +41,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     'auxiliary head': ('counted', 'not counted'),
 }
 BUILT: Reading = {name: options[0] for name, options in OPTIONS.items()}
-WINDOWS: Reading = BUILT | {'attention': 'windows of 14'}  # for dense tasks, no cell excludes it
+WINDOWS: Reading = {**BUILT, 'attention': 'windows of 14'}  # for dense tasks, no cell excludes it
 
 _CLASSES = 1000
 
@@ -50,10 +51,11 @@ def count(reading: Reading, framework: Framework, dims: Dims, depths: Dims) -> n
 
     Channels may be arrays (N,), which gives counts (3, N).
     """
-    return sum(
+    parts = (
         part(*(reading[name] for name in names)) * (1 if stage is None else depths[stage])
         for names, part, stage in _parts(framework, dims)
     )
+    return reduce(np.add, parts)
 
 
 def count_all(framework: Framework, dims: Dims, depths: np.ndarray) -> np.ndarray:
@@ -86,12 +88,12 @@ def _parts(
     yield ('auxiliary head',), partial(_frame, framework.name, dims, image), None
 
 
-def _size(image: Dims, stage: int) -> Dims:
+def _size(image: Dims, stage: int) -> tuple[int, ...]:
     """Return height and width of the map of a stage, counted from 0."""
     return tuple(ceil(side / (4 * 2**stage)) for side in image)
 
 
-def _numbers(option: str) -> Dims:
+def _numbers(option: str) -> tuple[int, ...]:
     """Return the numbers in the name of an option."""
     return tuple(map(int, re.findall(r'\d+', option)))
 
@@ -185,7 +187,7 @@ def _frame(framework: str, dims: Dims, image: Dims, auxiliary_head: str) -> np.n
     if framework == 'classifier':
         auxiliary = _linear(dims[3], _CLASSES, tokens[3]) * (auxiliary_head == 'counted')
         return _norm(dims[3]) + _linear(dims[3], _CLASSES, 1) + auxiliary
-    total = sum(map(_norm, dims))
+    total = reduce(np.add, map(_norm, dims))
     if framework != 'upernet':
         return total + sum(_linear(C, 256, n) for C, n in zip(dims, tokens, strict=True))
     inputs = [*dims[:3], *[dims[3]] * 4, 9 * dims[3]]  # lateral layers, pooled maps, bottleneck

@@ -229,7 +229,7 @@ def total_ratios(data: AuditData, framework: str) -> dict[str, list[tuple[float,
     for ours, rival in flop_cells(data, framework):
         ratios = search.flops(ours.model, framework, 'total') / rival.flops('total')
         for name, of_sizes in found.items():
-            built = ratios[search.readings.index(BUILT | {'attention': name})]
+            built = ratios[search.readings.index({**BUILT, 'attention': name})]
             best = [ratios[i] for i in search.best if search.readings[i]['attention'] == name]
             of_sizes.append((built, min(best), max(best)))
     return found
@@ -279,7 +279,7 @@ def layer_of_gld(data: AuditData) -> dict[str, Any]:
     search, option = data.search, 'all tokens to half'
     literal, built = (
         count(reading, paper.FRAMEWORKS['classifier'], *search.variants['MAFormer-S'])[0] / 1e6
-        for reading in (BUILT | {'gld': option}, BUILT)
+        for reading in ({**BUILT, 'gld': option}, BUILT)
     )
     return {
         'added': literal - built,

@@ -178,7 +178,7 @@ def widths_that_fit(search: Search) -> list[Dims]:
     missed = np.zeros(len(widths), int)
     _, depths = search.variants[_SMALL]
     for cell in (cell for cell in search.targets if cell.model == _SMALL):
-        counted = count(BUILT, cell.framework, widths.T, depths)[cell.measure]
+        counted = count(BUILT, cell.framework, tuple(widths.T), depths)[cell.measure]
         missed += abs(counted + cell.rest - cell.printed) > cell.width
     fit = missed <= len(search.targets) - search.met[search.readings.index(BUILT)]
     return [tuple(dims) for dims in widths[fit].tolist()]

@@ -149,7 +149,7 @@ def _changes(heads: Sequence[str], lines: Sequence[LintedRow]) -> Iterator[str]:
             ]
             for change in _CHANGE.findall(text):
                 value = Decimal(change.replace('−', '-'))
-                half = Decimal(5).scaleb(value.as_tuple().exponent - 1)
+                half = Decimal(5).scaleb(int(value.as_tuple().exponent) - 1)
                 if found and all(abs(difference - value) > half for difference in found):
                     yield f'{line.name}: no numbers of the table differ by {change}.'
 

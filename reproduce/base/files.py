@@ -36,7 +36,7 @@ OptionalNumber = Annotated[
 
 
 @contextmanager
-def naming_file(path: Path | str) -> Iterator[None]:
+def naming_file(path: object) -> Iterator[None]:
     """Name a file in what reading, parsing or writing it raises.
 
     Raises:
@@ -150,7 +150,7 @@ def check_writable(folder: Path) -> None:
             pass
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write `content` to `path`, whose folder exists, whole or not at all.
 
     A process that is killed meanwhile leaves a `.NAME.XXXXXXXX.unfinished`.

@@ -81,7 +81,7 @@ def with_fields_of(
             if parameter.kind is not parameter.VAR_KEYWORD
         ]
         parameters = [*taken, *own]
-        command.__signature__ = inspect.Signature(parameters)
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command
 

@@ -207,8 +207,9 @@ class Group:
         import torch.distributed as dist
 
         found: list[dict[str, str]] = [{}] * self.size
-        own = facts().items()
-        own = {name: json.dumps(value, sort_keys=True, default=str) for name, value in own}
+        own = {
+            name: json.dumps(value, sort_keys=True, default=str) for name, value in facts().items()
+        }
         dist.all_gather_object(found, own)
         for name in dict.fromkeys(name for of_rank in found for name in of_rank):
             values = [of_rank.get(name) for of_rank in found]
@@ -235,7 +236,7 @@ class Group:
             return part
         import torch.distributed as dist
 
-        parts = [None] * self.size if self.rank == 0 else None
+        parts: list[Any] | None = [None] * self.size if self.rank == 0 else None
         dist.gather_object(part, parts)
         return None if parts is None else [item for part in parts for item in part]
 

@@ -40,9 +40,9 @@ def show(*parts: Part) -> None:
     unlimited = console.options.update(width=_UNLIMITED)
     texts, width = [], console.width
     for part in parts:
-        shown, console.width = part, width
-        if isinstance(part, TextTable):
-            shown = _laid_out(part)
+        console.width = width
+        shown = _laid_out(part) if isinstance(part, TextTable) else part
+        if isinstance(shown, Table):
             console.width = max(width, Measurement.get(console, unlimited, shown).minimum)
         with console.capture() as captured:
             console.print(shown)

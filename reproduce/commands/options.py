@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 from tabulate import tabulate
 from typer import Argument, Option
 from typer.core import TyperCommand
@@ -26,7 +25,7 @@ SETTINGS: dict[str, Any] = {
 class KeyValueCommand(TyperCommand):
     """A command whose options of KEY_VALUES take several entries after one flag, as mmdet's do."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the flag before every entry, which is how click takes several."""
         flags = {flag for p in self.params if p.metavar == KEY_VALUES for flag in p.opts}
         repeated: list[str] = []

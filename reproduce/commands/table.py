@@ -57,9 +57,14 @@ def table(
         if folder is not None:
             files.check_writable(folder)
         complexities = counts.count(systems)
-        how = {'processes': processes, 'limit': limit, 'batch_size': batch_size}
-        how |= {'workers': workers, 'amp': amp}
-        measured = accuracies.measure(systems, data, checkpoints, evaluations, **how)
+        measured = accuracies.measure(
+            *(systems, data, checkpoints, evaluations),
+            processes=processes,
+            limit=limit,
+            batch_size=batch_size,
+            workers=workers,
+            amp=amp,
+        )
         judged = assembly.assemble(rows, systems, complexities, measured)
         written = cells.write(judged, folder) if folder is not None else []
 
@@ -67,13 +72,14 @@ def table(
     by_table: dict[int, list[Any]] = {number: [] for number in sorted({r.table for r in rows})}
     for cell in judged:
         by_table[cell.table].append(cell.model_dump(mode='json'))
+    names = [str(path) for path in written]
     result = {
         'tables': by_table,
         'summary': assembly.count(judged),
         'published': assembly.count_published(judged),
-        'written': [str(path) for path in written],
+        'written': names,
         'exit_code': code,
     }
-    names = ', '.join(result['written']) or 'nothing; name a folder with --output'
-    options.show(format, result, *listing.render(judged), f'Written: {names}.')
+    shown = ', '.join(names) or 'nothing; name a folder with --output'
+    options.show(format, result, *listing.render(judged), f'Written: {shown}.')
     raise typer.Exit(code)

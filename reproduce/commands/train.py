@@ -20,7 +20,7 @@ from reproduce.train.recipes import recipe_for
 class _ConfigUnlessNamed(TyperGroup):
     """`train CONFIG` is short for `train config CONFIG`."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
             args = ['config', *args]
         return super().parse_args(ctx, args)

@@ -38,9 +38,8 @@ def verify(
     Exits with 1 if the record, a file of it, or what is predicted again is not what was attested.
     """
     path, evaluation = find_record(record, evaluations)
-    if checkpoint is not None:
-        checkpoint = store.find(checkpoint, evaluation.name)
-    checked = verify_record(path, checkpoint, data)
+    weights = None if checkpoint is None else store.find(checkpoint, evaluation.name)
+    checked = verify_record(path, weights, data)
     if rerun is not None:
         same = {one.part for one in checked if one.state is State.HOLDS}
         if not {'weights', 'data'} <= same:
@@ -53,7 +52,7 @@ def verify(
         from reproduce.evaluate.rerun import rerun as predict_again
 
         seed = random.SystemRandom().randrange(2**32) if seed is None else seed
-        checked.append(predict_again(path, checkpoint, data, rerun, seed))
+        checked.append(predict_again(path, weights, data, rerun, seed))
     code = int(any(one.state is State.DIFFERS for one in checked))
     result = {
         'record': str(path),

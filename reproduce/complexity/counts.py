@@ -68,9 +68,11 @@ def count(systems: Collection[System], path: Path = COUNTS) -> dict[str, Complex
     failures = {}
     if missing:
         counted = in_processes(_count, missing)
-        failures = {name: found for name, found in counted.items() if isinstance(found, str)}
-        for name in counted.keys() - failures.keys():
-            kept[name] = _Line(name=name, key=keys[name], **counted[name])
+        for name, found in counted.items():
+            if isinstance(found, str):
+                failures[name] = found
+            else:
+                kept[name] = _Line.model_validate({'name': name, 'key': keys[name], **found})
         try:
             write_csv(path, _Line, [kept[name].model_dump() for name in sorted(kept)])
         except UserError as error:  # as in a checkout that is read-only: nothing is lost but time

@@ -15,7 +15,7 @@ from reproduce.tasks import TASKS
 from reproduce.weights.store import expected, in_folder
 
 if TYPE_CHECKING:
-    from reproduce.tasks.job import DataSet
+    from datasets.subset import Split
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Inputs:
 
     system: System
     checkpoint: Path | None
-    data: 'DataSet | None'
+    data: 'Split | None'
     weights_folder: str | Path
     data_folder: str | Path
 

@@ -77,7 +77,7 @@ def verify(
     for name in _FILES:
         file = path.parent / getattr(evaluation, name)
         checks.append(_compared(name, attested.parts.get(name), _sha256(file)))
-    hashes = {}
+    hashes: Mapping[str, str] = {}
     if not changed and checks[-1].state is State.HOLDS:
         images = kept.read(file)
         hashes = images.hashes
@@ -85,12 +85,15 @@ def verify(
         state = State.DIFFERS if wrong else State.HOLDS
         again = wrong or 'computed again from the counts of each image'
         checks.append(CheckedPart('metrics', state, again))
-    split = data and TASKS[evaluation.task].load_part(data, evaluation.data.images)
+    split, fingerprint = None, None
+    if data is not None:
+        split = TASKS[evaluation.task].load_part(data, evaluation.data.images)
+        fingerprint = split.fingerprint
     sources = evaluation.provenance.sources
     return [
         *checks,
         _compared('weights', evaluation.checkpoint.sha256, _sha256(checkpoint), State.OTHER),
-        _compared('data', evaluation.data.fingerprint, split and split.fingerprint, State.OTHER),
+        _compared('data', evaluation.data.fingerprint, fingerprint, State.OTHER),
         _check_bytes(evaluation.data.sha256, hashes, split),
         _compared('code', sources, sources and sources_sha256(), State.OTHER),
     ]
@@ -131,7 +134,8 @@ def _check_bytes(recorded: str, hashes: Mapping[str, str], data: Split | None) -
         reason = "an earlier version wrote the record, which does not bind the images' bytes"
         return CheckedPart('bytes', State.UNCHECKED, reason)
     found = data.hashes() if data else {}
-    checked = _compared('bytes', recorded, found and content_sha256(found), State.OTHER)
+    digest = content_sha256(found) if found else None
+    checked = _compared('bytes', recorded, digest, State.OTHER)
     differ = [name for name in found if hashes and found[name] != hashes.get(name)]
     if differ:
         return checked._replace(reason=f'{len(differ):,} of {len(found):,}, first {differ[0]}')

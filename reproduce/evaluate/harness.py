@@ -162,12 +162,12 @@ def _collect(prepared: Prepared, group: Group, job: Job) -> dict[str, str] | Non
         the hashes of the files in the first process, whose scorer has the predictions of all; None
         in the others.
     """
-    scorer, read = prepared.scorer, []
+    scorer, own = prepared.scorer, list[tuple[int, str]]()
     with inference(group.device, job.amp):
         for indices, (batch, hashes) in _batches(prepared, group, job):
             scorer.update(indices, prepared.predict(indices, batch))
-            read += zip(indices, hashes, strict=True)
-    everything, read = group.gather(scorer.collected), group.gather(read)
+            own += zip(indices, hashes, strict=True)
+    everything, read = group.gather(scorer.collected), group.gather(own)
     if everything is None:
         return None
     scorer.collected = everything

@@ -27,8 +27,9 @@ def rerun(path: Path, checkpoint: Path, data: Path, images: int, seed: int) -> C
             f'{path} is of {e.task} in {e.precision}: --rerun takes imagenet and ade20k in fp32.'
         )
     preprocessing = e.preprocessing if 'preprocessing' in task.kind.options else {}
-    more = {'limit': n, 'multi_scale': 'ms_miou' in e.metrics}
-    job = Job(e.task, e.model, checkpoint, data, e.arguments, preprocessing, **more)
+    multi_scale = 'ms_miou' in e.metrics
+    what = e.task, e.model, str(checkpoint), data, e.arguments, preprocessing
+    job = Job(*what, multi_scale=multi_scale, limit=n)
     torch.backends.cudnn.allow_tf32 = False  # as in an evaluation
     with join() as group, quiet_libraries():
         prepared = task.prepare(job, group.device)

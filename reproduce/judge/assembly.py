@@ -72,6 +72,7 @@ def assemble(
         for system in systems:
             for column in system.columns(row.table) if system.stands_for(row) else ():
                 name = column.metric.name
+                found: Complexity | Evaluation | NotRun | str | None
                 if system.cited is not None:
                     found = None
                 elif column.metric.is_complexity:
@@ -166,7 +167,7 @@ def _published(
     column: Column, printed: Printed | None, tolerance: Tolerance, reference: Reference | None
 ) -> dict[str, str]:
     """Return the fields of a cell about the value that the publisher of the weights states."""
-    value = reference and reference.metrics.get(column.metric.name)
+    value = reference.metrics.get(column.metric.name) if reference else None
     if value is None:
         return {}
     return {

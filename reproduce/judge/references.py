@@ -18,7 +18,7 @@ class ReferenceCheck(NamedTuple):
 
     def value(self, metric: str) -> float | None:
         """Return the published value of `metric`, in percent, if there is one."""
-        return self.reference and self.reference.metrics.get(metric)
+        return self.reference.metrics.get(metric) if self.reference else None
 
 
 def check_reference(

@@ -205,7 +205,8 @@ def load_table(number: int, folder: Path = FOLDER) -> tuple[Row, ...]:
         UserError: if the file is missing, or a column or a field is missing or malformed.
     """
     table = TABLES[number]
-    fields = dict.fromkeys(table.descriptions, str) | dict.fromkeys(table.columns, NumberText)
+    fields: dict[str, Any] = dict.fromkeys(table.descriptions, str)
+    fields |= dict.fromkeys(table.columns, NumberText)
     schema = create_model(f'Table{number}', **fields, block=(str, ''))
     rows = []
     for _, record in read_csv(folder / f'table{number}.csv', schema):

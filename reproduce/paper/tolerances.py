@@ -64,7 +64,8 @@ class Tolerance(BaseModel):
 
         In percent; None for complexity. See `statistics.significance.resolvable`.
         """
-        return self.sampling and resolvable(self.sampling.deviation, self.sampling.images)
+        sampling = self.sampling
+        return resolvable(sampling.deviation, sampling.images) if sampling else None
 
     def of_part(self, share: float) -> 'Tolerance':
         """Return the tolerance of a target of which only a share, from 0 to 1, may deviate.

@@ -78,7 +78,7 @@ def _field(line: Line, column: ShownColumn) -> str | Text:
 
 def _judged(cells: Collection[Cell], names: Mapping[tuple, str]) -> list[Part]:
     """Return the cells that deviate from the paper, and those that have a reference."""
-    deviations = [
+    deviations: list[list[str | Text]] = [
         [
             *(names[cell.key], cell.metric, cell.convention, cell.paper),
             '' if cell.measured is None else f'{cell.measured:.4g}',
@@ -89,7 +89,7 @@ def _judged(cells: Collection[Cell], names: Mapping[tuple, str]) -> list[Part]:
         for cell in cells
         if cell.verdict in _MARKED and cell.verdict is not Verdict.MATCH
     ]
-    references = [
+    references: list[list[str | Text]] = [
         [
             *(names[c.key], c.metric, c.reference, f'{c.measured:.2f}'),
             Text(c.reference_verdict, c.reference_verdict.about.colour),

@@ -35,9 +35,12 @@ _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     trim_blocks=True,
     lstrip_blocks=True,
-    **{'block_start_string': '<%', 'block_end_string': '%>'},
-    **{'variable_start_string': '<<', 'variable_end_string': '>>'},
-    **{'comment_start_string': '<#', 'comment_end_string': '#>'},
+    block_start_string='<%',
+    block_end_string='%>',
+    variable_start_string='<<',
+    variable_end_string='>>',
+    comment_start_string='<#',
+    comment_end_string='#>',
 )
 
 

@@ -69,12 +69,12 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
     limits = {
         name: Field(None, gt=0) if name in costs else Field(None, gt=1, le=100) for name in metrics
     }
-    schema = create_model(
-        'OwnRow',
-        **dict.fromkeys(descriptions, (str, '')) | {'model': (str, Field(min_length=1))},
-        **{name: (OptionalNumber, limit) for name, limit in limits.items()},
-        block=(Literal[('', *dict.fromkeys(line.row.block for line in of_table))], ''),
-    )
+    fields: dict[str, Any] = dict.fromkeys(descriptions, (str, ''))
+    fields |= {'model': (str, Field(min_length=1))}
+    fields |= {name: (OptionalNumber, limit) for name, limit in limits.items()}
+    blocks = ('', *dict.fromkeys(line.row.block for line in of_table))
+    fields |= {'block': (Literal[*blocks], '')}
+    schema = create_model('OwnRow', **fields)
     found = []
     for _, record in read_csv(path, schema):
         values = record.model_dump()
@@ -91,7 +91,7 @@ def _of_csv(path: Path, table: int, of_table: Sequence[Line]) -> list[Line]:
 def _of_record(e: Evaluation, label: str, lines: Mapping[int, Sequence[Line]]) -> Line:
     """Return the line of an evaluated model, whose parameters and FLOPs are counted now."""
     label = label or f'{e.name} ({e.checkpoint.released or Path(e.checkpoint.file).stem})'
-    size = e.preprocessing.get('input_size', [''])[-1]
+    size = e.preprocessing.get('input_size', [None])[-1]
     counted, framework = _count(e, size)
     table = comparisons().get(framework)
     if table not in lines:
@@ -103,8 +103,8 @@ def _of_record(e: Evaluation, label: str, lines: Mapping[int, Sequence[Line]]) -
     description = {
         'model': label,
         'token_labeling': str(bool(e.arguments.get('token_labeling'))).lower(),
-        'train_size': str(size if 'img_size' in e.from_weights else ''),
-        'test_size': str(size),
+        'train_size': str(size) if 'img_size' in e.from_weights else '',
+        'test_size': str(size or ''),
     }
     layer, total = counted.layer_flops / 1e9, counted.total_flops / 1e9
     flops = {'convention': 'total', 'layer_flops_g': layer, 'total_flops_g': total}
@@ -123,7 +123,7 @@ def _of_record(e: Evaluation, label: str, lines: Mapping[int, Sequence[Line]]) -
     return Line(row, '', cells, added=True, partial=partial)
 
 
-def _count(e: Evaluation, size: int | str) -> tuple[Complexity, str]:
+def _count(e: Evaluation, size: int | None) -> tuple[Complexity, str]:
     """Return the parameters and FLOPs of a model, and the paper's name of its framework."""
     # Imported here, because torch takes seconds to load.
     from reproduce.complexity import measuring
@@ -131,7 +131,7 @@ def _count(e: Evaluation, size: int | str) -> tuple[Complexity, str]:
     from reproduce.systems import timm_names
 
     if e.task == 'imagenet':
-        arguments = timm_names.size_argument(e.model, size or None) | e.arguments
+        arguments = timm_names.size_argument(e.model, size) | e.arguments
         arguments = {'num_classes': e.data.classes} | arguments
         return measuring.count_classifier(e.model, size or 224, **arguments), 'classifier'
     _, _, config = inference.resolve(e.model, e.arguments, e.task)
@@ -148,9 +148,9 @@ def _count(e: Evaluation, size: int | str) -> tuple[Complexity, str]:
 
 def _cell(row: Row, column: str, **values: Any) -> Cell:
     """Return a cell of an added row, with the values of its fields that are not empty."""
-    verdicts = dict.fromkeys(('verdict', 'reference_verdict'), Verdict.UNPRINTED)
-    of_row = {'table': row.table, 'model': row.model, 'metric': column, 'row': row}
-    return Cell(system='', paper='', **verdicts, **of_row, **values)
+    none = Verdict.UNPRINTED
+    of_row: dict[str, Any] = {'table': row.table, 'model': row.model, 'metric': column, 'row': row}
+    return Cell(system='', paper='', verdict=none, reference_verdict=none, **of_row, **values)
 
 
 def _block(lines: Sequence[Line], framework: str, params: float) -> str:

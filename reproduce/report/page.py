@@ -103,12 +103,12 @@ def _numbers(cells: Sequence[Cell]) -> list[tuple[int, int, str, str, str]]:
     published = [c.published for c in accuracies if c.published and c.measured is None]
     stated = 'accuracies published with public weights, but not measured here'
     agreeing = f'{sum(p.agrees for p in published)} agree with the paper' if published else ''
-    found = [
-        (counted, costs, 'parameter counts and FLOPs measured', _phrases(costs), '#tables'),
-        (measured, accuracies, 'accuracies measured', _phrases(measured), '#evaluations'),
-        (published, accuracies, stated, agreeing, '#published' if published else '#tables'),
+    found: list[tuple[Sequence[Any], Sequence[Any], tuple[str, str, str]]] = [
+        (counted, costs, ('parameter counts and FLOPs measured', _phrases(costs), '#tables')),
+        (measured, accuracies, ('accuracies measured', _phrases(measured), '#evaluations')),
+        (published, accuracies, (stated, agreeing, '#published' if published else '#tables')),
     ]
-    return [(len(some), len(every), *texts) for some, every, *texts in found]
+    return [(len(some), len(every), *texts) for some, every, texts in found]
 
 
 def _phrases(cells: Collection[Cell]) -> str:

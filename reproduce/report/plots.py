@@ -203,8 +203,9 @@ def _family(axes: Axes, found: Sequence[Point], look: Mapping[str, Any]) -> None
         if point.low < point.x:
             axes.plot([point.low, point.x], [point.y] * 2, color=OWN, lw=3, alpha=0.4)
         if point.line.row.own:
-            size, place = point.line.label.partition('-')[2], {'textcoords': 'offset points'}
-            axes.annotate(size, (point.x, point.y), (5, -9), **place, color=OWN, fontsize=7)
+            below: dict[str, Any] = {'textcoords': 'offset points', 'color': OWN, 'fontsize': 7}
+            size = point.line.label.partition('-')[2]
+            axes.annotate(size, (point.x, point.y), (5, -9), **below)
 
 
 def study_figure(outcomes: Outcomes) -> Drawing:
@@ -231,7 +232,12 @@ def _forest(outcomes: Outcomes) -> Figure:
             around = [[one.mean - one.low], [one.high - one.mean]]
             axes.errorbar(one.mean, place, xerr=around, color=colour, fmt=marker, label=one.verdict)
         if one.paper:
-            look = {'color': INK, 'mfc': SURFACE, 'ms': 5, 'label': 'paper, ImageNet'}
+            look: dict[str, Any] = {
+                'color': INK,
+                'mfc': SURFACE,
+                'ms': 5,
+                'label': 'paper, ImageNet',
+            }
             axes.plot(float(one.paper), place, 'D', **look)
     axes.set_yticks(range(len(judged)), [one.says for one in judged], fontsize=8)
     axes.invert_yaxis()

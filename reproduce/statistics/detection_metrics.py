@@ -67,9 +67,9 @@ class Matches:
     def of(cls, evaluation: 'COCOeval') -> 'Matches':
         """Return the matches in the `evalImgs` of a COCOeval with pycocotools' own `Params`."""
         params = evaluation.params
-        of_all = np.empty(len(evaluation.evalImgs), object)
-        of_all[:] = evaluation.evalImgs
-        of_all = of_all.reshape(len(params.catIds), _AREAS, len(params.imgIds))
+        listed = np.empty(len(evaluation.evalImgs), object)
+        listed[:] = evaluation.evalImgs
+        of_all = listed.reshape(len(params.catIds), _AREAS, len(params.imgIds))
         place = np.argwhere(of_all[:, 0].astype(bool)).astype(np.int32)
         entries = [of_all[k, :, i] for k, i in place]
         sizes = np.array([len(areas[0]['dtScores']) for areas in entries], int)
@@ -87,12 +87,16 @@ class Matches:
             np.int32,
         ).reshape(-1, _AREAS)
         some = objects.any(1)
+        detection_class, detection_image = np.ascontiguousarray(of_detection[order].T)
+        object_class, object_image = np.ascontiguousarray(place[some].T)
         return cls(
-            *np.ascontiguousarray(of_detection[order].T),
+            detection_class,
+            detection_image,
             rank[order].astype(np.int32),
             matched[order],
             ignored[order],
-            *np.ascontiguousarray(place[some].T),
+            object_class,
+            object_image,
             objects[some],
         )
 
@@ -120,7 +124,7 @@ class MatchedDetections(ResampledImages):
 
     def compute(self, times: np.ndarray) -> dict[str, np.ndarray]:
         """See `ResampledImages.compute`; names begin with 'box_' or 'mask_'."""
-        metrics = {}
+        metrics: dict[str, np.ndarray] = {}
         for kind, matches in self.kinds.items():
             precision, recall = accumulate(matches, times, self.classes)
             of_all = precision[:, :, 0]

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class KeptImages:
 
     def to_bytes(self) -> bytes:
         """Return the content of an .npz file: the same statistics give the same bytes."""
-        content = io.BytesIO()
+        content, more = io.BytesIO(), dict[str, Any](self.statistics.to_arrays())
         np.savez_compressed(
             content,
             kind=np.array(self.statistics.KIND),
@@ -37,7 +38,7 @@ class KeptImages:
             classes=np.array(self.classes, str),
             files=np.array([*self.hashes], str),
             sha256=np.array([*self.hashes.values()], 'S64'),
-            **self.statistics.to_arrays(),
+            **more,
         )
         return content.getvalue()
 

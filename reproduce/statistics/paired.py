@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 
 from reproduce.statistics.classification_metrics import ImageHits
-from reproduce.statistics.per_image import RESAMPLES, PerImage, bootstrap
+from reproduce.statistics.per_image import RESAMPLES, PerImage, ResampledImages, bootstrap
 from reproduce.statistics.significance import LEVEL, POWER, mcnemar, paired_interval
 
 
@@ -55,9 +55,16 @@ def paired(
     """
     if type(first) is not type(second) or first.images != second.images:
         raise ValueError(f'{first.images} {first.KIND} and {second.images} {second.KIND}')
-    if isinstance(first, ImageHits):
+    if isinstance(first, ImageHits) and isinstance(second, ImageHits):
         return _of_hits(first, second)
-    times = bootstrap(first.images, resamples, seed)
+    if isinstance(first, ResampledImages) and isinstance(second, ResampledImages):
+        return _of_resampled(first, second, bootstrap(first.images, resamples, seed))
+    raise TypeError(f'{first.KIND} cannot be compared')
+
+
+def _of_resampled(
+    first: ResampledImages, second: ResampledImages, times: np.ndarray
+) -> dict[str, Difference]:
     ones, others = first.compute(times), second.compute(times)
     return {
         name: _bootstrapped(name, ones[name], others[name])
@@ -70,9 +77,9 @@ def _of_hits(first: ImageHits, second: ImageHits) -> dict[str, Difference]:
     metrics, n = {}, first.images
     for name, one, other in zip(first.NAMES, first.hits.T, second.hits.T, strict=False):
         lost, won = int((one & ~other).sum()), int((other & ~one).sum())
-        values = (100 * int(of.sum()) / n for of in (one, other))
+        before, after = (100 * int(of.sum()) / n for of in (one, other))
         interval = paired_interval(lost, won, n)
-        metrics[name] = Difference(name, *values, mcnemar(lost, won), interval)
+        metrics[name] = Difference(name, before, after, mcnemar(lost, won), interval)
     return metrics
 
 

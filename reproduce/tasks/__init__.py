@@ -81,8 +81,8 @@ class Task:
         """What the complete validation set is called in messages."""
         return self.complete_data.format(self.images)
 
-    def load_data(self, root: Path, split: str = 'val', limit: int | None = None) -> 'Split':
-        """Return the task's data set under `root`; see `datasets.NAME.load`.
+    def load_data(self, root: Path, split: str = 'val', limit: int | None = None) -> Any:
+        """Return the task's data set under `root`, a `Split`; see `datasets.NAME.load`.
 
         Raises:
             DataNotFound: if it is not there.

@@ -70,7 +70,7 @@ def read(path: Path) -> Predictions:
         with warnings.catch_warnings(action='error', category=ParserWarning):
             frame = pd.read_csv(
                 io.BytesIO(unzipped(path.read_bytes())),
-                dtype=defaultdict(lambda: float, file=str),
+                dtype=defaultdict[str, type](lambda: float, file=str),
                 keep_default_na=False,
                 index_col=False,
             )

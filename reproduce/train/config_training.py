@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.config import Config
@@ -133,11 +133,15 @@ def prepare(job: ConfigJob, rank: int = 0, size: int = 1) -> tuple[Config, dict[
 
 def _point_at_data(config: Config, folder: Path, checks_masks: bool) -> dict[str, Any]:
     """Point all loaders at the data in `folder`; return what identifies them, by split."""
-    task, found = task_of(config), {}
+    task, found = task_of(config), dict[str, Any]()
+    loaders: dict[str, tuple[Literal['train', 'val', 'test'], ...]] = {
+        'train': ('train',),
+        'val': ('val', 'test'),
+    }
     steps = config.train_dataloader.dataset.get('pipeline', ())
     trains_masks = any(kind(s) == 'LoadAnnotations' and s.get('with_mask') for s in steps)
-    for split, loaders in (('train', ('train',)), ('val', ('val', 'test'))):
-        for name in loaders:
+    for split, names in loaders.items():
+        for name in names:
             if config.get(f'{name}_dataloader'):
                 found[split] = found.get(split) or TASKS[task].load_data(folder, split)
                 point_at(config, found[split], name)
@@ -254,7 +258,7 @@ class _SafeEnd(Hook):
         # Data-loading workers are seeded from it: others in each process and after each resumption.
         seed_everything(runner.seed, runner.iter, runner.rank)
         images = runner.train_dataloader.batch_sampler.batch_size * self.group.size
-        self.meter = self.job.max_steps and StepMeter(self.group.device, images)
+        self.meter = StepMeter(self.group.device, images) if self.job.max_steps else None
 
     def before_train_epoch(self, runner: Runner) -> None:
         batches = runner.train_dataloader.batch_sampler

@@ -83,9 +83,7 @@ class LegalOperation:
     def __init__(self, function: Callable[..., Image.Image]) -> None:
         self.function = function
 
-    def __call__(
-        self, image: Image.Image | TracedImage, *arguments: float, **options: Any
-    ) -> Image.Image | TracedImage:
+    def __call__(self, image: Image.Image | TracedImage, *arguments: float, **options: Any) -> Any:
         if isinstance(image, TracedImage):
             changed, cells = self(image.image, *arguments, **options), image.cells
             if self.function in MOVING:
@@ -172,20 +170,20 @@ class TrainingImages(Dataset):
         epoch, index, repeat = key
         path, label = self.data.samples[index]
         image, classes = self.opened(path), self.data.classes
-        if self.labels is not None:
-            path = label_map_path(self.labels, path, classes[label])
-            label_map = self.label_map(path, len(classes))
-            image = TracedImage.of(image, label_map.shape[-2:])
-        with seeded(self.recipe.seed, epoch, index, repeat):
-            if self.labels is None:
+        if self.labels is None:
+            with seeded(self.recipe.seed, epoch, index, repeat):
                 image = self._augmented(self.crop(image))
                 return {'image': self.to_tensor(image), 'label': label}
-            traced = self._augmented(image)
-            image = self.to_tensor(self.crop(traced.image))
+        path = label_map_path(self.labels, path, classes[label])
+        label_map = self.label_map(path, len(classes))
+        traced = TracedImage.of(image, label_map.shape[-2:])
+        with seeded(self.recipe.seed, epoch, index, repeat):
+            traced = self._augmented(traced)
+            cropped = self.to_tensor(self.crop(traced.image))
         box, label_map = torch.tensor(self.crop.box), traced.moved(label_map)
-        return {'image': image, 'label': label, 'map': label_map, 'box': box}
+        return {'image': cropped, 'label': label, 'map': label_map, 'box': box}
 
-    def _augmented(self, image: Image.Image | TracedImage) -> Image.Image | TracedImage:
+    def _augmented(self, image: Image.Image | TracedImage) -> Any:
         """Return the image flipped at random, and after the steps of the augmentation."""
         if random.random() < self.recipe.hflip:
             if isinstance(image, TracedImage):

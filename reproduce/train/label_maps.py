@@ -108,7 +108,7 @@ def make_labels(
             (path, label_map_path(output, path, images.classes[label]))
             for path, label in images.samples[group.rank :: group.size]
         ]
-        missing = [(image, target) for image, target in paths if not target.exists()]
+        missing = [(image, target) for image, target in paths if not target.is_file()]
         numbered = [(image, number) for number, (image, _) in enumerate(missing)]
         loader = Loader(
             ValidationImages(numbered, {**settings, 'crop_mode': 'squash', 'crop_pct': 1.0}),

@@ -52,7 +52,7 @@ def rehearse(request: RehearsalRequest) -> Iterator[dict[str, Any]]:
     trainings = select(request.names)
     with tempfile.TemporaryDirectory(prefix='rehearsal-') as made:
         for name, recipe in trainings.items():
-            row = {'name': name, 'failure': ''}
+            row: dict[str, Any] = {'name': name, 'failure': ''}
             try:
                 row |= _measure(name, recipe, request, Path(made, 'run'))
             except UserError as error:
@@ -97,7 +97,8 @@ def _measure(
         raise UserError('the loss is not finite; fp16 may take more --steps to find its scale.')
     if recipe is None:
         config = load_config(name)
-        task, model, schedule = task_of(config), ['--config', name], config.train_cfg
+        task, schedule = task_of(config), config.train_cfg
+        model: list[Any] = ['--config', name]
         epochs, iterations = schedule.get('max_epochs'), schedule.get('max_iters')
     else:
         task, model, epochs, iterations = 'imagenet', [recipe.model], recipe.total_epochs, None
@@ -114,7 +115,7 @@ def _train_command(name: str, recipe: Recipe | None, request: RehearsalRequest) 
     """Return the command of a training, but for its data and output."""
     processes = request.processes or max(1, torch.cuda.device_count())
     batch = request.batch_size
-    command = ['--processes', processes]
+    command: list[Any] = ['--processes', processes]
     command += [] if request.amp is None else ['--amp', request.amp]
     if recipe is None:
         command += ['--cfg-options', f'train_dataloader.batch_size={batch}'] if batch else []

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def load_renamed(
     return taken
 
 
-def _translated(model: nn.Module, state: Mapping[str, torch.Tensor]) -> State:
+def _translated(model: nn.Module, state: State) -> State:
     """Return `state` under timm's names if the model's module in timm has a translation.
 
     A translation that resamples a position table is not used, because weights of another input
