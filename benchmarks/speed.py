@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Annotated, Any, Literal
 
 import timm
@@ -27,7 +28,7 @@ from reproduce.base.quiet import quiet_libraries
 from reproduce.complexity.measuring import measure
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab import configs, models
-from reproduce.systems import System, timm_names
+from reproduce.systems import timm_names
 from reproduce.systems.selection import named
 from reproduce.tasks.job import PRECISIONS, autocast, inference
 from reproduce.train.memory import PeakMemory
@@ -42,54 +43,60 @@ MATRIX = {'cpu': 1024, 'cuda': 8192}  # side of the matrices whose product shows
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, and the height and width in pixels of the images that it is measured with."""
+    """A network, and the height and width in pixels of the images that it is measured with.
 
-    system: System
+    Attributes:
+        make: returns the network, on torch's default device.
+        forward: passes images (B, 3, H, W) through it. A detector's and a segmenter's pass is the
+            one whose FLOPs are published: cropping RoIs, NMS and pasting masks are left out.
+        is_classifier: whether its output is logits (B, K), which --train needs.
+    """
+
+    make: Callable[[], nn.Module]
     size: tuple[int, int]
-
-    @property
-    def is_classifier(self) -> bool:
-        """Whether the network is a timm model."""
-        return self.system.model is not None
+    forward: Callable[[nn.Module, torch.Tensor], Any] = nn.Module.__call__
+    is_classifier: bool = True
 
     def build(self, device: torch.device | str) -> nn.Module:
         """Return the network in evaluation mode, with random weights."""
-        system = self.system
-        if not self.is_classifier:
-            return models.build(configs.load_config(system.config), device)
-        # Some networks check the size of their input, unless it is given.
-        fixed = timm_names.size_argument(system.model, self.size[0])
         with torch.device(device):
-            return timm.create_model(system.model, **system.arguments | fixed).eval()
-
-    def forward(self, network: nn.Module, images: torch.Tensor) -> Any:
-        """Pass `images` (B, 3, H, W) through the network.
-
-        A detector's and a segmenter's pass is the one whose FLOPs are published: cropping RoIs, NMS
-        and pasting masks are left out.
-        """
-        if self.is_classifier:
-            return network(images)
-        return models.published_forward(configs.load_config(self.system.config))(network, images)
+            return self.make().eval()
 
     def flops(self) -> int:
         """Return the multiply-adds of the pass of one image, those of attention included."""
         image = torch.empty(1, 3, *self.size, device='meta')
-        return measure(self.build('meta'), partial(self.forward, images=image)).total_flops
+        return measure(self.build('cpu'), lambda model: self.forward(model, image)).total_flops
 
 
 def subject(name: str) -> Subject:
-    """Return the system of the tables, the config or the timm model called `name`.
+    """Return the system of the tables, the config, the timm model or the function called `name`.
 
-    Its images have the size of the published FLOPs.
+    A function, MODULE:FACTORY, returns a classifier. Images have the size of the published FLOPs.
 
     Raises:
         UserError: if there is no such system, config or model, or a system is only cited.
     """
+    if ':' in name.replace('::', ''):
+        module, _, factory = name.partition(':')
+        try:
+            return Subject(getattr(import_module(module), factory), (224, 224))
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                f'{name} cannot be imported: {error}. Name the folder of the code in PYTHONPATH.'
+            ) from error
     system = named(name)
     if system.model is None:
-        return Subject(system, models.published_size(configs.load_config(system.config)))
-    return Subject(system, (system.input_size, system.input_size))
+        config = configs.load_config(system.config)
+        return Subject(
+            lambda: models.build(config, torch.get_default_device()),
+            models.published_size(config),
+            models.published_forward(config),
+            is_classifier=False,
+        )
+    size = system.input_size
+    # Some networks check the size of their input, unless it is given.
+    arguments = system.arguments | timm_names.size_argument(system.model, size)
+    return Subject(partial(timm.create_model, system.model, **arguments), (size, size))
 
 
 def passes(
@@ -161,9 +168,9 @@ def main(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar='[MODEL]...',
-            help='timm models, systems of the tables, or OpenMMLab configs.  [default: the '
-            'MAFormers, Swin-T, CSWin-T, DeiT-S and ResNet-50]',
+            metavar='[MODEL|CONFIG|MODULE:FACTORY]...',
+            help='timm models, systems of the tables, OpenMMLab configs, or functions that return '
+            'a classifier.  [default: the MAFormers, Swin-T, CSWin-T, DeiT-S and ResNet-50]',
         ),
     ] = None,
     train: Annotated[bool, typer.Option('--train', help='Training steps, not inference.')] = False,
