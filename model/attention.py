@@ -48,19 +48,33 @@ def small_random(*shape: int) -> nn.Parameter:
 
 
 class SelfAttention(Attention):
-    """Multi-head attention over all tokens of the map.
+    """Multi-head attention over all tokens of the map, or within square windows of a larger one.
 
     With `lepe` a 3x3 depthwise convolution of V is added, as if the whole map were one stripe of
-    cross-shaped attention.
+    cross-shaped attention. Maps larger than `window_size` are padded at the bottom and right to
+    whole windows with zeros, which are not masked, as in Swin.
     """
 
-    def __init__(self, dim: int, num_heads: int, lepe: bool = False) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, lepe: bool = False, window_size: int | None = None
+    ) -> None:
         super().__init__(num_heads)
+        self.window_size = window_size
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if lepe else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _, H, W, _ = x.shape
+        w = self.window_size
+        if w is None or max(H, W) <= w:
+            return self._over_all(x)
+        x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
+        windows = to_windows(x, w)  # (B, windows, w * w, C)
+        out = self._over_all(windows.flatten(0, 1).unflatten(1, (w, w))).view(windows.shape)
+        return from_windows(out, w, x.shape[1], x.shape[2])[:, :H, :W]
+
+    def _over_all(self, x: torch.Tensor) -> torch.Tensor:
         B, H, W, C = x.shape
         q, k, v = self.qkv(x).flatten(1, 2).chunk(3, dim=-1)  # (B, H*W, C) each
         out = self.attend(self.heads(q), self.heads(k), self.heads(v)).view(B, H, W, C)

@@ -104,6 +104,8 @@ class MAFormer(TokenLabeling, Pyramid):
         gld_ratio: N of Section 3.2, taken per side; or the ratios of height and width, such as
             (1, 0.5) for half of the tokens.
         fusion: 'multi_scale' (Fig. 2c, default) or 'local_enhanced' (Fig. 2b, Table 3).
+        late_window_size: side in tokens of the windows that stages 3 and 4 attend in; None for the
+            whole map. 14 computes the same for images of 224 pixels, and less for larger ones.
         token_labeling: whether to add the auxiliary head that classifies every token. In training
             mode the output is then (logits (B, K), token logits (B, H, W, K)).
         add_token_max: see `TokenLabeling`.
@@ -125,6 +127,7 @@ class MAFormer(TokenLabeling, Pyramid):
         grid_size: int = 14,
         gld_ratio: float | Sequence[float] = 0.5,
         fusion: str = 'multi_scale',
+        late_window_size: int | None = None,
         token_labeling: bool = False,
         add_token_max: bool = True,
         **kwargs: Any,
@@ -140,7 +143,8 @@ class MAFormer(TokenLabeling, Pyramid):
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
             dim, heads = embed_dims[stage], num_heads[stage]
             if stage >= 2:
-                return TransformerBlock(dim, SelfAttention(dim, heads), mlp_ratio, drop_path)
+                attention = SelfAttention(dim, heads, window_size=late_window_size)
+                return TransformerBlock(dim, attention, mlp_ratio, drop_path)
             if local_attention == 'cross_shaped':
                 local = CrossShapedAttention(dim, heads, STRIPE_WIDTHS[stage])
             else:

@@ -56,6 +56,18 @@ def test_self_attention_equals_a_plain_softmax():
     torch.testing.assert_close(attention(x), out @ attention.proj.weight.T + attention.proj.bias)
 
 
+def test_self_attention_in_windows_is_that_over_each_window_of_the_padded_map():
+    attention = randomised(SelfAttention(32, 4, window_size=4))
+    over_all = SelfAttention(32, 4).double()
+    over_all.load_state_dict(attention.state_dict())
+    x = torch.randn(2, 7, 10, 32, dtype=torch.double)
+    padded = F.pad(x, (0, 0, 0, 2, 0, 1))
+    rows = [[over_all(window) for window in row.split(4, 2)] for row in padded.split(4, 1)]
+    expected = torch.cat([torch.cat(row, 2) for row in rows], 1)[:, :7, :10]
+    torch.testing.assert_close(attention(x), expected)
+    torch.testing.assert_close(attention(x[:, :4, :3]), over_all(x[:, :4, :3]))  # in one window
+
+
 def test_fusion_equals_a_plain_softmax():
     """Eqs. 3 and 4, with one projection each for Q, K and V and none for the output."""
     fusion = randomised(FusionAttention(16, 2))
