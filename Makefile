@@ -32,7 +32,7 @@ INPUTS = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHE
 EVALUATE = $(INPUTS) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress ablation audit test test-slow test-report lint format benchmark benchmark-intervals clean
+.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress records ablation audit test test-slow test-report lint format benchmark benchmark-intervals clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -92,6 +92,21 @@ checkpoints: $(READY)  ## List the public weights; with TABLE and CHECKPOINTS, f
 
 regress: $(READY)  ## Evaluate the released checkpoints; fails if one scores less than it did
 	$(BIN)/python -m reproduce regress $(EVALUATE) $(ARGS)
+
+# Paths in the checkout, as the records keep the commands.
+EVALUATED := --data build/shapes --output results/released
+records: $(READY)  ## Evaluate the released checkpoints again; their records are in results/released
+	$(BIN)/python -m datasets.shapes build/shapes --train 0
+	$(BIN)/python -m reproduce evaluate imagenet maformer_micro --model-kwargs token_labeling=true \
+		--checkpoint maformer_micro_shapes $(EVALUATED)
+	$(BIN)/python -m reproduce evaluate coco --config mask-rcnn_maformer-micro_fpn_shapes.py \
+		--checkpoint mask_rcnn_maformer_micro_shapes $(EVALUATED)
+	$(BIN)/python -m reproduce evaluate coco --config cascade-mask-rcnn_maformer-micro_fpn_shapes.py \
+		--checkpoint cascade_mask_rcnn_maformer_micro_shapes $(EVALUATED)
+	$(BIN)/python -m reproduce evaluate ade20k --config fpn_maformer-micro_shapes.py \
+		--checkpoint sem_fpn_maformer_micro_shapes $(EVALUATED)
+	$(BIN)/python -m reproduce evaluate ade20k --config upernet_maformer-micro_shapes.py --multi-scale \
+		--checkpoint upernet_maformer_micro_shapes $(EVALUATED)
 
 ablation: $(READY)  ## The paper's design claims, tested on drawn images; STUDY=small DATA=... on photographs
 	$(BIN)/python -m reproduce ablation "$(STUDY)" $(if $(DATA),--data "$(DATA)") $(ARGS)

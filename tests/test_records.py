@@ -1,6 +1,8 @@
 """From evaluation records to the cells of Tables 1-4, and the regression gate."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,9 +11,13 @@ import typer
 from conftest import INPUT, record, weights
 
 from reproduce.base.errors import UserError
+from reproduce.base.folders import RELEASED
+from reproduce.base.versions import CHECKOUT
 from reproduce.commands import evaluate as command_line
 from reproduce.evaluate import records
 from reproduce.evaluate.apart import evaluate_command
+from reproduce.evaluate.attestation import verify
+from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict, judge_reference
 from reproduce.openmmlab.cfg_options import parse
 from reproduce.paper import load_tolerances
@@ -198,3 +204,19 @@ def test_the_command_of_an_evaluation_says_all_of_it():
     assert (read['img_size'], read['mean'], read['std']) == (64, (0.5, 0.4, 0.3), None)
     assert read['use_train_size'] is True
     assert parse(read['model_kwargs']) == arguments
+
+
+def test_every_released_checkpoint_has_a_record_that_holds(run):
+    kept = {p: records.load(p) for p in sorted((CHECKOUT / RELEASED).glob('*.json'))}
+    entries = {entry.sha256: entry.name for entry in registry.load_manifest()}
+    assert sorted(e.checkpoint.sha256 for e in kept.values()) == sorted(entries)
+    shutil.copytree(CHECKOUT / RELEASED, RELEASED)
+    for path, e in kept.items():
+        states = {one.part: one.state for one in verify(path)}
+        parts = ('attestation', 'record', 'predictions', 'statistics', 'metrics')
+        assert {states[part] for part in parts} == {'holds'}
+        assert set(check_reference(e).verdicts.values()) == {'match'}
+        assert not re.search(r'[ =]/|-dirty', f'{e.provenance.command} {e.provenance.commit}')
+        code, out, _ = run('show', entries[e.checkpoint.sha256])
+        assert code == 0
+        assert e.attestation.short in out

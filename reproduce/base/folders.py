@@ -27,3 +27,5 @@ EVALUATIONS = RESULTS / 'evaluations'
 # The parameters and FLOPs that were counted, of all papers; a run that finds them does not count
 # again.
 COUNTS = Path('results/counts.csv')
+# The records of the released weights, which are in the repository, of all papers.
+RELEASED = Path('results/released')

@@ -73,10 +73,13 @@ Names = Annotated[
     list[str],
     Argument(
         help='A cell, such as table5/SYSTEM/box_ap or 4 Swin-T top1, or a record, by its file or '
-        'stem.'
+        'stem, or the name of released weights.'
     ),
 ]
-Record = Annotated[str, Argument(help='A record, by its file, its stem or its key.')]
+Record = Annotated[
+    str,
+    Argument(help='A record, by its file, its stem, its key, or the name of released weights.'),
+]
 Results = Annotated[Path, Option(help='Folder with table1.csv, ... and evaluations/.')]
 Evaluations = Annotated[Path, Option(help='Folder of the evaluation records.')]
 Manifest = Annotated[

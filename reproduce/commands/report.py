@@ -9,8 +9,9 @@ from typer import Option
 from reproduce.base.files import check_writable, write_atomically
 from reproduce.base.folders import RESULTS
 from reproduce.commands import options
-from reproduce.evaluate.records import commit_of_checkout, load_all
+from reproduce.evaluate.records import commit_of_checkout
 from reproduce.judge.cells import load_results
+from reproduce.judge.lookup import load_kept
 from reproduce.paper import TABLES
 
 
@@ -36,6 +37,7 @@ def report(
         f' from commit {commit[:8]}' if commit else ''
     )
     origin += ', with changes' if commit.endswith('-dirty') else ''
-    html = page.render(found, load_all(results / 'evaluations'), findings, studies, origin)
+    records = tuple(load_kept(results / 'evaluations').values())
+    html = page.render(found, records, findings, studies, origin)
     write_atomically(output, html)
     print(f'The report: {output}')

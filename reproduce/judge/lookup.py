@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reproduce.base.errors import UserError
-from reproduce.base.folders import PAPER_OPTION
+from reproduce.base.folders import PAPER_OPTION, RELEASED
 from reproduce.evaluate import records
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell, load_cells
@@ -19,11 +19,27 @@ class Found(NamedTuple):
     evaluations: dict[Path, Evaluation]
 
 
+def load_kept(folder: Path) -> dict[Path, Evaluation]:
+    """Return the records in `folder` and then those of the released weights, by file.
+
+    Raises:
+        UserError: if one is malformed.
+    """
+    return {
+        place / f'{evaluation.stem}.json': evaluation
+        for place in (folder, RELEASED)
+        for evaluation in records.load_all(place)
+    }
+
+
 def find_record(name: str, folder: Path) -> tuple[Path, Evaluation]:
-    """Return the record of the given file, stem or key, and its file.
+    """Return the record of the given file, stem or key, or the latest of released weights.
 
     Args:
-        folder: that of the records.
+        folder: that of the records; those that came with the released weights are found, too.
+
+    Returns:
+        its file, and the record.
 
     Raises:
         UserError: if there is no such record, or a file is damaged.
@@ -31,9 +47,13 @@ def find_record(name: str, folder: Path) -> tuple[Path, Evaluation]:
     path = Path(name)
     if path.suffix == '.json' and path.is_file():
         return path, records.load(path)
-    for evaluation in records.load_all(folder):
-        if f'{path.name}.'.startswith(f'{evaluation.stem}.') or name == evaluation.key:
-            return folder / f'{evaluation.stem}.json', evaluation
+    fitting = [
+        (file, e)
+        for file, e in load_kept(folder).items()
+        if f'{path.name}.'.startswith(f'{e.stem}.') or name in _names_of(e)
+    ]
+    if fitting:
+        return max(fitting, key=lambda found: found[1].provenance.date)
     raise UserError(f"no record in {folder} is called '{name}': name its file, stem or key.")
 
 
@@ -53,9 +73,9 @@ def find(words: Sequence[str], tables: Path, folder: Path) -> Found:
     """
     paths = {number: tables / f'table{number}.csv' for number in TABLES}
     cells = [c for n, path in paths.items() if path.is_file() for c in load_cells(path, n)]
-    kept = {e.stem: e for e in records.load_all(folder)}
+    kept = load_kept(folder)
     name = '/'.join(words)
-    if name.endswith('.json') or name in {word for e in kept.values() for word in (e.stem, e.key)}:
+    if name.endswith('.json') or any(name in _names_of(e) for e in kept.values()):
         path, evaluation = find_record(name, folder)
         return Found([c for c in cells if c.record == evaluation.stem], {path: evaluation})
     if not cells:
@@ -66,13 +86,17 @@ def find(words: Sequence[str], tables: Path, folder: Path) -> Found:
         if not fitting:
             raise UserError(f"no cell or record is called '{name}': '{part}' is not found.")
         cells = fitting
-    stems = sorted({c.record for c in cells} & kept.keys())
-    return Found(cells, {folder / f'{stem}.json': kept[stem] for stem in stems})
+    stems = {c.record for c in cells}
+    return Found(cells, {path: e for path, e in kept.items() if e.stem in stems})
 
 
 def address(cell: Cell) -> str:
     """Return the unique name of a cell: 'table5/SYSTEM/METRIC'."""
     return f'table{cell.table}/{cell.system}/{cell.metric}'
+
+
+def _names_of(e: Evaluation) -> set[str]:
+    return {e.stem, e.key, e.checkpoint.released} - {''}
 
 
 def _names(cell: Cell) -> tuple[str, ...]:
