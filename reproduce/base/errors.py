@@ -12,7 +12,7 @@ class UserError(Exception):
     status = 2  # the exit status of the command
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or the name of its type if it has none."""
     return str(error).partition('\n')[0] or type(error).__name__
 

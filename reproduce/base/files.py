@@ -48,7 +48,7 @@ def naming_file(path: object) -> Iterator[None]:
         raise UserError(f'{path}: {reason(error)}.') from error
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Return what an error says is wrong with a file, in one line."""
     if isinstance(error, ValidationError):
         return ': '.join(filter(None, first_error(error)))
