@@ -390,7 +390,8 @@ def test_the_page_says_first_what_was_found(html):
     first, verdicts = visible(header), Counter(row['verdict'] for row in costs)
     for text in (
         f'{len(costs)} of {len(costs)} parameter counts',
-        f'{verdicts["match"]} match the paper, {verdicts["known"]} deviate',
+        f'{verdicts["match"]} match the paper, {verdicts["known"]} deviate for a registered reason',
+        f'{verdicts["unresolved"]} deviate for no reason that was found',
         f'0 of {len(numbers) - len(costs)} accuracies measured',
         f'{len(published)} of {len(numbers) - len(costs)} accuracies published',
         f'{agreeing} agree with the paper',

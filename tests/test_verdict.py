@@ -16,21 +16,23 @@ def test_half_a_unit_of_the_last_printed_digit(text, half_unit):
 
 
 @pytest.mark.parametrize(
-    ('metric', 'measured', 'target', 'known', 'verdict'),
+    ('metric', 'measured', 'target', 'registered', 'verdict'),
     [
-        ('flops_g', 4.63, '4.5', False, Verdict.MATCH),
-        ('flops_g', 4.35, '4.5', False, Verdict.WORSE),
-        ('params_m', 4.65, '4.5', True, Verdict.KNOWN),
-        ('params_m', 4.5, '4.5', True, Verdict.ERROR),
-        ('top1', 4.65, '4.5', False, Verdict.BETTER),
-        ('top1', 4.35, '4.5', False, Verdict.WORSE),
-        ('top1', 80.0, None, False, Verdict.UNPRINTED),
-        ('top1', float('nan'), '4.5', False, Verdict.ERROR),
+        ('flops_g', 4.63, '4.5', None, Verdict.MATCH),
+        ('flops_g', 4.35, '4.5', None, Verdict.WORSE),
+        ('params_m', 4.65, '4.5', Verdict.KNOWN, Verdict.KNOWN),
+        ('params_m', 4.65, '4.5', Verdict.UNRESOLVED, Verdict.UNRESOLVED),
+        ('params_m', 4.5, '4.5', Verdict.KNOWN, Verdict.ERROR),
+        ('params_m', 4.5, '4.5', Verdict.UNRESOLVED, Verdict.ERROR),
+        ('top1', 4.65, '4.5', None, Verdict.BETTER),
+        ('top1', 4.35, '4.5', None, Verdict.WORSE),
+        ('top1', 80.0, None, None, Verdict.UNPRINTED),
+        ('top1', float('nan'), '4.5', None, Verdict.ERROR),
     ],
 )
-def test_judge(metric, measured, target, known, verdict):
+def test_judge(metric, measured, target, registered, verdict):
     printed = Printed(target) if target else None
-    assert judge(METRICS[metric], measured, printed, TWO_PERCENT, known) is verdict
+    assert judge(METRICS[metric], measured, printed, TWO_PERCENT, registered) is verdict
 
 
 def test_the_exit_status_is_that_of_the_gravest_verdict():

@@ -26,7 +26,7 @@ from reproduce.audit.sources import (
 )
 from reproduce.base.files import read_toml
 from reproduce.judge.cells import Cell, load_results
-from reproduce.judge.verdict import Verdict
+from reproduce.judge.verdict import REGISTERED
 from reproduce.paper import TABLES
 
 
@@ -304,7 +304,7 @@ def counted_otherwise(data: AuditData) -> dict[str, Any]:
         'evidence': [
             f'Table {c.table}, {c.model}, {c.metric}: {c.reason}.'
             for c in data.cells
-            if c.verdict is Verdict.KNOWN
+            if c.verdict in REGISTERED
             and c.column.metric.is_complexity
             and not c.row.own
             and (c.table, c.model, c.metric) not in misprinted

@@ -13,7 +13,14 @@ from reproduce.evaluate.accuracies import NotRun
 from reproduce.evaluate.records import Evaluation
 from reproduce.judge.cells import Cell
 from reproduce.judge.references import check_reference
-from reproduce.judge.verdict import Agreement, Verdict, compare_published, exit_status, judge
+from reproduce.judge.verdict import (
+    REGISTERED,
+    Agreement,
+    Verdict,
+    compare_published,
+    exit_status,
+    judge,
+)
 from reproduce.paper import FOLDER, Column, Printed, Row, Tolerance, load_tolerances
 from reproduce.systems import System
 from reproduce.weights import registry
@@ -29,13 +36,20 @@ class KnownDeviation(BaseModel, extra='forbid'):
     systems: list[str]
     metrics: list[str]
     reason: str
+    unresolved: bool = False
     convention: str = ''
     evidence: list[dict[str, Any]] = []
 
     @property
+    def verdict(self) -> Verdict:
+        """The verdict on the cells, if they are outside their tolerance."""
+        return Verdict.UNRESOLVED if self.unresolved else Verdict.KNOWN
+
+    @property
     def text(self) -> str:
         """All that is said about the cells."""
-        return '; '.join(filter(None, (self.reason, self.convention)))
+        said = '; '.join(filter(None, (self.reason, self.convention)))
+        return f'unresolved: {said}' if self.unresolved else said
 
 
 def load_known() -> dict[tuple[int, str, str], KnownDeviation]:
@@ -113,11 +127,12 @@ def _cell(
             backbone = getattr(found, f'backbone_{counted}') / unit
             tolerance = tolerance.of_part(backbone / value)
             fields['backbone'] = backbone if backbone < value else None
-        verdict = judge(metric, value, printed, tolerance, deviation is not None)
+        registered = deviation.verdict if deviation else None
+        verdict = judge(metric, value, printed, tolerance, registered)
         fields |= {'measured': value, 'difference': value - printed.value if printed else None}
     if isinstance(found, Complexity):
         reason = system.note
-        if verdict is Verdict.KNOWN:
+        if deviation and verdict is deviation.verdict:
             reason = deviation.text
         elif verdict is Verdict.ERROR:
             reason = f'registered as a known deviation, but it matches: correct {KNOWN.name}'
@@ -186,7 +201,7 @@ def _satisfied(cell: Cell, of_row: Collection[Cell]) -> Cell:
         return cell
     good = (Verdict.MATCH, Verdict.BETTER)
     enough = {
-        Verdict.NOT_RUN: (*good, Verdict.WORSE, Verdict.KNOWN, Verdict.UNPRINTED),
+        Verdict.NOT_RUN: (*good, Verdict.WORSE, *REGISTERED, Verdict.UNPRINTED),
         Verdict.WORSE: good,
     }.get(cell.verdict, ())
     for other in of_row:

@@ -15,6 +15,7 @@ class Verdict(StrEnum):
     BETTER = 'better'  # beyond the tolerance, on the good side (accuracies only)
     WORSE = 'worse'  # outside the tolerance
     KNOWN = 'known'  # outside the tolerance, for a registered reason
+    UNRESOLVED = 'unresolved'  # outside the tolerance, registered, and nobody knows the reason
     UNPRINTED = 'unprinted'  # measured; there is no value to compare it with
     NOT_RUN = 'not-run'  # not measured yet
     CITED = 'cited'  # no implementation here, the printed value is carried
@@ -24,6 +25,10 @@ class Verdict(StrEnum):
     def about(self) -> 'About':
         """How it is shown, and what it makes of the exit status."""
         return _ABOUT[self]
+
+
+# Of cells that are outside their tolerance and registered, with or without a reason.
+REGISTERED = (Verdict.KNOWN, Verdict.UNRESOLVED)
 
 
 class About(NamedTuple):
@@ -40,6 +45,7 @@ _ABOUT = {
     Verdict.BETTER: About('are better', '▲', 'blue'),
     Verdict.WORSE: About('are worse', '✗', 'red', status=1),
     Verdict.KNOWN: About('deviate for a registered reason', '≈', 'yellow'),
+    Verdict.UNRESOLVED: About('deviate for no reason that was found', '?', 'yellow'),
     Verdict.UNPRINTED: About('have no printed value', '', 'cyan'),
     Verdict.NOT_RUN: About(colour='white'),
     Verdict.CITED: About(symbol='◦'),
@@ -97,13 +103,17 @@ def compare_published(published: float, printed: Printed, tolerance: Tolerance) 
 
 
 def judge(
-    metric: Metric, measured: float, target: Printed | None, tolerance: Tolerance, known: bool
+    metric: Metric,
+    measured: float,
+    target: Printed | None,
+    tolerance: Tolerance,
+    registered: Verdict | None = None,
 ) -> Verdict:
     """Compare `measured` with the printed `target`.
 
     Args:
-        known: whether the cell is registered as a known deviation. One that matches all the same
-            is an error, so that the register stays true.
+        registered: the verdict on a cell that is registered as deviating. One that matches all the
+            same is an error, so that the register stays true.
     """
     if not math.isfinite(measured):
         return Verdict.ERROR
@@ -111,10 +121,10 @@ def judge(
         return Verdict.UNPRINTED
     difference = measured - target.value
     if abs(difference) <= tolerance.width(target):
-        return Verdict.ERROR if known else Verdict.MATCH
+        return Verdict.ERROR if registered else Verdict.MATCH
     if difference > 0 and not metric.is_complexity:
         return Verdict.BETTER
-    return Verdict.KNOWN if known else Verdict.WORSE
+    return registered or Verdict.WORSE
 
 
 def judge_reference(measured: float, target: float, images: int, tolerance: Tolerance) -> Verdict:
