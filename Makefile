@@ -74,7 +74,7 @@ reproduce-table%: $(READY)  ## The same for one table, e.g. reproduce-table5
 tables: $(READY)  ## The paper's tables in Markdown and LaTeX, in results/tables
 	$(BIN)/python -m reproduce tables --output "$(RESULTS)/tables" $(ARGS)
 
-figures: $(READY)  ## Accuracy over cost: PDF and PNG, in results/figures
+figures: $(READY)  ## Accuracy over cost, and the ablations: PDF and PNG, in results/figures
 	$(BIN)/python -m reproduce figures $(ARGS)
 
 report: $(READY)  ## Everything as one HTML file, results/report.html

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -20,6 +21,7 @@ from reproduce.audit.rows import printed_value
 from reproduce.base.errors import UserError
 from reproduce.base.folders import ABLATIONS
 from reproduce.evaluate import records
+from reproduce.report import plots
 from reproduce.statistics.significance import resolvable
 from reproduce.train.building import build
 
@@ -233,3 +235,19 @@ def test_committed_results_follow_from_the_runs(folder, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
     assert (folder / 'claims.md').read_text() == rendering.markdown(outcomes)
     assert (folder / 'claims.tex').read_text() == rendering.latex(outcomes)
+
+
+def test_the_figure_has_the_studies_side_by_side_and_what_became_of_each_difference():
+    folders = sorted((ROOT / ABLATIONS).glob('*'), reverse=True)
+    figure = plots.studies_figure([load_outcomes(folder) for folder in folders]).draw()
+    titles = [axes.get_title().split()[0] for axes in figure.axes]
+    assert titles == [study for study in ('micro', 'small', 'medium') if study in titles]
+    axes, micro = figure.axes[0], ROOT / ABLATIONS / 'micro'
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    paths = {
+        round(line.get_ydata().mean()): line for line in axes.lines if len(line.get_xdata()) > 2
+    }
+    curves = pd.read_csv(micro / 'curves.csv').pivot_table('top1', ['variant', 'epoch'])['top1']
+    for claim in pd.read_csv(micro / 'claims.csv').itertuples():
+        expected = curves[claim.better] - curves[claim.worse]
+        np.testing.assert_allclose(paths[rows.index(claim.says)].get_xdata(), expected, atol=1e-9)

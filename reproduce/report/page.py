@@ -77,7 +77,8 @@ def render(
         figures=plots.figures(cells).values(),
         records=[(record, facts[record.stem]) for record in records],
         findings=findings,
-        studies=[(outcomes, plots.study_figure(outcomes)) for outcomes in studies],
+        studies=studies,
+        of_studies=plots.studies_figure(studies),
         rendering=rendering,
         provenance={
             _key(cell): {

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from reproduce.ablation.outcomes import DesignVerdict, Outcomes
+from reproduce.ablation.outcomes import DesignVerdict, Judgement, Outcomes
 from reproduce.audit.readings import flops_in_windows
 from reproduce.audit.rows import family
 from reproduce.base.files import read_toml
@@ -208,43 +208,67 @@ def _family(axes: Axes, found: Sequence[Point], look: Mapping[str, Any]) -> None
             axes.annotate(size, (point.x, point.y), (5, -9), **below)
 
 
-def study_figure(outcomes: Outcomes) -> Drawing:
-    """Return the figure of an ablation study: what it measured of each claim."""
-    judged = outcomes.judgements
+def studies_figure(studies: Sequence[Outcomes]) -> Drawing:
+    """Return the figure of the ablation studies: what each measured of the design's claims."""
+    judged = [one for outcomes in studies for one in outcomes.judgements]
     resolved = sum(one.verdict is not DesignVerdict.UNRESOLVED for one in judged)
     return Drawing(
-        f'Study {outcomes.study.name}: the measured differences, and those of the paper',
-        f'{resolved} of {len(judged)} differences are significant at this size.',
-        partial(_forest, outcomes),
+        'The measured differences of all studies, and those of the paper',
+        f'{resolved} of {len(judged)} differences are significant. Behind each is, from top to '
+        'bottom, the difference after every epoch, on fewer images, with its standard deviation '
+        'over seeds.',
+        partial(_forests, studies),
     )
 
 
 @matplotlib.rc_context(fname=STYLE)
-def _forest(outcomes: Outcomes) -> Figure:
-    """Draw each claim's mean difference with its 95 % interval, and the paper's difference."""
-    judged = outcomes.judgements
-    figure = Figure((8, 1.2 + 0.34 * len(judged)), layout='constrained')
-    axes = figure.subplots()
-    axes.axvline(0, color=FAINT, lw=0.8)
-    for place, one in enumerate(judged):
-        if one.low is not None:
-            colour, marker = _DESIGN_LOOKS[one.verdict]
-            around = [[one.mean - one.low], [one.high - one.mean]]
-            axes.errorbar(one.mean, place, xerr=around, color=colour, fmt=marker, label=one.verdict)
-        if one.paper:
-            look: dict[str, Any] = {
-                'color': INK,
-                'mfc': SURFACE,
-                'ms': 5,
-                'label': 'paper, ImageNet',
-            }
-            axes.plot(float(one.paper), place, 'D', **look)
-    axes.set_yticks(range(len(judged)), [one.says for one in judged], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel('difference in Top-1 (%), better minus worse, with its 95 % interval')
-    handles = _handles([axes])
+def _forests(studies: Sequence[Outcomes]) -> Figure:
+    """Draw a column for each study, the shortest training first, and a row for each claim."""
+    studies = sorted(studies, key=lambda o: [(r.epochs * r.train_images) for r in o.runs[:1]])
+    rows = list(dict.fromkeys(one.says for o in studies for one in o.judgements))
+    figure = Figure((4 + 2.5 * len(studies), 1.6 + 0.34 * len(rows)), layout='constrained')
+    columns = figure.subplots(1, len(studies), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, outcomes in zip(columns, studies, strict=True):
+        axes.axvline(0, color=FAINT, lw=0.8)
+        for one in outcomes.judgements:
+            _claim(axes, rows.index(one.says), one, _by_epoch(outcomes, one))
+        size = [f'{run.train_images:,} images x {run.epochs} epochs' for run in outcomes.runs[:1]]
+        axes.set_title('\n'.join([outcomes.study.name, *size]), fontsize=8)
+    columns[0].set_yticks(range(len(rows)), rows, fontsize=8)
+    columns[0].invert_yaxis()
+    figure.supxlabel('difference in Top-1 (%), better minus worse, with its 95 % interval', size=8)
+    handles = _handles(columns)
     figure.legend(handles.values(), handles, loc='outside upper center', ncols=len(handles) or 1)
     return figure
+
+
+def _claim(axes: Axes, place: int, judged: Judgement, by_epoch: np.ndarray) -> None:
+    """Draw a claim's difference and the paper's, over the (seeds, epochs) ones of the training."""
+    if by_epoch.size:
+        mean, spread = by_epoch.mean(0), by_epoch.std(0)
+        time = place + np.linspace(-0.4, 0.4, len(mean))
+        axes.fill_betweenx(time, mean - spread, mean + spread, color=FAINT, alpha=0.2, lw=0)
+        axes.plot(mean, time, color=FAINT, lw=0.8)
+    if judged.low is not None:
+        colour, marker = _DESIGN_LOOKS[judged.verdict]
+        around = [[judged.mean - judged.low], [judged.high - judged.mean]]
+        look: dict[str, Any] = {'color': colour, 'fmt': marker, 'label': judged.verdict}
+        axes.errorbar(judged.mean, place, xerr=around, **look)
+    if judged.paper:
+        look = {'color': INK, 'mfc': SURFACE, 'ms': 5, 'label': 'paper, ImageNet'}
+        axes.plot(float(judged.paper), place, 'D', **look)
+
+
+def _by_epoch(outcomes: Outcomes, judged: Judgement) -> np.ndarray:
+    """Return the differences of the averaged weights after each epoch, (seeds, epochs)."""
+    top1 = {(line.variant, line.seed, line.epoch): line.top1 for line in outcomes.curves}
+    epochs = sorted({epoch for _, _, epoch in top1})
+    seeds = sorted({s for v, s, _ in top1 if v == judged.better and (judged.worse, s, 1) in top1})
+    differences = [
+        [top1[judged.better, seed, epoch] - top1[judged.worse, seed, epoch] for epoch in epochs]
+        for seed in seeds
+    ]
+    return np.array(differences)
 
 
 def _handles(every: Iterable[Axes]) -> dict[str, Any]:
