@@ -76,10 +76,7 @@ Names = Annotated[
         'stem, or the name of released weights.'
     ),
 ]
-Record = Annotated[
-    str,
-    Argument(help='A record, by its file, its stem, its key, or the name of released weights.'),
-]
+Record = Annotated[str, Argument(help='A record: its file, stem or key, or released weights.')]
 Results = Annotated[Path, Option(help='Folder with table1.csv, ... and evaluations/.')]
 Evaluations = Annotated[Path, Option(help='Folder of the evaluation records.')]
 Manifest = Annotated[

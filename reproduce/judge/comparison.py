@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.base.errors import DataNotFound, UserError
-from reproduce.judge.lookup import find_record, load_kept
+from reproduce.judge.lookup import find_record
 from reproduce.statistics.kept import KeptImages, read
 from reproduce.statistics.paired import Difference, paired
 from reproduce.statistics.significance import LEVEL, holm
 from reproduce.tasks import SEGMENTATION, TASKS, Kind
-from reproduce.weights import registry
 
 
 @dataclass(frozen=True)
@@ -108,15 +107,6 @@ def _candidate(name: str, folder: Path, data: Path | None) -> Candidate:
         return _scored(path, SEGMENTATION, data)
     if kinds and path.is_file() and not is_object:
         return _scored(path, kinds[0], data)
-    weights = {entry.name: entry.sha256 for entry in registry.load_manifest()}.get(name)
-    fitting = {
-        path: e
-        for path, e in load_kept(folder).items()
-        if name in (e.system, e.model) or e.checkpoint.sha256 == weights
-    }
-    if fitting:
-        latest = max(fitting, key=lambda p: (not fitting[p].overridden, fitting[p].provenance.date))
-        name = str(latest)
     path, e = find_record(name, folder)
     attestation = e.attestation.short if e.attestation else ''
     images = read(path.parent / e.statistics)

@@ -33,13 +33,12 @@ def load_kept(folder: Path) -> dict[Path, Evaluation]:
 
 
 def find_record(name: str, folder: Path) -> tuple[Path, Evaluation]:
-    """Return the record of the given file, stem or key, or the latest of released weights.
+    """Return the record of the given file, stem or key, and its file.
+
+    A name of released weights, of a system or of a model is that of their latest record.
 
     Args:
-        folder: that of the records; those that came with the released weights are found, too.
-
-    Returns:
-        its file, and the record.
+        folder: that of the records; those in the repository are found, too.
 
     Raises:
         UserError: if there is no such record, or a file is damaged.
@@ -50,10 +49,10 @@ def find_record(name: str, folder: Path) -> tuple[Path, Evaluation]:
     fitting = [
         (file, e)
         for file, e in load_kept(folder).items()
-        if f'{path.name}.'.startswith(f'{e.stem}.') or name in _names_of(e)
+        if f'{path.name}.'.startswith(f'{e.stem}.') or name in {*_names_of(e), e.system, e.model}
     ]
     if fitting:
-        return max(fitting, key=lambda found: found[1].provenance.date)
+        return max(fitting, key=lambda found: (not found[1].overridden, found[1].provenance.date))
     raise UserError(f"no record in {folder} is called '{name}': name its file, stem or key.")
 
 
