@@ -93,6 +93,16 @@ def test_detections_are_compared(run, drawn, detections):
     code, out, err = run('compare', *detections, '--data', drawn, '--fail-if-worse')
     assert (code, err) == (1, '')
     assert 'box_ap: 2 is significantly worse than 1' in out
+    assert 'differs significantly from 1: box_missed +' in out.replace('mask', 'box')
+    assert ' box_duplicate -' in out
+
+
+def test_detections_without_errors_are_compared(monkeypatch, run, drawn, detections):
+    """As in the counts of records of earlier versions."""
+    monkeypatch.setattr('reproduce.statistics.detection_metrics.MatchedDetections.errors', None)
+    code, out, err = run('compare', *detections, '--data', drawn)
+    assert (code, err) == (0, '')
+    assert 'lost to' not in out and 'compare the files of predictions, with --data.' in out
 
 
 def test_label_maps_are_compared(run, drawn, tmp_path):

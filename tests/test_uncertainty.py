@@ -1,8 +1,11 @@
 """How far metrics move by chance, against closed forms, simulations, SciPy and pycocotools."""
 
 import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import hotcoco
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,6 +14,7 @@ from test_coco import hard_case
 from benchmarks.interval_coverage import coverage
 from datasets.coco_annotations import Annotations
 from reproduce.statistics.classification_metrics import ImageHits
+from reproduce.statistics.detection_errors import ERRORS
 from reproduce.statistics.detection_metrics import METRICS
 from reproduce.statistics.paired import paired
 from reproduce.statistics.per_image import bootstrap
@@ -100,6 +104,92 @@ def test_ap_of_resampled_images_is_that_of_pycocotools(seed):
             theirs = evaluated(found, images, kind).stats
             expected = np.where(theirs < 0, np.nan, 100 * theirs)
             np.testing.assert_allclose([of[i] for of in ours], expected, rtol=0, atol=1e-10)
+
+
+def cost_by_hotcoco(truth, results, kind):
+    """What errors cost, in percent, by hotcoco, which is as tidecv where there is no crowd."""
+    key = {'box': 'bbox', 'mask': 'segmentation'}[kind]
+    parts = {'images': truth.images, 'categories': truth.categories}
+    objects = [{**one, 'id': i} for i, one in enumerate(truth.instances, 1)]
+    data = hotcoco.COCO({k: list(v) for k, v in parts.items()} | {'annotations': objects})
+    found = [{k: r[k] for k in ('image_id', 'category_id', 'score', key)} for r in results]
+    evaluation = hotcoco.COCOeval(data, data.load_res(found), {'box': 'bbox', 'mask': 'segm'}[kind])
+    evaluation.evaluate()
+    cost = evaluation.tide_errors()['delta_ap']
+    return [100 * cost[name] for name in ('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss')]
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_what_errors_cost_on_resampled_images_is_that_of_hotcoco(seed):
+    truth, results, _ = scored(seed)
+    truth = replace(truth, instances=tuple(o | {'iscrowd': 0} for o in truth.instances))
+    errors = score(results, truth).statistics.errors
+    times = bootstrap(len(truth.images), 2, seed)
+    cost = errors.compute(times)
+    for kind in ('box', 'mask'):
+        ours = np.stack([cost[f'{kind}_{error}'] for error in ERRORS], 1)
+        assert (ours > 0).any(0).all()
+        for i, row in enumerate(times):
+            images, found = repeated(truth, results, row)
+            theirs = cost_by_hotcoco(images, found, kind)
+            np.testing.assert_allclose(ours[i], theirs, rtol=0, atol=1e-9)
+
+
+def test_what_errors_cost_is_what_tidecv_prints():
+    """`fix_main_errors` of tidecv 1.0.1, with crowds as ignored regions and no limit of detections.
+
+    It takes classes without an object into its mean; these are its numbers over the others. It is
+    no dependency, because it needs OpenCV with a display.
+    """
+    truth, results, _ = scored(1)
+    number = Counter(result['image_id'] for result in results)
+    few = [result for result in results if number[result['image_id']] <= 100]
+    assert any(instance['iscrowd'] for instance in truth.instances)
+    cost = score(few, truth).statistics.errors.metrics()
+    printed = {
+        'box': [1.617162, 3.171984, 0.693069, 1.728457, 6.974465, 22.039082],
+        'mask': [1.617162, 7.469747, 0.693069, 1.068391, 6.734441, 20.820499],
+    }
+    for kind, values in printed.items():
+        assert [cost[f'{kind}_{error}'] for error in ERRORS] == pytest.approx(values, abs=1e-6)
+
+
+# By error, the class, the box and the score of the detection of the first object, and of another.
+OBJECT, SHIFTED, NOWHERE = [10, 10, 40, 40], [30, 10, 40, 40], [10, 150, 9, 9]
+PLANTED = {
+    'none': [(1, OBJECT, 0.9)],
+    'class': [(2, OBJECT, 0.9)],
+    'place': [(1, SHIFTED, 0.9)],
+    'both': [(1, OBJECT, 0.9), (2, SHIFTED, 0.9)],
+    'duplicate': [(1, OBJECT, 0.9), (1, OBJECT, 0.8)],
+    'background': [(1, OBJECT, 0.9), (1, NOWHERE, 0.9)],
+    'missed': [],
+}
+
+
+def planted(error):
+    """A detector of two objects on each of 40 images, on half of which it makes an error."""
+    images = [{'id': i, 'file_name': f'{i}.jpg', 'height': 200, 'width': 200} for i in range(40)]
+    categories = [{'id': 1, 'name': 'one'}, {'id': 2, 'name': 'two'}]
+    objects, results = [], []
+    for i in range(40):
+        for found in ((1, OBJECT), (2, [120, 120, 40, 40])):
+            one = dict(zip(('category_id', 'bbox'), found, strict=True), image_id=i, iscrowd=0)
+            objects.append(one | {'id': len(objects), 'area': 1600.0})
+        for found in [(2, [120, 120, 40, 40], 0.7), *PLANTED[error if i % 2 else 'none']]:
+            one = dict(zip(('category_id', 'bbox', 'score'), found, strict=True), image_id=i)
+            results.append(one | {'score': one['score'] - i / 100})
+    return score(results, Annotations(Path('made'), images, objects, categories)).statistics
+
+
+@pytest.mark.parametrize('error', ERRORS)
+def test_a_planted_error_explains_the_difference(error):
+    differences = paired(planted('none').errors, planted(error).errors, 200)
+    assert {name for name, d in differences.items() if d.difference} == {f'box_{error}'}
+    found = differences[f'box_{error}']
+    assert 0 < found.interval[0] <= found.difference <= found.interval[1]
+    assert found.significant
+    assert {d.first for d in differences.values()} == {0.0}
 
 
 def interval_of_scipy(n, statistic, method, resamples=1000):

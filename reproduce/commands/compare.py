@@ -1,6 +1,6 @@
 """`python -m reproduce compare`: is the difference between two results real?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,9 @@ from reproduce.base.terminal import Part, TextTable
 from reproduce.commands import options
 from reproduce.judge.comparison import Comparison, find_candidates
 from reproduce.judge.comparison import compare as compare_candidates
-from reproduce.statistics.significance import LEVEL
+from reproduce.statistics.paired import Difference
+from reproduce.statistics.significance import LEVEL, holm
+from reproduce.tasks import DETECTION, TASKS
 
 
 def compare(
@@ -38,7 +40,7 @@ def compare(
     """Compare two results on the same images, or several: is the difference real?
 
     Of several, each is compared with the first. Top-1 by McNemar's exact test; AP, AR and mIoU by
-    the paired bootstrap over the images.
+    the paired bootstrap over the images. Of detectors, also the kinds of error that explain it.
 
     Exits with 0, or with 1 for --fail-if-worse.
     """
@@ -65,7 +67,8 @@ def _rendered(found: Sequence[Comparison]) -> list[Part]:
     ]
     rows, sentences = [], []
     for i, comparison in enumerate(found, 2):
-        for metric, d in comparison.metrics.items():
+        costs = {f'lost to {name}': d for name, d in comparison.errors.items()}
+        for metric, d in (comparison.metrics | costs).items():
             p = comparison.corrected.get(metric, d.p)
             p_value = '< 0.001' if p < 0.001 else f'{p:.3f}'
             values = f'{d.first:.2f}', f'{d.second:.2f}', f'{d.difference:+.2f}'
@@ -79,5 +82,25 @@ def _rendered(found: Sequence[Comparison]) -> list[Part]:
                     f'{metric}: the difference of {i} from 1 is not significant; these images '
                     f'would show one of about {d.resolvable:.2f} in 80 % of cases.'
                 )
+        if TASKS[comparison.first.task].kind is DETECTION:
+            sentences.append(_reason(i, comparison.errors))
     heads = ['metric', 'system', '1', 'value', 'difference', '95 % interval', 'p']
     return ['\n'.join(names), TextTable(heads, rows), '\n'.join(sentences)]
+
+
+def _reason(system: int, errors: Mapping[str, Difference]) -> str:
+    """Return which kinds of error differ, by p values that Holm corrects for all of them."""
+    if not errors:
+        return (
+            'kinds of error: a record of an earlier version does not have them; compare the files '
+            'of predictions, with --data.'
+        )
+    ps = holm([d.p for d in errors.values()])
+    real = [d for d, p in zip(errors.values(), ps, strict=True) if p < LEVEL]
+    listed = [
+        f'{d.metric} {d.difference:+.2f}' for d in sorted(real, key=lambda d: -abs(d.difference))
+    ]
+    return (
+        f'AP50 that errors cost {system}, where it differs significantly from 1: '
+        f'{", ".join(listed) or "none"}.'
+    )

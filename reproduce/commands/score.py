@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer import Argument, Option
@@ -46,11 +46,13 @@ def _detections(task: Task) -> Callable[..., None]:
         limit: Limit = None,
         format: options.Format = 'text',
     ) -> None:
-        """Compute COCO's twelve numbers of kept detections by pycocotools.
+        """Compute COCO's twelve numbers of kept detections, and what each kind of error costs.
 
-        Every image of the annotations counts, also one without detections.
+        By pycocotools, with the six kinds of error of TIDE. Every image of the annotations counts,
+        also one without detections.
         """
         from datasets.coco_annotations import lacks, read
+        from reproduce.statistics.detection_metrics import ERROR_RESAMPLES, MatchedDetections
         from reproduce.tasks import detection_scores as scoring
 
         whole = read(annotations)
@@ -59,8 +61,14 @@ def _detections(task: Task) -> Callable[..., None]:
         looked_at = {image['id'] for image in truth.images}
         detections = sum(result['image_id'] in looked_at for result in found)
         facts = {'images': len(truth.images), 'fingerprint': truth.fingerprint}
-        facts |= {'detections': detections}
-        _report(results, scoring.score(found, truth), facts, lacks(truth), format)
+        scores = scoring.score(found, truth)
+        cost = cast(MatchedDetections, scores.statistics).errors
+        errors, intervals = cost.metrics(), cost.intervals(ERROR_RESAMPLES)
+        facts |= {'detections': detections, 'errors': errors, 'error_intervals': intervals}
+        _report(results, scores, facts, lacks(truth), format)
+        if format == 'text':
+            print('\nAP50 lost to each kind of error:')
+            options.print_metrics(errors, intervals)
 
     return score
 

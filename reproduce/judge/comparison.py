@@ -7,6 +7,7 @@ from typing import Any
 
 from reproduce.base.errors import DataNotFound, UserError
 from reproduce.judge.lookup import find_record
+from reproduce.statistics.detection_metrics import ERROR_RESAMPLES, MatchedDetections
 from reproduce.statistics.kept import KeptImages, read
 from reproduce.statistics.paired import Difference, paired
 from reproduce.statistics.significance import LEVEL, holm
@@ -39,6 +40,7 @@ class Comparison:
     # The p values of the metrics that say which is better, corrected by Holm for the number of
     # systems that are compared with the first.
     corrected: dict[str, float]
+    errors: dict[str, Difference]  # what each kind costs, of detectors whose counts have them
 
     @property
     def worse(self) -> bool:
@@ -48,15 +50,17 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
         values = ('first', 'second', 'difference', 'interval', 'p', 'significant')
+
+        def differences(of: dict[str, Difference]) -> dict[str, Any]:
+            return {name: {value: getattr(d, value) for value in values} for name, d in of.items()}
+
         return {
             **{
                 place: {'name': c.name, 'attestation': c.attestation}
                 for place, c in (('first', self.first), ('second', self.second))
             },
-            'metrics': {
-                name: {value: getattr(d, value) for value in values}
-                for name, d in self.metrics.items()
-            },
+            'metrics': differences(self.metrics),
+            **({'errors': differences(self.errors)} if self.errors else {}),
             'corrected_p': self.corrected,
             'worse': self.worse,
         }
@@ -69,9 +73,18 @@ def compare(candidates: Sequence[Candidate]) -> list[Comparison]:
     names = [n for n in TASKS[first.task].kind.headlines if n in pairs[0]]
     corrected = {name: holm([pair[name].p for pair in pairs]) for name in names}
     return [
-        Comparison(first, other, pair, {name: ps[i] for name, ps in corrected.items()})
+        Comparison(
+            first, other, pair, {n: ps[i] for n, ps in corrected.items()}, _errors(first, other)
+        )
         for i, (other, pair) in enumerate(zip(others, pairs, strict=True))
     ]
+
+
+def _errors(first: Candidate, second: Candidate) -> dict[str, Difference]:
+    one, other = first.images.statistics, second.images.statistics
+    if not (isinstance(one, MatchedDetections) and isinstance(other, MatchedDetections)):
+        return {}
+    return paired(one.errors, other.errors, ERROR_RESAMPLES) if one.errors and other.errors else {}
 
 
 def find_candidates(names: Sequence[str], folder: Path, data: Path | None) -> list[Candidate]:

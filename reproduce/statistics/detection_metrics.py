@@ -6,12 +6,13 @@ The results are those of pycocotools on the resampled images, except where detec
 images have equal scores: it takes these in the order of the images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from reproduce.statistics.detection_errors import CLASS, ERRORS, MISSED, find_errors
 from reproduce.statistics.per_image import ResampledImages, mean_of_numbers
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _RECALL_OF = ((0, 1), (0, 10), (0, 100), (1, 100), (2, 100), (3, 100))
 
 KINDS = ('box', 'mask')  # what is compared
 _EVERY_IOU = np.uint16(2**IOUS - 1)
+ERROR_RESAMPLES = 600  # enough for Holm's correction of the p values of twelve kinds of error
 # Detections of resampled data sets that are accumulated at once: they fit a processor's cache.
 _AT_ONCE = 2**18
 
@@ -52,6 +54,13 @@ class Matches:
             detection matches an object, and whether it does not count.
         object_class, object_image: (G,) in int32, the pairs of class and image with an object.
         objects: (G, 4) in int32, how many of them count in each size.
+        error: (M,) in int32, the error of each false detection that counts, an index of `ERRORS`;
+            -1 of others. Files of earlier versions have neither this nor what follows.
+        corrected: (M,) in int32, the class of which it is a correct detection once its error is
+            corrected, or -1; see `find_errors`.
+        above: (M,) in int32, for a wrong class, how many detections of the class `corrected` have
+            the same score or a higher one.
+        missed: (G,) in int32, how many of the objects are missed.
     """
 
     detection_class: np.ndarray
@@ -62,6 +71,10 @@ class Matches:
     object_class: np.ndarray
     object_image: np.ndarray
     objects: np.ndarray
+    error: np.ndarray | None = None
+    corrected: np.ndarray | None = None
+    above: np.ndarray | None = None
+    missed: np.ndarray | None = None
 
     @classmethod
     def of(cls, evaluation: 'COCOeval') -> 'Matches':
@@ -89,6 +102,16 @@ class Matches:
         some = objects.any(1)
         detection_class, detection_image = np.ascontiguousarray(of_detection[order].T)
         object_class, object_image = np.ascontiguousarray(place[some].T)
+        errors, missed = find_errors(evaluation)
+        ids = [i for of in entries for i in of[0]['dtIds']]
+        of_all = np.array([errors.get(i, (-1, -1)) for i in ids], np.int32).reshape(-1, 2)[order]
+        error, corrected = np.ascontiguousarray(of_all.T)
+        above, highest_first = np.zeros(len(ids), np.int32), -scores[order]
+        for k in range(len(params.catIds)):
+            moved = (error == CLASS) & (corrected == k)
+            own = highest_first[detection_class == k]
+            above[moved] = own.searchsorted(highest_first[moved], side='right')
+        unfound = [sum(i in missed for i in of[0]['gtIds']) for of in entries]
         return cls(
             detection_class,
             detection_image,
@@ -98,6 +121,10 @@ class Matches:
             object_class,
             object_image,
             objects[some],
+            error,
+            corrected,
+            above,
+            np.array(unfound, np.int32)[some],
         )
 
 
@@ -135,12 +162,20 @@ class MatchedDetections(ResampledImages):
             metrics |= dict(zip(names, means, strict=True))
         return metrics
 
+    @property
+    def errors(self) -> 'DetectionErrors | None':
+        """What the errors cost; None of counts of earlier versions, which do not have them."""
+        if any(matches.error is None for matches in self.kinds.values()):
+            return None
+        return DetectionErrors(self.kinds, self.number, self.classes)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {
             **{
-                f'{kind}_{field.name}': getattr(matches, field.name)
+                f'{kind}_{field.name}': values
                 for kind, matches in self.kinds.items()
                 for field in fields(matches)
+                if (values := getattr(matches, field.name)) is not None
             },
             'number_of_images': np.array(self.number),
             'number_of_classes': np.array(self.classes),
@@ -150,13 +185,26 @@ class MatchedDetections(ResampledImages):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         number, classes = int(arrays['number_of_images']), int(arrays['number_of_classes'])
         kinds = {
-            kind: Matches(*(arrays[f'{kind}_{field.name}'] for field in fields(Matches)))
+            kind: Matches(*(arrays.get(f'{kind}_{field.name}') for field in fields(Matches)))
             for kind in KINDS
             if f'{kind}_rank' in arrays
         }
         if not kinds or classes != len(arrays['classes']):
             raise ValueError(f'matches of {list(kinds)} in {classes:,} classes')
         return cls(kinds, number, classes)
+
+
+class DetectionErrors(MatchedDetections):
+    """The same, of which is computed how much AP50 each kind of error costs, see `ERRORS`."""
+
+    def compute(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """See `ResampledImages.compute`; names are 'box_' or 'mask_' and one of `ERRORS`."""
+        costs: dict[str, np.ndarray] = {}
+        for kind, matches in self.kinds.items():
+            cost = np.moveaxis(cost_of_errors(matches, times, self.classes), 2, 0)
+            names = [f'{kind}_{error}' for error in ERRORS]
+            costs |= zip(names, 100 * mean_of_numbers(cost), strict=True)
+        return costs
 
 
 def accumulate(matches: Matches, times: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,18 +217,58 @@ def accumulate(matches: Matches, times: np.ndarray, classes: int) -> tuple[np.nd
     """
     precision = np.full((len(times), classes, _AREAS, IOUS), np.nan)
     recall = np.full((len(times), classes, len(_RECALL_OF)), np.nan)
-    detections = np.searchsorted(matches.detection_class, np.arange(classes + 1))
-    for k in np.unique(matches.object_class):
-        found = slice(detections[k], detections[k + 1])
+    for k, found, there, rows in _by_class(matches, len(times)):
         of_class = matches.matched[found], matches.ignored[found], matches.rank[found]
-        there = matches.object_class == k
-        step = 1 + _AT_ONCE // (1 + found.stop - found.start)
-        for start in range(0, len(times), step):
-            some = times[start : start + step]
-            positives = some[:, matches.object_image[there]] @ matches.objects[there]
-            values = _of_class(some[:, matches.detection_image[found]], positives, *of_class)
-            precision[start : start + step, k], recall[start : start + step, k] = values
+        positives = times[rows, matches.object_image[there]] @ matches.objects[there]
+        values = _of_class(times[rows, matches.detection_image[found]], positives, *of_class)
+        precision[rows, k], recall[rows, k] = values
     return precision, recall
+
+
+def _by_class(matches: Matches, sets: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, slice]]:
+    """Yield each class with an object, its detections and pairs, and some of the data sets."""
+    for k in np.unique(matches.object_class):
+        found = np.flatnonzero(matches.detection_class == k)
+        there = np.flatnonzero(matches.object_class == k)
+        step = 1 + _AT_ONCE // (1 + found.size)
+        for start in range(0, sets, step):
+            yield k, found, there, slice(start, start + step)
+
+
+def cost_of_errors(matches: Matches, times: np.ndarray, classes: int) -> np.ndarray:
+    """Return how much AP50 the errors of each kind cost in R data sets, see `accumulate`.
+
+    It is what AP at an IoU of 0.5, of objects of all sizes, would rise by if these errors were
+    corrected.
+
+    Returns:
+        (R, K, 6), in [0, 1], in the order of `ERRORS`; NaN where a class has no object.
+    """
+    cost = np.full((len(times), classes, len(ERRORS)), np.nan)
+    # A bit for each kind of error: what is correct, and what does not count, without these errors.
+    # Detections are the same without missed objects, whose bit is also for AP50 as it is.
+    every = np.uint16(2 ** len(ERRORS) - 1)
+    for k, own, there, rows in _by_class(matches, len(times)):
+        moved = np.flatnonzero((matches.error == CLASS) & (matches.corrected == k))
+        found = np.insert(own, matches.above[moved], moved)
+        error, corrected = matches.error[found], matches.corrected[found] == k
+        bit = np.where(error < 0, 0, 1 << np.maximum(error, 0)).astype(np.uint16)
+        crowd = matches.ignored[found, 0] & 1
+        correct = matches.matched[found, 0] & ~crowd & 1
+        right = np.where(corrected, bit, correct * every)
+        out = np.where(corrected, 0, bit) | crowd * _EVERY_IOU
+        out = np.where(matches.detection_class[found] == k, out, _EVERY_IOU & ~bit)
+        weights = times[rows, matches.detection_image[found]]
+        objects = np.stack([matches.objects[there, 0], matches.missed[there]], 1)
+        positives, missed = (times[rows, matches.object_image[there]] @ objects).T
+        values = _average_precision(weights, right, out, np.maximum(positives, 1))
+        as_it_is = values[:, [MISSED]]
+        right &= np.uint16(1 << MISSED)
+        fewer = np.maximum(positives - missed, 1)
+        values[:, MISSED] = _average_precision(weights, right, out, fewer)[:, MISSED]
+        values = values[:, : len(ERRORS)] - as_it_is
+        cost[rows, k] = np.where(positives[:, None] > 0, values, np.nan)
+    return cost
 
 
 def _of_class(
