@@ -32,7 +32,7 @@ INPUTS = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHE
 EVALUATE = $(INPUTS) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress records ablation audit test test-slow test-report lint format benchmark benchmark-intervals clean
+.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress records ablation audit test test-slow test-report docs lint format benchmark benchmark-intervals clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -125,6 +125,15 @@ test-report: $(READY)  ## Test the report in Chromium and the tables in LaTeX
 	{ echo "error: $$tool is missing; .ci/install-report-tools installs it" >&2; exit 2; }; done
 	$(BIN)/python -m pip install --quiet --group report-test
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+# The pages with what they link to, in the same places. The package has the name that it is installed
+# under.
+docs: $(READY)  ## The documentation as a site, in build/site
+	$(BIN)/python -m pip install --quiet --group docs
+	rm -rf build/pages build/api && mkdir -p build/pages build/api
+	tar -c *.md docs results/ablations/*/claims.md reproduce/weights/released/README.md | tar -x -C build/pages
+	ln -s ../../model build/api/maformer
+	$(BIN)/zensical build --strict
 
 lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check

@@ -157,6 +157,8 @@ def test_the_index_lists_every_page():
     assert pages == set(
         re.findall(r'^\* \[(\S+)\]\(\1\)', (ROOT / 'docs/README.md').read_text(), re.M)
     )
+    of_site = re.findall(r'^ +- docs/(\S+)$', (ROOT / 'mkdocs.yml').read_text(), re.M)
+    assert sorted(of_site) == sorted(pages | {'README.md'})
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=named)
