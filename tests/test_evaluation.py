@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from safetensors.torch import save_file
 from datasets.imagenet import load
 from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
-from reproduce.evaluate import harness, records
+from reproduce.evaluate import harness, records, unfinished
 from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.classification import preprocessing, resolve
 from reproduce.tasks.classification_scores import Predictions, matched, order_warnings, read
@@ -143,6 +145,37 @@ def test_any_number_of_processes_predicts_the_same(data, weights, alone, process
     assert together.evaluation.key == alone.evaluation.key
     assert together.evaluation.data == alone.evaluation.data
     assert together.evaluation.provenance.processes == processes
+
+
+def killed(job, folder):
+    """Evaluate, and kill this rank when predictions of two batches are kept."""
+    unfinished.SECONDS, kept = 0, unfinished.Unfinished.add
+
+    def keep_and_die(self, found):
+        kept(self, found)
+        if len(list(self.folder.glob('*.pickle'))) >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    unfinished.Unfinished.add = keep_and_die
+    evaluate(job, folder)
+
+
+def test_a_killed_evaluation_is_resumed_on_another_number_of_processes(
+    run, data, weights, alone, tmp_path
+):
+    with pytest.raises(UserError, match='ended by SIGKILL'):
+        in_ranks(2, killed, job(data, weights), tmp_path)
+    code, out, err = run(
+        *evaluate_command(data, weights, '--resume', '--output', tmp_path, '--limit', 9)
+    )
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert re.search(r'nothing is kept of this evaluation; that in .* has another limit, ', err)
+    resumed = evaluate(job(data, weights), tmp_path, resume=True)
+    assert 8 <= resumed.evaluation.provenance.resumed < 17
+    of_resumed, of_alone = (one.evaluation.attestation.parts for one in (resumed, alone))
+    assert {k for k in of_alone if of_resumed[k] != of_alone[k]} == {'provenance'}
+    resumed.save(tmp_path)
+    assert not list(tmp_path.glob('.*.unfinished'))
 
 
 def test_an_image_that_is_predicted_twice_or_not_at_all_is_found(data, weights, monkeypatch):

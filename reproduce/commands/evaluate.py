@@ -23,6 +23,11 @@ app = typer.Typer(**options.SETTINGS, help=__doc__, no_args_is_help=True)
 
 Output = Annotated[Path, Option(help='Folder for the record and the predictions.')]
 
+Resume = Annotated[
+    bool,
+    Option('--resume', help='Continue an interrupted run with the same weights, data and options.'),
+]
+
 
 @dataclass
 class Preprocessing:
@@ -70,6 +75,7 @@ def _classifier(task: Task) -> Callable[..., None]:
         ] = None,
         processes: options.Processes = 1,
         output: Output = EVALUATIONS,
+        resume: Resume = False,
         format: options.Format = 'text',
         **given: Any,
     ) -> None:
@@ -92,7 +98,8 @@ def _classifier(task: Task) -> Callable[..., None]:
             if value is not None and value is not False
         }
         arguments = parse(model_kwargs or [], '--model-kwargs')
-        _run(Job(task.name, model, checkpoint, arguments=arguments, **given), output, format)
+        job = Job(task.name, model, checkpoint, arguments=arguments, **given)
+        _run(job, output, resume, format)
 
     evaluate.__doc__ = f"""Measure Top-1 and Top-5 on {task.validation_set}.
 
@@ -117,6 +124,7 @@ def _of_config(task: Task) -> Callable[..., None]:
         cfg_options: ConfigOptions = None,
         processes: options.Processes = 1,
         output: Output = EVALUATIONS,
+        resume: Resume = False,
         format: options.Format = 'text',
         **given: Any,
     ) -> None:
@@ -124,7 +132,8 @@ def _of_config(task: Task) -> Callable[..., None]:
         start_again(processes)
         from reproduce.openmmlab.cfg_options import parse  # as in `_classifier`
 
-        _run(Job(task.name, config, arguments=parse(cfg_options or []), **given), output, format)
+        job = Job(task.name, config, arguments=parse(cfg_options or []), **given)
+        _run(job, output, resume, format)
 
     measured = {'detection': 'box and mask AP and AR', 'segmentation': 'mIoU'}[task.kind.name]
     evaluate.__doc__ = f'Measure {measured} on {task.validation_set}.'
@@ -144,7 +153,7 @@ def _check_places(name: str, checkpoint: str, data: Path) -> None:
         store.find(checkpoint, name)
 
 
-def _run(job: Job, output: Path, format: str) -> None:
+def _run(job: Job, output: Path, resume: bool, format: str) -> None:
     """Evaluate, and write and print the result in the first rank.
 
     Raises:
@@ -155,7 +164,7 @@ def _run(job: Job, output: Path, format: str) -> None:
     from reproduce.judge.references import check_reference
 
     files.check_writable(output)
-    outcome = evaluate(job)
+    outcome = evaluate(job, output, resume)
     if outcome is None:
         return
     path, e = outcome.save(output), outcome.evaluation
@@ -180,6 +189,6 @@ def _run(job: Job, output: Path, format: str) -> None:
     done = e.provenance
     print(
         f'{e.precision} on {done.processes} x {done.device}, {done.seconds:.1f} s, '
-        f'{e.data.images / done.seconds:.1f} images/s'
+        f'{(e.data.images - done.resumed) / done.seconds:.1f} images/s'
     )
     print(f'Written: {path}, {predictions}.')

@@ -7,9 +7,10 @@ them.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from reproduce.base.quiet import quiet_libraries
 from reproduce.base.versions import code_facts
 from reproduce.evaluate import records
 from reproduce.evaluate.attestation import attest, content_sha256
+from reproduce.evaluate.unfinished import Found, Unfinished
 from reproduce.statistics import kept
 from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job, Prepared, inference
@@ -42,6 +44,7 @@ class Outcome:
     evaluation: records.Evaluation
     predictions: bytes
     statistics: bytes
+    unfinished: Unfinished
 
     def save(self, folder: Path) -> Path:
         """Write all of it into `folder`; return the record's path.
@@ -51,16 +54,22 @@ class Outcome:
         """
         e = self.evaluation
         try:
-            return records.save(e, self.predictions, folder, self.statistics)
+            path = records.save(e, self.predictions, folder, self.statistics)
         except UserError as error:
             measured = records.in_one_line(e.metrics)
             raise UserError(f'{error} Measured of {e.system or e.model}: {measured}.') from error
+        self.unfinished.remove()
+        return path
 
 
-def evaluate(job: Job) -> Outcome | None:
+def evaluate(job: Job, folder: Path | None = None, resume: bool = False) -> Outcome | None:
     """Evaluate a model in this process, or in the ranks that it is one of.
 
     Every image counts exactly once, and an image is in the same batch on any number of processes.
+
+    Args:
+        folder: for the record: predictions are kept there until it is saved; None keeps none.
+        resume: whether to continue with the predictions that an interrupted run has kept.
 
     Returns:
         the outcome; None in all ranks but the first.
@@ -70,10 +79,10 @@ def evaluate(job: Job) -> Outcome | None:
             cannot be read.
     """
     with join(job.device) as group, quiet_libraries():
-        return _evaluate(group, job)
+        return _evaluate(group, job, folder, resume)
 
 
-def _evaluate(group: Group, job: Job) -> Outcome | None:
+def _evaluate(group: Group, job: Job, folder: Path | None, resume: bool) -> Outcome | None:
     check_precision(group.device, job.amp)
     if job.deterministic:
         use_deterministic_algorithms()
@@ -81,14 +90,19 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
     torch.backends.cudnn.allow_tf32 = False
     prepared = TASKS[job.task].prepare(job, group.device)
     sha256 = sha256_of(prepared.checkpoint)
-    group.check_same(lambda: _facts(job, prepared, sha256, group))
+    facts = _facts(job, prepared, sha256, group)
+    group.check_same(lambda: facts)
+    name = Path(prepared.described['system'] or prepared.described['model']).name
+    unfinished = Unfinished(group, folder, name, facts, resume)
     start = time.perf_counter()
-    hashes = _collect(prepared, group, job)
-    if hashes is None:
+    found = _predict(prepared, group, job, unfinished)
+    if found is None:
         return None
-    scores = prepared.scorer.compute()
+    predicted = [prediction for prediction, _ in found]
+    scores = prepared.scorer.score(predicted)
     seconds = time.perf_counter() - start
     data = prepared.data
+    hashes = data.hashes([sha256 for _, sha256 in found])
     evaluation = records.Evaluation(
         task=job.task,
         **prepared.described,
@@ -120,13 +134,14 @@ def _evaluate(group: Group, job: Job) -> Outcome | None:
             seconds=round(seconds, 3),
             threads=torch.get_num_threads(),
             deterministic=job.deterministic,
+            resumed=len(unfinished.earlier),
         ),
     )
-    predictions = prepared.scorer.to_bytes()
+    predictions = prepared.scorer.write(predicted)
     statistics = kept.KeptImages(scores.statistics, data.names, data.classes, hashes).to_bytes()
     attestation = attest(evaluation, predictions, statistics)
     evaluation = evaluation.model_copy(update={'attestation': attestation})
-    return Outcome(evaluation, predictions, statistics)
+    return Outcome(evaluation, predictions, statistics, unfinished)
 
 
 def _facts(job: Job, prepared: Prepared, sha256: str, group: Group) -> dict[str, Any]:
@@ -155,36 +170,42 @@ def data_facts(data: Split) -> dict[str, Any]:
     }
 
 
-def _collect(prepared: Prepared, group: Group, job: Job) -> dict[str, str] | None:
-    """Predict every image once, and give the predictions to the scorer.
+def _predict(
+    prepared: Prepared, group: Group, job: Job, unfinished: Unfinished
+) -> list[tuple[Any, str]] | None:
+    """Predict every image once that no earlier run has predicted.
 
     Returns:
-        the hashes of the files in the first process, whose scorer has the predictions of all; None
-        in the others.
+        the predictions and the hashes of the files of all images, in their order, in the first
+        process; None in the others.
     """
-    scorer, own = prepared.scorer, list[tuple[int, str]]()
+    found, earlier = list[Found](), {index for index, *_ in unfinished.earlier}
     with inference(group.device, job.amp):
-        for indices, (batch, hashes) in _batches(prepared, group, job):
-            scorer.update(indices, prepared.predict(indices, batch))
-            own += zip(indices, hashes, strict=True)
-    everything, read = group.gather(scorer.collected), group.gather(own)
+        for indices, (batch, hashes) in _batches(prepared, group, job, earlier):
+            predicted = prepared.predict(indices, batch)
+            found += (of_batch := [*zip(indices, predicted, hashes, strict=True)])
+            unfinished.add(of_batch)
+    everything = group.gather(found)
     if everything is None:
         return None
-    scorer.collected = everything
-    if sorted(i for i, _ in everything) != list(range(len(prepared.images))):
+    everything = sorted([*unfinished.earlier, *everything], key=itemgetter(0))
+    if [index for index, *_ in everything] != list(range(len(prepared.images))):
         raise RuntimeError('an image was not predicted exactly once')
-    return prepared.data.hashes([sha256 for _, sha256 in sorted(read)])
+    return [of_image[1:] for of_image in everything]
 
 
-def _batches(prepared: Prepared, group: Group, job: Job) -> Iterator[tuple[list[int], Any]]:
+def _batches(
+    prepared: Prepared, group: Group, job: Job, earlier: Collection[int]
+) -> Iterator[tuple[list[int], Any]]:
     """Yield the indices of the images of each batch of this process, and the batch with the hashes.
 
     Batches are cut before they are dealt to the processes, so an image is in the same batch, and
-    gets the same prediction, on any number of them.
+    gets the same prediction, on any number of them. Those of `earlier` images are left out.
     """
     n = len(prepared.images)
     cut = [list(range(i, min(i + job.batch_size, n))) for i in range(0, n, job.batch_size)]
-    mine = cut[group.rank :: group.size]
+    left = [batch for batch in cut if batch[0] not in earlier]
+    mine = left[group.rank :: group.size]
     workers = default_workers() if job.workers is None else job.workers
     loader = Loader(
         prepared.images,
@@ -193,11 +214,12 @@ def _batches(prepared: Prepared, group: Group, job: Job) -> Iterator[tuple[list[
         num_workers=min(workers, len(mine)),
         pin_memory=group.device.type == 'cuda',
     )
-    with tqdm(total=n, unit='image', disable=True if group.rank else None, smoothing=0.05) as bar:
+    shown = {'unit': 'image', 'disable': True if group.rank else None, 'smoothing': 0.05}
+    with tqdm(total=n, initial=len(earlier), **shown) as bar:
         for i, (indices, batch) in enumerate(zip(mine, loader, strict=True)):
             yield indices, batch
             # This process is the first, and its i-th batch the first of a round of all.
-            bar.update(min(group.size * job.batch_size, n - i * group.size * job.batch_size))
+            bar.update(sum(map(len, left[i * group.size : (i + 1) * group.size])))
 
 
 def _with_hashes(collate: Callable[[list], Any], items: list[tuple[Any, str]]) -> tuple[Any, tuple]:

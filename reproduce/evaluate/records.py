@@ -71,6 +71,7 @@ class Provenance(_Part):
     threads: int | None = None  # of each process; they decide the last digits
     compiled: bool = False  # by `torch.compile`
     deterministic: bool = False
+    resumed: int = 0  # images that earlier runs had predicted, before they were interrupted
 
 
 class Attestation(_Part):

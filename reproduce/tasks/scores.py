@@ -5,9 +5,8 @@ a model makes a `Scorer`, and a function that scores such a file.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +27,19 @@ class Scores:
     warnings: tuple[str, ...] = ()  # signs that the predictions follow another convention
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scorer:
-    """Collects the predictions for a data set, batch by batch; scores them, and keeps them.
+    """Scores the predictions for all images of a data set, in its order, and writes them.
 
     Attributes:
         suffix: of the name of a file of predictions.
-        score: computes the scores of the predictions of all images, in the order of the data set.
+        score: computes their scores.
         write: returns them as the content of a file: the same predictions give the same bytes.
-        collected: the predictions so far, each with the place of its image in the data set. These
-            alone travel between processes.
     """
 
     suffix: str
     score: Callable[[list[Any]], Scores]
     write: Callable[[list[Any]], bytes]
-    collected: list[tuple[int, Any]] = field(default_factory=list)
-
-    def update(self, indices: Sequence[int], predictions: Sequence[Any]) -> None:
-        """Add the predictions for the images of a batch, given their places in the data set."""
-        self.collected += zip(indices, predictions, strict=True)
-
-    def compute(self) -> Scores:
-        """Return the scores of all predictions."""
-        return self.score(self._in_order())
-
-    def to_bytes(self) -> bytes:
-        """Return the predictions as the content of a file."""
-        return self.write(self._in_order())
-
-    def _in_order(self) -> list[Any]:
-        return [prediction for _, prediction in sorted(self.collected, key=itemgetter(0))]
 
 
 def check_images(path: Path, predicted: Iterable[str], wanted: Iterable[str]) -> None:
