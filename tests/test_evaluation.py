@@ -213,6 +213,18 @@ def test_a_record_is_written_and_scored_again(run, data, weights, alone):
     assert again['intervals'] == result['intervals']
 
 
+def test_options_in_a_file_are_those_of_the_command_line(run, data, weights, alone):
+    run(*evaluate_command(data, weights, '--format', 'json', '--output', 'first'))
+    (record,) = Path('first').glob('*.json')
+    repeated = ('evaluate', 'imagenet', '--config', record.with_suffix('.toml'))
+    assert json.loads(run(*repeated)[1])['metrics'] == alone.evaluation.metrics
+    assert json.loads(run(*repeated, '--limit', 9)[1])['data']['images'] == 9
+    Path('wrong.toml').write_text('btach_size = 4')
+    code, out, err = run('evaluate', 'coco', '--config', 'wrong.toml')
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert "wrong.toml: 'btach_size' is not one of checkpoint, data, " in err
+
+
 def test_predictions_must_fit_the_images(data, alone, predictions, tmp_path):
     p = predictions(alone)
     last, path = p.files[16], tmp_path / 'predictions.csv.gz'

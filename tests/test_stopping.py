@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import replace
 from itertools import chain
 
@@ -109,6 +110,8 @@ def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
     out, err = task.communicate(timeout=120)
     _, alive = psutil.wait_procs(everybody, timeout=10)
     assert not alive
+    options = tomllib.loads((output / 'run.toml').read_text())
+    assert options['set'] == [f'{name}={value}' for name, value in SMALL.items()]
     state = torch.load(output / 'last.pth')
     steps = len(load(root, 'train').samples) // SMALL['batch_size']
     assert (state['epoch'], 0 < state['step'] < steps) == (0, True)

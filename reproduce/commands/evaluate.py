@@ -59,9 +59,11 @@ def _classifier(task: Task) -> Callable[..., None]:
     @with_fields_of(Job, without=['multi_scale', 'checkpoint'])
     @with_fields_of(Preprocessing)
     def evaluate(
+        ctx: typer.Context,
         model: Annotated[
             str, Argument(help='A system of the tables, a MAFormer, or any timm model.')
         ],
+        options_file: options.OptionsFile = None,
         checkpoint: Checkpoint = '',
         pretrained: Annotated[
             bool, Option('--pretrained', help="Take timm's own weights, from the Hugging Face Hub.")
@@ -99,7 +101,7 @@ def _classifier(task: Task) -> Callable[..., None]:
         }
         arguments = parse(model_kwargs or [], '--model-kwargs')
         job = Job(task.name, model, checkpoint, arguments=arguments, **given)
-        _run(job, output, resume, format)
+        _run(job, output, resume, format, options.as_toml(ctx))
 
     evaluate.__doc__ = f"""Measure Top-1 and Top-5 on {task.validation_set}.
 
@@ -111,14 +113,26 @@ def _classifier(task: Task) -> Callable[..., None]:
     return evaluate
 
 
+def _config_in(ctx: typer.Context, value: str) -> str:
+    """Return the config, which a TOML file of options names if `value` is one."""
+    found = options.read_options(ctx, value) if value.endswith('.toml') else value
+    if found is None:
+        raise UserError(f"{value}: 'config' is missing.")
+    return found
+
+
 def _of_config(task: Task) -> Callable[..., None]:
     @with_fields_of(Job, without={'multi_scale'} - {*task.kind.options})
     def evaluate(
+        ctx: typer.Context,
         config: Annotated[
             str,
             Option(
+                is_eager=True,
+                callback=_config_in,
                 help='A file, one of reproduce/configs, mmdet::... or mmseg::... for one that the '
-                "package ships, or a system's name."
+                "package ships, or a system's name. Or a TOML file of options with it, such as "
+                "every run writes; the command line's go first.",
             ),
         ],
         cfg_options: ConfigOptions = None,
@@ -133,7 +147,7 @@ def _of_config(task: Task) -> Callable[..., None]:
         from reproduce.openmmlab.cfg_options import parse  # as in `_classifier`
 
         job = Job(task.name, config, arguments=parse(cfg_options or []), **given)
-        _run(job, output, resume, format)
+        _run(job, output, resume, format, options.as_toml(ctx))
 
     measured = {'detection': 'box and mask AP and AR', 'segmentation': 'mIoU'}[task.kind.name]
     evaluate.__doc__ = f'Measure {measured} on {task.validation_set}.'
@@ -153,8 +167,8 @@ def _check_places(name: str, checkpoint: str, data: Path) -> None:
         store.find(checkpoint, name)
 
 
-def _run(job: Job, output: Path, resume: bool, format: str) -> None:
-    """Evaluate, and write and print the result in the first rank.
+def _run(job: Job, output: Path, resume: bool, format: str, given: str) -> None:
+    """Evaluate, and write and print the result in the first rank, and the options as `given`.
 
     Raises:
         UserError: if the result cannot be written; the metrics are in its sentence.
@@ -168,6 +182,7 @@ def _run(job: Job, output: Path, resume: bool, format: str) -> None:
     if outcome is None:
         return
     path, e = outcome.save(output), outcome.evaluation
+    files.write_atomically(path.with_suffix('.toml'), given)
     predictions = path.with_name(f'{path.stem}{e.predictions}')
     check = check_reference(e)
     if format == 'json':

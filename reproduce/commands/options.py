@@ -5,11 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import typer
 from tabulate import tabulate
 from typer import Argument, Option
 from typer.core import TyperCommand
 
 from reproduce.base import terminal
+from reproduce.base.errors import UserError
+from reproduce.base.files import read_toml
 from reproduce.base.job_options import KEY_VALUES
 from reproduce.base.terminal import Part
 
@@ -39,6 +42,49 @@ class KeyValueCommand(TyperCommand):
         return super().parse_args(ctx, repeated)
 
 
+def _by_key(ctx: typer.Context) -> dict[str, str]:
+    """Return the names of a command's parameters by those that they have in a file of options."""
+    taken = [param for param in ctx.command.params if param.name not in ('options_file', 'resume')]
+    return {param.opts[-1].lstrip('-').replace('-', '_'): param.name for param in taken}
+
+
+def read_options(ctx: typer.Context, path: str | None) -> str | None:
+    """Take what the command line leaves out from a TOML file, and return its `config`.
+
+    Raises:
+        UserError: if the file cannot be read, or has what is no option of the command.
+    """
+    if path is None:
+        return None
+    names, given = _by_key(ctx), read_toml(Path(path), dict[str, Any])
+    if unknown := [key for key in given if key not in names]:
+        raise UserError(f"{path}: '{unknown[0]}' is not one of {', '.join(names)}.")
+    ctx.default_map = {names[key]: value for key, value in given.items()}
+    return given.get('config')
+
+
+def as_toml(ctx: typer.Context) -> str:
+    """Return what was given to a command, but for --resume, as `read_options` reads it."""
+    import tomlkit  # most commands write none
+
+    given = {
+        key: ctx.params[name]
+        for key, name in _by_key(ctx).items()
+        if ctx.get_parameter_source(name).name in ('COMMANDLINE', 'DEFAULT_MAP')
+    }
+    return tomlkit.dumps(json.loads(json.dumps(given, default=str)))
+
+
+OptionsFile = Annotated[
+    str | None,
+    Option(
+        '--config',
+        metavar='FILE.toml',
+        is_eager=True,
+        callback=read_options,
+        help="Options in a TOML file, such as every run writes; the command line's go first.",
+    ),
+]
 Tables = Annotated[
     list[int] | None, Argument(help='Tables of the paper, such as 5; all if none is named.')
 ]

@@ -11,10 +11,10 @@ from typer.core import TyperGroup
 
 from reproduce.base.errors import UserError
 from reproduce.base.job_options import with_fields_of
-from reproduce.base.processes import start_again
+from reproduce.base.processes import rank, start_again
 from reproduce.commands import options
 from reproduce.train.jobs import ConfigJob, TrainingJob
-from reproduce.train.recipes import recipe_for
+from reproduce.train.recipes import recipe_for, recipe_name
 
 
 class _ConfigUnlessNamed(TyperGroup):
@@ -32,6 +32,7 @@ app = typer.Typer(**options.SETTINGS, cls=_ConfigUnlessNamed, help=__doc__, no_a
 @app.command('imagenet')
 @with_fields_of(TrainingJob)
 def train_imagenet(
+    ctx: typer.Context,
     model: Annotated[str, Argument(help='A MAFormer or any timm model.')],
     token_labeling: Annotated[
         bool, Option('--token-labeling', help='Train with token labeling (needs --labels).')
@@ -44,6 +45,7 @@ def train_imagenet(
         list[str] | None,
         Option('--set', help='NAME=VALUE: another value of the recipe, e.g. batch_size=512.'),
     ] = None,
+    options_file: options.OptionsFile = None,
     processes: options.Processes = 1,
     **given: Any,
 ) -> None:
@@ -61,18 +63,24 @@ def train_imagenet(
         name, equals, values[name] = change.partition('=')
         if not equals:
             raise UserError(f"--set '{change}' is not NAME=VALUE: write e.g. --set epochs=100.")
-    train(TrainingJob(recipe_for(model, token_labeling, recipe).changed(**values), **given))
+    chosen = recipe_for(model, token_labeling, recipe).changed(**values)
+    if rank() == 0:
+        changed = f' with {", ".join(changes)}' if changes else ''
+        print(f'recipe {recipe_name(model, token_labeling, recipe)}{changed}')
+    train(TrainingJob(chosen, **given, options_file=options.as_toml(ctx)))
 
 
 @app.command('config', cls=options.KeyValueCommand)
 @with_fields_of(ConfigJob)
 def train_config(
+    ctx: typer.Context,
     config: Annotated[
         str,
         Argument(
             help='A config file: a path, a name in reproduce/configs, or mmdet::... or mmseg::....'
         ),
     ],
+    options_file: options.OptionsFile = None,
     processes: options.Processes = 1,
     **given: Any,
 ) -> None:
@@ -86,4 +94,4 @@ def train_config(
     start_again(processes)
     from reproduce.train.config_training import train  # here, as in `train_imagenet`
 
-    train(ConfigJob(config, **given))
+    train(ConfigJob(config, **given, options_file=options.as_toml(ctx)))

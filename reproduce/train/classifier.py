@@ -3,6 +3,7 @@
 An output folder holds
 
     recipe.json         the recipe, the data it ran on and what was scaled
+    run.toml            the options of the command, for its --config
     log.csv             a row for each epoch
     last.pth            all that a resumed training needs, written after every epoch, in long ones
                         every few hundred steps too, and when the training is asked to stop
@@ -115,6 +116,7 @@ def _begin(training: ClassifierTraining) -> None:
         'timm': timm.__version__,
     }
     write_atomically(job.output / 'recipe.json', json.dumps(record, indent=2) + '\n')
+    write_atomically(job.output / 'run.toml', job.options_file)
     for split, found in data.items():
         if found.problems:
             tqdm.write(f'warning: {split} is not all of ImageNet-1K: {"; ".join(found.problems)}')

@@ -4,6 +4,7 @@ An output folder holds what mmengine's Runner writes (its log, the config, the n
 as iter_N.pth), and
 
     run.json            the config, the data and the weights that it starts from
+    run.toml            the options of the command, for its --config
     model.safetensors   the last weights, when the training is over
 
 mmengine's hooks save and resume. A training that is resumed within an epoch continues with the
@@ -75,6 +76,7 @@ def train(job: ConfigJob) -> None:
         runner.register_hook(_SafeEnd(job, group, stop), 'LOWEST')
         if group.rank == 0 and not job.resume:
             write_atomically(job.output / 'run.json', json.dumps(record, indent=2) + '\n')
+            write_atomically(job.output / 'run.toml', job.options_file)
         try:
             with suppress(_MaxStepsReached):
                 runner.train()

@@ -61,6 +61,7 @@ class TrainingJob:
     # Use only that many of the images, evenly spaced over the classes; None uses all.
     train_images: int | None = None
     val_images: int | None = None
+    options_file: str = ''  # the content of a TOML file that is kept as run.toml
     in_memory: bool = False  # keep images and label maps once they are read, in each worker
 
 
@@ -86,6 +87,7 @@ class ConfigJob:
     amp: Amp = 'off'
     deterministic: Deterministic = False
     max_steps: MaxSteps = None
+    options_file: str = ''  # as in a `TrainingJob`
 
 
 @dataclass(frozen=True, kw_only=True)

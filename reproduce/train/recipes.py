@@ -114,7 +114,12 @@ RECIPES = _recipes()
 
 
 def recipe_for(model: str, token_labeling: bool = False, name: str | None = None) -> Recipe:
-    """Return the recipe for `model`: the one called `name`, or that of the size it is a variant of.
+    """Return the recipe for `model`, see `recipe_name`."""
+    return RECIPES[recipe_name(model, token_labeling, name)].changed(model=model)
+
+
+def recipe_name(model: str, token_labeling: bool = False, name: str | None = None) -> str:
+    """Return `name`, or the name of the recipe of the size that `model` is a variant of.
 
     Args:
         model: a timm model.
@@ -140,4 +145,4 @@ def recipe_for(model: str, token_labeling: bool = False, name: str | None = None
             f"there is no recipe '{name}' {kind} token labeling: name one of {', '.join(names)} "
             'with --recipe.'
         )
-    return RECIPES[chosen + ending].changed(model=model)
+    return chosen + ending
