@@ -51,6 +51,22 @@ class _Commands(TyperGroup):
     the docstring of the module. typer has a click of its own, whose types it does not export.
     """
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Accept --paper after the command, too."""
+        for i, arg in enumerate(args):
+            if arg.partition('=')[0] == '--paper':
+                after = i + 1 + ('=' not in arg)
+                args = [*args[i:after], *args[:i], *args[after:]]
+                break
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix('Value error, ')  # pydantic's, by typer
+            raise
+
     def list_commands(self, ctx: Any) -> list[str]:
         return COMMANDS
 

@@ -98,7 +98,7 @@ def test_damaged_files_of_a_paper(reproduce, paper, name, old, new, sentence):
 
 
 def test_an_unknown_paper(reproduce):
-    code, _, err = reproduce('--paper', 'swim', 'plan')
+    code, _, err = reproduce('plan', '--paper', 'swim')
     assert code == 2
     assert err.startswith("error: no paper is called 'swim': name maformer")
 

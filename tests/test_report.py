@@ -180,7 +180,7 @@ def test_columns_in_one_convention(tables):
 def test_a_damaged_result_is_one_line(refused, tmp_path):
     text = (RESULTS / 'table1.csv').read_text()
     (tmp_path / 'table1.csv').write_text(text.replace(',match,', ',good,', 1))
-    message = "line 2: verdict: Input should be 'match'"
+    message = "line 2: verdict: 'good' should be 'match'"
     assert message in refused(1, results=tmp_path)
     assert 'no table has both these rows' in refused(5, '--rows', 'swin-t')
 

@@ -92,10 +92,11 @@ def read_csv(path: Path, schema: type[Line]) -> list[tuple[int, Line]]:
         records = [(reader.line_num, record) for record in reader]
     expected = _columns(schema)
     required = {name for name in expected if schema.model_fields[name].is_required()}
-    if len(header) != len(set(header)) or not required <= set(header) <= set(expected):
-        raise UserError(
-            f'{path}, line 1: the columns are {",".join(header)}; expected {",".join(expected)}.'
-        )
+    wrong = [name for name in header if name not in expected or header.count(name) > 1]
+    if wrong or not required <= set(header):
+        missing = ', '.join(name for name in expected if name in required - set(header))
+        problem = f"the column '{wrong[0]}' is unknown or double" if wrong else f'without {missing}'
+        raise UserError(f'{path}, line 1: {problem}; expected {",".join(expected)}.')
     lines = []
     for number, record in records:
         if None in record or None in record.values():
@@ -135,7 +136,10 @@ def read_toml(path: Path, schema: type[Schema]) -> Schema:
 def first_error(error: ValidationError) -> tuple[str, str]:
     """Return where the first error of a validation is, as a dotted path, and what it is."""
     first = error.errors()[0]
-    return '.'.join(map(str, first['loc'])), first['msg'].removeprefix('Value error, ')
+    message = first['msg'].removeprefix('Value error, ')
+    if isinstance(given := first['input'], str | int | float):
+        message = message.replace('Input should be', f"'{given}' should be")
+    return '.'.join(map(str, first['loc'])), message
 
 
 def check_writable(folder: Path) -> None:
