@@ -32,7 +32,7 @@ INPUTS = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHE
 EVALUATE = $(INPUTS) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce tables figures report plan rehearse checkpoints regress records ablation audit test test-slow test-report docs lint format benchmark benchmark-intervals clean
+.PHONY: help setup constraints reproduce tables figures report plan rehearse checkpoints regress records ablation audit test test-slow test-report docs lint format benchmark benchmark-intervals clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -62,6 +62,11 @@ $(READY): pyproject.toml operators/pyproject.toml operators/mmcv/_ext.py $(subst
 		"$(CURDIR)" "$(CURDIR)/$(BIN)/python" > $(BIN)/reproduce && chmod +x $(BIN)/reproduce
 	@touch $@
 	@echo "==> ready"
+
+constraints: $(READY)  ## Write the installed versions into requirements/tested.txt
+	@{ echo '# Constraints: the versions that the tests passed with. `make constraints` writes this file.' && \
+	echo '# make setup CONSTRAINTS=requirements/tested.txt' && \
+	$(BIN)/python -m pip freeze --all --exclude pip $(ARGS) | sed -n 's/^\([a-zA-Z0-9._-]*==[0-9][^+]*\).*/\1/p'; } > requirements/tested.txt
 
 # The report is made also where a cell is worse than it should be: that is when it is looked at.
 reproduce: $(READY)  ## Measure, judge and write every cell of Tables 1-7, or TABLE=5; then the report

@@ -5,11 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from email import message_from_string
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / 'model').glob('*.py'))
@@ -81,6 +84,16 @@ def test_the_wheel_requires_what_its_modules_import(installed):
     assert set().union(*imported.values()) == plain
     assert for_openmmlab <= plain | {'mmengine'}
     assert any('mmengine' in r and "extra == 'openmmlab'" in r.replace('"', "'") for r in required)
+
+
+def test_the_constraints_fit_what_is_asked_for():
+    lines = (ROOT / 'requirements/tested.txt').read_text().splitlines()
+    tested = dict(line.split('==') for line in lines if not line.startswith('#'))
+    tested = {canonicalize_name(name): version for name, version in tested.items()}
+    groups = tomllib.loads((ROOT / 'pyproject.toml').read_text())['dependency-groups']
+    for name in ('suite', 'parquet', 'dev'):
+        for asked in (Requirement(text) for text in groups[name] if isinstance(text, str)):
+            assert tested[canonicalize_name(asked.name)] in asked.specifier, asked
 
 
 @pytest.mark.slow
