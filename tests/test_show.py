@@ -89,6 +89,13 @@ def test_a_cell_that_was_not_measured_says_what_to_run(run):
     assert 'none are public' in out and '--download' not in out
 
 
+def test_a_whole_table_is_a_line_for_each_row(run):
+    code, out, _ = run('show', 'table5', '--results', RESULTS)
+    rows = (RESULTS / 'table5.csv').read_text().count(',box_ap,')
+    assert code == 0 and out.count('mask-rcnn_') >= rows and len(out.splitlines()) < 2 * rows + 30
+    assert out.rstrip().endswith('show table5/mask-rcnn_r50_fpn_1x_coco/params_m')
+
+
 def test_what_is_not_there_is_one_line(run, show):
     for words, message in (
         (('4/DeiT-S/flops',), "'flops' is not found"),
