@@ -231,7 +231,8 @@ class ShiftedWindowAttention(RelativePositionBias):
             x = x.roll((-down, -right), (1, 2))
         x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
         bias = self._bias(x.shape[1], x.shape[2], down, right)
-        x = self.attend_in_windows(*self.qkv(x).chunk(3, dim=-1), bias)[:, :H, :W]
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        x = self.attend_in_windows(q, k, v, bias)[:, :H, :W]
         if down + right > 0:
             x = x.roll((down, right), (1, 2))
         return self.proj(x)

@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 
 
-class TokenLabeling:
+class TokenLabeling(nn.Module):
     """Mixin of timm's networks: a linear classifier of every token, `aux_head`.
 
     With `add_token_max` half of the maximum of the token logits over the tokens is added to the

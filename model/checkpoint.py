@@ -55,7 +55,7 @@ class _Unread:
     with items and attributes alike.
     """
 
-    def __new__(cls, *arguments: Any) -> OrderedDict:
+    def __new__(cls, *arguments: Any) -> Any:
         return OrderedDict()
 
 

@@ -7,6 +7,7 @@ both sides, or those of height and width: half of the tokens are kept by (1, 0.5
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -118,7 +119,7 @@ class ConvGlobalBranch(nn.Module):
 
 
 # By the values of MAFormer's argument `global_branch`.
-GLOBAL_BRANCHES = {
+GLOBAL_BRANCHES: dict[str, Any] = {
     'gld': GLD,
     'conv': ConvGlobalBranch,
     'pos': partial(GLD, with_fc=False),

@@ -119,7 +119,7 @@ class MixFormer(Pyramid):
             attention = MixingAttention(dim, heads, window_size)
             return TransformerBlock(dim, attention, drop_path=drop_path)
 
-        modules = {'stem': MixFormerStem, 'downsample': BatchNormDownsample}
+        modules: dict[str, Any] = {'stem': MixFormerStem, 'downsample': BatchNormDownsample}
         super().__init__(block, embed_dims, depths, num_classes=num_classes, **modules, **kwargs)
         self.head_hidden_size = head_width
         self.last_proj = nn.Linear(self.num_features, head_width)

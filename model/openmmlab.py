@@ -66,7 +66,7 @@ class Backbone(BaseModule):
         if init_cfg is not None and init_cfg.get('type') != 'Pretrained':
             raise ValueError(f"the type of init_cfg must be 'Pretrained', got {init_cfg}")
         self.arch = arch
-        self.checkpoint = init_cfg and init_cfg.get('checkpoint')
+        self.checkpoint = init_cfg.get('checkpoint') if init_cfg else None
         classes = 1000 if with_classifier else 0
         self.network = timm.create_model(arch, num_classes=classes, **kwargs)
         self.network.set_grad_checkpointing(with_cp)

@@ -43,10 +43,11 @@ def register(
         'classifier': 'head.fc',
         **description,
     }
-    module, different = sys.modules[network.__module__], different or {}
+    module: Any = sys.modules[network.__module__]
+    different = different or {}
     # timm looks for the descriptions there.
     module.default_cfgs = generate_default_cfgs(
-        {variant: common | different.get(variant, {}) for variant in variants}
+        {variant: {**common, **different.get(variant, {})} for variant in variants}
     )
 
     def create(
@@ -62,7 +63,7 @@ def register(
         )
 
     for variant in variants:
-        entry = partial(create, variant)
+        entry: Any = partial(create, variant)
         entry.__name__, entry.__module__ = variant, network.__module__
         entry.__doc__ = f'{variant}: {network.__name__} with {variants[variant]}.'
         register_model(entry)

@@ -143,7 +143,9 @@ class SlidingChunkAttention(_GlobalTokenAttention):
 class GlobalTokenBlock(TransformerBlock):
     """Pre-norm transformer block over the global tokens and those of the map."""
 
-    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    def forward(  # type: ignore[override]
+        self, x: torch.Tensor, size: tuple[int, int]
+    ) -> torch.Tensor:
         """Map (B, g + H*W, C) to the same shape, `size` being H and W."""
         return self.mlp(x + self.drop_path(self.attention(self.norm(x), size)))
 
@@ -204,8 +206,8 @@ class ViL(Pyramid):
                 attention = SlidingChunkAttention(*sizes, window_size)
             return GlobalTokenBlock(embed_dims[i], attention, drop_path=drop_path)
 
-        def stage(i: int, *parts: Any) -> Stage:
-            return GlobalTokenStage(*parts, embed_dims[i], NUM_GLOBAL[i])
+        def stage(i: int, downsample: nn.Module, blocks: Sequence[Any]) -> Stage:
+            return GlobalTokenStage(downsample, blocks, embed_dims[i], NUM_GLOBAL[i])
 
         super().__init__(block, embed_dims, depths, stage=stage, img_size=img_size, **kwargs)
         self.apply(_init_weights)

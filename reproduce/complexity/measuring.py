@@ -48,7 +48,7 @@ def measure(model: nn.Module, forward: Callable[[nn.Module], Any]) -> Complexity
             by_weight += flops
         return flops
 
-    bmm._get_raw = True  # tensors, not their shapes
+    bmm._get_raw = True  # type: ignore[attr-defined]  # tensors, not their shapes
     with FlopCounterMode(display=False, custom_mapping={aten.bmm: bmm}) as counter:
         forward(model)
     counts = counter.get_flop_counts()['Global']

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from reproduce.base.errors import UserError
-from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.configs import task_of
 from reproduce.tasks import TASKS
 
@@ -39,7 +38,7 @@ def point_at(
     evaluators = config.get(f'{loader}_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
         if 'ann_file' in evaluator:
-            evaluator.ann_file = location(data.annotations)
+            evaluator.ann_file = dataset['ann_file']
 
 
 def check_classes(config: 'Config', data: 'COCO | SegmentationData') -> None:

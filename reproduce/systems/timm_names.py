@@ -38,12 +38,12 @@ def pretrained(name: str) -> str:
     return f'hf-hub:{config.hf_hub_id}'
 
 
-def size_argument(name: str, img_size: int | None) -> dict[str, Any]:
+def size_argument(name: str, img_size: int | tuple[int, int] | None) -> dict[str, Any]:
     """Return the constructor argument of the size, where the model takes images of one size only.
 
     Args:
         name: a timm model.
-        img_size: the side of its images in pixels; None for the model's own.
+        img_size: the side of its images in pixels, or both; None for the model's own.
     """
     config = timm.get_pretrained_cfg(name)
     fixed = img_size is not None and config is not None and config.fixed_input_size
