@@ -95,7 +95,8 @@ def test_the_classes_are_those_of_the_bare_model(data, weights, alone, predictio
     np.testing.assert_allclose(predicted.scores, best.values, atol=1e-5)
     labels = torch.tensor([label for _, label in samples])
     expected = (best.indices[:, 0] == labels).double().mean().item() * 100
-    assert alone.evaluation.metrics == {'top1': pytest.approx(expected, abs=1e-12), 'top5': 100.0}
+    metrics = {name: alone.evaluation.metrics[name] for name in ('top1', 'top5')}
+    assert metrics == {'top1': pytest.approx(expected, abs=1e-12), 'top5': 100.0}
     assert alone.evaluation.data.images == 17
     assert not alone.evaluation.data.complete
     assert alone.evaluation.checkpoint.sha256 == sha256_of(weights)
@@ -277,13 +278,28 @@ def rows(data, tmp_path):
 )
 def test_classes_that_are_none_are_refused(run, data, rows, change, scores, message):
     write, labels = rows
-    path = write(labels[:, None], [0.5])
-    code, out, _ = run('score', 'imagenet', path, '--data', data, '--format', 'json')
-    assert (code, json.loads(out)['metrics']) == (0, {'top1': 100.0})  # and no Top-5 of one class
+    found = {}
+    for score in (0.5, 7.5):
+        path = write(labels[:, None], [score])
+        code, out, _ = run('score', 'imagenet', path, '--data', data, '--format', 'json')
+        found[score] = json.loads(out)
+    # There is no Top-5 of one class, and no calibration error of what are no probabilities.
+    assert found[0.5]['metrics'] == {'top1': 100.0, 'ece': pytest.approx(50, abs=1e-9)}
+    assert (found[7.5]['metrics'], code) == ({'top1': 100.0}, 0)
+    assert 'no probabilities' in found[7.5]['warnings'][0]
     classes = np.stack([labels, (labels + 1) % CLASSES], 1).astype(object)
     code, out, err = run('score', 'imagenet', write(change(classes), scores), '--data', data)
     assert (code, out, err.count('\n')) == (2, '', 1)
     assert re.search(message, err)
+
+
+def test_confused_classes_are_counted(run, data, rows):
+    write, labels = rows
+    path = write(np.where(labels == 0, 2, labels)[:, None], [0.5])
+    out = run('score', 'imagenet', path, '--data', data)[1]
+    first, _, third = load(data).classes
+    assert f'{first} {third} {(labels == 0).sum()}' in ' '.join(out.split())
+    assert f'{first} 0.00' in ' '.join(out.split()) and f'{third} 100.00' in ' '.join(out.split())
 
 
 def test_classes_numbered_otherwise_are_a_warning():

@@ -8,6 +8,7 @@ from pathlib import Path
 import hotcoco
 import numpy as np
 import pytest
+from hotcoco.metrics import calibration_error
 from scipy import stats
 from test_coco import hard_case
 
@@ -63,6 +64,28 @@ def test_a_resolvable_difference_is_found_in_four_of_five_cases(pairs, tests):
     differences = np.random.default_rng(1).normal(least, 2.0, (8_000, pairs))
     p = stats.ttest_1samp(differences, 0, axis=1).pvalue
     assert (p < 0.05 / tests).mean() == pytest.approx(0.8, abs=0.015)
+
+
+def confident(rng, n, too_much):
+    """Predictions that are right less often than their confidence says."""
+    confidence = rng.uniform(0.2, 1, n).round(6)
+    right = rng.random(n) < confidence - too_much
+    return ImageHits(np.zeros(n, int), right[:, None], confidence)
+
+
+def test_the_calibration_error_is_that_of_hotcoco():
+    hits = confident(np.random.default_rng(0), 300, 0.1)
+    for times, found in zip(ones := bootstrap(300, 2), hits.compute(ones)['ece'], strict=True):
+        scores, right = (np.repeat(of, times) for of in (hits.confidence, hits.hits[:, 0]))
+        assert found == pytest.approx(100 * calibration_error(scores, right, 15)[0], abs=1e-9)
+
+
+@pytest.mark.parametrize(('too_much', 'error'), [(0, 0), (0.15, 15)])
+def test_the_interval_of_the_calibration_error_contains_the_planted_one(too_much, error):
+    rng = np.random.default_rng(0)
+    found = [confident(rng, 500, too_much).intervals(200, i)['ece'] for i in range(60)]
+    assert sum(low <= error <= high for low, high in found) >= 52
+    assert max(high - low for low, high in found) < 12
 
 
 # ------------------------------------------------------------------------------------------------

@@ -9,11 +9,14 @@ import typer
 from typer import Argument, Option
 
 from reproduce.base.job_options import Limit
+from reproduce.base.terminal import TextTable
 from reproduce.base.wording import extent
 from reproduce.commands import options
 from reproduce.tasks import TASKS, Task
 
 # What scores is imported in each command, so that `--help` does not wait for it.
+
+_MOST_CLASSES = 200  # of more classes, those with the lowest values are printed as text
 
 app = typer.Typer(**options.SETTINGS, help=__doc__, no_args_is_help=True)
 
@@ -25,14 +28,20 @@ def _classes(task: Task) -> Callable[..., None]:
         limit: Limit = None,
         format: options.Format = 'text',
     ) -> None:
-        """Compute Top-1 and Top-5 of kept predictions.
+        """Compute Top-1, Top-5 and the calibration error of kept predictions.
 
-        The labels are those of the data.
+        Also Top-1 of each class, and which classes are confused. The labels are those of the data.
         """
+        from reproduce.tasks.classification_scores import most_confused
+
         images = task.load_data(data, limit=limit)
         scores = task.score_file(predictions, images)
         facts = {'images': len(images.samples), 'fingerprint': images.fingerprint}
+        facts |= {'most_confused': most_confused(predictions, images)}
         _report(predictions, scores, facts, images.problems, format)
+        if format == 'text':
+            rows = [[*classes, str(n)] for *classes, n in facts['most_confused']]
+            options.show(format, {}, '', TextTable(['class', 'confused with', 'images'], rows))
 
     return score
 
@@ -113,7 +122,10 @@ def _report(
     facts = {'warnings': scores.warnings, 'complete': not problems, 'problems': problems, **facts}
     if format == 'text':
         print(f'{predictions}, {extent(facts["images"], not problems, problems)}')
-        options.print_metrics(scores.metrics, scores.intervals, facts['warnings'], scores.per_class)
+        few = scores.per_class
+        if len(few) > _MOST_CLASSES:
+            few = dict(sorted(few.items(), key=lambda item: min(item[1].values()))[:20])
+        options.print_metrics(scores.metrics, scores.intervals, facts['warnings'], few)
         return
     per_class = {'per_class': scores.per_class} if scores.per_class else {}
     measured = {'metrics': scores.metrics, 'intervals': scores.intervals, **per_class}

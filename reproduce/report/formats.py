@@ -21,7 +21,7 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import sha256_of
 from reproduce.base.wording import extent
 from reproduce.evaluate.records import Evaluation
-from reproduce.tasks import CLASSIFICATION, TASKS
+from reproduce.statistics.classification_metrics import ImageHits
 
 _HARNESS = 'maformer-reproduction'
 # The data sets that their publishers have on the Hub. Of COCO and ADE20K, it has copies.
@@ -35,7 +35,7 @@ def every_eval_ever(record: Path, e: Evaluation, evaluator: str = 'unknown') -> 
         record: the record's file.
         evaluator: the name of the organization that evaluated.
     """
-    run, is_proportion = e.provenance, TASKS[e.task].kind is CLASSIFICATION
+    run = e.provenance
     time = f'{datetime.fromisoformat(run.date).timestamp():.0f}'
     source = {
         'dataset_name': _data(e),
@@ -48,7 +48,7 @@ def every_eval_ever(record: Path, e: Evaluation, evaluator: str = 'unknown') -> 
         score: dict[str, Any] = {'score': value}
         if name in e.intervals:
             low, high = e.intervals[name]
-            method = 'Wilson' if is_proportion else 'basic bootstrap over images'
+            method = 'Wilson' if name in ImageHits.NAMES else 'basic bootstrap over images'
             interval = {'lower': low, 'upper': high, 'confidence_level': 0.95, 'method': method}
             score['uncertainty'] = {'confidence_interval': interval, 'num_samples': e.data.images}
         metric = {'metric_id': f'{e.task}.{name}', 'metric_name': name, 'metric_unit': 'percent'}
@@ -56,7 +56,7 @@ def every_eval_ever(record: Path, e: Evaluation, evaluator: str = 'unknown') -> 
             {
                 'evaluation_name': f'{_data(e)}.{e.data.split}',
                 'source_data': source,
-                'metric_config': {**metric, 'lower_is_better': False, **scale},
+                'metric_config': {**metric, 'lower_is_better': name == 'ece', **scale},
                 'score_details': score,
             }
         )

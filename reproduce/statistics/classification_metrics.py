@@ -1,4 +1,4 @@
-"""Top-1 and Top-5, from whether the class of each image was predicted."""
+"""Top-1, Top-5 and calibration, from whether the class of each image was predicted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,18 +6,22 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from reproduce.statistics.per_image import PerImage
+from reproduce.statistics.per_image import RESAMPLES, ResampledImages, bootstrap
 from reproduce.statistics.significance import wilson
+
+BINS = 15  # of the calibration error
 
 
 @dataclass(frozen=True)
-class ImageHits(PerImage):
+class ImageHits(ResampledImages):
     """Whether the class of each of N images was predicted.
 
     Attributes:
         labels: (N,) the class of each image.
         hits: (N, 2) in bool, whether it is the best of the predicted classes and among the best
             five; (N, 1) where only the best class is known.
+        confidence: (N,) in [0, 1], the probability of the best class; None in files of earlier
+            versions, and where predictions have no probabilities.
     """
 
     KIND: ClassVar[str] = 'image hits'
@@ -25,23 +29,53 @@ class ImageHits(PerImage):
 
     labels: np.ndarray
     hits: np.ndarray
+    confidence: np.ndarray | None = None
 
     @property
     def images(self) -> int:
         return len(self.hits)
 
     def metrics(self) -> dict[str, float]:
-        return {name: 100 * n / self.images for name, n in self._counts()}
+        return {name: 100 * n / self.images for name, n in self._counts()} | super().metrics()
 
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """Return the 95 % Wilson interval of each metric, in percent."""
-        return {name: wilson(n, self.images) for name, n in self._counts()}
+    def intervals(
+        self, resamples: int = RESAMPLES, seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """Return Wilson's intervals of Top-1 and Top-5, and the basic bootstrap interval of ECE.
+
+        The latter begins at 0 where chance explains the error: in more than 5 % of the resampled
+        data sets it moves the bins as far. An error is never negative, so it shows no other way.
+        """
+        intervals = {name: wilson(n, self.images) for name, n in self._counts()}
+        if self.confidence is not None:
+            gaps = self._gaps(bootstrap(self.images, resamples, seed))
+            value, *resampled = abs(gaps).sum(1)
+            low, high = 2 * value - np.percentile(resampled, [97.5, 2.5])
+            by_chance = np.percentile(abs(gaps[1:] - gaps[0]).sum(1), 95)
+            intervals['ece'] = max(0.0, float(low)) * (value > by_chance), min(100.0, float(high))
+        return intervals
+
+    def compute(self, times: np.ndarray) -> dict[str, np.ndarray]:
+        """See `ResampledImages.compute`; 'ece' is the expected calibration error.
+
+        It is the mean over the images of the distance between accuracy and confidence in each of 15
+        bins of equal width: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On calibration of
+        modern neural networks, ICML 2017.
+        """
+        return {} if self.confidence is None else {'ece': abs(self._gaps(times)).sum(1)}
+
+    def _gaps(self, times: np.ndarray) -> np.ndarray:
+        """Return accuracy less confidence in each bin, by its share of the images, (R, BINS)."""
+        bins = np.maximum(np.ceil(BINS * self.confidence), 1).astype(int) - 1
+        gaps = 100 * (self.hits[:, 0] - self.confidence) / self.images
+        return np.stack([np.bincount(bins, of_set * gaps, BINS) for of_set in times])
 
     def _counts(self) -> list[tuple[str, int]]:
         return list(zip(self.NAMES, self.hits.sum(0).tolist(), strict=False))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        return {'labels': self.labels.astype(np.int32), 'hits': self.hits}
+        arrays = {'labels': self.labels.astype(np.int32), 'hits': self.hits}
+        return arrays if self.confidence is None else arrays | {'confidence': self.confidence}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
@@ -50,4 +84,4 @@ class ImageHits(PerImage):
             raise ValueError(f'{hits.shape} hits in {hits.dtype} for {len(labels)} labels')
         if not np.isin(labels, range(len(arrays['classes']))).all():
             raise ValueError('labels of no class')
-        return cls(labels, hits)
+        return cls(labels, hits, arrays.get('confidence'))

@@ -47,18 +47,19 @@ def paired(
 ) -> dict[str, Difference]:
     """Return the differences of two systems on the same images, by metrics that both have.
 
-    Top-1 and Top-5 are compared by McNemar's exact test. AP, AR and mIoU are compared by the paired
-    bootstrap: both systems are evaluated on the same resampled images.
+    Top-1 and Top-5 are compared by McNemar's exact test; the calibration, AP, AR and mIoU by the
+    paired bootstrap: both systems are evaluated on the same resampled images.
 
     Raises:
         ValueError: if the two are not of one kind, or not of the same number of images.
     """
     if type(first) is not type(second) or first.images != second.images:
         raise ValueError(f'{first.images} {first.KIND} and {second.images} {second.KIND}')
-    if isinstance(first, ImageHits) and isinstance(second, ImageHits):
-        return _of_hits(first, second)
     if isinstance(first, ResampledImages) and isinstance(second, ResampledImages):
-        return _of_resampled(first, second, bootstrap(first.images, resamples, seed))
+        found = _of_resampled(first, second, bootstrap(first.images, resamples, seed))
+        if isinstance(first, ImageHits) and isinstance(second, ImageHits):
+            found = _of_hits(first, second) | found
+        return found
     raise TypeError(f'{first.KIND} cannot be compared')
 
 

@@ -89,10 +89,9 @@ def bootstrap(images: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndar
     The first row is the data set itself: ones. The same arguments give the same rows, so that two
     systems are evaluated on the same resampled data sets.
     """
-    drawn = np.random.default_rng(seed).integers(0, images, (resamples, images))
-    times = np.ones((1 + resamples, images), np.int32)
-    for row, of_set in zip(times[1:], drawn, strict=True):
-        row[:] = np.bincount(of_set, minlength=images)
+    rng, times = np.random.default_rng(seed), np.ones((1 + resamples, images), np.int32)
+    for row in times[1:]:
+        row[:] = np.bincount(rng.integers(0, images, images), minlength=images)
     return times
 
 

@@ -73,7 +73,9 @@ def prepare(job: Job, device: torch.device) -> Prepared:
         images=_Images(data.samples, config),
         collate=torch.stack,
         predict=predict,
-        scorer=Scorer('.csv.gz', lambda p: score(collected(p)), lambda p: collected(p).to_csv()),
+        scorer=Scorer(
+            '.csv.gz', lambda p: score(collected(p), data.classes), lambda p: collected(p).to_csv()
+        ),
         notes=notes,
     )
 

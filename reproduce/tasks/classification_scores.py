@@ -4,8 +4,8 @@ import gzip
 import io
 import warnings
 import zlib
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from reproduce.statistics.classification_metrics import ImageHits
 from reproduce.tasks.scores import Scores, check_images
 
 TOP = 5
+
+_DIGITS = 6  # of the scores in a file
+_NO_PROBABILITIES = 'the scores are no probabilities: there is no calibration error.'
 
 # Of the classes whose order is checked: the assignment takes the square of their number in memory.
 _MOST_CLASSES = 3000
@@ -41,26 +44,36 @@ class Predictions:
         frame = pd.DataFrame({'file': self.files, 'label': self.labels})
         frame[[f'class{i}' for i in ranks]] = self.classes
         frame[[f'score{i}' for i in ranks]] = self.scores
-        return gzip.compress(frame.to_csv(index=False, float_format='%.6f').encode(), mtime=0)
+        return gzip.compress(
+            frame.to_csv(index=False, float_format=f'%.{_DIGITS}f').encode(), mtime=0
+        )
 
 
-def score(predictions: Predictions, top5: bool = True) -> Scores:
-    """Return Top-1 and Top-5 with their 95 % Wilson intervals.
+def score(predictions: Predictions, classes: Sequence[str], top5: bool = True) -> Scores:
+    """Return Top-1, Top-5 and the calibration error with their 95 % intervals.
 
-    There is a warning if the classes look numbered in another order.
+    There is a warning if the classes look numbered in another order, and if the scores are no
+    probabilities, which have no calibration error.
 
     Args:
+        classes: their names; each with an image gets its Top-1.
         top5: whether five classes are predicted for an image, or all where there are fewer;
             otherwise there is no Top-5.
     """
-    right = predictions.classes[:, :TOP] == predictions.labels[:, None]
+    labels, best, scores = predictions.labels, predictions.classes[:, 0], predictions.scores
+    right = predictions.classes[:, :TOP] == labels[:, None]
     hits = np.stack([right[:, 0], right.any(1)], 1)[:, : 1 + top5]
-    statistics = ImageHits(predictions.labels, hits)
+    probable = bool(((scores >= 0) & (scores <= 1)).all())
+    # As many digits as the file has, from which the same is computed.
+    confidence = scores[:, 0].astype(float).round(_DIGITS) if probable else None
+    statistics = ImageHits(labels, hits, confidence)
+    of_class = {name: right[labels == k, 0] for k, name in enumerate(classes)}
     return Scores(
         statistics.metrics(),
         statistics.intervals(),
-        statistics=statistics,
-        warnings=order_warnings(predictions.classes[:, 0], predictions.labels),
+        {name: {'top1': 100 * float(of.mean())} for name, of in of_class.items() if of.size},
+        statistics,
+        order_warnings(best, labels) + (() if probable else (_NO_PROBABILITIES,)),
     )
 
 
@@ -151,7 +164,16 @@ def score_file(path: Path, data: Split) -> Scores:
     There is a Top-5 if the file has five classes for each image, or all where there are fewer.
     """
     predictions = matched(read(path), data, path)
-    return score(predictions, predictions.classes.shape[1] >= min(TOP, len(data.classes)))
+    top5 = predictions.classes.shape[1] >= min(TOP, len(data.classes))
+    return score(predictions, data.classes, top5)
+
+
+def most_confused(path: Path, data: Split, pairs: int = 20) -> list[tuple[str, str, int]]:
+    """Return the class, the wrong class and the number of images of what a file confuses most."""
+    found = matched(read(path), data, path)
+    wrong = found.classes[:, 0] != found.labels
+    counts = Counter(zip(found.labels[wrong], found.classes[wrong, 0], strict=True))
+    return [(data.classes[k], data.classes[j], n) for (k, j), n in counts.most_common(pairs)]
 
 
 def differing(path: Path, data: Split, again: Mapping[int, tuple[np.ndarray, ...]]) -> list[int]:
