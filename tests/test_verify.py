@@ -165,6 +165,11 @@ def test_a_record_that_does_not_bind_the_bytes_says_so(run, kept, embedded):
 
 
 RELEASED = {
+    'coco': (
+        'mask-rcnn_maformer-micro_fpn_shapes.py',
+        'mask_rcnn_maformer_micro_shapes',
+        'json.gz',
+    ),
     'imagenet': ('maformer_micro', 'maformer_micro_shapes', 'csv.gz'),
     'ade20k': ('fpn_maformer-micro_shapes.py', 'sem_fpn_maformer_micro_shapes', 'zip'),
 }
@@ -185,6 +190,12 @@ def measured(request, both_splits, tmp_path_factory):
 
 def forged(suffix, content):
     """Predictions in which the first image has others."""
+    if suffix == 'json.gz':
+        detections = json.loads(gzip.decompress(content))
+        for one in detections:
+            if one['image_id'] == detections[0]['image_id']:
+                one['bbox'][0] += 20
+        return gzip.compress(json.dumps(detections).encode())
     if suffix == 'zip':
         changed = io.BytesIO()
         with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, 'w') as new:
@@ -242,10 +253,9 @@ def test_metrics_that_the_predictions_do_not_have_are_found(run, kept, embedded,
     assert found['rerun'][0] == 'differs' and found['rerun'][1].startswith('top1 0.0, counted ')
 
 
-@pytest.mark.parametrize('place, value', [('task', 'coco'), ('precision', 'bf16')])
-def test_what_cannot_be_predicted_again_is_refused(kept, embedded, sound, place, value):
-    change(kept, place, value)
-    with pytest.raises(UserError, match='--rerun takes imagenet and ade20k in fp32'):
+def test_what_cannot_be_predicted_again_is_refused(kept, embedded, sound):
+    change(kept, 'precision', 'bf16')
+    with pytest.raises(UserError, match='--rerun takes records in fp32'):
         rerun(kept, sound, embedded, 1, 0)
 
 

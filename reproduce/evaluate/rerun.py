@@ -10,7 +10,7 @@ from reproduce.base.processes import join
 from reproduce.base.quiet import quiet_libraries
 from reproduce.evaluate import records
 from reproduce.evaluate.attestation import CheckedPart, State, differing_metrics
-from reproduce.tasks import DETECTION, TASKS
+from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job, inference
 
 
@@ -18,14 +18,12 @@ def rerun(path: Path, checkpoint: Path, data: Path, images: int, seed: int) -> C
     """Score the predictions of a record again, and predict `images` of its images, drawn at random.
 
     Raises:
-        UserError: if the record is a detector's, or not in fp32.
+        UserError: if the record is not in fp32.
     """
     e = records.load(path)
     task, kept, n = TASKS[e.task], path.parent / e.predictions, e.data.images
-    if task.kind is DETECTION or e.precision != 'fp32':
-        raise UserError(
-            f'{path} is of {e.task} in {e.precision}: --rerun takes imagenet and ade20k in fp32.'
-        )
+    if e.precision != 'fp32':
+        raise UserError(f'{path} is in {e.precision}: --rerun takes records in fp32.')
     preprocessing = e.preprocessing if 'preprocessing' in task.kind.options else {}
     multi_scale = 'ms_miou' in e.metrics
     what = e.task, e.model, str(checkpoint), data, e.arguments, preprocessing
@@ -36,10 +34,13 @@ def rerun(path: Path, checkpoint: Path, data: Path, images: int, seed: int) -> C
         wrong = differing_metrics(e, task.score_file(kept, prepared.data).metrics)
         chosen = sorted(random.Random(seed).sample(range(n), min(images, n)))
         with inference(group.device, None):
-            again = {
-                i: prepared.predict([i], prepared.collate([prepared.images[i][0]]))[0]
-                for i in chosen
-            }
+            # In the batch of the evaluation, where its padding changes what is predicted.
+            size = e.provenance.batch_size if task.kind.padded_batches else 1
+            again = {}
+            for i in chosen:
+                batch = list(range(n))[i - i % size :][:size]
+                images_of = prepared.collate([prepared.images[j][0] for j in batch])
+                again[i] = prepared.predict(batch, images_of)[i % size]
         differ = task.differing(kept, prepared.data, again)
     chance = f'1 - (1 - p)^{len(chosen)}, {1 - 0.99 ** len(chosen):.1%} for p = 1 %'
     reason = (
