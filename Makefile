@@ -125,7 +125,7 @@ test: $(READY)  ## Run the tests
 test-slow: $(READY)  ## Run the tests, those that take minutes included
 	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
 
-test-report: $(READY)  ## Test the report in Chromium and the tables in LaTeX
+test-report: $(READY)  ## Test the report in Chromium, the tables in LaTeX and the notebook
 	@for tool in chromium pdflatex pdftotext; do command -v $$tool >/dev/null || \
 	{ echo "error: $$tool is missing; .ci/install-report-tools installs it" >&2; exit 2; }; done
 	$(BIN)/python -m pip install --quiet --group report-test
