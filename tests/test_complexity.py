@@ -79,6 +79,11 @@ def test_the_command_counts_at_a_size_and_says_what_is_wrong(run):
     assert (code, out.split()[-3:]) == (0, ['11.69', '0.27', '0.27'])
     _, out, _ = run('flops', 'torchvision.models:resnet18', '--format', 'latex')
     assert r'torchvision.models:resnet18 &' in out and r'\toprule' in out
+    for model in ('resnet18', 'mask-rcnn_maformer-micro_fpn_shapes.py'):
+        whole, *parts = json.loads(run('flops', model, '--by-stage', '--format', 'json')[1])[
+            'models'
+        ].values()
+        assert whole == {key: sum(part[key] for part in parts) for key in whole}
     for arguments, message in (
         (('torchvision.models:resnet19',), "has no attribute 'resnet19'"),
         (('resnet18', '--size', 'large'), "--size is 'large': expected pixels"),

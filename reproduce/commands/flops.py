@@ -24,6 +24,9 @@ def flops(
         str | None,
         Option(help='Pixels, as 384 or 800x1280; by default those that the papers count.'),
     ] = None,
+    by_stage: Annotated[
+        bool, Option('--by-stage', help='Also of the stages and the other parts of each model.')
+    ] = False,
     format: Annotated[
         Literal['text', 'json', 'latex'], Option(help='json has parameters and multiply-adds.')
     ] = 'text',
@@ -33,20 +36,27 @@ def flops(
     One FLOP is one multiply-add of one image. Layer FLOPs are those of convolutions and linear
     layers; total FLOPs add the two matrix products of every attention.
     """
-    from reproduce.complexity.measuring import count_named  # imports torch
+    from reproduce.complexity.measuring import count_named, measure, measure_parts  # imports torch
 
-    sides = _sides(size)
+    sides, count = _sides(size), measure_parts if by_stage else measure
     with quiet_libraries():
-        counted = {name: count_named(name, sides) for name in names}
+        counted = {name: count_named(name, sides, count) for name in names}
+    found = {
+        (name, part): c
+        for name, of_model in counted.items()
+        for part, c in (of_model if by_stage else {'': of_model}).items()
+        if c.params or c.total_flops
+    }
     if format == 'json':
         keys = ('params', 'layer_flops', 'total_flops')
-        found = {name: {k: getattr(c, k) for k in keys} for name, c in counted.items()}
-        options.print_json({'models': found})
+        values = {' '.join(n).rstrip(): {k: getattr(c, k) for k in keys} for n, c in found.items()}
+        options.print_json({'models': values})
         return
     heads = ['model', 'parameters (M)', 'layer FLOPs (G)', 'total FLOPs (G)']
+    counts = [(c.params / 1e6, c.layer_flops / 1e9, c.total_flops / 1e9) for c in found.values()]
     rows = [
-        [name, *(f'{x:.2f}' for x in (c.params / 1e6, c.layer_flops / 1e9, c.total_flops / 1e9))]
-        for name, c in counted.items()
+        [f'  {part}' if part else name, *(f'{x:.2f}' for x in of_part)]
+        for (name, part), of_part in zip(found, counts, strict=True)
     ]
     if format == 'latex':
         alignment = ('left', 'right', 'right', 'right')
