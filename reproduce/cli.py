@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from typer import Option
+from typer.completion import completion_init
 from typer.core import TyperGroup
 
 from reproduce.base.errors import UserError
@@ -39,6 +40,9 @@ _FOLDER = Path(__file__).parent / 'commands'
 
 # Of standard output that is on a full disk, or a pipe that nothing reads.
 _UNWRITABLE = (errno.ENOSPC, errno.EPIPE)
+
+# What shells set to ask for completion.
+_COMPLETE = '_REPRODUCE_COMPLETE'
 
 # Errors of files' contents. `reproduce.base.files.naming_file` adds the name of the file.
 _MALFORMED = (ValidationError, json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError)
@@ -131,7 +135,10 @@ def run() -> None:
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
         try:
-            app()
+            if completing := _COMPLETE in os.environ:
+                completion_init()
+            # Python was given another name than the command in the environment has.
+            app(prog_name='reproduce' if completing else None, complete_var=_COMPLETE)
         finally:
             sys.stdout.flush()
     except (KeyboardInterrupt, SystemExit) as stop:

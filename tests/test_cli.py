@@ -89,6 +89,14 @@ def test_an_error_is_its_cells_own(run, monkeypatch):
     assert 'RuntimeError: out of luck' in out
 
 
+def test_a_shell_completes_commands_and_options(run, monkeypatch):
+    monkeypatch.setenv('_REPRODUCE_COMPLETE', 'complete_bash')
+    for words, completed in (('reproduce ev', 'evaluate'), ('reproduce flops --by', '--by-stage')):
+        monkeypatch.setenv('COMP_WORDS', words)
+        monkeypatch.setenv('COMP_CWORD', str(words.count(' ')))
+        assert run()[1].split() == [completed]
+
+
 WHERE = ('--checkpoint', 'x', '--data', 'x')
 
 
