@@ -5,8 +5,7 @@
     ROOT/[val/]ILSVRC2012_val_*.JPEG              as released: flat, with its labels in a file
     ROOT/{train,val}/NAME/*.jpg                   another data set, in class folders of any name
     ROOT/ILSVRC2012_img_{train,val}.tar           as released: flat val, and a tar of each class
-    ROOT/*{train,val}*-0000.tar, ...              shards, WebDataset's or the Hub's Parquet: see
-    ROOT/[data/]{train,validation}-*.parquet      `datasets.shards`
+    ROOT/*{train,val}*-0000.tar, ...              WebDataset's shards: see `datasets.shards`
 
 ROOT may also be the folder above, with ImageNet in ROOT/imagenet. The first form that is there is
 taken, in this order.

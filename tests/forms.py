@@ -1,7 +1,6 @@
 """A data set in class folders, packed in the forms in which people have ImageNet."""
 
 import io
-import json
 import random
 import tarfile
 import zipfile
@@ -91,31 +90,6 @@ def webdataset(root, to, shards=3):
             tar(to / f'imagenet-{split}-{shard:04d}.tar', members)
 
 
-def parquet(root, to, shards=2, rows=7, **options):
-    """The Hub's Parquet files, its metadata and its names of files included."""
-    import pyarrow as pa
-    from pyarrow import parquet as pq
-
-    number = numbers(root)
-    features = {'label': {'names': list(number), '_type': 'ClassLabel'}}
-    metadata = {'huggingface': json.dumps({'info': {'features': features}})}
-    for split in sorted(p.name for p in root.iterdir()):
-        found = shuffled(root, split)
-        word = 'validation' if split == 'val' else split
-        for shard in range(shards):
-            part = found[shard::shards]
-            cells = [
-                {'bytes': content, 'path': f'{name.removesuffix(".JPEG")}_{wnid}.JPEG'}
-                for wnid, name, content in part
-            ]
-            table = pa.table({'image': cells, 'label': [number[wnid] for wnid, *_ in part]})
-            path = to / 'data' / f'{word}-{shard:05d}-of-{shards:05d}.parquet'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(
-                table.replace_schema_metadata(metadata), path, row_group_size=rows, **options
-            )
-
-
 def below(folder, name=''):
     """(path below `folder` after `name`, content) of every file there."""
     return [
@@ -144,7 +118,6 @@ def ade20k_zip(root, to):
 FORMS = {
     'released': as_released,
     'webdataset': webdataset,
-    'parquet': parquet,
 }
 
 

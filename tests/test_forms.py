@@ -30,10 +30,9 @@ def zips(both_splits, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize('form', ['released', pytest.param('parquet', marks=pytest.mark.slow)])
-def test_the_curve_of_a_training_is_the_same(both_splits, tmp_path, form):
+def test_the_curve_of_a_training_is_the_same(both_splits, tmp_path):
     """Through forked workers, each of which opens the archives for itself."""
-    forms.FORMS[form](both_splits / 'imagenet', tmp_path)
+    forms.as_released(both_splits / 'imagenet', tmp_path)
     small = {'img_size': 32, 'epochs': 1, 'warmup_epochs': 1, 'batch_size': 12, 'ema_decay': 0.9}
     recipe = recipe_for('maformer_micro', False).changed(**small)
     curves = []
