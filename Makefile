@@ -32,7 +32,7 @@ INPUTS = $(if $(DATA),--data "$(DATA)") $(if $(CHECKPOINTS),--checkpoints "$(CHE
 EVALUATE = $(INPUTS) $(PROCESSES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup constraints reproduce tables figures report plan rehearse checkpoints regress records ablation audit test test-slow test-report docs lint format benchmark benchmark-intervals clean
+.PHONY: help setup constraints reproduce tables figures report plan rehearse checkpoints regress records ablation audit test test-slow test-report docs lint format benchmark clean
 
 help:  ## Print this list
 	@grep -hE '^[a-z][a-zA-Z0-9_%-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -151,9 +151,6 @@ format: $(READY)  ## Put the code into the checked style
 
 benchmark: $(READY)  ## Images/s, share of the peak, memory of networks; ARGS="resnet50 --device cuda"
 	$(BIN)/python -m benchmarks.speed $(ARGS)
-
-benchmark-intervals: $(READY)  ## How often the 95 % intervals hold the truth, by simulation
-	$(BIN)/python -m benchmarks.interval_coverage $(ARGS)
 
 clean:  ## Remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info model/*.egg-info

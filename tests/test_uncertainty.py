@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hotcoco.metrics import calibration_error
 from scipy import stats
+from simulated import coverage
 from test_coco import hard_case
 
-from benchmarks.interval_coverage import coverage
 from datasets.coco_annotations import Annotations
 from reproduce.statistics.classification_metrics import ImageHits
 from reproduce.statistics.detection_errors import ERRORS
@@ -298,7 +298,7 @@ def test_only_systems_of_the_same_images_are_paired():
     [('top1', 500), ('miou', 60), pytest.param('box_ap', 20, marks=pytest.mark.slow)],
 )
 def test_intervals_contain_the_truth_as_often_as_they_say(metric, sets):
-    """A small version of the benchmark: within three standard errors of 95 %, or above."""
+    """In fewer data sets than documented: within three standard errors of 95 %, or above."""
     _, width, share = coverage(metric, sets, resamples=200)
     assert share >= 95 - 300 * (0.05 * 0.95 / sets) ** 0.5
     assert share < 100 or sets < 200

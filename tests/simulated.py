@@ -5,11 +5,7 @@ those that contain the value of a very large data set are counted. Images differ
 that what is counted on one image is not independent.
 """
 
-from typing import Annotated
-
 import numpy as np
-import typer
-from tabulate import tabulate
 
 from reproduce.statistics.classification_metrics import ImageHits
 from reproduce.statistics.detection_metrics import IOUS, MatchedDetections, Matches
@@ -93,21 +89,3 @@ def coverage(
     low, high = np.array(found).T
     held = (low <= truth) & (truth <= high)
     return truth, float((high - low).mean()), 100 * float(held.mean())
-
-
-def main(
-    sets: Annotated[int, typer.Option(help='Simulated data sets for each metric.')] = 1000,
-    resamples: Annotated[int, typer.Option(help='Of the bootstrap, for each data set.')] = 1000,
-    seed: Annotated[int, typer.Option(help='Of everything.')] = 0,
-) -> None:
-    """Count how often the 95 % intervals of Top-1, AP and mIoU contain the true value."""
-    rows = []
-    for metric, (images, _) in SIMULATIONS.items():
-        rows.append([metric, images, *coverage(metric, sets, resamples, seed)])
-    heads = ['metric', 'images', 'truth, %', 'mean width', 'coverage, %']
-    print(f'{sets:,} data sets, {resamples:,} resamples')
-    print(tabulate(rows, heads, 'simple', floatfmt=('', '', '.2f', '.2f', '.1f')))
-
-
-if __name__ == '__main__':
-    typer.run(main)
