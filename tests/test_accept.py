@@ -31,7 +31,8 @@ def test_the_gate_fails_and_passes_again(run, in_process, embedded, sound, sound
 
     def gate():
         options = ('--data', embedded, '--workers', 0, '--output', 'kept', '--format', 'json')
-        code, out, _ = run('regress', '--manifest', manifest, *options)
+        code, out, err = run('regress', '--manifest', manifest, *options)
+        assert '2 of 2: perturbed on imagenet: ' in err  # as soon as it is evaluated
         return code, {c['name']: (c['verdict'], c['reason']) for c in json.loads(out)['checks']}
 
     code, found = gate()

@@ -3,6 +3,7 @@
 With a folder of public weights, also those that are in it.
 """
 
+import sys
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -64,7 +65,7 @@ def check(
         drawn, output = Path(folder), output or Path(folder) / 'records'
         if any(reference.data == 'shapes' for _, reference in references):
             shapes.write(drawn, train=0)
-        for entry, reference in references:
+        for number, (entry, reference) in enumerate(references, 1):
             root, where = (data, entry.task) if reference.data == 'full' else (drawn, 'shapes')
             try:
                 path = _weights(entry, weights, manifest)
@@ -87,6 +88,9 @@ def check(
                 Check(entry.name, where, metric, value, *found[metric], entry.licence)
                 for metric, value in reference.metrics.items()
             ]
+            verdicts = ', '.join(dict.fromkeys(verdict for _, verdict, _ in found.values()))
+            done = f'{number} of {len(references)}: {entry.name} on {where}: {verdicts}'
+            print(done, file=sys.stderr, flush=True)
     return checks
 
 
@@ -127,6 +131,8 @@ def render(checks: Collection[Check]) -> list[Part]:
     ]
     heads = ['checkpoint', 'data', 'metric', 'reference', 'measured', 'verdict', 'licence', '']
     parts: list[Part] = [TextTable(heads, rows)] if rows else []
+    if any(check.verdict is Verdict.WORSE for check in shown):
+        parts.append('If a drop is meant: --output keeps the records, and `accept` takes one.')
     if hidden := len(checks) - len(shown):
         parts.append(f'{hidden} not-run, without weights or data: --format json lists them.')
     return parts
