@@ -82,7 +82,7 @@ def run(how):
             time.sleep(300)
         group.barrier()
 
-def command():
+def command(**_):
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         run(sys.argv[1])
     else:

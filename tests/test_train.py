@@ -20,7 +20,6 @@ import model as _maformer  # noqa: F401
 from datasets import imagenet, shapes
 from reproduce.base.errors import UserError
 from reproduce.base.processes import join
-from reproduce.commands.train import train_imagenet
 from reproduce.evaluate import harness
 from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.job import Job
@@ -280,12 +279,11 @@ def test_a_job_that_does_not_fit_is_explained(root, tmp_path):
         train(TrainingJob(micro(True), root, tmp_path / 'y', tmp_path, workers=1))
 
 
-def test_what_cannot_be_resumed_is_explained(root, tmp_path):
+def test_what_cannot_be_resumed_is_explained(run, root, tmp_path):
     output = tmp_path / 'run'
-    small = ['img_size=32', 'epochs=1', 'batch_size=16']
-    train_imagenet(
-        'maformer_micro', data=root, output=output, changes=small, workers=0, max_steps=1
-    )
+    small = ('--set', 'img_size=32', '--set', 'epochs=1', '--set', 'batch_size=16')
+    command = ('train', 'imagenet', 'maformer_micro', '--data', root, '--output', output, *small)
+    assert run(*command, '--workers', 0, '--max-steps', 1)[0] == 0
     job = TrainingJob(micro(epochs=1, warmup_epochs=2, ema_decay=0.98), root, output, workers=0)
     with pytest.raises(UserError, match='holds a training already'):
         train(job)
