@@ -63,6 +63,7 @@ def paper(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_outside_of_the_project_is_a_paper(reproduce, paper, tmp_path):
     code, out, _ = reproduce('--paper', './tiny', 'table')
     assert code == 0 and 'Table 1. Two networks, ImageNet-1K' in out

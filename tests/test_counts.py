@@ -86,6 +86,7 @@ def computed(what):
     return {'params': what}
 
 
+@pytest.mark.slow
 def test_systems_are_counted_in_processes(capsys):
     wanted = {'a': SMALL.model_copy(update={'model': 'none'}), 'b': SMALL}
     assert counts.in_processes(computed, {'one': 1, 'two': 2})['two'] == {'params': 2}

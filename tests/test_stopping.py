@@ -93,10 +93,10 @@ def signalled(task, number, whom):
     ('number', 'processes', 'workers', 'whom'),
     [
         (signal.SIGINT, 1, 2, 'all'),
-        (signal.SIGINT, 2, 1, 'all'),
+        pytest.param(signal.SIGINT, 2, 1, 'all', marks=pytest.mark.slow),
         (signal.SIGTERM, 2, 0, 'all'),
         (signal.SIGUSR1, 2, 0, 'rank'),
-        (signal.SIGKILL, 2, 1, 'rank'),
+        pytest.param(signal.SIGKILL, 2, 1, 'rank', marks=pytest.mark.slow),
     ],
 )
 def test_a_training_that_is_ended_in_an_epoch_goes_on_to_the_same_weights(
