@@ -32,7 +32,14 @@ from pydantic import BaseModel, ConfigDict
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets import shapes
 from datasets.imagenet import load
-from reproduce.ablation.outcomes import CurveLine, Outcomes, RunLine, TimeLine, VariantLine
+from reproduce.ablation.outcomes import (
+    CurveLine,
+    Outcomes,
+    RunLine,
+    TimeLine,
+    VariantLine,
+    load_outcomes,
+)
 from reproduce.ablation.study import Design, Study
 from reproduce.base.errors import UserError, first_line
 from reproduce.base.files import check_writable, read_toml, write_atomically
@@ -135,8 +142,11 @@ def plan_execution(
     )
 
 
-def execute(execution: Execution, output: Path) -> Outcomes:
+def execute(execution: Execution, output: Path, earlier: Path | None = None) -> Outcomes:
     """Train and evaluate what is not yet done, and write what was measured into `output`.
+
+    Args:
+        earlier: a folder of outcomes of the same study, whose runs are not repeated.
 
     Raises:
         UserError: if something does not fit, or a run failed; what other runs have measured is in
@@ -144,14 +154,12 @@ def execute(execution: Execution, output: Path) -> Outcomes:
     """
     check_writable(output)
     study, work = execution.study, execution.work
+    before = load_outcomes(earlier) if earlier else Outcomes(study, (), (), (), ())
+    _check_same(study, before.study, f'{earlier} has outcomes', 'name another folder.')
     with join('cpu') as group, claimed(work, group):
         if (work / 'study.toml').exists():
-            before, now = read_toml(work / 'study.toml', Study).identity, study.identity
-            if differ := [name for name in now if now[name] != before.get(name)]:
-                raise UserError(
-                    f'{work} has the runs of a study with another {differ[0]}: name another folder '
-                    'with --work, or remove it.'
-                )
+            begun, do = read_toml(work / 'study.toml', Study), 'name another folder with --work.'
+            _check_same(study, begun, f'{work} has the runs', do)
         write_atomically(work / 'study.toml', study.to_toml())
         if study.drawn is not None and not (work / 'data').exists():
             unfinished = work / 'data.unfinished'
@@ -160,7 +168,7 @@ def execute(execution: Execution, output: Path) -> Outcomes:
             unfinished.rename(work / 'data')
         train, val = load(execution.data, 'train', study.train_images), load(execution.data, 'val')
         variants = measure_variants(study, len(val.classes))
-        for run in _collect(execution, variants).runs:
+        for run in _collect(execution, variants, before).runs:
             if (run.train_data, run.val_data) != (train.fingerprint, val.fingerprint):
                 raise UserError(
                     f'the run {run.variant}, seed {run.seed}, was of other images than those in '
@@ -171,33 +179,43 @@ def execute(execution: Execution, output: Path) -> Outcomes:
             for _, error in _run_all(execution, {work / 'annotator': ('annotator',)}):
                 if error:
                     raise UserError(f'the annotator could not be trained: {error}')
+        done = {(run.variant, run.seed) for run in before.runs}
         runs: dict[Path, tuple[str, ...]] = {
             execution.folder(variant, seed): (variant.name, str(seed))
             for seed in study.seeds[: execution.seeds]
             for variant in study.variant
+            if (variant.name, seed) not in done
         }
         failed = []
         for folder, error in _run_all(execution, runs):
             if error:
                 failed.append(f'{", seed ".join(runs[folder])}: {error}')
-            _collect(execution, variants).save(work)
+            _collect(execution, variants, before).save(work)
         if failed:
             raise UserError(
                 f'{len(failed)} runs failed, first {failed[0]} What the others measured is in '
                 f'{work}: fix the cause and repeat the command.'
             )
-        outcomes = _collect(execution, variants)
+        outcomes = _collect(execution, variants, before)
         outcomes.save(output)
         return outcomes
 
 
-def _collect(execution: Execution, variants: tuple[VariantLine, ...]) -> Outcomes:
-    """Return what has been measured so far."""
-    study, runs, curves, times = execution.study, [], [], []
+def _check_same(study: Study, other: Study, what: str, do: str) -> None:
+    now, then = study.identity, other.identity
+    if differ := [name for name in now if now[name] != then.get(name)]:
+        raise UserError(f'{what} of a study with another {differ[0]}: {do}')
+
+
+def _collect(execution: Execution, variants: tuple[VariantLine, ...], before: Outcomes) -> Outcomes:
+    """Return what has been measured so far, here and before."""
+    study = execution.study
+    runs, curves, times = list(before.runs), list(before.curves), list(before.times)
+    done = {(run.variant, run.seed) for run in runs}
     for variant in study.variant:
         for seed in study.seeds:
             path = execution.folder(variant, seed) / _RESULT
-            if path.is_file():
+            if (variant.name, seed) not in done and path.is_file():
                 found = json.loads(path.read_text())
                 key: dict[str, Any] = {'variant': variant.name, 'seed': seed}
                 runs.append(RunLine(**key, **found['run']))

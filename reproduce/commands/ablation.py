@@ -24,6 +24,10 @@ def ablation(
     seeds: Annotated[
         int | None, Option(min=1, help="Run only the first of the study's seeds.  [default: all]")
     ] = None,
+    earlier: Annotated[
+        Path | None,
+        Option(help='Folder of outcomes of the same study, whose runs are not repeated.'),
+    ] = None,
     jobs: Annotated[
         int | None,
         Option(min=1, help='Runs at a time.  [default: one a GPU, or as many as the cores allow]'),
@@ -61,7 +65,7 @@ def ablation(
     work = work or Path('work_dirs/ablations') / chosen.name
     output = output or ABLATIONS / chosen.name
     planned = execution.plan_execution(chosen, work, data, labels, seeds, jobs, device)
-    outcomes = execution.execute(planned, output)
+    outcomes = execution.execute(planned, output, earlier)
     text = rendering.markdown(outcomes)
     write_atomically(output / 'claims.md', text)
     write_atomically(output / 'claims.tex', rendering.latex(outcomes))
