@@ -198,7 +198,7 @@ def design_claims():
         with (RESULTS / f'ablations/{study}/claims.csv').open(newline='') as file:
             claims = {line['claim']: line for line in csv.DictReader(file)}
         line = claims['gld_over_none']
-        found |= {f'{float(line[k]):.1f}' for k in ('mean', 'low', 'high')} | {line['pairs']}
+        found |= {f'{float(line[k]):.1f}' for k in ('mean', 'low', 'high')} | {line['pairs'], '10'}
         assert study != 'micro' or claims['ratio_half_over_quarter']['verdict'] == 'contradicted'
         assert study == 'micro' or {line['verdict'] for line in claims.values()} <= {
             'unresolved',
