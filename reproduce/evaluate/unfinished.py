@@ -51,7 +51,7 @@ class Unfinished:
         earlier: what interrupted runs found; empty unless they are resumed.
 
     Raises:
-        UserError: if nothing is kept of an evaluation with these facts, or it is damaged.
+        UserError: if what is kept is of an evaluation with other facts, or it is damaged.
     """
 
     def __init__(
@@ -98,6 +98,8 @@ class Unfinished:
                 kept = json.loads(other.read_bytes())
                 names = [key for key in self.facts | kept if self.facts.get(key) != kept.get(key)]
                 differs = f'; that in {other.parent} has another {", ".join(names)}'
+            if not differs:
+                return []  # nothing is kept: a script that always resumes begins
             error = UserError(f'nothing is kept of this evaluation{differs}: leave out --resume.')
             error.everywhere = True
             raise error
