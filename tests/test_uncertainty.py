@@ -161,7 +161,7 @@ def test_what_errors_cost_on_resampled_images_is_that_of_hotcoco(seed):
 def test_what_errors_cost_is_what_tidecv_prints():
     """`fix_main_errors` of tidecv 1.0.1, with crowds as ignored regions and no limit of detections.
 
-    It takes classes without an object into its mean; these are its numbers over the others. It is
+    It counts classes without an object in its mean; these are its numbers over the others. It is
     no dependency, because it needs OpenCV with a display.
     """
     truth, results, _ = scored(1)
