@@ -155,11 +155,10 @@ def execute(execution: Execution, output: Path, earlier: Path | None = None) -> 
     check_writable(output)
     study, work = execution.study, execution.work
     before = load_outcomes(earlier) if earlier else Outcomes(study, (), (), (), ())
-    _check_same(study, before.study, f'{earlier} has outcomes', 'name another folder.')
+    _check_same(study, before.study, f'--earlier {earlier}')
     with join('cpu') as group, claimed(work, group):
         if (work / 'study.toml').exists():
-            begun, do = read_toml(work / 'study.toml', Study), 'name another folder with --work.'
-            _check_same(study, begun, f'{work} has the runs', do)
+            _check_same(study, read_toml(work / 'study.toml', Study), f'--work {work}')
         write_atomically(work / 'study.toml', study.to_toml())
         if study.drawn is not None and not (work / 'data').exists():
             unfinished = work / 'data.unfinished'
@@ -201,10 +200,10 @@ def execute(execution: Execution, output: Path, earlier: Path | None = None) -> 
         return outcomes
 
 
-def _check_same(study: Study, other: Study, what: str, do: str) -> None:
-    now, then = study.identity, other.identity
-    if differ := [name for name in now if now[name] != then.get(name)]:
-        raise UserError(f'{what} of a study with another {differ[0]}: {do}')
+def _check_same(study: Study, other: Study, where: str) -> None:
+    then = other.identity
+    if differ := [name for name, value in study.identity.items() if value != then.get(name)]:
+        raise UserError(f'{where} is of a study with another {differ[0]}: name another folder.')
 
 
 def _collect(execution: Execution, variants: tuple[VariantLine, ...], before: Outcomes) -> Outcomes:

@@ -203,6 +203,11 @@ class Outcomes:
         write_csv(folder / 'claims.csv', Judgement, claims)
 
 
+def load_studies(results: Path) -> list[Outcomes]:
+    """Return what all studies in `results`/ablations have measured, by their names."""
+    return [load_outcomes(path.parent) for path in sorted(results.glob('ablations/*/study.toml'))]
+
+
 def load_outcomes(folder: Path) -> Outcomes:
     """Return what the study in `folder` has measured.
 

@@ -19,13 +19,12 @@ def figures(
 ) -> None:
     """Draw accuracy over cost, and the differences that the ablations measured."""
     # Imported here, so that `--help` does not wait for matplotlib.
-    from reproduce.ablation.outcomes import load_outcomes
+    from reproduce.ablation.outcomes import load_studies
     from reproduce.report import plots
 
     check_writable(output)
     drawn = plots.figures(load_results(results))
-    studies = [load_outcomes(p.parent) for p in sorted(results.glob('ablations/*/study.toml'))]
-    if studies:
+    if studies := load_studies(results):
         drawn['ablations'] = plots.studies_figure(studies)
     for name, drawing in drawn.items():
         figure = drawing.draw()

@@ -24,20 +24,19 @@ def report(
     The page needs no other file. The audit's findings are on it where all tables are.
     """
     # Imported here, so that `--help` does not wait for matplotlib and scipy.
-    from reproduce.ablation.outcomes import load_outcomes
+    from reproduce.ablation.outcomes import load_studies
     from reproduce.audit.findings import audit
     from reproduce.report import page
 
     check_writable(output.parent)
     found = load_results(results)
     findings = audit(results)[1] if {cell.table for cell in found} == set(TABLES) else ()
-    studies = [load_outcomes(p.parent) for p in sorted(results.glob('ablations/*/study.toml'))]
     commit = commit_of_checkout()
     origin = f'made on {datetime.now(UTC):%Y-%m-%d}' + (
         f' from commit {commit[:8]}' if commit else ''
     )
     origin += ', with changes' if commit.endswith('-dirty') else ''
     records = tuple(load_kept(results / 'evaluations').values())
-    html = page.render(found, records, findings, studies, origin)
+    html = page.render(found, records, findings, load_studies(results), origin)
     write_atomically(output, html)
     print(f'The report: {output}')

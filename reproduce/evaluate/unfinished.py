@@ -98,8 +98,8 @@ class Unfinished:
                 kept = json.loads(other.read_bytes())
                 names = [key for key in self.facts | kept if self.facts.get(key) != kept.get(key)]
                 differs = f'; that in {other.parent} has another {", ".join(names)}'
-            if not differs:
-                return []  # nothing is kept: a script that always resumes begins
+            if not differs:  # a script that always resumes begins
+                return []
             error = UserError(f'nothing is kept of this evaluation{differs}: leave out --resume.')
             error.everywhere = True
             raise error

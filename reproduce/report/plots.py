@@ -251,12 +251,11 @@ def _claim(axes: Axes, place: int, judged: Judgement, by_epoch: np.ndarray) -> N
         axes.plot(mean, time, color=FAINT, lw=0.8)
     if judged.low is not None:
         colour, marker = _DESIGN_LOOKS[judged.verdict]
-        around = [[judged.mean - judged.low], [judged.high - judged.mean]]
-        look: dict[str, Any] = {'color': colour, 'fmt': marker, 'label': judged.verdict}
-        axes.errorbar(judged.mean, place, xerr=around, **look)
+        ends = [[judged.mean - judged.low], [judged.high - judged.mean]]
+        axes.errorbar(judged.mean, place, xerr=ends, color=colour, fmt=marker, label=judged.verdict)
     if judged.paper:
-        look = {'color': INK, 'mfc': SURFACE, 'ms': 5, 'label': 'paper, ImageNet'}
-        axes.plot(float(judged.paper), place, 'D', **look)
+        printed, label = float(judged.paper), 'paper, ImageNet'
+        axes.plot(printed, place, 'D', color=INK, mfc=SURFACE, ms=5, label=label)
 
 
 def _by_epoch(outcomes: Outcomes, judged: Judgement) -> np.ndarray:

@@ -24,6 +24,14 @@ CLASS, PLACE, BOTH, DUPLICATE, BACKGROUND, MISSED = range(len(ERRORS))
 _CORRECT, _NO_OVERLAP = 0.5, 0.1
 
 
+def cells_of(evaluation: 'COCOeval') -> np.ndarray:
+    """Return the `evalImgs` of a COCOeval by class, size and image."""
+    params = evaluation.params
+    cells = np.empty(len(evaluation.evalImgs), object)
+    cells[:] = evaluation.evalImgs
+    return cells.reshape(len(params.catIds), -1, len(params.imgIds))
+
+
 def find_errors(evaluation: 'COCOeval') -> tuple[dict[int, tuple[int, int]], set[int]]:
     """Return the errors in what a COCOeval with pycocotools' own `Params` has evaluated.
 
@@ -35,14 +43,10 @@ def find_errors(evaluation: 'COCOeval') -> tuple[dict[int, tuple[int, int]], set
         index of the class of the object that it finds when corrected, or -1 if it is removed; and
         the ids of the missed objects, which no corrected detection finds.
     """
-    params = evaluation.params
-    cells = np.empty(len(evaluation.evalImgs), object)
-    cells[:] = evaluation.evalImgs
-    of_all_sizes = cells.reshape(len(params.catIds), -1, len(params.imgIds))[:, 0]
-    key = {'bbox': 'bbox', 'segm': 'segmentation'}[params.iouType]
+    key = {'bbox': 'bbox', 'segm': 'segmentation'}[evaluation.params.iouType]
     errors: dict[int, tuple[int, int]] = {}
     missed: set[int] = set()
-    for of_image in of_all_sizes.T:
+    for of_image in cells_of(evaluation)[:, 0].T:  # of objects of all sizes
         false, objects = [], []  # id and class, and whether an object is found, at an IoU of 0.5
         for k, cell in enumerate(of_image):
             if cell is not None:

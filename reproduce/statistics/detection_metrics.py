@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from reproduce.statistics.detection_errors import CLASS, ERRORS, MISSED, find_errors
+from reproduce.statistics.detection_errors import CLASS, ERRORS, MISSED, cells_of, find_errors
 from reproduce.statistics.per_image import ResampledImages, mean_of_numbers
 
 if TYPE_CHECKING:
@@ -79,10 +79,7 @@ class Matches:
     @classmethod
     def of(cls, evaluation: 'COCOeval') -> 'Matches':
         """Return the matches in the `evalImgs` of a COCOeval with pycocotools' own `Params`."""
-        params = evaluation.params
-        listed = np.empty(len(evaluation.evalImgs), object)
-        listed[:] = evaluation.evalImgs
-        of_all = listed.reshape(len(params.catIds), _AREAS, len(params.imgIds))
+        of_all = cells_of(evaluation)
         place = np.argwhere(of_all[:, 0].astype(bool)).astype(np.int32)
         entries = [of_all[k, :, i] for k, i in place]
         sizes = np.array([len(areas[0]['dtScores']) for areas in entries], int)
@@ -104,10 +101,10 @@ class Matches:
         object_class, object_image = np.ascontiguousarray(place[some].T)
         errors, missed = find_errors(evaluation)
         ids = [i for of in entries for i in of[0]['dtIds']]
-        of_all = np.array([errors.get(i, (-1, -1)) for i in ids], np.int32).reshape(-1, 2)[order]
-        error, corrected = np.ascontiguousarray(of_all.T)
+        pairs = np.array([errors.get(i, (-1, -1)) for i in ids], np.int32).reshape(-1, 2)[order]
+        error, corrected = np.ascontiguousarray(pairs.T)
         above, highest_first = np.zeros(len(ids), np.int32), -scores[order]
-        for k in range(len(params.catIds)):
+        for k in range(len(of_all)):
             moved = (error == CLASS) & (corrected == k)
             own = highest_first[detection_class == k]
             above[moved] = own.searchsorted(highest_first[moved], side='right')

@@ -9,6 +9,8 @@ from reproduce.base.errors import UserError
 from reproduce.base.files import reason, sha256_of, write_atomically
 
 _HUB = 'https://huggingface.co'
+# What timm calls the file of weights in a repository there, the first that is found.
+HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
 class Receipt(BaseModel):
@@ -72,7 +74,7 @@ def from_hub(name: str) -> Path:
 
     repository, _, revision = name.partition('@')
     try:
-        for weights in ('model.safetensors', 'pytorch_model.bin'):
+        for weights in HUB_FILES:
             folder = snapshot_download(
                 repository, revision=revision or None, allow_patterns=['config.json', weights]
             )

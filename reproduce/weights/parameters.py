@@ -14,15 +14,12 @@ from safetensors import SafetensorError, safe_open
 from model.checkpoint import CheckpointError, mismatch, read, translated
 from reproduce.base.errors import UserError
 from reproduce.base.files import naming_file
+from reproduce.weights.download import HUB_FILES
 
 State = dict[str, torch.Tensor]
 
 # By timm's crop mode: beyond 1 all but border pad the image with black.
 MOST_CROP_PCT = {'center': 1, 'squash': 1, 'border': 1.5}
-
-
-# Files of weights in a repository on the Hub, without their endings.
-_HUB_NAMES = ('model', 'pytorch_model')
 
 
 class _Trained(BaseModel):
@@ -56,7 +53,7 @@ def hub_config(path: Path) -> dict[str, Any]:
         UserError: if it cannot be read.
     """
     file = path.with_name('config.json')
-    if path.stem not in _HUB_NAMES or not file.is_file():
+    if path.stem not in {Path(name).stem for name in HUB_FILES} or not file.is_file():
         return {}
     with naming_file(file):
         content = json.loads(file.read_bytes())
