@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets import shapes
@@ -56,10 +56,9 @@ from reproduce.train.recipes import Recipe, recipe_for
 _RESULT = 'result.json'
 
 
-class Execution(BaseModel):
+class Execution(BaseModel, extra='forbid', frozen=True):
     """A study, and where and how it is run. Paths are absolute."""
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     study: Study
     work: Path
     data: Path

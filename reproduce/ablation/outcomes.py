@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from reproduce.ablation.study import DesignClaim, Study
 from reproduce.base.files import (
@@ -34,11 +34,7 @@ from reproduce.base.files import (
 from reproduce.statistics.significance import LEVEL, holm, resolvable
 
 
-class _Line(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True)
-
-
-class RunLine(_Line):
+class RunLine(BaseModel, extra='forbid', frozen=True):
     """A run: Top-1 and Top-5 on all validation images, in percent, of the last averaged weights."""
 
     variant: str
@@ -55,7 +51,7 @@ class RunLine(_Line):
     record: str  # the stem of the evaluation record
 
 
-class CurveLine(_Line):
+class CurveLine(BaseModel, extra='forbid', frozen=True):
     """An epoch of a run; `top1` is of the averaged weights, on the images of the curves."""
 
     variant: str
@@ -65,7 +61,7 @@ class CurveLine(_Line):
     top1: float
 
 
-class VariantLine(_Line):
+class VariantLine(BaseModel, extra='forbid', frozen=True):
     """A variant: parameters, and multiply-adds of one forward pass of one image."""
 
     variant: str
@@ -75,7 +71,7 @@ class VariantLine(_Line):
     total_flops: int
 
 
-class TimeLine(_Line):
+class TimeLine(BaseModel, extra='forbid', frozen=True):
     """What a run took, where and when."""
 
     variant: str
@@ -88,7 +84,7 @@ class TimeLine(_Line):
     date: str
 
 
-_FILES: Mapping[str, type[_Line]] = {
+_FILES: Mapping[str, type[BaseModel]] = {
     'runs': RunLine,
     'curves': CurveLine,
     'variants': VariantLine,
@@ -104,7 +100,7 @@ class DesignVerdict(StrEnum):
     UNRESOLVED = 'unresolved'
 
 
-class Judgement(_Line):
+class Judgement(BaseModel, extra='forbid', frozen=True):
     """A claim and what the runs say about it; differences are in percent of Top-1."""
 
     claim: str

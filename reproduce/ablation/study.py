@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from reproduce import paper
 from reproduce.base.errors import UserError
@@ -22,11 +22,7 @@ Name = Annotated[str, Field(pattern=r'^[a-z0-9_]+$')]
 Count = Annotated[int, Field(ge=1)]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True)
-
-
-class DesignClaim(_Entry):
+class DesignClaim(BaseModel, extra='forbid', frozen=True):
     """A claim that one variant is more accurate than another."""
 
     name: Name
@@ -40,7 +36,7 @@ class DesignClaim(_Entry):
     control: bool = False  # a check of the study itself, and not a claim of the paper
 
 
-class Design(_Entry):
+class Design(BaseModel, extra='forbid', frozen=True):
     """A network of a study."""
 
     name: Name
@@ -51,14 +47,14 @@ class Design(_Entry):
     seed_offset: int = Field(0, ge=0)  # added to each seed: the same network with other randomness
 
 
-class DrawnData(_Entry):
+class DrawnData(BaseModel, extra='forbid', frozen=True):
     """The embedded data: how many scenes of each split are drawn (`datasets.shapes`)."""
 
     train: Count
     val: Count
 
 
-class Annotator(_Entry):
+class Annotator(BaseModel, extra='forbid', frozen=True):
     """The timm model that is trained first, by the study's recipe, and labels every token."""
 
     model: str
@@ -66,7 +62,7 @@ class Annotator(_Entry):
     epochs: Count
 
 
-class Study(_Entry):
+class Study(BaseModel, extra='forbid', frozen=True):
     """Which networks are trained, how, and what is claimed of them."""
 
     name: Name
@@ -122,7 +118,7 @@ class Study(_Entry):
         return tomlkit.dumps(content)
 
 
-class _Shared(_Entry):  # the schema of `variants.toml`
+class _Shared(BaseModel, extra='forbid', frozen=True):  # the schema of `variants.toml`
     variant: tuple[Design, ...]
     claim: tuple[DesignClaim, ...]
 

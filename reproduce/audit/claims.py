@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from reproduce import paper
 from reproduce.audit.rows import Tables, best_rivals, find_row, number
@@ -32,7 +32,7 @@ class ClaimVerdict(StrEnum):
     UNCHECKED = 'cannot be checked'
 
 
-class Claim(BaseModel):
+class Claim(BaseModel, frozen=True):
     """A statement of the text.
 
     Attributes:
@@ -50,7 +50,6 @@ class Claim(BaseModel):
             'token_labeling' where one of the rows is of a model with it, and another is not.
     """
 
-    model_config = ConfigDict(frozen=True)
     place: str
     says: str
     printed: str

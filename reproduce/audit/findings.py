@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from reproduce import paper
 from reproduce.audit import readings, table_lint
@@ -30,7 +30,7 @@ from reproduce.judge.verdict import REGISTERED
 from reproduce.paper import TABLES
 
 
-class Finding(BaseModel):
+class Finding(BaseModel, extra='forbid', frozen=True):
     """Something in the paper that is not correct.
 
     Attributes:
@@ -43,7 +43,6 @@ class Finding(BaseModel):
         values: lists of its printed numbers, by name, as `printed_value` reads them.
     """
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     title: str
     sentence: str
     evidence: tuple[str, ...] = ()

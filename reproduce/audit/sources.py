@@ -5,7 +5,7 @@ from decimal import Decimal
 from functools import cache
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from reproduce import paper
 from reproduce.audit.rows import Tables, same_model
@@ -15,10 +15,9 @@ from reproduce.paper import Printed, Row
 FOLDER = paper.FOLDER / 'sources'
 
 
-class Misprint(BaseModel):
+class Misprint(BaseModel, frozen=True):
     """A line of `misprints.csv`: a printed value that is probably another."""
 
-    model_config = ConfigDict(frozen=True)
     table: int
     model: str
     metric: str
@@ -38,7 +37,7 @@ def load_misprints() -> list[Misprint]:
     return paper.lines_of('misprints.csv', Misprint)
 
 
-class Source(BaseModel):
+class Source(BaseModel, extra='forbid', arbitrary_types_allowed=True):
     """A publication that prints rows of the paper's baselines; `paper` is its title.
 
     Attributes:
@@ -46,7 +45,6 @@ class Source(BaseModel):
         headings: what it calls its tables, under the numbers of the paper's tables.
     """
 
-    model_config = ConfigDict(extra='forbid', arbitrary_types_allowed=True)
     paper: str
     address: str
     headings: dict[int, str]

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from reproduce.base.errors import UserError, first_line
 from reproduce.base.files import read_csv, write_csv
@@ -43,8 +43,7 @@ _LIBRARIES = (
 )
 
 
-class _Line(BaseModel):
-    model_config = ConfigDict(extra='forbid')
+class _Line(BaseModel, extra='forbid'):
     name: str
     key: str
     params: int = Field(ge=0)

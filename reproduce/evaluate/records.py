@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from reproduce.base.files import check_writable, naming_file, write_atomically
 from reproduce.base.folders import EVALUATIONS
@@ -28,15 +28,11 @@ if TYPE_CHECKING:
     import torch
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True)
-
-
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _FileName = Annotated[str, Field(pattern=r'^[^/\x00]*$')]
 
 
-class Checkpoint(_Part):
+class Checkpoint(BaseModel, extra='forbid', frozen=True):
     """The weights: the name and the SHA-256 of their file, and their name if they are released."""
 
     file: str
@@ -44,7 +40,7 @@ class Checkpoint(_Part):
     released: str = ''
 
 
-class Data(_Part):
+class Data(BaseModel, extra='forbid', frozen=True):
     """The images: their number and fingerprint, and why they are not the complete set."""
 
     split: str
@@ -56,7 +52,7 @@ class Data(_Part):
     sha256: str = ''  # over the SHA-256 of every file that was read; see `Split.hashes`
 
 
-class Provenance(_Part):
+class Provenance(BaseModel, extra='forbid', frozen=True):
     """Who measured, with what, when."""
 
     date: Annotated[str, Field(pattern=r'^\d{4}-\d\d-\d\dT')]  # in ISO 8601, UTC
@@ -74,7 +70,7 @@ class Provenance(_Part):
     resumed: int = 0  # images that earlier runs had predicted, before they were interrupted
 
 
-class Attestation(_Part):
+class Attestation(BaseModel, extra='forbid', frozen=True):
     """The SHA-256 over `parts`, the hashes of the record's fields and files; see `attestation`."""
 
     sha256: str
@@ -86,7 +82,7 @@ class Attestation(_Part):
         return self.sha256[:12]
 
 
-class Evaluation(_Part):
+class Evaluation(BaseModel, extra='forbid', frozen=True):
     """One measurement. Fields with a default are missing in records of earlier versions."""
 
     task: Annotated[str, AfterValidator(known_task)]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import NumberText, OptionalNumber, read_csv, write_csv
@@ -15,10 +15,9 @@ from reproduce.paper import TABLES, Column, Row, load_table
 from reproduce.systems import load_systems
 
 
-class Cell(BaseModel):
+class Cell(BaseModel, extra='forbid', frozen=True):
     """One number of one row; docs/results.md describes the columns of the CSV."""
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     table: int
     model: str
     system: str

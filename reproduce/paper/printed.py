@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, create_model
 
 from reproduce.base import folders
 from reproduce.base.errors import UserError
@@ -22,7 +22,7 @@ from reproduce.paper.metrics import METRICS, Metric
 FOLDER = folders.PAPER
 
 
-class Framework(BaseModel):
+class Framework(BaseModel, extra='forbid', frozen=True):
     """What a backbone works in.
 
     Attributes:
@@ -33,7 +33,6 @@ class Framework(BaseModel):
         short_heading: the same where space is scarce.
     """
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     name: str
     task: str
     image: tuple[int, int]
@@ -129,8 +128,7 @@ class Row:
         return self.description['model']
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra='forbid')
+class _Table(BaseModel, extra='forbid'):
     title: str
     descriptions: tuple[str, ...]
     metrics: dict[str, list[str]]
@@ -147,10 +145,9 @@ class _Table(BaseModel):
         return columns
 
 
-class Paper(BaseModel):
+class Paper(BaseModel, extra='forbid', frozen=True):
     """What `paper.toml` says of a paper; that of MAFormer describes the fields."""
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     title: str
     address: str
     own: frozenset[str]

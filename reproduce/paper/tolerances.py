@@ -3,7 +3,7 @@
 import math
 from functools import cache
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from reproduce.base.files import read_toml
 from reproduce.base.folders import PAPERS
@@ -11,7 +11,7 @@ from reproduce.paper.printed import FOLDER, Printed
 from reproduce.statistics.significance import resolvable
 
 
-class Sampling(BaseModel):
+class Sampling(BaseModel, extra='forbid', frozen=True):
     """How far chance moves the difference of two networks on the images of a data set.
 
     Attributes:
@@ -20,14 +20,13 @@ class Sampling(BaseModel):
         estimate: whether it was measured on other networks than these tables'.
     """
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     deviation: PositiveFloat
     images: PositiveInt
     source: str
     estimate: bool
 
 
-class Seeds(BaseModel):
+class Seeds(BaseModel, extra='forbid', frozen=True):
     """How far two trainings by one protocol are apart in a metric.
 
     Attributes:
@@ -36,21 +35,19 @@ class Seeds(BaseModel):
         estimate: whether it was measured on other networks than these tables'.
     """
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     width: NonNegativeFloat
     pairs: tuple[str, ...] = ()
     source: str
     estimate: bool
 
 
-class Tolerance(BaseModel):
+class Tolerance(BaseModel, extra='forbid', frozen=True):
     """The allowed distance from a target, the sum of its parts.
 
     They are absolute, relative * |target|, half a unit of the last printed digit, and sampling and
     seeds, which are taken together as independent.
     """
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     absolute: NonNegativeFloat = 0.0
     relative: NonNegativeFloat = 0.0
     half_unit: bool = False

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from reproduce.base.files import naming_file, read_toml
 from reproduce.base.folders import IS_DEFAULT
@@ -20,10 +20,9 @@ FOLDER = Path(__file__).parent
 FILES = ('imagenet.toml', 'coco.toml', 'ade20k.toml')
 
 
-class System(BaseModel):
+class System(BaseModel, extra='forbid', frozen=True):
     """A named model in a framework, and the rows of the paper that it stands for."""
 
-    model_config = ConfigDict(extra='forbid', frozen=True)
     name: str  # unique; timm's model name or the config's stem where it is built from one
     # Each by its table and as many columns as name it uniquely.
     rows: list[dict[str, str | int]] = []
@@ -84,8 +83,7 @@ class System(BaseModel):
         return list(dict.fromkeys(m.name for m in metrics if not m.is_complexity))
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra='forbid')
+class _File(BaseModel, extra='forbid'):
     system: list[System]
 
 

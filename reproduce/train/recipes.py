@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import first_error
@@ -30,10 +30,8 @@ Arguments = Annotated[dict[str, Any], BeforeValidator(_parsed)]
 OptionalArguments = Annotated[dict[str, Any] | None, BeforeValidator(_parsed)]
 
 
-class Recipe(BaseModel):
+class Recipe(BaseModel, extra='forbid', frozen=True):
     """Everything that decides a training but its data."""
-
-    model_config = ConfigDict(frozen=True, extra='forbid')
 
     model: str  # a timm model
     arguments: Arguments = {}  # of its constructor

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import read_toml
@@ -22,11 +22,7 @@ MANIFEST = Path(__file__).parent / 'manifest.toml'
 PUBLISHED = Path(__file__).parent / 'published.toml'
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra='forbid', frozen=True)
-
-
-class Reference(_Entry):
+class Reference(BaseModel, extra='forbid', frozen=True):
     """What released weights score, in percent, according to whoever released them.
 
     Attributes:
@@ -48,7 +44,7 @@ class Reference(_Entry):
         return self.fingerprint == fingerprint if self.fingerprint else complete
 
 
-class Released(_Entry):
+class Released(BaseModel, extra='forbid', frozen=True):
     """Released weights: one entry of the manifest.
 
     Attributes:
@@ -99,7 +95,7 @@ class Released(_Entry):
         return next(fitting, None)
 
 
-class Public(Released):
+class Public(Released, frozen=True):
     """Public weights of a system of the paper's tables; its name is that of the weights.
 
     `sha256` has the digits of the file's hash that its publisher's URL has. Where it has none, the
@@ -115,7 +111,7 @@ class Public(Released):
         return f'{self.system}{".pth" if torchs else Path(self.url).suffix}'
 
 
-class _Manifest(_Entry):
+class _Manifest(BaseModel, extra='forbid', frozen=True):
     checkpoint: list[Released] = []
 
 
