@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Annotated, Any, Literal
 
 import timm
@@ -29,7 +28,7 @@ from reproduce.complexity.measuring import measure
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab import configs, models
 from reproduce.systems import timm_names
-from reproduce.systems.selection import named
+from reproduce.systems.selection import factory, named
 from reproduce.tasks.job import PRECISIONS, autocast, inference
 from reproduce.train.memory import PeakMemory
 
@@ -76,14 +75,8 @@ def subject(name: str) -> Subject:
     Raises:
         UserError: if there is no such system, config or model, or a system is only cited.
     """
-    if ':' in name.replace('::', ''):
-        module, _, factory = name.partition(':')
-        try:
-            return Subject(getattr(import_module(module), factory), (224, 224))
-        except (ImportError, AttributeError) as error:
-            raise UserError(
-                f'{name} cannot be imported: {error}. Name the folder of the code in PYTHONPATH.'
-            ) from error
+    if make := factory(name):
+        return Subject(make, (224, 224))
     system = named(name)
     if system.model is None:
         config = configs.load_config(system.config)

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -16,7 +15,7 @@ import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from reproduce.base.errors import UserError, first_line
 from reproduce.complexity import Complexity
 from reproduce.systems import System, timm_names
-from reproduce.systems.selection import named
+from reproduce.systems.selection import factory, named
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -110,12 +109,12 @@ def count_named(name: str, size: Size | None = None, count: Count = measure) -> 
     Raises:
         UserError: if there is no such model, or it cannot be built or run at this size.
     """
+    make = factory(name)
     try:
-        if ':' not in name.replace('::', ''):
+        if make is None:
             return measure_system(named(name), size, count)
-        module, _, factory = name.partition(':')
         image = torch.empty(1, 3, *size or (224, 224), device='meta')
-        return count(getattr(import_module(module), factory)(), lambda model: model(image))
+        return count(make(), lambda model: model(image))
     except UserError:
         raise
     except Exception as error:  # of a foreign module, or of a network at another size

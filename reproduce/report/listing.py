@@ -109,6 +109,7 @@ def _missing(cells: Iterable[Cell]) -> list[str]:
         if cell.missing is not None:
             missing.setdefault(cell.missing, []).append(cell.system)
     return [
-        f'not-run, {len(systems)} of {len(set(systems))} systems: {what.sentence("SYSTEM")}.'
+        f'not-run, {len(systems)} numbers of {len(set(systems))} systems: '
+        f'{what.sentence("SYSTEM")}.'
         for what, systems in missing.items()
     ]

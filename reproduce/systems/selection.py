@@ -1,8 +1,10 @@
 """Rows of the paper's tables and the systems that stand for them, chosen by number and by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
 
-from reproduce.base.errors import UserError
+from reproduce.base.errors import UserError, first_line
 from reproduce.paper import Row, load_table, table_numbers
 from reproduce.systems import System, load_systems
 
@@ -36,6 +38,22 @@ def named(name: str) -> System:
     if system.cited is not None:
         raise UserError(f'{name} cannot be built, only cited: {system.cited}.')
     return system
+
+
+def factory(name: str) -> Callable[[], Any] | None:
+    """Return the function that makes the network MODULE:FACTORY; None if `name` is not of one.
+
+    Raises:
+        UserError: if it cannot be imported.
+    """
+    module, colon, function = name.replace('::', '').partition(':')
+    try:
+        return getattr(import_module(module), function) if colon else None
+    except Exception as error:  # whatever a module raises
+        raise UserError(
+            f'{name} cannot be imported: {first_line(error)}. Name the folder of its code in '
+            'PYTHONPATH.'
+        ) from error
 
 
 def select(
