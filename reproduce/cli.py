@@ -132,7 +132,7 @@ def run() -> None:
     `UserError`. Any other error, which is one of the program, keeps its traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors='backslashreplace')
+        sys.stdout.reconfigure(errors='backslashreplace', line_buffering=True)  # jobs have logs
     try:
         try:
             if completing := _COMPLETE in os.environ:

@@ -1,10 +1,12 @@
 """What commands print: whole on every terminal, plain in a pipe, coloured where colours are."""
 
+import io
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from reproduce.base.progress import Progress
 from reproduce.base.terminal import TextTable, show
 from reproduce.judge.cells import load_results
 from reproduce.report import listing
@@ -47,3 +49,18 @@ def test_a_full_disk_is_one_sentence(run, monkeypatch):
         monkeypatch.setattr('sys.stdout', full)
         code, _, err = run('checkpoints', '--format', 'json')
     assert (code, err) == (2, 'error: the output cannot be written: No space left on device.\n')
+
+
+def test_a_log_gets_a_line_a_minute_and_a_terminal_a_bar(monkeypatch):
+    now, log, terminal = [0.0], io.StringIO(), io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr('tqdm.std.time', lambda: now[0])
+    for stream in (log, terminal):
+        monkeypatch.setattr('sys.stderr', stream)
+        with Progress(total=90, initial=10, unit='image') as bar:
+            for _ in range(80):
+                now[0] += 1
+                bar.update()
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 1 and '70/90' in lines[0] and '\r' not in log.getvalue()
+    assert terminal.getvalue().count('\r') > 10 and '90/90' in terminal.getvalue()

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from datasets.subset import Split, evenly_spaced
 from reproduce.base.errors import UserError
@@ -23,6 +22,7 @@ from reproduce.base.files import sha256_of
 from reproduce.base.gpus import check_precision, use_deterministic_algorithms
 from reproduce.base.loading import Loader, default_workers
 from reproduce.base.processes import Group, join
+from reproduce.base.progress import Progress
 from reproduce.base.quiet import quiet_libraries
 from reproduce.base.versions import code_facts
 from reproduce.evaluate import records
@@ -86,8 +86,6 @@ def _evaluate(group: Group, job: Job, folder: Path | None, resume: bool) -> Outc
     check_precision(group.device, job.amp)
     if job.deterministic:
         use_deterministic_algorithms()
-    # fp32 means fp32: cuDNN would round the inputs of convolutions to TF32.
-    torch.backends.cudnn.allow_tf32 = False
     prepared = TASKS[job.task].prepare(job, group.device)
     sha256 = sha256_of(prepared.checkpoint)
     facts = _facts(job, prepared, sha256, group)
@@ -214,8 +212,7 @@ def _batches(
         num_workers=min(workers, len(mine)),
         pin_memory=group.device.type == 'cuda',
     )
-    shown = {'unit': 'image', 'disable': True if group.rank else None, 'smoothing': 0.05}
-    with tqdm(total=n, initial=len(earlier), **shown) as bar:
+    with Progress(total=n, initial=len(earlier), unit='image', disable=group.rank > 0) as bar:
         for i, (indices, batch) in enumerate(zip(mine, loader, strict=True)):
             yield indices, batch
             # This process is the first, and its i-th batch the first of a round of all.

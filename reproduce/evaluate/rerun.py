@@ -3,8 +3,6 @@
 import random
 from pathlib import Path
 
-import torch
-
 from reproduce.base.errors import UserError
 from reproduce.base.processes import join
 from reproduce.base.quiet import quiet_libraries
@@ -28,7 +26,6 @@ def rerun(path: Path, checkpoint: Path, data: Path, images: int, seed: int) -> C
     multi_scale = 'ms_miou' in e.metrics
     what = e.task, e.model, str(checkpoint), data, e.arguments, preprocessing
     job = Job(*what, multi_scale=multi_scale, limit=n)
-    torch.backends.cudnn.allow_tf32 = False  # as in an evaluation
     with join() as group, quiet_libraries():
         prepared = task.prepare(job, group.device)
         wrong = differing_metrics(e, task.score_file(kept, prepared.data).metrics)

@@ -62,7 +62,7 @@ class Unfinished:
         self.earlier: list[Found] = []
         self.pending: list[Found] = []
         self.written, self.is_first = time.monotonic(), group.rank == 0
-        if resume:
+        if resume and self.folder:
             self.earlier = self._read(name)
             group.check_same(lambda: {'kept predictions': [index for index, *_ in self.earlier]})
         elif self.is_first and self.folder and self.folder.is_dir():

@@ -53,9 +53,7 @@ def find_record(name: str, folder: Path) -> tuple[Path, Evaluation]:
     ]
     if fitting:
         return max(fitting, key=lambda found: (not found[1].overridden, found[1].provenance.date))
-    raise UserError(
-        f"no record in {folder} or {RELEASED} is called '{name}': name its file, stem or key."
-    )
+    raise UserError(f"no record in {folder} or {RELEASED} is '{name}': name its file, stem or key.")
 
 
 def find(words: Sequence[str], tables: Path, folder: Path) -> Found:

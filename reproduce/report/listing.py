@@ -109,7 +109,6 @@ def _missing(cells: Iterable[Cell]) -> list[str]:
         if cell.missing is not None:
             missing.setdefault(cell.missing, []).append(cell.system)
     return [
-        f'not-run, {len(systems)} numbers of {len(set(systems))} systems: '
-        f'{what.sentence("SYSTEM")}.'
-        for what, systems in missing.items()
+        f'not-run, {len(of)} numbers of {len(set(of))} systems: {what.sentence("SYSTEM")}.'
+        for what, of in missing.items()
     ]

@@ -51,8 +51,7 @@ def factory(name: str) -> Callable[[], Any] | None:
         return getattr(import_module(module), function) if colon else None
     except Exception as error:  # whatever a module raises
         raise UserError(
-            f'{name} cannot be imported: {first_line(error)}. Name the folder of its code in '
-            'PYTHONPATH.'
+            f'{name} cannot be imported: {first_line(error)}. Name its folder in PYTHONPATH.'
         ) from error
 
 

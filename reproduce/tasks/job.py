@@ -124,5 +124,6 @@ def inference(device: 'torch.device', amp: str | None) -> Iterator[None]:
     """Compute without gradients, in the precision `amp`, see `autocast`."""
     import torch  # as in `autocast`
 
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions, too
     with torch.inference_mode(), autocast(device, amp):
         yield

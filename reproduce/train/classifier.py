@@ -15,11 +15,11 @@ import json
 
 import timm
 import torch
-from tqdm import tqdm
 
 from reproduce.base.errors import UserError
 from reproduce.base.files import write_atomically
 from reproduce.base.processes import join
+from reproduce.base.progress import Progress
 from reproduce.train import memory
 from reproduce.train.classifier_steps import ClassifierTraining
 from reproduce.train.jobs import TrainingJob
@@ -56,13 +56,13 @@ def train(job: TrainingJob) -> list[dict[str, float]]:
             _begin(training)
         meter = StepMeter(group.device, job.recipe.batch_size) if job.max_steps else None
         while training.epoch < total:
-            bar = tqdm(
+            bar = Progress(
                 training.batches(),
                 desc=f'epoch {training.epoch + 1}/{total}',
                 total=training.steps_per_epoch,
                 initial=training.step,
                 leave=False,
-                disable=None if is_first else True,
+                disable=not is_first,
             )
             for batch in bar:
                 training.stop_if_asked()
@@ -84,7 +84,7 @@ def train(job: TrainingJob) -> list[dict[str, float]]:
                 break
             row = training.end_epoch()
             if is_first:
-                tqdm.write(
+                print(
                     f'epoch {row["epoch"]}/{total}: loss {row["loss"]:.4f}, {row["skipped"]} steps '
                     f'skipped, top-1 {row["top1"]:.2f} %, averaged weights {row["ema_top1"]:.2f} '
                     f'%, {row["seconds"]:.1f} s'
@@ -119,10 +119,10 @@ def _begin(training: ClassifierTraining) -> None:
     write_atomically(job.output / 'run.toml', job.options_file)
     for split, found in data.items():
         if found.problems:
-            tqdm.write(f'warning: {split} is not all of ImageNet-1K: {"; ".join(found.problems)}')
+            print(f'warning: {split} is not all of ImageNet-1K: {"; ".join(found.problems)}')
     images = recipe.batch_size // processes
     parts = f' in {recipe.accumulation} parts' if recipe.accumulation > 1 else ''
-    tqdm.write(
+    print(
         f'batch {recipe.batch_size} = {processes} x {images}{parts}, learning rate '
         f'{recipe.scaled_lr:.4g}: {recipe.lr:.4g} at a batch of {recipe.lr_batch_size}; '
         f'{training.precision}'
@@ -131,9 +131,9 @@ def _begin(training: ClassifierTraining) -> None:
         properties = torch.cuda.get_device_properties(training.group.device)
         gib = properties.total_memory / memory.GIB
         peak = memory.classifier_peak(recipe, images, training.precision)
-        tqdm.write(f'a step needs about {peak:.1f} GiB of the GPU, which has {gib:.1f}')
+        print(f'a step needs about {peak:.1f} GiB of the GPU, which has {gib:.1f}')
         if peak > gib - memory.LEFT_OUT:
-            tqdm.write(
+            print(
                 'warning: the GPU will probably run out of memory: --set grad_checkpointing=true '
                 'needs less, and --set accumulation=2 halves the images of a pass'
             )

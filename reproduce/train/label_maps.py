@@ -20,7 +20,6 @@ import timm
 import torch
 import torch.nn as nn
 from timm.data import resolve_data_config
-from tqdm import tqdm
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from datasets.imagenet import load
@@ -29,6 +28,7 @@ from reproduce.base.files import sha256_of, write_atomically
 from reproduce.base.gpus import check_precision
 from reproduce.base.loading import Loader, default_workers
 from reproduce.base.processes import join
+from reproduce.base.progress import Progress
 from reproduce.base.versions import code_facts
 from reproduce.systems import timm_names
 from reproduce.tasks.job import inference
@@ -116,7 +116,7 @@ def make_labels(
             num_workers=default_workers() if workers is None else workers,
             pin_memory=group.device.type == 'cuda',
         )
-        for batch, numbers in tqdm(loader, 'label maps', disable=group.rank > 0 or None):
+        for batch, numbers in Progress(loader, 'label maps', disable=group.rank > 0):
             with inference(group.device, amp):
                 maps = label_maps(annotator, batch.to(group.device, non_blocking=True)).cpu()
             for label_map, number in zip(maps, numbers.tolist(), strict=True):
