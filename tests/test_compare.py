@@ -1,5 +1,6 @@
 """Two results on the same images: is the difference real?"""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -95,6 +96,21 @@ def test_detections_are_compared(run, drawn, detections):
     assert 'box_ap: 2 is significantly worse than 1' in out
     assert 'differs significantly from 1: box_missed +' in out.replace('mask', 'box')
     assert ' box_duplicate -' in out
+
+
+@pytest.mark.parametrize('boxes', [1, 2])
+def test_each_metric_is_corrected_for_the_pairs_that_have_it(run, drawn, detections, boxes):
+    whole, half = detections
+    found = json.loads(gzip.decompress(half.read_bytes()))
+    path = whole.with_name('boxes.json.gz')
+    path.write_bytes(to_json([{k: v for k, v in r.items() if k != 'segmentation'} for r in found]))
+    files = [whole, half]
+    files.insert(boxes, path)
+    pairs = json.loads(run('compare', *files, '--data', drawn, '--format', 'json')[1])['pairs']
+    masks = pairs[2 - boxes]
+    assert [*pairs[boxes - 1]['corrected_p']] == ['box_ap']
+    assert masks['corrected_p']['mask_ap'] == masks['metrics']['mask_ap']['p']
+    assert masks['corrected_p']['box_ap'] == min(1, 2 * masks['metrics']['box_ap']['p'])
 
 
 def test_detections_without_errors_are_compared(monkeypatch, run, drawn, detections):

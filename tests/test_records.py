@@ -125,6 +125,10 @@ def test_a_reference_for_other_weights_or_images_does_not_hold(run, monkeypatch)
     subset = {**whole, 'fingerprint': 'abc', 'images': 100}
     released(monkeypatch, subset)
     assert table(run, models='DeiT-S')[2].loc[DEIT].reference_verdict == 'unprinted'
+    released(monkeypatch, whole)
+    for by_hand, verdicts in (('img_size',), {}), ((), {'top1': 'better'}):
+        measured = record(DEIT, 79.8, overridden=by_hand)
+        assert check_reference(measured).verdicts == verdicts
 
 
 @pytest.mark.parametrize(

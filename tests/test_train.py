@@ -23,7 +23,7 @@ from reproduce.base.processes import join
 from reproduce.evaluate import harness
 from reproduce.evaluate.harness import evaluate
 from reproduce.tasks.job import Job
-from reproduce.train import classifier_steps, output_folder
+from reproduce.train import building, classifier_steps, output_folder
 from reproduce.train.classifier import train
 from reproduce.train.classifier_steps import ClassifierTraining
 from reproduce.train.images import TrainingBatches, TrainingImages
@@ -258,6 +258,14 @@ def test_a_step_whose_gradients_are_not_finite_is_skipped_and_counted(root, prec
     assert (scale, training.scaler.get_scale()) == (
         (65536, 16384) if precision == 'fp16' else (1, 1)
     )
+
+
+@pytest.mark.parametrize('drop_path', [0.0, 0.3])
+def test_stochastic_depth_is_the_recipes_and_not_the_models_own(drop_path):
+    recipe = recipe_for('swin_tiny_patch4_window7_224', name='maformer_micro')
+    network = building.build(recipe.changed(drop_path=drop_path, img_size=224), num_classes=2)
+    rates = [getattr(module, 'drop_prob', 0.0) for module in network.modules()]
+    assert max(rates) == pytest.approx(drop_path)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -127,13 +127,16 @@ def flipped(path):
     path.write_bytes(content)
 
 
-def test_an_image_of_which_a_byte_was_changed_is_named(run, kept, embedded, tmp_path):
+def test_an_image_of_which_a_byte_was_changed_is_named(run, kept, embedded, sound, tmp_path):
     data = shutil.copytree(embedded, tmp_path / 'data')
     image = sorted(data.glob('val/*/*'))[7]
     flipped(image)
     code, found = checks(run, kept, '--data', data)
     assert (code, found['data'][0]) == (0, 'holds')
     assert found['bytes'] == ('other here', f'1 of 30, first {image.name}')
+    options = ('--rerun', 3, '--data', data, '--checkpoint', sound)
+    code, _, err = run('verify', kept, *options)
+    assert (code, 'the bytes given by' in err) == (2, True)
 
 
 def test_label_maps_and_annotations_are_hashed_with_the_images(both_splits, tmp_path):

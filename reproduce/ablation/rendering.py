@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from reproduce.ablation.outcomes import Judgement, Outcomes, VariantLine
+from reproduce.ablation.outcomes import Outcomes, VariantLine
 from reproduce.ablation.study import Study
 from reproduce.statistics.significance import LEVEL, POWER, resolvable
 
@@ -26,10 +26,6 @@ def _signed(value: float | None) -> str:
     return '–' if value is None else f'{value:+.2f}'.replace('-', '−')
 
 
-def _interval(judged: Judgement) -> str:
-    return '–' if judged.low is None else f'{_signed(judged.low)} to {_signed(judged.high)}'
-
-
 def rows(outcomes: Outcomes) -> list[list[str]]:
     """Return a row for each claim, under `HEADINGS`."""
     costs = {}
@@ -43,7 +39,7 @@ def rows(outcomes: Outcomes) -> list[list[str]]:
             judged.says,
             _signed(float(judged.paper)) if judged.paper else '–',
             _signed(judged.mean),
-            _interval(judged),
+            '–' if judged.low is None else f'{_signed(judged.low)} to {_signed(judged.high)}',
             '–' if judged.p_holm is None else f'{judged.p_holm:.3f}',
             '–' if judged.resolvable is None else f'{judged.resolvable:.2f}',
             str(judged.pairs),

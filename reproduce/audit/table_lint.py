@@ -50,8 +50,6 @@ def read(path: Path) -> list[tuple[Sequence[str], Sequence[LintedRow]]]:
         rows = [row for row in csv.reader(path.read_text().splitlines()) if row]
         if len(set(map(len, rows))) != 1:
             raise UserError(f'{path}: expected rows with one number of fields.')
-        if {'metric', 'measured'} <= {*rows[0]}:
-            raise UserError(f'{path} has a row for each number: lint what `tables` makes of it.')
         block = rows[0].index('block') if 'block' in rows[0] else None
         heads = list(map(_plain, rows[0]))
         return [_sheet(heads, [('' if block is None else row[block], row) for row in rows[1:]])]

@@ -42,8 +42,9 @@ def verify(
     checked = verify_record(path, weights, data)
     if rerun is not None:
         same = {one.part for one in checked if one.state is State.HOLDS}
-        if not {'weights', 'data'} <= same:
-            differing = ' and '.join(sorted({'weights', 'data'} - same))
+        others = {one.part for one in checked if one.state is State.OTHER} & {'bytes'}
+        if differ := others | {'weights', 'data'} - same:  # earlier records do not bind the bytes
+            differing = ' and '.join(sorted(differ))
             raise UserError(
                 f'--rerun needs the weights and the data of the record: the {differing} given by '
                 '--checkpoint and --data are others, or none are given.'

@@ -93,16 +93,13 @@ class Unfinished:
 
     def _read(self, name: str) -> list[Found]:
         if not self.folder.is_dir():
-            differs = ''
             for other in self.folder.parent.glob(f'.{name}-*.unfinished/evaluation.json'):
                 kept = json.loads(other.read_bytes())
                 names = [key for key in self.facts | kept if self.facts.get(key) != kept.get(key)]
-                differs = f'; that in {other.parent} has another {", ".join(names)}'
-            if not differs:  # a script that always resumes begins
-                return []
-            error = UserError(f'nothing is kept of this evaluation{differs}: leave out --resume.')
-            error.everywhere = True
-            raise error
+                differs = f'that in {other.parent} has another {", ".join(names)}'
+                if self.is_first:
+                    print(f'note: of this evaluation nothing is kept; {differs}.', file=sys.stderr)
+            return []  # a script that always resumes begins
         found: dict[int, Found] = {}
         for path in sorted(self.folder.glob('*.pickle')):
             try:

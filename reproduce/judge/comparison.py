@@ -70,13 +70,14 @@ def compare(candidates: Sequence[Candidate]) -> list[Comparison]:
     """Compare the first of several systems on the same images with each of the others."""
     first, *others = candidates
     pairs = [paired(first.images.statistics, other.images.statistics) for other in others]
-    names = [n for n in TASKS[first.task].kind.headlines if n in pairs[0]]
-    corrected = {name: holm([pair[name].p for pair in pairs]) for name in names}
+    corrected: list[dict[str, float]] = [{} for _ in pairs]
+    for name in TASKS[first.task].kind.headlines:
+        having = [i for i, pair in enumerate(pairs) if name in pair]
+        for i, p in zip(having, holm([pairs[i][name].p for i in having]), strict=True):
+            corrected[i][name] = p
     return [
-        Comparison(
-            first, other, pair, {n: ps[i] for n, ps in corrected.items()}, _errors(first, other)
-        )
-        for i, (other, pair) in enumerate(zip(others, pairs, strict=True))
+        Comparison(first, other, pair, ps, _errors(first, other))
+        for other, pair, ps in zip(others, pairs, corrected, strict=True)
     ]
 
 

@@ -28,12 +28,13 @@ def check_reference(
 
     Args:
         release, reference: those to compare with; by default the registered ones, of the weights
-            that the record names by hash or by name.
+            that the record names by hash or by name, unless other options were set by hand.
     """
     data, weights = evaluation.data, evaluation.checkpoint
     if release is None:
         release = registry.released(weights.sha256, weights.released)
-    if reference is None and release is not None:
+    by_hand = {*evaluation.overridden} - {*evaluation.from_weights}
+    if reference is None and release and by_hand <= {*release.preprocessing, *release.arguments}:
         reference = release.reference_on(data.fingerprint, data.complete)
     tolerance = load_tolerances()['reference']
     verdicts = {

@@ -61,7 +61,9 @@ def published_forward(config: 'Config') -> Callable[[nn.Module, torch.Tensor], N
     100 RoIs of each image. A segmenter's is its backbone, neck and decode head: the auxiliary head
     exists for training, and is in the parameters but not in the FLOPs.
     """
-    return _detector_forward if 'roi_head' in config.model else _segmenter_forward
+    if 'roi_head' in config.model:
+        return _detector_forward
+    return lambda model, images: model.decode_head(model.extract_feat(images))
 
 
 def _detector_forward(model: nn.Module, images: torch.Tensor) -> None:
@@ -77,10 +79,6 @@ def _detector_forward(model: nn.Module, images: torch.Tensor) -> None:
         for extractor, head in zip(_stages(extractors), _stages(heads), strict=True):
             size = extractor.roi_layers[0].output_size
             head(maps[0].new_zeros(len(images) * rois, extractor.out_channels, *size))
-
-
-def _segmenter_forward(model: nn.Module, images: torch.Tensor) -> None:
-    model.decode_head(model.extract_feat(images))
 
 
 def _stages(module: nn.Module) -> list[nn.Module]:

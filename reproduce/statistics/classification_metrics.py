@@ -44,7 +44,8 @@ class ImageHits(ResampledImages):
         """Return Wilson's intervals of Top-1 and Top-5, and the basic bootstrap interval of ECE.
 
         The latter begins at 0 where chance explains the error: in more than 5 % of the resampled
-        data sets it moves the bins as far. An error is never negative, so it shows no other way.
+        data sets it moves the bins as far. An error is never negative, so it shows no other way. It
+        ends at the value or above, as resampling adds to an error.
         """
         intervals = {name: wilson(n, self.images) for name, n in self._counts()}
         if self.confidence is not None:
@@ -52,7 +53,8 @@ class ImageHits(ResampledImages):
             value, *resampled = abs(gaps).sum(1)
             low, high = 2 * value - np.percentile(resampled, [97.5, 2.5])
             by_chance = np.percentile(abs(gaps[1:] - gaps[0]).sum(1), 95)
-            intervals['ece'] = max(0.0, float(low)) * (value > by_chance), min(100.0, float(high))
+            high = min(100.0, max(float(value), float(high)))
+            intervals['ece'] = max(0.0, float(low)) * (value > by_chance), high
         return intervals
 
     def compute(self, times: np.ndarray) -> dict[str, np.ndarray]:

@@ -50,9 +50,7 @@ def factory(name: str) -> Callable[[], Any] | None:
     try:
         return getattr(import_module(module), function) if colon else None
     except Exception as error:  # whatever a module raises
-        raise UserError(
-            f'{name} cannot be imported: {first_line(error)}. Name its folder in PYTHONPATH.'
-        ) from error
+        raise UserError(f'{name}: {first_line(error)}. Is its folder in PYTHONPATH?') from error
 
 
 def select(

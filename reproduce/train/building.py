@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import Mixup
 from timm.data.mixup import mixup_target
+from timm.layers import DropPath
 
 import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from reproduce.base.errors import UserError, first_line
@@ -44,6 +45,9 @@ def build(recipe: Recipe, num_classes: int) -> nn.Module:
     )
     try:
         network = create(**recipe.arguments | own)
+        for module in network.modules():
+            if isinstance(module, DropPath) and not recipe.drop_path:  # timm's default may be more
+                module.drop_prob = 0.0
         if recipe.initial_arguments is not None:
             seed_everything(recipe.seed)
             initial, weights = create(**recipe.initial_arguments), network.state_dict()

@@ -78,14 +78,15 @@ def from_hub(name: str) -> Path:
             folder = snapshot_download(
                 repository, revision=revision or None, allow_patterns=['config.json', weights]
             )
-            if (path := Path(folder, weights)).is_file():
+            path = Path(folder, weights)  # without a network, what timm cached of them
+            if path.is_file() and path.with_name('config.json').is_file():
                 return path
     except Exception as error:  # of the Hub's client, and of an HTTP library
         raise UserError(
             f'{constants.ENDPOINT}/{repository} cannot be downloaded: {_cause(error)}. Without a '
             'network, name a file with --checkpoint.'
         ) from error
-    raise UserError(f'{constants.ENDPOINT}/{repository} has no model.safetensors.')
+    raise UserError(f'{constants.ENDPOINT}/{repository} has no model.safetensors and config.json.')
 
 
 def _cause(error: BaseException) -> str:
