@@ -117,7 +117,7 @@ def test_mistakes_are_one_line_each(run, arguments, message):
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (None, 'is called'),
+        (None, "results/released is '"),
         (b'{"task"', 'own.json: Invalid JSON'),
         (b'{}', 'own.json: task: Field required.'),
     ],

@@ -165,7 +165,7 @@ def test_counts_of_another_type_or_length_are_refused(tmp_path, kind, name, chan
 def test_what_cannot_be_compared_is_refused(run, kept, detections, drawn, sound, embedded):
     folder, stems = kept
     options = ('--evaluations', folder)
-    refused(run, 'is called', stems[0], 'nothing', *options)
+    refused(run, "is 'nothing'", stems[0], 'nothing', *options)
     other_task = (folder / f'{stems[0]}.csv.gz', detections[0], '--data', drawn)
     refused(run, 'only results on the same images', *other_task)
     job = Job('imagenet', 'maformer_micro', sound, embedded, workers=0, limit=20)
