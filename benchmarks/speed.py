@@ -24,6 +24,7 @@ import model as _maformer  # noqa: F401  (registers MAFormer with timm)
 from reproduce.base.errors import UserError
 from reproduce.base.job_options import Amp
 from reproduce.base.quiet import quiet_libraries
+from reproduce.commands.options import SETTINGS
 from reproduce.complexity.measuring import measure
 from reproduce.evaluate.records import device_name
 from reproduce.openmmlab import configs, models
@@ -161,7 +162,7 @@ def main(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar='[MODEL|CONFIG|MODULE:FACTORY]...',
+            metavar='MODEL|CONFIG|MODULE:FACTORY',
             help='timm models, systems of the tables, OpenMMLab configs, or functions that return '
             'a classifier.  [default: the MAFormers, Swin-T, CSWin-T, DeiT-S and ResNet-50]',
         ),
@@ -248,9 +249,10 @@ def main(
 
 
 if __name__ == '__main__':
-    app = typer.Typer(pretty_exceptions_enable=False)
+    app = typer.Typer(**SETTINGS)
     app.command()(main)
     try:
         app()
     except UserError as error:
-        sys.exit(f'error: {error}')
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)

@@ -9,8 +9,6 @@ from tqdm import tqdm
 class Progress(tqdm):
     """tqdm's bar; where stderr is no terminal, as in the log of a job, a line of it each minute."""
 
-    disable: bool
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         seconds = {} if sys.stderr.isatty() else {'mininterval': 60, 'maxinterval': 60}
         super().__init__(*args, **seconds, **kwargs)
@@ -24,4 +22,4 @@ class Progress(tqdm):
     def close(self) -> None:
         if not self.disable and self.fp.isatty():
             super().close()
-        self.disable = True
+        self.disable: bool = True

@@ -43,11 +43,10 @@ def verify(
     if rerun is not None:
         same = {one.part for one in checked if one.state is State.HOLDS}
         others = {one.part for one in checked if one.state is State.OTHER} & {'bytes'}
-        if differ := others | {'weights', 'data'} - same:  # earlier records do not bind the bytes
-            differing = ' and '.join(sorted(differ))
+        if differ := sorted(others | {'weights', 'data'} - same):  # earlier ones bind no bytes
             raise UserError(
-                f'--rerun needs the weights and the data of the record: the {differing} given by '
-                '--checkpoint and --data are others, or none are given.'
+                f'--rerun needs the weights and the data of the record: {" and ".join(differ)} '
+                'given by --checkpoint and --data are others, or none are given.'
             )
         # Imported here, because it waits for torch.
         from reproduce.evaluate.rerun import rerun as predict_again

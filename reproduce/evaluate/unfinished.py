@@ -107,4 +107,6 @@ class Unfinished:
                 found |= {index: (index, *others) for index, *others in read}
             except Exception as error:  # whatever damaged bytes raise
                 raise UserError(f'{path} is damaged: remove it, and --resume again.') from error
+        if self.is_first:
+            print(f'note: {len(found):,} images are predicted already.', file=sys.stderr)
         return list(found.values())

@@ -41,20 +41,20 @@ class ImageHits(ResampledImages):
     def intervals(
         self, resamples: int = RESAMPLES, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """Return Wilson's intervals of Top-1 and Top-5, and the basic bootstrap interval of ECE.
+        """Return Wilson's intervals of Top-1 and Top-5, and one of ECE by the bootstrap.
 
-        The latter begins at 0 where chance explains the error: in more than 5 % of the resampled
-        data sets it moves the bins as far. An error is never negative, so it shows no other way. It
-        ends at the value or above, as resampling adds to an error.
+        Resampling adds to an error, which the basic interval takes off again. It begins at 0 where
+        chance explains the error: in more than 5 % of the resampled data sets it moves the bins as
+        far. It ends no lower than the percentile interval, as an error near 0 may be one by chance.
         """
         intervals = {name: wilson(n, self.images) for name, n in self._counts()}
         if self.confidence is not None:
             gaps = self._gaps(bootstrap(self.images, resamples, seed))
-            value, *resampled = abs(gaps).sum(1)
-            low, high = 2 * value - np.percentile(resampled, [97.5, 2.5])
+            value, *resampled = abs(gaps).sum(1).tolist()
+            low, high = np.percentile(resampled, [2.5, 97.5]).tolist()
             by_chance = np.percentile(abs(gaps[1:] - gaps[0]).sum(1), 95)
-            high = min(100.0, max(float(value), float(high)))
-            intervals['ece'] = max(0.0, float(low)) * (value > by_chance), high
+            begin = max(0.0, 2 * value - high) if value > by_chance else 0.0
+            intervals['ece'] = begin, min(100.0, max(2 * value - low, high))
         return intervals
 
     def compute(self, times: np.ndarray) -> dict[str, np.ndarray]:
