@@ -49,7 +49,10 @@ def test_the_peak_is_that_of_torch_s_allocator(tmp_path):
     ('recipe', 'changes', 'peak'),
     [
         ('maformer_small_token_labeling', {}, 13.3),
-        ('maformer_large_token_labeling', {'grad_checkpointing': True}, 6.9),
+        pytest.param(
+            *('maformer_large_token_labeling', {'grad_checkpointing': True}, 6.9),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_classifiers_of_the_paper(recipe, changes, peak):

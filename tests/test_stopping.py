@@ -94,7 +94,7 @@ def signalled(task, number, whom):
     [
         (signal.SIGINT, 1, 2, 'all'),
         pytest.param(signal.SIGINT, 2, 1, 'all', marks=pytest.mark.slow),
-        (signal.SIGTERM, 2, 0, 'all'),
+        pytest.param(signal.SIGTERM, 2, 0, 'all', marks=pytest.mark.slow),
         (signal.SIGUSR1, 2, 0, 'rank'),
         pytest.param(signal.SIGKILL, 2, 1, 'rank', marks=pytest.mark.slow),
     ],
