@@ -91,7 +91,7 @@ def test_the_interval_of_the_calibration_error_contains_the_planted_one(too_much
     found = [of.intervals(200, i)['ece'] for i, of in enumerate(hits)]
     assert sum(low <= 100 * too_much <= high for low, high in found) >= 53
     assert all(of.metrics()['ece'] <= high for of, (_, high) in zip(hits, found, strict=True))
-    assert max(high - low for low, high in found) < 14
+    assert max(high - low for low, high in found) < 12
 
 
 # ------------------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ from reproduce.tasks import TASKS, known_task
 if TYPE_CHECKING:
     import torch
 
-
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _FileName = Annotated[str, Field(pattern=r'^[^/\x00]*$')]
 
@@ -120,6 +119,11 @@ class Evaluation(BaseModel, extra='forbid', frozen=True):
         if TASKS[self.task].kind.padded_batches:
             what['batch_size'] = self.provenance.batch_size
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def set_by_hand(self) -> tuple[str, ...]:
+        """What was `overridden` and is not stated by the file of the weights."""
+        return tuple(name for name in self.overridden if name not in self.from_weights)
 
     @property
     def origin(self) -> str:

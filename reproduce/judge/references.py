@@ -33,7 +33,7 @@ def check_reference(
     data, weights = evaluation.data, evaluation.checkpoint
     if release is None:
         release = registry.released(weights.sha256, weights.released)
-    by_hand = {*evaluation.overridden} - {*evaluation.from_weights}
+    by_hand = {*evaluation.set_by_hand}
     if reference is None and release and by_hand <= {*release.preprocessing, *release.arguments}:
         reference = release.reference_on(data.fingerprint, data.complete)
     tolerance = load_tolerances()['reference']

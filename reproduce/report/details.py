@@ -120,7 +120,7 @@ def record_facts(evaluation: Evaluation) -> dict[str, str]:
         'data': f'{e.data.split}, {extent(e.data.images, e.data.complete, e.data.problems)}, '
         f'{e.data.classes} classes, fingerprint {e.data.fingerprint}',
         'preprocessing': ', '.join(f'{k}={v}' for k, v in e.preprocessing.items()),
-        'set by hand': ', '.join(name for name in e.overridden if name not in e.from_weights),
+        'set by hand': ', '.join(e.set_by_hand),
         'set by the weights': ', '.join(e.from_weights),
         'metrics': ', '.join(metrics),
         'warnings': ' '.join(e.warnings),

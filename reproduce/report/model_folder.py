@@ -109,12 +109,10 @@ def _model_card(e: Evaluation, network: nn.Module, licence: str | None, digest: 
     """Return the README.md of exported weights, whose file has this SHA-256."""
     if licence is None and (entry := registry.released(e.checkpoint.sha256)):
         licence = entry.licence
-    # What neither timm's config nor the file of the weights says of the preprocessing.
-    by_hand = sorted(set(e.overridden) - set(e.from_weights))
     stated = e.preprocessing | {'img_size': e.preprocessing['input_size'][-1]}
     command = evaluate_command(
         *('imagenet', e.model, WEIGHTS, 'DATA', e.arguments),
-        {name: stated.get(name, True) for name in by_hand},  # use_train_size is a flag
+        {name: stated.get(name, True) for name in e.set_by_hand},  # use_train_size is a flag
         amp=None if e.precision == 'fp32' else e.precision,
     )
     images = f'{e.data.images:,} images of {e.data.classes} classes, not the validation set'
@@ -125,7 +123,6 @@ def _model_card(e: Evaluation, network: nn.Module, licence: str | None, digest: 
         images=TASKS[e.task].validation_set if e.data.complete else images,
         ours=model_entrypoint(e.model.partition('.')[0]).__module__.startswith('model.'),
         command=shlex.join(['python', '-m', *command]),
-        by_hand=by_hand,
         digest=digest,
         licence=licence,
     )
