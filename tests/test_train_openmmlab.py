@@ -155,7 +155,9 @@ def test_a_stopped_training_is_resumed_with_the_images_that_are_left(data, tmp_p
 
     monkeypatch.setattr(config_training._SafeEnd, 'before_train_iter', recorded)
     monkeypatch.setattr(StopRequests, 'agreed', asked)
-    job = ConfigJob(MASK_RCNN, data, tmp_path / 'whole', options=(*EPOCHS, *UNVALIDATED))
+    # A loader with workers begins another way than one without.
+    options = (*EPOCHS, *UNVALIDATED, 'train_dataloader.num_workers=1')
+    job = ConfigJob(MASK_RCNN, data, tmp_path / 'whole', options=options)
     train(job)
     whole, seen[:] = seen.copy(), []
     assert sorted(whole[0] + whole[1]) == sorted(whole[2] + whole[3])

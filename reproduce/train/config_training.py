@@ -231,8 +231,9 @@ class RestOfEpoch(BatchSampler):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
+        # A generator, since a loader with workers makes two iterators and reads from the second.
         done, self.done = self.done, 0
-        return islice(self.batches, done, None)
+        yield from islice(self.batches, done, None)
 
 
 class _Runner(Runner):
