@@ -121,11 +121,11 @@ def prepare(job: ConfigJob, rank: int = 0, size: int = 1) -> tuple[Config, dict[
     if job.resume:
         path = job.output / 'run.json'
         before = json.loads(path.read_text())
-        for name in ('model', 'data', 'batch'):
+        for name in ('model', 'data', 'batch', 'amp'):
             if before.get(name) != record[name]:
                 raise UserError(
-                    f'{path} has another {name}: resume with the same config, data and number of '
-                    'images in a batch of all processes, or begin in another folder.'
+                    f'{path} has another {name}: resume with the same config, data, precision and '
+                    'number of images in a batch of all processes, or begin in another folder.'
                 )
         config.load_from = str(newest)
     config.resume = job.resume
@@ -299,10 +299,14 @@ class _SafeEnd(Hook):
             raise _MaxStepsReached
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Check the weights: a checkpoint of NaN would replace a good one."""
-        for name, tensor in checkpoint['state_dict'].items():
-            if not torch.isfinite(tensor).all():
-                raise UserError(
-                    f'the weight {name} is not finite: resume from an earlier checkpoint in '
-                    f'{self.job.output}, or begin anew with a lower learning rate or without --amp.'
-                )
+        """Check the weights and the gradients: a checkpoint of NaN would replace a good one."""
+        state = checkpoint['state_dict']
+        wrong = [f'the weight {name} is' for name in state if not torch.isfinite(state[name]).all()]
+        # A step without finite gradients is skipped and halves the scale, which begins at 65,536.
+        if checkpoint.get('optimizer', {}).get('loss_scaler', {}).get('scale', 1) < 1e-6:
+            wrong.append('the gradients of the last steps are')
+        if wrong:
+            raise UserError(
+                f'{wrong[0]} not finite: resume from an earlier checkpoint in {self.job.output}, '
+                'or begin anew with a lower learning rate or without --amp.'
+            )
