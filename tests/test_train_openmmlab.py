@@ -19,6 +19,7 @@ from torchvision.ops import roi_align
 from datasets import shapes
 from model.checkpoint import read
 from reproduce.base.errors import UserError
+from reproduce.base.tensors import tensors_in
 from reproduce.openmmlab import models, safe_loading
 from reproduce.openmmlab.configs import load_config
 from reproduce.train import config_training
@@ -239,9 +240,24 @@ def test_regions_are_cut_in_fp32_under_autocast():
         with torch.autocast('cpu', torch.bfloat16):
             return (extractor(maps, regions).float() - expected).abs().max()
 
-    assert error() > 0.05  # mmdet's own
-    models.extract_regions_in_fp32(model)
-    assert error() < 1e-5
+    def types():
+        with torch.autocast('cpu', torch.bfloat16):
+            return {tensor.dtype for tensor in tensors_in(model.rpn_head(maps))}
+
+    assert error() > 0.05 and types() == {torch.bfloat16}  # mmdet's own
+    models.find_regions_in_fp32(model)
+    assert error() < 1e-5 and types() == {torch.float32}
+
+
+@pytest.mark.parametrize(('scale', 'weight'), [(1e-9, 0.0), (1.0, float('nan'))])
+def test_a_training_that_overflows_for_good_ends(tmp_path, scale, weight):
+    end = config_training._SafeEnd(ConfigJob(FPN, tmp_path, tmp_path), None, None)
+    checkpoint = {'state_dict': {'w': torch.zeros(2)}, 'optimizer': {'loss_scaler': {'scale': 1.0}}}
+    end.before_save_checkpoint(None, checkpoint)
+    checkpoint['state_dict']['w'][1] = weight
+    checkpoint['optimizer']['loss_scaler']['scale'] = scale
+    with pytest.raises(UserError, match='not finite: resume from an earlier'):
+        end.before_save_checkpoint(None, checkpoint)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import torch
 import torch.nn as nn
 from torch.overrides import TorchFunctionMode
 
+from reproduce.base.tensors import in_fp32
 from reproduce.paper import DETECTION_SIZE, SEGMENTATION_SIZE
 
 if TYPE_CHECKING:
@@ -32,21 +33,19 @@ def build(config: 'Config', device: str | torch.device = 'meta') -> nn.Module:
     return model.eval().requires_grad_(False).to(device)
 
 
-def extract_regions_in_fp32(model: nn.Module) -> None:
-    """Let the RoI extractors of a detector work in fp32 under autocast, as in Swin's code.
+def find_regions_in_fp32(model: nn.Module) -> None:
+    """Let a detector propose regions and cut them out in fp32 under autocast, as in Swin's code.
 
-    mmdet rounds the corners of the regions to the type of the feature maps: in fp16 to half a pixel
-    or one, in bf16 to up to eight.
+    mmdet rounds their corners to the type of the RPN's output, and again to that of the feature
+    maps: in fp16 to half a pixel or one, in bf16 to up to eight.
     """
     from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
 
-    def in_fp32(extractor: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        maps, *others = inputs
-        return (tuple(features.float() for features in maps), *others)
-
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, BaseRoIExtractor):
-            module.register_forward_pre_hook(in_fp32)
+            module.register_forward_pre_hook(lambda _, inputs: in_fp32(inputs))
+        elif name == 'rpn_head':
+            module.register_forward_hook(lambda _, inputs, outputs: in_fp32(outputs))
 
 
 def published_size(config: 'Config') -> tuple[int, int]:

@@ -19,7 +19,7 @@ from pycocotools import mask as run_lengths
 
 from datasets.coco import COCO
 from reproduce.base.errors import UserError
-from reproduce.base.tensors import tensors_in
+from reproduce.base.tensors import in_fp32, tensors_in
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.archive_backend import location
 from reproduce.openmmlab.data_paths import check_classes
@@ -124,7 +124,7 @@ def refuse_nan(model: nn.Module, amp: str | None) -> None:
                     f'the model gives NaN or infinity in its {name}: its weights are not '
                     f'sound{overflow}.'
                 )
-            return _in_fp32(outputs)
+            return in_fp32(outputs)
 
         return check
 
@@ -134,11 +134,3 @@ def refuse_nan(model: nn.Module, amp: str | None) -> None:
         elif _LOGITS.fullmatch(name.removeprefix('roi_head.')):
             # Some heads mask logits with -infinity.
             module.register_forward_hook(hook(name, lambda tensor: tensor < torch.inf))
-
-
-def _in_fp32(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, list | tuple):
-        return type(value)(_in_fp32(item) for item in value)
-    return value

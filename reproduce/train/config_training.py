@@ -36,7 +36,7 @@ from reproduce.base.versions import code_facts
 from reproduce.openmmlab import cfg_options, safe_loading
 from reproduce.openmmlab.configs import load_config, task_of
 from reproduce.openmmlab.data_paths import point_at
-from reproduce.openmmlab.models import extract_regions_in_fp32
+from reproduce.openmmlab.models import find_regions_in_fp32
 from reproduce.openmmlab.transforms import kind
 from reproduce.tasks import TASKS
 from reproduce.tasks.detection_scores import check_masks
@@ -72,7 +72,7 @@ def train(job: ConfigJob) -> None:
         runner = _Runner.from_cfg(config)
         if job.deterministic:
             use_deterministic_algorithms()
-        extract_regions_in_fp32(runner.model)
+        find_regions_in_fp32(runner.model)
         runner.register_hook(_SafeEnd(job, group, stop), 'LOWEST')
         if group.rank == 0 and not job.resume:
             write_atomically(job.output / 'run.json', json.dumps(record, indent=2) + '\n')

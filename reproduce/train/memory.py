@@ -165,7 +165,7 @@ def config_peak(name: str, images: int, amp: str, grad_checkpointing: bool = Fal
         batch = {'inputs': [image] * drawn, 'data_samples': [sample] * drawn}
     with quiet_libraries(), PeakMemory() as memory, _norms_in_fp32(), _autocast(amp):
         model = models.build(config, 'cpu').requires_grad_().train()
-        models.extract_regions_in_fp32(model)
+        models.find_regions_in_fp32(model)
         optimizer = OptimWrapper(torch.optim.AdamW(model.parameters()))
         for _ in range(2):
             model.train_step(batch, optimizer)
