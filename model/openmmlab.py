@@ -7,6 +7,7 @@ its own. A config file imports this module with
 `['model.openmmlab']` in a checkout.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,7 +106,7 @@ class Backbone(BaseModule):
         """
         path, network, self._is_init = self.checkpoint, self.network, True
         if path is None:
-            print_log(f'{self.arch} starts from random weights', 'current')
+            print_log(f'{self.arch} starts from random weights', 'current', logging.WARNING)
             return
         state = checkpoint.translated(checkpoint.read(path, network)[0], network)
         ignored = (*_CLASSIFIER_ONLY, *(f'stages.{i}.' for i in range(len(network.stages), 4)))

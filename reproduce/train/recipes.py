@@ -70,8 +70,8 @@ class Recipe(BaseModel, extra='forbid', frozen=True):
     true_class_share: Share = 0.0  # in the image's target; the rest is the annotator's
     label_map_crop: Literal['exact', 'lvvit'] = 'exact'  # LV-ViT's code exchanges the axes
     ema_decay: float = Field(0.99992, ge=0, lt=1)  # of the averaged weights, in a step
-    # Sides of the centre crop over the image's short side, in validation; the first decides which
-    # epoch is the best, the others are measured when the training is over.
+    # Sides of the centre crop over the image's short side, in validation. The first decides which
+    # epoch is the best; `evaluate imagenet --crop-pct` measures with the others afterwards.
     test_crops: Shares = (0.9,)
     grad_checkpointing: bool = False
     accumulation: int = Field(1, ge=1)  # parts of the share of a batch of each process

@@ -88,9 +88,7 @@ class StopRequests:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        if (
-            self.group.size == 1
-        ):  # torchrun passes Ctrl-C on to ranks that have it from the terminal
+        if self.group.size == 1:  # ranks get it twice: from the terminal, and from torchrun
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends it at once
 
 
