@@ -56,7 +56,11 @@ def read(path: Path) -> list[tuple[Sequence[str], Sequence[LintedRow]]]:
     if path.suffix != '.tex':
         raise UserError(f'{path} is not a table: expected a file that ends in .csv or .tex.')
     text = re.sub(r'(?<!\\)%.*', '', path.read_text())
-    return [_latex(of) for of in re.findall(r'\\begin{tabular.*?(?=\\end{tabular)', text, re.S)]
+    kinds = '{(?:tabular|longtable)'
+    tables = re.findall(rf'\\begin{kinds}.*?(?=\\end{kinds})', text, re.S)
+    if not tables:
+        raise UserError(f'{path} has no tabular and no longtable.')
+    return list(map(_latex, tables))
 
 
 def _latex(body: str) -> tuple[Sequence[str], Sequence[LintedRow]]:

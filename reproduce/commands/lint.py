@@ -11,9 +11,7 @@ from reproduce.commands import options
 
 
 def lint(
-    file: Annotated[
-        Path, Argument(help="A table as .csv, a document as .tex, or a paper's folder.")
-    ],
+    files: Annotated[list[Path], Argument(help='Tables as .csv, or documents as .tex.')],
     format: options.Format = 'text',
 ) -> None:
     """Find faults that a table of results shows by itself, of any paper.
@@ -25,7 +23,6 @@ def lint(
 
     Exits with 0, or with 1 if it finds a fault.
     """
-    files = sorted(file.glob('table*.csv')) if file.is_dir() else [file]
-    found = [sentence for path in files for sentence in table_lint.faults(path)]
+    found = [f'{path}: {fault}' for path in files for fault in table_lint.faults(path)]
     options.show(format, {'faults': found}, '\n'.join(found) or 'No fault was found.')
     raise typer.Exit(bool(found))
