@@ -60,7 +60,8 @@ def _detected(rng: np.random.Generator, images: int) -> MatchedDetections:
     kinds = [np.int32, np.int32, np.int32, np.uint16, np.uint16]
     found = (array.astype(kind) for array, kind in zip(arrays, kinds, strict=True))
     truth = (array.astype(np.int32) for array in (*pairs[::-1], counted))
-    return MatchedDetections({'box': Matches(*found, *truth)}, images, _CLASSES)
+    errors = [np.zeros(0, np.int32)] * 4  # what they cost is not asked for
+    return MatchedDetections({'box': Matches(*found, *truth, *errors)}, images, _CLASSES)
 
 
 # By metric: the images of a data set, and how they are drawn.

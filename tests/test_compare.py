@@ -113,14 +113,6 @@ def test_each_metric_is_corrected_for_the_pairs_that_have_it(run, drawn, detecti
     assert masks['corrected_p']['box_ap'] == min(1, 2 * masks['metrics']['box_ap']['p'])
 
 
-def test_detections_without_errors_are_compared(monkeypatch, run, drawn, detections):
-    """As in the counts of records of earlier versions."""
-    monkeypatch.setattr('reproduce.statistics.detection_metrics.MatchedDetections.errors', None)
-    code, out, err = run('compare', *detections, '--data', drawn)
-    assert (code, err) == (0, '')
-    assert 'lost to' not in out and 'compare the files of predictions, with --data.' in out
-
-
 def test_label_maps_are_compared(run, drawn, tmp_path):
     truth = FORMAT.label_maps(drawn / 'ade20k/ADEChallengeData2016/annotations/validation')
     rng = np.random.default_rng(0)

@@ -90,11 +90,6 @@ def _rendered(found: Sequence[Comparison]) -> list[Part]:
 
 def _reason(system: int, errors: Mapping[str, Difference]) -> str:
     """Return which kinds of error differ, by p values that Holm corrects for all of them."""
-    if not errors:
-        return (
-            'kinds of error: a record of an earlier version does not have them; compare the files '
-            'of predictions, with --data.'
-        )
     ps = holm([d.p for d in errors.values()])
     real = [d for d, p in zip(errors.values(), ps, strict=True) if p < LEVEL]
     listed = [

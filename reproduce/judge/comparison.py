@@ -40,7 +40,7 @@ class Comparison:
     # The p values of the metrics that say which is better, corrected by Holm for the number of
     # systems that are compared with the first.
     corrected: dict[str, float]
-    errors: dict[str, Difference]  # what each kind costs, of detectors whose counts have them
+    errors: dict[str, Difference]  # what each kind costs, of detectors
 
     @property
     def worse(self) -> bool:
@@ -85,7 +85,7 @@ def _errors(first: Candidate, second: Candidate) -> dict[str, Difference]:
     one, other = first.images.statistics, second.images.statistics
     if not (isinstance(one, MatchedDetections) and isinstance(other, MatchedDetections)):
         return {}
-    return paired(one.errors, other.errors, ERROR_RESAMPLES) if one.errors and other.errors else {}
+    return paired(one.errors, other.errors, ERROR_RESAMPLES)
 
 
 def find_candidates(names: Sequence[str], folder: Path, data: Path | None) -> list[Candidate]:

@@ -55,7 +55,7 @@ class Matches:
         object_class, object_image: (G,) in int32, the pairs of class and image with an object.
         objects: (G, 4) in int32, how many of them count in each size.
         error: (M,) in int32, the error of each false detection that counts, an index of `ERRORS`;
-            -1 of others. Files of earlier versions have neither this nor what follows.
+            -1 of others.
         corrected: (M,) in int32, the class of which it is a correct detection once its error is
             corrected, or -1; see `find_errors`.
         above: (M,) in int32, for a wrong class, how many detections of the class `corrected` have
@@ -71,10 +71,10 @@ class Matches:
     object_class: np.ndarray
     object_image: np.ndarray
     objects: np.ndarray
-    error: np.ndarray | None = None
-    corrected: np.ndarray | None = None
-    above: np.ndarray | None = None
-    missed: np.ndarray | None = None
+    error: np.ndarray
+    corrected: np.ndarray
+    above: np.ndarray
+    missed: np.ndarray
 
     @classmethod
     def of(cls, evaluation: 'COCOeval') -> 'Matches':
@@ -160,19 +160,16 @@ class MatchedDetections(ResampledImages):
         return metrics
 
     @property
-    def errors(self) -> 'DetectionErrors | None':
-        """What the errors cost; None of counts of earlier versions, which do not have them."""
-        if any(matches.error is None for matches in self.kinds.values()):
-            return None
+    def errors(self) -> 'DetectionErrors':
+        """What the errors cost."""
         return DetectionErrors(self.kinds, self.number, self.classes)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {
             **{
-                f'{kind}_{field.name}': values
+                f'{kind}_{field.name}': getattr(matches, field.name)
                 for kind, matches in self.kinds.items()
                 for field in fields(matches)
-                if (values := getattr(matches, field.name)) is not None
             },
             'number_of_images': np.array(self.number),
             'number_of_classes': np.array(self.classes),
@@ -182,7 +179,7 @@ class MatchedDetections(ResampledImages):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
         number, classes = int(arrays['number_of_images']), int(arrays['number_of_classes'])
         kinds = {
-            kind: Matches(*(arrays.get(f'{kind}_{field.name}') for field in fields(Matches)))
+            kind: Matches(*(arrays[f'{kind}_{field.name}'] for field in fields(Matches)))
             for kind in KINDS
             if f'{kind}_rank' in arrays
         }

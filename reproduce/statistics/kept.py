@@ -54,9 +54,8 @@ def read(path: Path) -> KeptImages:
             arrays = {name: file[name] for name in file.files}
         statistics = _KINDS[str(arrays['kind'])].from_arrays(arrays)
         images, classes = (tuple(arrays[name].tolist()) for name in ('images', 'classes'))
-        # Files of earlier versions have no hashes.
-        hashed = (arrays.get(name, np.array([], str)).astype(str) for name in ('files', 'sha256'))
-        hashes = dict(zip(*(array.tolist() for array in hashed), strict=True))
+        hashed = (arrays[name].astype(str).tolist() for name in ('files', 'sha256'))
+        hashes = dict(zip(*hashed, strict=True))
         if statistics.images != len(images):
             raise ValueError(f'{len(images):,} names for {statistics.images:,} images')
     except Exception as error:  # whatever NumPy and the checks raise for another file
