@@ -279,6 +279,14 @@ def test_every_number_of_the_readme_s_result_is_computed(audited, data):
     assert numbers(section) - found - design_claims() - {'1'} == set()
 
 
+def test_tables_with_few_lines_are_one_line(run, tmp_path):
+    for path in RESULTS.glob('table*.csv'):
+        (tmp_path / path.name).write_text(''.join(path.read_text().splitlines(True)[:9]))
+    code, out, err = run('audit', '--results', tmp_path)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert re.search(r'The results of Table \d have no .* table \d`', err)
+
+
 def test_the_command_prints_findings_and_details(run, audited, monkeypatch):
     data, findings = audited
     monkeypatch.setattr('reproduce.commands.audit.run_audit', lambda results: audited)

@@ -15,6 +15,7 @@ from conftest import record
 from reproduce.audit.findings import audit
 from reproduce.evaluate import records
 from reproduce.judge import cells
+from reproduce.judge.assembly import count
 from reproduce.paper import PAPER
 from reproduce.paper import TABLES as PRINTED
 from reproduce.report import layout, page, plots
@@ -401,9 +402,10 @@ def test_the_page_says_first_what_was_found(html):
 
 
 def test_the_sections_hold_what_the_results_say(html):
-    text = visible(html)
+    text, counts = visible(html), count(cells.load_results())
     published = Counter(row['published'] for row in EVERY if row['published'])
     assert f'{sum(published.values())} accuracies: {published["same"]} are the same' in text
+    assert f'{counts["known"] + counts["unresolved"]} measured values that are not' in text
     assert re.search(r'Table 5 Swin-T APᵇ 42.2 43.7 higher', text)
 
 

@@ -24,7 +24,9 @@ from reproduce.audit.sources import (
     load_misprints,
     load_sources,
 )
+from reproduce.base.errors import UserError
 from reproduce.base.files import read_toml
+from reproduce.base.folders import PAPER_OPTION
 from reproduce.judge.cells import Cell, load_results
 from reproduce.judge.verdict import REGISTERED
 from reproduce.paper import TABLES
@@ -69,7 +71,11 @@ class AuditData:
     def measured(self, table: int, model: str, column: str, variant: str = '') -> Cell:
         """Return the measured cell of a row, and of the variant with other depths."""
         wanted = (table, model, column, variant)
-        return next(c for c in self.cells if (c.table, c.model, c.metric, c.variant) == wanted)
+        for cell in self.cells:
+            if (cell.table, cell.model, cell.metric, cell.variant) == wanted:
+                return cell
+        again = f'write them with `python -m reproduce{PAPER_OPTION} table {table}`.'
+        raise UserError(f'The results of Table {table} have no {column} of {model}: {again}')
 
 
 def audit(results: Path) -> tuple[AuditData, list[Finding]]:

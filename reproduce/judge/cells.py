@@ -39,8 +39,7 @@ class Cell(BaseModel, extra='forbid', frozen=True):
     reference_source: str = ''
     resolvable: OptionalNumber = None
     backbone: OptionalNumber = None
-    # Another system of the same row whose accuracy makes up for this one's.
-    satisfied_by: str = Field('', exclude=True)
+    satisfied_by: str = ''  # another system of the row, whose accuracy makes up for this one's
     missing: NotRun | None = Field(None, exclude=True)
     row: Row | None = Field(None, exclude=True)  # None for a cell that a user adds
 

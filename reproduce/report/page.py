@@ -56,7 +56,7 @@ def render(
     environment.filters |= {'key': _key, 'metric': _metric, 'number': _number, 'off_by': off_by}
     environment.filters['image'] = _image
     tables = all_lines(cells)
-    lines = line_of_cells(tables)
+    lines, numbers = line_of_cells(tables), printed_numbers(cells)
     facts = {record.stem: record_facts(record) for record in records}
     return environment.get_template('page.html.j2').render(
         paper=PAPER,
@@ -66,11 +66,11 @@ def render(
         palette=PALETTE,
         verdicts=list(Verdict),
         counts=count(cells),
-        numbers=_numbers(cells),
+        numbers=_numbers(numbers),
         leads=[(n, f) for n, f in enumerate(findings, 1) if f.extent == 'main result'],
         tables=[_table(number, of_table) for number, of_table in tables.items()],
         lines=lines,
-        deviations=[c for c in cells if c.deviates or c.verdict is Verdict.ERROR],
+        deviations=[c for c in numbers if c.deviates or c.verdict is Verdict.ERROR],
         published=count_published(cells),
         differing=[c for c in cells if c.published and not c.published.agrees],
         systems={system.name: system for system in load_systems()},
@@ -95,9 +95,8 @@ def render(
     )
 
 
-def _numbers(cells: Sequence[Cell]) -> list[tuple[int, int, str, str, str]]:
-    """Return counts of cells: how many, of how many, what, a note, and the section with them."""
-    numbers = printed_numbers(cells)
+def _numbers(numbers: Sequence[Cell]) -> list[tuple[int, int, str, str, str]]:
+    """Return counts of numbers: how many, of how many, what, a note, and the section with them."""
     costs = [cell for cell in numbers if cell.column.metric.is_complexity]
     accuracies = [cell for cell in numbers if not cell.column.metric.is_complexity]
     counted, measured = ([c for c in of if c.measured is not None] for of in (costs, accuracies))
