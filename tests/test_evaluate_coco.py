@@ -111,8 +111,10 @@ def test_any_number_of_processes_detects_the_same(data, alone, tmp_path):
 
 
 def test_half_precision_runs_to_the_end(data, alone):
-    outcome = evaluate(job(data, amp='bf16', limit=3))
+    outcome = evaluate(job(data, amp='bf16', limit=3, batch_size=2))
     assert outcome.evaluation.precision == 'bf16'
+    # Padded to the larger of two, it is not the number of the system.
+    assert (alone.evaluation.overridden, outcome.evaluation.overridden) == ((), ('batch_size',))
     assert outcome.evaluation.key != alone.evaluation.key
     # Boxes are decoded in fp32: their sides are more than half precision can tell apart.
     found = json.loads(gzip.decompress(outcome.predictions))

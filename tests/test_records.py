@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -15,12 +16,16 @@ from reproduce.base.folders import RELEASED
 from reproduce.base.versions import CHECKOUT
 from reproduce.commands import evaluate as command_line
 from reproduce.evaluate import records
+from reproduce.evaluate.accuracies import Inputs
 from reproduce.evaluate.apart import evaluate_command
 from reproduce.evaluate.attestation import verify
+from reproduce.judge import assembly
+from reproduce.judge.cells import load_cells
 from reproduce.judge.references import check_reference
 from reproduce.judge.verdict import Verdict, judge_reference
 from reproduce.openmmlab.cfg_options import parse
 from reproduce.paper import load_tolerances
+from reproduce.systems import load_systems
 from reproduce.weights import registry
 from reproduce.weights.registry import Reference, Released
 
@@ -96,6 +101,12 @@ def test_a_row_of_s_is_satisfied_by_either_depth(run, scores, verdicts, code, st
     found, _, frame = table(run, *evaluations, models=names)
     assert frame.loc[[S, S_3383]].verdict.to_dict() == verdicts
     assert found == code
+    # What was written is counted as what was measured.
+    numbers = assembly.printed_numbers(load_cells(Path('results/table4.csv'), 4))
+    counted = {cell.system: cell.verdict for cell in numbers if cell.metric == 'top1'}
+    counted.pop('maformer_small_token_labeling')  # another row
+    chosen = S_3383 if verdicts[S_3383] == 'match' else S
+    assert counted == {chosen: verdicts[chosen]}
     assert run('table', 4, '--models', names, '--strict')[0] == (strict or code)
 
 
@@ -192,6 +203,16 @@ def test_a_measurement_in_less_than_fp32_does_not_replace_one_in_it():
     later = later.model_copy(update={'precision': 'fp16'})
     assert records.latest([full, later], DEIT, 'top1') == full
     assert records.latest([later], DEIT, 'top1') == later
+    checkpoint = later.checkpoint.model_copy(update={'sha256': 'b' * 64})
+    others = later.model_copy(update={'checkpoint': checkpoint})
+    assert records.latest([full, others], DEIT, 'top1') == others
+
+
+def test_a_measurement_with_other_options_is_not_the_system_s():
+    (system,) = (system for system in load_systems() if system.name == DEIT)
+    inputs = Inputs(system, Path('w.pth'), SimpleNamespace(complete=True), 'W', 'D')
+    reason = inputs.on_record('top1', [record(DEIT, 60.0, overridden=('img_size',))]).reason
+    assert reason == 'no evaluation on record; it takes an evaluation without other options'
 
 
 def test_the_command_of_an_evaluation_says_all_of_it():

@@ -80,6 +80,13 @@ def test_the_calibration_error_is_that_of_hotcoco():
         assert found == pytest.approx(100 * calibration_error(scores, right, 15)[0], abs=1e-9)
 
 
+def test_a_calibration_error_of_100_is_a_percentage():
+    for n in range(1, 60):  # the sum of 49 times 100 / 49 is more than 100
+        wrong = ImageHits(np.zeros(n, int), np.zeros((n, 1), bool), np.ones(n))
+        assert wrong.metrics()['ece'] == pytest.approx(100) and wrong.metrics()['ece'] <= 100
+        assert wrong.intervals(20)['ece'] == pytest.approx((100, 100))
+
+
 @pytest.mark.parametrize(
     ('too_much', 'least', 'most'),
     # With one bin, the error is that of a single difference, and of either sign.

@@ -8,7 +8,7 @@ from typer import Option
 
 from reproduce.base import files
 from reproduce.base.folders import EVALUATIONS, RESULTS
-from reproduce.base.job_options import Amp, BatchSize, Limit, Workers
+from reproduce.base.job_options import Amp, Limit, Workers
 from reproduce.base.quiet import quiet_libraries
 from reproduce.commands import options
 from reproduce.systems.selection import rows_and_systems, select
@@ -31,7 +31,6 @@ def table(
     checkpoints: options.Checkpoints = None,
     processes: options.Processes = 1,
     limit: Limit = None,
-    batch_size: BatchSize = None,
     workers: Workers = None,
     amp: Amp = 'off',
     evaluations: options.Evaluations = EVALUATIONS,
@@ -61,7 +60,6 @@ def table(
             *(systems, data, checkpoints, evaluations),
             processes=processes,
             limit=limit,
-            batch_size=batch_size,
             workers=workers,
             amp=amp,
         )

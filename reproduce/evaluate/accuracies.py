@@ -64,7 +64,7 @@ class Inputs:
                 f'only a part was evaluated, {part.metrics[metric]:.2f} on {part.data.images:,} '
                 'images, which is not compared with the paper'
             )
-        reason += f'; it takes {" and ".join(missing)}'
+        reason += f'; it takes {" and ".join(missing or ["an evaluation without other options"])}'
         return NotRun(reason, record=part.stem if part else '')
 
 
@@ -115,7 +115,7 @@ def measure(
     Args:
         data, weights: as in `find_inputs`.
         folder: of the evaluation records.
-        options: those of one evaluation: processes, limit, batch_size, workers, amp.
+        options: those of one evaluation: processes, limit, workers, amp.
 
     Raises:
         UserError: as `find_inputs` does, or if a record is malformed.
@@ -129,7 +129,9 @@ def measure(
         what = (one.system.task, name, one.checkpoint, data)
         options['multi_scale'] = 'ms_miou' in one.system.accuracies
         try:
-            earlier.append(records.load(apart.evaluate(*what, output=folder, **options)))
+            earlier.append(
+                records.load(apart.evaluate(*what, output=folder, resume=True, **options))
+            )
         except UserError as error:
             failures[name] = NotRun(str(error), failed=True)
     return {

@@ -83,10 +83,7 @@ def _needs(inputs: Inputs, metric: str, earlier: Collection[Evaluation]) -> tupl
 
 
 def by_table(cells: Sequence[PlannedCell], inputs: Collection[Inputs]) -> list[Part]:
-    """Return for each table how many printed numbers are in each state, and what to do.
-
-    The last column counts the lines of the CSV, which also has variants and unprinted cells.
-    """
+    """Return for each table how many printed numbers are in each state, and what to do."""
     tables: dict[int | str, list[PlannedCell]] = {}
     for cell in cells:
         tables.setdefault(cell.table, []).append(cell)
@@ -94,11 +91,8 @@ def by_table(cells: Sequence[PlannedCell], inputs: Collection[Inputs]) -> list[P
         tables['all'] = list(cells)
     counts = {name: Counter(c.state for c in of if c.is_printed) for name, of in tables.items()}
     shown = [state for state in CellState if any(of[state] for of in counts.values())]
-    heads = ['table', 'numbers', *shown, 'lines']
-    rows = [
-        [str(t), *(str(n) for n in (of.total(), *(of[s] for s in shown), len(tables[t])))]
-        for t, of in counts.items()
-    ]
+    heads = ['table', 'numbers', *shown]
+    rows = [[str(t), str(of.total()), *(str(of[s]) for s in shown)] for t, of in counts.items()]
     systems = {state: {c.system for c in cells if c.state is state} for state in CellState}
     tasks = sorted({one.system.task for one in inputs if one.data is None})
     to_do = [

@@ -241,7 +241,7 @@ def latest(
 ) -> Evaluation | None:
     """Return the latest evaluation of `system` that has `metric`, with its own preprocessing.
 
-    Evaluations in fp32 take precedence over those in lower precision.
+    Of the same weights, an evaluation in fp32 takes precedence over one in lower precision.
 
     Args:
         complete: on the complete validation set, or on a part of it.
@@ -254,4 +254,6 @@ def latest(
         and record.data.complete is complete
         and not record.overridden
     ]
-    return max(fitting, key=lambda r: (r.precision == 'fp32', r.provenance.date), default=None)
+    newest = max(fitting, key=lambda r: r.provenance.date, default=None)
+    same = [r for r in fitting if r.checkpoint.sha256 == newest.checkpoint.sha256]
+    return max(same, key=lambda r: (r.precision == 'fp32', r.provenance.date), default=None)

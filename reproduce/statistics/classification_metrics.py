@@ -50,7 +50,7 @@ class ImageHits(ResampledImages):
         intervals = {name: wilson(n, self.images) for name, n in self._counts()}
         if self.confidence is not None:
             gaps = self._gaps(bootstrap(self.images, resamples, seed))
-            value, *resampled = abs(gaps).sum(1).tolist()
+            value, *resampled = abs(gaps).sum(1).clip(max=100).tolist()
             low, high = np.percentile(resampled, [2.5, 97.5]).tolist()
             by_chance = np.percentile(abs(gaps[1:] - gaps[0]).sum(1), 95)
             begin = max(0.0, 2 * value - high) if value > by_chance else 0.0
@@ -64,7 +64,9 @@ class ImageHits(ResampledImages):
         bins of equal width: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On calibration of
         modern neural networks, ICML 2017.
         """
-        return {} if self.confidence is None else {'ece': abs(self._gaps(times)).sum(1)}
+        return (
+            {} if self.confidence is None else {'ece': abs(self._gaps(times)).sum(1).clip(max=100)}
+        )
 
     def _gaps(self, times: np.ndarray) -> np.ndarray:
         """Return accuracy less confidence in each bin, by its share of the images, (R, BINS)."""

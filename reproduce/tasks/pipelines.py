@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from reproduce.base.errors import UserError
 from reproduce.openmmlab import inference
 from reproduce.openmmlab.transforms import kind, with_whole_images
+from reproduce.tasks import TASKS
 from reproduce.tasks.job import Job
 
 
@@ -54,10 +55,12 @@ def describe(
     job: Job, system: str | None, name: str, config: Config, steps: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return what `Prepared.described` is for a model of an OpenMMLab config."""
+    # Padding changes what is predicted, so it is not the system's number.
+    padded = ['batch_size'] if TASKS[job.task].kind.padded_batches and job.batch_size > 1 else []
     return {
         'system': system,
         'model': name,
         'arguments': dict(job.arguments),
         'preprocessing': inference.described(config, steps),
-        'overridden': tuple(sorted(job.arguments)),
+        'overridden': (*sorted(job.arguments), *padded),
     }
