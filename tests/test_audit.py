@@ -192,15 +192,17 @@ def numbers(text):
 
 
 def design_claims():
-    """Differences and interval of GLD over no global branch, and the seeds, of both studies."""
+    """Differences and interval of GLD over no global branch, and the seeds, of each study."""
     found, contradicted = set(), {}
-    for study in ('micro', 'small'):
+    for study in ('micro', 'small', 'medium'):
         with (RESULTS / f'ablations/{study}/claims.csv').open(newline='') as file:
             claims = {line['claim']: line for line in csv.DictReader(file)}
-        line = claims['gld_over_none']
+        # `medium` has the branch at equal FLOPs and parameters alone.
+        line = claims.get('gld_over_none', claims['gld_over_deeper'])
         found |= {f'{float(line[k]):.1f}' for k in ('mean', 'low', 'high')} | {line['pairs']}
-        assert {claims[f'gld_over_{c}']['verdict'] for c in ('none', 'deeper')} == {'supported'}
+        assert {line['verdict'], claims['gld_over_deeper']['verdict']} == {'supported'}
         contradicted[study] = {c for c in claims if claims[c]['verdict'] == 'contradicted'}
+    assert contradicted['medium'] == set()
     assert contradicted['small'] == {'gld_over_fc'}
     assert contradicted['micro'] == {'gld_over_fc', 'ratio_half_over_quarter'}
     return found
