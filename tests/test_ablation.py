@@ -1,6 +1,7 @@
 """Ablations: studies as data, judging, paired runs, and studies that are killed."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -107,9 +108,12 @@ def test_a_wrong_study_is_explained(tiny):
         load_study(str(tiny))
 
 
-def test_a_dry_run_says_what_would_be_trained_and_resolved(run):
-    code, out, _ = run('ablation', 'micro', '--seeds', 5, '--dry-run')
-    study = load_study('micro')
+def test_a_dry_run_says_what_would_be_trained_and_resolved(run, embedded):
+    code, out, _ = run('ablation', 'medium', '--seeds', 5, '--dry-run', '--data', embedded)
+    study = load_study('medium')
+    # Those that were run have ten classes, too.
+    for of in load_outcomes(ROOT / ABLATIONS / 'medium').variants:
+        assert re.search(rf'{of.variant} +\| +{of.params / 1e6:.2f} \|', out)
     assert code == 0
     assert f'{5 * len(study.variant)} runs with 5 seeds.' in out
     family = sum(not claim.control for claim in study.claim)

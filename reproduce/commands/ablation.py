@@ -51,15 +51,15 @@ def ablation(
     pairs. A study that was interrupted continues with the same command.
     """
     # Imported here, so that `--help` does not wait for torch.
-    from datasets import shapes
+    from datasets import imagenet, shapes
     from datasets.classes import NUM_CLASSES
     from reproduce.ablation import execution, rendering
     from reproduce.ablation.study import load_study
 
     chosen = load_study(study)
     if dry_run:
-        classes = len(shapes.CLASSES) if chosen.drawn else NUM_CLASSES
-        variants = execution.measure_variants(chosen, classes)
+        own = shapes.CLASSES if chosen.drawn else data and imagenet.load(data).classes
+        variants = execution.measure_variants(chosen, len(own) if own else NUM_CLASSES)
         print(rendering.plan(chosen, variants, seeds or len(chosen.seeds)))
         return
     work = work or Path('work_dirs/ablations') / chosen.name
