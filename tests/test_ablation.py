@@ -109,15 +109,16 @@ def test_a_wrong_study_is_explained(tiny):
 
 
 def test_a_dry_run_says_what_would_be_trained_and_resolved(run, embedded):
-    code, out, _ = run('ablation', 'medium', '--seeds', 5, '--dry-run', '--data', embedded)
-    study = load_study('medium')
-    # Those that were run have ten classes, too.
-    for of in load_outcomes(ROOT / ABLATIONS / 'medium').variants:
-        assert re.search(rf'{of.variant} +\| +{of.params / 1e6:.2f} \|', out)
-    assert code == 0
-    assert f'{5 * len(study.variant)} runs with 5 seeds.' in out
-    family = sum(not claim.control for claim in study.claim)
-    assert out.count(f'{resolvable(study.spread, 5, family):.2f} |') == family
+    for name, data in ('micro', ()), ('medium', ('--data', embedded)):
+        code, out, _ = run('ablation', name, '--seeds', 5, '--dry-run', *data)
+        study = load_study(name)
+        # Those that were run have ten classes, too.
+        for of in load_outcomes(ROOT / ABLATIONS / name).variants:
+            assert re.search(rf'{of.variant} +\| +{of.params / 1e6:.2f} \|', out)
+        assert code == 0
+        assert f'{5 * len(study.variant)} runs with 5 seeds.' in out
+        family = sum(not claim.control for claim in study.claim)
+        assert out.count(f'{resolvable(study.spread, 5, family):.2f} |') == family
 
 
 # ------------------------------------------------------------------------------------------------

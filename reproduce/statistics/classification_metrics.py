@@ -50,7 +50,7 @@ class ImageHits(ResampledImages):
         intervals = {name: wilson(n, self.images) for name, n in self._counts()}
         if self.confidence is not None:
             gaps = self._gaps(bootstrap(self.images, resamples, seed))
-            value, *resampled = abs(gaps).sum(1).clip(max=100).tolist()
+            value, *resampled = _error(gaps).tolist()
             low, high = np.percentile(resampled, [2.5, 97.5]).tolist()
             by_chance = np.percentile(abs(gaps[1:] - gaps[0]).sum(1), 95)
             begin = max(0.0, 2 * value - high) if value > by_chance else 0.0
@@ -64,9 +64,7 @@ class ImageHits(ResampledImages):
         bins of equal width: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On calibration of
         modern neural networks, ICML 2017.
         """
-        return (
-            {} if self.confidence is None else {'ece': abs(self._gaps(times)).sum(1).clip(max=100)}
-        )
+        return {} if self.confidence is None else {'ece': _error(self._gaps(times))}
 
     def _gaps(self, times: np.ndarray) -> np.ndarray:
         """Return accuracy less confidence in each bin, by its share of the images, (R, BINS)."""
@@ -89,3 +87,7 @@ class ImageHits(ResampledImages):
         if not np.isin(labels, range(len(arrays['classes']))).all():
             raise ValueError('labels of no class')
         return cls(labels, hits, arrays.get('confidence'))
+
+
+def _error(gaps: np.ndarray) -> np.ndarray:
+    return abs(gaps).sum(1).clip(max=100)  # a sum of rounded shares may be a little more
